@@ -1,0 +1,108 @@
+"""Two sides of one piece of work, measured in turn: ours and the peer's, each in a process of its own.
+
+A benchmark file registers sides with ``@side("row", "ours")``: a function that prepares, and returns the work to time.
+``compare`` starts both processes of a row, warms them up, and lets them work in turn, so that what else the machine
+does meets both alike. Medians and their ratio are printed, with the quartiles of each side.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+Work = Callable[[], object]
+SIDES: dict[tuple[str, str], Callable[[], Work]] = {}
+COLD: set[str] = set()
+"""Rows whose work starts with the process: interpreter, imports and compilation are timed."""
+
+
+def side(row: str, name: str, cold: bool = False) -> Callable[[Callable[[], Work]], Callable[[], Work]]:
+    """Register one side of a row; with ``cold`` each measurement is a process of its own, timed from its start."""
+
+    def register(prepare: Callable[[], Work]) -> Callable[[], Work]:
+        SIDES[row, name] = prepare
+        if cold:
+            COLD.add(f"{row} {name}")
+        return prepare
+
+    return register
+
+
+class Worker:
+    """One side of one row, in a process that waits to be told to work."""
+
+    def __init__(self, script: str, row: str, name: str):
+        self.command = [sys.executable, script, "--worker", row, name]
+        self.cold = f"{row} {name}" in COLD
+        self.process = None if self.cold else self._start()
+        self.said: dict = {}
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self) -> float:
+        """Seconds of one piece of work."""
+        started = time.perf_counter()
+        process = self.process or self._start()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(self.command)} failed")
+        self.said = json.loads(line)
+        if self.process is None:
+            process.stdin.close()
+            process.wait()
+            return time.perf_counter() - started
+        return self.said["seconds"]
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+            self.process.wait()
+
+
+def work(row: str, name: str) -> None:
+    """The worker's side: prepare, then time one piece of work for each line that comes in."""
+    do = SIDES[row, name]()
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        said = do()
+        seconds = time.perf_counter() - started
+        print(
+            json.dumps({"seconds": seconds, "said": said if isinstance(said, (str, float, int)) else None}), flush=True
+        )
+
+
+def main(script: str, titles: dict[str, str], repeats: int = 9) -> None:
+    """Entry point of a benchmark file: ``python FILE [ROW …]``; prints a Markdown table."""
+    if sys.argv[1:2] == ["--worker"]:
+        work(sys.argv[2], sys.argv[3])
+        return
+    print("| work | ours, s | peer, s | ratio (peer / ours) |\n|---|---:|---:|---:|", flush=True)
+    for row in sys.argv[1:] or titles:
+        workers = {name: Worker(script, row, name) for name in ("ours", "peer")}
+        for worker in workers.values():
+            for _ in range(1 if worker.cold else 2):
+                worker.measure()
+        times: dict[str, list[float]] = {name: [] for name in workers}
+        for _ in range(repeats):
+            for name, worker in workers.items():
+                times[name].append(worker.measure())
+        ratio = statistics.median(times["peer"]) / statistics.median(times["ours"])
+        shown = {name: _shown(values, workers[name].said.get("said")) for name, values in times.items()}
+        print(f"| {titles[row]} | {shown['ours']} | {shown['peer']} | {ratio:.2f} |", flush=True)
+        for worker in workers.values():
+            worker.close()
+
+
+def _shown(values: list[float], said: object) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    note = f", {said}" if said is not None else ""
+    return f"{middle:.3g} ({low:.3g}–{high:.3g}){note}"

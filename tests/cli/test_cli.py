@@ -1,0 +1,227 @@
+"""The command line as a person types it: a study from config to report, killed and continued, and its errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    config = ConfigDict()
+    config.source = {source!r}
+    config.data = {data!r}
+    config.test_examples = 40
+    config.budgets = (12, 40)
+    config.seeds = (0, 1)
+    config.baselines = ("majority", "tfidf")
+    config.train = ConfigDict({{"batch_size": 8, "epochs": 2, "learning_rate": 1e-2}})
+    config.methods = ConfigDict({{
+        "probe-random": {{"method": "probe", "weights": "random", "train": {{"steps": 20}}}},
+        "probe": {{"train": {{"steps": 20}}}},
+        "full": {{"first_seeds": 1, "tune": ({{"learning_rate": 1e-2}}, {{"learning_rate": 1e-3}})}},
+        "scratch": {{"largest_budget": 12, "all_labels": True}},
+    }})
+    return config
+"""
+
+
+def transferlab(*words: str | Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "transferlab", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path, table: Path) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "films.py"
+    path.write_text(CONFIG.format(source=str(bert_folder), data=str(table)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("studies") / "films"
+    done = transferlab("run", config, "--profile", f"--config.workdir={directory}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("GFLOP/s") == 4
+    return directory
+
+
+def test_a_study_runs_to_its_table_report_and_result(study: Path) -> None:
+    result = json.loads((study / "result.json").read_text())
+    cells = {(row["name"], row["budget"], row["seed"]) for row in result["arms"]}
+    both = {(n, b, s) for n in ("majority", "tfidf", "probe", "probe-random") for b in (12, 40) for s in (0, 1)}
+    assert cells == both | {("full", 12, 0), ("full", 40, 0), ("scratch", 12, 0), ("scratch", 12, 1)}
+    for row in result["arms"]:
+        assert 0 <= row["test"]["accuracy"] <= 1 and row["trainable_parameters"] >= 0 and row["seconds"] >= 0
+        assert (row["flops"] > 0) == (row["kind"] == "method")
+        # Probes on the same features trained in one program; on random weights, those of one seed.
+        assert row["together"] == {"probe": 4, "probe-random": 2}.get(row["name"], 1)
+    assert (study / "report.html").read_text().count("<svg") >= 1
+    assert len((study / "results.csv").read_text().splitlines()) == 1 + len(cells)
+    assert (study / "table.md").read_text().count("| full |") == 5
+    assert "</svg>" in (study / "learning_curves.svg").read_text()
+    for arm in ("probe", "full"):
+        assert "backward" in (study / "profile" / arm / "profile.txt").read_text()
+    for name in ("plan.json", "metrics.jsonl", "predictions.npz"):
+        assert (study / "runs" / "full" / "40" / "0" / name).exists()
+    assert list((study / "runs" / "full" / "40" / "0" / "events").iterdir())
+
+
+def test_subsets_are_nested_and_shared_by_all_arms(study: Path) -> None:
+    ids = [
+        np.load(study / "runs" / arm / "12" / "0" / "predictions.npz")["id"].tolist()
+        for arm in ("full", "tfidf", "probe")
+    ]
+    assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 40
+
+
+def test_weights_are_kept_for_the_best_run_of_each_arm_and_predict_uses_them(study: Path) -> None:
+    kept = sorted(path.relative_to(study / "runs").parts[0] for path in study.glob("runs/*/*/*/checkpoints"))
+    assert kept == ["full", "probe", "probe-random", "scratch"]
+    run = next(study.glob("runs/full/*/*/checkpoints")).parent
+    done = transferlab("predict", run, "a good day", "the film was bad", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["input"] for line in lines] == ["a good day", "the film was bad"], done.stderr
+    for line in lines:
+        assert set(line["probabilities"]) == {"down", "up"} and abs(sum(line["probabilities"].values()) - 1) < 1e-5
+        assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
+
+
+def test_predict_reads_files_of_many_and_a_study_stands_for_its_best_run(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "many.txt").write_text("a good day\n\nthe film was bad\n")
+    (tmp_path / "many.csv").write_text("id,text\n1,great\n2,\n")
+    done = transferlab("predict", study, tmp_path / "many.txt", tmp_path / "many.csv", "--json")
+    assert len(done.stdout.splitlines()) == 4, done.stderr
+
+
+def test_typing_the_same_line_again_changes_nothing_and_added_seeds_continue(study: Path, config: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in study.glob("runs/**/predictions.npz")}
+    seeds = "--config.seeds=(0,1,2)"
+    done = transferlab("run", config, f"--config.workdir={study}", seeds)
+    assert done.returncode == 0 and "are finished" in done.stdout, done.stderr
+    after = {p: p.stat().st_mtime_ns for p in study.glob("runs/**/predictions.npz")}
+    assert {p: after[p] for p in before} == before
+    assert {p.parent.name for p in after.keys() - before.keys()} == {"2"}
+
+
+def test_a_changed_config_is_refused_naming_the_fields(study: Path, config: Path) -> None:
+    done = transferlab(
+        "run", config, f"--config.workdir={study}", "--config.seeds=(0,1,2)", "--config.test_examples=30"
+    )
+    assert done.returncode == 1 and "test_examples" in done.stderr
+    done = transferlab(
+        "run", config, f"--config.workdir={study}", "--config.seeds=(0,1,2)", "--config.methods.probe.train.steps=21"
+    )
+    assert done.returncode == 1 and "methods.probe" in done.stderr
+
+
+def test_the_full_grid_tunes_on_a_fifth_and_runs_scratch_on_every_label(config: Path, tmp_path: Path) -> None:
+    done = transferlab(
+        "run",
+        config,
+        f"--config.workdir={tmp_path / 's'}",
+        "--config.grid=full",
+        "--config.seeds=(0,)",
+        "--config.budgets=(20,)",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    full = next(row for row in result["arms"] if row["name"] == "full")
+    assert full["tuning"]["trials"] == 2 and full["tuning"]["validation_examples"] == 4
+    assert full["settings"]["learning_rate"] == full["tuning"]["chosen"]["learning_rate"]
+    assert {row["budget"] for row in result["arms"] if row["name"] == "scratch"} == {20, 120}
+
+
+def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path, tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "transferlab",
+        "run",
+        str(config),
+        f"--config.workdir={tmp_path / 's'}",
+        "--config.seeds=(0,)",
+        "--config.budgets=(12,)",
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "full" in line and "accuracy" in line:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = len(list((tmp_path / "s").glob("runs/*/*/*/record.json")))
+    assert finished >= 3 and not (tmp_path / "s" / "result.json").exists()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"Continuing: {finished} of" in done.stdout, done.stderr[-1500:]
+    assert (tmp_path / "s" / "result.json").exists()
+
+
+def test_plan_stops_before_training_and_writes_nothing(config: Path, tmp_path: Path) -> None:
+    done = transferlab("plan", config, f"--config.workdir={tmp_path / 's'}")
+    assert done.returncode == 0 and "Plan: full" in done.stdout and "Plan: scratch" in done.stdout, done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_inspect_prints_readable_paths_of_models_files_and_runs(study: Path, bert_folder: Path) -> None:
+    of_model = transferlab("inspect", bert_folder).stdout
+    assert "layers/1/attention/query/kernel" in of_model and "encoder.layer.1.attention.self.query.weight" in of_model
+    assert "embeddings.word_embeddings.weight" in transferlab("inspect", bert_folder / "model.safetensors").stdout
+    run = next(study.glob("runs/full/*/*/checkpoints")).parent
+    found = json.loads(transferlab("inspect", run, "--json").stdout)
+    assert {"params/head/kernel", "step"} <= {row["path"] for row in found["tensors"]}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--config.sead=(1,)", "Did you mean 'seeds'"),
+        ("--config.source=minilm", "Did you mean 'minilm-l6'"),
+        ("--config.data=tweet", "Did you mean 'tweets'"),
+        ("--config.methods.lorra={}", "Did you mean 'lora'"),
+        ("--config.methods.full.train.learning_rte=1", "Did you mean 'learning_rate'"),
+        ("--config.methods.full.train.epochs=ten", r"config.methods.full.train.epochs is 'ten' \(str\); expected int"),
+        ("--config.budgets=(12,5000)", "5000 labels"),
+        ("--config.grid=ful", "Did you mean 'full'"),
+        ("--config.baselines=('tf-idf',)", "Did you mean 'tfidf'"),
+        ("--config.label_column=lable", "Did you mean 'label'"),
+    ],
+)
+def test_bad_configs_are_one_clear_error_and_touch_nothing(
+    config: Path, tmp_path: Path, override: str, said: str
+) -> None:
+    from transferlab.config import read_config
+    from transferlab.errors import TransferlabError
+    from transferlab.studies.study import Study
+
+    with pytest.raises(TransferlabError, match=said):
+        _ = Study(read_config(config, [override, f"--config.workdir={tmp_path / 's'}"])).plans
+    assert not (tmp_path / "s").exists()
+
+
+def test_errors_are_one_line_with_a_non_zero_status(config: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (("run", tmp_path / "none.py"), "There is no config"),
+        (("runn", config), "Did you mean 'run'"),
+        (("predict", tmp_path, "x"), "neither a run nor a study"),
+        (("inspect", "minilm-l7"), "Did you mean 'minilm-l6'"),
+    ):
+        done = transferlab(*words)
+        assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_help_does_not_import_jax() -> None:
+    code = "import sys; from transferlab.cli.main import cli\ntry: cli(['--help'])\nexcept SystemExit: pass\nprint('jax' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"

@@ -1,0 +1,42 @@
+"""What a person sees while a study runs, on a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from transferlab.cli.watch import Watcher
+from transferlab.studies.study import Cell
+
+CELL = Cell("lora", 64, 0)
+RECORD = {"test": {"accuracy": 0.8125}, "seconds": 3.21}
+
+
+def watched(terminal: bool) -> str:
+    out = io.StringIO()
+    watcher = Watcher(Console(file=out, force_terminal=terminal, width=100))
+    watcher.began(5, 2)
+    watcher.cells([CELL], "tuning")
+    watcher.step(3, 10, {"loss": 0.25})
+    if watcher.progress is not None:
+        watcher.progress.refresh()
+    watcher.finished(CELL, RECORD)
+    watcher.close()
+    return out.getvalue()
+
+
+def test_a_log_has_bars_or_lacks_a_line_per_run() -> None:
+    text = watched(terminal=False)
+    assert text.splitlines() == [
+        "Continuing: 2 of 5 runs are finished.",
+        "[  3/5] lora             64 labels  seed 0  accuracy 0.812     3.2 s",
+    ]
+
+
+def test_a_terminal_lacks_the_bars() -> None:
+    text = watched(terminal=True)
+    assert "lora · 64 labels · seed 0 · tuning" in text
+    assert "3/10" in text
+    assert "loss 0.250" in text
+    assert "accuracy 0.812" in text

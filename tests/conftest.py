@@ -1,0 +1,109 @@
+"""Small real things to test on: a BERT directory as Hugging Face writes it, a table of texts, a folder of pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+TINY = {
+    "model_type": "bert", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 64, "type_vocab_size": 2, "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12, "initializer_range": 0.02,
+}  # fmt: skip
+WORDS = ("good", "great", "fine", "bad", "poor", "sad", "the", "film", "was", "a", "very", "day", "and", "it")
+
+
+def write_bert(folder: Path, *, seed: int = 0, drop: tuple[str, ...] = (), **changes) -> Path:
+    """Write config, random weights under the origin's keys, and a tokenizer."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    from transferlab import trees
+    from transferlab.models import BertConfig
+    from transferlab.pretrained.bert import bert_names
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {**TINY, **changes}
+    (folder / "config.json").write_text(json.dumps(raw))
+    config = BertConfig.from_hf(raw)
+    shapes = trees.flatten(trees.define(config.build()).params)
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name in bert_names(config).names:
+        if name.path in shapes and name.key not in drop:
+            values = rng.normal(0, 0.3, shapes[name.path].shape).astype(np.float32)
+            tensors[name.key] = np.ascontiguousarray(name.layout.to_file(values))
+    save_file(tensors, str(folder / "model.safetensors"))
+    vocabulary = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]", "model_max_length": 48}))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return folder
+
+
+def write_table(path: Path, rows: int = 160, seed: int = 0) -> Path:
+    """Texts whose label is decided by the words in them; lengths differ, so that two padded lengths occur."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for i in range(rows):
+            positive = i % 3 != 0
+            fitting = WORDS[:3] if positive else WORDS[3:6]
+            # 16 and 32 tokens padded: each length more is a compilation more in most tests.
+            length = int(rng.integers(3, 14)) if i % 2 else int(rng.integers(24, 30))
+            words = [str(rng.choice(WORDS[6:])) for _ in range(length)]
+            words[int(rng.integers(len(words)))] = str(rng.choice(fitting))
+            writer.writerow([" ".join(words), "up" if positive else "down"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("data") / "films.csv")
+
+
+@pytest.fixture
+def source(bert_folder: Path):
+    import transferlab as tl
+
+    return tl.load(bert_folder)
+
+
+@pytest.fixture(scope="session")
+def films(table: Path):
+    import transferlab as tl
+
+    return tl.dataset(table, test_examples=60)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frontier_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Carries of tests stay out of the user's cache."""
+    from transferlab.train import run
+    from transferlab.transfer.cache import FrontierCache
+
+    made = FrontierCache(tmp_path_factory.mktemp("frontier"))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run, "shared_cache", lambda: made)
+    yield made
+    patch.undo()

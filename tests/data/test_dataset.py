@@ -1,0 +1,146 @@
+"""Data: splits that do not leak, subsets that nest, and every awkward row handled or named."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import transferlab as tl
+from transferlab.data.dataset import stratified_order
+from transferlab.errors import TransferlabError
+
+
+def write(path: Path, rows: list[tuple[str, object]], header: str = "text,label") -> Path:
+    path.write_text(header + "\n" + "\n".join(f'"{text}",{label}' for text, label in rows), "utf-8")
+    return path
+
+
+ROWS = [(f"sentence number {i}", "yes" if i % 4 == 0 else "no") for i in range(80)]
+
+
+def test_subsets_are_nested_stratified_and_disjoint_from_the_test_split(tmp_path: Path) -> None:
+    data = tl.dataset(write(tmp_path / "t.csv", ROWS), test_examples=20)
+    subsets = [data.subset(n, 3) for n in (8, 16, 40)]
+    for small, large in itertools.pairwise(subsets):
+        assert set(small.train) < set(large.train)
+    for subset in subsets:
+        assert not set(subset.train) & set(subset.test)
+        assert (subset.labels[subset.train] == 1).sum() == len(subset.train) // 4
+        np.testing.assert_array_equal(subset.test, data.test)
+    assert set(data.subset(16, 0).train) != set(data.subset(16, 1).train)
+
+
+@pytest.mark.parametrize("counts", [(50, 50), (90, 10), (30, 30, 40), (5, 200)])
+def test_every_prefix_is_as_close_to_the_proportions_as_whole_examples_can_be(counts: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    order = stratified_order(labels, 0)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    share = np.array(counts) / sum(counts)
+    for n in range(1, len(labels) + 1):
+        got = np.bincount(labels[order[:n]], minlength=len(counts))
+        assert np.abs(got - n * share).max() <= 1.0
+
+
+def test_ten_labels_of_ten_classes_are_one_of_each() -> None:
+    data = tl.dataset("digits")
+    assert sorted(data.labels[data.subset(10, 4).train].tolist()) == list(range(10))
+
+
+def test_holding_out_takes_a_fifth_of_the_budget_and_no_more_labels(tmp_path: Path) -> None:
+    data = tl.dataset(write(tmp_path / "t.csv", ROWS), test_examples=20).subset(20, 0)
+    split = data.hold_out(0.2, 0)
+    assert len(split.validation) == 4 and len(split.train) == 16
+    assert set(split.validation) | set(split.train) == set(data.train)
+
+
+def test_exact_duplicates_go_before_the_split_and_conflicts_are_counted(tmp_path: Path) -> None:
+    rows = [*ROWS, ("Sentence  number 0", "yes"), ("sentence number 1", "yes"), ("A &amp; B", "no"), ("a & b", "no")]
+    data = tl.dataset(write(tmp_path / "t.csv", rows), test_examples=20)
+    assert data.duplicates_removed == 3 and data.conflicting == 1
+    texts = [data.records[i]["text"].casefold() for i in range(len(data.records))]
+    assert len(texts) == 81 and texts.count("sentence number 0") == 1
+
+
+def test_asking_for_more_labels_than_there_are_names_both_numbers(tmp_path: Path) -> None:
+    data = tl.dataset(write(tmp_path / "t.csv", ROWS), test_examples=20)
+    with pytest.raises(TransferlabError, match=r"61 labels .* 60 for training"):
+        data.subset(61, 0)
+
+
+def test_a_single_class_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TransferlabError, match="single label, 'no'"):
+        tl.dataset(write(tmp_path / "t.csv", [(text, "no") for text, _ in ROWS]))
+    with pytest.raises(TransferlabError, match=r"1 labels of .* are all 'no'"):
+        tl.dataset(write(tmp_path / "u.csv", ROWS), test_examples=20).subset(1, 0)
+
+
+def test_the_hash_of_the_data_follows_contents_and_labels(tmp_path: Path) -> None:
+    hashes = set()
+    for i, rows in enumerate((ROWS, [("changed", "no"), *ROWS[1:]], [(ROWS[0][0], "no"), *ROWS[1:]], ROWS)):
+        hashes.add(tl.dataset(write(tmp_path / f"{i}.csv", rows)).sha256)
+    assert len(hashes) == 3
+
+
+def test_awkward_tables_are_handled_or_named(tmp_path: Path) -> None:
+    with pytest.raises(TransferlabError, match=r"t\.csv has no column 'label'.*'lable'"):
+        tl.dataset(write(tmp_path / "t.csv", ROWS, "text,lable"))
+    (tmp_path / "u.csv").write_bytes(b"text,label\nfine,a\ncaf\xe9,b\n")
+    with pytest.raises(TransferlabError, match=r"u\.csv, line 3: not UTF-8"):
+        tl.dataset(tmp_path / "u.csv")
+    with pytest.raises(TransferlabError, match=r"v\.csv, row 2: the label is empty"):
+        tl.dataset(write(tmp_path / "v.csv", [("a", "x"), ("b", "")]))
+    (tmp_path / "w.jsonl").write_text('{"text": "a", "label": 1}\nnot json\n')
+    with pytest.raises(TransferlabError, match=r"w\.jsonl, line 2"):
+        tl.dataset(tmp_path / "w.jsonl")
+    empty = tl.dataset(write(tmp_path / "x.csv", [("", "no"), *ROWS]), test_examples=10)
+    assert len(empty.records) == 81  # an empty text is a text
+    with pytest.raises(TransferlabError, match="Did you mean 'tweets'"):
+        tl.dataset("tweet")
+    with pytest.raises(TransferlabError, match="There is no file"):
+        tl.dataset("data/none.csv")
+
+
+def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:
+    from transferlab.data.images import read_image
+
+    grey = Image.fromarray(np.full((4, 6), 100, np.uint8))
+    for name, picture in {"grey.png": grey, "palette.png": grey.convert("P"), "cmyk.jpg": grey.convert("CMYK"),
+                          "alpha.png": grey.convert("RGBA")}.items():  # fmt: skip
+        picture.save(tmp_path / name)
+        assert read_image(tmp_path / name).shape == (4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    grey.convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
+    data = (tmp_path / "turned.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(TransferlabError, match=r"cut\.jpg cannot be read as a picture"):
+        read_image(tmp_path / "cut.jpg")
+
+
+def test_a_folder_of_pictures_is_a_data_set(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for i in range(6):
+            Image.fromarray(rng.integers(0, 255, (9, 7, 3), dtype=np.uint8)).save(tmp_path / label / f"{i}.png")
+    (tmp_path / "dog" / "copy.png").write_bytes((tmp_path / "dog" / "0.png").read_bytes())
+    data = tl.dataset(tmp_path, test_examples=4)
+    assert data.label_names == ("cat", "dog") and data.duplicates_removed == 1
+    assert data.records[0]["image"].shape == (9, 7, 3) and len(data.train) == 8
+
+
+@pytest.mark.network
+def test_tweets_and_animals_are_what_was_published() -> None:
+    tweets, animals = tl.dataset("tweets"), tl.dataset("animals")
+    assert len(tweets.records) == 4136 and tweets.duplicates_removed == 60
+    assert animals.duplicates_removed == 284 and len(animals.records) == 9716
+    assert animals.records[0]["image"].shape == (28, 28, 3)
+    positive = [
+        tweets.records[i]["text"] for i in range(len(tweets.records)) if "LMAO, AMAZING" in tweets.records[i]["text"]
+    ]
+    assert len(positive) == 1

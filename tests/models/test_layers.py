@@ -1,0 +1,122 @@
+"""Layers that families share, against independent evaluations of their definitions."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from transferlab import trees
+from transferlab.models.layers import Attention, Embedding, LayerNorm, Linear, dropout, gelu
+
+KEY = jax.random.key(3)
+
+
+def filled(module, seed: int = 0):
+    definition = trees.define(module)
+    rng = np.random.default_rng(seed)
+    flat = trees.flatten(definition.params)
+    return definition.merge(
+        trees.unflatten({p: jnp.asarray(rng.normal(0, 0.5, v.shape), jnp.float32) for p, v in flat.items()})
+    )
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.013])
+def test_dropout_misses_its_rate_or_changes_the_mean(rate: float) -> None:
+    x = jnp.ones((1000, 300))
+    kept = np.asarray(dropout(x, rate, KEY) > 0)
+    n, sigma = kept.size, np.sqrt(rate * (1 - rate))
+    assert abs(kept.mean() - (1 - rate)) < 5 * sigma / np.sqrt(n)
+    # No row and no column is dropped more than chance has it: 1300 sums within 5 standard deviations.
+    for axis in (0, 1):
+        sums = kept.sum(axis)
+        m = kept.shape[axis]
+        assert np.abs(sums - m * (1 - rate)).max() < 5 * sigma * np.sqrt(m)
+    np.testing.assert_allclose(np.unique(dropout(x, rate, KEY)), [0, 1 / (1 - rate)], rtol=1e-6)
+
+
+def test_dropout_decisions_depend_on_their_neighbours_or_on_another_keys() -> None:
+    keys = [jax.random.fold_in(KEY, step) for step in range(8)]
+    masks = [np.asarray(dropout(jnp.ones((512, 512)), 0.5, key) > 0).astype(np.float64) for key in keys]
+    limit = 5 / np.sqrt(512 * 511)
+
+    def correlation(a: np.ndarray, b: np.ndarray) -> float:
+        return abs(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]))
+
+    for mask in masks:
+        for shift in (1, 2, 3, 16, 32, 64, 384):
+            assert correlation(mask[:, shift:], mask[:, :-shift]) < limit * 2
+            assert correlation(mask[shift:], mask[:-shift]) < limit * 2
+    for i, first in enumerate(masks):
+        for second in masks[i + 1 :]:
+            assert correlation(first, second) < limit
+
+
+def test_dropout_patterns_of_eight_neighbours_are_uneven() -> None:
+    kept = np.asarray(dropout(jnp.ones(8 * 60_000), 0.5, KEY) > 0).reshape(-1, 8)
+    counts = np.bincount(kept @ (1 << np.arange(8)), minlength=256)
+    expected = len(kept) / 256
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert 255 - 5 * np.sqrt(510) < chi_square < 255 + 5 * np.sqrt(510)
+
+
+def test_dropout_acts_in_evaluation_or_differs_under_vmap() -> None:
+    x = jnp.arange(12.0).reshape(3, 4)
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, KEY) is x
+    keys = jax.random.split(KEY, 5)
+    together = jax.vmap(lambda key: dropout(x, 0.3, key))(keys)
+    np.testing.assert_array_equal(together, jnp.stack([dropout(x, 0.3, key) for key in keys]))
+
+
+def test_gelu_or_its_slope_is_not_the_definitions() -> None:
+    x = np.linspace(-8, 8, 4001)
+    share = 0.5 * (1 + erf(x / np.sqrt(2)))
+    slope = share + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), x * share, atol=2e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32)), slope, atol=2e-6)
+    forward = jax.vmap(lambda v: jax.jvp(gelu, (v,), (jnp.float32(1),))[1])(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(forward, slope, atol=2e-6)
+
+
+def test_layer_norm_is_not_the_definitions() -> None:
+    layer = filled(LayerNorm(6, eps=1e-3))
+    x = np.random.default_rng(1).normal(2, 3, (4, 5, 6)).astype(np.float32)
+    wide = x.astype(np.float64)
+    want = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-3)
+    want = want * np.asarray(layer.scale[...]) + np.asarray(layer.bias[...])
+    np.testing.assert_allclose(layer(jnp.asarray(x)), want, atol=1e-5)
+
+
+def test_attention_is_not_the_definitions() -> None:
+    layer, heads, width = filled(Attention(6, 2, dropout=0.0)), 2, 3
+    x = np.random.default_rng(2).normal(size=(2, 4, 6)).astype(np.float32)
+    mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
+
+    def project(part: Linear) -> np.ndarray:
+        y = x @ np.asarray(part.kernel[...]) + np.asarray(part.bias[...])  # type: ignore[index]
+        return y.reshape(2, 4, heads, width)
+
+    query, key, value = project(layer.query), project(layer.key), project(layer.value)
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(width)
+    scores = np.where(mask[:, None, None, :], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    mixed = np.einsum("bhqk,bkhd->bqhd", weights, value).reshape(2, 4, 6)
+    want = mixed @ np.asarray(layer.output.kernel[...]) + np.asarray(layer.output.bias[...])  # type: ignore[index]
+    np.testing.assert_allclose(layer(jnp.asarray(x), jnp.asarray(mask)), want, atol=1e-5)
+
+
+def test_a_row_that_is_all_padding_gives_nan() -> None:
+    layer = filled(Attention(4, 2, dropout=0.0))
+    out = layer(jnp.ones((1, 3, 4)), jnp.zeros((1, 3), bool))
+    assert np.isfinite(out).all()
+
+
+def test_a_tied_table_is_a_second_table() -> None:
+    table = filled(Embedding(7, 3))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)), jnp.float32)
+    want = np.asarray(x) @ np.asarray(table(jnp.arange(7))).T
+    np.testing.assert_allclose(table.attend(x), want, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,59 @@
+"""Figures: what is drawn, in colours that are told apart, as SVG that stands inside a page."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from synthetic import curves, study
+
+from transferlab.studies.figures import COLOURS, colours, learning_curves, standalone, training_curves
+from transferlab.studies.table import summarise
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
+
+
+def test_an_arm_is_missing_from_the_learning_curves() -> None:
+    summary = summarise(study())
+    names = list(dict.fromkeys(row["name"] for row in summary))
+    svg = learning_curves(summary, colours(names))
+    assert set(names) <= set(texts(svg))
+    assert {"16", "64", "256", "labels", "test accuracy"} <= set(texts(svg))
+
+
+def test_a_figure_points_outside_its_page_or_has_a_colour_of_its_own_for_text() -> None:
+    summary = summarise(study())
+    for svg in (
+        learning_curves(summary, colours([r["name"] for r in summary])),
+        training_curves(curves(), colours(["lora", "full", "scratch"])),
+    ):
+        assert "currentColor" in svg
+        assert "#010203" not in svg
+        assert not re.search(r"https?://", svg)
+        assert svg.startswith("<svg")
+
+
+def test_two_arms_share_a_colour() -> None:
+    names = [f"arm {i}" for i in range(len(COLOURS))]
+    assert len(set(colours(names).values())) == len(names)
+
+
+def test_a_single_budget_and_seed_cannot_be_drawn() -> None:
+    summary = summarise(study(budgets=(64,), seeds=(0,)))
+    svg = learning_curves(summary, colours([row["name"] for row in summary]))
+    assert "64" in texts(svg)
+
+
+def test_training_curves_lack_the_validation_or_draw_nothing_for_nothing() -> None:
+    palette = colours(["scratch", "lora", "full"])
+    assert training_curves({}, palette) == ""
+    assert training_curves({"lora": [(16, 0, [])]}, palette) == ""
+    shown = texts(training_curves(curves(), palette))
+    assert {"scratch, 256 labels", "lora, 256 labels", "full, 256 labels", "step"} <= set(shown)
+
+
+def test_a_figure_is_no_file_of_its_own() -> None:
+    svg = standalone(learning_curves(summarise(study()), colours([row["name"] for row in summarise(study())])))
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"

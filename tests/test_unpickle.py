@@ -1,0 +1,148 @@
+"""Pickles: only tensors and arrays come out, whatever is in the file."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from transferlab.errors import TransferlabError
+from transferlab.unpickle import load_numpy_pickle, read_torch
+
+ARRAYS = {
+    "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "b.bias": np.array([1.5, -2.0], np.float16),
+    "n": np.array(7, np.int64),
+}
+KINDS = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
+
+
+class Global:
+    """Stands for a class of torch, which is not installed where these tests run."""
+
+    def __init__(self, module: str, name: str, *arguments: object):
+        self.module, self.name, self.arguments = module, name, arguments
+
+
+class Pickler(pickle._Pickler):  # the Python one: a global can be written by its name alone
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_tensor(self, one: Global) -> None:
+        self.write(f"c{one.module}\n{one.name}\n".encode())
+        if one.arguments:
+            self.save(tuple(one.arguments))
+            self.write(pickle.REDUCE)
+
+    dispatch[Global] = save_tensor
+
+    def persistent_id(self, one: object) -> object:
+        return one[1] if isinstance(one, tuple) and one and one[0] is STORAGE else None
+
+
+STORAGE = object()
+
+
+def pickled(value: object) -> bytes:
+    out = io.BytesIO()
+    Pickler(out, 2).dump(value)
+    return out.getvalue()
+
+
+def tensors(arrays: dict[str, np.ndarray]) -> tuple[OrderedDict, list[np.ndarray]]:
+    named, storages = OrderedDict(), []
+    for name, array in arrays.items():
+        kind = Global("torch", KINDS[array.dtype.name])
+        pid = ("storage", kind, str(len(storages)), "cpu", array.size)
+        strides = tuple(s // array.itemsize for s in array.strides)
+        named[name] = Global(
+            "torch._utils", "_rebuild_tensor_v2", (STORAGE, pid), 0, array.shape, strides, False, OrderedDict()
+        )
+        storages.append(array)
+    return named, storages
+
+
+def legacy(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    named, storages = tensors(arrays)
+    data = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    data += pickled(named) + pickle.dumps([str(i) for i in range(len(storages))], 2)
+    for array in storages:
+        data += struct.pack("<q", array.size) + array.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+def zipped(path: Path, arrays: dict[str, np.ndarray], wrap: str | None = None) -> Path:
+    named, storages = tensors(arrays)
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("archive/data.pkl", pickled({wrap: named, "epoch": 3} if wrap else named))
+        for i, array in enumerate(storages):
+            out.writestr(f"archive/data/{i}", array.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("write", [legacy, zipped, lambda p, a: zipped(p, a, "state_dict")])
+def test_tensors_come_back_with_shape_dtype_and_values(tmp_path: Path, write) -> None:
+    found = read_torch(write(tmp_path / "m.pth", ARRAYS))
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert found[name].shape == array.shape and found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name].read(), array)
+
+
+@pytest.mark.parametrize("module, name", [("os", "system"), ("builtins", "eval"), ("torch", "load"), ("numpy", "load")])
+def test_a_forbidden_global_is_refused_by_name_and_nothing_runs(tmp_path: Path, module: str, name: str) -> None:
+    path = tmp_path / "evil.bin"
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("archive/data.pkl", pickled({"x": Global(module, name, "touch /tmp/never")}))
+    with pytest.raises(TransferlabError, match=rf"evil\.bin: its pickle asks for '{module}\.{name}'"):
+        read_torch(path)
+    with pytest.raises(TransferlabError, match=rf"'{module}\.{name}'"):
+        load_numpy_pickle(pickled(Global(module, name, "x")), "evil.pkl")
+
+
+def test_a_tensor_that_reaches_past_its_storage_is_refused(tmp_path: Path) -> None:
+    named, _ = tensors({"w": np.zeros(4, np.float32)})
+    one = named["w"]
+    one.arguments = (one.arguments[0], 0, (1000, 1000), (1000, 1), False, OrderedDict())
+    with zipfile.ZipFile(tmp_path / "m.bin", "w") as out:
+        out.writestr("archive/data.pkl", pickled(named))
+        out.writestr("archive/data/0", bytes(16))
+    with pytest.raises(TransferlabError, match="reaches past its storage"):
+        read_torch(tmp_path / "m.bin")
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cut=st.floats(0, 1), flip=st.integers(0, 10_000), kind=st.sampled_from(["legacy", "zip"]), truncate=st.booleans()
+)
+def test_damaged_files_are_errors_never_crashes(
+    tmp_path: Path, cut: float, flip: int, kind: str, truncate: bool
+) -> None:
+    path = (legacy if kind == "legacy" else zipped)(tmp_path / "m.pth", ARRAYS)
+    data = bytearray(path.read_bytes())
+    if truncate:
+        data = data[: int(cut * (len(data) - 1))]
+    else:
+        data[flip % len(data)] ^= 0xFF
+    path.write_bytes(data)
+    try:
+        for tensor in read_torch(path).values():
+            tensor.read()
+    except TransferlabError as error:
+        assert "m.pth" in str(error)
+
+
+def test_numpy_arrays_come_back() -> None:
+    value = {"x": np.arange(6).reshape(2, 3), "y": np.ones(2, np.uint8)}
+    got = load_numpy_pickle(pickle.dumps(value), "x.pkl")
+    np.testing.assert_array_equal(got["x"], value["x"])
+    with pytest.raises(TransferlabError, match=r"x\.pkl: truncated or corrupt"):
+        load_numpy_pickle(pickle.dumps(value)[:-20], "x.pkl")

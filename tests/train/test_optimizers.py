@@ -1,0 +1,98 @@
+"""Optimizers: the update is the published one, per leaf."""
+
+from __future__ import annotations
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transferlab.errors import TransferlabError
+from transferlab.train.optimizers import Optimizer, apply_updates, learning_rate, names
+from transferlab.train.settings import Settings
+
+
+def test_our_update_is_optax_adamw_with_a_mask_for_decay() -> None:
+    rng = np.random.default_rng(0)
+    params = {"a": {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), "bias": jnp.ones(4)}}
+    ours, theirs = params, params
+    rule = Optimizer(clip_norm=None).rule()
+    peer = optax.adamw(1e-2, weight_decay=0.1, mask={"a": {"kernel": True, "bias": False}})
+    state, peer_state = rule.init(params), peer.init(params)
+    for _ in range(5):
+        grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        updates, state = rule.update(grads, state, ours)
+        ours = apply_updates(ours, updates, jnp.float32(1e-2), jnp.float32(0.1), {"a/kernel": 1.0, "a/bias": 1.0},
+                             {"a/kernel": 1.0, "a/bias": 0.0})  # fmt: skip
+        updates, peer_state = peer.update(grads, peer_state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+    for path in ("kernel", "bias"):
+        np.testing.assert_allclose(ours["a"][path], theirs["a"][path], rtol=1e-6)
+
+
+def test_a_learning_rate_scale_of_zero_keeps_a_leaf() -> None:
+    params = {"x": jnp.ones(3), "y": jnp.ones(3)}
+    new = apply_updates(params, params, jnp.float32(0.1), jnp.float32(0.0), {"x": 0.0, "y": 2.0}, {"x": 1.0, "y": 1.0})
+    np.testing.assert_array_equal(new["x"], params["x"])
+    np.testing.assert_allclose(new["y"], 0.8, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "want"), [("linear", [0.5, 1, 0.5, 0]), ("cosine", [0.5, 1, 0.5, 0]), ("constant", [0.5, 1, 1, 1])]
+)
+def test_warmup_rises_and_the_schedule_falls_as_named(schedule: str, want: list[float]) -> None:
+    got = [float(learning_rate(schedule, *(jnp.float32(v) for v in (step, 1.0, 10, 2)))) for step in (0, 2, 6, 10)]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(TransferlabError, match="Did you mean 'adamw'"):
+        Optimizer("adamW")
+    with pytest.raises(TransferlabError, match=r"takes no argument 'beta2'.*'b2'"):
+        Optimizer("adamw", {"beta2": 0.95})
+    with pytest.raises(TransferlabError, match="weight_decay is a field of the training settings"):
+        Optimizer("adamw", {"weight_decay": 0.1})
+    with pytest.raises(TransferlabError, match="'lbfgs' cannot be used: it needs the value of the loss"):
+        Optimizer("lbfgs")
+    with pytest.raises(TransferlabError, match="warmup is 3"):
+        Settings(warmup=3.0)
+    with pytest.raises(TransferlabError, match="learning_rate is 0"):
+        Settings(learning_rate=0.0)
+
+
+ARGUMENTS = {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum": 0.5}, "adamw": {"b2": 0.95}}
+
+
+@pytest.mark.parametrize("name", names())
+def test_any_of_optax_by_name_takes_another_step_than_optax(name: str) -> None:
+    """At a learning rate of 1 times ours it must be what optax does at that rate."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(130, 140)), jnp.float32), "bias": jnp.ones(4)}
+    ours, theirs = params, params
+    rule = Optimizer(name, ARGUMENTS.get(name, {}), clip_norm=None).rule()
+    make = getattr(optax, name)
+    none = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(make).parameters else {}
+    peer = make(learning_rate=1e-2, **none, **ARGUMENTS.get(name, {}))
+    state, peer_state = rule.init(params), peer.init(params)
+    one = dict.fromkeys(params, 1.0)
+    for _ in range(3):
+        grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        updates, state = rule.update(grads, state, ours)
+        ours = apply_updates(ours, updates, jnp.float32(1e-2), jnp.float32(0.0), one, one)
+        updates, peer_state = peer.update(grads, peer_state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+    for path in params:
+        np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-6)
+
+
+def test_adafactor_keeps_a_matrix_of_second_moments() -> None:
+    params = {"kernel": jnp.ones((256, 512))}
+    sizes = {
+        name: sum(x.size for x in jax.tree.leaves(Optimizer(name).rule().init(params)))
+        for name in ("adamw", "adafactor")
+    }
+    assert sizes["adamw"] > 2 * 256 * 512
+    assert sizes["adafactor"] < 2 * (256 + 512)

@@ -1,0 +1,139 @@
+"""Populations: a member is its run made alone; members that stop earlier, stops and resumes, and what is tested."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import transferlab as tl
+from transferlab.train import Interrupted, Seeds, Settings
+from transferlab.train.fit import fit_together
+from transferlab.train.program import _programs
+from transferlab.train.run import Run
+
+QUICK = Settings(learning_rate=1e-2, steps=20, batch_size=8, log_every=1)
+MEMBERS = [
+    # (labels, seeds, changes): other data, other orders and dropout, other learning rates and decay, other lengths.
+    (40, Seeds(0, 0), {}),
+    (40, Seeds(1, 1), {"learning_rate": 3e-2}),
+    (24, Seeds(0, 2), {"weight_decay": 0.1}),
+    (16, Seeds(2, 2), {"steps": 7}),
+    (40, Seeds(3, 3), {"steps": 13, "learning_rate": 1e-1}),
+]
+
+
+def runs(source, films, directory: Path | None = None, **changes) -> list[Run]:
+    method = tl.methods.Probe(head_dropout=0.2)
+    return [
+        tl.adapt(
+            source, films.subset(labels, seeds.order), method=method, settings=replace(QUICK, **{**own, **changes}),
+            seed=seeds, directory=None if directory is None else directory / str(number),
+        )
+        for number, (labels, seeds, own) in enumerate(MEMBERS)
+    ]  # fmt: skip
+
+
+def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
+    together = fit_together(runs(source, films))
+    alone = [run.fit() for run in runs(source, films)]
+    assert [result.record["together"] for result in together] == [5] * 5
+    for one, other in zip(together, alone, strict=True):
+        assert [row["step"] for row in one.history] == [row["step"] for row in other.history]
+        for name in ("loss", "gradient_norm", "learning_rate"):
+            np.testing.assert_allclose(
+                [row[name] for row in one.history], [row[name] for row in other.history], rtol=1e-5, atol=1e-5
+            )
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+        assert one.record["flops"] == other.record["flops"]
+        assert one.record["steps"] == other.record["steps"]
+    losses = [result.history[-1]["loss"] for result in together]
+    assert len(set(losses)) == len(losses)
+
+
+def test_a_population_compiles_for_every_member(source, films) -> None:
+    _programs.clear()
+    made = runs(source, films, steps=20)
+    fit_together(made)
+    assert made[0].program is made[-1].program
+    assert made[0].program.population.compilations == 1
+    assert made[0].program.step.compilations == 0
+
+
+def test_members_keep_less_than_runs_do(source, films, tmp_path) -> None:
+    results = fit_together(runs(source, films, tmp_path))
+    for number, result in enumerate(results):
+        with np.load(tmp_path / str(number) / "predictions.npz") as saved:
+            np.testing.assert_array_equal(saved["probabilities"], result.probabilities)
+        lines = (tmp_path / str(number) / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == result.record["steps"]
+    films_test = [films.records[i]["text"] for i in films.test]
+    np.testing.assert_allclose(tl.open_run(tmp_path / "3")(films_test), results[3].probabilities, atol=2e-6)
+
+
+def test_other_runs_than_those_of_one_program_are_put_together(source, films) -> None:
+    lora = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=replace(QUICK, steps=2))
+    random = [
+        tl.adapt(source, films.subset(16, 0), method=tl.methods.Probe(weights="random"), settings=QUICK, seed=seed)
+        for seed in (0, 1)
+    ]
+    probe = runs(source, films)[0]
+    results = fit_together([lora, *random, probe])
+    assert [result.record["together"] for result in results] == [1, 1, 1, 1]
+    assert [result.record["method"] for result in results] == ["lora", "probe", "probe", "probe"]
+    assert not np.allclose(results[1].probabilities, results[2].probabilities)
+
+
+def test_a_stopped_population_loses_steps(source, films, tmp_path, monkeypatch) -> None:
+    from transferlab.train import loop
+
+    calm = fit_together(runs(source, films, tmp_path / "calm"))
+    monkeypatch.setattr(loop, "CHUNK", 4)
+
+    asked = []
+
+    def stop(done: int, total: int, row: dict) -> None:
+        if done >= 8 and not asked:
+            asked.append(done)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="after step"):
+        fit_together(runs(source, films, tmp_path / "stopped"), stop)
+    assert not list((tmp_path / "stopped").glob("*/result.json"))
+    results = fit_together(runs(source, films, tmp_path / "stopped"))
+    for one, other in zip(calm, results, strict=True):
+        assert [row["step"] for row in one.history] == [row["step"] for row in other.history]
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [tl.methods.Probe(), tl.methods.Full()])
+def test_the_last_state_is_tested_where_an_earlier_one_validated_better(source, films, tmp_path, method) -> None:
+    data = films.subset(40, 0).hold_out(0.3, 0)
+    # A learning rate this high, kept to the end, moves the validation score up and down.
+    settings = replace(QUICK, learning_rate=0.3, schedule="constant", evaluations=10, steps=20)
+    run = tl.adapt(source, data, method=method, settings=settings, directory=tmp_path / "run")
+    result = run.fit()
+    rows = [row for row in result.history if "validation_accuracy" in row]
+    assert [row["step"] for row in rows] == list(range(2, 21, 2))
+    best = max(rows, key=lambda row: row["validation_accuracy"] - 1e-3 * row["validation_cross_entropy"])
+    assert best["step"] < 20
+    predict = tl.open_run(tmp_path / "run")
+    texts = [data.records[i]["text"] for i in data.validation]
+    hits = (predict(texts).argmax(1) == data.labels[data.validation]).mean()
+    assert hits == pytest.approx(best["validation_accuracy"])
+    np.testing.assert_allclose(predict([data.records[i]["text"] for i in data.test]), result.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [tl.methods.Probe(), tl.methods.LoRA(rank=2)])
+def test_weights_that_are_not_wanted_stay_on_disk(source, films, tmp_path, method) -> None:
+    settings = replace(QUICK, steps=4, checkpoint_steps=2)
+    run = tl.adapt(
+        source, films.subset(16, 0), method=method, settings=settings, directory=tmp_path / "run", keep_weights=False
+    )
+    assert run.fit().test["accuracy"] > 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert (tmp_path / "run" / "predictions.npz").exists()

@@ -1,0 +1,183 @@
+"""The plan: every leaf accounted for, every leftover named, nothing silent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import write_bert
+
+import transferlab as tl
+from transferlab import trees
+from transferlab.errors import TransferlabError
+from transferlab.train.run import plan_for
+from transferlab.transfer.groups import Group, claims
+
+LABELS = ("down", "up")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory):
+    """Twelve layers: string keys sort 10 and 11 before 2."""
+    return tl.load(write_bert(tmp_path_factory.mktemp("deep"), num_hidden_layers=12))
+
+
+def test_every_backbone_leaf_is_copied_and_the_head_is_new(source) -> None:
+    made = plan_for(source, LABELS, tl.methods.Full())
+    actions = {leaf.path: leaf.action for leaf in made.leaves}
+    assert {p for p, a in actions.items() if a == "initialised"} == {"head/kernel", "head/bias"}
+    assert all(a == "copied" for p, a in actions.items() if not p.startswith("head/"))
+    totals = made.totals()
+    assert totals["bytes_from_source"] == totals["bytes"] - 4 * (16 * 2 + 2)
+    assert ("pooler.dense.weight", "the new head pools by mean") in made.unused
+
+
+def test_copied_values_are_the_files_values(source) -> None:
+    made = plan_for(source, LABELS, tl.methods.Probe())
+    params, _ = made.place(0)
+    flat = trees.flatten(params)
+    for path, leaf in source.leaves.items():
+        if not path.startswith("pooler/"):
+            np.testing.assert_array_equal(flat[path], leaf.read(), err_msg=path)
+
+
+def test_a_probe_trains_the_head_alone_and_its_frontier_is_the_head(source) -> None:
+    made = plan_for(source, LABELS, tl.methods.Probe())
+    assert made.trainable == ("head/bias", "head/kernel")
+    assert made.stages[made.frontier] == "head"
+    assert made.training == {"head"}
+
+
+def test_lora_sits_beside_kernels_and_renames_no_path(source) -> None:
+    plain = plan_for(source, LABELS, tl.methods.Full())
+    made = plan_for(source, LABELS, tl.methods.LoRA(rank=3))
+    before, after = ({leaf.path for leaf in p.leaves} for p in (plain, made))
+    assert before < after
+    added = after - before
+    assert added == {f"layers/{i}/attention/{t}/lora/{x}" for i in range(12) for t in ("query", "value") for x in "ab"}
+    assert made.trainable_parameters == 12 * 2 * (16 * 3 + 3 * 16) + 34
+    decays = {leaf.path: leaf.decay for leaf in made.leaves if leaf.trains}
+    assert decays["head/kernel"] == 1 and decays["head/bias"] == 0 and decays["layers/0/attention/query/lora/a"] == 0
+
+
+def test_biases_and_scales_are_not_decayed(source) -> None:
+    made = plan_for(source, LABELS, tl.methods.Full())
+    kinds = {leaf.path.split("/")[-1]: leaf.decay for leaf in made.leaves}
+    assert kinds == {"kernel": 1.0, "embedding": 1.0, "bias": 0.0, "scale": 0.0}
+
+
+def test_a_scratch_arm_takes_nothing_from_the_source(bert_folder) -> None:
+    source = tl.load(bert_folder)
+    made = plan_for(source, LABELS, tl.methods.Scratch())
+    assert {leaf.action for leaf in made.leaves} == {"initialised"}
+    params, _ = made.place(0)
+    again, _ = made.place(0)
+    other, _ = made.place(1)
+    word = [tree["embed"]["word"]["embedding"] for tree in (params, again, other)]
+    np.testing.assert_array_equal(word[0], word[1])
+    assert np.abs(np.asarray(word[0]) - np.asarray(word[2])).max() > 0.01
+    assert np.abs(np.asarray(word[0]) - source.leaves["embed/word/embedding"].read()).max() > 0.1
+
+
+def test_planning_allocates_no_array(source) -> None:
+    before = {id(x) for x in jax.live_arrays()}
+    plan_for(source, LABELS, tl.methods.LoRA())
+    assert {id(x) for x in jax.live_arrays()} <= before
+
+
+@pytest.mark.parametrize("targets", ["layers/*/attn/query/kernel", "layers/99/attention/query/kernel"])
+def test_misspelt_lora_targets_are_an_error(source, targets: str) -> None:
+    with pytest.raises(TransferlabError, match="matches no leaf"):
+        plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
+
+
+def test_lora_on_something_that_is_no_linear_map_is_an_error(source) -> None:
+    with pytest.raises(TransferlabError, match="embed/word/embedding"):
+        plan_for(source, LABELS, tl.methods.LoRA(targets="embed/word/embedding"))
+
+
+def test_a_leaf_that_two_groups_claim_is_an_error() -> None:
+    with pytest.raises(TransferlabError, match="'head/bias' is claimed by two groups"):
+        claims((Group("head"), Group("bias")), ["head/kernel", "head/bias"], [])
+
+
+@pytest.mark.parametrize(
+    ("drop", "said"),
+    [
+        ("encoder.layer.7.intermediate.dense.bias", "layers/7/mlp/up/bias"),
+        ("embeddings.LayerNorm.weight", "embed/norm/scale"),
+    ],
+)
+def test_a_key_that_the_file_lacks_is_named(tmp_path: Path, drop: str, said: str) -> None:
+    with pytest.raises(TransferlabError, match=f"'{said}' .*{drop}"):
+        tl.load(write_bert(tmp_path, num_hidden_layers=12, drop=(drop,)))
+
+
+def test_a_trained_head_is_kept_by_label_name(tmp_path: Path) -> None:
+    """MNLI's label order differs between checkpoints: rows follow names, never positions."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = write_bert(tmp_path, id2label={"0": "sad", "1": "up", "2": "down"})
+    tensors = load_file(folder / "model.safetensors")
+    rows = np.arange(48, dtype=np.float32).reshape(3, 16)
+    save_file(
+        tensors | {"classifier.weight": rows, "classifier.bias": np.array([1, 2, 3], np.float32)},
+        folder / "model.safetensors",
+    )
+    (folder / "1_Pooling" / "config.json").unlink()
+    source = tl.load(folder)
+    assert source.labels == ("sad", "up", "down")
+    made = plan_for(source, ("down", "new", "up"), tl.methods.Full())
+    actions = {leaf.path: leaf for leaf in made.leaves}
+    assert actions["head/kernel"].action == "derived" and "down, up" in actions["head/kernel"].reason
+    head = made.place(0)[0]["head"]
+    np.testing.assert_array_equal(head["kernel"], np.stack([rows[2], 0 * rows[0], rows[1]], 1))
+    np.testing.assert_array_equal(head["bias"], [3, 0, 2])
+    same = plan_for(source, ("sad", "up", "down"), tl.methods.Full())
+    np.testing.assert_array_equal(same.place(0)[0]["head"]["kernel"], rows.T)
+
+
+def test_the_plan_prints_and_is_plain_data(source) -> None:
+    made = plan_for(source, LABELS, tl.methods.LoRA())
+    text = str(made)
+    assert "layers/0 … layers/11" in text and "added by lora" in text and "frozen" in text
+    again = json.loads(json.dumps(made.to_dict()))
+    assert len(again["leaves"]) == len(made.leaves)
+    assert again["frontier"] == "layers/0"
+
+
+def test_batch_statistics_move_only_where_the_norm_itself_trains() -> None:
+    """An adapter in a block trains that stage; the block's frozen norms must not drift with it."""
+    from types import SimpleNamespace
+
+    from transferlab.models import ClassifierConfig, EfficientNetConfig
+    from transferlab.transfer.plan import plan
+
+    source = SimpleNamespace(name="net", config=EfficientNetConfig.lite0(), leaves={}, unused=(), head=None)
+    head = ClassifierConfig(("a", "b"))
+    lora = tl.methods.LoRA(targets="stages/*/*/{expand,project}/kernel")
+    for method, moves in ((lora, False), (tl.methods.Full(), True), (tl.methods.Probe(), False)):
+        made = plan(source, head, method=method.name, groups=method.groups(), edit=method.edit, weights="random")  # type: ignore[arg-type]
+        statistics = [leaf for leaf in made.leaves if leaf.kind == "state"]
+        assert len(statistics) == 98 and {leaf.trains for leaf in statistics} == {moves}
+        model = made.definition.merge({}, {}, partial=True)
+        assert model.stages[1][0].depthwise_norm.frozen is not moves
+
+
+def test_a_frozen_norm_uses_and_keeps_its_running_statistics_while_its_stage_trains() -> None:
+    import jax.numpy as jnp
+
+    from transferlab.models.layers import BatchNorm
+
+    norm = BatchNorm(3, eps=1e-3, momentum=0.1)
+    norm.frozen = True
+    definition = trees.define(norm)
+    params = trees.unflatten(definition.initialise(trees.flatten(definition.params), jax.random.key(0)))
+    state = {"mean": jnp.array([1.0, 2.0, 3.0]), "var": jnp.array([4.0, 4.0, 4.0])}
+    made = definition.merge(params, state)
+    x = jax.random.normal(jax.random.key(1), (8, 3))
+    np.testing.assert_array_equal(made(x, jax.random.key(2)), definition.merge(params, state)(x))
+    np.testing.assert_array_equal(trees.state_of(made)["mean"], state["mean"])

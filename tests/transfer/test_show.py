@@ -1,0 +1,61 @@
+"""The plan as people see it, and the rows that stay when labels change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import transferlab as tl
+from transferlab.train.run import plan_for
+from transferlab.transfer.resize import label_rows, take_rows
+from transferlab.transfer.show import human_bytes
+
+
+def test_the_collapsed_table_hides_what_trains(source) -> None:
+    text = str(plan_for(source, ("up", "down"), tl.methods.LoRA(rank=2)))
+    rows = {line.split()[0]: line for line in text.splitlines() if "leaves" in line}
+    assert rows.keys() == {"embed", "layers/0", "head"}
+    assert "copied" in rows["embed"]
+    assert "frozen" in rows["embed"]
+    both = [line for line in text.splitlines() if line.strip().startswith("layers/0 … layers/1")]
+    assert len(both) == 2
+    assert ["copied" in line and "frozen" in line for line in both] == [True, False]
+    assert "added by lora" in both[1]
+    assert "trains" in both[1]
+    assert "replaced by the new head" not in text
+    assert "pooler.dense.bias and 1 more (the new head pools by mean)" in text
+
+
+def test_the_whole_table_lacks_a_leaf(source) -> None:
+    from transferlab.transfer.show import as_text
+
+    made = plan_for(source, ("up", "down"), tl.methods.Full())
+    text = as_text(made.table(whole=True))
+    for leaf in made.leaves:
+        assert leaf.path[:20] in text
+    assert sum(" trains " in line for line in text.splitlines()) >= len(made.leaves)
+
+
+def test_sizes_are_written_in_other_units() -> None:
+    assert [human_bytes(n) for n in (0, 999, 1000, 91_600_000, 2.5e12)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "91.6 MB",
+        "2500.0 GB",
+    ]
+
+
+def test_labels_are_matched_by_position() -> None:
+    pairs, sentence = label_rows(("cat", "dog", "cow"), ("cow", "horse", "cat"))
+    assert pairs == [(0, 2), (2, 0)]
+    assert "2 labels that stay (cow, cat)" in sentence
+    kernel = np.arange(12, dtype=np.float32).reshape(4, 3)
+    new = take_rows(lambda: kernel, pairs, (4, 3))
+    np.testing.assert_array_equal(new, np.stack([kernel[:, 2], np.zeros(4), kernel[:, 0]], axis=1))
+    np.testing.assert_array_equal(take_rows(lambda: kernel[0], pairs, (3,)), [2, 0, 0])
+
+
+@pytest.mark.parametrize("names", [(), ("x",)])
+def test_labels_that_all_went_leave_rows(names: tuple[str, ...]) -> None:
+    assert label_rows(names, ("a", "b"))[0] == []

@@ -1,0 +1,82 @@
+"""transferlab: start a model from what another has learned, see what was transferred, measure what it bought.
+
+    import transferlab as tl
+
+    source = tl.load("minilm-l6")
+    data = tl.dataset("tweets", examples=64, seed=0)
+    run = tl.adapt(source, data, method=tl.methods.LoRA(rank=8))
+    print(run.plan)
+    result = run.fit()
+
+Names are imported when they are first used, so ``import transferlab`` (and ``transferlab --help``) does not load jax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_FACE = {
+    "adapt": "transferlab.train.run",
+    "dataset": "transferlab.data.dataset",
+    "define": "transferlab.trees",
+    "fit_together": "transferlab.train.fit",
+    "inspect_checkpoint": "transferlab.pretrained.inspection",
+    "load": "transferlab.pretrained.source",
+    "open_run": "transferlab.train.predictor",
+    "run_study": "transferlab.studies.study",
+}
+_FOLDERS = ("data", "evaluate", "measure", "methods", "models", "pretrained", "studies", "tasks", "train", "transfer")
+
+__all__ = [
+    "TransferlabError",
+    "__version__",
+    "adapt",
+    "data",
+    "dataset",
+    "define",
+    "evaluate",
+    "fit_together",
+    "inspect_checkpoint",
+    "load",
+    "measure",
+    "methods",
+    "models",
+    "open_run",
+    "pretrained",
+    "run_study",
+    "studies",
+    "tasks",
+    "train",
+    "transfer",
+]
+
+if TYPE_CHECKING:
+    from transferlab import data, evaluate, measure, methods, models, pretrained, studies, tasks, train, transfer
+    from transferlab.data.dataset import dataset
+    from transferlab.errors import TransferlabError
+    from transferlab.pretrained.inspection import inspect_checkpoint
+    from transferlab.pretrained.source import load
+    from transferlab.studies.study import run_study
+    from transferlab.train.fit import fit_together
+    from transferlab.train.predictor import open_run
+    from transferlab.train.run import adapt
+    from transferlab.trees import define
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TransferlabError":
+        from transferlab.errors import TransferlabError
+
+        return TransferlabError
+    if name in _FACE:
+        return getattr(importlib.import_module(_FACE[name]), name)
+    if name in _FOLDERS:
+        return importlib.import_module(f"transferlab.{name}")
+    raise AttributeError(f"module 'transferlab' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

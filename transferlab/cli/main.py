@@ -1,0 +1,187 @@
+"""Commands. Each imports what it needs when it runs, so that ``transferlab --help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from transferlab import __version__
+from transferlab.errors import TransferlabError
+
+OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+
+class _Commands(click.Group):
+    """Turns errors that are meant for users into one line and a non-zero exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TransferlabError as error:
+            click.secho("Error: ", fg="red", nl=False, err=True)
+            click.echo(str(error), err=True)
+            sys.exit(1)
+        except (KeyboardInterrupt, click.exceptions.Abort):
+            click.echo("Stopped.", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except Exception as error:
+            if type(error).__name__ == "Interrupted":
+                click.echo(f"{error} Type the same line again to continue.", err=True)
+                sys.exit(130)
+            if isinstance(error, OSError):
+                click.secho("Error: ", fg="red", nl=False, err=True)
+                click.echo(f"{error.strerror or error} ({error.filename or 'no file named'}).", err=True)
+                sys.exit(1)
+            raise
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from transferlab.errors import nearest
+
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise TransferlabError(f"There is no command '{args[0]}'.{nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Transfer learning in JAX: what is transferred, how it is adapted, and how much it was worth."""
+
+
+@cli.command(context_settings=OVERRIDES)
+@click.argument("config", metavar="CONFIG")
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--profile", is_flag=True, help="First say where a step's time goes, for each arm; traces in DIR/profile."
+)
+def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
+    """Run the study in CONFIG, or continue it.
+
+    Override fields with --config.path=value, as --config.methods.lora.rank=4 or --config.workdir=DIR.
+    """
+    from transferlab.cli.watch import run_watched
+    from transferlab.config import read_config
+
+    run_watched(read_config(config, overrides), profile)
+
+
+@cli.command(context_settings=OVERRIDES)
+@click.argument("config", metavar="CONFIG")
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--whole", is_flag=True, help="Show every leaf, not collapsed by layer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
+def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
+    """Show what would be copied, initialised, frozen and trained; allocate nothing."""
+    from transferlab.config import read_config
+    from transferlab.studies.study import Study
+
+    plans = Study(read_config(config, overrides)).plans
+    if as_json:
+        import json
+
+        click.echo(json.dumps({name: made.to_dict() for name, made in plans.items()}, indent=1))
+        return
+    for made in plans.values():
+        _print(made.table(whole))
+
+
+@cli.command()
+@click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
+def report(study: Path) -> None:
+    """Write the tables and report.html of the study in DIR again, from its finished runs."""
+    from transferlab.cli.watch import show_result
+    from transferlab.config import parse_config
+    from transferlab.files import read_json
+    from transferlab.studies.study import Study
+
+    if not (study / "config.json").exists():
+        raise TransferlabError(f"{study} holds no study (no config.json).")
+    config = parse_config({**read_json(study / "config.json"), "workdir": str(study)})
+    show_result(Study(config).report(), study)
+
+
+@cli.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool) -> None:
+    """Answer with label names and probabilities from a finished RUN.
+
+    INPUTS are texts, image files, or files of many: .txt (a text a line), .csv, .tsv or .jsonl (column "text").
+    RUN is the directory of one run, or of a study, whose best run is taken.
+    """
+    from transferlab.cli.predict import predict_all
+
+    predict_all(run_directory, inputs, as_json)
+
+
+@cli.command()
+@click.argument("checkpoint", metavar="PATH_OR_NAME")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(checkpoint: str, as_json: bool) -> None:
+    """Print any checkpoint's tree with shapes and dtypes: a registry name, hf:owner/name, a file, a directory, a run."""
+    from transferlab.pretrained.inspection import inspect_checkpoint
+
+    found = inspect_checkpoint(checkpoint)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        _print(found.table())
+
+
+@cli.command()
+def models() -> None:
+    """List the models that have a name, with size and licence."""
+    from transferlab.pretrained.registry import REGISTRY
+
+    _listing(("model", "family", "licence", ""), [(e.name, e.family, e.licence, e.about) for e in REGISTRY.values()])
+
+
+@cli.command()
+def methods() -> None:
+    """List the ways to adapt, with their fields."""
+    from dataclasses import fields
+
+    from transferlab.methods import METHODS
+
+    rows = [(m.name, m.about, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
+    _listing(("method", "", "fields and defaults"), rows)
+
+
+@cli.command()
+def data() -> None:
+    """List the data sets that have a name."""
+    from transferlab.data.builders import DATASETS
+
+    _listing(("data", ""), [(name, entry.about) for name, entry in DATASETS.items()])
+
+
+def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*row)
+    _print(table)
+
+
+def _print(table: Any) -> None:
+    """Print a table: as wide as the terminal, or wide enough for whole names where the output goes to a file."""
+    from rich.console import Console
+
+    (Console() if sys.stdout.isatty() else Console(width=180)).print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    cli()

@@ -1,0 +1,112 @@
+"""A study as a person watches it: plans, live progress, and the table at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from transferlab.studies.settings import StudyConfig
+from transferlab.studies.study import Cell, Observer, Study
+from transferlab.studies.table import rich_table
+from transferlab.transfer.plan import Plan
+
+
+class Watcher(Observer):
+    """Prints plans and shows two bars: cells of the study, steps of the run. Off a terminal, one line per cell."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.progress: Progress | None = None
+        self.seen: set[str] = set()
+        self.started = time.monotonic()
+        self.count = self.done = 0
+
+    def planned(self, arm: str, plan: Plan) -> None:
+        self.console.print(plan.table())
+
+    def began(self, cells: int, finished: int) -> None:
+        self.count, self.done = cells, finished
+        if finished:
+            self.console.print(f"Continuing: {finished} of {cells} runs are finished.")
+        if not self.console.is_terminal:
+            return
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"), console=self.console, transient=True,
+        )  # fmt: skip
+        self.all = self.progress.add_task("study", total=cells, completed=finished, note="")
+        self.one = self.progress.add_task("run", total=None, note="")
+        self.progress.start()
+
+    def cells(self, cells: Sequence[Cell], what: str) -> None:
+        if self.progress is not None:
+            first = cells[0]
+            which = f"{first.budget} labels · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs together"
+            name = f"{first.arm} · {which}" + ("" if what == "run" else f" · {what}")
+            self.progress.reset(self.one, description=name, total=None, note="")
+
+    def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        if self.progress is None:
+            return
+        self.progress.update(self.one, completed=done, total=total)
+        if "loss" in metrics:
+            self.progress.update(self.one, note=f"loss {metrics['loss']:.3f}")
+
+    def finished(self, cell: Cell, record: dict[str, Any]) -> None:
+        self.done += 1
+        line = (
+            f"[{self.done:>3}/{self.count}] {cell.arm:<13} {cell.budget:>5} labels  seed {cell.seed}  "
+            f"accuracy {record['test']['accuracy']:.3f}  {record['seconds']:6.1f} s"
+        )
+        self.console.print(line, highlight=False)
+        if self.progress is not None:
+            self.progress.advance(self.all)
+
+    def close(self) -> None:
+        """Take the bars down."""
+        if self.progress is not None:
+            self.progress.stop()
+
+
+def run_watched(config: StudyConfig, profile: bool = False) -> None:
+    """Run a study on the terminal; with ``profile``, first a few steps of each arm under the profiler."""
+    use_compilation_cache()
+    console = Console(highlight=False) if os.isatty(1) else Console(width=120, highlight=False)
+    watcher = Watcher(console)
+    started = time.monotonic()
+    study = Study(config, watcher)
+    if profile:
+        for arm, found in study.profiles():
+            console.print(f"Profile: {arm}", style="bold")
+            console.print(f"{found}\n", highlight=False)
+    try:
+        result = study.run()
+    finally:
+        watcher.close()
+    show_result(result, study.directory, console)
+    console.print(f"{(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+def show_result(result: Mapping[str, Any], directory: Path, console: Console | None = None) -> None:
+    """Print the final table and where the report is."""
+    console = console or Console(width=None if os.isatty(1) else 120)
+    console.print(rich_table(result["summary"]))
+    console.print(
+        f"{directory / 'report.html'}  {directory / 'result.json'}  {directory / 'results.csv'}", highlight=False
+    )
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between processes, in the user's cache, so that a second start trains at once."""
+    import jax
+
+    from transferlab.files import cache_dir
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

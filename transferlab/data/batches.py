@@ -1,0 +1,169 @@
+"""From examples to batches of fixed shapes: every batch of a run is a function of (seed, step), so resuming is indexing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Float, Int
+
+from transferlab.data.dataset import Dataset
+from transferlab.data.images import ImageTransform
+from transferlab.data.text import Encoded, TextTransform
+from transferlab.errors import TransferlabError
+
+
+@dataclass
+class Feed:
+    """Preprocessed access to a data set: model inputs for any choice of its examples.
+
+    Texts are tokenised once and kept (they are small); images are decoded and transformed when asked for.
+    """
+
+    data: Dataset
+    transform: TextTransform | ImageTransform
+    _encoded: dict[int, Encoded] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        kept = self.transform.kept if isinstance(self.transform, TextTransform) else {}
+        self._encoded = kept.setdefault(self.data.sha256, {})
+        wanted = TextTransform if self.data.modality == "text" else ImageTransform
+        if not isinstance(self.transform, wanted):
+            raise TransferlabError(
+                f"Data set '{self.data.name}' holds {self.data.modality}s, but the source reads "
+                f"{'texts' if isinstance(self.transform, TextTransform) else 'images'}."
+            )
+
+    def prepare(self, indices: Int[np.ndarray, " n"]) -> None:
+        """Tokenise what has not been yet."""
+        if isinstance(self.transform, TextTransform):
+            new = [int(i) for i in indices if int(i) not in self._encoded]
+            texts = [self.data.records[i]["text"] for i in new]
+            self._encoded.update(zip(new, self.transform.encode(texts), strict=True))
+
+    def buckets(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """The padded length of each example; zeros for images, which all have one shape."""
+        if not isinstance(self.transform, TextTransform):
+            return np.zeros(len(indices), np.int32)
+        self.prepare(indices)
+        return np.array([self.transform.bucket(len(self._encoded[int(i)].ids)) for i in indices], np.int32)
+
+    def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
+        """How many of these texts are longer than the model's limit."""
+        if not isinstance(self.transform, TextTransform):
+            return 0
+        self.prepare(indices)
+        return sum(self._encoded[int(i)].cut > 0 for i in indices)
+
+    def length(self, index: int) -> int:
+        """Number of tokens of one text."""
+        return len(self._encoded[int(index)].ids)
+
+    def inputs(self, indices: Int[np.ndarray, " n"], bucket: int, rows: int) -> dict[str, np.ndarray]:
+        """Model inputs for these examples, padded to ``rows`` and, for texts, to ``bucket`` tokens."""
+        if isinstance(self.transform, TextTransform):
+            self.prepare(indices)
+            return self.transform.pad([self._encoded[int(i)] for i in indices], bucket, rows)
+        pixels = np.zeros((rows, self.transform.size, self.transform.size, 3), np.float32)
+        for row, i in enumerate(indices):
+            pixels[row] = self.transform(self.data.records[int(i)]["image"])
+        return {"pixel_values": pixels}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which examples stand in a batch, and how long it is padded."""
+
+    indices: Int[np.ndarray, " n"]
+    bucket: int
+
+
+def epoch_order(
+    indices: Int[np.ndarray, " n"],
+    buckets: Int[np.ndarray, " n"],
+    size: int,
+    seed: int,
+    epoch: int,
+    group: bool = True,
+) -> list[Batch]:
+    """Return one epoch's batches, every example once.
+
+    With ``group``, the shuffled examples are sorted by padded length within windows of 50 batches, so that short
+    texts are not padded to long ones; the order of batches is shuffled again.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(indices))
+    if group and len(set(buckets.tolist())) > 1:
+        window = 50 * size
+        pieces = [order[i : i + window] for i in range(0, len(order), window)]
+        order = np.concatenate([piece[np.argsort(buckets[piece], kind="stable")] for piece in pieces])
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    if group:
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    return [Batch(indices[rows], int(buckets[rows].max())) for rows in batches]
+
+
+def evaluation_order(indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " n"], size: int) -> list[Batch]:
+    """Return batches that hold every example once, each of one padded length."""
+    out = []
+    for bucket in sorted(set(buckets.tolist())):
+        rows = indices[buckets == bucket]
+        out += [Batch(rows[i : i + size], bucket) for i in range(0, len(rows), size)]
+    return out
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """All batches of a run, by step. ``order[step]`` costs one epoch's shuffle at most."""
+
+    indices: Int[np.ndarray, " n"]
+    buckets: Int[np.ndarray, " n"]
+    size: int
+    steps: int
+    seed: int
+    group: bool
+    _epochs: dict[int, list[Batch]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch has; the last may be partial."""
+        return -(-len(self.indices) // self.size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch not in self._epochs:
+            if len(self._epochs) > 3:
+                self._epochs.pop(min(self._epochs))
+            self._epochs[epoch] = epoch_order(self.indices, self.buckets, self.size, self.seed, epoch, self.group)
+        return self._epochs[epoch][place]
+
+
+class _Made(Sequence[dict[str, Any]]):
+    """Random access to finished batches, which is what Grain reads from."""
+
+    def __init__(self, order: TrainingOrder, make: Any):
+        self.order, self.make = order, make
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, step: Any) -> Any:
+        return self.make(self.order[int(step)])
+
+
+def stream(order: TrainingOrder, make: Any, start: int, prefetch: int = 2) -> Iterator[dict[str, Any]]:
+    """Iterate over finished batches from ``start`` on, made ahead of time in a thread by Grain."""
+    made = grain.MapDataset.source(_Made(order, make))[start:]
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+    yield from made.to_iter_dataset(options)
+
+
+def weights(n: int, rows: int) -> Float[np.ndarray, " rows"]:
+    """1 for the first ``n`` rows, 0 for padding."""
+    return (np.arange(rows) < n).astype(np.float32)

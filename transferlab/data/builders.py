@@ -1,0 +1,121 @@
+"""Data sets that have a name: where their files are, and how they become examples."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from transferlab.errors import TransferlabError
+from transferlab.files import Artifact, fetch_artifact
+from transferlab.unpickle import load_numpy_pickle
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set by name.
+
+    Attributes:
+        name, about: for people.
+        modality: what an example is.
+        labels: label names; the label is an index into them.
+        examples: yields ``{"id", "text" or "image" (uint8 array), "label"}``.
+        licence, citation: of the data.
+        artifact: the package that carries it, if one does.
+        version: raised when what ``examples`` yields changes.
+    """
+
+    name: str
+    about: str
+    modality: Literal["text", "image"]
+    labels: tuple[str, ...]
+    examples: Callable[[], Iterator[Example]]
+    licence: str
+    citation: str
+    artifact: Artifact | None = None
+    version: str = "1.0.0"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+_VADER = Artifact(
+    "vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", "sdist"
+)
+_ANIMALS = Artifact("animal-mnist", "0.4", "aeebf3d9de4552d6fd2d5701424e1a5b9020f8e5115d68df9db252f2f53ce2ce")
+
+
+def rated_texts(archive: Path, member: str) -> Iterator[Example]:
+    r"""Texts with a mean rating, ``id \\t mean \\t text`` a line; the label is the sign of the mean.
+
+    A mean of exactly 0 has no sign: those few rows are left out.
+    """
+    with tarfile.open(archive) as opened:
+        file = opened.extractfile(member)
+        if file is None:
+            raise TransferlabError(f"{archive} lacks '{member}'.")
+        lines = file.read().decode("utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        parts = line.split("\t")
+        if len(parts) != 3:
+            raise TransferlabError(f"{member}, line {number}: {len(parts)} columns, expected id, mean and text.")
+        mean = float(parts[1])
+        if mean:
+            yield {"id": f"{number:06d}", "text": parts[2], "label": int(mean > 0)}
+
+
+def _sentiment(file: str) -> Callable[[], Iterator[Example]]:
+    def examples() -> Iterator[Example]:
+        root = fetch_artifact(_VADER)
+        yield from rated_texts(
+            root / "vaderSentiment-3.3.2" / "additional_resources" / "hutto_ICWSM_2014.tar.gz",
+            f"hutto_ICWSM_2014/{file}_GroundTruth.txt",
+        )
+
+    return examples
+
+
+def _animals() -> Iterator[Example]:
+    folder = fetch_artifact(_ANIMALS) / "animal_mnist" / "data" / "Animal_MNIST"
+    images = load_numpy_pickle(
+        gzip.decompress((folder / "animal_data_version_3.gz").read_bytes()), "animal_data_version_3.gz"
+    )
+    labels = load_numpy_pickle(
+        gzip.decompress((folder / "animal_label_version_3.gz").read_bytes()), "animal_label_version_3.gz"
+    )
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        yield {"id": f"{number:06d}", "image": image, "label": int(label)}
+
+
+def _digits() -> Iterator[Example]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
+    for number, (image, label) in enumerate(zip(images, digits.target, strict=True)):  # pyright: ignore[reportAttributeAccessIssue]
+        yield {"id": f"{number:06d}", "image": image, "label": int(label)}
+
+
+_HUTTO = (
+    "Hutto & Gilbert (2014), VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM."
+)
+_SIGN = ("negative", "positive")
+_ENTRIES = (
+    Entry("tweets", "sentiment of 4 200 tweets, the sign of 20 raters' mean", "text", _SIGN, _sentiment("tweets"), "MIT", _HUTTO, _VADER),
+    Entry("amazon", "sentiment of 3 708 sentences from product reviews", "text", _SIGN, _sentiment("amazonReviewSnippets"), "MIT", _HUTTO, _VADER),
+    Entry("movies", "sentiment of 10 605 sentences from film reviews", "text", _SIGN, _sentiment("movieReviewSnippets"), "MIT", _HUTTO, _VADER),
+    Entry("nyt", "sentiment of 5 190 sentences from newspaper editorials", "text", _SIGN, _sentiment("nytEditorialSnippets"), "MIT", _HUTTO, _VADER),
+    Entry("animals", "silhouettes of ten animals, 28×28, 10 000 in all", "image",
+          ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra"),
+          _animals, "MIT", "Mohammadi (2025), animal-mnist.", _ANIMALS),
+    Entry("digits", "handwritten digits, 8×8, 1 797 in all (scikit-learn)", "image",
+          tuple("0123456789"), _digits, "BSD-3-Clause", "Alpaydin & Kaynak (1998), UCI optical digits."),
+)  # fmt: skip
+DATASETS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+"""Name → entry."""

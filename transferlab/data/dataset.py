@@ -1,0 +1,343 @@
+"""``dataset``: examples with ids and label names, deduplicated, split once, cut to nested subsets of labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import html
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from transferlab.errors import TransferlabError, nearest
+
+Modality = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A target task's data.
+
+    Attributes:
+        name: as it was asked for.
+        modality: ``text`` or ``image``.
+        label_names: the label of an example is an index into them.
+        records: random access; ``records[i]`` is ``{"id", "text" or "image" (uint8, height × width × 3), "label"}``.
+        ids: of all examples.
+        labels: of all examples.
+        train, validation, test: indices into ``records``; they never overlap.
+        sha256: of ids, labels and contents, after duplicates were removed.
+        duplicates_removed: exact duplicates dropped before splitting.
+        conflicting: how many of those had another label than the one that was kept.
+        about: licence and citation.
+    """
+
+    name: str
+    modality: Modality
+    label_names: tuple[str, ...]
+    records: Sequence[dict[str, Any]] = field(repr=False, compare=False)
+    ids: tuple[str, ...] = field(repr=False, compare=False)
+    labels: Int[np.ndarray, " examples"] = field(repr=False, compare=False)
+    train: Int[np.ndarray, " train"] = field(repr=False, compare=False)
+    validation: Int[np.ndarray, " validation"] = field(repr=False, compare=False)
+    test: Int[np.ndarray, " test"] = field(repr=False, compare=False)
+    sha256: str = field(repr=False)
+    duplicates_removed: int = 0
+    conflicting: int = 0
+    about: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def subset(self, examples: int, seed: int) -> Dataset:
+        """Return the same data with ``examples`` labels for training, validation included.
+
+        Subsets of one seed are nested, and each is as close to the class proportions as whole examples can be.
+
+        Raises:
+            TransferlabError: more labels than there are, or a subset of a single class.
+        """
+        if examples > len(self.train):
+            raise TransferlabError(
+                f"A budget of {examples} labels was asked for; '{self.name}' has {len(self.train)} for training."
+            )
+        if examples < 1:
+            raise TransferlabError(f"A budget is at least one label; {examples} was asked for.")
+        chosen = self.train[stratified_order(self.labels[self.train], seed)[:examples]]
+        present = {self.label_names[i] for i in set(self.labels[chosen].tolist())}
+        if len(present) < 2:
+            raise TransferlabError(
+                f"{examples} labels of '{self.name}' are all '{present.pop()}'; a classifier needs two classes at least."
+            )
+        return replace(self, train=chosen)
+
+    def hold_out(self, fraction: float, seed: int) -> Dataset:
+        """Return the same data with a stratified part of the training labels, at least one, set aside for validation."""
+        if not 0 < fraction < 1:
+            raise TransferlabError(f"A share from 0 to 1 is held out; {fraction} was asked for.")
+        held = max(1, round(fraction * len(self.train)))
+        if held >= len(self.train):
+            raise TransferlabError(f"{len(self.train)} labels are too few to hold some out for validation.")
+        order = stratified_order(self.labels[self.train], seed + 1_000_003)
+        return replace(self, validation=np.sort(self.train[order[:held]]), train=self.train[np.sort(order[held:])])
+
+    def describe(self) -> dict[str, Any]:
+        """Return counts, as plain data."""
+        counts = np.bincount(self.labels, minlength=len(self.label_names))
+        return {
+            "examples": len(self.labels),
+            "train": len(self.train),
+            "test": len(self.test),
+            "duplicates_removed": self.duplicates_removed,
+            "duplicates_with_another_label": self.conflicting,
+            "labels": dict(zip(self.label_names, counts.tolist(), strict=True)),
+            **self.about,
+        }
+
+
+def dataset(
+    name: str | Path,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    test_examples: int = 1000,
+    split_seed: int = 0,
+    text_column: str = "text",
+    label_column: str = "label",
+) -> Dataset:
+    """Open a data set.
+
+    Exact duplicates (texts: after unescaping HTML, folding case and white space) are removed before the split, the
+    first one stays. The test split is stratified, drawn by ``split_seed``, and the same for every budget.
+
+    Args:
+        name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column, or
+            a folder with one sub-folder of pictures per label.
+        examples: how many labels to train with, in all; None keeps every one.
+        seed: of the subset.
+        test_examples: size of the test split; at most half of the data is used for it.
+        split_seed: of the split.
+        text_column: of a table.
+        label_column: of a table.
+
+    Raises:
+        TransferlabError: an unknown name, an unreadable row or file (named), a single class, or too few examples.
+    """
+    from transferlab.data.builders import DATASETS
+
+    text = str(name)
+    if text in DATASETS:
+        whole = _named(text)
+    else:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            whole = _folder(path)
+        elif path.is_file():
+            whole = _table(path, text_column, label_column)
+        elif path.suffix or "/" in text:
+            raise TransferlabError(f"There is no file or folder '{text}'.")
+        else:
+            raise TransferlabError(f"Unknown data set '{text}'.{nearest(text, DATASETS)} Or give a table or a folder.")
+    made = _split(whole, test_examples, split_seed)
+    return made if examples is None else made.subset(examples, seed)
+
+
+def stratified_order(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
+    """Return an order in which every prefix is as close to the class proportions as whole examples can be.
+
+    Each class is shuffled; its k-th of n_c examples is put at (k + u) / n_c with one u for the class, so classes are
+    spread evenly and their starts differ by seed. A class's first example stands at 1 / 2 of its stride, so that
+    small prefixes hold the large classes first.
+    """
+    rng = np.random.default_rng([seed, 7])
+    place = np.zeros(len(labels))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rank = np.empty(len(rows))
+        rank[rng.permutation(len(rows))] = np.arange(len(rows))
+        place[rows] = (rank + 0.5) / len(rows)
+    return np.lexsort((rng.random(len(labels)), place))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """All examples before deduplication and splitting."""
+
+    name: str
+    modality: Modality
+    label_names: tuple[str, ...]
+    records: Sequence[dict[str, Any]]
+    content: Callable[[int], tuple[str, int, bytes]]
+    """Index → (id, label, what makes two examples the same)."""
+    about: dict[str, str]
+
+
+def _split(whole: _Whole, test_examples: int, split_seed: int) -> Dataset:
+    digest = hashlib.sha256(json.dumps([whole.modality, whole.label_names]).encode())
+    seen: dict[bytes, int] = {}
+    kept, ids, labels = [], [], []
+    duplicates = conflicting = 0
+    for i in range(len(whole.records)):
+        name, label, content = whole.content(i)
+        if content in seen:
+            duplicates += 1
+            conflicting += seen[content] != label
+            continue
+        seen[content] = label
+        kept.append(i)
+        ids.append(name)
+        labels.append(label)
+        digest.update(f"\0{name}\0{label}\0".encode() + content)
+    column = np.array(labels, np.int32)
+    if len(set(labels)) < 2:
+        only = whole.label_names[labels[0]] if labels else "none"
+        raise TransferlabError(f"'{whole.name}' has a single label, '{only}'; a classifier needs two classes at least.")
+    n_test = min(test_examples, len(kept) // 2)
+    order = stratified_order(column, split_seed + 2_000_003)
+    return Dataset(
+        whole.name, whole.modality, whole.label_names, _View(whole.records, kept), tuple(ids), column,
+        train=np.sort(order[n_test:]), validation=np.zeros(0, np.int64), test=np.sort(order[:n_test]),
+        sha256=digest.hexdigest(), duplicates_removed=duplicates, conflicting=conflicting, about=whole.about,
+    )  # fmt: skip
+
+
+def _same_text(text: str) -> bytes:
+    return " ".join(html.unescape(text).casefold().split()).encode()
+
+
+def _same_image(image: np.ndarray) -> bytes:
+    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
+
+
+class _View(Sequence[dict[str, Any]]):
+    """Some of a sequence, by index."""
+
+    def __init__(self, records: Sequence[dict[str, Any]], kept: Sequence[int]):
+        self._records, self._kept = records, list(kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[self._kept[int(index)]]
+
+
+class _Lazy(Sequence[dict[str, Any]]):
+    """``n`` records, each made when it is asked for."""
+
+    def __init__(self, n: int, make: Callable[[int], dict[str, Any]]):
+        self._n, self._make = n, make
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(int(index))
+
+
+def _named(name: str) -> _Whole:
+    from transferlab.data.arrayrecord import data_source
+    from transferlab.data.builders import DATASETS
+    from transferlab.data.images import read_image
+
+    entry = DATASETS[name]
+    source = data_source(entry)
+    # These sets are small: texts and encoded pictures are held in memory. TFDS shuffles by a hash when it writes;
+    # sorted by id, the order does not hang on its version.
+    stored = sorted(source.__getitems__(range(len(source))), key=lambda raw: raw["id"])
+
+    def record(i: int) -> dict[str, Any]:
+        raw = stored[i]
+        content = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
+        return {"id": _text(raw["id"]), entry.modality: content, "label": int(raw["label"])}
+
+    def content(i: int) -> tuple[str, int, bytes]:
+        raw = stored[i]
+        if entry.modality == "image":
+            # The builder encodes equal pictures to equal bytes.
+            return _text(raw["id"]), int(raw["label"]), hashlib.sha256(raw["image"]).digest()
+        return _text(raw["id"]), int(raw["label"]), _same_text(_text(raw["text"]))
+
+    about = {"licence": entry.licence, "citation": entry.citation, "version": entry.version}
+    return _Whole(name, entry.modality, entry.labels, _Lazy(len(stored), record), content, about)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _table(path: Path, text_column: str, label_column: str) -> _Whole:
+    rows = _read_rows(path)
+    texts, labels = [], []
+    for number, row in rows:
+        for column in (text_column, label_column):
+            if column not in row:
+                raise TransferlabError(f"{path} has no column '{column}'.{nearest(column, [str(k) for k in row])}")
+        if row[label_column] in (None, ""):
+            raise TransferlabError(f"{path}, row {number}: the label is empty.")
+        if not isinstance(row[text_column], str):
+            raise TransferlabError(f"{path}, row {number}: the text is {row[text_column]!r}.")
+        texts.append((number, row[text_column]))
+        labels.append(str(row[label_column]))
+    names = tuple(sorted(set(labels)))
+    index = {name: i for i, name in enumerate(names)}
+
+    def record(i: int) -> dict[str, Any]:
+        return {"id": f"row {texts[i][0]}", "text": texts[i][1], "label": index[labels[i]]}
+
+    def content(i: int) -> tuple[str, int, bytes]:
+        return f"row {texts[i][0]}", index[labels[i]], _same_text(texts[i][1])
+
+    return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {})
+
+
+def _read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return (row number, fields); the first data row is 1. A row that is not UTF-8 is named."""
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise TransferlabError(f"{path}, line {number}: not UTF-8 (byte {error.start}).") from None
+    if path.suffix == ".jsonl":
+        rows = []
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    rows.append((number, dict(json.loads(line))))
+                except (ValueError, TypeError):
+                    raise TransferlabError(f"{path}, line {number}: not a JSON object.") from None
+        return rows
+    if path.suffix not in (".csv", ".tsv"):
+        raise TransferlabError(f"{path}: unknown kind of table; expected .csv, .tsv or .jsonl.")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=path.suffix == ".csv")
+        try:
+            return list(enumerate(reader, 1))
+        except csv.Error as error:
+            raise TransferlabError(f"{path}, line {reader.line_num}: {error}.") from None
+
+
+def _folder(path: Path) -> _Whole:
+    from transferlab.data.images import read_image
+
+    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+    names = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    files = [(f, i) for i, n in enumerate(names) for f in sorted((path / n).iterdir()) if f.suffix.lower() in suffixes]
+    if not files:
+        raise TransferlabError(f"{path} holds no pictures; expected {path}/<label>/*.png or .jpg.")
+
+    def record(i: int) -> dict[str, Any]:
+        file, label = files[i]
+        return {"id": str(file.relative_to(path)), "image": read_image(file), "label": label}
+
+    def content(i: int) -> tuple[str, int, bytes]:
+        one = record(i)
+        return one["id"], one["label"], _same_image(one["image"])
+
+    return _Whole(str(path), "image", names, _Lazy(len(files), record), content, {})

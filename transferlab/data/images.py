@@ -1,0 +1,77 @@
+"""Image preprocessing: reading any picture as RGB, and the transform that travels with a model's weights."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from transferlab.errors import TransferlabError
+
+_RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Resize the shorter side, cut the centre, normalise: deterministic, as the origin evaluates.
+
+    Attributes:
+        size: height and width of the result, in pixels.
+        mean, std: per channel, of values from 0 to 1.
+        resize: Pillow's filter.
+        crop_fraction: the shorter side becomes ``size / crop_fraction`` before the centre is cut.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_fraction: float = 0.875
+
+    def __call__(self, image: UInt8[np.ndarray, "height width channels"]) -> Float[np.ndarray, "size size 3"]:
+        """Return float32 (size, size, 3); one channel is repeated to three."""
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+        # A picture that is already small is scaled to the size itself: cutting its border would lose content.
+        small = min(picture.size) < self.size
+        shorter = self.size if small else round(self.size / self.crop_fraction)
+        scale = shorter / min(picture.size)
+        width, height = (max(self.size, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), _RESAMPLE[self.resize])
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        cut = np.asarray(picture.crop((left, top, left + self.size, top + self.size)), np.float32) / 255.0
+        return (cut - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    def describe(self) -> dict[str, object]:
+        """What identifies this preprocessing, as plain data."""
+        return {"kind": "image", **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
+
+
+def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Read a picture as RGB: one channel, palette, alpha and CMYK are converted, EXIF rotation is applied.
+
+    Raises:
+        TransferlabError: not a picture, or a truncated one; the file is named.
+    """
+    name = str(file) if isinstance(file, (str, Path)) else "image"
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                # Transparent parts show white, as on a page.
+                rgba = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+            return np.array(upright.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise TransferlabError(f"{name} cannot be read as a picture ({error}).") from None
+
+
+def png(image: UInt8[np.ndarray, "height width *channels"]) -> bytes:
+    """Return the picture as PNG bytes."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()

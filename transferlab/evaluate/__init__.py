@@ -1,0 +1,1 @@
+"""Evaluation beside the arms: baselines that need no pretrained weights."""

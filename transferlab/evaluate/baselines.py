@@ -1,0 +1,50 @@
+"""Plain baselines that stand in every table: the majority label, and logistic regression on words or pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+
+def majority(labels: Int[np.ndarray, " train"], n_test: int, classes: int) -> Float[np.ndarray, "test classes"]:
+    """The shares of the training labels, for every test example: predicts the most frequent label."""
+    shares = np.bincount(labels, minlength=classes) / len(labels)
+    return np.tile(shares.astype(np.float32), (n_test, 1))
+
+
+def tfidf(
+    train: Sequence[str], labels: Int[np.ndarray, " train"], test: Sequence[str], classes: int
+) -> Float[np.ndarray, "test classes"]:
+    """TF-IDF of words with logistic regression, scikit-learn's defaults but C = 10: C = 1 underfits unit-length rows."""
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10.0, max_iter=2000))
+    model.fit(train, labels)
+    return _all_classes(model.predict_proba(test), model[-1].classes_, classes)
+
+
+def pixels(
+    train: Sequence[UInt8[np.ndarray, "height width 3"]],
+    labels: Int[np.ndarray, " train"],
+    test: Sequence[UInt8[np.ndarray, "height width 3"]],
+    classes: int,
+) -> Float[np.ndarray, "test classes"]:
+    """Raw pixels, scaled to 0 … 1, with logistic regression at scikit-learn's defaults; pictures of one size."""
+
+    def flat(images: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack([np.asarray(image, np.float32).reshape(-1) / 255.0 for image in images])
+
+    model = LogisticRegression(max_iter=2000).fit(flat(train), labels)
+    return _all_classes(model.predict_proba(flat(test)), model.classes_, classes)
+
+
+def _all_classes(
+    probabilities: Float[np.ndarray, "n present"], present: Int[np.ndarray, " present"], classes: int
+) -> Float[np.ndarray, "n classes"]:
+    """A column for every class, zero for those that the training labels lack."""
+    out = np.zeros((len(probabilities), classes), np.float32)
+    out[:, present] = probabilities
+    return out

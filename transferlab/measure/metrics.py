@@ -1,0 +1,37 @@
+"""Scores of probabilities against labels."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
+    """Share of examples whose most probable label is theirs; NaN for none."""
+    return float((probabilities.argmax(-1) == labels).mean()) if len(labels) else float("nan")
+
+
+def balanced_accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
+    """Mean over the classes present in ``labels`` of the share recognised (recall)."""
+    hit = probabilities.argmax(-1) == labels
+    recalls = [hit[labels == label].mean() for label in np.unique(labels)]
+    return float(np.mean(recalls)) if recalls else float("nan")
+
+
+def cross_entropy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
+    """Mean negative log-probability of the true label, in nats; probabilities below 1e-12 count as that."""
+    if not len(labels):
+        return float("nan")
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(true, 1e-12)).mean())
+
+
+def scores(
+    probabilities: Float[np.ndarray, "examples labels"], labels: Int[np.ndarray, " examples"]
+) -> dict[str, float]:
+    """Return what every table shows of a test split: accuracy, balanced accuracy and cross-entropy (nats)."""
+    return {
+        "accuracy": accuracy(probabilities, labels),
+        "balanced_accuracy": balanced_accuracy(probabilities, labels),
+        "cross_entropy": cross_entropy(probabilities, labels),
+    }

@@ -1,0 +1,92 @@
+"""Intervals and paired tests for a few seeds and one test set."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of a mean; (NaN, NaN) for fewer than two values."""
+    x = np.asarray(values, np.float64)
+    if len(x) < 2:
+        return float("nan"), float("nan")
+    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    return float(x.mean() - half), float(x.mean() + half)
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927): the variance of drawing the test set."""
+    if n < 1:
+        return float("nan"), float("nan")
+    found = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of two arms over the same seeds.
+
+    Attributes:
+        mean: of a − b.
+        low, high: t interval of the mean.
+        p_t: two-sided p of the paired t test.
+        p_sign_flip: two-sided p of the exact sign-flip permutation test; five pairs cannot go below 2/32.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_t: float
+    p_sign_flip: float
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Paired:
+    """Compare two arms run on the same seeds, in the same order."""
+    if len(a) != len(b):
+        raise ValueError(f"paired_difference pairs by position: {len(a)} values against {len(b)}.")
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    if len(difference) < 2:
+        nan = float("nan")
+        return Paired(float(difference.mean()) if len(difference) else nan, nan, nan, nan, nan)
+    low, high = t_interval(difference.tolist(), level)
+    if len(difference) <= 16:
+        flips = np.array(list(itertools.product((1, -1), repeat=len(difference))))
+    else:
+        # Drawn, with the signs as they are among them: a p of 0 cannot come out (Phipson & Smyth 2010).
+        drawn = np.random.default_rng(0).choice((1, -1), size=(65535, len(difference)))
+        flips = np.concatenate([np.ones((1, len(difference)), drawn.dtype), drawn])
+    means = (flips * difference).mean(-1)
+    p_flip = float((np.abs(means) >= abs(difference.mean()) - 1e-12).mean())
+    constant = np.ptp(difference) == 0
+    spread = difference.std(ddof=1) / np.sqrt(len(difference))
+    p_t = float(2 * stats.t.sf(abs(difference.mean()) / spread, len(difference) - 1)) if not constant else 0.0
+    if constant and difference[0] == 0:
+        p_t = 1.0
+    return Paired(float(difference.mean()), low, high, p_t, p_flip)
+
+
+def mcnemar_exact(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"]) -> float:
+    """Two-sided exact p of McNemar's test: two models, one test set."""
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def bootstrap_interval(
+    values: Float[np.ndarray, " n"],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic of one sample."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(values), (draws, len(values)))
+    found = np.array([statistic(values[row]) for row in rows])
+    low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)

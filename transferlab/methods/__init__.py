@@ -1,0 +1,29 @@
+"""Ways to adapt a pretrained model. A method says how it edits the module, what trains, and its published setting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.methods.base import Method
+from transferlab.methods.full import Full
+from transferlab.methods.lora import LoRA
+from transferlab.methods.probe import Probe
+from transferlab.methods.scratch import Scratch
+
+METHODS: dict[str, type[Method]] = {"scratch": Scratch, "probe": Probe, "lora": LoRA, "full": Full}
+"""Name → method, as configs and ``transferlab methods`` know them."""
+
+
+def method_named(name: str) -> type[Method]:
+    """Return the method class; an unknown name is an error that gives the nearest."""
+    if name not in METHODS:
+        raise TransferlabError(f"Unknown method '{name}'.{nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_named"]
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"There is no method '{name}'.{nearest(name, __all__)}")

@@ -1,0 +1,45 @@
+"""What a method is: an edit of the module, groups that train, and the weights it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transferlab.models.heads import Pooling
+from transferlab.transfer.groups import Group
+from transferlab.transfer.plan import Weights
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods: frozen dataclasses whose fields are what a config may set.
+
+    Attributes:
+        weights: ``pretrained``, or ``random`` for the same network untrained.
+        pooling: what the head sees; None follows the source.
+        head_dropout: on the pooled features, while the head trains.
+    """
+
+    weights: Weights = "pretrained"
+    pooling: Pooling | None = None
+    head_dropout: float = 0.0
+
+    name: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+    published: ClassVar[dict[str, Any]] = {}
+    """Training settings of the method's paper, used where a caller gives none."""
+
+    def edit(self, module: Any) -> None:
+        """Change the freshly made, abstract module in place; by default nothing."""
+
+    def groups(self) -> tuple[Group, ...]:
+        """What trains."""
+        raise NotImplementedError
+
+
+def method_from(fields: dict[str, Any]) -> Method:
+    """Return the method that ``{"name": …, **fields}`` describes, as a run's directory records it."""
+    from transferlab.methods import method_named
+
+    given = dict(fields)
+    return method_named(given.pop("name"))(**given)

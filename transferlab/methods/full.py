@@ -1,0 +1,28 @@
+"""Full fine-tuning: every parameter trains, from the pretrained weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transferlab.methods.base import Method
+from transferlab.transfer.groups import Group
+
+
+@dataclass(frozen=True)
+class Full(Method):
+    """Full fine-tuning (Devlin et al. 2019 for BERT).
+
+    Attributes:
+        head_lr_scale: factor on the learning rate of the new head.
+    """
+
+    head_lr_scale: float = 1.0
+
+    name: ClassVar[str] = "full"
+    about: ClassVar[str] = "every parameter trains"
+    published: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "epochs": 10}
+
+    def groups(self) -> tuple[Group, ...]:
+        """Backbone and head, which may differ in learning rate."""
+        return (Group("~head"), Group("head", lr_scale=self.head_lr_scale))

@@ -1,0 +1,27 @@
+"""The linear probe: a classifier on frozen features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transferlab.methods.base import Method
+from transferlab.transfer.groups import Group
+
+
+@dataclass(frozen=True)
+class Probe(Method):
+    """Linear probe (Alain & Bengio 2016): only the head trains, so the frontier is the head and features are cached."""
+
+    name: ClassVar[str] = "probe"
+    about: ClassVar[str] = "a linear classifier on frozen features"
+    published: ClassVar[dict[str, Any]] = {
+        "learning_rate": 1e-2,
+        "steps": 500,
+        "weight_decay": 0.0,
+        "schedule": "cosine",
+    }
+
+    def groups(self) -> tuple[Group, ...]:
+        """The head alone."""
+        return (Group("head"),)

@@ -1,0 +1,19 @@
+"""The control of every study: the same architecture, trained from random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from transferlab.methods.full import Full
+from transferlab.transfer.plan import Weights
+
+
+@dataclass(frozen=True)
+class Scratch(Full):
+    """Training from scratch; what it needs in data is what transfer is measured against."""
+
+    weights: Weights = "random"
+
+    name: ClassVar[str] = "scratch"
+    about: ClassVar[str] = "the same network from random weights: the control"

@@ -1,0 +1,19 @@
+"""Model families as Flax NNX modules on the stage protocol: ``Config.size().build(head)``, with readable paths."""
+
+from transferlab.models.backbone import Model, Stage, frontier, run_stages
+from transferlab.models.bert import Bert, BertConfig
+from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
+from transferlab.models.heads import Classifier, ClassifierConfig
+
+__all__ = [
+    "Bert",
+    "BertConfig",
+    "Classifier",
+    "ClassifierConfig",
+    "EfficientNet",
+    "EfficientNetConfig",
+    "Model",
+    "Stage",
+    "frontier",
+    "run_stages",
+]

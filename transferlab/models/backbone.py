@@ -1,0 +1,145 @@
+"""The stage protocol: a model is a chain of named stages, each mapping a carry to a carry.
+
+Running all stages is calling the model; running ``[a:b]`` is what the frontier cache, depth-wise learning rates and
+layer-cut studies are made of. A carry is a flat dict of arrays whose first axis is the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from transferlab.errors import TransferlabError
+from transferlab.models.layers import Key
+from transferlab.trees import key_of
+
+Carry = dict[str, Any]
+"""``hidden`` and what rides along (``mask``); the first stage's carry is the mapping of inputs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One named step of a tower.
+
+    Attributes:
+        name: as in the tree: ``embed``, ``layers/3``, ``head``.
+        run: carry → carry; the key is None in evaluation, and for a stage that is frozen.
+        owns: path prefixes of the leaves that live in this stage.
+        borrows: path prefixes of leaves that it uses and another stage owns.
+        random: whether it draws anything when it trains (dropout, stochastic depth).
+    """
+
+    name: str
+    run: Callable[[Carry, Key | None], Carry]
+    owns: tuple[str, ...] = ()
+    borrows: tuple[str, ...] = ()
+    random: bool = False
+
+
+class Head(nnx.Module):
+    """What is put on a backbone: it names the stages it wants pooled features of, and brings stages of its own."""
+
+    taps: tuple[str, ...] = ()
+
+    def stages(self, model: Model) -> tuple[Stage, ...]:
+        """The stages after the backbone's."""
+        raise NotImplementedError
+
+
+class Model(nnx.Module):
+    """A backbone of one tower and, if one was grafted on, a head."""
+
+    ragged: tuple[str, ...] = ()
+    """Names of carry entries whose second axis is the length of a text; they are padded with zeros to a bucket."""
+
+    poolings: tuple[str, ...] = ("mean", "stages")
+    """How a head may make one vector of an example."""
+
+    head: Head | None
+
+    def backbone_stages(self) -> tuple[Stage, ...]:
+        """The stages from the input to the last hidden states."""
+        raise NotImplementedError
+
+    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+        """One vector per example from a carry's hidden states, as the family pools them by default."""
+        raise NotImplementedError
+
+    def all_stages(self) -> tuple[Stage, ...]:
+        """All stages; the head brings its own (pooling, then the classifier)."""
+        own = self.backbone_stages()
+        return own if self.head is None else own + self.head.stages(self)
+
+    def __call__(self, inputs: Mapping[str, Array], key: Key | None = None) -> Carry:
+        """Run every stage; with a key all of them train."""
+        stages = self.all_stages()
+        return run_stages(self, dict(inputs), 0, len(stages), key, frozenset(stage.name for stage in stages))
+
+
+def run_stages(
+    model: Model,
+    carry: Carry,
+    start: int,
+    stop: int,
+    key: Key | None = None,
+    training: frozenset[str] = frozenset(),
+) -> Carry:
+    """Run ``stages[start:stop]`` on a carry.
+
+    A stage not named in ``training`` gets no key: its dropout is off and its batch statistics stay, whatever the rest
+    of the model does. Each stage's key is ``key`` folded with its name.
+    """
+    taps = () if model.head is None else model.head.taps
+    for stage in model.all_stages()[start:stop]:
+        live = key if stage.name in training else None
+        # The name is what a profile shows.
+        with jax.named_scope(stage.name):
+            carry = stage.run(carry, None if live is None else key_of(live, stage.name))
+        if stage.name in taps:
+            carry = {**carry, f"tap {stage.name}": model.tap(carry)}
+    return carry
+
+
+def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) -> int:
+    """Return the index of the first stage that owns or borrows a trainable leaf (``len(stages)`` if none does).
+
+    A stage without anything trainable runs in evaluation and so draws nothing: all stages before the frontier are a
+    pure function of the example.
+    """
+    from transferlab.select import owns
+
+    for number, stage in enumerate(stages):
+        if any(owns(stage.owns + stage.borrows, path) for path in trainable):
+            return number
+    return len(stages)
+
+
+def training_stages(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) -> frozenset[str]:
+    """Return the names of the stages that own a trainable leaf: the ones in which dropout and statistics act."""
+    from transferlab.select import owns
+
+    return frozenset(stage.name for stage in stages if any(owns(stage.owns, path) for path in trainable))
+
+
+def check_ownership(stages: tuple[Stage, ...], paths: Mapping[str, Any]) -> None:
+    """Every leaf must be owned by exactly one stage; otherwise freezing by depth would silently miss it."""
+    from transferlab.select import owns
+
+    for path in paths:
+        owners = [stage.name for stage in stages if owns(stage.owns, path)]
+        if len(owners) != 1:
+            said = "no stage" if not owners else " and ".join(owners)
+            raise TransferlabError(f"'{path}' is owned by {said}; each leaf needs exactly one stage.")
+
+
+def key_for(seed: jax.Array | int, step: jax.Array | int) -> Key:
+    """The key of one training step, a function of seed and step alone.
+
+    ``threefry``: its masks are the same under ``vmap``, and on CPU its 16-bit draws cost a third of ``rbg``'s.
+    """
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)

@@ -1,0 +1,216 @@
+"""BERT (Devlin et al. 2019) and what shares its architecture, MiniLM among them (Wang et al. 2020).
+
+Post-norm encoder, learned positions, erf GELU, LayerNorm eps 1e-12. All sizes come from the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Attention,
+    Embedding,
+    Key,
+    LayerNorm,
+    Linear,
+    TruncatedNormal,
+    dropout,
+)
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pooler: bool = True
+
+    @classmethod
+    def base(cls) -> BertConfig:
+        """BERT-base: 12 layers, 768 wide, 110 M parameters."""
+        return cls()
+
+    @classmethod
+    def large(cls) -> BertConfig:
+        """BERT-large: 24 layers, 1024 wide, 335 M parameters."""
+        return cls(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+
+    @classmethod
+    def minilm_l6(cls) -> BertConfig:
+        """MiniLM-L6-H384: 6 layers, 384 wide, 22.7 M parameters."""
+        return cls(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> BertConfig:
+        """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
+        kind = config.get("position_embedding_type") or "absolute"
+        if kind != "absolute":
+            raise TransferlabError(f"config.json: position_embedding_type '{kind}' is not supported; only 'absolute'.")
+        for flag in ("is_decoder", "add_cross_attention"):
+            if config.get(flag):
+                raise TransferlabError(f"config.json: {flag} is true; this BERT is an encoder.")
+        names = {field.name for field in fields(cls)} - {"pooler"}
+        out = cls(**{name: config[name] for name in names if config.get(name) is not None})
+        if out.hidden_act not in ACTIVATIONS:
+            raise TransferlabError(f"config.json: unknown hidden_act.{nearest(out.hidden_act, ACTIVATIONS)}")
+        if out.hidden_size % out.num_attention_heads:
+            raise TransferlabError(
+                f"config.json: hidden_size {out.hidden_size} is no multiple of num_attention_heads "
+                f"{out.num_attention_heads}."
+            )
+        return out
+
+    def without_pooler(self) -> BertConfig:
+        """The same encoder without the tanh pooler over the first token."""
+        return replace(self, pooler=False)
+
+    def build(self, head: ClassifierConfig | None = None) -> Bert:
+        """Return the module; nothing is allocated."""
+        return Bert(self, head)
+
+
+class Embed(nnx.Module):
+    """Word + position + token-type embeddings, normalised."""
+
+    def __init__(self, config: BertConfig):
+        normal = TruncatedNormal(config.initializer_range)
+        self.word = Embedding(config.vocab_size, config.hidden_size, initialiser=normal)
+        self.position = Embedding(config.max_position_embeddings, config.hidden_size, initialiser=normal)
+        self.token_type = Embedding(config.type_vocab_size, config.hidden_size, initialiser=normal)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = config.hidden_dropout_prob
+        self.longest = config.max_position_embeddings
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        ids = inputs["input_ids"]
+        if ids.shape[1] > self.longest:
+            raise TransferlabError(
+                f"Texts of {ids.shape[1]} tokens are too long: this model has {self.longest} positions."
+            )
+        mask = inputs.get("attention_mask")
+        types = inputs.get("token_type_ids")
+        positions = inputs.get("position_ids")
+        x = self.word(ids)
+        x = x + self.position.embedding[...][: ids.shape[1]] if positions is None else x + self.position(positions)
+        x = x + (self.token_type.embedding[...][0] if types is None else self.token_type(types))
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
+        return {"hidden": dropout(self.norm(x), self.dropout, key), "mask": mask}
+
+
+class SelfAttention(Attention):
+    """Attention with its residual and post-norm."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(
+            config.hidden_size,
+            config.num_attention_heads,
+            dropout=config.attention_probs_dropout_prob,
+            initialiser=TruncatedNormal(config.initializer_range),
+        )
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with an activation between them; residual and post-norm are the layer's."""
+
+    def __init__(self, config: BertConfig):
+        normal = TruncatedNormal(config.initializer_range)
+        self.up = Linear(config.hidden_size, config.intermediate_size, initialiser=normal)
+        self.down = Linear(config.intermediate_size, config.hidden_size, initialiser=normal)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.activation = config.hidden_act
+
+    def __call__(
+        self, x: Float[Array, "batch length features"], key: Key | None
+    ) -> Float[Array, "batch length features"]:
+        first, second = (None, None) if key is None else jax.random.split(key)
+        return self.down(ACTIVATIONS[self.activation](self.up(x, first)), second)
+
+
+class Layer(nnx.Module):
+    """One encoder layer: attention, then the MLP, each with dropout, residual and LayerNorm after."""
+
+    def __init__(self, config: BertConfig):
+        self.attention = SelfAttention(config)
+        self.mlp = Mlp(config)
+        self.dropout = config.hidden_dropout_prob
+
+    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+        x, mask = carry["hidden"], carry["mask"]
+        keys = [None] * 4 if key is None else jax.random.split(key, 4)
+        x = self.attention.norm(x + dropout(self.attention(x, mask, keys[0]), self.dropout, keys[1]))
+        x = self.mlp.norm(x + dropout(self.mlp(x, keys[2]), self.dropout, keys[3]))
+        return {**carry, "hidden": x}
+
+
+class Bert(Model):
+    """The encoder, an optional pooler (tanh over the first token) and an optional head.
+
+    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``token_type_ids``, ``position_ids``.
+    """
+
+    ragged = ("hidden", "mask")
+    poolings = ("mean", "first", "pooler", "stages")
+
+    def __init__(self, config: BertConfig, head: ClassifierConfig | None = None):
+        self.config = config
+        self.embed = Embed(config)
+        self.layers = nnx.List([Layer(config) for _ in range(config.num_hidden_layers)])
+        normal = TruncatedNormal(config.initializer_range)
+        self.pooler = Linear(config.hidden_size, config.hidden_size, initialiser=normal) if config.pooler else None
+        names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
+        width = config.hidden_size * max(len(names), 1)
+        self.head = None if head is None else Classifier(width, head, names)
+
+    def feature_stages(self) -> tuple[str, ...]:
+        """The stages whose pooled hidden states describe an example."""
+        return ("embed", *(f"layers/{i}" for i in range(self.config.num_hidden_layers)))
+
+    def backbone_stages(self) -> tuple[Stage, ...]:
+        noisy = self.config.hidden_dropout_prob > 0 or self.config.attention_probs_dropout_prob > 0
+        stages = [Stage("embed", self.embed, owns=("embed",), random=self.config.hidden_dropout_prob > 0)]
+        for i, layer in enumerate(self.layers):
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy))
+        if self.pooler is not None:
+            stages.append(Stage("pooler", self.pool_first, owns=("pooler",)))
+        return tuple(stages)
+
+    def pool_first(self, carry: Carry, key: Key | None) -> Carry:
+        """Add ``pooled``: tanh of a linear map of the first token, as the origin's pooler."""
+        assert self.pooler is not None
+        return {**carry, "pooled": jnp.tanh(self.pooler(carry["hidden"][:, 0], key))}
+
+    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+        """Mean of the hidden states over unmasked tokens, as sentence-transformers' mean pooling."""
+        return masked_mean(carry["hidden"], carry["mask"])
+
+
+def masked_mean(
+    hidden: Float[Array, "batch length features"], mask: Bool[Array, "batch length"]
+) -> Float[Array, "batch features"]:
+    """Mean over the positions where ``mask`` is true; zeros for a row that has none."""
+    weights = mask.astype(hidden.dtype)
+    total = jnp.einsum("blf,bl->bf", hidden, weights)
+    return total / jnp.maximum(weights.sum(-1, keepdims=True), 1e-9)

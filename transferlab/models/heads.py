@@ -1,0 +1,82 @@
+"""Heads: what is put on a backbone to answer a task. A head pools (a stage without parameters), then classifies.
+
+Pooling is a stage of its own so that a frozen backbone's cached carry is one vector per example, not its tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from transferlab.models.backbone import Carry, Head, Stage
+from transferlab.models.layers import Key, TruncatedNormal, dropout, parameter, zeros
+
+if TYPE_CHECKING:
+    from transferlab.models.backbone import Model
+
+Pooling = Literal["mean", "first", "pooler", "stages"]
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A linear classifier over pooled features.
+
+    Attributes:
+        labels: label names, in the order of the logits.
+        pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, the origin's ``pooler``, or
+            ``stages``: the pooled features of every feature stage, each scaled to unit length, side by side
+            (in the spirit of Head2Toe, Evci et al. 2022).
+        normalise: scale the pooled vector to unit length (as sentence-transformers' ``Normalize``).
+        dropout: on the pooled features, while the head trains.
+    """
+
+    labels: tuple[str, ...]
+    pooling: Pooling = "mean"
+    normalise: bool = False
+    dropout: float = 0.0
+
+
+class Classifier(Head):
+    """``logits = pooled @ kernel + bias``; kernel (features, labels).
+
+    The kernel is drawn as BERT draws it (Devlin et al. 2019). Zeros would do for a probe, but MiniLM trained from scratch
+    on 256 tweets stayed at the majority rate under a head of zeros (.693 to .700), and reached .725 under a drawn one.
+    """
+
+    def __init__(self, features: int, config: ClassifierConfig, taps: tuple[str, ...]):
+        self.kernel = parameter((features, len(config.labels)), TruncatedNormal(0.02))
+        self.bias = parameter((len(config.labels),), zeros)
+        self.config = config
+        self.taps = taps
+
+    def stages(self, model: Model) -> tuple[Stage, ...]:
+        """``pool`` and ``head``."""
+        return (
+            Stage("pool", lambda carry, key: {"pooled": self.pool(model, carry)}),
+            Stage("head", self.classify, owns=("head",), random=self.config.dropout > 0),
+        )
+
+    def pool(self, model: Model, carry: Carry) -> Float[Array, "batch features"]:
+        """One vector per example."""
+        if self.taps:
+            return jnp.concatenate([unit_length(carry[f"tap {name}"]) for name in self.taps], axis=-1)
+        if self.config.pooling == "pooler":
+            pooled = carry["pooled"]
+        elif self.config.pooling == "first":
+            pooled = carry["hidden"][:, 0]
+        else:
+            pooled = model.tap(carry)
+        return unit_length(pooled) if self.config.normalise else pooled
+
+    def classify(self, carry: Carry, key: Key | None) -> Carry:
+        """Add ``logits`` to the carry."""
+        pooled = dropout(carry["pooled"], self.config.dropout, key)
+        return {**carry, "logits": pooled @ self.kernel[...] + self.bias[...]}
+
+
+def unit_length(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
+    """Scale each row to Euclidean length 1; a row of zeros stays."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

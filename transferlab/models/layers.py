@@ -1,0 +1,374 @@
+"""Building blocks that families share. A parameter is declared abstract, with how it would be drawn from scratch.
+
+Nothing here holds random state: a ``key`` passed at call means *train* (dropout acts, batch statistics move); ``None``
+means *evaluate*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+Key = jax.Array
+
+
+# Initialisers compare by value, so that two models of one shape are one compiled program.
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Gaussian with this standard deviation."""
+
+    std: float
+
+    def __call__(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        return self.std * jax.random.normal(key, shape, dtype)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """Gaussian cut at two standard deviations; ``std`` is that of the uncut one (as in BERT's code)."""
+
+    std: float
+
+    def __call__(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        return self.std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on [-bound, bound]."""
+
+    bound: float
+
+    def __call__(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        return jax.random.uniform(key, shape, dtype, -self.bound, self.bound)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every entry has this value."""
+
+    value: float
+
+    def __call__(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        return jnp.full(shape, self.value, dtype)
+
+
+zeros, ones = Constant(0.0), Constant(1.0)
+Initialiser = Callable[[Key, tuple[int, ...], jnp.dtype], Array]
+
+
+def parameter(shape: tuple[int, ...], initialiser: Initialiser, dtype: jnp.dtype = jnp.float32) -> nnx.Param:
+    """Declare a parameter. Nothing is allocated: the value is a ``jax.ShapeDtypeStruct`` until weights are placed."""
+    return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), initialiser=initialiser)
+
+
+def statistic(shape: tuple[int, ...], initialiser: Initialiser) -> nnx.BatchStat:
+    """Declare a batch statistic (float32), which no gradient reaches."""
+    return nnx.BatchStat(jax.ShapeDtypeStruct(shape, jnp.dtype(jnp.float32)), initialiser=initialiser)
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key | None) -> Float[Array, "..."]:
+    """Zero entries with probability ``rate`` and scale the rest; the identity if ``key`` is None."""
+    if key is None or rate == 0.0:
+        return x
+    keep = _hash_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _hash_bits(key: Key, shape: tuple[int, ...]) -> Array:
+    """32 bits for each position: MurmurHash3's finaliser over (key, position).
+
+    A handful of integer operations that XLA fuses with what uses them, and computes again in the backward pass
+    instead of keeping a mask. Threefry's bits, which are made to be unpredictable, were a fifth of a step on CPU.
+    """
+    words = jax.random.key_data(key).astype(jnp.uint32)
+    first, second = words[0], words[-1]
+    position = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    bits = position * jnp.uint32(0x9E3779B9) + first
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ second ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)
+
+
+class Linear(nnx.Module):
+    """``x @ kernel + bias``; kernel (in, out). A method may set ``lora``, an adapter that sits beside the kernel."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool = True, initialiser: Initialiser = TruncatedNormal(0.02)
+    ):
+        self.kernel = parameter((inputs, outputs), initialiser)
+        self.bias = parameter((outputs,), zeros) if bias else None
+        self.lora: nnx.Module | None = nnx.data(None)
+
+    def __call__(self, x: Float[Array, "*batch inputs"], key: Key | None = None) -> Float[Array, "*batch outputs"]:
+        # Tokens are flattened to one axis: XLA's CPU backend is slow on gradients that contract two.
+        flat = x.reshape(-1, x.shape[-1])
+        y = flat @ self.kernel[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        if self.lora is not None:
+            y = y + self.lora(flat, key)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+class Embedding(nnx.Module):
+    """A table (vocabulary, features), looked up by integer."""
+
+    def __init__(self, vocabulary: int, features: int, *, initialiser: Initialiser = TruncatedNormal(0.02)):
+        self.embedding = parameter((vocabulary, features), initialiser)
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
+        return jnp.take(self.embedding[...], ids, axis=0, mode="clip")
+
+    def attend(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch vocabulary"]:
+        """Logits over the vocabulary from the same table: a tie is a call, never a shared variable."""
+        return x @ self.embedding[...].T
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32. ``eps`` is the origin's."""
+
+    def __init__(self, features: int, eps: float):
+        self.scale = parameter((features,), ones)
+        self.bias = parameter((features,), zeros)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.eps)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels."""
+
+    def __init__(self, features: int, heads: int, *, dropout: float, initialiser: Initialiser = TruncatedNormal(0.02)):
+        self.query = Linear(features, features, initialiser=initialiser)
+        self.key = Linear(features, features, initialiser=initialiser)
+        self.value = Linear(features, features, initialiser=initialiser)
+        self.output = Linear(features, features, initialiser=initialiser)
+        self.heads = heads
+        self.dropout = dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        mask: Bool[Array, "batch length"],
+        key: Key | None = None,
+    ) -> Float[Array, "batch length features"]:
+        """Attend over the positions where ``mask`` is true; a row whose mask is all false attends evenly."""
+        batch, length, features = x.shape
+        keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
+
+        def split(y: Float[Array, "batch length features"]) -> Float[Array, "batch heads length width"]:
+            return y.reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3)
+
+        query, key_, value = (
+            split(project(x, k)) for project, k in zip((self.query, self.key, self.value), keys, strict=False)
+        )
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query * (1.0 / math.sqrt(features // self.heads)), key_)
+        scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+        return self.output(mixed.transpose(0, 2, 1, 3).reshape(batch, length, features), keys[4])
+
+
+@jax.custom_jvp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``x Φ(x)`` with the exact Gaussian distribution (Hendrycks & Gimpel 2016), as BERT and ViT have it."""
+    return x * _normal_distribution(x)
+
+
+@gelu.defjvp
+def _gelu_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """Value and slope in one pass over x, so that the backward pass is a product and computes no second erf."""
+    (x,), (dx,) = primals, tangents
+    share = _normal_distribution(x)
+    density = jnp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+    return x * share, (share + x * density) * dx
+
+
+def _normal_distribution(x: Array) -> Array:
+    return 0.5 * (1.0 + jax.lax.erf(x * (1.0 / math.sqrt(2.0))))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""Activations by the names that Hugging Face configs use."""
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of one axis: (before, after), one more after where the total is odd."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class Conv(nnx.Module):
+    """2-D convolution, NHWC, kernel (height, width, in, out), no bias.
+
+    ``padding`` is ``same`` (TensorFlow's, uneven at stride 2) or ``symmetric`` (torch's ``(kernel - 1) // 2``).
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: str = "same"):
+        self.kernel = parameter((kernel, kernel, inputs, outputs), Normal(math.sqrt(2.0 / (kernel * kernel * outputs))))
+        self.stride, self.padding = stride, padding
+
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
+        kernel = self.kernel[...]
+        return jax.lax.conv_general_dilated(
+            x, kernel, (self.stride, self.stride), _pads(x, kernel.shape[0], self.stride, self.padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+
+class DepthwiseConv(nnx.Module):
+    """Depthwise 2-D convolution, NHWC, kernel (height, width, 1, channels), no bias.
+
+    On CPU it is a sum of shifted products: XLA's grouped convolution is many times slower there. ``form`` (``shifted``
+    or ``grouped``) chooses by hand; both give the same numbers.
+    """
+
+    def __init__(self, channels: int, kernel: int, *, stride: int = 1, padding: str = "same", form: str | None = None):
+        self.kernel = parameter((kernel, kernel, 1, channels), Normal(math.sqrt(2.0 / (kernel * kernel))))
+        self.stride, self.padding, self.form = stride, padding, form
+
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
+        kernel, stride = self.kernel[...], self.stride
+        size, channels = kernel.shape[0], kernel.shape[3]
+        pads = _pads(x, size, stride, self.padding)
+        form = self.form or ("shifted" if jax.default_backend() == "cpu" else "grouped")
+        if form == "grouped":
+            return jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=channels,
+            )  # fmt: skip
+        return _shifted_products(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted_products(padded: Array, kernel: Array, stride: int) -> Array:
+    """Depthwise convolution without padding: for each tap, the pixels that it meets times the tap, summed."""
+    size = kernel.shape[0]
+    # Without the barrier XLA computes what came before (norm, activation) once for every tap.
+    pixels = _met(jax.lax.optimization_barrier(padded), size, stride)
+    total = jnp.zeros(pixels[0].shape, padded.dtype)
+    for n, met in enumerate(pixels):
+        total = total + met * kernel[n // size, n % size, 0]
+    return total
+
+
+def _met(padded: Array, size: int, stride: int) -> list[Array]:
+    """The pixels that each tap meets, tap by tap along the kernel's rows: (…, rows, columns, channels)."""
+    down, right = ((length - size) // stride * stride + 1 for length in padded.shape[-3:-1])
+    return [padded[..., i : i + down : stride, j : j + right : stride, :] for i in range(size) for j in range(size)]
+
+
+def _shifted_products_backward(stride: int, kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """Both gradients by hand: XLA's transpose of the strided slices is several times slower on CPU."""
+    padded, kernel = kept
+    size = kernel.shape[0]
+
+    # The kernel's: one running sum a tap over the examples; each is summed over the picture once, at the end.
+    def add(sums: list[Array], example: tuple[Array, Array]) -> tuple[list[Array], None]:
+        pixels = _met(example[0], size, stride)
+        return [total + (met * example[1]).astype(total.dtype) for total, met in zip(sums, pixels, strict=True)], None
+
+    start = [jnp.zeros(dy.shape[1:], jnp.float32)] * size**2
+    sums = jax.lax.scan(add, start, (padded, dy))[0]
+    dkernel = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
+
+    # The input's: pixel stride * p + a meets tap i of output p - i // stride, for the taps i = a modulo the stride. So
+    # the pixels of one remainder are a sum of shifted products too, and the remainders are interleaved.
+    front = (size - 1) // stride
+    rows, columns = (-(-length // stride) for length in padded.shape[1:3])
+    slopes = jnp.pad(dy, ((0, 0), (front, rows - dy.shape[1]), (front, columns - dy.shape[2]), (0, 0)))
+    slopes = jax.lax.optimization_barrier(slopes)
+
+    def remainder(a: int, b: int) -> Array:
+        total = jnp.zeros((dy.shape[0], rows, columns, dy.shape[3]), dy.dtype)
+        for i in range(a, size, stride):
+            for j in range(b, size, stride):
+                u, v = front - i // stride, front - j // stride
+                total = total + slopes[:, u : u + rows, v : v + columns] * kernel[i, j, 0]
+        return total
+
+    woven = jnp.stack([jnp.stack([remainder(a, b) for b in range(stride)], 3) for a in range(stride)], 2)
+    dx = woven.reshape(dy.shape[0], rows * stride, columns * stride, dy.shape[3])
+    return dx[:, : padded.shape[1], : padded.shape[2]], dkernel
+
+
+_shifted_products.defvjp(  # pyright: ignore[reportFunctionMemberAccess]
+    lambda padded, kernel, stride: (_shifted_products(padded, kernel, stride), (padded, kernel)),
+    _shifted_products_backward,
+)
+
+
+def _pads(x: Array, kernel: int, stride: int, padding: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    if padding == "symmetric":
+        side = (kernel - 1) // 2
+        return (side, side), (side, side)
+    return same_padding(x.shape[1], kernel, stride), same_padding(x.shape[2], kernel, stride)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), statistics in float32.
+
+    With a key the batch's statistics are used and the running ones move: ``new = (1 - momentum) · old + momentum ·
+    batch`` (torch's convention; the biased variance, as TensorFlow keeps it). Rows whose ``weight`` is 0 are padding and
+    count in neither. Without a key, or where ``frozen`` is set, the running statistics are used and stay: the plan sets
+    it where scale and bias do not train, so that an adapter in the same stage does not move them.
+    """
+
+    def __init__(self, features: int, *, eps: float, momentum: float):
+        self.scale = parameter((features,), ones)
+        self.bias = parameter((features,), zeros)
+        self.mean = statistic((features,), zeros)
+        self.var = statistic((features,), ones)
+        self.eps, self.momentum, self.frozen = eps, momentum, False
+
+    def __call__(
+        self,
+        x: Float[Array, "batch *space features"],
+        key: Key | None = None,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch *space features"]:
+        if key is None or self.frozen:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            wide = x.astype(jnp.float32)
+            rows = jnp.ones(x.shape[0]) if weight is None else weight
+            share = (rows / jnp.maximum(rows.sum(), 1.0)).reshape(-1, *[1] * (x.ndim - 1))
+            axes, positions = tuple(range(x.ndim - 1)), math.prod(x.shape[1:-1])
+            mean = (wide * share).sum(axes) / positions
+            var = (jnp.square(wide - mean) * share).sum(axes) / positions
+            self.mean[...] = (1 - self.momentum) * self.mean[...] + self.momentum * mean
+            self.var[...] = (1 - self.momentum) * self.var[...] + self.momentum * var
+        factor = jax.lax.rsqrt(var + self.eps) * self.scale[...]
+        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+
+
+def drop_path(x: Float[Array, "batch ..."], rate: float, key: Key | None) -> Float[Array, "batch ..."]:
+    """Stochastic depth (Huang et al. 2016): zero whole examples of a residual branch, scale the rest."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], *[1] * (x.ndim - 1)))
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

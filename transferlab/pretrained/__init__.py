@@ -1,0 +1,6 @@
+"""Where weights come from and go to: sources, file formats, and the two-way name rules of each family."""
+
+from transferlab.pretrained.registry import REGISTRY
+from transferlab.pretrained.source import LazyLeaf, Source, load
+
+__all__ = ["REGISTRY", "LazyLeaf", "Source", "load"]

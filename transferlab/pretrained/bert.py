@@ -1,0 +1,44 @@
+"""BERT's names in Hugging Face checkpoints (``BertModel``, ``BertForSequenceClassification``)."""
+
+from __future__ import annotations
+
+from transferlab.models.bert import BertConfig
+from transferlab.pretrained.names import LINEAR, Name, Names
+
+
+def bert_names(config: BertConfig) -> Names:
+    """Return the table for this config."""
+    names = [
+        Name("embed/word/embedding", "embeddings.word_embeddings.weight"),
+        Name("embed/position/embedding", "embeddings.position_embeddings.weight"),
+        Name("embed/token_type/embedding", "embeddings.token_type_embeddings.weight"),
+        *_norm("embed/norm", "embeddings.LayerNorm"),
+    ]
+    for i in range(config.num_hidden_layers):
+        here, there = f"layers/{i}", f"encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            names += _linear(f"{here}/attention/{part}", f"{there}.attention.self.{part}")
+        names += _linear(f"{here}/attention/output", f"{there}.attention.output.dense")
+        names += _norm(f"{here}/attention/norm", f"{there}.attention.output.LayerNorm")
+        names += _linear(f"{here}/mlp/up", f"{there}.intermediate.dense")
+        names += _linear(f"{here}/mlp/down", f"{there}.output.dense")
+        names += _norm(f"{here}/mlp/norm", f"{there}.output.LayerNorm")
+    names += _linear("pooler", "pooler.dense")
+    names += _linear("head", "classifier")
+    return Names(
+        tuple(names),
+        prefixes=("bert.",),
+        renames=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+        ignored=(
+            (r"(bert\.)?embeddings\.position_ids", "a constant buffer, no parameter"),
+            (r"cls\.(predictions|seq_relationship)\..*", "the pre-training head, not part of the encoder"),
+        ),
+    )
+
+
+def _linear(path: str, key: str) -> list[Name]:
+    return [Name(f"{path}/kernel", f"{key}.weight", LINEAR), Name(f"{path}/bias", f"{key}.bias")]
+
+
+def _norm(path: str, key: str) -> list[Name]:
+    return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]

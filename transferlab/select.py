@@ -1,0 +1,184 @@
+"""Selectors: a small language for choosing leaves of a parameter tree, in which nothing matches silently.
+
+``layers/*/attention``     a glob over the path, for a leaf or all below a folder: ``*`` within a name, ``**`` across
+                           names, ``?`` one character, ``{a,b}`` either
+``bias``                   a single name: leaves and folders so called, anywhere in the tree
+``depth < 6``              leaves owned by the stages before the sixth (stages are counted from the input, from 0)
+``a | b``, ``a & b``, ``~a``, ``(…)``   union, intersection, complement
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from transferlab.errors import TransferlabError, nearest
+
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+_TOKEN = re.compile(
+    r"\s*(?:(depth)\s*(<=|>=|==|<|>)\s*(-?\d+)|([|&~()])|([A-Za-z0-9_.*/?\[\]-][^\s|&~()]*|\{[^\s|&~()]*))"
+)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A parsed selector. ``str(selector)`` is what the user wrote."""
+
+    text: str
+    tree: tuple = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def match(self, paths: Iterable[str], stages: Sequence[Sequence[str]] = ()) -> set[str]:
+        """Return the matching paths; every pattern in the selector must match at least one.
+
+        Args:
+            paths: all leaves of the tree.
+            stages: for each stage from the input on, the path prefixes it owns; needed for ``depth``.
+
+        Raises:
+            TransferlabError: a pattern that matches no leaf, with the nearest path.
+        """
+        everything = set(paths)
+        depths = {path: _depth(path, stages) for path in everything}
+        return _evaluate(self.tree, everything, depths, self.text, bool(stages))
+
+
+def select(text: str | Selector) -> Selector:
+    """Parse a selector. Raises ``TransferlabError`` at the first thing that is not understood."""
+    if isinstance(text, Selector):
+        return text
+    tokens = _tokens(text)
+    tree, rest = _union(tokens, text)
+    if rest:
+        raise TransferlabError(f"Selector '{text}': unexpected '{_show(rest[0])}'.")
+    return Selector(text, tree)
+
+
+def _tokens(text: str) -> list[tuple]:
+    tokens, position = [], 0
+    while position < len(text.rstrip()):
+        found = _TOKEN.match(text, position)
+        if found is None:
+            raise TransferlabError(f"Selector '{text}': cannot read '{text[position:].strip()}'.")
+        depth, comparison, number, sign, glob = found.groups()
+        if depth:
+            tokens.append(("depth", comparison, int(number)))
+        elif sign:
+            tokens.append((sign,))
+        else:
+            tokens.append(("glob", glob))
+        position = found.end()
+    return tokens
+
+
+def _union(tokens: list[tuple], text: str) -> tuple[tuple, list[tuple]]:
+    left, tokens = _intersection(tokens, text)
+    while tokens and tokens[0] == ("|",):
+        right, tokens = _intersection(tokens[1:], text)
+        left = ("or", left, right)
+    return left, tokens
+
+
+def _intersection(tokens: list[tuple], text: str) -> tuple[tuple, list[tuple]]:
+    left, tokens = _factor(tokens, text)
+    while tokens and tokens[0] == ("&",):
+        right, tokens = _factor(tokens[1:], text)
+        left = ("and", left, right)
+    return left, tokens
+
+
+def _factor(tokens: list[tuple], text: str) -> tuple[tuple, list[tuple]]:
+    if not tokens:
+        raise TransferlabError(f"Selector '{text}' ends where a pattern is expected.")
+    head, rest = tokens[0], tokens[1:]
+    if head == ("~",):
+        inner, rest = _factor(rest, text)
+        return ("not", inner), rest
+    if head == ("(",):
+        inner, rest = _union(rest, text)
+        if not rest or rest[0] != (")",):
+            raise TransferlabError(f"Selector '{text}': a '(' is not closed.")
+        return inner, rest[1:]
+    if head[0] in ("glob", "depth"):
+        return head, rest
+    raise TransferlabError(f"Selector '{text}': unexpected '{_show(head)}'.")
+
+
+def _show(token: tuple) -> str:
+    return " ".join(str(part) for part in token if part != "glob")
+
+
+def _evaluate(tree: tuple, everything: set[str], depths: Mapping[str, int | None], text: str, staged: bool) -> set[str]:
+    kind = tree[0]
+    if kind == "or":
+        return _evaluate(tree[1], everything, depths, text, staged) | _evaluate(
+            tree[2], everything, depths, text, staged
+        )
+    if kind == "and":
+        return _evaluate(tree[1], everything, depths, text, staged) & _evaluate(
+            tree[2], everything, depths, text, staged
+        )
+    if kind == "not":
+        return everything - _evaluate(tree[1], everything, depths, text, staged)
+    if kind == "depth":
+        if not staged:
+            raise TransferlabError(f"Selector '{text}' speaks of depth, but no stages were given to count.")
+        compare = _COMPARE[tree[1]]
+        found = {path for path, depth in depths.items() if depth is not None and compare(depth, tree[2])}
+        if not found:
+            deepest = max((d for d in depths.values() if d is not None), default=0)
+            raise TransferlabError(
+                f"Selector '{text}': 'depth {tree[1]} {tree[2]}' matches no leaf; stages are numbered 0 to {deepest}."
+            )
+        return found
+    pattern = _compile(tree[1])
+    found = {path for path in everything if pattern.fullmatch(path)}
+    if not found:
+        raise TransferlabError(f"Selector '{text}': '{tree[1]}' matches no leaf.{nearest(tree[1], everything)}")
+    return found
+
+
+def _compile(glob: str) -> re.Pattern[str]:
+    """A pattern matches a leaf, or everything below a folder; a bare name does so anywhere in the tree."""
+    anywhere = "(?:.*/)?" if "/" not in glob else ""
+    return re.compile(rf"{anywhere}{_regex(glob)}(?:/.*)?")
+
+
+def _regex(glob: str) -> str:
+    out, i = "", 0
+    while i < len(glob):
+        if glob.startswith("**/", i):
+            out, i = out + "(?:.*/)?", i + 3
+        elif glob.startswith("/**", i) and i + 3 == len(glob):
+            out, i = out + "(?:/.*)?", i + 3
+        elif glob.startswith("**", i):
+            out, i = out + ".*", i + 2
+        elif glob[i] == "*":
+            out, i = out + "[^/]*", i + 1
+        elif glob[i] == "?":
+            out, i = out + "[^/]", i + 1
+        elif glob[i] == "{":
+            close = glob.find("}", i)
+            if close < 0:
+                raise TransferlabError(f"Pattern '{glob}': a '{{' is not closed.")
+            out += "(?:" + "|".join(_regex(part) for part in glob[i + 1 : close].split(",")) + ")"
+            i = close + 1
+        else:
+            out, i = out + re.escape(glob[i]), i + 1
+    return out
+
+
+def _depth(path: str, stages: Sequence[Sequence[str]]) -> int | None:
+    for number, prefixes in enumerate(stages):
+        if owns(prefixes, path):
+            return number
+    return None
+
+
+def owns(prefixes: Iterable[str], path: str) -> bool:
+    """Return whether ``path`` is one of the prefixes or lies below one."""
+    return any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)

@@ -1,0 +1,139 @@
+"""The report's figures, as SVG that takes the page's text colour."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+# Okabe & Ito's palette: told apart by people with any kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+_INK = "#010203"
+"""Stands for the page's text colour, and is replaced by ``currentColor`` in the finished SVG."""
+
+_STYLE: Any = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "text.color": _INK, "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.linewidth": 0.7, "lines.linewidth": 1.8, "legend.frameon": False,
+    "svg.hashsalt": "transferlab",
+}  # fmt: skip
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour per arm, the same in every figure."""
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def palette_of(summary: Sequence[Row]) -> dict[str, str]:
+    """Colours of a study's arms; the majority rate is a line in the page's ink."""
+    return colours(list(dict.fromkeys(row["name"] for row in summary if row["name"] != "majority")))
+
+
+def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
+    """Accuracy over labels with 95 % intervals; baselines dashed, the majority rate a thin line."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2))
+        names = list(dict.fromkeys(row["name"] for row in summary))
+        ends = []
+        budgets = sorted({row["budget"] for row in summary})
+        for number, name in enumerate(names):
+            rows = sorted((r for r in summary if r["name"] == name), key=lambda r: r["budget"])
+            x = [r["budget"] * (1 + 0.015 * (number - len(names) / 2)) for r in rows]
+            y = [r["accuracy"] for r in rows]
+            if name == "majority":
+                axes.axhline(y[-1], color=_INK, linewidth=0.7, linestyle=":")
+                ends.append((budgets[-1], y[-1], name, _INK))
+                continue
+            down = [_gap(r["accuracy"], r["low"]) for r in rows]
+            up = [_gap(r["high"], r["accuracy"]) for r in rows]
+            dashed = rows[0]["kind"] == "baseline"
+            axes.errorbar(
+                x, y, yerr=[down, up], color=palette[name], linestyle="--" if dashed else "-", marker="o",
+                markersize=4 if not dashed else 3, capsize=2, elinewidth=1, linewidth=1.2 if dashed else 1.8,
+            )  # fmt: skip
+            ends.append((rows[-1]["budget"], y[-1], name, palette[name]))
+        axes.set_xscale("log")
+        axes.set_xticks(budgets, [f"{b:,}" for b in budgets])
+        axes.minorticks_off()
+        axes.set_xlabel("labels")
+        axes.set_ylabel("test accuracy")
+        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        _label_ends(axes, ends, budgets)
+        return _svg(figure)
+
+
+def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], palette: Mapping[str, str]) -> str:
+    """Training loss (thin) and validation cross-entropy (thick) by step at each arm's largest budget; a line a seed."""
+    shown = {name: [run for run in runs if run[2]] for name, runs in curves.items()}
+    shown = {name: runs for name, runs in shown.items() if runs}
+    if not shown:
+        return ""
+    with plt.rc_context(_STYLE):
+        columns = min(3, len(shown))
+        rows = math.ceil(len(shown) / columns)
+        # One scale for all: whether a curve is flat can then be compared.
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(2.5 * columns + 0.4, 2.2 * rows + 0.3), squeeze=False, sharey=True,
+            layout="constrained",
+        )  # fmt: skip
+        for axes, (name, runs) in zip(grid.flat, shown.items(), strict=False):
+            largest = max(budget for budget, _, _ in runs)
+            for _, _, metrics in (run for run in runs if run[0] == largest):
+                for field, width in (("loss", 1.0), ("validation_cross_entropy", 2.0)):
+                    points = [(m["step"], m[field]) for m in metrics if field in m]
+                    if points:
+                        axes.plot(*zip(*points, strict=True), color=palette[name], linewidth=width, alpha=0.8)
+            axes.set_title(f"{name}, {largest:,} labels", fontsize=9, loc="left")
+            axes.tick_params(labelsize=8)
+        grid.flat[0].set_ylim(bottom=0)
+        for axes in list(grid.flat)[len(shown) :]:
+            axes.axis("off")
+        figure.supxlabel("step", fontsize=9)
+        figure.supylabel("cross-entropy, nats", fontsize=9)
+        return _svg(figure)
+
+
+def standalone(svg: str) -> str:
+    """The figure as a file of its own: its text in a grey that can be read on light and on dark pages."""
+    return svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" style="color:#76808c"', 1)
+
+
+def _gap(high: float, low: float) -> float:
+    gap = high - low
+    return gap if math.isfinite(gap) else 0.0
+
+
+def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]], budgets: Sequence[int]) -> None:
+    """Name each curve at its end, pushed apart so that names do not overlap."""
+    low, high = axes.get_ylim()
+    step = (high - low) * 0.052
+    last = low - step
+    right = budgets[-1] * (budgets[-1] / budgets[0]) ** 0.04 if len(budgets) > 1 else budgets[-1] * 1.05
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        place = max(y, last + step)
+        last = place
+        axes.annotate(name, (x, y), (right, place), color=colour, va="center", fontsize=9, annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "alpha": 0.6})  # fmt: skip
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    # No metadata block and no name spaces: the picture stands inside the page and points nowhere outside it.
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns:\w+="[^"]*"|\sxmlns="[^"]*"', "", svg).replace("xlink:href", "href")
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', svg, count=1)

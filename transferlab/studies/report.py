@@ -1,0 +1,162 @@
+"""``report.html``: one self-contained page, in the order in which a reader asks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from transferlab.files import write_text
+from transferlab.studies.figures import palette_of, training_curves
+from transferlab.studies.table import Record, Row, magnitude, memory, multiplier_at, pivot, shown, variance_note
+
+
+def write_report(
+    path: Path,
+    *,
+    records: Sequence[Record],
+    summary: Sequence[Row],
+    curve: str,
+    plan: Mapping[str, Mapping[str, Any]],
+    curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]],
+    environment: Mapping[str, Any],
+    hashes: Mapping[str, Any],
+    config: Mapping[str, Any],
+    title: str,
+) -> None:
+    """Write the report atomically. ``curve`` is the figure of the learning curves, ``plan`` maps an arm to ``Plan.to_dict()``, ``curves`` an arm to its runs' metrics."""
+    names, budgets, rows = pivot(summary)
+    palette = palette_of(summary)
+    loader = Environment(
+        loader=PackageLoader("transferlab.studies", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    page = loader.get_template("report.html.j2").render(
+        title=title,
+        answer=answer(summary),
+        caveats=caveats(summary),
+        curve=curve,
+        training=training_curves(curves, palette),
+        names=names,
+        kinds={name: next(r["kind"] for r in summary if r["name"] == name) for name in names},
+        budgets=budgets,
+        accuracy={(n, b): shown(rows.get((n, b))) for n in names for b in budgets},
+        balanced={(n, b): shown(rows.get((n, b)), "balanced_accuracy", "balanced_low") for n in names for b in budgets},
+        multipliers=[(n, [_multiplier(rows.get((n, b))) for b in budgets]) for n in names if n != "scratch"],
+        summary_multiplier={n: multiplier_at(n, budgets, rows) for n in names},
+        has_multipliers=any("multiplier" in row for row in summary),
+        differences=[(n, [_difference(rows.get((n, b))) for b in budgets]) for n in names if n != "scratch"],
+        costs=[row for row in summary if row["kind"] == "method"],
+        seeds={(r["name"], r["budget"]): r["seeds"] for r in summary},
+        tuned=[r for r in records if r.get("tuning")],
+        together=max((r.get("together", 1) for r in records), default=1),
+        truncated=max((r.get("truncated", 0) for r in records), default=0),
+        plans=plan,
+        variance=variance_note(summary),
+        environment=environment,
+        hashes=json.dumps(hashes, indent=1, ensure_ascii=False),
+        config=json.dumps(config, indent=1, ensure_ascii=False, default=str),
+        magnitude=magnitude,
+        memory=memory,
+    )
+    write_text(path, page)
+
+
+def answer(summary: Sequence[Row], reference: str = "scratch") -> str:
+    """Return one sentence: what transfer bought at the largest budget where it can be compared with scratch."""
+    methods = [row for row in summary if row["kind"] == "method" and row["name"] != reference]
+    compared = [row for row in methods if "over_scratch" in row]
+    if not compared:
+        if not methods:
+            return "No method has finished yet."
+        best = max(methods, key=lambda row: row["accuracy"])
+        return (
+            f"The best accuracy is {best['accuracy']:.3f} ({best['name']}, {best['budget']:,} labels); without a "
+            f"scratch arm at the same budget, what transfer bought cannot be said."
+        )
+    budget = max(row["budget"] for row in compared)
+    best = max((row for row in compared if row["budget"] == budget), key=lambda row: row["accuracy"])
+    scratch = next(row for row in summary if row["name"] == reference and row["budget"] == budget)
+    gain = best["over_scratch"]
+    where = _between(gain["low"], gain["high"])
+    ratio = best["multiplier"]
+    largest = max(row["budget"] for row in summary if row["name"] == reference)
+    if ratio["censored"] == "above":
+        labels = f"from scratch that was not reached with any budget up to {largest:,} labels"
+    elif ratio["censored"] == "below":
+        labels = "from scratch it is reached with fewer labels than any budget here"
+    else:
+        labels = f"from scratch it takes {ratio['text']} as many labels"
+    return (
+        f"With {budget:,} labels, {best['name']} reaches a test accuracy of {_score(best)}, against "
+        f"{_score(scratch)} for the same network from scratch (difference {_signed(gain['mean'])}{where}); {labels}."
+    )
+
+
+def caveats(summary: Sequence[Row]) -> list[str]:
+    """Return where transfer did not show: differences whose interval holds 0, and arms at the majority rate."""
+    out = []
+    for row in summary:
+        over = row.get("over_scratch")
+        if row["kind"] == "method" and over and math.isfinite(over["low"]) and over["low"] <= 0:
+            verdict = "was worse than" if over["high"] < 0 else "cannot be told from"
+            out.append(
+                f"{row['name']} at {row['budget']:,} labels {verdict} scratch: difference {_signed(over['mean'])}"
+                f"{_between(over['low'], over['high'])} over {over['pairs']} paired seeds."
+            )
+    compared = [row for row in summary if row["kind"] == "method" and row.get("over_scratch")]
+    if len({row["name"] for row in compared}) > 1:
+        out.append("The arm named above is the best by test accuracy, which flatters it; the tables show every arm.")
+    alone = sorted({row["name"] for row in compared if row["over_scratch"]["pairs"] < 2})
+    if alone:
+        out.append(f"Compared with scratch on one seed only, so the difference has no interval: {', '.join(alone)}.")
+    majority = {row["budget"]: row["accuracy"] for row in summary if row["name"] == "majority"}
+    stuck = [
+        f"{row['name']} at {row['budget']:,}"
+        for row in summary
+        if row["kind"] == "method" and row["budget"] in majority and row["accuracy"] <= majority[row["budget"]] + 0.01
+    ]
+    if stuck:
+        out.append(f"No better than always answering the most frequent label (within .01): {', '.join(stuck)}.")
+    censored = {row["name"] for row in summary if (row.get("multiplier") or {}).get("censored") == "above"}
+    if censored:
+        out.append(
+            f"Data multipliers with “>” are bounds: scratch never reached that accuracy at any budget it was run at "
+            f"({', '.join(sorted(censored))})."
+        )
+    return out
+
+
+def _between(low: float | int | None, high: float | int | None) -> str:
+    if low is None or high is None or not math.isfinite(low):
+        return ""
+    return f", 95 % interval {_signed(low)} to {_signed(high)}"
+
+
+def _signed(value: float | int) -> str:
+    """``+.013`` or ``−.207``, with the minus sign that is as wide as the plus."""
+    return f"{value:+.3f}".replace("-", "−").replace("0.", ".", 1)
+
+
+def _score(row: Row) -> str:
+    """``.914 [.902, .926]``, as prose."""
+    text = f"{row['accuracy']:.3f}"
+    if row["low"] is not None and math.isfinite(row["low"]):
+        text += f" [{row['low']:.3f}, {row['high']:.3f}]"
+    return text.replace("0.", ".")
+
+
+def _multiplier(row: Row | None) -> str:
+    return row["multiplier"]["text"] if row and "multiplier" in row else ""
+
+
+def _difference(row: Row | None) -> str:
+    over = row.get("over_scratch") if row else None
+    if not over:
+        return ""
+    half = over["mean"] - over["low"]
+    return _signed(over["mean"]) + (f" ±{half:.3f}".replace("0.", ".") if math.isfinite(half) else "")

@@ -1,0 +1,433 @@
+"""A study: a table of runs. It plans every arm before anything trains, resumes where it was, and ends with a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transferlab.data.dataset import Dataset, dataset
+from transferlab.errors import TransferlabError
+from transferlab.evaluate import baselines
+from transferlab.files import read_json, write_json, write_text
+from transferlab.measure.metrics import scores
+from transferlab.pretrained.source import Source, load
+from transferlab.studies.environment import environment
+from transferlab.studies.figures import learning_curves, palette_of, standalone
+from transferlab.studies.report import write_report
+from transferlab.studies.settings import ArmConfig, StudyConfig
+from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
+from transferlab.train.fit import fit_together
+from transferlab.train.profile import Profile, profile
+from transferlab.train.result import Result, write_predictions
+from transferlab.train.run import Run, Seeds, adapt
+from transferlab.train.settings import Settings
+from transferlab.train.writers import read_metrics
+from transferlab.transfer.plan import Plan
+
+TOGETHER = 64
+"""Most cells that train in one program."""
+RECORDED = (
+    "trainable_parameters", "flops", "seconds", "together", "memory", "steps", "settings", "truncated", "compilations",
+)  # fmt: skip
+"""What a study's record takes over from a run's."""
+RESUMABLE = ("budgets", "seeds", "methods", "baselines", "workdir", "grid", "keep_weights")
+"""Fields that may differ when a study is continued; an arm that was there keeps its own fields."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table: an arm (or baseline) at one budget and one seed."""
+
+    arm: str
+    budget: int
+    seed: int
+
+    def directory(self, study: Path) -> Path:
+        """Where it keeps its files."""
+        return study / "runs" / self.arm / str(self.budget) / str(self.seed)
+
+
+class Observer:
+    """What a study tells while it runs. The command line shows it; the base class is silent."""
+
+    def planned(self, arm: str, plan: Plan) -> None:
+        """The plan of an arm, before anything trains."""
+
+    def began(self, cells: int, finished: int) -> None:
+        """How many cells there are, and how many an earlier start has finished."""
+
+    def cells(self, cells: Sequence[Cell], what: str) -> None:
+        """Cells of one arm start, more than one where they train together; ``what`` is ``run``, ``tuning`` or ``baseline``."""
+
+    def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Progress within a run."""
+
+    def finished(self, cell: Cell, record: dict[str, Any]) -> None:
+        """A cell is done."""
+
+
+class Study:
+    """Everything of one study. ``plans`` is the dry run; ``run()`` does it all and returns ``result.json``'s content."""
+
+    def __init__(self, config: StudyConfig, observer: Observer | None = None):
+        self.config = config
+        self.observer = observer or Observer()
+        self.directory = study_directory(config)
+        self.source = self._open_source()
+        self.data = self._open_data()
+        available = len(self.data.train)
+        for budget in config.budgets:
+            if budget > available:
+                raise TransferlabError(
+                    f"config.budgets asks for {budget} labels, but '{config.data}' has {available} for training "
+                    f"({len(self.data.test)} more are the test split)."
+                )
+
+    def _open_source(self) -> Source:
+        source = load(self.config.source)
+        return source if self.config.image_size is None else source.resized(self.config.image_size)
+
+    def _open_data(self) -> Dataset:
+        config = self.config
+        return dataset(
+            config.data,
+            test_examples=config.test_examples,
+            text_column=config.text_column,
+            label_column=config.label_column,
+        )
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def plans(self) -> dict[str, Plan]:
+        """The plan of every arm, at its smallest budget, the cheapest first; nothing is allocated."""
+        out = {}
+        for name, arm in self.config.methods.items():
+            cells = self.config.arms_at(arm, len(self.data.train))
+            if cells:
+                budget, seed = cells[0]
+                subset = self.data.subset(budget, seed)
+                made = adapt(self.source, subset, method=arm.method, settings=arm.train, seed=seed).plan
+                out[name] = replace(made, method=name)
+        return dict(sorted(out.items(), key=lambda item: (item[1].trainable_parameters, item[0])))
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All runs: baselines, then arm by arm, so that runs that share a compiled program are neighbours."""
+        out = []
+        for name in self.config.baselines:
+            out += [Cell(name, budget, seed) for budget in self.config.budgets for seed in self.config.seeds]
+        for name in self.plans:
+            cells = self.config.arms_at(self.config.methods[name], len(self.data.train))
+            out += [Cell(name, budget, seed) for budget, seed in cells]
+        return out
+
+    def run(self) -> dict[str, Any]:
+        """Run what is not finished yet, and write tables (JSON, CSV, Markdown), the learning curves and ``report.html``.
+
+        Raises:
+            TransferlabError: the directory holds a study with other settings (the fields are named).
+        """
+        self._claim()
+        for name, made in self.plans.items():
+            self.observer.planned(name, made)
+        cells = self.cells
+        done = [cell for cell in cells if (cell.directory(self.directory) / "record.json").exists()]
+        self.observer.began(len(cells), len(done))
+        for group in self._groups([cell for cell in cells if cell not in done]):
+            baseline = group[0].arm in self.config.baselines
+            for cell, record in zip(group, [self._baseline(group[0])] if baseline else self._arms(group), strict=True):
+                write_json(cell.directory(self.directory) / "record.json", record)
+                if not baseline:
+                    self._keep_best(cell.arm)
+                self.observer.finished(cell, record)
+        return self.report()
+
+    def profiles(self) -> Iterator[tuple[str, Profile]]:
+        """Profile a few steps of each arm at its largest budget; traces lie in ``profile/ARM`` of the directory.
+
+        Raises:
+            TransferlabError: the directory holds another study.
+        """
+        self._claim()
+        for name in self.plans:
+            arm = self.config.methods[name]
+            budget, seed = max(self.config.arms_at(arm, len(self.data.train)))
+            run = self._make(Cell(name, budget, seed), arm, arm.train, self.data.subset(budget, seed))
+            yield name, profile(run, self.directory / "profile" / name)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all finished cells of this config, in the table's order."""
+        paths = [cell.directory(self.directory) / "record.json" for cell in self.cells]
+        return [read_json(path) for path in paths if path.exists()]
+
+    def report(self) -> dict[str, Any]:
+        """Write the tables and the report from what is finished; return ``result.json``'s content."""
+        records = self.records()
+        if not records:
+            raise TransferlabError(f"{self.directory} has no finished run to report on.")
+        hashes = {
+            "source": {"name": self.source.name, **self.source.origin, "tree_sha256": self.source.sha256},
+            "data": {"name": self.data.name, "sha256": self.data.sha256, **self.data.describe()},
+        }
+        manifest = {"config": self.config.raw, "environment": environment(), "hashes": hashes}
+        summary = summarise(records, test_examples=len(self.data.test))
+        result = study_result(records, summary, manifest)
+        write_json(self.directory / "result.json", result)
+        write_text(self.directory / "results.csv", results_csv(records))
+        write_text(self.directory / "table.md", markdown_page(summary, self.config.name))
+        curve = learning_curves(summary, palette_of(summary))
+        write_text(self.directory / "learning_curves.svg", standalone(curve))
+        write_report(
+            self.directory / "report.html",
+            records=records,
+            summary=summary,
+            curve=curve,
+            plan={name: plan.to_dict() for name, plan in self.plans.items()},
+            curves=self._curves(),
+            environment=manifest["environment"],
+            hashes=hashes,
+            config=self.config.raw,
+            title=self.config.name,
+        )
+        return result
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _groups(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """Cells that are run together: an arm's, where its runs can share one program step by step, else one by one."""
+        groups: dict[tuple, list[Cell]] = {}
+        for number, cell in enumerate(cells):
+            arm = self.config.methods.get(cell.arm)
+            alone = (
+                arm is None or not self._make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed)).resident
+            )
+            groups.setdefault((cell.arm, number if alone else 0), []).append(cell)
+        size = TOGETHER
+        return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+    def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Tune (in the full grid), train and test cells of one arm; return their records."""
+        arm = self.config.methods[cells[0].arm]
+        chosen = [(arm.train, None, 0.0) for _ in cells]
+        if self.config.grid == "full" and arm.tune:
+            chosen = self._tune(cells, arm)
+        self.observer.cells(cells, "run")
+        runs = [
+            self._make(cell, arm, settings, self.data.subset(cell.budget, cell.seed), cell.directory(self.directory))
+            for cell, (settings, _, _) in zip(cells, chosen, strict=True)
+        ]
+        results = fit_together(runs, self.observer.step)
+        return [
+            {
+                "name": cell.arm,
+                "kind": "method",
+                "method": arm.method.name,
+                "budget": cell.budget,
+                "seed": cell.seed,
+                "test": result.test,
+                "tuning_seconds": seconds,
+                "tuning": tuning,
+                **{name: result.record[name] for name in RECORDED},
+            }
+            for cell, result, (_, tuning, seconds) in zip(cells, results, chosen, strict=True)
+        ]
+
+    def _tune(self, cells: Sequence[Cell], arm: ArmConfig) -> list[tuple[Settings, dict[str, Any] | None, float]]:
+        """For each cell, choose by a fifth of the budget's labels; the winner then trains on all of them."""
+        splits = []
+        for cell in cells:
+            split = self.data.subset(cell.budget, cell.seed).hold_out(0.2, cell.seed)
+            splits.append(replace(split, test=np.zeros(0, np.int64)))
+        self.observer.cells(cells, "tuning")
+        runs = [
+            self._make(
+                cell, arm, replace(arm.train, **changes), split,
+                cell.directory(self.directory) / "trials" / str(number), keep_weights=False,
+            )
+            for cell, split in zip(cells, splits, strict=True)
+            for number, changes in enumerate(arm.tune)
+        ]  # fmt: skip
+        results = fit_together(runs, self.observer.step)
+        trials = len(arm.tune)
+        return [
+            _winner(arm, results[i * trials : (i + 1) * trials], len(split.validation))
+            for i, split in enumerate(splits)
+        ]
+
+    def _make(
+        self, cell: Cell, arm: ArmConfig, settings: Settings, data: Dataset, directory: Path | None = None,
+        keep_weights: bool = True,
+    ) -> Run:  # fmt: skip
+        return adapt(
+            self.source,
+            data,
+            method=arm.method,
+            settings=settings,
+            seed=Seeds(cell.seed, cell.seed),
+            directory=directory,
+            keep_weights=keep_weights,
+        )
+
+    def _baseline(self, cell: Cell) -> dict[str, Any]:
+        self.observer.cells([cell], "baseline")
+        data = self.data.subset(cell.budget, cell.seed)
+        started = time.perf_counter()
+        probabilities = self._baseline_probabilities(cell.arm, data)
+        seconds = time.perf_counter() - started
+        write_predictions(cell.directory(self.directory), data, probabilities)
+        return {
+            "name": cell.arm,
+            "kind": "baseline",
+            "method": cell.arm,
+            "budget": cell.budget,
+            "seed": cell.seed,
+            "test": scores(probabilities, data.labels[data.test]),
+            "trainable_parameters": 0,
+            "flops": 0.0,
+            "seconds": seconds,
+            "together": 1,
+            "memory": {},
+            "tuning_seconds": 0.0,
+            "steps": 0,
+            "settings": {},
+            "tuning": None,
+            "truncated": 0,
+            "compilations": 0,
+        }
+
+    def _baseline_probabilities(self, name: str, data: Dataset) -> np.ndarray:
+        labels, classes = data.labels[data.train], len(data.label_names)
+        if name == "majority":
+            return baselines.majority(labels, len(data.test), classes)
+        content = "text" if name == "tfidf" else "image"
+        if data.modality != content:
+            raise TransferlabError(f"The baseline '{name}' reads {content}s, but '{data.name}' holds {data.modality}s.")
+        train = [data.records[int(i)][content] for i in data.train]
+        test = [data.records[int(i)][content] for i in data.test]
+        fit = baselines.tfidf if name == "tfidf" else baselines.pixels
+        return fit(train, labels, test, classes)
+
+    def _keep_best(self, arm: str) -> None:
+        """Keep the weights of the arm's best run (by test accuracy); the others keep their predictions."""
+        finished = [cell for cell in self.cells if cell.arm == arm]
+        scored = []
+        for cell in finished:
+            directory = cell.directory(self.directory)
+            if (directory / "record.json").exists() and (directory / "checkpoints").is_dir():
+                scored.append((read_json(directory / "record.json")["test"]["accuracy"], directory))
+        scored.sort(key=lambda pair: pair[0], reverse=True)
+        for _, directory in scored[1 if self.config.keep_weights else 0 :]:
+            shutil.rmtree(directory / "checkpoints")
+
+    def _curves(self) -> dict[str, list[tuple[int, int, list[dict[str, Any]]]]]:
+        curves: dict[str, list[tuple[int, int, list[dict[str, Any]]]]] = {}
+        for cell in self.cells:
+            directory = cell.directory(self.directory)
+            if cell.arm not in self.config.methods or not (directory / "record.json").exists():
+                continue
+            # A tuned run's validation curve is that of the trial that won.
+            rows = read_metrics(directory / "metrics.jsonl")
+            tuning = read_json(directory / "record.json")["tuning"]
+            if tuning is not None:
+                arm = self.config.methods[cell.arm]
+                number = (
+                    [dict(t) for t in arm.tune].index(tuning["chosen"])
+                    if tuning["chosen"] in map(dict, arm.tune)
+                    else 0
+                )
+                trial = read_metrics(directory / "trials" / str(number) / "metrics.jsonl")
+                rows = rows + [row for row in trial if "validation_accuracy" in row]
+            curves.setdefault(cell.arm, []).append((cell.budget, cell.seed, rows))
+        return curves
+
+    def _claim(self) -> None:
+        """Write the config, or hold it against the one that is there."""
+        path = self.directory / "config.json"
+        mine = json.loads(json.dumps(self.config.raw))
+        if path.exists():
+            theirs = read_json(path)
+            problems = sorted(_changed(theirs, mine))
+            if problems:
+                raise TransferlabError(
+                    f"{self.directory} holds a study with another config; these fields differ: {', '.join(problems)}. "
+                    "Only added seeds, budgets and methods continue a study; choose another --config.workdir."
+                )
+        elif self.directory.is_dir() and any(self.directory.iterdir()):
+            raise TransferlabError(
+                f"{self.directory} is not empty and holds no study; choose another --config.workdir."
+            )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(path, mine)
+
+
+def _winner(
+    arm: ArmConfig, results: Sequence[Result], validation: int
+) -> tuple[Settings, dict[str, Any] | None, float]:
+    """Return (settings, what to record, seconds) of the trial with the best validation accuracy at its end.
+
+    At its end, since the winner trains on all labels and so to its end. Among equals the smaller cross-entropy wins.
+    """
+    scores = []
+    for result in results:
+        last = next(row for row in reversed(result.history) if "validation_accuracy" in row)
+        scores.append((last["validation_accuracy"], -last["validation_cross_entropy"]))
+    best = max(range(len(scores)), key=lambda i: scores[i])
+    tuning = {
+        "trials": len(arm.tune),
+        "chosen": dict(arm.tune[best]),
+        "validation_examples": validation,
+        "validation": [
+            {"settings": dict(changes), "accuracy": score, "cross_entropy": -loss}
+            for changes, (score, loss) in zip(arm.tune, scores, strict=True)
+        ],
+    }
+    seconds = sum(result.record["seconds"] for result in results)
+    return replace(arm.train, **arm.tune[best]), tuning, seconds
+
+
+def run_study(config: StudyConfig, observer: Observer | None = None) -> dict[str, Any]:
+    """Run a study from start (or from where it was) to its report; return ``result.json``'s content."""
+    return Study(config, observer).run()
+
+
+def study_directory(config: StudyConfig) -> Path:
+    """The study's directory: ``workdir``, or one derived from the config's name and hash."""
+    if config.workdir:
+        return Path(config.workdir).expanduser()
+    fixed = {k: v for k, v in config.raw.items() if k not in RESUMABLE or k == "grid"}
+    fixed["arms"] = {name: _arm_identity(arm) for name, arm in config.methods.items()}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return Path("results") / f"{config.name}-{digest}"
+
+
+def _arm_identity(arm: ArmConfig) -> dict[str, Any]:
+    return {"method": arm.method.name, **asdict(arm.method), "train": asdict(arm.train)}
+
+
+def _changed(theirs: dict[str, Any], mine: dict[str, Any]) -> Iterable[str]:
+    """Names of the fields that differ and may not."""
+    for name in sorted(theirs.keys() | mine.keys()):
+        if name not in RESUMABLE and theirs.get(name) != mine.get(name):
+            yield name
+    if theirs.get("grid") != mine.get("grid"):
+        yield "grid"
+    for name in ("budgets", "seeds"):
+        if not set(theirs.get(name, ())) <= set(mine.get(name, ())):
+            yield f"{name} (some were removed)"
+    for name, arm in theirs.get("methods", {}).items():
+        if name in mine["methods"] and _without_caps(mine["methods"][name]) != _without_caps(arm):
+            yield f"methods.{name}"
+
+
+def _without_caps(arm: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in arm.items() if key not in ("largest_budget", "first_seeds")}

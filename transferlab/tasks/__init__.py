@@ -1,0 +1,5 @@
+"""What is optimised and scored."""
+
+from transferlab.tasks.classification import Classification
+
+__all__ = ["Classification"]

@@ -1,0 +1,10 @@
+"""Training: settings, the compiled step, the loop, checkpoints, and opening a finished run."""
+
+from transferlab.train.interrupt import Interrupted
+from transferlab.train.optimizers import Optimizer
+from transferlab.train.predictor import Predictor, open_run
+from transferlab.train.result import Result
+from transferlab.train.run import Run, Seeds, adapt
+from transferlab.train.settings import Settings
+
+__all__ = ["Interrupted", "Optimizer", "Predictor", "Result", "Run", "Seeds", "Settings", "adapt", "open_run"]

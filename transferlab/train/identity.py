@@ -1,0 +1,80 @@
+"""What makes a run this run: written to its directory first, compared when the directory is met again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transferlab.errors import TransferlabError
+from transferlab.files import read_json, write_json
+from transferlab.train.run import Run
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Return plain data: compared on resume, and read by ``open_run``."""
+    source, data = run.source, run.data
+    origin = {k: v for k, v in source.origin.items() if k in ("name", "family", "revision", "files", "path")}
+    return {
+        "source": origin,
+        "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),
+                 "validation": len(data.validation), "test": len(data.test), "modality": data.modality},
+        "labels": list(data.label_names),
+        "method": {"name": run.method.name, **asdict(run.method)},
+        "transform": source.transform.describe() if source.transform else None,
+        "settings": asdict(run.settings),
+        "seeds": asdict(run.seeds),
+        "trainable": list(run.plan.trainable),
+    }  # fmt: skip
+
+
+def claim(run: Run, directory: Path) -> None:
+    """Write what this run is, or compare with what the directory says it is.
+
+    Raises:
+        TransferlabError: the directory holds another run; the fields that differ are named.
+    """
+    mine = identity(run)
+    path = directory / "run.json"
+    if path.exists():
+        differences = sorted(_differences(read_json(path), mine))
+        if differences:
+            raise TransferlabError(f"{directory} holds another run; these fields differ: {'; '.join(differences)}.")
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "plan.json", run.plan.to_dict())
+    write_json(path, mine)
+
+
+def check_base(run: Run, meta: dict[str, Any]) -> None:
+    """Hold a checkpoint's base and its set of trainable leaves against the run's.
+
+    Raises:
+        TransferlabError: they are others.
+    """
+    if meta["base"]["sha256"] != run.source.sha256:
+        raise TransferlabError(
+            f"The checkpoint in {run.directory} stands on other weights than '{run.source.name}' has now "
+            f"(SHA-256 {meta['base']['sha256'][:12]}… against {run.source.sha256[:12]}…)."
+        )
+    if meta["trainable"] != list(run.plan.trainable):
+        raise TransferlabError(f"The checkpoint in {run.directory} trained another set of leaves.")
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for key in sorted(old.keys() | new.keys()):
+            here = f"{path}.{key}" if path else str(key)
+            # A base may lie elsewhere now; its hash is compared when a checkpoint is read.
+            if here != "source.path":
+                out += _differences(old.get(key), new.get(key), here)
+        return out
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        return [] if list(old) == list(new) else [f"{path} ({_short(old)} → {_short(new)})"]
+    return [] if old == new else [f"{path} ({_short(old)} → {_short(new)})"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 40 else text[:37] + "…"

@@ -1,0 +1,352 @@
+"""The loop: steps between events (a row of metrics, a validation, a checkpoint, a stop), for one run or many at once.
+
+An *engine* advances its members and answers for them: :class:`Streaming` takes one run through batches that are made
+as they are needed, :class:`Resident` takes any number of runs whose carries lie on the device through one program.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from transferlab import trees
+from transferlab.data.batches import evaluation_order, stream, weights
+from transferlab.measure.metrics import accuracy, cross_entropy
+from transferlab.train.checkpoints import Checkpoints
+from transferlab.train.interrupt import Interrupted, StopRequest
+from transferlab.train.program import State
+from transferlab.train.result import Report
+from transferlab.train.run import Run
+from transferlab.train.writers import MetricsWriter
+
+CHUNK = 200
+"""Most steps that a resident population takes in one call: Ctrl-C waits for no more."""
+
+
+@dataclass
+class Member:
+    """One run while it trains: what is logged, and what is kept of it.
+
+    Attributes:
+        run: what trains.
+        frozen: the frozen leaves that its program needs.
+        key: of its carries in the frontier cache; None where nothing is cached.
+        writer, checkpoints: where its metrics and states go.
+        pending: metrics of steps that no row covers yet.
+        before: seconds that earlier starts of it took.
+        best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
+    """
+
+    run: Run
+    frozen: trees.Tree
+    key: str | None
+    writer: MetricsWriter
+    checkpoints: Checkpoints | None
+    pending: list[dict[str, float]] = field(default_factory=list)
+    before: float = 0.0
+    best: tuple[float, int, State, dict[str, Any]] | None = None
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.run.steps
+
+    def next_event(self, done: int) -> int:
+        """The step at which something has to be looked at."""
+        settings = self.run.settings
+        events = [self.total]
+        if len(self.run.data.validation):
+            events.append(next(s for s in self._validations if s > done))
+        if settings.checkpoint_steps and self.checkpoints is not None:
+            events.append((done // settings.checkpoint_steps + 1) * settings.checkpoint_steps)
+        return min(events)
+
+    @property
+    def _validations(self) -> list[int]:
+        parts = self.run.settings.evaluations
+        return sorted({max(1, round(self.total * k / parts)) for k in range(1, parts + 1)})
+
+    def validates(self, done: int) -> bool:
+        """Whether the validation split is scored after this step."""
+        return len(self.run.data.validation) > 0 and done in self._validations
+
+    def log(self, first: int, metrics: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+        """Take in the metrics of the steps after ``first``; return the rows that are complete."""
+        rows, settings = [], self.run.settings
+        for step, one in enumerate(metrics, first + 1):
+            self.pending.append(one)
+            if step % settings.log_every == 0 or step == self.total:
+                rows.append({"step": step, **_means(self.pending)})
+                self.pending = []
+        return rows
+
+    def score(self, probabilities: Float[np.ndarray, "n labels"]) -> dict[str, float]:
+        """Validation metrics."""
+        data = self.run.data
+        labels = data.labels[data.validation]
+        return {
+            "validation_accuracy": accuracy(probabilities, labels),
+            "validation_cross_entropy": cross_entropy(probabilities, labels),
+        }
+
+    def save(self, state: Callable[[], State], done: int, seconds: float) -> None:
+        """Write the best state, if it is not on disk yet, and then this one."""
+        if self.checkpoints is None:
+            return
+        if self.best is not None and self.best[1] < done:
+            score, _, best, meta = self.best
+            self.checkpoints.save(best, {**meta, "score": score}, score)
+        score = self.best[0] if self.best is not None and self.best[1] == done else None
+        self.checkpoints.save(state(), {**self.run.meta(done, self.pending, seconds), "score": score}, score)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What the loop asks of an engine. ``done`` counts finished steps, the same for all members."""
+
+    done: int
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The runs it takes along."""
+        ...
+
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
+        """Take steps until ``upto`` or until a stop is asked for; return each member's metrics, a dict a step."""
+        ...
+
+    def state(self, member: int) -> State:
+        """A member's state."""
+        ...
+
+    def predict(
+        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+        """Probabilities for these examples of these members, with their present or the given states."""
+        ...
+
+
+def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
+    """Take every member to its last step.
+
+    Raises:
+        Interrupted: a stop was asked for; members that keep checkpoints wrote one first.
+    """
+    members = engine.members
+    total = max(member.total for member in members)
+    settings = members[0].run.settings
+    started = saved = time.perf_counter()
+    while engine.done < total:
+        first = engine.done
+        live = [i for i, member in enumerate(members) if member.total > first]
+        metrics = engine.advance(min(members[i].next_event(first) for i in live), stop, report)
+        done = engine.done
+        rows = {i: members[i].log(first, metrics[i]) for i in live}
+        # A stop that was asked for before the first of these steps leaves nothing new to score.
+        scored = [i for i in live if done > first and members[i].validates(done)]
+        if scored:
+            probabilities = engine.predict({i: members[i].run.data.validation for i in scored})
+            for i in scored:
+                _take_score(members[i], rows[i], done, probabilities[i], lambda i=i: engine.state(i))
+        for i in live:
+            for row in rows[i]:
+                members[i].writer.write(row)
+        if report is not None and live:
+            report(done, total, rows[live[0]][-1] if rows[live[0]] else {})
+        every = settings.checkpoint_steps
+        due = done % every == 0 if every else time.perf_counter() - saved > settings.checkpoint_seconds
+        for i in live:
+            if due or stop.asked or (done == members[i].total and members[i].run.keep_weights):
+                seconds = members[i].before + (time.perf_counter() - started) / len(members)
+                members[i].save(lambda i=i: engine.state(i), done, seconds)
+        if due:
+            saved = time.perf_counter()
+        if stop.asked and done < total:
+            for member in members:
+                if member.checkpoints is not None:
+                    member.checkpoints.close()
+            raise Interrupted(f"Stopped after step {done} of {total}.")
+
+
+def _take_score(
+    member: Member, rows: list[dict[str, Any]], done: int, probabilities: np.ndarray, state: Callable[[], State]
+) -> None:
+    """Put a validation in its row, and keep the state if it is the best so far."""
+    found = member.score(probabilities)
+    if rows and rows[-1]["step"] == done:
+        rows[-1].update(found)
+    else:
+        rows.append({"step": done, **found})
+    # Accuracy decides; among equals the smaller cross-entropy.
+    score = found["validation_accuracy"] - 1e-3 * found["validation_cross_entropy"]
+    if member.best is None or score > member.best[0]:
+        kept = jax.tree.map(lambda x: np.array(x, copy=True), state())
+        member.best = (score, done, kept, member.run.meta(done, member.pending, member.before))
+
+
+class Streaming:
+    """One run, batch after batch: whatever the carry, and whatever the size of the data."""
+
+    def __init__(self, member: Member, state: State):
+        self.members = [member]
+        self.done = int(state["step"])
+        self._state = state
+        self._hyper = member.run.hyper()
+        self._batches = stream(member.run.order, self._batch, self.done)
+
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
+        member = self.members[0]
+        run, waiting = member.run, []
+        # A row of metrics is written when it is complete.
+        every = run.settings.log_every
+        upto = min(upto, (self.done // every + 1) * every)
+        while self.done < upto and not stop.asked:
+            batch = jax.device_put(next(self._batches))
+            self._state, metrics = run.program.step(self._state, member.frozen, batch, self._hyper)
+            run.flops += run.program.step.flops(self._state, member.frozen, batch, self._hyper)
+            waiting.append(metrics)
+            self.done += 1
+            if report is not None and self.done < upto:
+                report(self.done, member.total, {})
+        # One transfer for the metrics of all these steps.
+        return [[{name: float(value) for name, value in row.items()} for row in jax.device_get(waiting)]]
+
+    def state(self, member: int) -> State:
+        return self._state
+
+    def predict(
+        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+        member = self.members[0]
+        run, indices = member.run, wanted[0]
+        state = self._state if states is None else states[0]
+        rows = run.settings.batch_size
+        place = {int(i): row for row, i in enumerate(indices)}
+        out = np.zeros((len(indices), len(run.data.label_names)), np.float32)
+        # Every example once; padding rows never leave this function.
+        for batch in evaluation_order(indices, run.feed.buckets(indices), rows):
+            carry = run.carry(batch, rows, member.key)
+            got = run.program.predict(state["params"], member.frozen, state["stats"], carry)
+            out[[place[int(i)] for i in batch.indices]] = np.asarray(got)[: len(batch.indices)]
+        return {0: out}
+
+    def _batch(self, batch: Any) -> dict[str, Any]:
+        run = self.members[0].run
+        rows = run.settings.batch_size
+        labels = np.zeros(rows, np.int32)
+        labels[: len(batch.indices)] = run.data.labels[batch.indices]
+        carry = run.carry(batch, rows, self.members[0].key)
+        return {"carry": carry, "label": labels, "weight": weights(len(batch.indices), rows)}
+
+
+class Resident:
+    """Runs that share a program and cached carries of one vector an example: all on the device, stepping together.
+
+    Members that have finished stay in the program, masked, until half of it stands still; then the others are
+    gathered into a smaller one.
+    """
+
+    def __init__(self, members: Sequence[Member], states: Sequence[State]):
+        self.members = members
+        self.done = int(states[0]["step"])
+        first = members[0]
+        parts = [part for m in members for part in (m.run.data.train, m.run.data.validation, m.run.data.test)]
+        self._examples = np.unique(np.concatenate(parts))
+        assert first.key is not None
+        table = first.run.cache.rows(first.key, self._examples, 0, len(self._examples), ())
+        self._table = jax.device_put(table)
+        self._slots = list(range(len(members)))
+        self._states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        self._hypers = self._stack_hypers()
+        self._finished: dict[int, State] = {}
+
+    def _stack_hypers(self) -> Any:
+        hypers = [self.members[i].run.hyper() for i in self._slots]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *hypers)
+
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
+        out: list[list[dict[str, float]]] = [[] for _ in self.members]
+        while self.done < upto and not stop.asked:
+            n = min(upto - self.done, CHUNK)
+            self._compact()
+            first, rows = self.members[self._slots[0]], self._rows(n)
+            self._count_flops(first, rows, n)
+            arguments = (self._states, first.frozen, self._table, rows, self._hypers)
+            self._states, metrics = first.run.program.population(*arguments)
+            fetched = jax.device_get(metrics)
+            for slot, i in enumerate(self._slots):
+                steps = min(n, self.members[i].total - self.done)
+                out[i] += [{name: float(v[slot, s]) for name, v in fetched.items()} for s in range(steps)]
+            self.done += n
+            if report is not None and self.done < upto:
+                report(self.done, max(m.total for m in self.members), {})
+        return out
+
+    def _rows(self, n: int) -> dict[str, np.ndarray]:
+        size = self.members[0].run.settings.batch_size
+        shape = (len(self._slots), n, size)
+        index, label = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        weight, live = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
+        for slot, i in enumerate(self._slots):
+            run = self.members[i].run
+            for s in range(min(n, run.steps - self.done)):
+                chosen = run.order[self.done + s].indices
+                index[slot, s, : len(chosen)] = np.searchsorted(self._examples, chosen)
+                label[slot, s, : len(chosen)] = run.data.labels[chosen]
+                weight[slot, s, : len(chosen)] = 1.0
+                live[slot, s] = True
+        return {"index": index, "label": label, "weight": weight, "live": live}
+
+    def _count_flops(self, first: Member, rows: dict[str, np.ndarray], n: int) -> None:
+        """Each member's steps cost what a step of a run made alone costs."""
+        size = rows["index"].shape[-1]
+        carry = {k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype) for k, v in self._table.items()}
+        vector = {k: jax.ShapeDtypeStruct((size,), rows[k].dtype) for k in ("label", "weight")}
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (self._states, self._hypers))
+        cost = first.run.program.step.flops(one[0], first.frozen, {"carry": carry, **vector}, one[1])
+        for i in self._slots:
+            self.members[i].run.flops += cost * max(0, min(n, self.members[i].total - self.done))
+
+    def _compact(self) -> None:
+        for slot, i in enumerate(self._slots):
+            if self.members[i].total <= self.done and i not in self._finished:
+                self._finished[i] = self._slice(slot)
+        live = [slot for slot, i in enumerate(self._slots) if i not in self._finished]
+        if len(live) <= len(self._slots) // 2:
+            keep = np.array(live)
+            self._states = jax.tree.map(lambda x: x[keep], self._states)
+            self._slots = [self._slots[slot] for slot in live]
+            self._hypers = self._stack_hypers()
+
+    def _slice(self, slot: int) -> State:
+        return jax.tree.map(lambda x: x[slot], self._states)
+
+    def state(self, member: int) -> State:
+        return self._finished[member] if member in self._finished else self._slice(self._slots.index(member))
+
+    def predict(
+        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+        given = {i: self.state(i) if states is None else states[i] for i in wanted}
+        longest = max(len(indices) for indices in wanted.values())
+        index = np.zeros((len(wanted), longest), np.int32)
+        for row, indices in enumerate(wanted.values()):
+            index[row, : len(indices)] = np.searchsorted(self._examples, indices)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[given[i] for i in wanted])
+        first = self.members[0]
+        predict = first.run.program.population_predict
+        got = np.asarray(predict(stacked["params"], first.frozen, stacked["stats"], self._table, index))
+        return {i: got[row, : len(indices)] for row, (i, indices) in enumerate(wanted.items())}
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean loss and accuracy since the last row; the newest of what is not averaged."""
+    out = {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "accuracy")}
+    return out | {name: rows[-1][name] for name in ("gradient_norm", "learning_rate")}

@@ -1,0 +1,127 @@
+"""Optimizers over the trainable subtree alone: an optax rule, then decay and step size per leaf."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from transferlab import trees
+from transferlab.errors import TransferlabError, nearest
+
+NEEDS_MORE = {
+    "lbfgs": "it needs the value of the loss and a line search",
+    "polyak_sgd": "it needs the value of the loss",
+    "dpsgd": "it needs a gradient per example",
+    "noisy_sgd": "it keeps a random state of its own, and keys here follow from seed and step",
+    "rprop": "its learning rate is the first of its step sizes, not a factor",
+    "fromage": "its learning rate is no factor of its update",
+}
+"""Optimizers of optax that a step which scales updates by leaf and schedule cannot take, and why."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimizer of optax, by its name there, with its arguments.
+
+    Learning rate and decay are the run's, by leaf: the rule is made with a learning rate of 1 and no decay. For transfer:
+    ``adamw`` (Loshchilov & Hutter 2019) is what transformers are fine-tuned with; ``sgd`` with ``momentum`` 0.9 what BiT
+    and most convolutional networks are (Kolesnikov et al. 2020); ``adafactor`` (Shazeer & Stern 2018) keeps a row and a
+    column of second moments instead of a matrix, for models whose moments do not fit.
+
+    Attributes:
+        name: ``adamw``, ``sgd``, ``adafactor``, ``lion``, ``lamb`` and so on.
+        arguments: of optax's function, as ``{"b2": 0.95}`` or ``{"momentum": 0.9}``.
+        clip_norm: global norm of the trainable leaves' gradient is cut to this; None leaves it.
+    """
+
+    name: str = "adamw"
+    arguments: dict[str, Any] = field(default_factory=dict, hash=False)
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name in NEEDS_MORE:
+            raise TransferlabError(f"The optimizer '{self.name}' cannot be used: {NEEDS_MORE[self.name]}.")
+        if self.name not in names():
+            raise TransferlabError(f"Unknown optimizer '{self.name}'.{nearest(self.name, names())}")
+        known = set(inspect.signature(getattr(optax, self.name)).parameters) - set(_OURS)
+        for argument in self.arguments:
+            if argument in _OURS:
+                raise TransferlabError(f"optimizer.arguments.{argument}: {_OURS[argument]}.")
+            if argument not in known:
+                raise TransferlabError(f"'{self.name}' takes no argument '{argument}'.{nearest(argument, known)}")
+
+    def rule(self) -> optax.GradientTransformation:
+        """The optax transformation from gradients to directions of descent, without decay and learning rate."""
+        make = getattr(optax, self.name)
+        none = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(make).parameters else {}
+        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        return optax.chain(*clip, make(learning_rate=1.0, **none, **self.arguments), optax.scale(-1.0))
+
+
+_OURS = {
+    "learning_rate": "the learning rate is a field of the training settings",
+    "weight_decay": "weight_decay is a field of the training settings",
+    "weight_decay_rate": "weight_decay is a field of the training settings",
+    "mask": "which leaves decay follows from the method's groups",
+    "weight_decay_mask": "which leaves decay follows from the method's groups",
+}
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Names of the optimizers of optax that can be used."""
+    found = []
+    for name in dir(optax):
+        thing = getattr(optax, name)
+        if name in NEEDS_MORE or not inspect.isfunction(thing) or name.startswith(("_", "scale_by", "inject")):
+            continue
+        made = inspect.signature(thing)
+        if "learning_rate" in made.parameters and "Transformation" in str(made.return_annotation):
+            found.append(name)
+    return tuple(found)
+
+
+def learning_rate(
+    schedule: str, step: Float[Array, ""], peak: Float[Array, ""], total: Float[Array, ""], warmup: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Learning rate of the update that follows ``step`` finished ones; all but ``schedule`` may be traced."""
+    rising = (step + 1.0) / jnp.maximum(warmup, 1.0)
+    done = jnp.clip((step - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
+    falling = {
+        "linear": 1.0 - done,
+        "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+        "constant": jnp.ones_like(done),
+    }[schedule]
+    return peak * jnp.where(step < warmup, rising, falling)
+
+
+def apply_updates(
+    params: trees.Tree,
+    updates: trees.Tree,
+    rate: Float[Array, ""],
+    decay: Float[Array, ""],
+    lr_scales: Mapping[str, float],
+    decays: Mapping[str, float],
+) -> trees.Tree:
+    """Return ``p − rate · lr_scale · (update + decay · decay_factor · p)`` for each leaf (Loshchilov & Hutter 2019)."""
+    new: dict[str, Any] = {}
+    flat = trees.flatten(updates)
+    for path, p in trees.walk(params):
+        change = flat[path]
+        if decays[path]:
+            change = change + decay * decays[path] * p
+        new[path] = (p - rate * lr_scales[path] * change).astype(p.dtype)
+    return trees.unflatten(new)
+
+
+def global_norm(tree: trees.Tree) -> Float[Array, ""]:
+    """Euclidean norm over all leaves of the tree."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))

@@ -1,0 +1,127 @@
+"""``open_run``: a finished run, opened for use on new texts or images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from transferlab import trees
+from transferlab.data.batches import evaluation_order
+from transferlab.data.images import ImageTransform
+from transferlab.data.text import TextTransform
+from transferlab.errors import TransferlabError
+from transferlab.files import read_json
+from transferlab.methods.base import method_from
+from transferlab.pretrained.source import Source, load
+from transferlab.train.checkpoints import Checkpoints
+from transferlab.train.run import plan_for
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A finished run: ``predictor(["some text"])`` gives one row of probabilities per example.
+
+    Attributes:
+        labels: label names, in the order of the columns.
+        transform: the preprocessing it was trained with.
+    """
+
+    labels: tuple[str, ...]
+    transform: TextTransform | ImageTransform = field(repr=False)
+    definition: trees.Definition = field(repr=False)
+    params: trees.Tree = field(repr=False)
+    state: trees.Tree = field(repr=False)
+
+    @property
+    def modality(self) -> str:
+        """``text`` or ``image``."""
+        return "text" if isinstance(self.transform, TextTransform) else "image"
+
+    def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples labels"]:
+        """Return probabilities for texts, or for images as uint8 arrays (height, width, channels)."""
+        rows = min(rows, max(len(examples), 1))
+        out = np.zeros((len(examples), len(self.labels)), np.float32)
+        encoded, buckets = [], np.zeros(len(examples), np.int32)
+        if isinstance(self.transform, TextTransform):
+            encoded = self.transform.encode(list(examples))
+            buckets = np.array([self.transform.bucket(len(one.ids)) for one in encoded], np.int32)
+        for batch in evaluation_order(np.arange(len(examples)), buckets, rows):
+            if isinstance(self.transform, TextTransform):
+                inputs = self.transform.pad([encoded[i] for i in batch.indices], batch.bucket, rows)
+            else:
+                pixels = np.stack([self.transform(examples[i]) for i in batch.indices])
+                empty = np.zeros((rows - len(pixels), *pixels.shape[1:]), np.float32)
+                inputs = {"pixel_values": np.concatenate([pixels, empty])}
+            out[batch.indices] = np.asarray(self._predict(self.params, self.state, inputs))[: len(batch.indices)]
+        return out
+
+    @cached_property
+    def _predict(self) -> Any:
+        def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> jax.Array:
+            return jax.nn.softmax(self.definition.merge(params, state)(inputs)["logits"].astype(jnp.float32))
+
+        return jax.jit(predict)
+
+
+def open_run(directory: str | Path) -> Predictor:
+    """Open a finished run: what ``fit`` trained, on the base it stands on.
+
+    Raises:
+        TransferlabError: no finished run there, its weights were not kept, or the base is absent or not what it was.
+    """
+    directory = Path(directory)
+    if not (directory / "result.json").exists() or not (directory / "run.json").exists():
+        raise TransferlabError(f"{directory} holds no finished run (no result.json and run.json).")
+    identity = read_json(directory / "run.json")
+    if not (directory / "checkpoints").is_dir():
+        raise TransferlabError(
+            f"{directory} kept its predictions but not its weights; those of the best run of each arm are kept."
+        )
+    checkpoints = Checkpoints(directory / "checkpoints")
+    step = checkpoints.best
+    if step is None:
+        raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
+    source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])
+    trained, stats = checkpoints.weights(step)
+    checkpoints.close()
+    made = plan_for(source, identity["labels"], method_from(identity["method"]))
+    params, state = made.place(identity["seeds"]["initialisation"])
+    frozen = trees.split_by(params, made.trainable)[1]
+    assert source.transform is not None
+    return Predictor(
+        tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state
+    )
+
+
+def _find_base(base: dict[str, Any]) -> Source:
+    """Look for the base at its recorded path, then by name in the cache and at its source; hold its hash against ours."""
+    origin, tried = base["source"], []
+    for place in dict.fromkeys([origin["name"], origin.get("path", "")]):
+        if not place:
+            continue
+        try:
+            source = load(place)
+        except TransferlabError as error:
+            tried.append(f"'{place}': {error}")
+            continue
+        if source.sha256 == base["sha256"]:
+            return source
+        tried.append(f"'{place}': its weights are others (SHA-256 {source.sha256[:12]}…)")
+    raise TransferlabError(
+        f"The base of this run is '{origin['name']}' with SHA-256 {base['sha256'][:12]}…; it was not found. Looked at:\n  "
+        + "\n  ".join(tried)
+    )
+
+
+def _with_transform(source: Source, wanted: dict[str, Any]) -> Source:
+    if wanted["kind"] == "image" and isinstance(source.transform, ImageTransform):
+        return source.resized(int(wanted["size"]))
+    return source

@@ -1,0 +1,179 @@
+"""Where a step's time goes: a trace for Perfetto or TensorBoard, and a page that says it by stage."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferlab.data.batches import Batch
+from transferlab.errors import TransferlabError
+from transferlab.files import write_text
+from transferlab.train.fit import prepare
+from transferlab.train.loop import Streaming
+from transferlab.train.run import Run
+
+FREQUENT = 200
+"""How many of a run's batches are looked at for their most frequent shape."""
+_OPERATION = re.compile(
+    r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name=\"((?:[^\"\\]|\\.)*)\"", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a few steps of a run were made of.
+
+    Attributes:
+        step_seconds: median wall-clock of a step, without tracing.
+        idle: share of a traced step in which no operation ran.
+        flops: operations of a step, as XLA counts them.
+        peak: operations per second of a large matrix product on this device, measured just after.
+        stages: (stage, ``forward``, ``backward`` or ``update``, share of the operations' time), in the model's order.
+        rows, length: the batch that was profiled; length 0 for images.
+        trace: directory that ``tensorboard --logdir`` and https://ui.perfetto.dev open.
+    """
+
+    step_seconds: float
+    idle: float
+    flops: float
+    peak: float
+    stages: tuple[tuple[str, str, float], ...]
+    rows: int
+    length: int
+    trace: Path
+
+    def __str__(self) -> str:
+        batch = f"{self.rows} examples" + (f" of {self.length} tokens" if self.length else "")
+        achieved = self.flops / self.step_seconds
+        lines = [
+            f"A step on {batch}: {self.step_seconds * 1e3:.0f} ms, {self.flops / 1e9:.1f} GFLOP, "
+            f"{achieved / 1e9:.0f} GFLOP/s: {achieved / self.peak:.0%} of a matrix product's {self.peak / 1e9:.0f} here; "
+            f"{self.idle:.0%} of the time nothing ran.",
+            "",
+            f"{'stage':<16}{'forward':>10}{'backward':>10}{'update':>10}",
+        ]
+        by_stage: dict[str, dict[str, float]] = defaultdict(dict)
+        for stage, direction, share in self.stages:
+            by_stage[stage][direction] = share
+        for stage, shares in by_stage.items():
+            cells = (f"{shares[d]:>10.1%}" if d in shares else " " * 10 for d in ("forward", "backward", "update"))
+            lines.append(f"{stage:<16}{''.join(cells)}".rstrip())
+        return "\n".join([*lines, "", f"Shares of the operations' time. Trace: {self.trace}"])
+
+
+def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
+    """Take a few steps of a run (nothing of it is kept) at its most frequent batch shape, with and without a trace.
+
+    The step is that of the run made alone, also where a study would put it in a population.
+    Writes ``directory/trace`` and ``directory/profile.txt``.
+    """
+    member, state = prepare(run, {})
+    if member.checkpoints is not None:
+        member.checkpoints.close()
+    engine, program, hyper = Streaming(member, state), run.program, run.hyper()
+    batches = [run.order[step] for step in range(min(run.steps, FREQUENT))]
+    length = Counter(batch.bucket for batch in batches).most_common(1)[0][0]
+    chosen: Batch = next(batch for batch in batches if batch.bucket == length)
+    batch = jax.device_put(engine._batch(chosen))
+    state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
+    flops = program.step.flops(state, member.frozen, batch, hyper)
+    text = program.step.text(state, member.frozen, batch, hyper)
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
+        seconds.append(time.perf_counter() - started)
+    trace = directory / "trace"
+    shutil.rmtree(trace, ignore_errors=True)
+    with jax.profiler.trace(str(trace)):
+        for _ in range(steps):
+            state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
+    spans = read_trace(trace)
+    names = [stage.name for stage in run.plan.definition.module.all_stages()]
+    made = Profile(
+        float(np.median(seconds)), idle_share(spans), flops, matrix_product_speed(), by_stage(spans, text, names),
+        len(batch["label"]), length, trace,
+    )  # fmt: skip
+    write_text(directory / "profile.txt", f"{made}\n")
+    return made
+
+
+Span = tuple[str, float, float]
+"""(operation in the compiled program, start, end), in microseconds."""
+
+
+def read_trace(directory: Path) -> list[Span]:
+    """Read the operations of a JAX trace.
+
+    Raises:
+        TransferlabError: the profiler wrote no trace there, or one without operations.
+    """
+    files = sorted(directory.rglob("*.trace.json.gz"))
+    if not files:
+        raise TransferlabError(f"{directory} holds no trace.")
+    with gzip.open(files[-1], "rt", encoding="utf-8") as file:
+        events: list[dict[str, Any]] = json.load(file)["traceEvents"]
+    spans = [
+        (str(event["args"]["hlo_op"]), float(event["ts"]), float(event["ts"]) + float(event["dur"]))
+        for event in events
+        if event.get("ph") == "X" and "hlo_op" in event.get("args", {})
+    ]
+    if not spans:
+        raise TransferlabError(f"{files[-1]} names no operation of a compiled program.")
+    return spans
+
+
+def idle_share(spans: list[Span]) -> float:
+    """Share of the time from the first operation to the last in which none ran, on any thread."""
+    busy, end = 0.0, float("-inf")
+    for _, start, stop in sorted(spans, key=lambda span: span[1]):
+        busy += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    whole = end - min(start for _, start, _ in spans)
+    return 1.0 - busy / whole if whole > 0 else 0.0
+
+
+def by_stage(spans: list[Span], text: str, stages: list[str]) -> tuple[tuple[str, str, float], ...]:
+    """Sum the spans by stage and direction, from the names that the compiled program keeps of where each came from."""
+    origins = dict(_OPERATION.findall(text))
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    for name, start, stop in spans:
+        sums[_place(origins.get(name, ""), stages)] += stop - start
+    total = sum(sums.values())
+    order = {stage: i for i, stage in enumerate([*stages, "loss", "optimizer", "other"])}
+    found = sorted(sums.items(), key=lambda item: (order[item[0][0]], item[0][1] != "forward"))
+    return tuple((stage, direction, share / total) for (stage, direction), share in found)
+
+
+def _place(origin: str, stages: list[str]) -> tuple[str, str]:
+    parts = origin.split("/", 1)[-1] if origin.startswith("jit(") else origin
+    direction = "backward" if "transpose(" in parts else "forward"
+    fitting = [stage for stage in stages if re.search(rf"(^|[(/]){re.escape(stage)}([)/]|$)", parts)]
+    if fitting:
+        return max(fitting, key=len), direction
+    if "jvp(" in parts:
+        return "loss", direction
+    return ("optimizer", "update") if parts else ("other", "forward")
+
+
+def matrix_product_speed(size: int = 2048, repeats: int = 5) -> float:
+    """Operations per second of a float32 matrix product: the best of a few, since a lull is no property of a device."""
+    product, x = jax.jit(jnp.matmul), jnp.ones((size, size), jnp.float32)
+    jax.block_until_ready(product(x, x))
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best

@@ -1,0 +1,258 @@
+"""The compiled step: one program per (architecture, what trains, optimizer) and batch shape, shared by every run.
+
+Learning rate, decay, seed and length of the run are arguments, so that seeds and tuning trials do not recompile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transferlab import trees
+from transferlab.models.backbone import key_for, run_stages
+from transferlab.select import owns
+from transferlab.tasks.classification import Classification
+from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
+from transferlab.train.settings import Settings
+from transferlab.transfer.plan import Plan
+
+State = dict[str, Any]
+"""``params`` (trainable leaves), ``stats`` (batch statistics), ``optimizer``, ``step``: plain, saved as it is."""
+
+
+class Compiled:
+    """A jitted function that is compiled ahead of time, once for each shape of what varies, and counts what it costs.
+
+    Attributes:
+        compilations: how many shapes were compiled.
+        seconds: time spent compiling.
+    """
+
+    def __init__(self, function: Callable[..., Any], varies: tuple[int, ...], donate: tuple[int, ...] = ()):
+        self._jit = jax.jit(function, donate_argnums=donate)
+        self._varies = varies
+        self._programs: dict[tuple, Any] = {}
+        self._flops: dict[tuple, float] = {}
+        self.seconds = 0.0
+
+    @property
+    def compilations(self) -> int:
+        return len(self._programs)
+
+    def __call__(self, *args: Any) -> Any:
+        mark = self._mark(args)
+        if mark not in self._programs:
+            start = time.perf_counter()
+            self._programs[mark] = self._lower(mark, args).compile()
+            self.seconds += time.perf_counter() - start
+        return self._programs[mark](*args)
+
+    def flops(self, *args: Any) -> float:
+        """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
+        mark = self._mark(args)
+        if mark not in self._flops:
+            start = time.perf_counter()
+            self._lower(mark, args)
+            self.seconds += time.perf_counter() - start
+        return self._flops[mark]
+
+    def text(self, *args: Any) -> str:
+        """The compiled program for these arguments, as XLA writes it; it was called with such before."""
+        return self._programs[self._mark(args)].as_text()
+
+    @property
+    def temporary_bytes(self) -> int:
+        """The most that any of its programs holds beside arguments and results: activations and gradients."""
+        found = [program.memory_analysis() for program in self._programs.values()]
+        return max((int(one.temp_size_in_bytes) for one in found if one is not None), default=0)
+
+    def _lower(self, mark: tuple, args: tuple[Any, ...]) -> Any:
+        lowered = self._jit.lower(*args)
+        self._flops[mark] = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+        return lowered
+
+    def _mark(self, args: tuple[Any, ...]) -> tuple:
+        leaves = jax.tree_util.tree_leaves_with_path([args[i] for i in self._varies])
+        return tuple((str(path), leaf.shape, str(leaf.dtype)) for path, leaf in leaves)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`."""
+
+    definition: trees.Definition
+    trainable: tuple[tuple[str, float, float], ...]
+    frontier: int
+    training: frozenset[str]
+    task: Classification
+    optimizer: Optimizer
+    schedule: str
+    accumulate: int = 1
+    compute: str = "float32"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The trainable leaves."""
+        return tuple(path for path, _, _ in self.trainable)
+
+    def needed(self, frozen: trees.Tree) -> trees.Tree:
+        """Return the frozen leaves that stages from the frontier on use; the others never enter the step."""
+        return trees.unflatten({path: leaf for path, leaf in trees.walk(frozen) if owns(self._prefixes, path)})
+
+    @cached_property
+    def _prefixes(self) -> list[str]:
+        stages = self.definition.module.all_stages()[self.frontier :]
+        return [prefix for stage in stages for prefix in stage.owns + stage.borrows]
+
+    def initial(self, params: trees.Tree, stats: trees.Tree) -> State:
+        """Return the state before the first step; optimizer moments for trainable leaves only."""
+        # Copied, since the state is donated to the step and the placed arrays may be shared between runs.
+        params, stats = jax.tree.map(jnp.copy, (params, stats))
+        return {
+            "params": params,
+            "stats": stats,
+            "optimizer": self.optimizer.rule().init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    def advance(self, state: State, frozen: trees.Tree, batch: dict, hyper: dict) -> tuple[State, dict]:
+        """One update, to be traced: (state, frozen, batch, hyper) → (state, metrics)."""
+        lr_scales = {path: scale for path, scale, _ in self.trainable}
+        decays = {path: decay for path, _, decay in self.trainable}
+        key = key_for(hyper["seed"], state["step"])
+        loss, accuracy, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
+        now = state["step"].astype(jnp.float32)
+        rate = learning_rate(self.schedule, now, hyper["learning_rate"], hyper["total"], hyper["warmup"])
+        updates: Any
+        updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
+        params = apply_updates(state["params"], updates, rate, hyper["weight_decay"], lr_scales, decays)
+        metrics = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(grads), "learning_rate": rate}
+        return {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}, metrics
+
+    def _gradients(
+        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, batch: dict, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, trees.Tree, trees.Tree]:
+        """(loss, accuracy, batch statistics, gradients) of a batch, in ``accumulate`` parts one after another."""
+
+        def part(stats: trees.Tree, batch: dict, key: jax.Array) -> tuple[Any, trees.Tree]:
+            def objective(params: trees.Tree) -> tuple[jax.Array, tuple]:
+                model = self._model(params, frozen, stats)
+                carry = {**trees.cast(batch["carry"], self.compute), "weight": batch["weight"]}
+                stop = len(model.all_stages())
+                out = run_stages(model, carry, self.frontier, stop, key, self.training)
+                loss = self.task.loss(out["logits"], batch["label"], batch["weight"])
+                hits = self.task.correct(out["logits"], batch["label"], batch["weight"])
+                return loss, (hits, trees.state_of(model))
+
+            (loss, (hits, stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+            return (loss, hits, grads), stats
+
+        if self.accumulate == 1:
+            (loss, hits, grads), stats = part(stats, batch, key)
+            return loss, hits, stats, grads
+        whole = jnp.maximum(batch["weight"].sum(), 1.0)
+
+        def one(kept: tuple, piece: tuple) -> tuple[tuple, None]:
+            sums, stats = kept
+            number, batch = piece
+            found, stats = part(stats, batch, jax.random.fold_in(key, number))
+            # A part's means weigh as much as it has real rows.
+            share = batch["weight"].sum() / whole
+            return (jax.tree.map(lambda total, x: total + share * x, sums, found), stats), None
+
+        pieces = jax.tree.map(lambda x: x.reshape(self.accumulate, -1, *x.shape[1:]), batch)
+        nothing = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        steps = (jnp.arange(self.accumulate), pieces)
+        ((loss, hits, grads), stats), _ = jax.lax.scan(one, (nothing, stats), steps)
+        return loss, hits, stats, grads
+
+    def _model(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree) -> Any:
+        return self.definition.merge(trees.join(params, frozen), stats, partial=True, compute=self.compute)
+
+    @cached_property
+    def step(self) -> Compiled:
+        """(state, frozen, batch, hyper) → (state, metrics). The state is donated; the frozen tree is not."""
+        return Compiled(self.advance, varies=(2,), donate=(0,))
+
+    @cached_property
+    def population(self) -> Compiled:
+        """(states, frozen, table, rows, hypers) → (states, metrics): many steps of many members in one call.
+
+        Every leaf of ``states`` and ``hypers`` has a leading axis of members. ``table`` holds the carries of all
+        examples, one row each. ``rows`` says what stands in each step: ``index`` into the table, ``label`` and
+        ``weight``, all (members, steps, batch), and ``live`` (members, steps): where it is False the member has
+        stopped, and stays as it is. The metrics are (members, steps).
+        """
+
+        def member(state: State, frozen: trees.Tree, table: dict, rows: dict, hyper: dict) -> tuple[State, dict]:
+            def one(state: State, row: dict) -> tuple[State, dict]:
+                carry = {name: values[row["index"]] for name, values in table.items()}
+                batch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
+                new, metrics = self.advance(state, frozen, batch, hyper)
+                return jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state), metrics
+
+            return jax.lax.scan(one, state, rows)
+
+        return Compiled(jax.vmap(member, in_axes=(0, None, None, 0, 0)), varies=(2, 3), donate=(0,))
+
+    @cached_property
+    def population_predict(self) -> Compiled:
+        """(params, frozen, stats, table, index) → probabilities (members, rows, labels); ``index`` (members, rows)."""
+
+        def member(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
+            return self.probabilities(params, frozen, stats, {name: values[index] for name, values in table.items()})
+
+        return Compiled(jax.vmap(member, in_axes=(0, None, 0, None, 0)), varies=(3, 4))
+
+    def probabilities(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict) -> jax.Array:
+        """In evaluation, from the frontier on, to be traced: (rows, labels)."""
+        model = self._model(params, frozen, stats)
+        out = run_stages(model, trees.cast(carry, self.compute), self.frontier, len(model.all_stages()))
+        return jax.nn.softmax(out["logits"].astype(jnp.float32))
+
+    @cached_property
+    def predict(self) -> Compiled:
+        """(params, frozen, stats, carry) → probabilities (rows, labels), in evaluation, from the frontier on."""
+        return Compiled(self.probabilities, varies=(3,))
+
+    @cached_property
+    def prefix(self) -> Compiled:
+        """(params, stats, inputs) → the carry at the frontier."""
+        from transferlab.transfer.frontier import prefix_function
+
+        return Compiled(prefix_function(self.definition, self.frontier, self.compute), varies=(2,))
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time spent compiling any of its functions."""
+        functions = (self.step, self.population, self.predict, self.population_predict, self.prefix)
+        return sum(function.seconds for function in functions)
+
+
+_programs: dict[Program, Program] = {}
+
+
+def program_for(plan: Plan, task: Classification, settings: Settings, cached: bool) -> Program:
+    """Return the program for a plan; an equal one that exists is used again, with all it has compiled.
+
+    Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.
+    """
+    trainable = tuple((p, plan.claims[p].lr_scale, plan.claims[p].decay) for p in plan.trainable)
+    made = Program(
+        plan.definition,
+        trainable,
+        plan.frontier if cached else 0,
+        plan.training,
+        task,
+        settings.optimizer,
+        settings.schedule,
+        settings.accumulate,
+        settings.precision,
+    )
+    return _programs.setdefault(made, made)

@@ -1,0 +1,61 @@
+"""What a finished run has to say, in memory and read back from its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from transferlab import trees
+from transferlab.data.dataset import Dataset
+from transferlab.files import atomic_path, read_json
+from transferlab.train.writers import read_metrics
+
+Report = Callable[[int, int, Mapping[str, float]], None]
+"""What tells of progress: called with (finished steps, all steps, newest metrics)."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run has to say.
+
+    Attributes:
+        test: accuracy, balanced accuracy and cross-entropy (nats) on the test split, measured once.
+        probabilities: (test examples, labels), rows in the order of ``data.test``.
+        history: rows of metrics by step.
+        record: the flat record that studies tabulate.
+    """
+
+    test: dict[str, float]
+    probabilities: Float[np.ndarray, "examples labels"] = field(repr=False)
+    history: list[dict[str, Any]] = field(repr=False)
+    record: dict[str, Any] = field(repr=False)
+    _tree: Callable[[], trees.Tree] | None = field(repr=False, default=None)
+
+    @cached_property
+    def params(self) -> trees.Tree | None:
+        """The whole adapted tree; None for a run read from disk (``open_run`` brings its weights back)."""
+        return None if self._tree is None else self._tree()
+
+
+def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.ndarray, "n labels"]) -> None:
+    """Write ``predictions.npz``: ids, labels and probabilities of the test split, for paired tests."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_path(directory / "predictions.npz") as path, path.open("wb") as file:
+        np.savez(
+            file, id=np.array([data.ids[i] for i in data.test]), label=data.labels[data.test],
+            probabilities=probabilities, label_names=np.array(data.label_names),
+        )  # fmt: skip
+
+
+def read_result(directory: Path) -> Result:
+    """Read a finished run's result from its directory (without weights)."""
+    record = read_json(directory / "result.json")
+    with np.load(directory / "predictions.npz", allow_pickle=False) as saved:
+        probabilities = saved["probabilities"]
+    return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)

@@ -1,0 +1,212 @@
+"""``adapt``: a run, set up from source, data and method: what it will do, and what its steps need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferlab import trees
+from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order
+from transferlab.data.dataset import Dataset
+from transferlab.errors import TransferlabError
+from transferlab.methods import Full, Method
+from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.source import Source
+from transferlab.tasks.classification import Classification
+from transferlab.train.program import Program, program_for
+from transferlab.train.result import Report, Result
+from transferlab.train.settings import Settings
+from transferlab.transfer.cache import shared_cache
+from transferlab.transfer.frontier import Decision, cache_key, decide
+from transferlab.transfer.plan import Plan, plan
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds that are kept apart: what is drawn for new leaves, and the order of examples and dropout."""
+
+    initialisation: int = 0
+    order: int = 0
+
+
+def adapt(
+    source: Source,
+    data: Dataset,
+    *,
+    method: Method | None = None,
+    settings: Settings | None = None,
+    seed: int | Seeds = 0,
+    directory: str | Path | None = None,
+    initialise: str | None = None,
+    keep_weights: bool = True,
+) -> Run:
+    """Set up a run; nothing is allocated or trained until ``fit``.
+
+    Args:
+        source: from ``tl.load``.
+        data: from ``tl.dataset``.
+        method: how to adapt; full fine-tuning by default.
+        settings: how to train; the method's own by default.
+        seed: one for both, or :class:`Seeds`.
+        directory: where plan, metrics, checkpoints and predictions go; None keeps everything in memory.
+        initialise: selector of backbone leaves that may be drawn although the source lacks them.
+        keep_weights: if False, checkpoints only bridge interruptions, and go when the run is finished.
+
+    Raises:
+        TransferlabError: whatever the plan cannot account for.
+    """
+    method = Full() if method is None else method
+    settings = Settings(**method.published) if settings is None else settings
+    seeds = seed if isinstance(seed, Seeds) else Seeds(seed, seed)
+    if source.transform is None:
+        raise TransferlabError(
+            f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data."
+        )
+    made = plan_for(source, data.label_names, method, initialise)
+    feed = Feed(data, source.transform)
+    place = Path(directory) if directory is not None else None
+    return Run(source, data, method, settings, seeds, place, feed, made, keep_weights)
+
+
+def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: str | None = None) -> Plan:
+    """Return the plan for a classifier with these labels; nothing is allocated. Asked again, it is the same plan."""
+    mark = (tuple(labels), method, initialise)
+    if mark not in source.plans:
+        source.plans[mark] = _plan(source, labels, method, initialise)
+    return source.plans[mark]
+
+
+def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
+    pooling = method.pooling or source.pooling
+    if pooling == "pooler" and not getattr(source.config, "pooler", True):
+        pooling = "mean"
+    head = ClassifierConfig(labels=tuple(labels), pooling=pooling, dropout=method.head_dropout)
+    return plan(
+        source, head, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
+        initialise=initialise,
+    )  # fmt: skip
+
+
+class Run:
+    """One arm at one budget and one seed. Made by :func:`adapt`.
+
+    ``print(run.plan)`` says what will happen; ``fit`` does it.
+    """
+
+    def __init__(
+        self, source: Source, data: Dataset, method: Method, settings: Settings, seeds: Seeds,
+        directory: Path | None, feed: Feed, made: Plan, keep_weights: bool = True,
+    ):  # fmt: skip
+        self.source, self.data, self.method, self.settings = source, data, method, settings
+        self.seeds, self.directory, self.feed, self.keep_weights = seeds, directory, feed, keep_weights
+        self.task = Classification(settings.label_smoothing)
+        self.steps = settings.total_steps(len(data.train))
+        self.flops = 0.0
+        self.cache = shared_cache()
+        self._plan = made
+
+    @cached_property
+    def decision(self) -> Decision:
+        """Whether the frozen prefix is cached."""
+        first = self.data.train[:1]
+        inputs = self.feed.inputs(first, int(self.feed.buckets(first)[0]), 1)
+        n = len(self.data.train) + len(self.data.validation) + len(self.data.test)
+        settings = self.settings
+        return decide(self._plan.definition, self._plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, with what was decided about the frontier."""
+        return replace(self._plan, notes=(*self._plan.notes, self.decision.sentence))
+
+    @cached_property
+    def program(self) -> Program:
+        """The compiled functions, shared with every run of the same kind."""
+        return program_for(self._plan, self.task, self.settings, self.decision.cached)
+
+    @property
+    def resident(self) -> bool:
+        """Whether all carries are vectors that can lie on the device, and many such runs can step together."""
+        return self.decision.cached and not self.decision.ragged
+
+    @cached_property
+    def order(self) -> TrainingOrder:
+        """Which examples stand in which step."""
+        buckets = self.feed.buckets(self.data.train)
+        settings = self.settings
+        return TrainingOrder(
+            self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
+        )
+
+    def hyper(self) -> dict[str, jax.Array]:
+        """What the compiled step takes as arguments, so that it is not compiled again for it."""
+        settings = self.settings
+        return {
+            "learning_rate": jnp.float32(settings.learning_rate),
+            "weight_decay": jnp.float32(settings.weight_decay),
+            "total": jnp.float32(self.steps),
+            "warmup": jnp.float32(round(settings.warmup * self.steps)),
+            "seed": jnp.uint32(self.seeds.order),
+        }
+
+    def carry(self, batch: Batch, rows: int, key: str | None) -> dict[str, np.ndarray]:
+        """A batch's carry at the program's first stage: inputs, or rows of the frontier cache under ``key``."""
+        if key is None:
+            return self.feed.inputs(batch.indices, batch.bucket, rows)
+        return self.cache.rows(key, batch.indices, batch.bucket, rows, self._ragged)
+
+    def meta(self, step: int, pending: list[dict[str, float]], seconds: float) -> dict[str, Any]:
+        """What a checkpoint says beside its arrays."""
+        return {
+            "step": step,
+            "phase": 0,
+            "data_position": step,
+            "seeds": asdict(self.seeds),
+            "trainable": list(self._plan.trainable),
+            "base": {"source": self.source.origin, "sha256": self.source.sha256, "weights": self.method.weights},
+            "pending": list(pending),
+            "seconds": seconds,
+            "flops": self.flops,
+        }
+
+    def fit(self, report: Report | None = None) -> Result:
+        """Train, test once, and return the result; a finished or interrupted run in ``directory`` is continued.
+
+        Raises:
+            TransferlabError: the directory holds another run (the fields that differ are named), or a full disk.
+            Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
+        """
+        from transferlab.train.fit import fit_together
+
+        return fit_together([self], report)[0]
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _ragged(self) -> tuple[str, ...]:
+        return self._plan.definition.module.ragged
+
+    def features(self, params: trees.Tree, stats: trees.Tree) -> str:
+        """Compute the carries at the frontier that are not in the cache yet; return their key."""
+        transform = self.source.transform
+        drawn = any(leaf.action != "copied" for leaf in self._plan.leaves if not leaf.trains)
+        weights = None if drawn else self.source.sha256
+        key = cache_key(params, stats, self._plan.definition, self._plan.frontier, transform, self.data.sha256, weights)
+        wanted = np.concatenate([self.data.train, self.data.validation, self.data.test])
+        missing = self.cache.missing(key, wanted)
+        rows = self.settings.batch_size
+        for batch in evaluation_order(missing, self.feed.buckets(missing), rows):
+            inputs = self.feed.inputs(batch.indices, batch.bucket, rows)
+            carry = jax.device_get(self.program.prefix(params, stats, inputs))
+            ragged = [name for name in carry if name in self._ragged]
+            lengths = [self.feed.length(int(i)) if ragged else 0 for i in batch.indices]
+            self.cache.add(key, batch.indices.tolist(), carry, ragged, lengths)
+        self.cache.flush(key, self._ragged)
+        return key

@@ -1,0 +1,209 @@
+"""Where carries at the frontier are kept: on disk, shared between runs and processes, or in memory alone.
+
+A key's carries lie in *chunks*, directories of ``.npy`` files that are written under a temporary name and renamed, and
+never changed: two writers at worst store an example twice, and a killed one leaves nothing that is read. Reading maps
+the files into memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Int
+
+from transferlab.files import atomic_directory, cache_dir
+from transferlab.models.backbone import Carry
+
+CHUNK_BYTES = 64 << 20
+"""A chunk is written when it has grown to this: what a killed feature pass loses at most."""
+
+
+@dataclass
+class _Chunk:
+    """Carries of some examples: arrays with one row each, or, where ragged, one after another with their offsets."""
+
+    arrays: dict[str, np.ndarray]
+    offsets: np.ndarray
+    nbytes: int
+
+
+@dataclass
+class _Store:
+    """All chunks of one key, and where each example is: (chunk, row)."""
+
+    chunks: list[_Chunk] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    pending: list[tuple[int, dict[str, np.ndarray], int]] = field(default_factory=list)
+    pending_bytes: int = 0
+
+
+class FrontierCache:
+    """Carries by key and example.
+
+    Args:
+        directory: where chunks go; None keeps them in memory.
+        limit: bytes that all keys may take together; the least recently used go first, never those in use.
+
+    Attributes:
+        computed: how many examples went through a prefix so far; a test counts on it.
+    """
+
+    def __init__(self, directory: Path | None = None, limit: int = 20 << 30):
+        self.directory, self.limit, self.computed = directory, limit, 0
+        self._stores: dict[str, _Store] = {}
+
+    def missing(self, key: str, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+        """Return which examples have no carry yet, here or by another process."""
+        store = self._stores.setdefault(key, _Store())
+        self._look(key, store)
+        return np.array(sorted({int(i) for i in indices} - store.places.keys()), np.int64)
+
+    def add(
+        self, key: str, indices: Sequence[int], carry: Carry, ragged: Sequence[str], lengths: Sequence[int]
+    ) -> None:
+        """Take in the rows of a computed carry; what is ragged is cut to each example's own length."""
+        store = self._stores[key]
+        for row, index in enumerate(indices):
+            length = lengths[row]
+            own = {n: np.array(v[row, :length] if n in ragged else v[row]) for n, v in carry.items()}
+            store.pending.append((int(index), own, length))
+            store.pending_bytes += sum(value.nbytes for value in own.values())
+        self.computed += len(indices)
+        if store.pending_bytes > CHUNK_BYTES:
+            self.flush(key, ragged)
+
+    def flush(self, key: str, ragged: Sequence[str]) -> None:
+        """Write what was added since the last chunk."""
+        store = self._stores[key]
+        if not store.pending:
+            return
+        self._make_room(key, store.pending_bytes)
+        index = np.array([index for index, _, _ in store.pending], np.int64)
+        offsets = np.concatenate([[0], np.cumsum([length for _, _, length in store.pending])]).astype(np.int64)
+        arrays = {}
+        for name in store.pending[0][1]:
+            rows = [own[name] for _, own, _ in store.pending]
+            arrays[name] = np.concatenate(rows) if name in ragged else np.stack(rows)
+        store.pending, store.pending_bytes = [], 0
+        if self.directory is None:
+            self._take(store, index, _Chunk(arrays, offsets, sum(a.nbytes for a in arrays.values())))
+            return
+        name = uuid.uuid4().hex
+        with atomic_directory(self.directory / key / name) as folder:
+            np.save(folder / "index.npy", index)
+            np.save(folder / "offsets.npy", offsets)
+            for part, array in arrays.items():
+                _save(folder / f"carry {part.replace('/', '|')}.npy", array)
+        self._look(key, store)
+
+    def rows(self, key: str, indices: Int[np.ndarray, " n"], bucket: int, rows: int, ragged: Sequence[str]) -> Carry:
+        """Return a batch's carry, padded with zeros to ``rows`` and to the bucket's length."""
+        store = self._stores[key]
+        places = [store.places[int(i)] for i in indices]
+        out = {}
+        for name, first in store.chunks[places[0][0]].arrays.items():
+            if name in ragged:
+                batch = np.zeros((rows, bucket, *first.shape[1:]), first.dtype)
+                for row, (chunk, at) in enumerate(places):
+                    start, stop = store.chunks[chunk].offsets[at : at + 2]
+                    batch[row, : stop - start] = store.chunks[chunk].arrays[name][start:stop]
+            else:
+                batch = np.zeros((rows, *first.shape[1:]), first.dtype)
+                for chunk in {chunk for chunk, _ in places}:
+                    here = np.array([row for row, (c, _) in enumerate(places) if c == chunk])
+                    batch[here] = store.chunks[chunk].arrays[name][[places[row][1] for row in here]]
+            out[name] = batch
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept: by this process in memory, or by all of them on disk."""
+        if self.directory is None:
+            return sum(chunk.nbytes for store in self._stores.values() for chunk in store.chunks)
+        total = 0
+        for folder, _, files in os.walk(self.directory):
+            for file in files:
+                # Another process may rename or drop what is looked at.
+                with suppress(OSError):
+                    total += os.stat(os.path.join(folder, file)).st_size
+        return total
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _look(self, key: str, store: _Store) -> None:
+        """Map chunks that are on disk and not known yet."""
+        if self.directory is None or not (folder := self.directory / key).is_dir():
+            return
+        os.utime(folder)
+        for path in sorted(folder.iterdir()):
+            if path.name in store.names or path.name.startswith("."):
+                continue
+            try:
+                index, offsets = np.load(path / "index.npy"), np.load(path / "offsets.npy")
+                arrays = dict(_open(file) for file in sorted(path.glob("carry *.npy")))
+            except (OSError, ValueError):
+                # Damaged, or dropped by another process just now: as if it were not there.
+                continue
+            store.names.add(path.name)
+            self._take(store, index, _Chunk(arrays, offsets, sum(a.nbytes for a in arrays.values())))
+
+    def _take(self, store: _Store, index: np.ndarray, chunk: _Chunk) -> None:
+        store.chunks.append(chunk)
+        for row, example in enumerate(index.tolist()):
+            store.places[example] = (len(store.chunks) - 1, row)
+
+    def _make_room(self, key: str, size: int) -> None:
+        """Drop other keys, the least recently used first, before the limit is passed."""
+        if self.directory is None:
+            for other in [name for name in self._stores if name != key]:
+                if self.nbytes + size <= self.limit:
+                    return
+                del self._stores[other]
+            return
+        if self.nbytes + size <= self.limit or not self.directory.is_dir():
+            return
+        hour_ago = time.time() - 3600
+        others = [path for path in self.directory.iterdir() if path.is_dir() and path.name not in self._stores]
+        for path in sorted(others, key=lambda path: path.stat().st_mtime):
+            if self.nbytes + size <= self.limit:
+                return
+            # One used within the hour may be another process's: a mapped file outlives its name, a chunk to come not.
+            if path.stat().st_mtime < hour_ago:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Numpy writes bfloat16 as bytes without a type: it goes as 16-bit integers, and its name says so."""
+    if array.dtype == ml_dtypes.bfloat16:
+        np.save(path.with_name(f"{path.stem} as bfloat16.npy"), array.view(np.uint16))
+    else:
+        np.save(path, array)
+
+
+def _open(path: Path) -> tuple[str, np.ndarray]:
+    name = path.stem.removeprefix("carry ").replace("|", "/")
+    array = np.load(path, mmap_mode="r")
+    if name.endswith(" as bfloat16"):
+        return name.removesuffix(" as bfloat16"), array.view(ml_dtypes.bfloat16)
+    return name, array
+
+
+def shared_cache() -> FrontierCache:
+    """The cache that the runs of this process share with those of others: on disk, below the user's cache directory."""
+    return _cache_at(cache_dir() / "frontier")
+
+
+@cache
+def _cache_at(directory: Path) -> FrontierCache:
+    return FrontierCache(directory)

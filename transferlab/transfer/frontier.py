@@ -1,0 +1,134 @@
+"""The frontier: what lies before the first stage that trains is a pure function of the example.
+
+Whether to compute it once is decided here, and the hash of everything it depends on; :mod:`cache` keeps it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from transferlab import trees
+from transferlab.models.backbone import Carry, run_stages
+
+FLOPS_PER_BYTE = 100.0
+"""A carry is kept where recomputing it costs at least this many operations for each byte that keeping it reads."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the stages before the frontier are computed once, and the sentence the plan prints about it."""
+
+    cached: bool
+    sentence: str
+    bytes_per_example: int = 0
+    flops_per_example: float = 0.0
+    ragged: bool = False
+    """Whether the carry has a length axis, so that examples differ in shape."""
+
+
+def decide(
+    definition: trees.Definition, stop: int, inputs: dict[str, Any], limit: int, examples: int, compute: str = "float32"
+) -> Decision:
+    """Decide from the cost of one example; nothing is allocated.
+
+    Args:
+        definition: the target.
+        stop: index of the frontier.
+        inputs: one example's inputs (leading axis 1), arrays or shapes.
+        limit: bytes that the cache may hold.
+        examples: how many examples a run sees (training, validation and test).
+        compute: dtype that the stages compute in.
+    """
+    if stop == 0:
+        return Decision(False, "nothing is frozen before the first stage")
+    shapes = tuple((name, tuple(np.shape(value)), str(value.dtype)) for name, value in sorted(inputs.items()))
+    flops, size, names, ragged = _cost(definition, stop, shapes, compute)
+    until = f"'{names[stop - 1]}'"
+    if flops < FLOPS_PER_BYTE * size:
+        return Decision(
+            False, f"the stages up to {until} are frozen, and recomputed: that is cheaper than keeping them"
+        )
+    if size * examples > limit:
+        return Decision(
+            False,
+            f"the stages up to {until} are frozen, but {examples} carries of {size:,} bytes exceed the limit of "
+            f"{limit:,}: recomputed in each step",
+        )
+    return Decision(
+        True,
+        f"the stages up to {until} are computed once per example and kept ({size:,} bytes each)",
+        size,
+        flops,
+        ragged,
+    )
+
+
+@cache
+def _cost(
+    definition: trees.Definition, stop: int, inputs: tuple[tuple[str, tuple[int, ...], str], ...], compute: str
+) -> tuple[float, int, tuple[str, ...], bool]:
+    """Return (operations, bytes of the carry, names of the stages, whether the carry is ragged) for one example."""
+    given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in inputs}
+    lowered = jax.jit(prefix_function(definition, stop, compute)).lower(definition.params, definition.state, given)
+    model = definition.module
+    flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+    size = sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(lowered.out_info))
+    ragged = any(name in model.ragged for name in lowered.out_info)
+    return flops, size, tuple(stage.name for stage in model.all_stages()), ragged
+
+
+def prefix_function(definition: trees.Definition, stop: int, compute: str = "float32") -> Callable[..., Carry]:
+    """Return the pure function (params, state, inputs) → carry of ``stages[:stop]``, in evaluation."""
+
+    def prefix(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> Carry:
+        model = definition.merge(params, state, partial=True, compute=compute)
+        return run_stages(model, trees.cast(inputs, compute), 0, stop)
+
+    return prefix
+
+
+def cache_key(
+    params: trees.Tree, state: trees.Tree, definition: trees.Definition, stop: int, transform: Any, data_sha256: str,
+    weights_sha256: str | None = None, compute: str = "float32",
+) -> str:  # fmt: skip
+    """Return the key: a hash of everything that the carries depend on.
+
+    ``weights_sha256`` spares hashing the leaves where they are all a source's, whose hash is known.
+    """
+    from transferlab.select import owns
+
+    model = definition.module
+    stages = model.all_stages()[:stop]
+    prefixes = [prefix for stage in stages for prefix in stage.owns + stage.borrows]
+    used = {p: leaf for p, leaf in {**trees.flatten(params), **trees.flatten(state)}.items() if owns(prefixes, p)}
+    parts = {
+        "weights": weights_sha256 or trees.sha256(trees.unflatten(used)),
+        "compute": compute,
+        "stages": [stage.name for stage in stages],
+        "taps": list(getattr(model.head, "taps", ())),
+        "head": repr(getattr(model.head, "config", None)) if any(s.name == "pool" for s in stages) else "",
+        "code": code_version(type(model).__module__),
+        "backend": f"{jax.default_backend()} {jax.__version__}",
+        "precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
+        "transform": repr(transform),
+        "data": data_sha256,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_version(module: str) -> str:
+    """Hash of the source of a family's file and of what families share: changed code is another key."""
+    names = (module, "transferlab.models.layers", "transferlab.models.backbone", "transferlab.models.heads")
+    text = "".join(inspect.getsource(sys.modules[name]) for name in names)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""Parameter groups: which leaves train, how fast, and with how much decay, claimed by selectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transferlab.errors import TransferlabError
+from transferlab.select import select
+
+DECAYED = "kernel | embedding"
+"""Leaves that weight decay acts on by default: matrices and tables, not biases and scales."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Leaves that train alike.
+
+    Attributes:
+        selector: which leaves.
+        lr_scale: factor on the run's learning rate.
+        decay: factor on the run's weight decay; 0 for leaves that :data:`DECAYED` does not match.
+    """
+
+    selector: str
+    lr_scale: float = 1.0
+    decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the groups say of one trainable leaf."""
+
+    selector: str
+    lr_scale: float
+    decay: float
+
+
+def claims(groups: Iterable[Group], paths: Iterable[str], stages: Sequence[Sequence[str]]) -> dict[str, Claim]:
+    """Return ``{path: Claim}`` for every leaf that trains.
+
+    Raises:
+        TransferlabError: a selector that matches no leaf, a leaf that two groups claim, or nothing left to train.
+    """
+    paths = list(paths)
+    decayed = _matching(DECAYED, paths)
+    claimed: dict[str, Claim] = {}
+    for group in groups:
+        for path in sorted(select(group.selector).match(paths, stages)):
+            if path in claimed:
+                raise TransferlabError(
+                    f"'{path}' is claimed by two groups: '{claimed[path].selector}' and '{group.selector}'."
+                )
+            claimed[path] = Claim(group.selector, group.lr_scale, group.decay if path in decayed else 0.0)
+    if not claimed:
+        raise TransferlabError("Nothing would train: the method names no group.")
+    return claimed
+
+
+def _matching(selector: str, paths: list[str]) -> set[str]:
+    """As ``select``, for a default that need not match every tree."""
+    names = {part.strip() for part in selector.split("|")}
+    return {path for path in paths if names & set(path.split("/"))}

@@ -1,0 +1,334 @@
+"""The plan: what happens to every leaf of the target, and to every key of the source, before anything is allocated.
+
+What it cannot account for is an error that names the keys.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferlab import trees
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import check_ownership, frontier, training_stages
+from transferlab.models.heads import ClassifierConfig
+from transferlab.select import select
+from transferlab.transfer.groups import Claim, Group, claims
+from transferlab.transfer.resize import label_rows, take_rows
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from transferlab.pretrained.source import LazyLeaf, Source
+
+Action = Literal["copied", "resized", "derived", "initialised"]
+Weights = Literal["pretrained", "random"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One row of the plan.
+
+    Attributes:
+        path: in the target's tree.
+        kind: ``param`` or ``state`` (batch statistics).
+        shape, dtype: in the target.
+        action: where its first value comes from.
+        source: keys in the source's files.
+        reason: how it was resized or derived, or why it is initialised.
+        trains: whether any gradient reaches it (for ``state``: whether it moves).
+        lr_scale, decay: factors on the run's learning rate and weight decay.
+        bytes: size in memory.
+    """
+
+    path: str
+    kind: Literal["param", "state"]
+    shape: tuple[int, ...]
+    dtype: str
+    action: Action
+    source: tuple[str, ...]
+    reason: str
+    trains: bool
+    lr_scale: float
+    decay: float
+    bytes: int
+    read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every leaf of the target, every key left over, and what follows for the step.
+
+    ``print(plan)`` shows it collapsed by layer; ``to_dict()`` is what ``plan.json`` holds.
+    """
+
+    method: str
+    weights: Weights
+    leaves: tuple[Leaf, ...]
+    unused: tuple[tuple[str, str], ...]
+    definition: trees.Definition = field(repr=False)
+    claims: dict[str, Claim] = field(repr=False)
+    head: ClassifierConfig
+    frontier: int
+    stages: tuple[str, ...]
+    training: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Paths of the leaves that train, sorted."""
+        return tuple(sorted(self.claims))
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of scalars that train."""
+        return sum(int(np.prod(leaf.shape)) for leaf in self.leaves if leaf.trains and leaf.kind == "param")
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalars in all parameters."""
+        return sum(int(np.prod(leaf.shape)) for leaf in self.leaves if leaf.kind == "param")
+
+    def totals(self) -> dict[str, Any]:
+        """Counts and bytes by action, and what trains."""
+        actions = Counter(leaf.action for leaf in self.leaves)
+        moved = [leaf for leaf in self.leaves if leaf.action in ("copied", "resized")]
+        return {
+            "leaves": len(self.leaves),
+            "by_action": dict(actions),
+            "parameters": self.parameters,
+            "trainable_parameters": self.trainable_parameters,
+            "bytes": sum(leaf.bytes for leaf in self.leaves),
+            "bytes_from_source": sum(leaf.bytes for leaf in moved),
+            "bytes_trainable": sum(leaf.bytes for leaf in self.leaves if leaf.trains),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole plan as plain data."""
+        return {
+            "method": self.method,
+            "weights": self.weights,
+            "totals": self.totals(),
+            "stages": list(self.stages),
+            "frontier": self.stages[self.frontier] if self.frontier < len(self.stages) else None,
+            "training_stages": [name for name in self.stages if name in self.training],
+            "notes": list(self.notes),
+            "labels": list(self.head.labels),
+            "leaves": [
+                {
+                    "path": leaf.path,
+                    "kind": leaf.kind,
+                    "shape": list(leaf.shape),
+                    "dtype": leaf.dtype,
+                    "action": leaf.action,
+                    "source": list(leaf.source),
+                    "reason": leaf.reason,
+                    "trains": leaf.trains,
+                    "lr_scale": leaf.lr_scale,
+                    "decay": leaf.decay,
+                    "bytes": leaf.bytes,
+                }
+                for leaf in self.leaves
+            ],
+            "unused": [{"key": key, "reason": reason} for key, reason in self.unused],
+        }
+
+    def place(self, seed: int, shared: dict[str, Any] | None = None) -> tuple[trees.Tree, trees.Tree]:
+        """Return (params, state) in memory: copied leaves read once, the others drawn by one compiled program.
+
+        Args:
+            seed: of what is drawn.
+            shared: copied leaves that are in memory already, by path; those that are read are added. For runs on one
+                source that are alive together.
+        """
+        shared = {} if shared is None else shared
+        drawn = [leaf.path for leaf in self.leaves if leaf.action == "initialised"]
+        values: dict[str, Any] = dict(self.definition.initialise(drawn, jax.random.key(seed)))
+        for leaf in self.leaves:
+            if leaf.read is None:
+                continue
+            if leaf.action != "copied":
+                values[leaf.path] = jnp.asarray(leaf.read(), leaf.dtype)
+            else:
+                if leaf.path not in shared:
+                    shared[leaf.path] = jnp.asarray(leaf.read(), leaf.dtype)
+                values[leaf.path] = shared[leaf.path]
+        params = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "param"}
+        state = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "state"}
+        return trees.unflatten(params), trees.unflatten(state)
+
+    def table(self, whole: bool = False) -> Table:
+        """Return the plan as a rich table, collapsed by layer unless ``whole``."""
+        from transferlab.transfer.show import plan_table
+
+        return plan_table(self, whole)
+
+    def __str__(self) -> str:
+        from transferlab.transfer.show import as_text
+
+        return as_text(self.table())
+
+
+def plan(
+    source: Source,
+    head: ClassifierConfig,
+    *,
+    method: str,
+    groups: tuple[Group, ...],
+    edit: Callable[[Any], None] | None = None,
+    weights: Weights = "pretrained",
+    initialise: str | None = None,
+) -> Plan:
+    """Work out what would be copied, derived, initialised, frozen and trained.
+
+    Args:
+        source: where weights come from.
+        head: the head to graft on.
+        method: its name, for the reasons given.
+        groups: what trains.
+        edit: the method's edit of the freshly made (abstract) module.
+        weights: ``random`` takes the architecture alone, for scratch arms.
+        initialise: selector of backbone leaves that may be drawn although the source lacks them.
+
+    Raises:
+        TransferlabError: with every leaf, key, selector or claim that cannot be accounted for.
+    """
+    config = source.config
+    if head.pooling != "pooler" and getattr(config, "pooler", False):
+        config = config.without_pooler()
+    module = config.build(head)
+    if head.pooling not in module.poolings:
+        raise TransferlabError(
+            f"{source.name} cannot pool by '{head.pooling}'.{nearest(head.pooling, module.poolings)} "
+            f"It can by {', '.join(module.poolings)}."
+        )
+    before = trees.define(module)
+    if edit is not None:
+        edit(module)
+    definition = trees.define(module)
+    own = {**trees.flatten(before.params), **trees.flatten(before.state)}
+    params, state = trees.flatten(definition.params), trees.flatten(definition.state)
+    everything = {**params, **state}
+    stages = module.all_stages()
+    check_ownership(stages, everything)
+    claimed = claims(groups, params, [stage.owns for stage in stages])
+    training = training_stages(stages, set(claimed))
+    moving = _freeze_statistics(module, state, claimed)
+    definition = trees.define(module)
+    allowed = select(initialise).match(everything) if initialise else set()
+
+    rows, problems, used = [], [], set()
+    for path in sorted(everything, key=lambda p: _order(p, stages)):
+        shape, dtype = tuple(everything[path].shape), str(everything[path].dtype)
+        action, keys, reason, read = "initialised", (), "", None
+        leaf = source.leaves.get(path)
+        if path not in own:
+            reason = f"added by {method}"
+        elif weights == "random":
+            reason = "random weights were asked for"
+        elif path.startswith("head/"):
+            action, keys, reason, read = _head_leaf(source, head, path, shape, leaf)
+        elif leaf is not None and leaf.shape == shape:
+            action, keys, read = "copied", (leaf.key,), leaf.read
+            reason = leaf.layout.name if str(leaf.dtype) == dtype else f"{leaf.layout.name}, {leaf.dtype} to {dtype}"
+        elif path in allowed:
+            reason = f"the source lacks it and initialise='{initialise}' allows that"
+        elif leaf is not None:
+            problems.append(f"'{path}': the source has {leaf.shape}, the target {shape}, and no rule resizes it.")
+        else:
+            problems.append(f"'{path}' {shape} has no source.{nearest(path, source.leaves)}")
+        used.update(keys)
+        claim = claimed.get(path)
+        moves = path in moving
+        rows.append(
+            Leaf(
+                path,
+                "param" if path in params else "state",
+                shape,
+                dtype,
+                action,
+                keys,
+                reason,
+                claim is not None or moves,
+                claim.lr_scale if claim else 0.0,
+                claim.decay if claim else 0.0,
+                trees.leaf_bytes(everything[path]),
+                read,
+            )
+        )
+    unused = list(source.unused)
+    for path, leaf in source.leaves.items():
+        if leaf.key in used:
+            continue
+        if weights == "random":
+            continue
+        if path.startswith("head/"):
+            unused.append((leaf.key, "replaced by the new head"))
+        elif path.startswith("pooler/"):
+            unused.append((leaf.key, f"the new head pools by {head.pooling}"))
+        else:
+            problems.append(f"the source's key '{leaf.key}' ('{path}') goes nowhere.")
+    if problems:
+        raise TransferlabError(f"The plan for {source.name} does not add up:\n  " + "\n  ".join(problems[:20]))
+    return Plan(
+        method, weights, tuple(rows), tuple(unused), definition, claimed, head, frontier(stages, set(claimed)),
+        tuple(stage.name for stage in stages), training,
+    )  # fmt: skip
+
+
+def _freeze_statistics(module: Any, state: Mapping[str, Any], claimed: Mapping[str, Claim]) -> set[str]:
+    """Batch statistics move only where the norm's own parameters train. Returns the paths of those that move."""
+    moving = set()
+    for path in state:
+        norm = path.rpartition("/")[0]
+        trains = any(claim.startswith(norm + "/") for claim in claimed)
+        trees.submodule(module, norm).frozen = not trains
+        if trains:
+            moving.add(path)
+    return moving
+
+
+def _head_leaf(
+    source: Source, head: ClassifierConfig, path: str, shape: tuple[int, ...], leaf: LazyLeaf | None
+) -> tuple[Action, tuple[str, ...], str, Callable[[], np.ndarray] | None]:
+    """A head is new unless labels stay: then their rows are kept, matched by name."""
+    new = f"new head for {len(head.labels)} labels"
+    if leaf is None or source.head is None or source.head.pooling != head.pooling:
+        return "initialised", (), new, None
+    if source.head.labels == head.labels and leaf.shape == shape:
+        return "copied", (leaf.key,), "the labels are the same", leaf.read
+    pairs, sentence = label_rows(source.head.labels, head.labels)
+    if not pairs or leaf.shape[:-1] != shape[:-1]:
+        return "initialised", (), new, None
+    return "derived", (leaf.key,), sentence, lambda: take_rows(leaf.read, pairs, shape)
+
+
+def _order(path: str, stages: tuple[Any, ...]) -> tuple[int, str]:
+    from transferlab.select import owns
+
+    return next((i for i, stage in enumerate(stages) if owns(stage.owns, path)), len(stages)), path
+
+
+def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Leaf]]:
+    """Group neighbouring leaves of one stage that share action, training, scale and decay."""
+    out: list[list[Leaf]] = []
+    for leaf in leaves:
+        mark = (_stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale)
+        if out:
+            last = out[-1][0]
+            if mark == (_stage_of(last.path, stages), last.action, last.trains, last.lr_scale):
+                out[-1].append(leaf)
+                continue
+        out.append([leaf])
+    return out
+
+
+def _stage_of(path: str, stages: tuple[str, ...]) -> str:
+    fitting = [stage for stage in stages if path == stage or path.startswith(stage + "/")]
+    return max(fitting, key=len, default=path.split("/")[0])

@@ -1,0 +1,26 @@
+"""The resize kit: rules that make a source leaf fit a target of another shape, each with a name that the plan prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+
+def label_rows(source_labels: Sequence[str], target_labels: Sequence[str]) -> tuple[list[tuple[int, int]], str]:
+    """Return the (target, source) index pairs of labels with the same name, and a sentence for the plan."""
+    where = {name: i for i, name in enumerate(source_labels)}
+    pairs = [(i, where[name]) for i, name in enumerate(target_labels) if name in where]
+    kept = ", ".join(target_labels[i] for i, _ in pairs[:4]) + ("…" if len(pairs) > 4 else "")
+    return pairs, f"rows of the {len(pairs)} labels that stay ({kept}), the others zero"
+
+
+def take_rows(
+    read: Callable[[], np.ndarray], pairs: Sequence[tuple[int, int]], shape: tuple[int, ...]
+) -> Float[np.ndarray, "..."]:
+    """Copy the kept labels' columns of a (features, labels) kernel, or entries of a bias; the rest is zero."""
+    old, new = read(), np.zeros(shape, np.float32)
+    for target, source in pairs:
+        new[..., target] = old[..., source]
+    return new

@@ -1,0 +1,115 @@
+"""The plan as a table for people: collapsed by stage, stages that are alike in one row."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from transferlab.transfer.plan import Leaf, Plan
+
+
+def plan_table(plan: Plan, whole: bool) -> Table:
+    """Return the table; ``whole`` gives each leaf its row."""
+    totals = plan.totals()
+    share = totals["bytes_from_source"] / max(totals["bytes"], 1)
+    frontier = plan.stages[plan.frontier] if plan.frontier < len(plan.stages) else "nothing trains"
+    caption = (
+        f"{totals['parameters']:,} parameters, {totals['trainable_parameters']:,} train "
+        f"({totals['trainable_parameters'] / max(totals['parameters'], 1):.2%}); "
+        f"{share:.1%} of the bytes come from the source; gradients stop before '{frontier}'"
+    )
+    notes = [*plan.notes, *_leftover(plan)]
+    table = Table(
+        title=f"Plan: {plan.method}",
+        caption="\n".join([caption, *notes]),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.title_justify = "left"
+    for name in ("leaf", "shape", "action", "from", "trains", "lr ×", "decay", "size"):
+        right = name in ("shape", "lr ×", "decay", "size")
+        table.add_column(name, justify="right" if right else "left", overflow="ellipsis", no_wrap=name != "from")
+    for label, group in _rows(plan, whole):
+        first = group[0]
+        shape = "×".join(map(str, first.shape)) if len(group) == 1 else f"{len(group)} leaves"
+        table.add_row(
+            label, shape, first.action, _origin(group), "trains" if first.trains else "frozen",
+            f"{first.lr_scale:g}" if first.trains and first.kind == "param" else "", _decay(group),
+            human_bytes(sum(leaf.bytes for leaf in group)),
+            style=None if first.trains else "dim",
+        )  # fmt: skip
+    return table
+
+
+def _rows(plan: Plan, whole: bool) -> list[tuple[str, list[Leaf]]]:
+    from transferlab.transfer.plan import _stage_of, collapse
+
+    if whole:
+        return [(leaf.path, [leaf]) for leaf in plan.leaves]
+    merged: dict[tuple, tuple[list[str], list[Leaf]]] = {}
+    for group in collapse(plan.leaves, plan.stages):
+        # Stages that differ by their number alone and are treated alike share a row: layers/0 … layers/5.
+        stage = _stage_of(group[0].path, plan.stages)
+        family = re.sub(r"\d+", "#", stage)
+        kind = re.sub(r"\d+", "#", group[0].path) if len(group) == 1 else ""
+        first = group[0]
+        mark = (family, kind, first.action, first.trains, first.lr_scale, first.reason if len(group) == 1 else "")
+        names, leaves = merged.setdefault(mark, ([], []))
+        names.append(group[0].path if len(group) == 1 else stage)
+        leaves.extend(group)
+    return [(_span(names), leaves) for names, leaves in merged.values()]
+
+
+def _span(names: list[str]) -> str:
+    seen = list(dict.fromkeys(names))
+    return seen[0] if len(seen) == 1 else f"{seen[0]} … {seen[-1]}"
+
+
+def _origin(group: list[Leaf]) -> str:
+    keys = [key for leaf in group for key in leaf.source]
+    if len(group) == 1:
+        return " ".join([*keys, f"({group[0].reason})" if group[0].reason else ""]).strip()
+    if keys:
+        return f"{keys[0]} … ({len(keys)} keys)"
+    reasons = list(dict.fromkeys(leaf.reason for leaf in group))
+    return f"({'; '.join(reasons[:2])})"
+
+
+def _decay(group: list[Leaf]) -> str:
+    values = sorted({leaf.decay for leaf in group if leaf.trains})
+    return "" if not values else f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} or {values[-1]:g}"
+
+
+def _leftover(plan: Plan) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for key, reason in plan.unused:
+        reasons.setdefault(reason, []).append(key)
+    return [
+        f"not used: {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''} ({why})"
+        for why, keys in reasons.items()
+    ]
+
+
+def human_bytes(n: float | int) -> str:
+    """Return a size as people write it: ``91.2 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def as_text(table: Table) -> str:
+    """Render a table without colour: as wide as the terminal, 120 columns where there is none."""
+    out = io.StringIO()
+    width = Console().width if sys.stdout.isatty() else 120
+    Console(file=out, width=width, force_terminal=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

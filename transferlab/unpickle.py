@@ -1,0 +1,245 @@
+"""Pickles read safely: only the few globals that numpy arrays and torch tensors need; any other is refused by name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from transferlab.errors import TransferlabError
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What ``zipfile`` and its kin raise at bytes that were changed."""
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8", "BoolStorage": "bool",
+}  # fmt: skip
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "params")
+
+
+def load_numpy_pickle(data: bytes, name: str) -> Any:
+    """Unpickle numpy arrays and plain containers.
+
+    Raises:
+        TransferlabError: the pickle asks for anything else (named), or is broken; ``name`` is the file's.
+    """
+    arrays = {
+        ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct  # pyright: ignore[reportAttributeAccessIssue]
+        if hasattr(np, "core") and not hasattr(np, "_core")
+        else np._core.multiarray._reconstruct,  # pyright: ignore[reportAttributeAccessIssue]
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+    arrays["numpy._core.multiarray", "_reconstruct"] = arrays["numpy.core.multiarray", "_reconstruct"]
+    return _load(_Restricted(io.BytesIO(data), name, arrays), name)
+
+
+@dataclass(frozen=True)
+class TorchTensor:
+    """A tensor of a torch file: where it lies, read on demand."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    _storage: Callable[[], np.ndarray]
+    _offset: int
+    _strides: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """Return the array, contiguous."""
+        flat = self._storage()
+        strides = tuple(step * self.dtype.itemsize for step in self._strides)
+        view = np.lib.stride_tricks.as_strided(flat[self._offset :], self.shape, strides, writeable=False)
+        return np.ascontiguousarray(view)
+
+
+def read_torch(path: Path) -> dict[str, TorchTensor]:
+    """Read a ``.pth``, ``.pt`` or ``.bin`` file, zip or legacy, without torch.
+
+    A state dict wrapped in ``{"state_dict": …}`` or the like is unwrapped; entries that are no tensors are left out.
+
+    Raises:
+        TransferlabError: the file is truncated or corrupt, holds no tensors, or asks for a forbidden global.
+    """
+    name = str(path)
+    try:
+        found = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+    except _DAMAGE as error:
+        raise TransferlabError(f"{name}: not a readable torch file ({error}).") from None
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    tensors = {str(k): v for k, v in found.items() if isinstance(v, TorchTensor)} if isinstance(found, Mapping) else {}
+    if not tensors:
+        raise TransferlabError(f"{name}: holds no named tensors.")
+    return tensors
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+class _Restricted(pickle.Unpickler):
+    """An unpickler that knows a table of globals and nothing else."""
+
+    def __init__(
+        self, file: Any, name: str, table: Mapping[tuple[str, str], Any], storage: Callable[..., Any] | None = None
+    ):
+        super().__init__(file, encoding="utf-8")
+        self._name, self._table, self._storage = name, table, storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._table:
+            raise TransferlabError(
+                f"{self._name}: its pickle asks for '{module}.{name}', which is not allowed; nothing was run."
+            )
+        return self._table[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._storage is None:
+            raise TransferlabError(f"{self._name}: its pickle refers to outside storage.")
+        return self._storage(pid)
+
+
+def _load(unpickler: pickle.Unpickler, name: str) -> Any:
+    try:
+        return unpickler.load()
+    except TransferlabError:
+        raise
+    except RecursionError:
+        raise TransferlabError(f"{name}: its pickle is nested too deeply.") from None
+    except Exception as error:
+        raise TransferlabError(f"{name}: truncated or corrupt ({type(error).__name__}: {error}).") from None
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """A typed run of numbers in the file."""
+
+    key: str
+    dtype: np.dtype
+    size: int
+    read: Callable[[], np.ndarray]
+
+
+def _torch_table(name: str) -> dict[tuple[str, str], Any]:
+    def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TorchTensor:
+        shape, strides = tuple(int(n) for n in size), tuple(int(n) for n in stride)
+        if not isinstance(storage, _Storage) or len(shape) != len(strides) or min((*shape, *strides, offset, 0)) < 0:
+            raise TransferlabError(f"{name}: a tensor is described wrongly.")
+        # The last element that the view touches must lie inside its storage.
+        last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if all(shape) else -1
+        if last >= storage.size:
+            raise TransferlabError(f"{name}: a tensor of shape {shape} reaches past its storage '{storage.key}'.")
+        return TorchTensor(shape, storage.dtype, storage.read, int(offset), strides)
+
+    table: dict[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): rebuild,
+        ("torch._utils", "_rebuild_tensor"): rebuild,
+        ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
+        ("torch", "Size"): tuple,
+    }
+    for storage, dtype in _STORAGES.items():
+        table["torch", storage] = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
+    return table
+
+
+def _read_zip(path: Path) -> Any:
+    name = str(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        pickles = [member for member in members if member.endswith("/data.pkl") or member == "data.pkl"]
+        if len(pickles) != 1:
+            raise TransferlabError(f"{name}: a zip file, but not one that torch wrote (no data.pkl).")
+        root = pickles[0][: -len("data.pkl")]
+        # A pickle of a state dict is small; one that unpacks to more than the file's whole size is a trap.
+        if members[pickles[0]].file_size > max(path.stat().st_size * 4, 1 << 20):
+            raise TransferlabError(f"{name}: data.pkl claims {members[pickles[0]].file_size:,} bytes.")
+        data = archive.read(pickles[0])
+
+    def storage(pid: Any) -> _Storage:
+        _, dtype, key, _, size = _checked_pid(pid, name)
+        member = members.get(f"{root}data/{key}")
+        if member is None or member.file_size < size * dtype.itemsize:
+            raise TransferlabError(f"{name}: the storage '{key}' is missing or too short.")
+
+        def read() -> np.ndarray:
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    return np.frombuffer(archive.read(member), dtype, count=size)
+            except _DAMAGE as error:
+                raise TransferlabError(f"{name}: cannot read the storage '{key}' ({error}).") from None
+
+        return _Storage(key, dtype, size, read)
+
+    return _load(_Restricted(io.BytesIO(data), name, _torch_table(name), storage), name)
+
+
+def _read_legacy(path: Path) -> Any:
+    """Four pickles (magic, protocol, system, object), the list of storage keys, then each storage: count, numbers."""
+    name, length = str(path), path.stat().st_size
+    places: dict[str, tuple[int, int]] = {}
+
+    def storage(pid: Any) -> _Storage:
+        _, dtype, key, _, size = _checked_pid(pid, name)
+
+        def read() -> np.ndarray:
+            if key not in places:
+                raise TransferlabError(f"{name}: the storage '{key}' is missing.")
+            offset, count = places[key]
+            if count != size:
+                raise TransferlabError(f"{name}: the storage '{key}' holds {count} numbers, expected {size}.")
+            return np.memmap(path, dtype, mode="r", offset=offset, shape=(count,))
+
+        storages[key] = _Storage(key, dtype, size, read)
+        return storages[key]
+
+    storages: dict[str, _Storage] = {}
+    with path.open("rb") as file:
+        head = [_load(_Restricted(file, name, {}), name) for _ in range(3)]
+        if head[0] != _LEGACY_MAGIC:
+            raise TransferlabError(f"{name}: not a torch file.")
+        found = _load(_Restricted(file, name, _torch_table(name), storage), name)
+        keys = _load(_Restricted(file, name, {}), name)
+        if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
+            raise TransferlabError(f"{name}: its list of storages does not fit its tensors.")
+        for key in map(str, keys):
+            raw = file.read(8)
+            if len(raw) < 8:
+                raise TransferlabError(f"{name}: truncated before the storage '{key}'.")
+            (count,) = struct.unpack("<q", raw)
+            bytes_ = count * storages[key].dtype.itemsize
+            if count != storages[key].size or file.tell() + bytes_ > length:
+                raise TransferlabError(f"{name}: truncated or corrupt at the storage '{key}'.")
+            places[key] = (file.tell(), count)
+            file.seek(bytes_, io.SEEK_CUR)
+    return found
+
+
+def _checked_pid(pid: Any, name: str) -> tuple[str, np.dtype, str, Any, int]:
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], np.dtype):
+        raise TransferlabError(f"{name}: a storage is described wrongly.")
+    if not isinstance(pid[4], int) or pid[4] < 0:
+        raise TransferlabError(f"{name}: the storage '{pid[2]}' has the size {pid[4]!r}.")
+    return str(pid[0]), pid[1], str(pid[2]), pid[3], pid[4]
