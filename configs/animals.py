@@ -23,7 +23,9 @@ def get_config() -> ConfigDict:
 
     probe = {"steps": 400, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup": 0.0, "schedule": "cosine"}
     rates = ({"learning_rate": 1e-2}, {"learning_rate": 3e-3})
-    deep = {"epochs": 20, "max_steps": 320}
+    deep = {"epochs": 20, "max_steps": 240}
+    # From random weights it takes longer until the validation curve is flat.
+    longer = {"epochs": 40, "max_steps": 480}
     few = {"largest_budget": 100, "first_seeds": 3}
     config.methods = ConfigDict(
         {
@@ -51,7 +53,7 @@ def get_config() -> ConfigDict:
                 **few,
             },
             "scratch": {
-                "train": {"learning_rate": 1e-3, **deep},
+                "train": {"learning_rate": 1e-3, **longer},
                 "tune": ({"learning_rate": 1e-3}, {"learning_rate": 3e-3}),
                 "all_labels": True,
                 **few,

@@ -124,17 +124,31 @@ def test_cached_and_recomputed_features_give_the_same_run(source, films, monkeyp
         np.testing.assert_allclose(first.probabilities, second.probabilities, atol=2e-5)
 
 
-def test_the_cache_key_changes_with_weights_data_and_preprocessing(source, films, tmp_path) -> None:
+def test_runs_of_another_precision_share_no_features(source, films, monkeypatch) -> None:
+    monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
+    cache, data, kinds = FrontierCache(), films.subset(16, 0), []
+    for precision in ("bfloat16", "float32"):
+        run = tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(steps=2, precision=precision))
+        run.cache = cache
+        key = run.features(*run._plan.place(0))
+        kinds.append(str(cache.rows(key, data.train, 0, 16, ())["pooled"].dtype))
+    assert kinds == ["bfloat16", "float32"]
+    assert cache.computed == 2 * (16 + len(data.test))
+
+
+def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(source, films, tmp_path) -> None:
     from conftest import write_bert
 
     from transferlab.transfer.frontier import cache_key
 
-    def key(source, data):
+    def key(source, data, precision="float32"):
         run = tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK)
         params, stats = run._plan.place(0)
-        return cache_key(params, stats, run._plan.definition, run._plan.frontier, source.transform, data.sha256)
+        definition, frontier = run._plan.definition, run._plan.frontier
+        return cache_key(params, stats, definition, frontier, source.transform, data.sha256, precision)
 
     first = key(source, films)
+    assert first != key(source, films, "bfloat16")
     assert first == key(source, films.subset(20, 1))
     assert first != key(tl.load(write_bert(tmp_path / "other", seed=1)), films)
     from dataclasses import replace

@@ -198,7 +198,10 @@ class Run:
         transform = self.source.transform
         drawn = any(leaf.action != "copied" for leaf in self._plan.leaves if not leaf.trains)
         weights = None if drawn else self.source.sha256
-        key = cache_key(params, stats, self._plan.definition, self._plan.frontier, transform, self.data.sha256, weights)
+        key = cache_key(
+            params, stats, self._plan.definition, self._plan.frontier, transform, self.data.sha256,
+            self.settings.precision, weights,
+        )  # fmt: skip
         wanted = np.concatenate([self.data.train, self.data.validation, self.data.test])
         missing = self.cache.missing(key, wanted)
         rows = self.settings.batch_size

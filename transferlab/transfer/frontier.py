@@ -99,9 +99,9 @@ def prefix_function(definition: trees.Definition, stop: int, compute: str = "flo
 
 def cache_key(
     params: trees.Tree, state: trees.Tree, definition: trees.Definition, stop: int, transform: Any, data_sha256: str,
-    weights_sha256: str | None = None, compute: str = "float32",
+    compute: str, weights_sha256: str | None = None,
 ) -> str:  # fmt: skip
-    """Return the key: a hash of everything that the carries depend on.
+    """Return the key: a hash of everything that the carries depend on, ``compute`` (the stages' dtype) among it.
 
     ``weights_sha256`` spares hashing the leaves where they are all a source's, whose hash is known.
     """
