@@ -51,12 +51,18 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
         left.append(i)
     shared: dict[int, dict[str, Any]] = {}
     for group in _groups(runs, left):
-        ready = [(i, *prepare(runs[i], shared.setdefault(id(runs[i].source), {}))) for i in group]
+        # One alone keeps no copy of the base beside its own state.
+        ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
         for part in _alike(ready):
             for engine, members in _engines(part):
                 for i, result in zip(members, _fit(engine, report), strict=True):
                     results[i] = result
     return [results[i] for i in range(len(runs))]
+
+
+def _base(shared: dict[int, dict[str, Any]], run: Run) -> dict[str, Any]:
+    """Leaves of the run's source that are in memory already."""
+    return shared.setdefault(id(run.source), {})
 
 
 Ready = tuple[int, Member, State]
