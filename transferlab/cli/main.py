@@ -79,10 +79,12 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
+    from transferlab.cli.watch import LEFT_OUT
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
-    plans = Study(read_config(config, overrides)).plans
+    study = Study(read_config(config, overrides))
+    plans = study.plans
     if as_json:
         import json
 
@@ -90,6 +92,8 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
         return
     for made in plans.values():
         _print(made.table(whole))
+    for name in study.left_out:
+        click.echo(LEFT_OUT.format(name))
 
 
 @cli.command()
