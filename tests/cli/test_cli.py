@@ -246,6 +246,32 @@ def test_errors_are_one_line_with_a_non_zero_status(config: Path, tmp_path: Path
         assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("where", ["gc.collect()", "Dying()"])
+def test_ctrl_c_is_not_lost_in_a_finalizer(where: str) -> None:
+    code = f"""
+import gc, signal, sys, time
+from transferlab.cli.main import catch_interrupts
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def _xla_gc_callback(*args):
+    gc.callbacks.remove(_xla_gc_callback)
+    signal.raise_signal(signal.SIGINT)
+
+catch_interrupts()
+gc.disable()
+try:
+    gc.callbacks.append(_xla_gc_callback)
+    {where}
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 130
+
+
 def test_help_does_not_import_jax() -> None:
     code = "import sys; from transferlab.cli.main import cli\ntry: cli(['--help'])\nexcept SystemExit: pass\nprint('jax' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

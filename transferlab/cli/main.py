@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -186,6 +187,28 @@ def _print(table: Any) -> None:
     (Console() if sys.stdout.isatty() else Console(width=180)).print(table)
 
 
+def catch_interrupts() -> None:
+    """Let no Ctrl-C get lost: Python drops what is raised in a finalizer, and JAX runs one at every garbage collection."""
+    import signal
+    import threading
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
+                # Sent to the process: the main thread may be waiting, and wakes up for it.
+                again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+                again.daemon = True
+                again.start()
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    # What was started with Ctrl-C ignored, as by nohup, goes on ignoring it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+
+
 def main() -> None:
     """Entry point."""
+    catch_interrupts()
     cli()
