@@ -80,10 +80,16 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
             raise TransferlabError(f"config.{name} is {given}; it needs at least one value, each once.")
     if min(out.budgets) < 1:
         raise TransferlabError(f"config.budgets is {out.budgets}; a budget is at least one label.")
+    if min(out.seeds) < 0 or max(out.seeds) >= 2**32:
+        raise TransferlabError(f"config.seeds is {out.seeds}; a seed is from 0 to 2³² − 1.")
+    for name in ("test_examples", "image_size"):
+        value = getattr(out, name)
+        if value is not None and value < 1:
+            raise TransferlabError(f"config.{name} is {value}; it must be at least 1.")
     return out
 
 
-def _arm(name: str, given: Any, common: Mapping[str, Any]) -> ArmConfig:
+def _arm(name: str, given: Any, common: Any) -> ArmConfig:
     where = f"config.methods.{name}"
     if not isinstance(given, dict):
         raise TransferlabError(f"{where} is {given!r}; it must be a mapping of fields, {{}} for the defaults.")
@@ -99,12 +105,22 @@ def _arm(name: str, given: Any, common: Mapping[str, Any]) -> ArmConfig:
     _known(given, own | arm | {"method"}, where)
     hints = typing.get_type_hints(cls)
     method = cls(**{k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in own})
-    train = _settings({**cls.published, **common, **given.get("train", {})}, f"{where}.train")
-    for trial in given.get("tune", ()):
-        _settings({**dataclasses.asdict(train), **trial}, f"{where}.tune")
+    own_train = _mapping(given.get("train", {}), f"{where}.train")
+    train = _settings({**cls.published, **_mapping(common, "config.train"), **own_train}, f"{where}.train")
     hints = typing.get_type_hints(ArmConfig)
     rest = {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in arm and k != "train"}
+    for i, trial in enumerate(rest.get("tune", ())):
+        _settings({**dataclasses.asdict(train), **trial}, f"{where}.tune[{i}]")
+    for cap in ("largest_budget", "first_seeds"):
+        if rest.get(cap) is not None and rest[cap] < 1:
+            raise TransferlabError(f"{where}.{cap} is {rest[cap]}; it must be at least 1.")
     return ArmConfig(method, train, **rest)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TransferlabError(f"{where} is {value!r}; expected a mapping.")
+    return value
 
 
 def _settings(given: Mapping[str, Any], where: str) -> Settings:
@@ -145,9 +161,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
             raise TransferlabError(f"{where} is {value!r}; expected a tuple of {_name(args[0])}.")
         return tuple(_checked(item, args[0], f"{where}[{i}]") for i, item in enumerate(items))
     if origin is dict or hint is dict:
-        if not isinstance(value, dict):
-            raise TransferlabError(f"{where} is {value!r}; expected a mapping.")
-        return value
+        return _mapping(value, where)
     if dataclasses.is_dataclass(hint):
         return _dataclass(hint, value, where)
     if hint is Any:

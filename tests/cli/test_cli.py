@@ -105,6 +105,23 @@ def test_predict_reads_files_of_many_and_a_study_stands_for_its_best_run(study: 
     assert len(done.stdout.splitlines()) == 4, done.stderr
 
 
+def test_predict_takes_any_text_and_says_what_was_cut(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "MANY.CSV").write_bytes(b'\xef\xbb\xbftext\n"two\nlines"\n')
+    long = "good day " * 300
+    done = transferlab("predict", study, long, "", "\U0001f600", tmp_path / "MANY.CSV", "--json")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["input"] == "two\nlines"
+    assert "1 of 4 texts are longer than 48 tokens" in done.stderr
+    (tmp_path / "number.jsonl").write_text('{"text": 3}\n')
+    done = transferlab("predict", study, tmp_path / "number.jsonl")
+    assert done.returncode == 1 and "row 1: the text is 3" in done.stderr
+
+
+def test_an_arm_without_a_run_is_said_to_be_left_out(config: Path) -> None:
+    done = transferlab("plan", config, "--config.methods.probe.largest_budget=2")
+    assert done.returncode == 0 and "Left out: probe" in done.stdout, done.stderr
+
+
 def test_typing_the_same_line_again_changes_nothing_and_added_seeds_continue(study: Path, config: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in study.glob("runs/**/predictions.npz")}
     seeds = "--config.seeds=(0,1,2)"
@@ -196,6 +213,14 @@ def test_inspect_prints_readable_paths_of_models_files_and_runs(study: Path, ber
         ("--config.grid=ful", "Did you mean 'full'"),
         ("--config.baselines=('tf-idf',)", "Did you mean 'tfidf'"),
         ("--config.label_column=lable", "Did you mean 'label'"),
+        ("--config.seeds=(0,-1)", "seeds is"),
+        ("--config.test_examples=0", "test_examples is 0"),
+        ("--config.baselines=('pixels',)", "reads images"),
+        ("--config.budgets=(12,1)", "1 labels of .* are all"),
+        ("--config.train=3", "config.train is 3"),
+        ("--config.methods.probe.train=3", "probe.train is 3"),
+        ("--config.methods.probe.tune=(3,)", r"probe.tune\[0\] is 3"),
+        ("--config.methods.probe.first_seeds=0", "first_seeds is 0"),
     ],
 )
 def test_bad_configs_are_one_clear_error_and_touch_nothing(
@@ -219,6 +244,32 @@ def test_errors_are_one_line_with_a_non_zero_status(config: Path, tmp_path: Path
     ):
         done = transferlab(*words)
         assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("where", ["gc.collect()", "Dying()"])
+def test_ctrl_c_is_not_lost_in_a_finalizer(where: str) -> None:
+    code = f"""
+import gc, signal, sys, time
+from transferlab.cli.main import catch_interrupts
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def _xla_gc_callback(*args):
+    gc.callbacks.remove(_xla_gc_callback)
+    signal.raise_signal(signal.SIGINT)
+
+catch_interrupts()
+gc.disable()
+try:
+    gc.callbacks.append(_xla_gc_callback)
+    {where}
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 130
 
 
 def test_help_does_not_import_jax() -> None:

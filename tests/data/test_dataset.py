@@ -104,6 +104,37 @@ def test_awkward_tables_are_handled_or_named(tmp_path: Path) -> None:
         tl.dataset("data/none.csv")
 
 
+def test_a_row_with_an_unquoted_separator_is_named_and_makes_no_label_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\nfine,a\nI like it, really,a\nbad,b\n")
+    with pytest.raises(TransferlabError, match=r"t\.csv, row 2: 3 fields"):
+        tl.dataset(tmp_path / "t.csv")
+
+
+def test_stray_quotes_in_a_tsv_swallow_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text('text\tlabel\n"hello\ta\nmiddle\tb\nbye" all\tb\nmore\ta\n')
+    with pytest.raises(TransferlabError, match=r"t\.tsv, row 1"):
+        tl.dataset(tmp_path / "t.tsv")
+
+
+def test_tables_in_capitals_with_marks_and_odd_line_ends_are_read(tmp_path: Path) -> None:
+    lines = "".join(f'{{"text": "line\u2028{i}", "label": {i % 2}}}\n' for i in range(8))
+    (tmp_path / "t.JSONL").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert len(tl.dataset(tmp_path / "t.JSONL", test_examples=2).records) == 8
+    (tmp_path / "u.jsonl").write_text('{"text": "a", "label": 1}\n{"txt": "b", "label": 2}\n')
+    with pytest.raises(TransferlabError, match=r"u\.jsonl, line 2: there is no 'text'.*'txt'"):
+        tl.dataset(tmp_path / "u.jsonl")
+    (tmp_path / "v.csv").write_text("text,label\n")
+    with pytest.raises(TransferlabError, match="holds no examples"):
+        tl.dataset(tmp_path / "v.csv")
+
+
+def test_seeds_and_sizes_out_of_range_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", ROWS)
+    for name, value in (("seed", -1), ("split_seed", -1), ("test_examples", 0)):
+        with pytest.raises(TransferlabError, match=f"{name} is {value}"):
+            tl.dataset(path, **{name: value})
+
+
 def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:
     from transferlab.data.images import read_image
 
@@ -112,6 +143,9 @@ def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:
                           "alpha.png": grey.convert("RGBA")}.items():  # fmt: skip
         picture.save(tmp_path / name)
         assert read_image(tmp_path / name).shape == (4, 6, 3)
+    deep = np.array([[0, 100 << 8, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 100, 255]
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     grey.convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
@@ -132,6 +166,27 @@ def test_a_folder_of_pictures_is_a_data_set(tmp_path: Path) -> None:
     data = tl.dataset(tmp_path, test_examples=4)
     assert data.label_names == ("cat", "dog") and data.duplicates_removed == 1
     assert data.records[0]["image"].shape == (9, 7, 3) and len(data.train) == 8
+
+
+def test_a_folder_names_labels_without_pictures_and_skips_hidden_files(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for i in range(2):
+            Image.fromarray(np.full((3, 3), 10 * i + ord(label[0]), np.uint8)).save(tmp_path / label / f"{i}.png")
+        (tmp_path / label / "._0.png").write_bytes(b"what macOS leaves beside a file")
+    assert len(tl.dataset(tmp_path, test_examples=1).records) == 4
+    (tmp_path / "emu").mkdir()
+    with pytest.raises(TransferlabError, match="emu holds no pictures"):
+        tl.dataset(tmp_path, test_examples=1)
+
+
+def test_a_picture_too_large_to_decode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transferlab.data.images import read_image
+
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(TransferlabError, match=r"huge\.png cannot be read"):
+        read_image(tmp_path / "huge.png")
 
 
 @pytest.mark.network

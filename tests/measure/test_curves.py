@@ -32,6 +32,17 @@ def test_scratch_against_its_own_score_is_worth_one():
         assert data_multiplier(SCRATCH, [score], budget).value == pytest.approx(1.0)
 
 
+def test_an_arm_that_does_as_well_as_a_level_scratch_curve_is_worth_one_at_every_budget():
+    level = {16: [0.66, 0.68], 64: [0.67, 0.67], 256: [0.671, 0.669]}
+    for budget in level:
+        assert data_multiplier(level, [0.67], budget).value == 1.0
+    assert data_multiplier(level, [0.67], 1024).value == 0.25
+    # Means of the same numbers differ in their last bit: that is no bound.
+    noisy = {16: [0.1 + 0.2], 64: [0.1 + 0.2]}
+    assert data_multiplier(noisy, [0.3], 64).censored is None
+    assert data_multiplier({16: [0.3], 64: [0.3]}, [0.1 + 0.2], 64).censored is None
+
+
 def test_a_scratch_curve_that_dips_is_made_monotone_before_it_is_inverted():
     dipping = {16: [0.5], 64: [0.7], 256: [0.6], 1024: [0.8]}
     # 64 and 256 pool to .65, so .64 lies before 64.

@@ -120,7 +120,7 @@ def test_a_config_that_cannot_be_honoured_is_ignored(folder: Path, changes: dict
 
 def test_broken_json_is_a_traceback(folder: Path) -> None:
     (folder / "config.json").write_text("{")
-    with pytest.raises(TransferlabError, match=r"config\.json: not readable JSON"):
+    with pytest.raises(TransferlabError, match=r"config\.json is not readable JSON"):
         tl.load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(TransferlabError, match=r"no config\.json"):
@@ -190,6 +190,13 @@ def test_padding_changes_what_is_read(source) -> None:
 def test_pooling_that_is_not_supported_is_replaced_silently(folder: Path) -> None:
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
     with pytest.raises(TransferlabError, match=r"pooling_mode_max_tokens.*is not supported"):
+        tl.load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "modules.json", "1_Pooling/config.json"])
+def test_a_damaged_file_beside_the_weights_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text("{")
+    with pytest.raises(TransferlabError, match=f"{name} is not readable JSON"):
         tl.load(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -79,10 +80,12 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
+    from transferlab.cli.watch import LEFT_OUT
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
-    plans = Study(read_config(config, overrides)).plans
+    study = Study(read_config(config, overrides))
+    plans = study.plans
     if as_json:
         import json
 
@@ -90,6 +93,8 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
         return
     for made in plans.values():
         _print(made.table(whole))
+    for name in study.left_out:
+        click.echo(LEFT_OUT.format(name))
 
 
 @cli.command()
@@ -182,6 +187,28 @@ def _print(table: Any) -> None:
     (Console() if sys.stdout.isatty() else Console(width=180)).print(table)
 
 
+def catch_interrupts() -> None:
+    """Let no Ctrl-C get lost: Python drops what is raised in a finalizer, and JAX runs one at every garbage collection."""
+    import signal
+    import threading
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
+                # Sent to the process: the main thread may be waiting, and wakes up for it.
+                again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+                again.daemon = True
+                again.start()
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    # What was started with Ctrl-C ignored, as by nohup, goes on ignoring it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+
+
 def main() -> None:
     """Entry point."""
+    catch_interrupts()
     cli()

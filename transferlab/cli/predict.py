@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 import click
 
+from transferlab.data.images import SUFFIXES as PICTURES
+from transferlab.data.tables import SUFFIXES, read_rows
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
-
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-TABLES = (".txt", ".csv", ".tsv", ".jsonl")
 
 
 def predict_all(directory: Path, inputs: Sequence[str], as_json: bool) -> None:
     """Print one line per example: its label, its probability, and the other labels'."""
+    from transferlab.data.text import TextTransform
     from transferlab.train.predictor import open_run
 
     predictor = open_run(best_run(directory))
@@ -35,7 +34,14 @@ def predict_all(directory: Path, inputs: Sequence[str], as_json: bool) -> None:
             click.echo(json.dumps({"input": name, "label": predictor.labels[order[0]], "probabilities": ranked}))
         else:
             shown = "  ".join(f"{label} {p:.3f}" for label, p in list(ranked.items())[:5])
-            click.echo(f"{shown}\t{name}")
+            click.echo(f"{shown}\t{' '.join(name.splitlines())}")
+    if isinstance(predictor.transform, TextTransform):
+        cut = sum(one.cut > 0 for one in predictor.transform.encode(examples))
+        if cut:
+            limit = predictor.transform.max_length
+            click.echo(
+                f"{cut} of {len(examples)} texts are longer than {limit} tokens; the rest was not read.", err=True
+            )
 
 
 def best_run(directory: Path) -> Path:
@@ -56,46 +62,40 @@ def best_run(directory: Path) -> Path:
 
 def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]:
     for text in inputs:
-        path = Path(text) if len(text) < 4096 and "\n" not in text else None
-        suffix = path.suffix.lower() if path is not None else ""
-        exists = path is not None and path.exists()
+        path = Path(text)
+        suffix = path.suffix.lower()
+        try:
+            exists = path.exists()
+        except (OSError, ValueError):
+            exists = False  # A long text, or one with a NUL, is no file's name.
         if modality == "image":
-            if path is None or not exists:
+            if not exists:
                 raise TransferlabError(f"There is no image file '{text}'.")
             yield from _images(path)
-        elif exists and path is not None and suffix in TABLES:
+        elif exists and suffix in (".txt", *SUFFIXES):
             yield from _table(path)
-        elif not exists and suffix in (*TABLES, *IMAGES) and " " not in text:
+        elif not exists and suffix in (".txt", *SUFFIXES, *PICTURES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
         else:
             yield text, text
 
 
 def _images(path: Path) -> Iterator[tuple[str, Any]]:
-    from transferlab.data.images import read_image
+    from transferlab.data.images import picture_files, read_image
 
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
-    for file in files:
+    for file in picture_files(path) if path.is_dir() else [path]:
         yield str(file), read_image(file)
 
 
 def _table(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise TransferlabError(f"{path} is not UTF-8 (byte {error.start}).") from None
-    lines = text.splitlines()
-    if path.suffix == ".txt":
-        yield from ((line, line) for line in lines if line.strip())
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(lines, 1):
-            try:
-                value = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError):
-                raise TransferlabError(f"{path}, line {number}: not a JSON object with 'text'.") from None
-            yield value, value
-    else:
-        rows = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
-        if "text" not in (rows.fieldnames or ()):
-            raise TransferlabError(f"{path} has no column 'text'; it has {rows.fieldnames}.")
-        yield from ((row["text"], row["text"]) for row in rows)
+    if path.suffix.lower() == ".txt":
+        try:
+            text = path.read_text("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise TransferlabError(f"{path} is not UTF-8 (byte {error.start}).") from None
+        yield from ((line, line) for line in text.split("\n") if line.strip())
+        return
+    for number, row in read_rows(path, ("text",)):
+        if not isinstance(row["text"], str):
+            raise TransferlabError(f"{path}, row {number}: the text is {row['text']!r}.")
+        yield row["text"], row["text"]

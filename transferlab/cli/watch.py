@@ -17,6 +17,8 @@ from transferlab.studies.table import rich_table
 from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 
+LEFT_OUT = "Left out: {}, whose largest_budget is below every budget of this study."
+
 
 class Watcher(Observer):
     """Prints plans and shows two bars: cells of the study, steps of the run. Off a terminal, one line per cell."""
@@ -30,6 +32,9 @@ class Watcher(Observer):
 
     def planned(self, arm: str, plan: Plan) -> None:
         self.console.print(plan.table())
+
+    def left_out(self, arm: str) -> None:
+        self.console.print(LEFT_OUT.format(arm))
 
     def began(self, cells: int, finished: int) -> None:
         self.count, self.done = cells, finished

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import html
 import json
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.data.tables import read_rows
 from transferlab.errors import TransferlabError, nearest
 
 Modality = Literal["text", "image"]
@@ -127,6 +127,13 @@ def dataset(
     """
     from transferlab.data.builders import DATASETS
 
+    for field_name, value, least in (
+        ("test_examples", test_examples, 1),
+        ("seed", seed, 0),
+        ("split_seed", split_seed, 0),
+    ):
+        if value < least:
+            raise TransferlabError(f"{field_name} is {value}; it must be at least {least}.")
     text = str(name)
     if text in DATASETS:
         whole = _named(text)
@@ -193,9 +200,11 @@ def _split(whole: _Whole, test_examples: int, split_seed: int) -> Dataset:
         ids.append(name)
         labels.append(label)
         digest.update(f"\0{name}\0{label}\0".encode() + content)
+    if not labels:
+        raise TransferlabError(f"'{whole.name}' holds no examples.")
     column = np.array(labels, np.int32)
     if len(set(labels)) < 2:
-        only = whole.label_names[labels[0]] if labels else "none"
+        only = whole.label_names[labels[0]]
         raise TransferlabError(f"'{whole.name}' has a single label, '{only}'; a classifier needs two classes at least.")
     n_test = min(test_examples, len(kept) // 2)
     order = stratified_order(column, split_seed + 2_000_003)
@@ -272,12 +281,8 @@ def _text(value: Any) -> str:
 
 
 def _table(path: Path, text_column: str, label_column: str) -> _Whole:
-    rows = _read_rows(path)
     texts, labels = [], []
-    for number, row in rows:
-        for column in (text_column, label_column):
-            if column not in row:
-                raise TransferlabError(f"{path} has no column '{column}'.{nearest(column, [str(k) for k in row])}")
+    for number, row in read_rows(path, (text_column, label_column)):
         if row[label_column] in (None, ""):
             raise TransferlabError(f"{path}, row {number}: the label is empty.")
         if not isinstance(row[text_column], str):
@@ -296,41 +301,19 @@ def _table(path: Path, text_column: str, label_column: str) -> _Whole:
     return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {})
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return (row number, fields); the first data row is 1. A row that is not UTF-8 is named."""
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TransferlabError(f"{path}, line {number}: not UTF-8 (byte {error.start}).") from None
-    if path.suffix == ".jsonl":
-        rows = []
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    rows.append((number, dict(json.loads(line))))
-                except (ValueError, TypeError):
-                    raise TransferlabError(f"{path}, line {number}: not a JSON object.") from None
-        return rows
-    if path.suffix not in (".csv", ".tsv"):
-        raise TransferlabError(f"{path}: unknown kind of table; expected .csv, .tsv or .jsonl.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=path.suffix == ".csv")
-        try:
-            return list(enumerate(reader, 1))
-        except csv.Error as error:
-            raise TransferlabError(f"{path}, line {reader.line_num}: {error}.") from None
-
-
 def _folder(path: Path) -> _Whole:
-    from transferlab.data.images import read_image
+    from transferlab.data.images import SUFFIXES, picture_files, read_image
 
-    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
     names = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    files = [(f, i) for i, n in enumerate(names) for f in sorted((path / n).iterdir()) if f.suffix.lower() in suffixes]
+    pictures = {name: picture_files(path / name) for name in names}
+    files = [(file, i) for i, name in enumerate(names) for file in pictures[name]]
     if not files:
         raise TransferlabError(f"{path} holds no pictures; expected {path}/<label>/*.png or .jpg.")
+    for name, found in pictures.items():
+        if not found:
+            raise TransferlabError(
+                f"{path / name} holds no pictures ({', '.join(SUFFIXES)}), so nothing has the label '{name}'."
+            )
 
     def record(i: int) -> dict[str, Any]:
         file, label = files[i]

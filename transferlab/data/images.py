@@ -13,6 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from transferlab.errors import TransferlabError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+"""Pictures that are looked for in folders, in any case."""
+
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -51,8 +54,13 @@ class ImageTransform:
         return {"kind": "image", **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, by name; hidden files (as ``._1.jpg``, which macOS leaves) are none."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
 def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Read a picture as RGB: one channel, palette, alpha and CMYK are converted, EXIF rotation is applied.
+    """Read a picture as RGB: one channel, 16 bits, palette, alpha and CMYK are converted, EXIF rotation is applied.
 
     Raises:
         TransferlabError: not a picture, or a truncated one; the file is named.
@@ -65,8 +73,11 @@ def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height
                 # Transparent parts show white, as on a page.
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+            if upright.mode.startswith("I"):
+                # 16 bits of grey: Pillow would cut all above 255 to white.
+                upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
             return np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise TransferlabError(f"{name} cannot be read as a picture ({error}).") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from transferlab.errors import TransferlabError
+from transferlab.files import read_json, sha256_file
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""
@@ -97,8 +97,6 @@ def read_tokenizer(directory: Path, limit: int) -> TextTransform | None:
     pad_id = tokenizer.token_to_id(pad_token or "[PAD]") or 0
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
-    from transferlab.files import sha256_file
-
     return TextTransform(tokenizer, longest, pad_id, sha256_file(path))
 
 
@@ -112,4 +110,4 @@ def _wordpiece(path: Path, settings: dict) -> Tokenizer:
 
 
 def _json(path: Path) -> dict:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}

@@ -81,14 +81,16 @@ def _invert(scratch: Curve, score: float, budget: int) -> tuple[float, Literal["
     x = np.log(budgets)
     means = np.array([np.mean(scratch[int(n)]) for n in budgets])
     y = isotonic_regression(means).x
+    # Equal but for the rounding of means, which must not turn a tie into a bound.
+    level = budgets[np.abs(y - score) < 1e-9]
+    if len(level):
+        # Where the curve is level, the budget nearest the arm's: what does as well as scratch is worth 1.
+        return float(level[np.argmin(np.abs(np.log(level / budget)))] / budget), None
     if score > y[-1]:
         return float(budgets[-1] / budget), "above"
     if score < y[0]:
         return float(budgets[0] / budget), "below"
-    # The fewest labels with which the curve is at the score.
     right = int(np.searchsorted(y, score, side="left"))
-    if right == 0 or y[right] == y[right - 1]:
-        return float(budgets[right] / budget), None
     part = (score - y[right - 1]) / (y[right] - y[right - 1])
     return float(np.exp(x[right - 1] + part * (x[right] - x[right - 1])) / budget), None
 

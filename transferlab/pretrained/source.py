@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from transferlab import trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
+from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import ClassifierConfig, Pooling, unit_length
 from transferlab.pretrained.families import FAMILIES, Family, family_of
@@ -246,10 +246,9 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     if not path.exists():
         there = sorted(p.name for p in directory.iterdir())[:20]
         raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise TransferlabError(f"{path}: not readable JSON ({error}).") from None
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise TransferlabError(f"{path}: expected a JSON object.")
     kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
     kind = raw.get("model_type")
     if kind not in kinds:
@@ -351,13 +350,13 @@ def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
     path = directory / "1_Pooling" / "config.json"
     if not path.exists():
         return None, False
-    raw = json.loads(path.read_text("utf-8"))
+    raw = read_json(path)
     modes: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
     on = [mode for mode, value in raw.items() if mode.startswith("pooling_mode_") and value is True]
     if len(on) != 1 or on[0] not in modes:
         raise TransferlabError(f"{path}: pooling {on} is not supported; expected one of {sorted(modes)}.")
     modules = directory / "modules.json"
-    kinds = [m.get("type", "") for m in json.loads(modules.read_text("utf-8"))] if modules.exists() else []
+    kinds = [m.get("type", "") for m in read_json(modules)] if modules.exists() else []
     return modes[on[0]], any(kind.endswith("Normalize") for kind in kinds)
 
 

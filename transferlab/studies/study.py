@@ -63,6 +63,9 @@ class Observer:
     def planned(self, arm: str, plan: Plan) -> None:
         """The plan of an arm, before anything trains."""
 
+    def left_out(self, arm: str) -> None:
+        """An arm has no run: its ``largest_budget`` is below every budget."""
+
     def began(self, cells: int, finished: int) -> None:
         """How many cells there are, and how many an earlier start has finished."""
 
@@ -89,13 +92,25 @@ class Study:
         self.directory = study_directory(config)
         self.source = self._open_source()
         self.data = self._open_data()
-        available = len(self.data.train)
+        self._check()
+
+    def _check(self) -> None:
+        """Hold the config against the data, so that nothing fails half-way through the table."""
+        config, available = self.config, len(self.data.train)
+        for name, modality in (("tfidf", "text"), ("pixels", "image")):
+            if name in config.baselines and self.data.modality != modality:
+                raise TransferlabError(
+                    f"The baseline '{name}' reads {modality}s, but '{self.data.name}' holds {self.data.modality}s."
+                )
         for budget in config.budgets:
             if budget > available:
                 raise TransferlabError(
                     f"config.budgets asks for {budget} labels, but '{config.data}' has {available} for training "
                     f"({len(self.data.test)} more are the test split)."
                 )
+        for seed in config.seeds:
+            # Subsets are nested: what the smallest holds, all hold.
+            self.data.subset(min(config.budgets), seed)
 
     def _open_source(self) -> Source:
         source = load(self.config.source)
@@ -125,6 +140,11 @@ class Study:
                 out[name] = replace(made, method=name)
         return dict(sorted(out.items(), key=lambda item: (item[1].trainable_parameters, item[0])))
 
+    @property
+    def left_out(self) -> list[str]:
+        """Arms without a run: the quick grid's ``largest_budget`` of theirs is below every budget."""
+        return [name for name in self.config.methods if name not in self.plans]
+
     @cached_property
     def cells(self) -> list[Cell]:
         """All runs: baselines, then arm by arm, so that runs that share a compiled program are neighbours."""
@@ -145,6 +165,8 @@ class Study:
         self._claim()
         for name, made in self.plans.items():
             self.observer.planned(name, made)
+        for name in self.left_out:
+            self.observer.left_out(name)
         cells = self.cells
         done = [cell for cell in cells if (cell.directory(self.directory) / "record.json").exists()]
         self.observer.began(len(cells), len(done))
@@ -321,8 +343,6 @@ class Study:
         if name == "majority":
             return baselines.majority(labels, len(data.test), classes)
         content = "text" if name == "tfidf" else "image"
-        if data.modality != content:
-            raise TransferlabError(f"The baseline '{name}' reads {content}s, but '{data.name}' holds {data.modality}s.")
         train = [data.records[int(i)][content] for i in data.train]
         test = [data.records[int(i)][content] for i in data.test]
         fit = baselines.tfidf if name == "tfidf" else baselines.pixels
