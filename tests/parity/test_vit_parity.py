@@ -189,6 +189,7 @@ TIMM = {
     "layer scale, no qkv bias": ("vit_tiny_patch16_224", {"img_size": 32, "init_values": 0.1, "qkv_bias": False, "depth": 3}),
     "DINOv2": ("vit_small_patch14_dinov2", {"img_size": 28, "depth": 2}),
     "DINOv2 with registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 42, "depth": 2}),
+    "DINOv2 with SwiGLU": ("vit_giant_patch14_dinov2", {"img_size": 28, "depth": 2, "embed_dim": 48, "num_heads": 3}),
     "DeiT III": ("deit3_small_patch16_224", {"img_size": 32, "depth": 2}),
 }  # fmt: skip
 
