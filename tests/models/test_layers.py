@@ -71,6 +71,14 @@ def test_dropout_acts_in_evaluation_or_differs_under_vmap() -> None:
     np.testing.assert_array_equal(together, jnp.stack([dropout(x, 0.3, key) for key in keys]))
 
 
+def test_dropout_of_a_text_hangs_on_how_far_it_is_padded() -> None:
+    short = dropout(jnp.ones((4, 16, 24)), 0.3, KEY)
+    long = dropout(jnp.ones((4, 32, 24)), 0.3, KEY)
+    np.testing.assert_array_equal(short, long[:, :16])
+    attention = dropout(jnp.ones((4, 2, 32, 32)), 0.3, KEY)
+    np.testing.assert_array_equal(dropout(jnp.ones((4, 2, 16, 16)), 0.3, KEY), attention[:, :, :16, :16])
+
+
 def test_gelu_or_its_slope_is_not_the_definitions() -> None:
     x = np.linspace(-8, 8, 4001)
     share = 0.5 * (1 + erf(x / np.sqrt(2)))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import transferlab as tl
-from transferlab.train import Interrupted, Seeds, Settings
+from transferlab.train import Interrupted, Optimizer, Seeds, Settings
 from transferlab.train.fit import fit_together
 from transferlab.train.program import _programs
 from transferlab.train.run import Run
+from transferlab.transfer.groups import Group
 
 QUICK = Settings(learning_rate=1e-2, steps=20, batch_size=8, log_every=1)
 MEMBERS = [
@@ -53,6 +54,86 @@ def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
         assert one.record["steps"] == other.record["steps"]
     losses = [result.history[-1]["loss"] for result in together]
     assert len(set(losses)) == len(losses)
+
+
+@dataclass(frozen=True)
+class LastLayer(tl.methods.Full):
+    """Trains from the middle on, so that carries with tokens come from the cache."""
+
+    def groups(self) -> tuple[Group, ...]:
+        return (Group("layers/1"), Group("head"))
+
+
+@pytest.mark.parametrize("method", [tl.methods.LoRA(rank=2, dropout=0.1), tl.methods.Full(), LastLayer()])
+def test_a_companion_differs_from_its_run_made_alone(source, films, monkeypatch, method) -> None:
+    """With dropout on, and batches padded to the longest of all members: other lengths than the run alone has."""
+    monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
+
+    def made(together: str) -> list[Run]:
+        return [
+            tl.adapt(
+                source, films.subset(labels, seeds.order), method=method, seed=seeds,
+                settings=replace(QUICK, together=together, optimizer=Optimizer("sgd"), **own),
+            )
+            for labels, seeds, own in MEMBERS
+        ]  # fmt: skip
+
+    together, alone = (fit_together(made(how)) for how in ("always", "never"))
+    assert [result.record["together"] for result in together] == [5] * 5
+    assert [result.record["together"] for result in alone] == [1] * 5
+    for one, other in zip(together, alone, strict=True):
+        assert [row["step"] for row in one.history] == [row["step"] for row in other.history]
+        for name in ("loss", "gradient_norm", "learning_rate"):
+            np.testing.assert_allclose(
+                [row[name] for row in one.history], [row[name] for row in other.history], rtol=1e-5, atol=1e-5
+            )
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+    assert len({result.history[-1]["loss"] for result in together}) == 5
+
+
+def test_companions_are_more_than_the_device_holds(source, films) -> None:
+    def made(limit: int | None) -> list[Run]:
+        settings = replace(QUICK, steps=3, together="always", memory_bytes=limit)
+        return [
+            tl.adapt(source, films.subset(24, 0), method=tl.methods.LoRA(rank=2), settings=settings, seed=seed)
+            for seed in range(4)
+        ]
+
+    one = made(None)[0].memory
+    results = fit_together(made(one.frozen + 2 * (one.total - one.frozen)))
+    assert [result.record["together"] for result in results] == [2] * 4
+    assert len({result.history[-1]["loss"] for result in results}) == 4
+
+
+def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monkeypatch) -> None:
+    """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
+    from transferlab.train import fit
+
+    monkeypatch.setattr(Run, "companionable", property(lambda run: run.settings.together != "never"))
+    asked, answers = [], iter([True, False])
+
+    def pays(*arguments) -> bool:
+        asked.append(timed(*arguments))
+        return next(answers)
+
+    timed = fit._pays
+    monkeypatch.setattr(fit, "_pays", pays)
+    settings = replace(QUICK, optimizer=Optimizer("sgd"), steps=8)
+    results = [
+        fit_together(
+            [
+                tl.adapt(source, films.subset(24, 0), method=tl.methods.LoRA(rank=2), settings=settings, seed=seed)
+                for seed in (0, 1)
+            ]
+        )
+        for _ in range(2)
+    ]
+    assert [result.record["together"] for pair in results for result in pair] == [2, 2, 1, 1]
+    assert all(isinstance(answer, bool) for answer in asked)
+    for one, other in zip(*results, strict=True):
+        assert len(one.history) == len(other.history) == 8
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+        assert one.record["flops"] == pytest.approx(other.record["flops"], rel=0.2)
 
 
 def test_a_population_compiles_for_every_member(source, films) -> None:

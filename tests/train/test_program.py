@@ -111,6 +111,117 @@ def test_a_cached_bfloat16_carry_comes_back_as_bytes(still, films, tmp_path: Pat
         np.testing.assert_array_equal(results[0].probabilities, results[1].probabilities)
 
 
+@pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2, dropout=0.2), LastLayer()])
+def test_activations_computed_again_give_other_gradients(source, films, method) -> None:
+    """Dropout is on: what is computed again must draw the same."""
+    data, settings = films.subset(24, 0), replace(QUICK, optimizer=Optimizer("sgd"), learning_rate=0.1)
+    kept, again = (
+        tl.adapt(source, data, method=method, settings=replace(settings, remat=remat)).fit() for remat in (False, True)
+    )
+    for one, other in zip(kept.history, again.history, strict=True):
+        for name in ("loss", "gradient_norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-5)
+    np.testing.assert_allclose(kept.probabilities, again.probabilities, atol=1e-5)
+
+
+def test_activations_computed_again_lose_the_batch_statistics(tmp_path: Path) -> None:
+    """The running statistics that a stage moves come out of it, whichever way its gradient is computed."""
+    from PIL import Image
+
+    from transferlab.models import EfficientNetConfig
+    from transferlab.train.fit import prepare
+    from transferlab.train.loop import make_batch
+
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(12):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{i}.png")
+    config = EfficientNetConfig(width=0.25, depth=0.2, image_size=32)
+    source = tl.load(write_efficientnet(tmp_path / "weights.npz", config), config=config)
+    data = tl.dataset(tmp_path, test_examples=8)
+    after = []
+    for remat in (False, True):
+        run = tl.adapt(source, data, settings=replace(QUICK, remat=remat, optimizer=Optimizer("sgd")))
+        member, state = prepare(run, {})
+        before = jax.tree.map(np.array, state["stats"])
+        batch = make_batch(member, run.order[0])
+        state, metrics = run.program.step(state, member.frozen, batch, run.hyper())
+        assert not np.allclose(jax.tree.leaves(before)[0], jax.tree.leaves(state["stats"])[0])
+        after.append((state["stats"], state["params"], metrics))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), after[0], after[1])
+
+
+def write_efficientnet(path: Path, config) -> Path:
+    from transferlab.pretrained.efficientnet import efficientnet_names
+
+    definition = trees.define(config.build())
+    shapes = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name in efficientnet_names(config, "timm").names:
+        if name.path in shapes:
+            values = rng.normal(0, 0.2, shapes[name.path].shape).astype(np.float32)
+            tensors[name.key] = name.layout.to_file(np.abs(values) + 0.5 if name.path.endswith("var") else values)
+    np.savez(path, **tensors)
+    return path
+
+
+def test_the_average_is_not_what_is_tested_kept_and_brought_back(source, films, tmp_path: Path) -> None:
+    data = films.subset(24, 0)
+    settings = replace(QUICK, steps=12, schedule="constant", warmup=0.0, learning_rate=3e-2)
+    plain = tl.adapt(source, data, method=tl.methods.LoRA(rank=2), settings=settings).fit()
+    run = tl.adapt(
+        source, data, method=tl.methods.LoRA(rank=2), settings=replace(settings, ema=0.9), directory=tmp_path / "run"
+    )
+    averaged = run.fit()
+    assert [row["loss"] for row in plain.history] == [row["loss"] for row in averaged.history]
+    assert not np.allclose(plain.probabilities, averaged.probabilities)
+    texts = [data.records[i]["text"] for i in data.test]
+    np.testing.assert_allclose(tl.open_run(tmp_path / "run")(texts), averaged.probabilities, atol=2e-6)
+
+
+def test_the_average_is_not_that_of_its_formula(source, films) -> None:
+    from transferlab.train.fit import prepare
+    from transferlab.train.loop import make_batch
+
+    run = tl.adapt(source, films.subset(24, 0), method=tl.methods.Probe(), settings=replace(QUICK, ema=0.5))
+    member, state = prepare(run, {})
+    want = np.array(state["params"]["head"]["kernel"])
+    for step in range(4):
+        batch = make_batch(member, run.order[step])
+        state, _ = run.program.step(state, member.frozen, batch, run.hyper())
+        kept = min(0.5, (1 + step) / (10 + step))
+        want = kept * want + (1 - kept) * np.asarray(state["params"]["head"]["kernel"])
+        np.testing.assert_allclose(state["ema"]["head"]["kernel"], want, rtol=1e-6)
+
+
+@dataclass(frozen=True)
+class TwoSchedules(tl.methods.Full):
+    """The head falls on a cosine without warm-up, the last layer rises for half of the steps and stays."""
+
+    def groups(self) -> tuple[Group, ...]:
+        return (
+            Group("head", schedule="cosine", warmup=0.0),
+            Group("layers/1", lr_scale=0.5, schedule="constant", warmup=0.5),
+        )
+
+
+def test_a_group_follows_the_runs_schedule_instead_of_its_own(source, films) -> None:
+    """Plain gradient descent on a gradient of ones: an update is its learning rate."""
+    settings = replace(QUICK, steps=8, warmup=0.25, optimizer=Optimizer("sgd", clip_norm=None), weight_decay=0.0)
+    run = tl.adapt(source, films.subset(24, 0), method=TwoSchedules(), settings=settings)
+    program = run.program
+    rates = program._rates(jnp.float32(0.5), jnp.float32(1.0), run.hyper())
+    assert float(rates["head/kernel"]) == pytest.approx(1e-2 * 0.5 * (1 + np.cos(np.pi / 8)))
+    assert float(rates["layers/1/mlp/up/kernel"]) == pytest.approx(1e-2 * 0.5 * 2 / 4)
+    rows = {leaf.path: leaf.schedule for leaf in run.plan.leaves}
+    assert rows["head/kernel"] == "cosine, warm-up 0"
+    assert rows["layers/0/mlp/up/kernel"] == ""
+    assert "0.5 (constant, warm-up 0.5)" in str(run.plan)
+
+
 def test_batch_statistics_are_kept_in_bfloat16() -> None:
     from transferlab.models.layers import BatchNorm
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.study import Cell, Observer, Study
 from transferlab.studies.table import rich_table
+from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 
 
@@ -50,6 +51,9 @@ class Watcher(Observer):
             which = f"{first.budget} labels · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs together"
             name = f"{first.arm} · {which}" + ("" if what == "run" else f" · {what}")
             self.progress.reset(self.one, description=name, total=None, note="")
+
+    def memory(self, cell: Cell, memory: Memory) -> None:
+        self.console.print(f"A step of {cell.arm} at {cell.budget} labels holds {memory}.", highlight=False)
 
     def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         if self.progress is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,10 +144,14 @@ class TrainingOrder:
         return self._epochs[epoch][place]
 
 
+Order = TrainingOrder | Sequence[Any]
+"""What stands in each step."""
+
+
 class _Made(Sequence[dict[str, Any]]):
     """Random access to finished batches, which is what Grain reads from."""
 
-    def __init__(self, order: TrainingOrder, make: Any):
+    def __init__(self, order: Order, make: Callable[[Any], dict[str, Any]]):
         self.order, self.make = order, make
 
     def __len__(self) -> int:
@@ -157,7 +161,9 @@ class _Made(Sequence[dict[str, Any]]):
         return self.make(self.order[int(step)])
 
 
-def stream(order: TrainingOrder, make: Any, start: int, prefetch: int = 2) -> Iterator[dict[str, Any]]:
+def stream(
+    order: Order, make: Callable[[Any], dict[str, Any]], start: int, prefetch: int = 2
+) -> Iterator[dict[str, Any]]:
     """Iterate over finished batches from ``start`` on, made ahead of time in a thread by Grain."""
     made = grain.MapDataset.source(_Made(order, make))[start:]
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)

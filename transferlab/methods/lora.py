@@ -27,8 +27,9 @@ class LowRank(nnx.Module):
         self.scale = alpha / rank
         self.dropout = dropout
 
-    def __call__(self, x: Float[Array, "tokens inputs"], key: Key | None = None) -> Float[Array, "tokens outputs"]:
-        return (dropout(x, self.dropout, key) @ self.a[...]) @ self.b[...] * self.scale
+    def __call__(self, x: Float[Array, "*batch inputs"], key: Key | None = None) -> Float[Array, "tokens outputs"]:
+        flat = dropout(x, self.dropout, key).reshape(-1, x.shape[-1])
+        return (flat @ self.a[...]) @ self.b[...] * self.scale
 
 
 @dataclass(frozen=True)

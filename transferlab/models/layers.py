@@ -89,14 +89,20 @@ def _hash_bits(key: Key, shape: tuple[int, ...]) -> Array:
 
     A handful of integer operations that XLA fuses with what uses them, and computes again in the backward pass
     instead of keeping a mask. Threefry's bits, which are made to be unpredictable, were a fifth of a step on CPU.
+    A position is a sum over its coordinates, so that a text's bits do not hang on how far its batch is padded.
     """
     words = jax.random.key_data(key).astype(jnp.uint32)
     first, second = words[0], words[-1]
-    position = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-    bits = position * jnp.uint32(0x9E3779B9) + first
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    position = first
+    for axis, factor in zip(reversed(range(len(shape))), _FACTORS, strict=False):
+        position = position + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(factor)
+    bits = (position ^ (position >> 16)) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ second ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)
+
+
+_FACTORS = (0x9E3779B9, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x85EBCA77)
+"""Odd numbers without a common pattern (those of xxHash), one an axis, the last axis first."""
 
 
 class Linear(nnx.Module):
@@ -116,7 +122,7 @@ class Linear(nnx.Module):
         if self.bias is not None:
             y = y + self.bias[...]
         if self.lora is not None:
-            y = y + self.lora(flat, key)
+            y = y + self.lora(x, key)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -26,6 +26,7 @@ from transferlab.studies.report import write_report
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
 from transferlab.train.fit import fit_together
+from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import Result, write_predictions
 from transferlab.train.run import Run, Seeds, adapt
@@ -36,7 +37,7 @@ from transferlab.transfer.plan import Plan
 TOGETHER = 64
 """Most cells that train in one program."""
 RECORDED = (
-    "trainable_parameters", "flops", "seconds", "together", "memory", "steps", "settings", "truncated", "compilations",
+    "trainable_parameters", "flops", "seconds", "together", "memory", "squeezed", "steps", "settings", "truncated", "compilations",
 )  # fmt: skip
 """What a study's record takes over from a run's."""
 RESUMABLE = ("budgets", "seeds", "methods", "baselines", "workdir", "grid", "keep_weights")
@@ -68,6 +69,9 @@ class Observer:
     def cells(self, cells: Sequence[Cell], what: str) -> None:
         """Cells of one arm start, more than one where they train together; ``what`` is ``run``, ``tuning`` or ``baseline``."""
 
+    def memory(self, cell: Cell, memory: Memory) -> None:
+        """What a step of this cell will hold on the device, before it trains; told once an arm."""
+
     def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         """Progress within a run."""
 
@@ -81,6 +85,7 @@ class Study:
     def __init__(self, config: StudyConfig, observer: Observer | None = None):
         self.config = config
         self.observer = observer or Observer()
+        self._told: set[str] = set()
         self.directory = study_directory(config)
         self.source = self._open_source()
         self.data = self._open_data()
@@ -207,13 +212,16 @@ class Study:
         """Cells that are run together: an arm's, where its runs can share one program step by step, else one by one."""
         groups: dict[tuple, list[Cell]] = {}
         for number, cell in enumerate(cells):
-            arm = self.config.methods.get(cell.arm)
-            alone = (
-                arm is None or not self._make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed)).resident
-            )
-            groups.setdefault((cell.arm, number if alone else 0), []).append(cell)
+            groups.setdefault((cell.arm, 0 if self._may_join(cell) else number), []).append(cell)
         size = TOGETHER
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+    def _may_join(self, cell: Cell) -> bool:
+        arm = self.config.methods.get(cell.arm)
+        if arm is None:
+            return False
+        run = self._make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed))
+        return run.resident or run.companionable
 
     def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Tune (in the full grid), train and test cells of one arm; return their records."""
@@ -226,6 +234,9 @@ class Study:
             self._make(cell, arm, settings, self.data.subset(cell.budget, cell.seed), cell.directory(self.directory))
             for cell, (settings, _, _) in zip(cells, chosen, strict=True)
         ]
+        if not runs[0].resident and cells[0].arm not in self._told:
+            self._told.add(cells[0].arm)
+            self.observer.memory(cells[0], runs[0].memory)
         results = fit_together(runs, self.observer.step)
         return [
             {

@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.train.program import State
+from transferlab.train.program import State, evaluated
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -101,9 +101,9 @@ class Checkpoints:
         return from_plain(saved, like)
 
     def weights(self, step: int) -> tuple[trees.Tree, trees.Tree]:
-        """Return (trained params, batch statistics) as they were saved."""
+        """Return (trained params or their moving average, batch statistics) as they were saved."""
         saved = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore()))["tree"]
-        return saved["params"], saved.get("stats", {})
+        return evaluated(saved), saved.get("stats", {})
 
 
 class _disk_errors:
@@ -132,12 +132,7 @@ class _disk_errors:
 
 def to_plain(state: State) -> trees.Tree:
     """Return the state as nested dicts of arrays: the optimizer's tuples become readable keys; empty parts are left out."""
-    plain = {
-        "params": state["params"],
-        "stats": state["stats"],
-        "optimizer": trees.unflatten(dict(_named(state["optimizer"]))),
-        "step": state["step"],
-    }
+    plain = {**state, "optimizer": trees.unflatten(dict(_named(state["optimizer"])))}
     return {name: part for name, part in plain.items() if not isinstance(part, dict) or part}
 
 
@@ -146,12 +141,7 @@ def from_plain(plain: trees.Tree, like: State) -> State:
     flat = trees.flatten(plain.get("optimizer", {}))
     structure = jax.tree.structure(like["optimizer"])
     leaves = [flat[name] for name, _ in _named(like["optimizer"])]
-    out = {
-        "params": plain["params"],
-        "stats": plain.get("stats", {}),
-        "optimizer": jax.tree.unflatten(structure, leaves),
-        "step": plain["step"],
-    }
+    out = {**plain, "stats": plain.get("stats", {}), "optimizer": jax.tree.unflatten(structure, leaves)}
     return jax.tree.map(jax.numpy.asarray, out)
 
 

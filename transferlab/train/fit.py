@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,18 +19,23 @@ from transferlab.measure.metrics import scores
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
-from transferlab.train.loop import Engine, Member, Resident, Streaming, train
-from transferlab.train.program import State
+from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
+from transferlab.train.memory import device_bytes, make_fit
+from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, read_result, write_predictions
 from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
+
+COMPANIONS = 64
+"""Most runs that step together, each on its own batches."""
 
 
 def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 
-    Runs of one program on the same cached features (probes with other seeds, budgets or learning rates) are a
-    *population*: they step together in one program. The others go one by one.
+    Runs of one program are a *population* and step together: on the same cached features (probes with other seeds,
+    budgets or learning rates), or, on an accelerator and where a timing shows a gain, each on its own batches (LoRA with
+    other learning rates). The others go one by one. ``Settings.together`` overrides that.
 
     Raises:
         TransferlabError, Interrupted: as ``Run.fit``.
@@ -45,25 +50,93 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
                 continue
         left.append(i)
     shared: dict[int, dict[str, Any]] = {}
-    groups: dict[tuple, list[tuple[int, Member, State]]] = {}
+    for group in _groups(runs, left):
+        # One alone keeps no copy of the base beside its own state.
+        ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
+        for part in _alike(ready):
+            for engine, members in _engines(part):
+                for i, result in zip(members, _fit(engine, report), strict=True):
+                    results[i] = result
+    return [results[i] for i in range(len(runs))]
+
+
+def _base(shared: dict[int, dict[str, Any]], run: Run) -> dict[str, Any]:
+    """Leaves of the run's source that are in memory already."""
+    return shared.setdefault(id(run.source), {})
+
+
+Ready = tuple[int, Member, State]
+"""(number of the run, the run as a member, its state)."""
+
+
+def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
+    """Runs that may step together, by what can be said before anything is placed on the device."""
+    groups: dict[tuple, list[int]] = {}
     for i in left:
         run = runs[i]
-        if not run.resident:
-            continue
-        member, state = prepare(run, shared.setdefault(id(run.source), {}))
-        drawn = {leaf.path for leaf in run.plan.leaves if leaf.action == "initialised"}
+        # Alone: `i` is its own.
+        mark = (id(run.program), run.settings.batch_size) if run.resident or run.companionable else (i,)
+        groups.setdefault(mark, []).append(i)
+    out = []
+    for group in groups.values():
+        size = len(group) if runs[group[0]].resident or len(group) == 1 else _most(runs[group[0]])
+        out += [group[k : k + size] for k in range(0, len(group), size)]
+    return out
+
+
+def _most(run: Run) -> int:
+    """How many such runs the device holds at once."""
+    limit, one = run.settings.memory_bytes or device_bytes(), run.memory
+    if limit is None:
+        return COMPANIONS
+    return max(1, min(COMPANIONS, (limit - one.frozen) // max(1, one.total - one.frozen)))
+
+
+def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
+    """Split by what is known once they are placed: features, step reached, and frozen leaves that a seed draws."""
+    groups: dict[tuple, list[Ready]] = {}
+    for i, member, state in ready:
+        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action == "initialised"}
         # Members share their frozen leaves, so those may not depend on the seed.
         own = i if drawn & set(trees.flatten(member.frozen)) else -1
-        mark = (id(run.program), member.key, run.settings.batch_size, int(state["step"]), own)
+        mark = (id(member.run.program), member.key, int(state["step"]), own)
         groups.setdefault(mark, []).append((i, member, state))
-    for group in groups.values():
-        engine = Resident([member for _, member, _ in group], [state for _, _, state in group])
-        for (i, _, _), result in zip(group, _fit(engine, report), strict=True):
-            results[i] = result
-    for i in left:
-        if i not in results:
-            results[i] = _fit(Streaming(*prepare(runs[i], {})), report)[0]
-    return [results[i] for i in range(len(runs))]
+    return list(groups.values())
+
+
+def _engines(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
+    """The engines that train these, with the numbers of their runs."""
+    numbers = [i for i, _, _ in part]
+    members, states = [member for _, member, _ in part], [state for _, _, state in part]
+    run = members[0].run
+    if run.resident:
+        yield Resident(members, states), numbers
+    elif len(part) > 1 and (run.settings.together == "always" or _pays(members, states)):
+        yield Companions(members, states), numbers
+    else:
+        for i, member, state in part:
+            yield Streaming(member, state), [i]
+
+
+def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) -> bool:
+    """Whether a step of all of them takes less time than their steps one after another; timed on copies."""
+
+    def seconds(engine: Engine) -> float:
+        quiet, times = StopRequest(), []
+        for _ in range(1 + repeats):
+            started = time.perf_counter()
+            engine.advance(engine.done + 1, quiet, None)
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    flops = [member.run.flops for member in members]
+    if members[0].total <= int(states[0]["step"]) + 1 + repeats:
+        return False
+    alone = seconds(Streaming(members[0], jax.tree.map(jnp.copy, states[0])))
+    together = seconds(Companions(members, states))
+    for member, before in zip(members, flops, strict=True):
+        member.run.flops = before
+    return together < alone * len(members)
 
 
 def _fit(engine: Engine, report: Report | None) -> list[Result]:
@@ -87,7 +160,7 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
         if member.checkpoints is not None:
             member.checkpoints.close()
         run, seconds = member.run, elapsed / len(members) + member.before
-        memory = _memory(member, states[i])
+        memory = asdict(engine.memory(i))
         out.append(_finish(run, states[i], probabilities[i], member.writer.rows, seconds, len(members), memory))
     return out
 
@@ -98,7 +171,9 @@ def _chosen(member: Member, last: State) -> State:
 
 
 def prepare(run: Run, shared: dict[str, Any]) -> tuple[Member, State]:
-    """Place the leaves, compute what the frontier cache lacks, and restore a checkpoint if there is one."""
+    """See that a step fits, place the leaves, compute what the cache lacks, and restore a checkpoint if there is one."""
+    if not run.resident:
+        make_fit(run)
     started, compiling = time.perf_counter(), run.program.compile_seconds
     run.flops = 0.0
     params, stats = run._plan.place(run.seeds.initialisation, shared)
@@ -122,17 +197,6 @@ def prepare(run: Run, shared: dict[str, Any]) -> tuple[Member, State]:
     return member, state
 
 
-def _memory(member: Member, state: State) -> dict[str, int]:
-    """Bytes by what they are for; ``activations`` holds the gradients too, as XLA counts what is temporary."""
-    program = member.run.program
-    return {
-        "frozen": trees.nbytes(member.frozen),
-        "trainable": trees.nbytes(state["params"]),
-        "optimizer": sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(state["optimizer"])),
-        "activations": max(program.step.temporary_bytes, program.population.temporary_bytes),
-    }
-
-
 def _finish(
     run: Run, trained: State, probabilities: Float[np.ndarray, "n labels"], history: list[dict[str, Any]],
     seconds: float, together: int, memory: dict[str, int],
@@ -148,8 +212,9 @@ def _finish(
         "seconds": seconds,
         "together": together,
         "memory": memory,
+        "squeezed": run.squeezed,
         "steps": run.steps,
-        "compilations": program.step.compilations + program.population.compilations,
+        "compilations": sum(f.compilations for f in (program.step, program.population, program.together)),
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
         "settings": asdict(run.settings),
     }
@@ -162,6 +227,6 @@ def _finish(
 
     def tree() -> trees.Tree:
         params = run._plan.place(run.seeds.initialisation)[0]
-        return trees.join(trained["params"], trees.split_by(params, program.paths)[1])
+        return trees.join(evaluated(trained), trees.split_by(params, program.paths)[1])
 
     return Result(test, probabilities, history, record, tree)

@@ -10,6 +10,9 @@ from transferlab.errors import TransferlabError
 from transferlab.files import read_json, write_json
 from transferlab.train.run import Run
 
+EXECUTION = ("memory_bytes", "together")
+"""Settings that say how a run is computed, not what: a run may be continued under others."""
+
 
 def identity(run: Run) -> dict[str, Any]:
     """Return plain data: compared on resume, and read by ``open_run``."""
@@ -22,7 +25,7 @@ def identity(run: Run) -> dict[str, Any]:
         "labels": list(data.label_names),
         "method": {"name": run.method.name, **asdict(run.method)},
         "transform": source.transform.describe() if source.transform else None,
-        "settings": asdict(run.settings),
+        "settings": {name: value for name, value in asdict(run.settings).items() if name not in EXECUTION},
         "seeds": asdict(run.seeds),
         "trainable": list(run.plan.trainable),
     }  # fmt: skip

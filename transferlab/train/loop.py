@@ -1,14 +1,15 @@
 """The loop: steps between events (a row of metrics, a validation, a checkpoint, a stop), for one run or many at once.
 
-An *engine* advances its members and answers for them: :class:`Streaming` takes one run through batches that are made
-as they are needed, :class:`Resident` takes any number of runs whose carries lie on the device through one program.
+An *engine* advances its members and answers for them. :class:`Streaming` takes one run through batches that are made as
+they are needed. Populations take many: :class:`Companions` each through its own batches, :class:`Resident` runs whose
+carries lie on the device.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,11 +18,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from transferlab import trees
-from transferlab.data.batches import evaluation_order, stream, weights
+from transferlab.data.batches import Batch, evaluation_order, stream, weights
 from transferlab.measure.metrics import accuracy, cross_entropy
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.interrupt import Interrupted, StopRequest
-from transferlab.train.program import State
+from transferlab.train.memory import Memory, held
+from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report
 from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
@@ -126,6 +128,10 @@ class Engine(Protocol):
         """A member's state."""
         ...
 
+    def memory(self, member: int) -> Memory:
+        """What a member holds on the device."""
+        ...
+
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
@@ -199,7 +205,8 @@ class Streaming:
         self.done = int(state["step"])
         self._state = state
         self._hyper = member.run.hyper()
-        self._batches = stream(member.run.order, self._batch, self.done)
+        self._batches = stream(member.run.order, lambda batch: make_batch(member, batch), self.done)
+        self._ahead: Any = None
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
         member = self.members[0]
@@ -208,11 +215,13 @@ class Streaming:
         every = run.settings.log_every
         upto = min(upto, (self.done // every + 1) * every)
         while self.done < upto and not stop.asked:
-            batch = jax.device_put(next(self._batches))
+            batch = jax.device_put(next(self._batches)) if self._ahead is None else self._ahead
             self._state, metrics = run.program.step(self._state, member.frozen, batch, self._hyper)
             run.flops += run.program.step.flops(self._state, member.frozen, batch, self._hyper)
             waiting.append(metrics)
             self.done += 1
+            # The next batch travels while the device works on this one.
+            self._ahead = jax.device_put(next(self._batches)) if self.done < member.total else None
             if report is not None and self.done < upto:
                 report(self.done, member.total, {})
         # One transfer for the metrics of all these steps.
@@ -221,33 +230,38 @@ class Streaming:
     def state(self, member: int) -> State:
         return self._state
 
+    def memory(self, member: int) -> Memory:
+        return self.members[0].run.memory
+
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        member = self.members[0]
-        run, indices = member.run, wanted[0]
-        state = self._state if states is None else states[0]
-        rows = run.settings.batch_size
-        place = {int(i): row for row, i in enumerate(indices)}
-        out = np.zeros((len(indices), len(run.data.label_names)), np.float32)
-        # Every example once; padding rows never leave this function.
-        for batch in evaluation_order(indices, run.feed.buckets(indices), rows):
-            carry = run.carry(batch, rows, member.key)
-            got = run.program.predict(state["params"], member.frozen, state["stats"], carry)
-            out[[place[int(i)] for i in batch.indices]] = np.asarray(got)[: len(batch.indices)]
-        return {0: out}
-
-    def _batch(self, batch: Any) -> dict[str, Any]:
-        run = self.members[0].run
-        rows = run.settings.batch_size
-        labels = np.zeros(rows, np.int32)
-        labels[: len(batch.indices)] = run.data.labels[batch.indices]
-        carry = run.carry(batch, rows, self.members[0].key)
-        return {"carry": carry, "label": labels, "weight": weights(len(batch.indices), rows)}
+        return {0: predict_member(self.members[0], self._state if states is None else states[0], wanted[0])}
 
 
-class Resident:
-    """Runs that share a program and cached carries of one vector an example: all on the device, stepping together.
+def make_batch(member: Member, batch: Batch) -> dict[str, Any]:
+    """A training batch on the host: the carry at the program's first stage, labels, and weights of 0 for padding."""
+    run = member.run
+    rows = run.settings.batch_size
+    labels = np.zeros(rows, np.int32)
+    labels[: len(batch.indices)] = run.data.labels[batch.indices]
+    return {"carry": run.carry(batch, rows, member.key), "label": labels, "weight": weights(len(batch.indices), rows)}
+
+
+def predict_member(member: Member, state: State, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n labels"]:
+    """Probabilities for these examples, each predicted once; padding rows never leave this function."""
+    run, rows = member.run, member.run.settings.batch_size
+    place = {int(i): row for row, i in enumerate(indices)}
+    out = np.zeros((len(indices), len(run.data.label_names)), np.float32)
+    for batch in evaluation_order(indices, run.feed.buckets(indices), rows):
+        carry = run.carry(batch, rows, member.key)
+        got = run.program.predict(evaluated(state), member.frozen, state["stats"], carry)
+        out[[place[int(i)] for i in batch.indices]] = np.asarray(got)[: len(batch.indices)]
+    return out
+
+
+class Population:
+    """Runs that share a program and frozen leaves, stepping together: what residents and companions have in common.
 
     Members that have finished stay in the program, masked, until half of it stands still; then the others are
     gathered into a smaller one.
@@ -256,30 +270,128 @@ class Resident:
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
         self.members = members
         self.done = int(states[0]["step"])
+        self._slots = list(range(len(members)))
+        self._states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        self._hypers = self._stack_hypers()
+        self._finished: dict[int, State] = {}
+        self._temporary = 0
+
+    @property
+    def _first(self) -> Member:
+        return self.members[self._slots[0]]
+
+    def _stack_hypers(self) -> Any:
+        hypers = [self.members[i].run.hyper() for i in self._slots]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *hypers)
+
+    def _compact(self) -> bool:
+        """Set finished members aside; whether the population has become smaller."""
+        for slot, i in enumerate(self._slots):
+            if self.members[i].total <= self.done and i not in self._finished:
+                self._finished[i] = self._slice(slot)
+        live = [slot for slot, i in enumerate(self._slots) if i not in self._finished]
+        if len(live) > len(self._slots) // 2:
+            return False
+        keep = np.array(live)
+        self._states = jax.tree.map(lambda x: x[keep], self._states)
+        self._slots = [self._slots[slot] for slot in live]
+        self._hypers = self._stack_hypers()
+        return True
+
+    def _slice(self, slot: int) -> State:
+        return jax.tree.map(lambda x: x[slot], self._states)
+
+    def state(self, member: int) -> State:
+        return self._finished[member] if member in self._finished else self._slice(self._slots.index(member))
+
+    def memory(self, member: int) -> Memory:
+        """A member's share."""
+        one = self.members[member]
+        return held(one.run.program, self.state(member), one.frozen, self._temporary // len(self.members))
+
+    def _count_flops(self, batch: Any, steps: int) -> None:
+        """Each member's steps cost what a step of a run made alone costs on a batch of this shape."""
+        run, one = self._first.run, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._states)
+        hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._hypers)
+        cost = run.program.step.flops(one, self._first.frozen, batch, hyper)
+        for i in self._slots:
+            self.members[i].run.flops += cost * max(0, min(steps, self.members[i].total - self.done))
+
+
+class Companions(Population):
+    """Runs of one program, each on its own batches, all padded to the longest of a step."""
+
+    def __init__(self, members: Sequence[Member], states: Sequence[State]):
+        super().__init__(members, states)
+        self._batches = self._stream()
+
+    def _stream(self) -> Iterator[dict[str, Any]]:
+        members = [self.members[i] for i in self._slots]
+
+        def make(step: int) -> dict[str, Any]:
+            # One that has finished looks at its last batch again; nothing comes of it.
+            batches = [member.run.order[min(step, member.total - 1)] for member in members]
+            longest = max(batch.bucket for batch in batches)
+            made = [make_batch(m, replace(batch, bucket=longest)) for m, batch in zip(members, batches, strict=True)]
+            return jax.tree.map(lambda *parts: np.stack(parts), *made)
+
+        return stream(range(max(member.total for member in members)), make, self.done)
+
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
+        every = self.members[0].run.settings.log_every
+        upto = min(upto, (self.done // every + 1) * every)
+        waiting: list[tuple[list[int], Any]] = []
+        while self.done < upto and not stop.asked:
+            if self._compact():
+                self._batches = self._stream()
+            first, together = self._first, self._first.run.program.together
+            batch = jax.device_put(next(self._batches))
+            self._count_flops(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch), 1)
+            live = np.array([self.members[i].total > self.done for i in self._slots])
+            arguments = (self._states, first.frozen, batch, live, self._hypers)
+            self._temporary = self._temporary or together.temporary_bytes(*arguments)
+            self._states, metrics = together(*arguments)
+            waiting.append((list(self._slots), metrics))
+            self.done += 1
+            if report is not None and self.done < upto:
+                report(self.done, max(m.total for m in self.members), {})
+        out: list[list[dict[str, float]]] = [[] for _ in self.members]
+        for step, (slots, metrics) in enumerate(jax.device_get(waiting), self.done - len(waiting)):
+            for slot, i in enumerate(slots):
+                if step < self.members[i].total:
+                    out[i].append({name: float(value[slot]) for name, value in metrics.items()})
+        return out
+
+    def predict(
+        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+        given = {i: self.state(i) if states is None else states[i] for i in wanted}
+        return {i: predict_member(self.members[i], given[i], indices) for i, indices in wanted.items()}
+
+
+class Resident(Population):
+    """Runs that share cached carries of one vector an example: all on the device, many steps in one call."""
+
+    def __init__(self, members: Sequence[Member], states: Sequence[State]):
+        super().__init__(members, states)
         first = members[0]
         parts = [part for m in members for part in (m.run.data.train, m.run.data.validation, m.run.data.test)]
         self._examples = np.unique(np.concatenate(parts))
         assert first.key is not None
         table = first.run.cache.rows(first.key, self._examples, 0, len(self._examples), ())
         self._table = jax.device_put(table)
-        self._slots = list(range(len(members)))
-        self._states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        self._hypers = self._stack_hypers()
-        self._finished: dict[int, State] = {}
-
-    def _stack_hypers(self) -> Any:
-        hypers = [self.members[i].run.hyper() for i in self._slots]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *hypers)
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
         out: list[list[dict[str, float]]] = [[] for _ in self.members]
         while self.done < upto and not stop.asked:
             n = min(upto - self.done, CHUNK)
             self._compact()
-            first, rows = self.members[self._slots[0]], self._rows(n)
-            self._count_flops(first, rows, n)
+            first, rows = self._first, self._rows(n)
+            self._count_flops(self._one_batch(rows), n)
             arguments = (self._states, first.frozen, self._table, rows, self._hypers)
-            self._states, metrics = first.run.program.population(*arguments)
+            population = first.run.program.population
+            self._temporary = self._temporary or population.temporary_bytes(*arguments)
+            self._states, metrics = population(*arguments)
             fetched = jax.device_get(metrics)
             for slot, i in enumerate(self._slots):
                 steps = min(n, self.members[i].total - self.done)
@@ -304,32 +416,10 @@ class Resident:
                 live[slot, s] = True
         return {"index": index, "label": label, "weight": weight, "live": live}
 
-    def _count_flops(self, first: Member, rows: dict[str, np.ndarray], n: int) -> None:
-        """Each member's steps cost what a step of a run made alone costs."""
+    def _one_batch(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         size = rows["index"].shape[-1]
         carry = {k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype) for k, v in self._table.items()}
-        vector = {k: jax.ShapeDtypeStruct((size,), rows[k].dtype) for k in ("label", "weight")}
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (self._states, self._hypers))
-        cost = first.run.program.step.flops(one[0], first.frozen, {"carry": carry, **vector}, one[1])
-        for i in self._slots:
-            self.members[i].run.flops += cost * max(0, min(n, self.members[i].total - self.done))
-
-    def _compact(self) -> None:
-        for slot, i in enumerate(self._slots):
-            if self.members[i].total <= self.done and i not in self._finished:
-                self._finished[i] = self._slice(slot)
-        live = [slot for slot, i in enumerate(self._slots) if i not in self._finished]
-        if len(live) <= len(self._slots) // 2:
-            keep = np.array(live)
-            self._states = jax.tree.map(lambda x: x[keep], self._states)
-            self._slots = [self._slots[slot] for slot in live]
-            self._hypers = self._stack_hypers()
-
-    def _slice(self, slot: int) -> State:
-        return jax.tree.map(lambda x: x[slot], self._states)
-
-    def state(self, member: int) -> State:
-        return self._finished[member] if member in self._finished else self._slice(self._slots.index(member))
+        return {"carry": carry, **{k: jax.ShapeDtypeStruct((size,), rows[k].dtype) for k in ("label", "weight")}}
 
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
@@ -342,7 +432,7 @@ class Resident:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[given[i] for i in wanted])
         first = self.members[0]
         predict = first.run.program.population_predict
-        got = np.asarray(predict(stacked["params"], first.frozen, stacked["stats"], self._table, index))
+        got = np.asarray(predict(evaluated(stacked), first.frozen, stacked["stats"], self._table, index))
         return {i: got[row, : len(indices)] for row, (i, indices) in enumerate(wanted.items())}
 
 

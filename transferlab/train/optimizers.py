@@ -106,19 +106,21 @@ def learning_rate(
 def apply_updates(
     params: trees.Tree,
     updates: trees.Tree,
-    rate: Float[Array, ""],
-    decay: Float[Array, ""],
-    lr_scales: Mapping[str, float],
-    decays: Mapping[str, float],
+    rates: Mapping[str, Float[Array, ""]],
+    decays: Mapping[str, Float[Array, ""] | float],
 ) -> trees.Tree:
-    """Return ``p − rate · lr_scale · (update + decay · decay_factor · p)`` for each leaf (Loshchilov & Hutter 2019)."""
+    """Return ``p − rate · (update + decay · p)`` for each leaf, with its own rate and decay (Loshchilov & Hutter 2019).
+
+    A decay that is the number 0 costs nothing.
+    """
     new: dict[str, Any] = {}
     flat = trees.flatten(updates)
     for path, p in trees.walk(params):
         change = flat[path]
-        if decays[path]:
-            change = change + decay * decays[path] * p
-        new[path] = (p - rate * lr_scales[path] * change).astype(p.dtype)
+        decay = decays[path]
+        if not (isinstance(decay, float) and decay == 0.0):
+            change = change + decay * p
+        new[path] = (p - rates[path] * change).astype(p.dtype)
     return trees.unflatten(new)
 
 

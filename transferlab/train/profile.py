@@ -20,7 +20,7 @@ from transferlab.data.batches import Batch
 from transferlab.errors import TransferlabError
 from transferlab.files import write_text
 from transferlab.train.fit import prepare
-from transferlab.train.loop import Streaming
+from transferlab.train.loop import make_batch
 from transferlab.train.run import Run
 
 FREQUENT = 200
@@ -81,11 +81,11 @@ def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
     member, state = prepare(run, {})
     if member.checkpoints is not None:
         member.checkpoints.close()
-    engine, program, hyper = Streaming(member, state), run.program, run.hyper()
+    program, hyper = run.program, run.hyper()
     batches = [run.order[step] for step in range(min(run.steps, FREQUENT))]
     length = Counter(batch.bucket for batch in batches).most_common(1)[0][0]
     chosen: Batch = next(batch for batch in batches if batch.bucket == length)
-    batch = jax.device_put(engine._batch(chosen))
+    batch = jax.device_put(make_batch(member, chosen))
     state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
     flops = program.step.flops(state, member.frozen, batch, hyper)
     text = program.step.text(state, member.frozen, batch, hyper)

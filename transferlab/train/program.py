@@ -15,15 +15,22 @@ import jax
 import jax.numpy as jnp
 
 from transferlab import trees
-from transferlab.models.backbone import key_for, run_stages
+from transferlab.models.backbone import Carry, key_for, run_stages
 from transferlab.select import owns
 from transferlab.tasks.classification import Classification
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
+from transferlab.transfer.groups import Claim
 from transferlab.transfer.plan import Plan
 
 State = dict[str, Any]
-"""``params`` (trainable leaves), ``stats`` (batch statistics), ``optimizer``, ``step``: plain, saved as it is."""
+"""``params`` (trainable leaves), ``stats`` (batch statistics), ``optimizer``, ``step``, and ``ema`` where an average of
+``params`` is kept: plain, saved as it is."""
+
+
+def evaluated(state: State) -> trees.Tree:
+    """The trainable leaves that are validated, tested and kept: their moving average, where there is one."""
+    return state.get("ema", state["params"])
 
 
 class Compiled:
@@ -46,12 +53,15 @@ class Compiled:
         return len(self._programs)
 
     def __call__(self, *args: Any) -> Any:
+        return self._compiled(args)(*args)
+
+    def _compiled(self, args: tuple[Any, ...]) -> Any:
         mark = self._mark(args)
         if mark not in self._programs:
             start = time.perf_counter()
             self._programs[mark] = self._lower(mark, args).compile()
             self.seconds += time.perf_counter() - start
-        return self._programs[mark](*args)
+        return self._programs[mark]
 
     def flops(self, *args: Any) -> float:
         """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
@@ -63,14 +73,13 @@ class Compiled:
         return self._flops[mark]
 
     def text(self, *args: Any) -> str:
-        """The compiled program for these arguments, as XLA writes it; it was called with such before."""
-        return self._programs[self._mark(args)].as_text()
+        """The compiled program for these arguments (arrays or shapes), as XLA writes it."""
+        return self._compiled(args).as_text()
 
-    @property
-    def temporary_bytes(self) -> int:
-        """The most that any of its programs holds beside arguments and results: activations and gradients."""
-        found = [program.memory_analysis() for program in self._programs.values()]
-        return max((int(one.temp_size_in_bytes) for one in found if one is not None), default=0)
+    def temporary_bytes(self, *args: Any) -> int:
+        """What a call with these arguments (arrays or shapes) holds beside them and its results: activations, gradients."""
+        found = self._compiled(args).memory_analysis()
+        return 0 if found is None else int(found.temp_size_in_bytes)
 
     def _lower(self, mark: tuple, args: tuple[Any, ...]) -> Any:
         lowered = self._jit.lower(*args)
@@ -87,7 +96,7 @@ class Program:
     """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`."""
 
     definition: trees.Definition
-    trainable: tuple[tuple[str, float, float], ...]
+    trainable: tuple[tuple[str, Claim], ...]
     frontier: int
     training: frozenset[str]
     task: Classification
@@ -95,11 +104,13 @@ class Program:
     schedule: str
     accumulate: int = 1
     compute: str = "float32"
+    remat: bool = False
+    ema: float | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The trainable leaves."""
-        return tuple(path for path, _, _ in self.trainable)
+        return tuple(path for path, _ in self.trainable)
 
     def needed(self, frozen: trees.Tree) -> trees.Tree:
         """Return the frozen leaves that stages from the frontier on use; the others never enter the step."""
@@ -114,26 +125,43 @@ class Program:
         """Return the state before the first step; optimizer moments for trainable leaves only."""
         # Copied, since the state is donated to the step and the placed arrays may be shared between runs.
         params, stats = jax.tree.map(jnp.copy, (params, stats))
-        return {
+        state = {
             "params": params,
             "stats": stats,
             "optimizer": self.optimizer.rule().init(params),
             "step": jnp.zeros((), jnp.int32),
         }
+        return state if self.ema is None else {**state, "ema": jax.tree.map(jnp.copy, params)}
 
     def advance(self, state: State, frozen: trees.Tree, batch: dict, hyper: dict) -> tuple[State, dict]:
         """One update, to be traced: (state, frozen, batch, hyper) → (state, metrics)."""
-        lr_scales = {path: scale for path, scale, _ in self.trainable}
-        decays = {path: decay for path, _, decay in self.trainable}
         key = key_for(hyper["seed"], state["step"])
         loss, accuracy, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
         now = state["step"].astype(jnp.float32)
         rate = learning_rate(self.schedule, now, hyper["learning_rate"], hyper["total"], hyper["warmup"])
         updates: Any
         updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
-        params = apply_updates(state["params"], updates, rate, hyper["weight_decay"], lr_scales, decays)
+        decays = {path: hyper["weight_decay"] * claim.decay if claim.decay else 0.0 for path, claim in self.trainable}
+        params = apply_updates(state["params"], updates, self._rates(rate, now, hyper), decays)
         metrics = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(grads), "learning_rate": rate}
-        return {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}, metrics
+        new = {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}
+        if self.ema is not None:
+            kept = jnp.minimum(self.ema, (1.0 + now) / (10.0 + now))
+            new["ema"] = jax.tree.map(lambda old, p: kept * old + (1.0 - kept) * p, state["ema"], params)
+        return new, metrics
+
+    def _rates(self, rate: jax.Array, now: jax.Array, hyper: dict) -> dict[str, jax.Array]:
+        """The learning rate of each leaf: the run's, or by its group's own schedule, times the group's scale."""
+        kinds: dict[tuple, jax.Array] = {(None, None): rate}
+        rates = {}
+        for path, claim in self.trainable:
+            kind = (claim.schedule, claim.warmup)
+            if kind not in kinds:
+                warmup = hyper["warmup"] if claim.warmup is None else jnp.round(claim.warmup * hyper["total"])
+                schedule = claim.schedule or self.schedule
+                kinds[kind] = learning_rate(schedule, now, hyper["learning_rate"], hyper["total"], warmup)
+            rates[path] = kinds[kind] if claim.lr_scale == 1.0 else kinds[kind] * claim.lr_scale
+        return rates
 
     def _gradients(
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, batch: dict, key: jax.Array
@@ -142,13 +170,11 @@ class Program:
 
         def part(stats: trees.Tree, batch: dict, key: jax.Array) -> tuple[Any, trees.Tree]:
             def objective(params: trees.Tree) -> tuple[jax.Array, tuple]:
-                model = self._model(params, frozen, stats)
                 carry = {**trees.cast(batch["carry"], self.compute), "weight": batch["weight"]}
-                stop = len(model.all_stages())
-                out = run_stages(model, carry, self.frontier, stop, key, self.training)
+                out, moved = self._forward(params, frozen, stats, carry, key)
                 loss = self.task.loss(out["logits"], batch["label"], batch["weight"])
                 hits = self.task.correct(out["logits"], batch["label"], batch["weight"])
-                return loss, (hits, trees.state_of(model))
+                return loss, (hits, moved)
 
             (loss, (hits, stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
             return (loss, hits, grads), stats
@@ -171,6 +197,30 @@ class Program:
         steps = (jnp.arange(self.accumulate), pieces)
         ((loss, hits, grads), stats), _ = jax.lax.scan(one, (nothing, stats), steps)
         return loss, hits, stats, grads
+
+    def _forward(
+        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: Carry, key: jax.Array
+    ) -> tuple[Carry, trees.Tree]:
+        """(last carry, batch statistics) of the stages from the frontier on, in training."""
+        stages = self.definition.module.all_stages()
+        if not self.remat:
+            model = self._model(params, frozen, stats)
+            out = run_stages(model, carry, self.frontier, len(stages), key, self.training)
+            return out, trees.state_of(model)
+        leaves, moving = trees.flatten(trees.join(params, frozen)), trees.flatten(stats)
+        for number, stage in enumerate(stages[self.frontier :], self.frontier):
+            # A stage is a pure function of its own leaves here: its module lives and dies within it.
+            def again(used: dict, own: dict, carry: Carry, key: jax.Array, number: int = number) -> tuple[Carry, dict]:
+                model = self._model(trees.unflatten(used), {}, trees.unflatten(own))
+                carry = run_stages(model, carry, number, number + 1, key, self.training)
+                after = trees.flatten(trees.state_of(model))
+                return carry, {path: after[path] for path in own}
+
+            used = {path: leaf for path, leaf in leaves.items() if owns(stage.owns + stage.borrows, path)}
+            own = {path: leaf for path, leaf in moving.items() if owns(stage.owns, path)}
+            carry, after = jax.checkpoint(again)(used, own, carry, key)
+            moving |= after
+        return carry, trees.unflatten(moving)
 
     def _model(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree) -> Any:
         return self.definition.merge(trees.join(params, frozen), stats, partial=True, compute=self.compute)
@@ -202,6 +252,19 @@ class Program:
         return Compiled(jax.vmap(member, in_axes=(0, None, None, 0, 0)), varies=(2, 3), donate=(0,))
 
     @cached_property
+    def together(self) -> Compiled:
+        """(states, frozen, batches, live, hypers) → (states, metrics): one step of many members, each on its own batch.
+
+        All but ``frozen`` have a leading axis of members; where ``live`` is False a member has stopped and stays.
+        """
+
+        def member(state: State, frozen: trees.Tree, batch: dict, live: jax.Array, hyper: dict) -> tuple[State, dict]:
+            new, metrics = self.advance(state, frozen, batch, hyper)
+            return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, state), metrics
+
+        return Compiled(jax.vmap(member, in_axes=(0, None, 0, 0, 0)), varies=(2,), donate=(0,))
+
+    @cached_property
     def population_predict(self) -> Compiled:
         """(params, frozen, stats, table, index) → probabilities (members, rows, labels); ``index`` (members, rows)."""
 
@@ -231,28 +294,33 @@ class Program:
     @property
     def compile_seconds(self) -> float:
         """Time spent compiling any of its functions."""
-        functions = (self.step, self.population, self.predict, self.population_predict, self.prefix)
+        functions = (
+            self.step, self.population, self.together, self.predict, self.population_predict, self.prefix,
+        )  # fmt: skip
         return sum(function.seconds for function in functions)
 
 
 _programs: dict[Program, Program] = {}
 
 
-def program_for(plan: Plan, task: Classification, settings: Settings, cached: bool) -> Program:
+def program_for(
+    plan: Plan, task: Classification, settings: Settings, cached: bool, remat: bool, accumulate: int
+) -> Program:
     """Return the program for a plan; an equal one that exists is used again, with all it has compiled.
 
     Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.
     """
-    trainable = tuple((p, plan.claims[p].lr_scale, plan.claims[p].decay) for p in plan.trainable)
     made = Program(
         plan.definition,
-        trainable,
+        tuple((path, plan.claims[path]) for path in plan.trainable),
         plan.frontier if cached else 0,
         plan.training,
         task,
         settings.optimizer,
         settings.schedule,
-        settings.accumulate,
+        accumulate,
         settings.precision,
+        remat,
+        settings.ema,
     )
     return _programs.setdefault(made, made)

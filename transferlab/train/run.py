@@ -20,6 +20,7 @@ from transferlab.methods import Full, Method
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.source import Source
 from transferlab.tasks.classification import Classification
+from transferlab.train.memory import Execution, Memory, memory_of
 from transferlab.train.program import Program, program_for
 from transferlab.train.result import Report, Result
 from transferlab.train.settings import Settings
@@ -106,9 +107,11 @@ class Run:
     ):  # fmt: skip
         self.source, self.data, self.method, self.settings = source, data, method, settings
         self.seeds, self.directory, self.feed, self.keep_weights = seeds, directory, feed, keep_weights
+        self.execution = Execution(settings.remat, settings.accumulate)
+        self._programs: dict[Execution, Program] = {}
         self.task = Classification(settings.label_smoothing)
         self.steps = settings.total_steps(len(data.train))
-        self.flops = 0.0
+        self.flops, self.squeezed = 0.0, ""
         self.cache = shared_cache()
         self._plan = made
 
@@ -126,15 +129,35 @@ class Run:
         """The plan, with what was decided about the frontier."""
         return replace(self._plan, notes=(*self._plan.notes, self.decision.sentence))
 
-    @cached_property
+    @property
     def program(self) -> Program:
         """The compiled functions, shared with every run of the same kind."""
-        return program_for(self._plan, self.task, self.settings, self.decision.cached)
+        how = self.execution
+        if how not in self._programs:
+            self._programs[how] = program_for(
+                self._plan, self.task, self.settings, self.decision.cached, how.remat, how.accumulate
+            )
+        return self._programs[how]
+
+    @property
+    def memory(self) -> Memory:
+        """What a step will hold, from the compiled program; nothing is allocated."""
+        return memory_of(self)
 
     @property
     def resident(self) -> bool:
         """Whether all carries are vectors that can lie on the device, and many such runs can step together."""
-        return self.decision.cached and not self.decision.ragged
+        return self.decision.cached and not self.decision.ragged and self.settings.together != "never"
+
+    @property
+    def companionable(self) -> bool:
+        """Whether a timing may show that such runs step faster together, each on its own batches.
+
+        On CPU it does not (``Settings.together`` of ``always`` tries all the same): a step there is bound by
+        arithmetic, which is the same for the runs one by one.
+        """
+        wish = self.settings.together
+        return wish == "always" or (wish == "auto" and jax.default_backend() != "cpu")
 
     @cached_property
     def order(self) -> TrainingOrder:

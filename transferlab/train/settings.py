@@ -7,6 +7,7 @@ from typing import Literal
 
 from transferlab.errors import TransferlabError
 from transferlab.train.optimizers import Optimizer
+from transferlab.transfer.groups import Schedule
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Settings:
         max_steps: at most so many updates, however many the epochs would take; they still fall to a learning rate of 0.
         batch_size: examples per update. Smaller sets are padded to it with rows that weigh nothing.
         accumulate: parts that a batch is computed in, one after another; gradients are those of the whole batch.
+        remat: compute activations again, stage by stage, in the backward pass: less memory, a third more work.
+        ema: decay of the moving average of what trains, which is then what is validated, tested and kept; warmed up as
+            min(ema, (1 + step) / (10 + step)). None keeps no average.
+        memory_bytes: most that a step may hold; a step that needs more is run with ``remat``, then in more parts, and the
+            record says so. None for what the device has.
+        together: whether runs of one program step as one (``fit_together``, studies): ``auto`` where that was found
+            faster, ``always``, ``never``.
         precision: ``bfloat16`` computes in it, with float32 parameters, optimizer, reductions and statistics; frozen leaves
             are kept in it.
         weight_decay: decoupled (AdamW), on matrices and tables only.
@@ -41,10 +49,14 @@ class Settings:
     max_steps: int | None = None
     batch_size: int = 32
     accumulate: int = 1
+    remat: bool = False
+    ema: float | None = None
+    memory_bytes: int | None = None
+    together: Literal["auto", "always", "never"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.01
     warmup: float = 0.1
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Schedule = "linear"
     optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: float = 0.0
     group_by_length: bool = True
@@ -60,6 +72,8 @@ class Settings:
                 raise TransferlabError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise TransferlabError(f"accumulate is {self.accumulate}; it must divide the batch size {self.batch_size}.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise TransferlabError(f"ema is {self.ema}; the decay of a moving average lies between 0 and 1.")
         if not 0 <= self.warmup <= 1:
             raise TransferlabError(f"warmup is {self.warmup}; it is a share of the steps, from 0 to 1.")
 

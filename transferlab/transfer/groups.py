@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, nearest
 from transferlab.select import select
+
+Schedule = Literal["linear", "cosine", "constant"]
+"""What follows the warm-up: down to zero on a line or on half a cosine, or no change."""
 
 DECAYED = "kernel | embedding"
 """Leaves that weight decay acts on by default: matrices and tables, not biases and scales."""
@@ -20,11 +24,25 @@ class Group:
         selector: which leaves.
         lr_scale: factor on the run's learning rate.
         decay: factor on the run's weight decay; 0 for leaves that :data:`DECAYED` does not match.
+        schedule: ``linear``, ``cosine`` or ``constant`` after the warm-up; None for the run's.
+        warmup: share of the steps over which its learning rate rises; None for the run's.
     """
 
     selector: str
     lr_scale: float = 1.0
     decay: float = 1.0
+    schedule: Schedule | None = None
+    warmup: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in (None, *get_args(Schedule)):
+            raise TransferlabError(
+                f"The group '{self.selector}' has the schedule '{self.schedule}'.{nearest(str(self.schedule), get_args(Schedule))}"
+            )
+        if self.warmup is not None and not 0 <= self.warmup <= 1:
+            raise TransferlabError(
+                f"The group '{self.selector}' has the warm-up {self.warmup}; it is a share of the steps, from 0 to 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,8 @@ class Claim:
     selector: str
     lr_scale: float
     decay: float
+    schedule: Schedule | None = None
+    warmup: float | None = None
 
 
 def claims(groups: Iterable[Group], paths: Iterable[str], stages: Sequence[Sequence[str]]) -> dict[str, Claim]:
@@ -51,7 +71,8 @@ def claims(groups: Iterable[Group], paths: Iterable[str], stages: Sequence[Seque
                 raise TransferlabError(
                     f"'{path}' is claimed by two groups: '{claimed[path].selector}' and '{group.selector}'."
                 )
-            claimed[path] = Claim(group.selector, group.lr_scale, group.decay if path in decayed else 0.0)
+            decay = group.decay if path in decayed else 0.0
+            claimed[path] = Claim(group.selector, group.lr_scale, decay, group.schedule, group.warmup)
     if not claimed:
         raise TransferlabError("Nothing would train: the method names no group.")
     return claimed

@@ -44,6 +44,7 @@ class Leaf:
         reason: how it was resized or derived, or why it is initialised.
         trains: whether any gradient reaches it (for ``state``: whether it moves).
         lr_scale, decay: factors on the run's learning rate and weight decay.
+        schedule: the group's own schedule and warm-up, where it has any.
         bytes: size in memory.
     """
 
@@ -58,6 +59,7 @@ class Leaf:
     lr_scale: float
     decay: float
     bytes: int
+    schedule: str = ""
     read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
 
 
@@ -132,6 +134,7 @@ class Plan:
                     "trains": leaf.trains,
                     "lr_scale": leaf.lr_scale,
                     "decay": leaf.decay,
+                    "schedule": leaf.schedule,
                     "bytes": leaf.bytes,
                 }
                 for leaf in self.leaves
@@ -261,6 +264,7 @@ def plan(
                 claim.lr_scale if claim else 0.0,
                 claim.decay if claim else 0.0,
                 trees.leaf_bytes(everything[path]),
+                _schedule(claim),
                 read,
             )
         )
@@ -282,6 +286,13 @@ def plan(
         method, weights, tuple(rows), tuple(unused), definition, claimed, head, frontier(stages, set(claimed)),
         tuple(stage.name for stage in stages), training,
     )  # fmt: skip
+
+
+def _schedule(claim: Claim | None) -> str:
+    if claim is None or (claim.schedule is None and claim.warmup is None):
+        return ""
+    rising = "" if claim.warmup is None else f"warm-up {claim.warmup:g}"
+    return ", ".join(part for part in (claim.schedule or "", rising) if part)
 
 
 def _freeze_statistics(module: Any, state: Mapping[str, Any], claimed: Mapping[str, Claim]) -> set[str]:
@@ -318,17 +329,18 @@ def _order(path: str, stages: tuple[Any, ...]) -> tuple[int, str]:
 
 
 def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Leaf]]:
-    """Group neighbouring leaves of one stage that share action, training, scale and decay."""
+    """Group neighbouring leaves of one stage that share action, training, learning-rate scale and schedule."""
     out: list[list[Leaf]] = []
     for leaf in leaves:
-        mark = (_stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale)
-        if out:
-            last = out[-1][0]
-            if mark == (_stage_of(last.path, stages), last.action, last.trains, last.lr_scale):
-                out[-1].append(leaf)
-                continue
-        out.append([leaf])
+        if out and _treatment(leaf, stages) == _treatment(out[-1][0], stages):
+            out[-1].append(leaf)
+        else:
+            out.append([leaf])
     return out
+
+
+def _treatment(leaf: Leaf, stages: tuple[str, ...]) -> tuple:
+    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule
 
 
 def _stage_of(path: str, stages: tuple[str, ...]) -> str:

@@ -42,7 +42,7 @@ def plan_table(plan: Plan, whole: bool) -> Table:
         shape = "×".join(map(str, first.shape)) if len(group) == 1 else f"{len(group)} leaves"
         table.add_row(
             label, shape, first.action, _origin(group), "trains" if first.trains else "frozen",
-            f"{first.lr_scale:g}" if first.trains and first.kind == "param" else "", _decay(group),
+            _rate(first), _decay(group),
             human_bytes(sum(leaf.bytes for leaf in group)),
             style=None if first.trains else "dim",
         )  # fmt: skip
@@ -61,7 +61,10 @@ def _rows(plan: Plan, whole: bool) -> list[tuple[str, list[Leaf]]]:
         family = re.sub(r"\d+", "#", stage)
         kind = re.sub(r"\d+", "#", group[0].path) if len(group) == 1 else ""
         first = group[0]
-        mark = (family, kind, first.action, first.trains, first.lr_scale, first.reason if len(group) == 1 else "")
+        mark = (
+            family, kind, first.action, first.trains, first.lr_scale, first.schedule,
+            first.reason if len(group) == 1 else "",
+        )  # fmt: skip
         names, leaves = merged.setdefault(mark, ([], []))
         names.append(group[0].path if len(group) == 1 else stage)
         leaves.extend(group)
@@ -81,6 +84,12 @@ def _origin(group: list[Leaf]) -> str:
         return f"{keys[0]} … ({len(keys)} keys)"
     reasons = list(dict.fromkeys(leaf.reason for leaf in group))
     return f"({'; '.join(reasons[:2])})"
+
+
+def _rate(leaf: Leaf) -> str:
+    if not leaf.trains or leaf.kind != "param":
+        return ""
+    return f"{leaf.lr_scale:g}" + (f" ({leaf.schedule})" if leaf.schedule else "")
 
 
 def _decay(group: list[Leaf]) -> str:

@@ -1,0 +1,110 @@
+"""What is frozen is paid for once: the last of six layers and the head, 10 epochs on 1 000 tweets, from raw texts to test.
+
+python experiments/benchmarks/frozen.py      # needs the extra `parity`
+
+Ours computes each example's features below the trained layer once, within the time measured, in a cache of its own;
+the peer is transformers with the other layers frozen, on the same batches and padding, dropout off in what is frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pairs
+from pairs import Work, side
+
+LABELS, EPOCHS, BATCH, RATE = 1000, 10, 32, 3e-4
+
+
+def opened():
+    import transferlab as tl
+
+    return tl.load("minilm-l6"), tl.dataset("tweets", examples=LABELS)
+
+
+@side("last", "ours")
+def last_ours() -> Work:
+    import transferlab as tl
+    from transferlab.train import Settings
+    from transferlab.transfer import Group
+    from transferlab.transfer.cache import FrontierCache
+
+    @dataclass(frozen=True)
+    class LastLayer(tl.methods.Full):
+        def groups(self):
+            return (Group("layers/5"), Group("head"))
+
+    source, data = opened()
+
+    def work() -> str:
+        settings = Settings(learning_rate=RATE, epochs=EPOCHS, batch_size=BATCH)
+        run = tl.adapt(source, data, method=LastLayer(), settings=settings)
+        run.cache = FrontierCache(None)
+        return f"accuracy {run.fit().test['accuracy']:.3f}"
+
+    return work
+
+
+@side("last", "peer")
+def last_peer() -> Work:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from transformers import BertModel
+
+    from transferlab.data.batches import Feed, TrainingOrder
+
+    torch.set_num_threads(2)
+    source, data = opened()
+    feed = Feed(data, source.transform)
+    steps = EPOCHS * -(-LABELS // BATCH)
+    order = TrainingOrder(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
+
+    def work() -> str:
+        torch.manual_seed(0)
+        model = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval()
+        head = torch.nn.Linear(384, 2)
+        model.requires_grad_(False)
+        last = model.encoder.layer[-1]
+        last.requires_grad_(True).train()
+        moving = [*last.parameters(), *head.parameters()]
+        optimizer = torch.optim.AdamW(moving, lr=RATE, weight_decay=0.01)
+        warm = round(0.1 * steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: (step + 1) / warm if step < warm else (steps - step) / (steps - warm)
+        )
+
+        def logits(indices, bucket):
+            inputs = feed.inputs(indices, bucket, len(indices))
+            ids, mask = torch.tensor(inputs["input_ids"]).long(), torch.tensor(inputs["attention_mask"])
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            return head((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+        for step in range(steps):
+            chosen = order[step]
+            labels = torch.tensor(data.labels[chosen.indices]).long()
+            loss = torch.nn.functional.cross_entropy(logits(chosen.indices, chosen.bucket), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(moving, 1.0)
+            optimizer.step()
+            schedule.step()
+        last.eval()
+        hits, buckets = 0, feed.buckets(data.test)
+        with torch.no_grad():
+            for bucket in np.unique(buckets):
+                rows = data.test[buckets == bucket]
+                for some in (rows[i : i + BATCH] for i in range(0, len(rows), BATCH)):
+                    hits += int((logits(some, int(bucket)).argmax(1).numpy() == data.labels[some]).sum())
+        return f"accuracy {hits / len(data.test):.3f}"
+
+    return work
+
+
+if __name__ == "__main__":
+    pairs.main(
+        __file__,
+        {"last": "last of six layers and head, 10 epochs on 1 000 tweets; peer: transformers, the rest frozen"},
+        repeats=3,
+    )

@@ -1,0 +1,74 @@
+"""Memory: what a step will hold is known before it runs, and a step that does not fit is made to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import transferlab as tl
+from transferlab.errors import TransferlabError
+from transferlab.train import Optimizer, Settings
+from transferlab.train.memory import Execution, device_bytes, make_fit
+from transferlab.transfer.show import human_bytes
+
+QUICK = Settings(learning_rate=1e-2, steps=3, batch_size=8, log_every=1)
+
+
+def run_of(source, films, method=None, **changes):
+    return tl.adapt(source, films.subset(24, 0), method=method, settings=replace(QUICK, **changes))
+
+
+def test_memory_said_before_training_is_not_what_the_run_holds(source, films) -> None:
+    for method in (tl.methods.Full(), tl.methods.LoRA(rank=2)):
+        run = run_of(source, films, method)
+        said = run.memory
+        assert run.fit().record["memory"] == {
+            "frozen": said.frozen, "trainable": said.trainable, "optimizer": said.optimizer,
+            "activations": said.activations,
+        }  # fmt: skip
+        assert said.trainable == 4 * run.plan.trainable_parameters
+        assert said.optimizer == 2 * said.trainable + 4
+        assert said.total > said.frozen + said.trainable + said.optimizer
+        assert "activations and gradients" in str(said)
+
+
+def test_an_average_takes_no_memory_or_a_smaller_batch_as_much(source, films) -> None:
+    plain, averaged = run_of(source, films).memory, run_of(source, films, ema=0.9).memory
+    assert averaged.optimizer == plain.optimizer + plain.trainable
+    assert run_of(source, films, batch_size=64).memory.activations > 2 * plain.activations
+
+
+def test_a_step_that_does_not_fit_runs_out_of_memory_or_silently_changes(source, films) -> None:
+    run = run_of(source, films, batch_size=64)
+    fixed = run.memory.total - run.memory.activations
+    limit = fixed + run.memory.activations // 3
+    squeezed = run_of(source, films, batch_size=64, memory_bytes=limit)
+    make_fit(squeezed)
+    assert squeezed.execution.remat
+    assert squeezed.execution.accumulate > 1
+    assert squeezed.memory.total <= limit
+    assert f"does not fit in {human_bytes(limit)}: {squeezed.execution}" in squeezed.squeezed
+    assert squeezed.fit().record["squeezed"] == squeezed.squeezed
+    with pytest.raises(TransferlabError, match=r"Even with activations computed again and one example at a time"):
+        make_fit(run_of(source, films, memory_bytes=1000))
+    make_fit(run)
+    assert run.squeezed == ""
+    assert run.execution == Execution(False, 1)
+
+
+def test_a_squeezed_run_learns_something_else(films, tmp_path) -> None:
+    from conftest import write_bert
+
+    source = tl.load(write_bert(tmp_path / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    runs = [run_of(source, films, optimizer=Optimizer("sgd")) for _ in range(2)]
+    runs[1].execution = Execution(True, 4)
+    one, other = (run.fit() for run in runs)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+
+
+def test_the_machines_memory_is_unknown() -> None:
+    known = device_bytes()
+    assert known is not None
+    assert known > 1 << 28
