@@ -55,6 +55,50 @@ def write_bert(folder: Path, *, seed: int = 0, drop: tuple[str, ...] = (), **cha
     return folder
 
 
+VIT_SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+VIT_DIALECTS = {
+    "vit": {"model_type": "vit", "intermediate_size": 10, "id2label": {"0": "cat", "1": "dog"}, **VIT_SIZES},
+    "dinov2": {"model_type": "dinov2_with_registers", "num_register_tokens": 2, "use_swiglu_ffn": True, **VIT_SIZES},
+    "timm": {
+        "architecture": "vit_tiny_patch16_224", "num_classes": 2, "global_pool": "token",
+        "model_args": {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0,
+                       "init_values": 0.1, "reg_tokens": 1},
+        "pretrained_cfg": {"input_size": [3, 16, 16], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 0.9,
+                           "interpolation": "bicubic", "label_names": ["cat", "dog"]},
+    },
+}  # fmt: skip
+
+
+def vit_config(raw: dict):
+    """The config that either dialect's config.json says."""
+    from transferlab.pretrained.timm import TimmConfig
+    from transferlab.pretrained.vit import vit_from_hf, vit_from_timm
+
+    return vit_from_timm(TimmConfig.read(raw)) if "architecture" in raw else vit_from_hf(raw)
+
+
+def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[str, np.ndarray]:
+    """Write config and random weights under the origin's keys; return the tensors."""
+    from safetensors.numpy import save_file
+
+    from transferlab import trees
+    from transferlab.models import ClassifierConfig
+    from transferlab.pretrained.names import to_file
+    from transferlab.pretrained.vit import vit_names
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {**VIT_DIALECTS[dialect], **changes}
+    config = vit_config(raw)
+    head = ClassifierConfig(("cat", "dog"), pooling=config.pooling)
+    rng = np.random.default_rng(0)
+    shapes = trees.flatten(trees.define(config.build(head)).params)
+    leaves = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in shapes.items()}
+    tensors = {prefix + key: tensor for key, tensor in to_file(vit_names(config, dialect), leaves).items()}
+    (folder / "config.json").write_text(json.dumps(raw))
+    save_file(tensors, str(folder / "model.safetensors"))
+    return tensors
+
+
 def write_table(path: Path, rows: int = 160, seed: int = 0) -> Path:
     """Texts whose label is decided by the words in them; lengths differ, so that two padded lengths occur."""
     rng = np.random.default_rng(seed)

@@ -128,3 +128,10 @@ def test_a_tied_table_is_a_second_table() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)), jnp.float32)
     want = np.asarray(x) @ np.asarray(table(jnp.arange(7))).T
     np.testing.assert_allclose(table.attend(x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_without_a_mask_is_not_attention_to_everything() -> None:
+    layer = filled(Attention(6, 2, dropout=0.0))
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 6)), jnp.float32)
+    np.testing.assert_array_equal(layer(x, None), layer(x, jnp.ones((2, 4), bool)))
+    assert not np.allclose(layer(x, None), layer(x, jnp.array([[True] * 3 + [False]] * 2)), atol=1e-3)

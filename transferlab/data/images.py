@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -16,34 +17,44 @@ from transferlab.errors import TransferlabError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 """Pictures that are looked for in folders, in any case."""
 
+Fit = Literal["crop", "squash"]
+Filter = Literal["bicubic", "bilinear"]
+
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize the shorter side, cut the centre, normalise: deterministic, as the origin evaluates.
+    """Resize, cut the centre, normalise: deterministic, as the origin evaluates.
 
     Attributes:
         size: height and width of the result, in pixels.
         mean, std: per channel, of values from 0 to 1.
         resize: Pillow's filter.
-        crop_fraction: the shorter side becomes ``size / crop_fraction`` before the centre is cut.
+        crop_fraction: pictures are resized to ``size / crop_fraction`` before the centre is cut.
+        fit: which side becomes that long: the shorter one (``crop``), or both, whatever the picture's proportions
+            (``squash``); with ``crop_fraction`` 1 that is a plain resize.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Filter = "bicubic"
     crop_fraction: float = 0.875
+    fit: Fit = "crop"
 
     def __call__(self, image: UInt8[np.ndarray, "height width channels"]) -> Float[np.ndarray, "size size 3"]:
         """Return float32 (size, size, 3); one channel is repeated to three."""
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
-        # A picture that is already small is scaled to the size itself: cutting its border would lose content.
-        small = min(picture.size) < self.size
-        shorter = self.size if small else round(self.size / self.crop_fraction)
-        scale = shorter / min(picture.size)
-        width, height = (max(self.size, round(side * scale)) for side in picture.size)
+        # timm and transformers round down; the small number makes up for a quotient that is just below a whole one.
+        target = math.floor(self.size / self.crop_fraction + 1e-6)
+        if self.fit == "squash":
+            width = height = target
+        else:
+            # A picture that is already small is scaled to the size itself: cutting its border would lose content.
+            shorter = min(picture.size)
+            target = self.size if shorter < self.size else target
+            width, height = (target * side // shorter for side in picture.size)
         picture = picture.resize((width, height), _RESAMPLE[self.resize])
         left, top = (width - self.size) // 2, (height - self.size) // 2
         cut = np.asarray(picture.crop((left, top, left + self.size, top + self.size)), np.float32) / 255.0

@@ -17,7 +17,7 @@ from transferlab.models.layers import Key, TruncatedNormal, dropout, parameter, 
 if TYPE_CHECKING:
     from transferlab.models.backbone import Model
 
-Pooling = Literal["mean", "first", "pooler", "stages"]
+Pooling = Literal["mean", "first", "first and mean", "pooler", "stages"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class ClassifierConfig:
 
     Attributes:
         labels: label names, in the order of the logits.
-        pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, the origin's ``pooler``, or
-            ``stages``: the pooled features of every feature stage, each scaled to unit length, side by side
+        pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, ``first and mean`` side by side (as
+            DINOv2's linear evaluation), the origin's ``pooler``, or ``stages``: the pooled features of every feature stage, each scaled to unit length, side by side
             (in the spirit of Head2Toe, Evci et al. 2022).
         normalise: scale the pooled vector to unit length (as sentence-transformers' ``Normalize``).
         dropout: on the pooled features, while the head trains.
@@ -63,18 +63,22 @@ class Classifier(Head):
         """One vector per example."""
         if self.taps:
             return jnp.concatenate([unit_length(carry[f"tap {name}"]) for name in self.taps], axis=-1)
-        if self.config.pooling == "pooler":
-            pooled = carry["pooled"]
-        elif self.config.pooling == "first":
-            pooled = carry["hidden"][:, 0]
-        else:
-            pooled = model.tap(carry)
+        pooled = carry["pooled"] if self.config.pooling == "pooler" else pool(model, carry, self.config.pooling)
         return unit_length(pooled) if self.config.normalise else pooled
 
     def classify(self, carry: Carry, key: Key | None) -> Carry:
         """Add ``logits`` to the carry."""
         pooled = dropout(carry["pooled"], self.config.dropout, key)
         return {**carry, "logits": pooled @ self.kernel[...] + self.bias[...]}
+
+
+def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:
+    """The ``first`` token, the family's ``mean``, or both side by side."""
+    if pooling == "first":
+        return carry["hidden"][:, 0]
+    if pooling == "first and mean":
+        return jnp.concatenate([carry["hidden"][:, 0], model.tap(carry)], axis=-1)
+    return model.tap(carry)
 
 
 def unit_length(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:

@@ -157,12 +157,23 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels."""
+    """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels.
 
-    def __init__(self, features: int, heads: int, *, dropout: float, initialiser: Initialiser = TruncatedNormal(0.02)):
-        self.query = Linear(features, features, initialiser=initialiser)
-        self.key = Linear(features, features, initialiser=initialiser)
-        self.value = Linear(features, features, initialiser=initialiser)
+    ``bias`` says whether query, key and value have one.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        *,
+        dropout: float,
+        bias: bool = True,
+        initialiser: Initialiser = TruncatedNormal(0.02),
+    ):
+        self.query = Linear(features, features, bias=bias, initialiser=initialiser)
+        self.key = Linear(features, features, bias=bias, initialiser=initialiser)
+        self.value = Linear(features, features, bias=bias, initialiser=initialiser)
         self.output = Linear(features, features, initialiser=initialiser)
         self.heads = heads
         self.dropout = dropout
@@ -170,10 +181,13 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length features"],
-        mask: Bool[Array, "batch length"],
+        mask: Bool[Array, "batch length"] | None,
         key: Key | None = None,
     ) -> Float[Array, "batch length features"]:
-        """Attend over the positions where ``mask`` is true; a row whose mask is all false attends evenly."""
+        """Attend over the positions where ``mask`` is true (everywhere without one).
+
+        A row whose mask is all false attends evenly.
+        """
         batch, length, features = x.shape
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
 
@@ -184,7 +198,9 @@ class Attention(nnx.Module):
             split(project(x, k)) for project, k in zip((self.query, self.key, self.value), keys, strict=False)
         )
         scores = jnp.einsum("bhqd,bhkd->bhqk", query * (1.0 / math.sqrt(features // self.heads)), key_)
-        scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+        scores = scores.astype(jnp.float32)
+        if mask is not None:
+            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(batch, length, features), keys[4])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
+from transferlab.errors import TransferlabError, nearest
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.pretrained.names import CONV, LINEAR, Layout, Name, Names
+from transferlab.pretrained.timm import TimmConfig
 
 POINTWISE = Layout(
     "OI11 to IO",
@@ -37,14 +40,12 @@ def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "tim
                 "expand": "_expand_conv" if port else "conv_pw",
                 "expand_norm": "_bn0" if port else "bn1",
                 "depthwise": "_depthwise_conv" if port else "conv_dw",
-                "depthwise_norm": "_bn1" if port or plain else "bn2",
+                "depthwise_norm": "_bn1" if port else "bn1" if plain else "bn2",
                 "reduce": "_se_reduce" if port else "se.conv_reduce",
                 "excite": "_se_expand" if port else "se.conv_expand",
                 "project": "_project_conv" if port else "conv_pw" if plain else "conv_pwl",
-                "project_norm": "_bn2" if port or plain else "bn3",
+                "project_norm": "_bn2" if port else "bn2" if plain else "bn3",
             }
-            if not port and plain:
-                keys["depthwise_norm"] = "bn1"
             if not plain:
                 names.append(Name(f"{here}/expand/kernel", f"{there}.{keys['expand']}.weight", POINTWISE))
                 names += _norm(f"{here}/expand_norm", f"{there}.{keys['expand_norm']}")
@@ -66,3 +67,23 @@ def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "tim
 def _norm(path: str, key: str) -> list[Name]:
     table = (("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var"))
     return [Name(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in table]
+
+
+TIMM_EFFICIENTNETS = r"(tf_)?efficientnet_(lite[0-4]|b[0-3])"
+"""Architectures of timm that are read as this family, as a regular expression."""
+
+_READ = ("img_size", "num_classes", "global_pool", "drop_path_rate")
+
+
+def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
+    """Read timm's config. Those with ``tf_`` were born in TensorFlow: SAME padding, eps 1e-3; the others are torch's."""
+    for key, value in timm.arguments.items():
+        if key not in _READ and value and (key, value) != ("in_chans", 3):
+            raise TransferlabError(f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _READ)}")
+    rate = timm.arguments.get("drop_path_rate")
+    pool = timm.arguments.get("global_pool") or "avg"
+    if pool != "avg":
+        raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; only 'avg'.")
+    config: EfficientNetConfig = getattr(EfficientNetConfig, timm.architecture.rpartition("_")[2])()
+    config = replace(config, image_size=timm.image_size, drop_path=config.drop_path if rate is None else rate)
+    return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)

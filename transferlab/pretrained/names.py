@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from transferlab.errors import TransferlabError
+
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor in the file becomes a leaf of the tree, and back. ``name`` is what the plan prints."""
+    """How a tensor in the file becomes a leaf of the tree, and back.
+
+    Attributes:
+        name: what the plan prints.
+        to_tree: the file's tensor → the leaf.
+        to_file: the leaf → the file's tensor, or its rows of it where ``part`` says so.
+        shape: shape in the file → shape in the tree.
+        part: (n, of) where the file fuses ``of`` leaves along its first axis and this is the n-th, from 0.
+    """
 
     name: str
     to_tree: Callable[[np.ndarray], np.ndarray]
     to_file: Callable[[np.ndarray], np.ndarray]
     shape: Callable[[tuple[int, ...]], tuple[int, ...]]
+    part: tuple[int, int] = (0, 1)
 
 
 SAME = Layout("as is", lambda x: x, lambda x: x, lambda shape: shape)
@@ -31,6 +42,32 @@ CONV = Layout(
     lambda shape: (shape[2], shape[3], shape[1], shape[0]),
 )
 """torch's convolution (out, in, height, width) ↔ (height, width, in, out); depthwise: (height, width, 1, out)."""
+
+
+def fused(layout: Layout, n: int, of: int) -> Layout:
+    """Return the layout of the n-th of ``of`` leaves that the file fuses along its first axis, as q, k, v are."""
+
+    def rows(length: int) -> slice:
+        # A length that does not divide gives parts of unequal length: one of them has a shape that its leaf has not.
+        return slice(n * length // of, (n + 1) * length // of)
+
+    return Layout(
+        f"part {n + 1} of {of}, {layout.name}",
+        lambda x: layout.to_tree(x[rows(len(x))]),
+        layout.to_file,
+        lambda shape: layout.shape((len(range(shape[0])[rows(shape[0])]), *shape[1:])),
+        (n, of),
+    )
+
+
+def squeezed(axes: int) -> Layout:
+    """Return the layout of a leaf that the file holds with ``axes`` leading axes of length 1 (tokens, positions)."""
+    return Layout(
+        f"without {axes} leading axes of 1" if axes > 1 else "without its leading axis of 1",
+        lambda x: x.reshape(x.shape[axes:]),
+        lambda x: x.reshape((1,) * axes + x.shape),
+        lambda shape: shape[axes:] if shape[:axes] == (1,) * axes else shape,
+    )
 
 
 @dataclass(frozen=True)
@@ -57,3 +94,28 @@ class Names:
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+
+
+def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return ``{key: tensor}`` as the file holds these leaves, fused tensors whole; the keys carry no prefix.
+
+    Raises:
+        TransferlabError: a fused tensor of which a part is not among the leaves; the path is named.
+    """
+    pieces: dict[str, list[np.ndarray]] = {}
+    for key, parts in by_key(names).items():
+        given = [name for name in parts if name.path in leaves]
+        if given and len(given) < len(parts):
+            missing = next(name.path for name in parts if name.path not in leaves)
+            raise TransferlabError(f"The key '{key}' cannot be written: '{missing}' is missing from it.")
+        if given:
+            pieces[key] = [name.layout.to_file(np.asarray(leaves[name.path])) for name in given]
+    return {key: np.ascontiguousarray(np.concatenate(p) if len(p) > 1 else p[0]) for key, p in pieces.items()}
+
+
+def by_key(names: Names) -> dict[str, tuple[Name, ...]]:
+    """Return ``{key: the leaves it fills}``, the parts of a fused tensor in their order."""
+    table: dict[str, list[Name]] = {}
+    for name in names.names:
+        table.setdefault(name.key, []).append(name)
+    return {key: tuple(sorted(group, key=lambda name: name.layout.part)) for key, group in table.items()}

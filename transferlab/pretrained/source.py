@@ -19,25 +19,32 @@ from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, Pooling, unit_length
+from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, Family, family_of
 from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
-from transferlab.pretrained.names import Layout, Names
+from transferlab.pretrained.names import Layout, Names, by_key
+from transferlab.pretrained.positions import Resize
+from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
+from transferlab.pretrained.timm import TimmConfig
 
 
 @dataclass(frozen=True)
 class LazyLeaf:
-    """A leaf of the source's tree: where it is in the file, and the array on demand (``np.asarray(leaf)``)."""
+    """A leaf of the source's tree: where it is in the file, and the array on demand (``np.asarray(leaf)``).
+
+    ``resize`` is set where the source reads images of another size than the file was written for.
+    """
 
     key: str
     tensor: LazyTensor = field(repr=False)
     layout: Layout = field(repr=False)
+    resize: Resize | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape in the tree (after the layout)."""
-        return self.layout.shape(self.tensor.shape)
+        """Shape in the tree (after the layout, and resized)."""
+        return self.resize.shape if self.resize else self.layout.shape(self.tensor.shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -50,8 +57,9 @@ class LazyLeaf:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Read the array, in the tree's layout."""
-        return np.ascontiguousarray(self.layout.to_tree(self.tensor.read()))
+        """Read the array, in the tree's layout and resized."""
+        plain = self.layout.to_tree(self.tensor.read())
+        return np.ascontiguousarray(self.resize.apply(plain) if self.resize else plain)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
@@ -64,7 +72,7 @@ class Source:
 
     Attributes:
         name: as it was asked for.
-        family: ``bert``, ``efficientnet``.
+        family: ``bert``, ``efficientnet``, ``vit``.
         config: the family's config dataclass; ``config.build(head)`` makes the module.
         head: the checkpoint's own head, or None.
         leaves: ``{path: LazyLeaf}``, one for every leaf of the definition.
@@ -124,10 +132,16 @@ class Source:
         return trees.unflatten({path: self.leaves[path] for path in wanted})
 
     def resized(self, image_size: int) -> Source:
-        """The same source reading images of another size; everything else of its preprocessing stays."""
+        """The same source reading images of another size; everything else of its preprocessing stays.
+
+        What depends on the size is resized as the origin does it, always from the file's own values.
+        """
         if not isinstance(self.transform, ImageTransform):
             raise TransferlabError(f"image_size was given, but {self.name} reads text.")
-        return replace(self, transform=replace(self.transform, size=image_size))
+        shapes = {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
+        config, resizes = FAMILIES[self.family].resized(self.config, shapes, image_size)
+        leaves = self.leaves | {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
+        return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
 
     def module(self) -> Any:
         """The Flax NNX module with its weights in memory."""
@@ -136,8 +150,12 @@ class Source:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over the sorted (path, dtype, shape, bytes) of all leaves: what a run's checkpoint refers to."""
-        return trees.sha256(trees.unflatten({path: leaf.read() for path, leaf in self.leaves.items()}))
+        """Hash over the sorted (path, dtype, shape, bytes) of all leaves: what a run's checkpoint refers to.
+
+        Of the file's values: the same for every image size.
+        """
+        read = {path: replace(leaf, resize=None).read() for path, leaf in self.leaves.items()}
+        return trees.sha256(trees.unflatten(read))
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Evaluate the checkpoint: deterministic, jitted.
@@ -179,7 +197,7 @@ class Source:
                 if "pooled" in carry:
                     out["pooled"] = carry["pooled"]
             else:
-                pooled = carry["hidden"][:, 0] if self.pooling == "first" else model.tap(carry)
+                pooled = pool(model, carry, self.pooling)
                 out["pooled"] = unit_length(pooled) if self.normalise else pooled
             if self.head is not None:
                 out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
@@ -226,7 +244,7 @@ def _from_registry(entry: Entry) -> Source:
     config, family = entry.config(), FAMILIES[entry.family]
     origin |= {"path": str(weights), "files": {weights.name: entry.sha256}}
     tensors = read_any(weights)
-    return _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling="mean")
+    return _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
@@ -238,7 +256,8 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
     family = family_of(config)
     tensors = read_any(path)
     origin = {"path": str(path.resolve()), "files": {path.name: _hash(path)}}
-    return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling="mean")
+    pooling = "mean" if family.modality == "text" else None
+    return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
@@ -249,23 +268,40 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object.")
-    kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
-    kind = raw.get("model_type")
-    if kind not in kinds:
-        raise TransferlabError(
-            f"{path}: model_type '{kind}' is not a family that can be read.{nearest(str(kind), kinds)}"
-        )
-    family = kinds[kind]
+    timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
+    family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
-    config = family.from_hf(raw)
+    config = family.from_hf(raw) if timm is None else family.from_timm(timm)
     pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
     origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
-    labels = _label_names(raw)
-    longest = getattr(config, "max_position_embeddings", 512)
-    transform = read_tokenizer(directory, longest) if family.modality == "text" else family.transform(config)
-    return _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
-                     labels=labels, head_dropout=_head_dropout(raw))  # fmt: skip
+    labels = _label_names(raw) if timm is None else timm.labels
+    if family.modality == "text":
+        transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+    elif timm is not None:
+        transform = timm.transform()
+    else:
+        transform = read_preprocessor(directory) or family.transform(config)
+    source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
+                       labels=labels, head_dropout=family.head_dropout(raw))  # fmt: skip
+    # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
+    return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+
+
+def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
+    """Return the family of Hugging Face's ``model_type``, or of timm's ``architecture``."""
+    kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    if timm is None:
+        if kind not in kinds:
+            raise TransferlabError(
+                f"{path}: model_type '{kind}' is not a family that can be read.{nearest(str(kind), kinds)}"
+            )
+        return kinds[kind]
+    for family in FAMILIES.values():
+        if re.fullmatch(family.architectures, timm.architecture):
+            return family
+    patterns = "  ".join(family.architectures for family in FAMILIES.values() if family.architectures)
+    raise TransferlabError(f"{path}: timm's '{timm.architecture}' cannot be read. What can be is: {patterns}")
 
 
 def _assemble(
@@ -290,7 +326,7 @@ def _assemble(
         n = found["head/kernel"].shape[1]
         if labels and len(labels) != n:
             raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
-        own = "pooler" if getattr(config, "pooler", False) else "mean"
+        own = family.head_pooling(config)
         head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
@@ -314,9 +350,8 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    pooled = pooling or (
-        "pooler" if getattr(config, "pooler", False) else "mean" if family.modality == "image" else "pooler"
-    )
+    has_pooler = family.modality == "text" or getattr(config, "pooler", False)
+    pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
     return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)
 
@@ -327,7 +362,7 @@ def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:
 
 def _match(names: Names, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
     """Return ({path: leaf}, keys left over). Prefixes may be there or not; old suffixes are renamed."""
-    table = {name.key: name for name in names.names}
+    table = by_key(names)
     found: dict[str, LazyLeaf] = {}
     leftover = []
     for key, tensor in tensors.items():
@@ -336,13 +371,15 @@ def _match(names: Names, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, L
             if plain.endswith(old):
                 plain = plain[: -len(old)] + new
         choices = [plain] + [plain[len(p) :] for p in names.prefixes if plain.startswith(p)]
-        name = next((table[choice] for choice in choices if choice in table), None)
-        if name is None:
+        known = next((table[choice] for choice in choices if choice in table), None)
+        if known is None:
             leftover.append(key)
             continue
-        if name.path in found:
-            raise TransferlabError(f"Two keys of the file fill '{name.path}': '{found[name.path].key}' and '{key}'.")
-        found[name.path] = LazyLeaf(key, tensor, name.layout)
+        for name in known:
+            if name.path in found:
+                other = found[name.path].key
+                raise TransferlabError(f"Two keys of the file fill '{name.path}': '{other}' and '{key}'.")
+            found[name.path] = LazyLeaf(key, tensor, name.layout)
     return found, leftover
 
 
@@ -363,11 +400,6 @@ def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
 def _label_names(raw: dict[str, Any]) -> tuple[str, ...]:
     table = raw.get("id2label") or {}
     return tuple(str(table[key]) for key in sorted(table, key=int))
-
-
-def _head_dropout(raw: dict[str, Any]) -> float:
-    rate = raw.get("classifier_dropout")
-    return float(raw.get("hidden_dropout_prob", 0.0) if rate is None else rate)
 
 
 def _from_hub(text: str) -> tuple[Path, str]:

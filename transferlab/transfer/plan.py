@@ -238,15 +238,17 @@ def plan(
         elif path.startswith("head/"):
             action, keys, reason, read = _head_leaf(source, head, path, shape, leaf)
         elif leaf is not None and leaf.shape == shape:
-            action, keys, read = "copied", (leaf.key,), leaf.read
-            reason = leaf.layout.name if str(leaf.dtype) == dtype else f"{leaf.layout.name}, {leaf.dtype} to {dtype}"
+            action, keys, read = "resized" if leaf.resize else "copied", (leaf.key,), leaf.read
+            how = leaf.resize.how if leaf.resize else leaf.layout.name
+            reason = how if str(leaf.dtype) == dtype else f"{how}, {leaf.dtype} to {dtype}"
         elif path in allowed:
             reason = f"the source lacks it and initialise='{initialise}' allows that"
         elif leaf is not None:
             problems.append(f"'{path}': the source has {leaf.shape}, the target {shape}, and no rule resizes it.")
         else:
             problems.append(f"'{path}' {shape} has no source.{nearest(path, source.leaves)}")
-        used.update(keys)
+        if keys:
+            used.add(path)
         claim = claimed.get(path)
         moves = path in moving
         rows.append(
@@ -268,7 +270,7 @@ def plan(
         )
     unused = list(source.unused)
     for path, leaf in source.leaves.items():
-        if leaf.key in used:
+        if path in used:
             continue
         if weights == "random":
             continue

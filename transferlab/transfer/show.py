@@ -77,7 +77,7 @@ def _span(names: list[str]) -> str:
 
 
 def _origin(group: list[Leaf]) -> str:
-    keys = [key for leaf in group for key in leaf.source]
+    keys = list(dict.fromkeys(key for leaf in group for key in leaf.source))
     if len(group) == 1:
         return " ".join([*keys, f"({group[0].reason})" if group[0].reason else ""]).strip()
     if keys:

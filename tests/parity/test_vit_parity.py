@@ -1,0 +1,286 @@
+"""ViT, DeiT and DINOv2 against the origins, transformers' and timm's own models, on weights that they wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_bert_parity import randomised
+from timm_alone import import_timm
+
+import transferlab as tl
+from transferlab import trees
+from transferlab.models import ViTConfig
+from transferlab.pretrained.positions import resized_positions
+
+torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
+transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
+
+NARROW = {"hidden_size": 36, "num_hidden_layers": 12, "num_attention_heads": 3, "image_size": 24, "patch_size": 8}
+WIDE = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 1, "image_size": 23, "patch_size": 5}
+ORIGINS = {
+    "ViT, twelve layers": ("ViTModel", "ViTConfig", {**NARROW, "intermediate_size": 50}),
+    "ViT, pixels left over, no qkv bias, tanh gelu": (
+        "ViTModel", "ViTConfig", {**WIDE, "intermediate_size": 64, "qkv_bias": False, "hidden_act": "gelu_new",
+                                  "layer_norm_eps": 1e-5},
+    ),
+    "DeiT": ("DeiTModel", "DeiTConfig", {**WIDE, "intermediate_size": 30}),
+    "DINOv2, twelve layers": ("Dinov2Model", "Dinov2Config", NARROW),
+    "DINOv2 with SwiGLU": ("Dinov2Model", "Dinov2Config", {**WIDE, "use_swiglu_ffn": True}),
+    "DINOv2 with registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", {**WIDE, "num_register_tokens": 3}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def timm():
+    return import_timm()
+
+
+def pixels(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(3, size, size, 3)).astype(np.float32)
+
+
+def channels_first(x: np.ndarray):
+    return torch.tensor(x).permute(0, 3, 1, 2)
+
+
+def close(got, want, atol: float = 1e-4) -> None:
+    np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_hidden_states_and_pooled_vector_equal_the_origin(name: str, tmp_path: Path) -> None:
+    model, config, sizes = ORIGINS[name]
+    made = randomised(getattr(transformers, model)(getattr(transformers, config)(**sizes)))
+    made.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), pixels(sizes["image_size"])
+    want, got = made(channels_first(given)), source({"pixel_values": given})
+    close(got["hidden"], want.last_hidden_state)
+    close(got["pooled"], want.pooler_output)
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [("ViT", {**WIDE, "intermediate_size": 30}), ("DeiT", {**WIDE, "intermediate_size": 30}), ("Dinov2", WIDE),
+     ("Dinov2WithRegisters", WIDE)],
+)  # fmt: skip
+def test_a_classifier_keeps_its_logits_and_label_names(family: str, sizes: dict, tmp_path: Path) -> None:
+    labels = {0: "cat", 1: "dog", 2: "cow"}
+    config = getattr(transformers, f"{family}Config")(**sizes, id2label=labels)
+    made = randomised(getattr(transformers, f"{family}ForImageClassification")(config))
+    made.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), pixels(sizes["image_size"])
+    close(source({"pixel_values": given})["logits"], made(channels_first(given)).logits)
+    assert source.labels == ("cat", "dog", "cow")
+
+
+def test_a_teachers_two_heads_are_left_out_by_name(tmp_path: Path) -> None:
+    config = transformers.DeiTConfig(**WIDE, intermediate_size=30)
+    made = randomised(transformers.DeiTForImageClassificationWithTeacher(config))
+    made.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), pixels(23)
+    close(source({"pixel_values": given})["hidden"], made.deit(channels_first(given)).last_hidden_state)
+    assert {key for key, _ in source.unused} == {
+        f"{head}_classifier.{leaf}" for head in ("cls", "distillation") for leaf in ("weight", "bias")
+    }
+
+
+def gradients_equal(source, given: np.ndarray, made, logits) -> None:
+    """d(sum of squared logits) with respect to every leaf, of twelve layers."""
+    logits.square().sum().backward()
+    theirs = {key: p.grad.numpy() for key, p in made.named_parameters()}
+    params = trees.unflatten({p: jnp.asarray(leaf.read()) for p, leaf in source.leaves.items()})
+
+    def loss(params):
+        return jnp.square(source.definition.merge(params)({"pixel_values": jnp.asarray(given)})["logits"]).sum()
+
+    grads = trees.flatten(jax.jit(jax.grad(loss))(params))
+    saved = written(made)
+    for path, leaf in source.leaves.items():
+        want = leaf.layout.to_tree(theirs[saved[leaf.key]])
+        bound = 1e-4 * max(1.0, np.abs(want).max())
+        np.testing.assert_allclose(grads[path], want, atol=bound, rtol=0, err_msg=path)
+
+
+def written(made) -> dict[str, str]:
+    """Key in the file → name of the parameter: transformers 5 writes the names of old and computes under others."""
+    from safetensors.torch import load_file
+
+    folder = made.folder
+    tensors = load_file(str(folder / "model.safetensors"))
+    own = {name: p.detach() for name, p in made.named_parameters()}
+    return {
+        key: next(name for name, p in own.items() if p.shape == tensor.shape and torch.equal(p, tensor))
+        for key, tensor in tensors.items()
+    }
+
+
+def test_gradients_of_every_parameter_equal_the_origin(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**NARROW, intermediate_size=50, num_labels=2)
+    made = randomised(transformers.ViTForImageClassification(config))
+    made.save_pretrained(tmp_path)
+    made.folder = tmp_path
+    given = pixels(24)
+    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits)
+
+
+@pytest.mark.parametrize("family", ["ViT", "DeiT", "Dinov2", "Dinov2WithRegisters"])
+@pytest.mark.parametrize("size", [15, 35, 61])
+def test_another_image_size_equals_the_origins_interpolation(family: str, size: int, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{family}Config")(**WIDE)
+    made = randomised(getattr(transformers, f"{family}Model")(config))
+    made.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path).resized(size), pixels(size)
+    asked = {} if family.startswith("Dino") else {"interpolate_pos_encoding": True}
+    want = made(channels_first(given), **asked)
+    close(source({"pixel_values": given})["hidden"], want.last_hidden_state)
+    back = source.resized(23)
+    np.testing.assert_array_equal(
+        back.leaves["embed/position"].read(), tl.load(tmp_path).leaves["embed/position"].read()
+    )
+
+
+def test_dinov2_reads_images_of_the_size_that_its_preprocessing_makes(tmp_path: Path) -> None:
+    """Trained at 518, evaluated at 224: the origin interpolates without being asked."""
+    made = randomised(transformers.Dinov2Model(transformers.Dinov2Config(**{**WIDE, "image_size": 35})))
+    made.save_pretrained(tmp_path)
+    transformers.BitImageProcessorPil(size={"shortest_edge": 18}, crop_size=15).save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), pixels(15)
+    close(source({"pixel_values": given})["hidden"], made(channels_first(given)).last_hidden_state)
+    assert source.config.image_size == source.transform.size == 15
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ViTImageProcessorPil", {"size": {"height": 30, "width": 30}}),
+        ("DeiTImageProcessorPil", {"size": {"height": 34, "width": 34}, "crop_size": {"height": 30, "width": 30}}),
+        ("BitImageProcessorPil", {"size": {"shortest_edge": 33}, "crop_size": {"height": 30, "width": 30}}),
+        ("BitImageProcessorPil", {"size": {"shortest_edge": 30}, "crop_size": 30, "rescale_factor": 1 / 127.5}),
+        ("ViTImageProcessorPil", {"size": {"height": 30, "width": 30}, "do_normalize": False, "resample": 3}),
+    ],
+)
+def test_preprocessing_equals_the_origins(kind: str, settings: dict, tmp_path: Path) -> None:
+    made = transformers.ViTModel(transformers.ViTConfig(**{**WIDE, "image_size": 30}))
+    made.save_pretrained(tmp_path)
+    processor = getattr(transformers, kind)(**settings)
+    processor.save_pretrained(tmp_path)
+    transform = tl.load(tmp_path).transform
+    for shape in ((47, 61), (80, 41), (31, 200)):
+        picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+        want = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        np.testing.assert_allclose(transform(picture), want, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# timm
+
+TIMM = {
+    "as published": ("vit_tiny_patch16_224", {"img_size": 32}),
+    "mean, norm after it": ("vit_tiny_patch16_224", {"img_size": 32, "global_pool": "avg"}),
+    "mean, norm before it": ("vit_tiny_patch16_224", {"img_size": 32, "global_pool": "avg", "fc_norm": False}),
+    "no class token": ("vit_tiny_patch16_224", {"img_size": 48, "class_token": False, "global_pool": "avg"}),
+    "registers with positions": ("vit_tiny_patch16_224", {"img_size": 48, "reg_tokens": 3, "depth": 2}),
+    "registers without": ("vit_tiny_patch16_224", {"img_size": 48, "reg_tokens": 3, "no_embed_class": True, "depth": 2}),
+    "layer scale, no qkv bias": ("vit_tiny_patch16_224", {"img_size": 32, "init_values": 0.1, "qkv_bias": False, "depth": 3}),
+    "DINOv2": ("vit_small_patch14_dinov2", {"img_size": 28, "depth": 2}),
+    "DINOv2 with registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 42, "depth": 2}),
+    "DINOv2 with SwiGLU": ("vit_giant_patch14_dinov2", {"img_size": 28, "depth": 2, "embed_dim": 48, "num_heads": 3}),
+    "DeiT III": ("deit3_small_patch16_224", {"img_size": 32, "depth": 2}),
+}  # fmt: skip
+
+
+def from_timm(timm, folder: Path, name: str, labels: int = 5, **arguments):
+    """timm's model with random weights, and the directory that timm itself writes of it."""
+    made = randomised(timm.create_model(name, num_classes=labels, **arguments))
+    timm.models.save_for_hf(made, folder, safe_serialization=True)
+    return made
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_features_and_logits_equal_timms(name: str, timm, tmp_path: Path) -> None:
+    architecture, arguments = TIMM[name]
+    made = from_timm(timm, tmp_path, architecture, **arguments)
+    source, given = tl.load(tmp_path), pixels(arguments["img_size"])
+    got = source({"pixel_values": given})
+    close(got["hidden"], made.forward_features(channels_first(given)))
+    close(got["logits"], made(channels_first(given)))
+    close(got["pooled"], made.forward_head(made.forward_features(channels_first(given)), pre_logits=True))
+
+
+def test_a_distilled_timm_model_equals_timms_features(timm, tmp_path: Path) -> None:
+    made = from_timm(timm, tmp_path, "deit_tiny_distilled_patch16_224", img_size=32)
+    source, given = tl.load(tmp_path), pixels(32)
+    close(source({"pixel_values": given})["hidden"], made.forward_features(channels_first(given)))
+    assert sorted(key for key, _ in source.unused) == ["head.bias", "head.weight", "head_dist.bias", "head_dist.weight"]
+
+
+def test_gradients_through_a_fused_projection_equal_timms(timm, tmp_path: Path) -> None:
+    made = from_timm(timm, tmp_path, "vit_tiny_patch16_224", img_size=32)
+    made.folder = tmp_path
+    given = pixels(32)
+    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)))
+
+
+@pytest.mark.parametrize("size", [32, 80, 144])
+def test_another_image_size_equals_timms_resampling(size: int, timm, tmp_path: Path) -> None:
+    made = from_timm(timm, tmp_path, "vit_tiny_patch16_224", img_size=96, depth=2, dynamic_img_size=True)
+    source, given = tl.load(tmp_path).resized(size), pixels(size)
+    close(source({"pixel_values": given})["logits"], made(channels_first(given)))
+
+
+@pytest.mark.parametrize(("old", "new"), [(14, 24), (14, 6), (7, 7), (5, 1), (37, 16), (3, 40)])
+def test_a_bicubic_rule_is_not_timms_formula(old: int, new: int, timm) -> None:
+    table = np.random.default_rng(0).normal(size=(2 + old * old, 6)).astype(np.float32)
+    for rule, antialias in (("bicubic antialias", True), ("bicubic", False)):
+        want = timm.layers.resample_abs_pos_embed(
+            torch.tensor(table)[None], [new, new], num_prefix_tokens=2, antialias=antialias
+        )[0]
+        close(resized_positions(table, 2, new, rule), want, atol=1e-5)  # torch takes its coordinates in float32
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [("ti16", "vit_tiny_patch16_224"), ("b32", "vit_base_patch32_224"), ("dinov2_s14", "vit_small_patch14_dinov2")],
+)
+def test_a_named_size_is_not_timms_of_that_name(size: str, name: str, timm) -> None:
+    with torch.device("meta"):
+        made = timm.create_model(name, num_classes=0)
+    config = getattr(ViTConfig, size)()
+    assert sum(p.numel() for p in made.parameters()) == trees.count(trees.define(config.build()).params)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b1", "tf_efficientnet_lite0", "tf_efficientnet_b2"])
+@pytest.mark.parametrize("size", [64, 65])
+def test_an_efficientnet_of_timm_equals_timms_logits(name: str, size: int, timm, tmp_path: Path) -> None:
+    made = randomised(timm.create_model(name, num_classes=5))
+    with torch.no_grad():
+        for module in made.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+    timm.models.save_for_hf(made, tmp_path, safe_serialization=True)
+    source, given = tl.load(tmp_path), pixels(size)
+    want, got = made(channels_first(given)), source({"pixel_values": given})
+    close(got["logits"], want, atol=1e-4 * max(1.0, want.abs().max().item()))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_preprocessing_and_labels_of_a_timm_directory_are_lost(flat: bool, timm, tmp_path: Path) -> None:
+    made = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=2))
+    timm.models.save_for_hf(made, tmp_path, safe_serialization=True)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["pretrained_cfg"] |= {"label_names": ["cat", "dog"], "crop_pct": 0.95, "interpolation": "bilinear"}
+    if flat:
+        raw = {"architecture": raw["architecture"], **raw["pretrained_cfg"]}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    source = tl.load(tmp_path)
+    wanted = timm.data.resolve_data_config(pretrained_cfg=raw.get("pretrained_cfg", raw))
+    assert source.labels == ("cat", "dog")
+    assert (source.transform.size, source.transform.crop_fraction) == (wanted["input_size"][1], 0.95)
+    assert (source.transform.resize, source.transform.fit) == ("bilinear", "crop")
+    assert (list(source.transform.mean), list(source.transform.std)) == (list(wanted["mean"]), list(wanted["std"]))

@@ -1,0 +1,357 @@
+"""Vision Transformer (Dosovitskiy et al. 2021), and what shares its architecture: DeiT (Touvron et al. 2021) and DINOv2.
+
+Pre-norm encoder over square patches, learned positions, erf GELU. DINOv2 (Oquab et al. 2023) adds LayerScale, SwiGLU in
+its largest size, and registers (Darcet et al. 2023). All sizes come from the config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Attention,
+    Constant,
+    Key,
+    LayerNorm,
+    Linear,
+    TruncatedNormal,
+    drop_path,
+    dropout,
+    parameter,
+    zeros,
+)
+
+PositionRule = Literal["bicubic", "bicubic antialias", "linear zoom"]
+"""How the origin brings its positions to another grid; :mod:`transferlab.pretrained.positions` holds the formulas."""
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Sizes and constants, under Hugging Face's names where it has one.
+
+    Attributes:
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: of the encoder.
+        image_size, patch_size: pixels of a side; what is left over at the right and below is not seen.
+        layer_norm_eps: 1e-6 in timm and DINOv2, 1e-12 in Hugging Face's ViT and DeiT.
+        class_token, distillation_token, registers: the tokens before the patches, in this order.
+        position_slots: how many of those have a position of their own, from the first on.
+        layer_scale: first value of LayerScale's gains (Touvron et al. 2021b); None has none.
+        swiglu: a gated MLP, ``down(silu(gate(x)) · up(x))`` (Shazeer 2020).
+        pooler: tanh over a linear map of the first token, as Hugging Face's ``ViTModel`` has it.
+        pooling: how the origin's head pools.
+        norm_pooled: the final norm acts on the pooled vector and not on the tokens (timm's ``fc_norm``).
+        drop_path: rate of stochastic depth at the last layer, rising linearly from 0.
+        position_rule: how the origin resizes positions.
+    """
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    class_token: bool = True
+    distillation_token: bool = False
+    registers: int = 0
+    position_slots: int = 1
+    layer_scale: float | None = None
+    swiglu: bool = False
+    pooler: bool = False
+    pooling: Pooling = "first"
+    norm_pooled: bool = False
+    drop_path: float = 0.0
+    position_rule: PositionRule = "bicubic antialias"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size"):
+            if getattr(self, name) < 1:
+                raise TransferlabError(f"ViTConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise TransferlabError(
+                f"ViTConfig: hidden_size {self.hidden_size} is no multiple of num_attention_heads "
+                f"{self.num_attention_heads}."
+            )
+        if self.image_size < self.patch_size:
+            raise TransferlabError(
+                f"ViTConfig: image_size {self.image_size} is smaller than one patch (patch_size {self.patch_size})."
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise TransferlabError(f"ViTConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+        if not 0 <= self.position_slots <= self.prefix:
+            raise TransferlabError(
+                f"ViTConfig: position_slots is {self.position_slots}; there are {self.prefix} tokens before the patches."
+            )
+        if self.pooling not in _poolings(self):
+            raise TransferlabError(
+                f"ViTConfig: pooling '{self.pooling}' is not possible here.{nearest(self.pooling, _poolings(self))}"
+            )
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before the patches."""
+        return self.class_token + self.distillation_token + self.registers
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @classmethod
+    def ti16(cls) -> ViTConfig:
+        """ViT-Ti/16: 12 layers, 192 wide, 5.5 M parameters."""
+        return cls(hidden_size=192, num_attention_heads=3, intermediate_size=768)
+
+    @classmethod
+    def s16(cls) -> ViTConfig:
+        """ViT-S/16: 12 layers, 384 wide, 21.7 M parameters."""
+        return cls(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+
+    @classmethod
+    def b16(cls) -> ViTConfig:
+        """ViT-B/16: 12 layers, 768 wide, 85.8 M parameters."""
+        return cls()
+
+    @classmethod
+    def b32(cls) -> ViTConfig:
+        """ViT-B/32: 12 layers, 768 wide, 87.5 M parameters."""
+        return cls(patch_size=32)
+
+    @classmethod
+    def l16(cls) -> ViTConfig:
+        """ViT-L/16: 24 layers, 1024 wide, 303 M parameters."""
+        return cls(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+
+    @classmethod
+    def h14(cls) -> ViTConfig:
+        """ViT-H/14: 32 layers, 1280 wide, 631 M parameters."""
+        return cls(1280, 32, 16, 5120, patch_size=14)
+
+    def distilled(self) -> ViTConfig:
+        """DeiT's variant of a size, with a distillation token; without it DeiT is ViT."""
+        return replace(self, distillation_token=True, position_slots=2)
+
+    @classmethod
+    def dinov2_s14(cls) -> ViTConfig:
+        """DINOv2 ViT-S/14, trained at 518 px: 22.1 M parameters."""
+        return replace(cls.s16(), patch_size=14, image_size=518, layer_scale=1e-5)
+
+    @classmethod
+    def dinov2_b14(cls) -> ViTConfig:
+        """DINOv2 ViT-B/14, trained at 518 px: 86.6 M parameters."""
+        return replace(cls.b16(), patch_size=14, image_size=518, layer_scale=1e-5)
+
+    @classmethod
+    def dinov2_l14(cls) -> ViTConfig:
+        """DINOv2 ViT-L/14, trained at 518 px: 304 M parameters."""
+        return replace(cls.l16(), patch_size=14, image_size=518, layer_scale=1e-5)
+
+    @classmethod
+    def dinov2_g14(cls) -> ViTConfig:
+        """DINOv2 ViT-g/14, trained at 518 px, with SwiGLU: 1.14 G parameters."""
+        return cls(1536, 40, 24, 4096, patch_size=14, image_size=518, layer_scale=1e-5, swiglu=True)
+
+    def without_pooler(self) -> ViTConfig:
+        """The same encoder without the tanh pooler over the first token."""
+        return replace(self, pooler=False)
+
+    def build(self, head: ClassifierConfig | None = None) -> ViT:
+        """Return the module; nothing is allocated."""
+        return ViT(self, head)
+
+
+def _poolings(config: ViTConfig) -> tuple[Pooling, ...]:
+    """How a head may pool: not by a token that is not there, or one that the final norm does not act on."""
+    if config.norm_pooled or not config.class_token:
+        return ("mean", "stages")
+    return ("mean", "first", "first and mean", "pooler", "stages") if config.pooler else (
+        "mean", "first", "first and mean", "stages",
+    )  # fmt: skip
+
+
+class PatchEmbed(nnx.Module):
+    """Square patches, each mapped to a vector: a convolution whose stride is its kernel, computed as one product.
+
+    Kernel (height, width, in, out).
+    """
+
+    def __init__(self, config: ViTConfig):
+        side, features = config.patch_size, config.hidden_size
+        self.kernel = parameter((side, side, config.num_channels, features), TruncatedNormal(config.initializer_range))
+        self.bias = parameter((features,), zeros)
+        self.side = side
+
+    def __call__(self, pixels: Float[Array, "batch height width channels"]) -> Float[Array, "batch patches features"]:
+        batch, height, width, channels = pixels.shape
+        rows, columns, side = height // self.side, width // self.side, self.side
+        whole = pixels[:, : rows * side, : columns * side]
+        patches = whole.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
+        kernel = self.kernel[...]
+        flat = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
+        return (flat + self.bias[...]).reshape(batch, rows * columns, -1)
+
+
+class Embed(nnx.Module):
+    """Patches and the tokens before them, with their positions."""
+
+    def __init__(self, config: ViTConfig):
+        features, normal = config.hidden_size, TruncatedNormal(config.initializer_range)
+        self.patch = PatchEmbed(config)
+        self.class_token = parameter((features,), normal) if config.class_token else None
+        self.distillation_token = parameter((features,), normal) if config.distillation_token else None
+        self.registers = parameter((config.registers, features), normal) if config.registers else None
+        self.position = parameter((config.position_slots + config.grid**2, features), normal)
+        self.slots, self.image_size, self.dropout = config.position_slots, config.image_size, config.hidden_dropout_prob
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        pixels, size = inputs["pixel_values"], self.image_size
+        if pixels.shape[1:3] != (size, size):
+            raise TransferlabError(
+                f"Images of {pixels.shape[1]} × {pixels.shape[2]} pixels do not fit: this model reads {size} × {size}. "
+                f"source.resized({pixels.shape[1]}) brings its positions to another size."
+            )
+        position = self.position[...]
+        patches = self.patch(pixels) + position[self.slots :]
+        tokens = [token[...][None] for token in (self.class_token, self.distillation_token) if token is not None]
+        if self.registers is not None:
+            tokens.append(self.registers[...])
+        if tokens:
+            prefix = jnp.concatenate(tokens)
+            prefix = jnp.concatenate([prefix[: self.slots] + position[: self.slots], prefix[self.slots :]])
+            prefix = jnp.broadcast_to(prefix.astype(patches.dtype), (patches.shape[0], *prefix.shape))
+            patches = jnp.concatenate([prefix, patches], axis=1)
+        rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+        return {**rest, "hidden": dropout(patches, self.dropout, key)}
+
+
+class SelfAttention(Attention):
+    """Attention with its pre-norm and, where the config has it, LayerScale."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(
+            config.hidden_size,
+            config.num_attention_heads,
+            dropout=config.attention_probs_dropout_prob,
+            bias=config.qkv_bias,
+            initialiser=TruncatedNormal(config.initializer_range),
+        )
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.layer_scale = _layer_scale(config)
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with an activation between them, or SwiGLU's three; pre-norm and residual are the layer's."""
+
+    def __init__(self, config: ViTConfig):
+        normal, features, inner = (
+            TruncatedNormal(config.initializer_range),
+            config.hidden_size,
+            config.intermediate_size,
+        )
+        self.norm = LayerNorm(features, config.layer_norm_eps)
+        self.gate = Linear(features, inner, initialiser=normal) if config.swiglu else None
+        self.up = Linear(features, inner, initialiser=normal)
+        self.down = Linear(inner, features, initialiser=normal)
+        self.layer_scale = _layer_scale(config)
+        self.activation = config.hidden_act
+
+    def __call__(
+        self, x: Float[Array, "batch length features"], key: Key | None
+    ) -> Float[Array, "batch length features"]:
+        keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+        y = self.up(x, keys[0])
+        y = ACTIVATIONS[self.activation](y) if self.gate is None else jax.nn.silu(self.gate(x, keys[1])) * y
+        return self.down(y, keys[2])
+
+
+class Layer(nnx.Module):
+    """One encoder layer: attention, then the MLP, each after a LayerNorm and added to what came in."""
+
+    def __init__(self, config: ViTConfig, rate: float):
+        self.attention = SelfAttention(config)
+        self.mlp = Mlp(config)
+        self.dropout, self.drop_path = config.hidden_dropout_prob, rate
+
+    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+        keys = [None] * 6 if key is None else list(jax.random.split(key, 6))
+        x = carry["hidden"]
+        y = dropout(self.attention(self.attention.norm(x), None, keys[0]), self.dropout, keys[1])
+        x = x + drop_path(_scaled(y, self.attention.layer_scale), self.drop_path, keys[2])
+        y = dropout(self.mlp(self.mlp.norm(x), keys[3]), self.dropout, keys[4])
+        return {**carry, "hidden": x + drop_path(_scaled(y, self.mlp.layer_scale), self.drop_path, keys[5])}
+
+
+class ViT(Model):
+    """The encoder, an optional pooler (tanh over the first token) and an optional head.
+
+    Inputs: ``pixel_values`` (batch, image_size, image_size, channels), normalised.
+    """
+
+    def __init__(self, config: ViTConfig, head: ClassifierConfig | None = None):
+        self.config = config
+        self.poolings = _poolings(config)
+        self.embed = Embed(config)
+        last = max(config.num_hidden_layers - 1, 1)
+        rates = [config.drop_path * i / last for i in range(config.num_hidden_layers)]
+        self.layers = nnx.List([Layer(config, rate) for rate in rates])
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        normal = TruncatedNormal(config.initializer_range)
+        self.pooler = Linear(config.hidden_size, config.hidden_size, initialiser=normal) if config.pooler else None
+        names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
+        parts = 2 if head is not None and head.pooling == "first and mean" else max(len(names), 1)
+        self.head = None if head is None else Classifier(config.hidden_size * parts, head, names)
+
+    def feature_stages(self) -> tuple[str, ...]:
+        """The stages whose pooled hidden states describe an example."""
+        return ("embed", *(f"layers/{i}" for i in range(self.config.num_hidden_layers)), "norm")
+
+    def backbone_stages(self) -> tuple[Stage, ...]:
+        config = self.config
+        noisy = config.hidden_dropout_prob > 0 or config.attention_probs_dropout_prob > 0
+        stages = [Stage("embed", self.embed, owns=("embed",), random=config.hidden_dropout_prob > 0)]
+        for i, layer in enumerate(self.layers):
+            random = noisy or layer.drop_path > 0
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random))
+        stages.append(Stage("norm", self.normalise, owns=("norm",)))
+        if self.pooler is not None:
+            stages.append(Stage("pooler", self.pool_first, owns=("pooler",)))
+        return tuple(stages)
+
+    def normalise(self, carry: Carry, key: Key | None) -> Carry:
+        """The final norm: of every token, or of the patches' mean (then ``hidden`` stays, as timm returns it)."""
+        if self.config.norm_pooled:
+            return {**carry, "mean": self.norm(self.tap(carry))}
+        return {**carry, "hidden": self.norm(carry["hidden"])}
+
+    def pool_first(self, carry: Carry, key: Key | None) -> Carry:
+        """Add ``pooled``: tanh of a linear map of the first token, as the origin's pooler."""
+        assert self.pooler is not None
+        return {**carry, "pooled": jnp.tanh(self.pooler(carry["hidden"][:, 0], key))}
+
+    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+        """Mean over the patches, as timm's ``avg``; the tokens before them do not count."""
+        return carry["mean"] if "mean" in carry else carry["hidden"][:, self.config.prefix :].mean(1)
+
+
+def _layer_scale(config: ViTConfig) -> nnx.Param | None:
+    return None if config.layer_scale is None else parameter((config.hidden_size,), Constant(config.layer_scale))
+
+
+def _scaled(x: Float[Array, "batch length features"], gains: nnx.Param | None) -> Float[Array, "batch length features"]:
+    return x if gains is None else x * gains[...]

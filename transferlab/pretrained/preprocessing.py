@@ -1,0 +1,84 @@
+"""Hugging Face's ``preprocessor_config.json`` as the transform that travels with the weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transferlab.data.images import Filter, Fit, ImageTransform
+from transferlab.errors import TransferlabError
+
+_FILTERS: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+def read_preprocessor(directory: Path) -> ImageTransform | None:
+    """Return the transform that the directory's ``preprocessor_config.json`` describes; None without that file.
+
+    Raises:
+        TransferlabError: what :class:`ImageTransform` cannot do; the field is named.
+    """
+    path = directory / "preprocessor_config.json"
+    if not path.exists():
+        return None
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise TransferlabError(f"{path}: not readable JSON ({error}).") from None
+    try:
+        return _transform(raw)
+    except TransferlabError as error:
+        raise TransferlabError(f"{path}: {error}") from None
+
+
+def _transform(raw: Mapping[str, Any]) -> ImageTransform:
+    if not raw.get("do_resize", True):
+        raise TransferlabError("do_resize is false; pictures of any size are not supported.")
+    resample = raw.get("resample", 2)
+    if resample not in _FILTERS:
+        raise TransferlabError(f"resample is {resample}; it can be 2 (bilinear) or 3 (bicubic).")
+    resized, fit = _resized(raw)
+    crops = raw.get("do_center_crop", raw.get("crop_size") is not None)
+    size = _side(raw.get("crop_size", resized), "crop_size") if crops else resized
+    if size > resized:
+        raise TransferlabError(f"crop_size {size} is larger than size {resized}.")
+    if fit == "crop" and not crops:
+        raise TransferlabError("size has a shortest_edge and do_center_crop is false: pictures would differ in shape.")
+    # The origin computes (pixel · factor - mean) / std; the transform's own factor is 1/255.
+    factor = 255.0 * float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 255.0
+    factor = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if raw.get("do_normalize", True):
+        mean, std = (_channels(raw, field, factor) for field in ("image_mean", "image_std"))
+    else:
+        std = (1 / factor, 1 / factor, 1 / factor)
+    return ImageTransform(size, mean, std, _FILTERS[resample], size / resized, fit)
+
+
+def _resized(raw: Mapping[str, Any]) -> tuple[int, Fit]:
+    """Return the side that pictures are resized to, and how: the shorter one, or both whatever the proportions."""
+    size = raw.get("size", 224)
+    if isinstance(size, Mapping) and "shortest_edge" in size:
+        return _side(size["shortest_edge"], "size"), "crop"
+    # A bare number is a square, but for the processors that say default_to_square = False.
+    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
+    shorter = isinstance(size, int) and kind.startswith(("Bit", "CLIP"))
+    return _side(size, "size"), "crop" if shorter else "squash"
+
+
+def _channels(raw: Mapping[str, Any], field: str, factor: float) -> tuple[float, float, float]:
+    values = [float(x) / factor for x in raw.get(field, (0.5, 0.5, 0.5))]
+    if len(values) != 3:
+        raise TransferlabError(f"{field} {values} is not of three channels.")
+    return values[0], values[1], values[2]
+
+
+def _side(size: Any, field: str) -> int:
+    if isinstance(size, int):
+        return size
+    sides = size.get("height"), size.get("width")
+    if None in sides or sides[0] != sides[1]:
+        raise TransferlabError(f"{field} {dict(size)} is no square.")
+    return int(sides[0])

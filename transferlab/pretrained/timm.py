@@ -1,0 +1,74 @@
+"""timm's ``config.json``, today's and the flat one of old: architecture, its arguments, preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transferlab.data.images import Fit, ImageTransform
+from transferlab.errors import TransferlabError, nearest
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """What a timm directory says of its model.
+
+    Attributes:
+        architecture: name of the function that makes it in timm, without its pretraining tag.
+        arguments: those that it was made with, beside what the name says.
+        pretrained: ``pretrained_cfg``: how it was trained, and with that its preprocessing.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    pretrained: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> TimmConfig:
+        """Read ``config.json``. In the flat variant all of ``pretrained_cfg`` stands beside ``architecture``."""
+        pretrained = raw.get("pretrained_cfg")
+        arguments = dict(raw.get("model_args") or {})
+        if raw.get("global_pool"):
+            arguments.setdefault("global_pool", raw["global_pool"])
+        return cls(str(raw["architecture"]).partition(".")[0], arguments, raw if pretrained is None else pretrained)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side; timm's default of 224 where nothing says it."""
+        size = self.arguments.get("img_size") or (self.pretrained.get("input_size") or (3, 224, 224))[-2:]
+        return square(size, "input_size")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels; empty where the directory has none, as most."""
+        return tuple(self.pretrained.get("label_names") or self.pretrained.get("labels") or ())
+
+    def transform(self) -> ImageTransform:
+        """Preprocessing as timm evaluates.
+
+        Raises:
+            TransferlabError: a ``crop_mode``, ``interpolation`` or number of channels that it does not know.
+        """
+        given = self.pretrained
+        fits: dict[str, Fit] = {"center": "crop", "squash": "squash"}
+        mode, resize = given.get("crop_mode") or "center", given.get("interpolation") or "bicubic"
+        if mode not in fits:
+            raise TransferlabError(f"config.json: crop_mode '{mode}' is not supported.{nearest(mode, fits)}")
+        if resize not in ("bicubic", "bilinear"):
+            raise TransferlabError(f"config.json: interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
+        mean, std = (tuple(given.get(n) or d) for n, d in zip(("mean", "std"), _IMAGENET, strict=True))
+        if len(mean) != 3 or len(std) != 3:
+            raise TransferlabError(f"config.json: mean {mean} and std {std} are not of three channels.")
+        fraction = float(given.get("crop_pct") or 0.875)
+        return ImageTransform(self.image_size, mean, std, resize, fraction, fits[mode])
+
+
+def square(size: Any, field: str) -> int:
+    """Return the side of ``size``, a number or a pair of equal ones; otherwise an error that names the field."""
+    sides = [size] if isinstance(size, (int, float)) else list(size)
+    if len(set(sides)) != 1 or sides[0] != int(sides[0]):
+        raise TransferlabError(f"config.json: {field} {list(sides)} is no square.")
+    return int(sides[0])

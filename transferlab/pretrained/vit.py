@@ -1,0 +1,209 @@
+"""ViT's names: Hugging Face's (``ViTModel``, ``DeiTModel``, ``Dinov2Model``) and timm's; its configs in both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.heads import Pooling
+from transferlab.models.vit import ViTConfig
+from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed
+from transferlab.pretrained.timm import TimmConfig, square
+
+Dialect = Literal["vit", "dinov2", "timm"]
+
+
+def vit_names(config: ViTConfig, dialect: Dialect) -> Names:
+    """Return the table for this config in one of the three dialects."""
+    timm = dialect == "timm"
+    patch, inside = ("patch_embed.proj", "") if timm else ("embeddings.patch_embeddings.projection", "embeddings.")
+    names = [
+        Name("embed/patch/kernel", f"{patch}.weight", CONV),
+        Name("embed/patch/bias", f"{patch}.bias"),
+        Name("embed/position", f"{inside}{'pos_embed' if timm else 'position_embeddings'}", squeezed(1)),
+    ]
+    if config.class_token:
+        names.append(Name("embed/class_token", f"{inside}cls_token", squeezed(2)))
+    if config.distillation_token:
+        key = "dist_token" if timm else "distillation_token"
+        names.append(Name("embed/distillation_token", f"{inside}{key}", squeezed(2)))
+    if config.registers:
+        names.append(Name("embed/registers", f"{inside}{'reg_token' if timm else 'register_tokens'}", squeezed(1)))
+    for i in range(config.num_hidden_layers):
+        names += _layer(config, dialect, f"layers/{i}", f"blocks.{i}" if timm else f"encoder.layer.{i}")
+    names += _norm("norm", "fc_norm" if config.norm_pooled else "norm" if timm else "layernorm")
+    ignored = [(r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder")]
+    if not timm:
+        names += [*_linear("pooler", "pooler.dense"), *_linear("head", "classifier")]
+        ignored.append((r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"))
+        ignored.append((r"(cls|distillation)_classifier\.(weight|bias)", _TWO_HEADS))
+    elif config.distillation_token:
+        ignored.append((r"head(_dist)?\.(weight|bias)", _TWO_HEADS))
+    else:
+        names += _linear("head", "head")
+    prefixes = () if timm else ("dinov2_with_registers.", "dinov2.", "deit.", "vit.")
+    return Names(tuple(names), prefixes, ignored=tuple(ignored))
+
+
+_TWO_HEADS = "one of two heads whose mean a distilled model answers by; a new head takes their place"
+
+
+def _layer(config: ViTConfig, dialect: Dialect, here: str, there: str) -> list[Name]:
+    timm, vit = dialect == "timm", dialect == "vit"
+    first, second = ("layernorm_before", "layernorm_after") if vit else ("norm1", "norm2")
+    names = [*_norm(f"{here}/attention/norm", f"{there}.{first}"), *_norm(f"{here}/mlp/norm", f"{there}.{second}")]
+    for n, part in enumerate(("query", "key", "value")):
+        if timm:
+            names += _linear(f"{here}/attention/{part}", f"{there}.attn.qkv", n, 3, bias=config.qkv_bias)
+        else:
+            names += _linear(f"{here}/attention/{part}", f"{there}.attention.attention.{part}", bias=config.qkv_bias)
+    names += _linear(f"{here}/attention/output", f"{there}.{'attn.proj' if timm else 'attention.output.dense'}")
+    up, down = ("intermediate.dense", "output.dense") if vit else ("mlp.fc1", "mlp.fc2")
+    if config.swiglu:
+        # Both dialects fuse gate and up, in this order.
+        up, down = (up, down) if timm else ("mlp.weights_in", "mlp.weights_out")
+        names += _linear(f"{here}/mlp/gate", f"{there}.{up}", 0, 2) + _linear(f"{here}/mlp/up", f"{there}.{up}", 1, 2)
+    else:
+        names += _linear(f"{here}/mlp/up", f"{there}.{up}")
+    names += _linear(f"{here}/mlp/down", f"{there}.{down}")
+    if config.layer_scale is not None:
+        for n, block in enumerate(("attention", "mlp"), 1):
+            names.append(
+                Name(f"{here}/{block}/layer_scale", f"{there}.{f'ls{n}.gamma' if timm else f'layer_scale{n}.lambda1'}")
+            )
+    return names
+
+
+def _linear(path: str, key: str, n: int = 0, of: int = 1, bias: bool = True) -> list[Name]:
+    """Kernel and bias; the n-th of ``of`` that the file fuses."""
+
+    def layout(plain: Layout) -> Layout:
+        return plain if of == 1 else fused(plain, n, of)
+
+    kernel = Name(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
+    return [kernel, Name(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
+
+
+def _norm(path: str, key: str) -> list[Name]:
+    return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]
+
+
+def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
+    """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
+    kind = raw["model_type"]
+    dino = kind.startswith("dinov2")
+    config = ViTConfig(layer_norm_eps=1e-6 if dino else 1e-12, patch_size=14 if kind == "dinov2" else 16)
+    plain = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
+        "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "qkv_bias",
+    )  # fmt: skip
+    given = {name: raw[name] for name in plain if raw.get(name) is not None}
+    for name in ("image_size", "patch_size"):
+        given[name] = square(raw.get(name) or getattr(config, name), name)
+    if dino:
+        inner = int(given.get("hidden_size", config.hidden_size) * raw.get("mlp_ratio", 4))
+        swiglu = bool(raw.get("use_swiglu_ffn"))
+        # SwiGLU has three matrices: two thirds of the width, up to a multiple of 8, for as many parameters.
+        given["intermediate_size"] = (int(inner * 2 / 3) + 7) // 8 * 8 if swiglu else inner
+        classifies = any("ImageClassification" in name for name in raw.get("architectures") or ())
+        given |= {
+            "layer_scale": float(raw.get("layerscale_value", 1.0)),
+            "swiglu": swiglu,
+            "drop_path": float(raw.get("drop_path_rate") or 0.0),
+            "pooling": "first and mean" if classifies else "first",
+        }
+    if kind == "dinov2_with_registers":
+        return replace(config, registers=raw.get("num_register_tokens", 4), position_rule="bicubic antialias", **given)
+    if not dino:
+        if raw.get("pooler_act", "tanh") != "tanh":
+            raise TransferlabError(f"config.json: pooler_act '{raw['pooler_act']}' is not supported; only 'tanh'.")
+        width = given.get("hidden_size", config.hidden_size)
+        if (raw.get("pooler_output_size") or width) != width:
+            raise TransferlabError(
+                f"config.json: pooler_output_size {raw['pooler_output_size']} is not hidden_size {width}."
+            )
+        given["pooler"] = True
+    config = replace(config, position_rule="bicubic", **given)
+    return config.distilled() if kind == "deit" else config
+
+
+_SIZES = {
+    "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16),
+    "giant": (1536, 40, 24),
+}  # fmt: skip
+"""timm's sizes: width, layers, heads. Its only giant that is read is DINOv2's."""
+
+TIMM_VITS = (
+    r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_\d+)?|"
+    r"vit_(small|base|large|giant)_patch14_(reg4_)?dinov2|"
+    r"deit_(tiny|small|base)_(distilled_)?patch16_\d+|"
+    r"deit3_(small|base|large|huge)_patch1[46]_\d+"
+)
+"""Architectures of timm that are read as this family, as a regular expression."""
+
+_ARGUMENTS = (
+    "img_size", "patch_size", "in_chans", "num_classes", "global_pool", "embed_dim", "depth", "num_heads", "mlp_ratio",
+    "qkv_bias", "init_values", "class_token", "no_embed_class", "reg_tokens", "fc_norm", "drop_path_rate",
+    "attn_drop_rate", "dynamic_img_size", "weight_init", "fix_init",
+)  # fmt: skip
+
+
+def vit_from_timm(timm: TimmConfig) -> ViTConfig:
+    """Read timm's config; an argument that this family cannot represent is an error that names it."""
+    name = timm.architecture
+    swiglu = "giant" in name
+    width, layers, heads = _SIZES[name.split("_")[1]]
+    own: dict[str, Any] = {"embed_dim": width, "depth": layers, "num_heads": heads, "patch_size": _number(name)}
+    if "dinov2" in name:
+        own["init_values"] = 1e-5
+    if swiglu:
+        own["mlp_ratio"] = 2.66667 * 2
+    if "reg4" in name:
+        own |= {"reg_tokens": 4, "no_embed_class": True}
+    if name.startswith("deit3"):
+        own |= {"init_values": 1e-6, "no_embed_class": True}
+    for key, value in timm.arguments.items():
+        # What is false, zero or absent is timm's default of all arguments but these.
+        if key not in _ARGUMENTS and value not in (None, False, 0, "", "learn"):
+            raise TransferlabError(
+                f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _ARGUMENTS)}"
+            )
+    given = {**own, **timm.arguments}
+    pools: dict[str, Pooling] = {"token": "first", "avg": "mean"}
+    pool = given.get("global_pool", "token")
+    if pool not in pools:
+        raise TransferlabError(f"config.json: global_pool '{pool}' is not supported.{nearest(str(pool), pools)}")
+    norm_pooled = given.get("fc_norm")
+    if norm_pooled and pool == "token":
+        raise TransferlabError("config.json: model_args.fc_norm with global_pool 'token' is not supported.")
+    first, distilled, registers = given.get("class_token", True), "_distilled" in name, given.get("reg_tokens") or 0
+    inner = int(given["embed_dim"] * given.get("mlp_ratio", 4.0))
+    return ViTConfig(
+        hidden_size=given["embed_dim"],
+        num_hidden_layers=given["depth"],
+        num_attention_heads=given["num_heads"],
+        intermediate_size=inner // 2 if swiglu else inner,
+        attention_probs_dropout_prob=given.get("attn_drop_rate") or 0.0,
+        image_size=timm.image_size,
+        patch_size=square(given["patch_size"], "model_args.patch_size"),
+        num_channels=given.get("in_chans") or 3,
+        qkv_bias=given.get("qkv_bias", True),
+        class_token=first,
+        distillation_token=distilled,
+        registers=registers,
+        position_slots=0 if given.get("no_embed_class") else first + distilled + registers,
+        layer_scale=given.get("init_values"),
+        swiglu=swiglu,
+        pooling=pools[pool],
+        norm_pooled=pool == "avg" if norm_pooled is None else norm_pooled,
+        drop_path=given.get("drop_path_rate") or 0.0,
+    )
+
+
+def _number(architecture: str) -> int:
+    found = re.search(r"patch(\d+)", architecture)
+    assert found is not None
+    return int(found.group(1))
