@@ -103,26 +103,41 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path`` between processes; it is released even if this one is killed."""
+def file_lock(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` between processes; it is released even if this one is killed.
+
+    Where another process holds it, waits for it; with ``busy``, that is the message of a :class:`TransferlabError`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         if sys.platform == "win32":
             import msvcrt
 
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-            try:
-                yield
-            finally:
-                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+            mode, unlock = msvcrt.LK_LOCK if busy is None else msvcrt.LK_NBLCK, msvcrt.LK_UNLCK
+
+            def lock(mode: int) -> None:
+                msvcrt.locking(file.fileno(), mode, 1)
+
+            held: type[OSError] = OSError
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+            mode, unlock = fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN
+
+            def lock(mode: int) -> None:
+                fcntl.flock(file, mode)
+
+            held = BlockingIOError
+        try:
+            lock(mode)
+        except held:
+            if busy is None:
+                raise
+            raise TransferlabError(busy) from None
+        try:
+            yield
+        finally:
+            lock(unlock)
 
 
 # ---------------------------------------------------------------------------------------------------------------

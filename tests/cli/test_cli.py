@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,35 @@ def test_typing_the_same_line_again_changes_nothing_and_added_seeds_continue(stu
     after = {p: p.stat().st_mtime_ns for p in study.glob("runs/**/predictions.npz")}
     assert {p: after[p] for p in before} == before
     assert {p.parent.name for p in after.keys() - before.keys()} == {"2"}
+
+
+def test_two_processes_do_not_run_one_study_at_the_same_time(study: Path, config: Path) -> None:
+    from transferlab.files import file_lock
+
+    with file_lock(study / ".lock"):
+        done = transferlab("run", config, f"--config.workdir={study}", "--config.seeds=(0,1,2)")
+    assert done.returncode == 1 and "Another process is running the study" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("what", ["data", "weights"])
+def test_changed_weights_or_data_do_not_join_a_study_that_began_with_others(
+    study: Path, config: Path, tmp_path: Path, what: str
+) -> None:
+    from transferlab.config import parse_config
+    from transferlab.errors import TransferlabError
+    from transferlab.studies.study import Study
+
+    given = tmp_path / "study"
+    shutil.copytree(study, given)
+    raw = {**json.loads((given / "config.json").read_text()), "workdir": str(given)}
+    Study(parse_config(raw)).report()
+    # The same words at the same places of a config, with other contents behind them.
+    held = json.loads((given / "inputs.json").read_text())
+    held["data" if what == "data" else "source"]["mark"] = "0" * 64
+    (given / "inputs.json").write_text(json.dumps(held))
+    for again in (Study(parse_config(raw)).report, Study(parse_config(raw)).run):
+        with pytest.raises(TransferlabError, match=f"other contents of its {'data' if what == 'data' else 'source'}"):
+            again()
 
 
 def test_a_changed_config_is_refused_naming_the_fields(study: Path, config: Path) -> None:

@@ -27,7 +27,7 @@ def data_source(entry: Entry) -> Any:
     directory = cache_dir() / "tfds"
     name = f"transferlab_{entry.name}"
     builder_class = _builder_class(entry)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with file_lock(directory / f".{name}.lock"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         builder = builder_class(data_dir=str(directory), file_format="array_record")

@@ -17,7 +17,7 @@ import numpy as np
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError
 from transferlab.evaluate import baselines
-from transferlab.files import read_json, write_json, write_text
+from transferlab.files import file_lock, read_json, write_json, write_text
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.source import Source, load
 from transferlab.studies.environment import environment
@@ -40,6 +40,8 @@ RECORDED = (
     "trainable_parameters", "flops", "seconds", "together", "memory", "squeezed", "steps", "settings", "truncated", "compilations",
 )  # fmt: skip
 """What a study's record takes over from a run's."""
+INPUTS, LOCK = "inputs.json", ".lock"
+"""Files of a study's directory: hashes of what it reads, and what a running process holds."""
 RESUMABLE = ("budgets", "seeds", "methods", "baselines", "workdir", "grid", "keep_weights")
 """Fields that may differ when a study is continued; an arm that was there keeps its own fields."""
 
@@ -160,9 +162,14 @@ class Study:
         """Run what is not finished yet, and write tables (JSON, CSV, Markdown), the learning curves and ``report.html``.
 
         Raises:
-            TransferlabError: the directory holds a study with other settings (the fields are named).
+            TransferlabError: the directory holds a study with other settings (the fields are named), on other weights
+                or other data, or another process runs it just now.
         """
         self._claim()
+        with file_lock(self.directory / LOCK, f"Another process is running the study in {self.directory}."):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         for name, made in self.plans.items():
             self.observer.planned(name, made)
         for name in self.left_out:
@@ -202,6 +209,7 @@ class Study:
         records = self.records()
         if not records:
             raise TransferlabError(f"{self.directory} has no finished run to report on.")
+        self._hold_inputs()
         hashes = {
             "source": {"name": self.source.name, **self.source.origin, "tree_sha256": self.source.sha256},
             "data": {"name": self.data.name, "sha256": self.data.sha256, **self.data.describe()},
@@ -398,7 +406,33 @@ class Study:
                 f"{self.directory} is not empty and holds no study; choose another --config.workdir."
             )
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._hold_inputs()
         write_json(path, mine)
+
+    def _hold_inputs(self) -> None:
+        """Hold weights, preprocessing and data against those that the study began with: one table has one of each.
+
+        A config says where they are; what lies there may have changed since.
+        """
+        assert self.source.transform is not None
+        mine = {
+            "source": {"name": self.source.name, "mark": self.source.sha256},
+            "preprocessing": {"name": self.source.name, "mark": self.source.transform.describe()},
+            "data": {"name": self.data.name, "mark": self.data.sha256},
+        }
+        path = self.directory / INPUTS
+        if not path.exists():
+            write_json(path, mine)
+            return
+        theirs = read_json(path)
+        changed = [
+            f"{kind} '{one['name']}'" for kind, one in mine.items() if theirs.get(kind, one)["mark"] != one["mark"]
+        ]
+        if changed:
+            raise TransferlabError(
+                f"{self.directory} holds a study on other contents of its {', '.join(changed)}: its runs cannot stand in "
+                "one table with new ones. Restore what was there, or choose another --config.workdir."
+            )
 
 
 def _winner(

@@ -16,7 +16,8 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.train.program import State, evaluated
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax logs the trace of each error that it also raises: a full disk is one clear error.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
