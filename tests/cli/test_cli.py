@@ -118,6 +118,20 @@ def test_predict_takes_any_text_and_says_what_was_cut(study: Path, tmp_path: Pat
     assert done.returncode == 1 and "row 1: the text is 3" in done.stderr
 
 
+def test_predict_refuses_another_tokenizer_than_the_run_had(study: Path, tmp_path: Path) -> None:
+    from transferlab.cli.predict import best_run
+    from transferlab.errors import TransferlabError
+    from transferlab.train.predictor import open_run
+
+    run = tmp_path / "run"
+    shutil.copytree(best_run(study), run)
+    identity = json.loads((run / "run.json").read_text())
+    identity["transform"]["tokenizer"] = "0" * 64
+    (run / "run.json").write_text(json.dumps(identity))
+    with pytest.raises(TransferlabError, match="not what this run had: tokenizer"):
+        open_run(run)
+
+
 def test_an_arm_without_a_run_is_said_to_be_left_out(config: Path) -> None:
     done = transferlab("plan", config, "--config.methods.probe.largest_budget=2")
     assert done.returncode == 0 and "Left out: probe" in done.stdout, done.stderr

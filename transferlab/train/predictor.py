@@ -122,6 +122,10 @@ def _find_base(base: dict[str, Any]) -> Source:
 
 
 def _with_transform(source: Source, wanted: dict[str, Any]) -> Source:
+    """The source reading examples as the run did; one that cannot is an error: its weights would see other inputs."""
     if wanted["kind"] == "image" and isinstance(source.transform, ImageTransform):
-        return source.resized(int(wanted["size"]))
+        source = source.resized(int(wanted["size"]))
+    now = {} if source.transform is None else source.transform.describe()
+    if changed := sorted(name for name in wanted if now.get(name) != wanted[name]):
+        raise TransferlabError(f"The preprocessing of '{source.name}' is not what this run had: {', '.join(changed)}.")
     return source
