@@ -61,6 +61,10 @@ def test_bad_settings_are_named() -> None:
         Settings(warmup=3.0)
     with pytest.raises(TransferlabError, match="learning_rate is 0"):
         Settings(learning_rate=0.0)
+    with pytest.raises(TransferlabError, match="weight_decay is -1"):
+        Settings(weight_decay=-1.0)
+    with pytest.raises(TransferlabError, match="label_smoothing is 2"):
+        Settings(label_smoothing=2.0)
 
 
 ARGUMENTS = {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum": 0.5}, "adamw": {"b2": 0.95}}

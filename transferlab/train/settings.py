@@ -70,6 +70,10 @@ class Settings:
         for name in ("learning_rate", "batch_size", "log_every", "evaluations"):
             if not getattr(self, name) > 0:
                 raise TransferlabError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
+        if self.weight_decay < 0:
+            raise TransferlabError(f"weight_decay is {self.weight_decay}; it must not be negative.")
+        if not 0 <= self.label_smoothing < 1:
+            raise TransferlabError(f"label_smoothing is {self.label_smoothing}; it is a share, from 0 to below 1.")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise TransferlabError(f"accumulate is {self.accumulate}; it must divide the batch size {self.batch_size}.")
         if self.ema is not None and not 0 < self.ema < 1:
