@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from transferlab.models.bert import BertConfig
+from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import LINEAR, Name, Names
 
 
@@ -42,3 +46,29 @@ def _linear(path: str, key: str) -> list[Name]:
 
 def _norm(path: str, key: str) -> list[Name]:
     return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]
+
+
+def _adjust(config: BertConfig, found: set[str]) -> BertConfig:
+    return config if "pooler/kernel" in found else config.without_pooler()
+
+
+def _head_dropout(raw: Mapping[str, Any]) -> float:
+    rate = raw.get("classifier_dropout")
+    return float(raw.get("hidden_dropout_prob", 0.0) if rate is None else rate)
+
+
+BERT = Family(
+    name="bert",
+    config=BertConfig,
+    modality="text",
+    inputs=("input_ids", "attention_mask", "token_type_ids", "position_ids"),
+    model_types=("bert",),
+    architectures="",
+    names=lambda config: (bert_names(config),),
+    from_hf=BertConfig.from_hf,
+    from_timm=unread,
+    adjust=_adjust,
+    transform=lambda config: None,
+    head_pooling=lambda config: "pooler" if config.pooler else "mean",
+    head_dropout=_head_dropout,
+)

@@ -7,8 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.efficientnet import EfficientNetConfig
+from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import CONV, LINEAR, Layout, Name, Names
 from transferlab.pretrained.timm import TimmConfig
 
@@ -87,3 +89,27 @@ def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     config: EfficientNetConfig = getattr(EfficientNetConfig, timm.architecture.rpartition("_")[2])()
     config = replace(config, image_size=timm.image_size, drop_path=config.drop_path if rate is None else rate)
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)
+
+
+def _transform(config: EfficientNetConfig) -> ImageTransform:
+    # 127 and 128 of 255, as the Lite weights were trained; the others take ImageNet's mean and deviation.
+    if config.lite:
+        # 127 and 128 of 255, as the Lite weights were trained; timm's config of the same weights says crop .875, bicubic.
+        grey, spread = 127 / 255, 128 / 255
+        return ImageTransform(config.image_size, (grey, grey, grey), (spread, spread, spread))
+    return ImageTransform(config.image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+EFFICIENTNET = Family(
+    name="efficientnet",
+    config=EfficientNetConfig,
+    modality="image",
+    inputs=("pixel_values",),
+    model_types=(),
+    architectures=TIMM_EFFICIENTNETS,
+    names=lambda config: (efficientnet_names(config, "port"), efficientnet_names(config, "timm")),
+    from_hf=unread,
+    from_timm=efficientnet_from_timm,
+    adjust=lambda config, found: config,
+    transform=_transform,
+)

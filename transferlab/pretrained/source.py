@@ -20,7 +20,8 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
-from transferlab.pretrained.families import FAMILIES, Family, family_of
+from transferlab.pretrained.families import FAMILIES, family_of
+from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
 from transferlab.pretrained.names import Layout, Names, by_key
 from transferlab.pretrained.positions import Resize
@@ -72,7 +73,7 @@ class Source:
 
     Attributes:
         name: as it was asked for.
-        family: ``bert``, ``efficientnet``, ``vit``.
+        family: a name in ``FAMILIES``, as ``bert``.
         config: the family's config dataclass; ``config.build(head)`` makes the module.
         head: the checkpoint's own head, or None.
         leaves: ``{path: LazyLeaf}``, one for every leaf of the definition.

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.heads import Pooling
 from transferlab.models.vit import ViTConfig
+from transferlab.pretrained.family import Family
 from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed
+from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.timm import TimmConfig, square
 
 Dialect = Literal["vit", "dinov2", "timm"]
@@ -207,3 +210,38 @@ def _number(architecture: str) -> int:
     found = re.search(r"patch(\d+)", architecture)
     assert found is not None
     return int(found.group(1))
+
+
+def _adjust(config: ViTConfig, found: set[str]) -> ViTConfig:
+    return config if "pooler/kernel" in found else config.without_pooler()
+
+
+def _resized(
+    config: ViTConfig, shapes: Mapping[str, tuple[int, ...]], image_size: int
+) -> tuple[ViTConfig, dict[str, Resize | None]]:
+    new = replace(config, image_size=image_size)
+    path = "embed/position"
+    return new, {path: position_resize(shapes[path], config.position_slots, new.grid, config.position_rule)}
+
+
+def _transform(config: ViTConfig) -> ImageTransform:
+    # As Hugging Face's ViTImageProcessor, which the files of a ViT that bring no preprocessing were made for.
+    half = (0.5, 0.5, 0.5)
+    return ImageTransform(config.image_size, half, half, "bilinear", 1.0, "squash")
+
+
+VIT = Family(
+    name="vit",
+    config=ViTConfig,
+    modality="image",
+    inputs=("pixel_values",),
+    model_types=("vit", "deit", "dinov2", "dinov2_with_registers"),
+    architectures=TIMM_VITS,
+    names=lambda config: tuple(vit_names(config, dialect) for dialect in ("vit", "dinov2", "timm")),
+    from_hf=vit_from_hf,
+    from_timm=vit_from_timm,
+    adjust=_adjust,
+    transform=_transform,
+    head_pooling=lambda config: config.pooling,
+    resized=_resized,
+)

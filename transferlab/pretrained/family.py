@@ -1,0 +1,57 @@
+"""What loading needs to know of a family; each family says it in its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transferlab.data.images import ImageTransform
+from transferlab.errors import TransferlabError
+from transferlab.models.heads import Pooling
+from transferlab.pretrained.names import Names
+from transferlab.pretrained.positions import Resize
+from transferlab.pretrained.timm import TimmConfig
+
+
+def unread(config: Any) -> Any:
+    """Stand in for a reader of a kind of directory that the family has not."""
+    raise TransferlabError("config.json: this family is not read from a directory of this kind.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture family.
+
+    Attributes:
+        name: as in error messages and checkpoints.
+        config: its config dataclass.
+        modality: what it reads.
+        inputs: names of its inputs, the required one first.
+        model_types: values of ``model_type`` in Hugging Face's ``config.json``.
+        architectures: those of timm, as a regular expression; empty if none is read.
+        names: config → the name tables that its files may follow.
+        from_hf, from_timm: ``config.json`` → config.
+        adjust: (config, paths found in the file) → the config of what the file really holds.
+        transform: config → preprocessing, where the weights bring none.
+        head_pooling: config → how the origin's own head pools.
+        head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
+        resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
+    """
+
+    name: str
+    config: type
+    modality: Literal["text", "image"]
+    inputs: tuple[str, ...]
+    model_types: tuple[str, ...]
+    architectures: str
+    names: Callable[[Any], tuple[Names, ...]]
+    from_hf: Callable[[Mapping[str, Any]], Any]
+    from_timm: Callable[[TimmConfig], Any]
+    adjust: Callable[[Any, set[str]], Any]
+    transform: Callable[[Any], ImageTransform | None]
+    head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
+    head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
+    resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
+        lambda config, shapes, image_size: (config, {})
+    )
