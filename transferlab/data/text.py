@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
+from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, sha256_file
 
@@ -48,7 +49,7 @@ class TextTransform:
         """Tokenise many texts; an empty text has only its special tokens."""
         out = []
         for one in self.tokenizer.encode_batch(list(texts)):
-            cut = sum(len(part.ids) for part in one.overflowing)
+            cut = sum(sum(part.attention_mask) for part in one.overflowing)
             out.append(Encoded(tuple(one.ids), tuple(one.type_ids), cut))
         return out
 
@@ -71,11 +72,12 @@ class TextTransform:
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
-def read_tokenizer(directory: Path, limit: int) -> TextTransform | None:
+def read_tokenizer(directory: Path, limit: int, whole_length: bool = False) -> TextTransform | None:
     """Read a Hugging Face directory's tokenizer; None where it has none.
 
     ``tokenizer.json`` is used where there is one, else ``vocab.txt`` with ``tokenizer_config.json``. The length is the
     smallest of ``limit`` (the model's positions), sentence-transformers' ``max_seq_length`` and ``model_max_length``.
+    With ``whole_length`` every text is padded to it, and its padding is part of the text: the model was trained so.
     """
     settings = _json(directory / "tokenizer_config.json")
     sentence = _json(directory / "sentence_bert_config.json")
@@ -85,6 +87,9 @@ def read_tokenizer(directory: Path, limit: int) -> TextTransform | None:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
             raise TransferlabError(f"{path}: not a readable tokenizer ({error}).") from None
+    elif is_clip_vocabulary(directory):
+        path = directory / "vocab.json"
+        tokenizer = clip_tokenizer(directory, settings)
     elif (directory / "vocab.txt").exists():
         path = directory / "vocab.txt"
         tokenizer = _wordpiece(path, settings)
@@ -93,9 +98,11 @@ def read_tokenizer(directory: Path, limit: int) -> TextTransform | None:
     lengths = [limit, sentence.get("max_seq_length"), settings.get("model_max_length")]
     longest = min(int(length) for length in lengths if length)
     pad_token = settings.get("pad_token", "[PAD]")
-    pad_token = pad_token.get("content", "[PAD]") if isinstance(pad_token, dict) else pad_token
-    pad_id = tokenizer.token_to_id(pad_token or "[PAD]") or 0
+    pad_token = (pad_token.get("content") if isinstance(pad_token, dict) else pad_token) or "[PAD]"
+    pad_id = tokenizer.token_to_id(pad_token) or 0
     tokenizer.no_padding()
+    if whole_length:
+        tokenizer.enable_padding(length=longest, pad_id=pad_id, pad_token=pad_token)
     tokenizer.enable_truncation(longest)
     return TextTransform(tokenizer, longest, pad_id, sha256_file(path))
 

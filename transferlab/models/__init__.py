@@ -2,6 +2,7 @@
 
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
+from transferlab.models.clip import Clip, ClipConfig, TextTower, TextTowerConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.vit import ViT, ViTConfig
@@ -11,10 +12,14 @@ __all__ = [
     "BertConfig",
     "Classifier",
     "ClassifierConfig",
+    "Clip",
+    "ClipConfig",
     "EfficientNet",
     "EfficientNetConfig",
     "Model",
     "Stage",
+    "TextTower",
+    "TextTowerConfig",
     "ViT",
     "ViTConfig",
     "frontier",

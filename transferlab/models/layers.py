@@ -181,10 +181,10 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length features"],
-        mask: Bool[Array, "batch length"] | None,
+        mask: Bool[Array, "batch length"] | Bool[Array, "batch length length"] | None,
         key: Key | None = None,
     ) -> Float[Array, "batch length features"]:
-        """Attend over the positions where ``mask`` is true (everywhere without one).
+        """Attend over the positions where ``mask`` is true (everywhere without one); it may say so for each query.
 
         A row whose mask is all false attends evenly.
         """
@@ -200,7 +200,8 @@ class Attention(nnx.Module):
         scores = jnp.einsum("bhqd,bhkd->bhqk", query * (1.0 / math.sqrt(features // self.heads)), key_)
         scores = scores.astype(jnp.float32)
         if mask is not None:
-            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+            seen = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+            scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(batch, length, features), keys[4])

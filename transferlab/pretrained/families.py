@@ -6,11 +6,12 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
+from transferlab.pretrained.clip import CLIP, CLIP_TEXT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, VIT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, CLIP, CLIP_TEXT, EFFICIENTNET, VIT)}
 
 
 def family_of(config: Any) -> Family:

@@ -26,7 +26,7 @@ class Family:
     Attributes:
         name: as in error messages and checkpoints.
         config: its config dataclass.
-        modality: what it reads.
+        modality: what it reads; ``image and text`` for a model of two towers.
         inputs: names of its inputs, the required one first.
         model_types: values of ``model_type`` in Hugging Face's ``config.json``.
         architectures: those of timm, as a regular expression; empty if none is read.
@@ -36,12 +36,13 @@ class Family:
         transform: config → preprocessing, where the weights bring none.
         head_pooling: config → how the origin's own head pools.
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
+        whole_length: config → whether every text is padded to the longest, and its padding read as text.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
     """
 
     name: str
     config: type
-    modality: Literal["text", "image"]
+    modality: Literal["text", "image", "image and text"]
     inputs: tuple[str, ...]
     model_types: tuple[str, ...]
     architectures: str
@@ -52,6 +53,7 @@ class Family:
     transform: Callable[[Any], ImageTransform | None]
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
+    whole_length: Callable[[Any], bool] = lambda config: False
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )

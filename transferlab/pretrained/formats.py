@@ -132,9 +132,17 @@ def read_npz(path: Path) -> dict[str, LazyTensor]:
 
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: LazyTensor(archive[key].shape, archive[key].dtype, _constant(archive[key])) for key in archive}
+            arrays = {key: _typed(archive[key]) for key in archive}
+            return {key: LazyTensor(array.shape, array.dtype, _constant(array)) for key, array in arrays.items()}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise TransferlabError(f"{path}: not a readable npz file ({error}).") from None
+
+
+def _typed(array: np.ndarray) -> np.ndarray:
+    """Numpy has no bfloat16, and stores what is in it as two raw bytes."""
+    import ml_dtypes
+
+    return array.view(ml_dtypes.bfloat16) if array.dtype.kind == "V" and array.dtype.itemsize == 2 else array
 
 
 def _constant(array: np.ndarray) -> Callable[[], np.ndarray]:

@@ -110,7 +110,7 @@ def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             raise TransferlabError(f"The key '{key}' cannot be written: '{missing}' is missing from it.")
         if given:
             pieces[key] = [name.layout.to_file(np.asarray(leaves[name.path])) for name in given]
-    return {key: np.ascontiguousarray(np.concatenate(p) if len(p) > 1 else p[0]) for key, p in pieces.items()}
+    return {key: np.asarray(np.concatenate(p) if len(p) > 1 else p[0], order="C") for key, p in pieces.items()}
 
 
 def by_key(names: Names) -> dict[str, tuple[Name, ...]]:

@@ -20,6 +20,8 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.pretrained.big_vision import config_of
+from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
@@ -60,7 +62,8 @@ class LazyLeaf:
     def read(self) -> np.ndarray:
         """Read the array, in the tree's layout and resized."""
         plain = self.layout.to_tree(self.tensor.read())
-        return np.ascontiguousarray(self.resize.apply(plain) if self.resize else plain)
+        # Not ascontiguousarray: it gives a scalar an axis.
+        return np.asarray(self.resize.apply(plain) if self.resize else plain, order="C")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
@@ -81,7 +84,8 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes.
+        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes, tower.
+        towers: each tower's preprocessing by the tower's name, for a model of several; it then has no ``transform``.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Source:
     pooling: Pooling
     normalise: bool
     origin: dict[str, Any] = field(repr=False)
+    towers: Mapping[str, TextTransform | ImageTransform | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
@@ -102,7 +107,7 @@ class Source:
 
     @property
     def modality(self) -> str:
-        """``text`` or ``image``."""
+        """``text``, ``image``, or both for a model of two towers."""
         return FAMILIES[self.family].modality
 
     @property
@@ -132,17 +137,44 @@ class Source:
         wanted = trees.flatten(self.definition.state)
         return trees.unflatten({path: self.leaves[path] for path in wanted})
 
+    def tower(self, name: str) -> Source:
+        """One tower alone, as an ordinary backbone: what a head, a method, a plan and the frontier cache work on.
+
+        Raises:
+            TransferlabError: there is no such tower; those that there are are named.
+        """
+        if name not in self.towers:
+            there = nearest(name, self.towers) if self.towers else " It is one chain of stages, and is loaded whole."
+            raise TransferlabError(f"{self.name} has no tower '{name}'.{there}")
+        config, mark = self.config.towers()[name], f"{name}/"
+        family = family_of(config)
+        leaves = {p.removeprefix(mark): leaf for p, leaf in self.leaves.items() if p.startswith(mark)}
+        others = {leaf.key: p.split("/")[0] for p, leaf in self.leaves.items() if not p.startswith(mark)}
+        unused = tuple(
+            (key, f"of the tower '{part}'" if part in self.towers else "joins the towers")
+            for key, part in others.items()
+        )
+        origin = {**self.origin, "family": family.name, "tower": name}
+        return Source(
+            self.name, family.name, config, None, leaves, (*self.unused, *unused), self.towers[name],
+            family.head_pooling(config), False, origin,
+        )  # fmt: skip
+
     def resized(self, image_size: int) -> Source:
         """The same source reading images of another size; everything else of its preprocessing stays.
 
         What depends on the size is resized as the origin does it, always from the file's own values.
         """
-        if not isinstance(self.transform, ImageTransform):
+        images = self.towers.get("vision") if self.towers else self.transform
+        if not isinstance(images, ImageTransform):
             raise TransferlabError(f"image_size was given, but {self.name} reads text.")
         shapes = {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
         config, resizes = FAMILIES[self.family].resized(self.config, shapes, image_size)
         leaves = self.leaves | {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
-        return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
+        images = replace(images, size=image_size)
+        if self.towers:
+            return replace(self, config=config, leaves=leaves, towers={**self.towers, "vision": images})
+        return replace(self, config=config, leaves=leaves, transform=images)
 
     def module(self) -> Any:
         """The Flax NNX module with its weights in memory."""
@@ -166,10 +198,17 @@ class Source:
                 ``token_type_ids``, ``position_ids``; or ``pixel_values`` (batch, height, width, channels), normalised.
 
         Returns:
-            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
-            ``logits`` where the checkpoint has a head.
+            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``embedding``
+            where it maps that to a space shared with another tower, and ``logits`` where the checkpoint has a head.
+            Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and ``text_embedding`` (of unit
+            length), and ``logits`` (images, texts).
         """
         known = FAMILIES[self.family].inputs
+        for tower, model in self.definition.module.towers().items():
+            if model.inputs[0] not in inputs:
+                raise TransferlabError(
+                    f"{self.name} needs '{model.inputs[0]}' for its tower '{tower}'; it was given {sorted(inputs)}."
+                )
         for name in inputs:
             if name not in known:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
@@ -193,6 +232,9 @@ class Source:
             stages = model.all_stages()
             stop = len(model.backbone_stages())
             carry = run_stages(model, inputs, 0, stop)
+            if self.towers:
+                hidden = [f"{name}/hidden" for name in self.towers]
+                return {name: carry[name] for name in (*hidden, "image_embedding", "text_embedding", "logits")}
             out = {"hidden": carry["hidden"]}
             if self.pooling == "pooler":
                 if "pooled" in carry:
@@ -200,6 +242,8 @@ class Source:
             else:
                 pooled = pool(model, carry, self.pooling)
                 out["pooled"] = unit_length(pooled) if self.normalise else pooled
+            if "embedding" in carry:
+                out["embedding"] = carry["embedding"]
             if self.head is not None:
                 out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
             return out
@@ -207,18 +251,27 @@ class Source:
         return evaluate
 
 
-def load(name: str | Path, *, config: Any = None) -> Source:
+def load(name: str | Path, *, config: Any = None, tower: str | None = None) -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
         name: a registry name (``minilm-l6``), a directory or weight file, or ``hf:owner/name[@revision]``.
-        config: the family's config, for a bare weight file that does not carry its own.
+        config: the family's config, for a bare weight file that does not carry its own. The ``.npz`` of big_vision and
+            vision_transformer need none: all sizes can be read off their tensors.
+        tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
+            the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
 
     Raises:
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
             were looked at are named), or weights that do not fit the architecture (the keys are named).
     """
-    text = str(name)
+    text, _, part = str(name).rpartition("#") if "#" in str(name) and not Path(name).exists() else (str(name), "", "")
+    tower = tower or part or None
+    source = _open(text, config)
+    return source if tower is None else source.tower(tower)
+
+
+def _open(text: str, config: Any) -> Source:
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
@@ -249,20 +302,26 @@ def _from_registry(entry: Entry) -> Source:
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
+    tensors = read_any(path)
+    config = config_of(tensors) if config is None else config
     if config is None:
         raise TransferlabError(
             f"{path}: a bare weight file does not say its architecture; pass one, as "
             f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
         )
     family = family_of(config)
-    tensors = read_any(path)
     origin = {"path": str(path.resolve()), "files": {path.name: _hash(path)}}
+    if family.modality == "image and text":
+        towers = {"vision": family.transform(config), "text": None}
+        return _assemble(name, family, config, tensors, origin, transform=None, pooling=None, towers=towers)
     pooling = "mean" if family.modality == "text" else None
     return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
     path = directory / "config.json"
+    if not path.exists() and (directory / OPEN_CLIP).exists():
+        return _from_open_clip(directory, name, origin)
     if not path.exists():
         there = sorted(p.name for p in directory.iterdir())[:20]
         raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
@@ -277,16 +336,35 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     origin = {"path": str(directory.resolve()), **origin}
     origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
     labels = _label_names(raw) if timm is None else timm.labels
-    if family.modality == "text":
-        transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+    towers: dict[str, TextTransform | ImageTransform | None] = {}
+    transform = None
+    if family.modality != "image":
+        limit = getattr(config, "max_position_embeddings", 512)
+        transform = read_tokenizer(directory, limit, family.whole_length(config))
+    if family.modality == "image and text":
+        images = read_preprocessor(directory) or family.transform(config)
+        towers, transform = {"vision": images, "text": transform}, None
+    elif family.modality == "text":
+        pass
     elif timm is not None:
         transform = timm.transform()
     else:
         transform = read_preprocessor(directory) or family.transform(config)
     source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
-                       labels=labels, head_dropout=family.head_dropout(raw))  # fmt: skip
+                       labels=labels, head_dropout=family.head_dropout(raw), towers=towers)  # fmt: skip
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
-    return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+    images = towers.get("vision", transform)
+    return source.resized(images.size) if isinstance(images, ImageTransform) else source
+
+
+def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    raw = read_json(directory / OPEN_CLIP)
+    config, weights = clip_from_open_clip(raw), open_clip_weights(directory)
+    family = family_of(config)
+    text = read_tokenizer(directory, config.max_position_embeddings, family.whole_length(config))
+    origin = {"path": str(directory.resolve()), **origin, "files": {weights.name: _hash(weights)}}
+    return _assemble(name, family, config, read_any(weights), origin, transform=None, pooling=None,
+                     towers={"vision": open_clip_transform(raw, config), "text": text})  # fmt: skip
 
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
@@ -317,6 +395,7 @@ def _assemble(
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
+    towers: Mapping[str, TextTransform | ImageTransform | None] | None = None,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
     names = max(family.names(config), key=lambda table: _hits(table, tensors))
@@ -354,7 +433,8 @@ def _assemble(
     has_pooler = family.modality == "text" or getattr(config, "pooler", False)
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
-    return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)
+    return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin,
+                  towers or {})  # fmt: skip
 
 
 def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:

@@ -108,7 +108,7 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = load(place)
+            source = load(place, tower=origin.get("tower"))
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
             continue
