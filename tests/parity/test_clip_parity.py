@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from test_bert_parity import randomised
 from test_vit_parity import channels_first, close, pixels
+from timm_alone import import_open_clip, import_timm
 
 import transferlab as tl
 from transferlab import trees
@@ -204,3 +207,201 @@ def test_pixels_equal_the_origins_processor(kind: str, tmp_path: Path) -> None:
         picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
         want = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
         np.testing.assert_allclose(transform(picture), want, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# tokenizers
+
+WORDS = ["a", "photo", "of", "cat", "dog", "it", "don", "t", "s"]
+
+
+def write_clip_tokenizer(folder: Path) -> None:
+    """CLIP's kind of vocabulary at a small size: bytes, bytes at a word's end, and some merges."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    tokens, merges = [*letters, *(f"{letter}</w>" for letter in letters)], []
+    for word in ("photo", "cat", "dog", "of"):
+        left = word[0]
+        for i, letter in enumerate(word[1:], 2):
+            right = f"{letter}</w>" if i == len(word) else letter
+            merges.append((left, right))
+            left += right
+            tokens.append(left)
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), "utf-8")
+
+
+TEXTS = [
+    "a photo of a cat",
+    "A  Photo\nof a DOG!!",
+    "",
+    "don't it's they'll",
+    "Café 漢字 123 💚",
+    "cat " * 90,
+    "naïve—ﬁ",
+]
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json and merges.txt"])
+def test_tokens_equal_the_origins(form: str, tmp_path: Path) -> None:
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            vision_config=VISION,
+            text_config={**TEXT, "vocab_size": 600, "max_position_embeddings": 77, "eos_token_id": 2},
+            projection_dim=6,
+        )
+    )
+    randomised(model).save_pretrained(tmp_path)
+    write_clip_tokenizer(tmp_path)
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path, model_max_length=77)
+    theirs.save_pretrained(tmp_path)
+    for file in ("vocab.json", "merges.txt") if form == "tokenizer.json" else ("tokenizer.json",):
+        (tmp_path / file).unlink(missing_ok=True)
+    if form != "tokenizer.json":
+        write_clip_tokenizer(tmp_path)
+    source = tl.load(tmp_path, tower="text")
+    encoded = source.transform.encode(TEXTS)
+    wanted = theirs(TEXTS, truncation=True, max_length=77)["input_ids"]
+    assert [list(one.ids) for one in encoded] == wanted
+    assert [one.cut > 0 for one in encoded] == [False] * 5 + [True, False]
+    padded = theirs(TEXTS, truncation=True, padding="max_length", max_length=77, return_tensors="pt")
+    ours = source.transform.pad(encoded, 77, len(TEXTS))
+    np.testing.assert_array_equal(ours["input_ids"], padded["input_ids"].numpy())
+    want = asked(model.text_model, **padded).pooler_output
+    close(source(ours)["pooled"], want)
+    # Padding to a shorter length changes nothing: no token sees what comes after it.
+    short = source.transform.pad(encoded[:3], 16, 3)
+    close(source(short)["pooled"], want[:3])
+
+
+def test_a_siglip_text_is_not_padded_to_the_whole_length(tmp_path: Path) -> None:
+    """It is read at the last position, and its padding is seen."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=11,
+        model_input_names=["input_ids"],
+    )  # fmt: skip
+    model = made("SigLIP", tmp_path)
+    theirs.save_pretrained(tmp_path)
+    source = tl.load(tmp_path, tower="text")
+    texts = ["a photo of a cat", "", "dog " * 30]
+    padded = theirs(texts, truncation=True, padding="max_length", max_length=11, return_tensors="pt")
+    encoded = source.transform.encode(texts)
+    ours = source.transform.pad(encoded, source.transform.bucket(len(encoded[0].ids)), 3)
+    np.testing.assert_array_equal(ours["input_ids"], padded["input_ids"].numpy())
+    assert [one.cut > 0 for one in encoded] == [False, False, True]
+    want = asked(model.text_model, input_ids=padded["input_ids"]).pooler_output
+    close(source(ours)["embedding"], want)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# timm
+
+
+@pytest.fixture(scope="session")
+def timm():
+    return import_timm()
+
+
+TIMM = {
+    "SigLIP": ("vit_base_patch16_siglip_224", {"img_size": 48, "embed_dim": 48, "depth": 12, "num_heads": 3}),
+    "SigLIP 2, tanh": ("vit_so400m_patch16_siglip_256", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}),
+    "SigLIP, mean": ("vit_base_patch16_siglip_gap_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}),
+    "CLIP": ("vit_base_patch32_clip_224", {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}),
+    "CLIP, quick": ("vit_large_patch14_clip_quickgelu_224", {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 3}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("labels", [0, 5])
+def test_features_and_logits_of_a_timm_tower_equal_timms(name: str, labels: int, timm, tmp_path: Path) -> None:
+    architecture, arguments = TIMM[name]
+    model = randomised(timm.create_model(architecture, num_classes=labels, **arguments))
+    timm.models.save_for_hf(model, tmp_path, model_args=arguments, safe_serialization=True)
+    source, given = tl.load(tmp_path), pixels(arguments["img_size"])
+    got = source({"pixel_values": given})
+    features = model.forward_features(channels_first(given))
+    close(got["hidden"], features)
+    close(got["pooled"], model.forward_head(features, pre_logits=True))
+    if labels:
+        close(got["logits"], model(channels_first(given)))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# open_clip
+
+PLAIN = {
+    "embed_dim": 10,
+    "vision_cfg": {"image_size": 23, "layers": 12, "width": 24, "head_width": 8, "patch_size": 5, "mlp_ratio": 2.0},
+    "text_cfg": {"context_length": 11, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2},
+}
+SIGLIP = {
+    "embed_dim": 1152, "init_logit_bias": -10, "custom_text": True,
+    "vision_cfg": {"image_size": 28, "timm_model_name": "vit_so400m_patch14_siglip_224", "timm_model_pretrained": False,
+                   "timm_pool": "map", "timm_proj": "none"},
+    "text_cfg": {"context_length": 11, "vocab_size": 50, "width": 24, "heads": 3, "layers": 2, "no_causal_mask": True,
+                 "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
+                 "act_kwargs": {"approximate": "tanh"}},
+}  # fmt: skip
+OPEN_CLIPS = {
+    "erf gelu": PLAIN,
+    "quick gelu": {**PLAIN, "quick_gelu": True},
+    "text tower beside": {
+        **PLAIN,
+        "custom_text": True,
+        "text_cfg": {**PLAIN["text_cfg"], "pool_type": "eos", "eos_id": 49},
+    },
+    "SigLIP": SIGLIP,
+}
+
+
+@pytest.fixture(scope="session")
+def open_clip():
+    import_timm()
+    return import_open_clip()
+
+
+@pytest.mark.parametrize("name", OPEN_CLIPS)
+def test_embeddings_and_logits_equal_open_clips(name: str, open_clip, monkeypatch, tmp_path: Path) -> None:
+    config = OPEN_CLIPS[name]
+    cut: dict = {}
+    if name == "SigLIP":
+        # The published sizes are all large: two layers of them are enough.
+        timm = import_timm()
+        create = timm.create_model
+        monkeypatch.setattr(timm, "create_model", lambda name, **given: create(name, **{**given, "depth": 2}))
+        from transferlab.pretrained import vit
+
+        cut = {"so400m": (1152, 2, 16)}
+        monkeypatch.setattr(vit, "_SIZES", vit._SIZES | cut)
+    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    model = randomised(kind(**{k: v for k, v in config.items() if k != "custom_text"}))
+    save_for_hf = sys.modules["open_clip.push_to_hf_hub"].save_config_for_hf
+    model.visual.image_mean, model.visual.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    save_for_hf(model, tmp_path / "open_clip_config.json", config)
+    tensors = {key: value.detach().numpy() for key, value in model.state_dict().items()}
+    save_file(tensors, str(tmp_path / "open_clip_model.safetensors"))
+    source, texts = tl.load(tmp_path), ids()
+    images = pixels(source.config.vision.image_size)
+    with torch.no_grad():
+        image = model.encode_image(channels_first(images), normalize=True)
+        text = model.encode_text(torch.tensor(texts), normalize=True)
+        logits = model.logit_scale.exp() * image @ text.T
+        logits = logits if model.logit_bias is None else logits + model.logit_bias
+    got = source({"pixel_values": images, "input_ids": texts})
+    close(got["image_embedding"], image, atol=1e-5)
+    close(got["text_embedding"], text, atol=1e-5)
+    close(got["logits"], logits)
+    assert source.tower("vision").transform.mean == (0.1, 0.2, 0.3)
+    again = max((to_file(t, {p: leaf.read() for p, leaf in source.leaves.items()}) for t in clip_names(source.config)
+                 if {n.key for n in t.names} >= tensors.keys()), key=len)  # fmt: skip
+    assert again.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(again[key].reshape(tensor.shape), tensor, err_msg=key)

@@ -335,9 +335,7 @@ class Mlp(nnx.Module):
         self.layer_scale = _layer_scale(config)
         self.activation = config.hidden_act
 
-    def __call__(
-        self, x: Float[Array, "batch length features"], key: Key | None
-    ) -> Float[Array, "batch length features"]:
+    def __call__(self, x: Float[Array, "*batch features"], key: Key | None) -> Float[Array, "*batch features"]:
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
         y = self.up(x, keys[0])
         y = ACTIVATIONS[self.activation](y) if self.gate is None else jax.nn.silu(self.gate(x, keys[1])) * y
