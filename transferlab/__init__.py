@@ -27,6 +27,7 @@ _FACE = {
     "load": "transferlab.pretrained.source",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
+    "zero_shot_classifier": "transferlab.evaluate.zero_shot",
 }
 _FOLDERS = ("data", "evaluate", "measure", "methods", "models", "pretrained", "studies", "tasks", "train", "transfer")
 
@@ -51,12 +52,14 @@ __all__ = [
     "tasks",
     "train",
     "transfer",
+    "zero_shot_classifier",
 ]
 
 if TYPE_CHECKING:
     from transferlab import data, evaluate, measure, methods, models, pretrained, studies, tasks, train, transfer
     from transferlab.data.dataset import dataset
     from transferlab.errors import TransferlabError
+    from transferlab.evaluate.zero_shot import zero_shot_classifier
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.source import load
     from transferlab.studies.study import run_study
