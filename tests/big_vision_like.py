@@ -17,8 +17,8 @@ class MlpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        width = x.shape[-1]
-        return nn.Dense(width)(nn.gelu(nn.Dense(self.inner)(x)))
+        inner = nn.gelu(nn.Dense(self.inner)(x))
+        return nn.Dense(x.shape[-1])(inner)
 
 
 class Block(nn.Module):
@@ -127,7 +127,12 @@ def evaluated(module: nn.Module, params: dict[str, np.ndarray], *inputs):
 def stacked(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """As ``nn.scan`` holds the blocks: one tensor for all of them."""
     out: dict = {}
-    for path, value in params.items():
+
+    def number(item: tuple[str, np.ndarray]) -> int:
+        found = re.search(r"encoderblock_(\d+)", item[0])
+        return int(found.group(1)) if found else 0
+
+    for path, value in sorted(params.items(), key=number):
         out.setdefault(re.sub(r"encoderblock_\d+", "encoderblock", path), []).append(value)
     return {path: np.stack(values) if "encoderblock/" in path else values[0] for path, values in out.items()}
 

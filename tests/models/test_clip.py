@@ -222,7 +222,6 @@ def test_a_named_size_has_not_the_published_number_of_parameters(size: str, para
         (lambda: replace(TEXT, hidden_size=9), "hidden_size 9 is no multiple of num_attention_heads 2"),
         (lambda: replace(TEXT, vocab_size=0), "vocab_size is 0"),
         (lambda: replace(TEXT, hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
-        (lambda: replace(TEXT, pooled_token="eos"), "unknown pooled_token"),
         (lambda: replace(CLIP, text=replace(TEXT, projection_dim=5)), "images become 6 numbers and texts 5"),
         (lambda: CLIP.build(ClassifierConfig(("a", "b"))), "takes no classifier"),
         (lambda: replace(VISION, pooler=True, class_token=False, position_slots=0, pooling="mean"), "'tanh' needs the class"),

@@ -82,8 +82,6 @@ class TextTowerConfig:
             )
         if self.hidden_act not in ACTIVATIONS:
             raise TransferlabError(f"TextTowerConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
-        if self.pooled_token not in (known := ("end", "highest", "last")):
-            raise TransferlabError(f"TextTowerConfig: unknown pooled_token.{nearest(self.pooled_token, known)}")
 
     @classmethod
     def clip_base(cls) -> TextTowerConfig:

@@ -176,8 +176,8 @@ def clip_from_open_clip(raw: Mapping[str, Any]) -> ClipConfig:
     return ClipConfig(
         _trunk(vision, shared) if vision.get("timm_model_name") else _vision(vision, act, shared),
         _text(text, act, shared),
-        model.get("init_logit_scale", ClipConfig.logit_scale),
-        model.get("init_logit_bias"),
+        float(model.get("init_logit_scale") or ClipConfig.logit_scale),
+        None if model.get("init_logit_bias") is None else float(model["init_logit_bias"]),
     )
 
 
@@ -211,10 +211,9 @@ def _vision(given: Mapping[str, Any], act: str, shared: int) -> ViTConfig:
 
 def _trunk(given: Mapping[str, Any], shared: int) -> ViTConfig:
     """A vision tower that is timm's, without a projection of open_clip's."""
-    if given.get("timm_proj", "linear") not in ("none", "", None):
-        raise TransferlabError(
-            f"{OPEN_CLIP}: model_cfg.vision_cfg.timm_proj '{given.get('timm_proj')}' is not supported."
-        )
+    projection = given.get("timm_proj", "linear")
+    if projection not in ("none", "", None):
+        raise TransferlabError(f"{OPEN_CLIP}: model_cfg.vision_cfg.timm_proj '{projection}' is not supported.")
     size = square(given.get("image_size", 224), "vision_cfg.image_size")
     config = vit_from_timm(TimmConfig(given["timm_model_name"], {"img_size": size}, {}))
     if config.hidden_size != shared:
