@@ -121,8 +121,12 @@ def read_any(path: Path) -> dict[str, LazyTensor]:
         return read_torch_file(path)
     if suffix == ".npz":
         return read_npz(path)
+    if suffix == ".gguf":
+        from transferlab.pretrained.gguf import read_gguf
+
+        return read_gguf(path).tensors
     raise TransferlabError(
-        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .npz or a directory."
+        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .npz, .gguf or a directory."
     )
 
 
