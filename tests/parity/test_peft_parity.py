@@ -94,12 +94,12 @@ def test_an_adapter_that_is_written_here_answers_otherwise_in_peft(tmp_path: Pat
     assert tl.load_adapter(tmp_path / "bare").source.head is None
 
 
-def test_adapters_of_a_vit_answer_otherwise_in_either_direction(tmp_path: Path) -> None:
-    model = randomised(transformers.ViTForImageClassification(transformers.ViTConfig(**VIT, num_labels=2)))
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2"])
+def test_adapters_of_a_vit_answer_otherwise_in_either_direction(kind: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{kind}Config")(**VIT, num_labels=2)
+    model = randomised(getattr(transformers, f"{kind}ForImageClassification")(config))
     model.save_pretrained(tmp_path / "base")
-    adapted = adapters_of(
-        model, r=3, target_modules=["query", "key", "fc1", "dense"][:2], modules_to_save=["classifier"]
-    )
+    adapted = adapters_of(model, r=3, target_modules="all-linear", modules_to_save=["classifier"])
     adapted.save_pretrained(tmp_path / "adapter")
     pixels = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     seen = torch.tensor(pixels.transpose(0, 3, 1, 2))
@@ -108,7 +108,7 @@ def test_adapters_of_a_vit_answer_otherwise_in_either_direction(tmp_path: Path) 
     ours = tl.load_adapter(tmp_path / "adapter", tl.load(tmp_path / "base"))
     np.testing.assert_allclose(np.asarray(ours({"pixel_values": pixels})["logits"]), want, atol=1e-4, rtol=0)
     ours.save_adapter(tmp_path / "back")
-    base = transformers.ViTForImageClassification.from_pretrained(tmp_path / "base")
+    base = type(model).from_pretrained(tmp_path / "base")
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "back").eval()
     with torch.no_grad():
         np.testing.assert_allclose(theirs(pixel_values=seen).logits.numpy(), want, atol=1e-5, rtol=0)

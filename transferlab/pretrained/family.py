@@ -38,6 +38,8 @@ class Family:
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
+        modules: ``model_type`` → pairs (regular expression over a key of its files, what takes its place) where the modules
+            of transformers 5, by which PEFT names what it adapts, are not named as in the files.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
     """
 
@@ -55,6 +57,7 @@ class Family:
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     to_hf: Callable[[Any, ClassifierConfig | None], tuple[dict[str, Any], Names]] | None = None
+    modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )

@@ -157,7 +157,9 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         raise TransferlabError(f"{directory}: no adapter_model.safetensors.")
     if source.names is None:
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which the adapter goes by.")
-    table = by_key(source.names)
+    own = by_key(source.names)
+    # Adapters of transformers 4 name modules as the files do.
+    table = {_module_key(key, source): parts for key, parts in own.items()} | own
     halves: dict[str, dict[str, LazyTensor]] = {}
     replaced: dict[str, LazyLeaf] = {}
     for key, tensor in tensors.items():
@@ -167,6 +169,8 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
                 raise TransferlabError(f"{weights}: '{key}' is no LoRA of a linear map; that is not supported.")
             halves.setdefault(module.removeprefix(_PREFIX), {})[rest[0]] = tensor
             continue
+        if ".original_module." in key:
+            continue  # what a module of modules_to_save was before; with bias="all" its bias is written too
         # Biases of adapted maps stand below the map that is wrapped.
         plain = key.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         for name in _names(plain, table, source.names, weights):
@@ -181,6 +185,13 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
     if not pairs and not replaced:
         raise TransferlabError(f"{weights}: holds nothing.")
     return _replaced(source, replaced), pairs
+
+
+def _module_key(key: str, source: Source) -> str:
+    """The key by the names of transformers' modules today."""
+    for pattern, today in FAMILIES[source.family].modules(str((source.raw or {}).get("model_type"))):
+        key = re.sub(pattern, today, key)
+    return key
 
 
 def _names(key: str, table: Mapping[str, tuple[Name, ...]], names: Names, file: Path) -> tuple[Name, ...]:
@@ -256,7 +267,7 @@ def write_adapter(
                 f"'{path}' is a part of '{name.key}' in the origin's file, and PEFT adapts that as a whole. Merge the "
                 "adapter instead: tl.save(adapted.merged(), …)."
             )
-        module = name.key.removesuffix(".weight")
+        module = _module_key(name.key, source).removesuffix(".weight")
         ranks[module], alphas[module] = pair.rank, pair.scale * pair.rank
         transposed.add(name.layout is SAME)
         tensors[f"{_PREFIX}{module}.lora_A.weight"] = np.asarray(pair.a, np.float32).T

@@ -230,6 +230,16 @@ def _transform(config: ViTConfig) -> ImageTransform:
     return ImageTransform(config.image_size, half, half, "bilinear", 1.0, "squash")
 
 
+def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
+    parts = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
+    pairs = [(rf"\.attention\.attention\.{old}\.", f".attention.{new}.") for old, new in parts]
+    pairs.append((r"\.attention\.output\.dense\.", ".attention.o_proj."))
+    if model_type in ("vit", "deit"):
+        pairs += [(r"\.intermediate\.dense\.", ".mlp.fc1."), (r"(\d)\.output\.dense\.", r"\1.mlp.fc2.")]
+        pairs.append((r"(^|\.)encoder\.layer\.", r"\1layers."))
+    return tuple(pairs)
+
+
 def _to_hf(config: ViTConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
     """ViT where it can hold the config, else DINOv2; what neither can is an error that names the field."""
     dialect: Dialect = "vit" if config.layer_scale is None and not config.registers else "dinov2"
@@ -287,5 +297,6 @@ VIT = Family(
     transform=_transform,
     head_pooling=lambda config: config.pooling,
     to_hf=_to_hf,
+    modules=_modules,
     resized=_resized,
 )
