@@ -20,7 +20,7 @@ from transferlab.pretrained.formats import read_npz
 from transferlab.pretrained.peft import Pair
 
 CHANGES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=5)
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def damaged(data: bytes, changes: list[tuple[int, int]], cut: int) -> bytes:

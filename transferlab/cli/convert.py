@@ -26,7 +26,7 @@ def open_any(name: str) -> Adapted:
     return Adapted(load(name))
 
 
-def convert(name: str, target: Path, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> str:
+def convert(name: str, target: str, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> str:
     """Write ``name`` to ``target``; return what was written, in a sentence."""
     choices = (*FORMATS, "peft")
     if form is not None and form not in choices:

@@ -145,12 +145,12 @@ def inspect(checkpoint: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("source", metavar="SOURCE")
-@click.argument("target", metavar="DEST", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DEST")
 @click.option("--format", "form", help="hf, timm, orbax or peft; by default what SOURCE was.")
 @click.option("--dtype", help="Write floating tensors in this type; by default each in its own.")
 @click.option("--shard-size", default="5GB", show_default=True, help="Size beyond which weights are split.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
-def convert(source: str, target: Path, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> None:
+def convert(source: str, target: str, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> None:
     """Write SOURCE to the directory DEST, as its origin loads it or in another format.
 
     SOURCE is a registry name, hf:owner/name, a directory, a PEFT adapter (merged into its base), a run or a study.
@@ -162,11 +162,11 @@ def convert(source: str, target: Path, form: str | None, dtype: str | None, shar
 
 @cli.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="DEST", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DEST")
 @click.option("--format", "form", help="hf, timm, orbax or peft; by default what the base was.")
 @click.option("--self-contained", is_flag=True, help="With the base's weights; only the format peft comes without.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
-def export(run_directory: Path, target: Path, form: str | None, self_contained: bool, overwrite: bool) -> None:
+def export(run_directory: Path, target: str, form: str | None, self_contained: bool, overwrite: bool) -> None:
     """Write what a finished RUN trained to the directory DEST, on its base, adapters merged.
 
     RUN is the directory of one run, or of a study, whose best run is taken.
