@@ -247,19 +247,44 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 class Conv(nnx.Module):
     """2-D convolution, NHWC, kernel (height, width, in, out), no bias.
 
-    ``padding`` is ``same`` (TensorFlow's, uneven at stride 2) or ``symmetric`` (torch's ``(kernel - 1) // 2``).
+    ``padding`` is ``same`` (TensorFlow's, uneven at stride 2) or ``symmetric`` (torch's ``(kernel - 1) // 2``). With
+    ``groups`` each part of the outputs sees its part of the inputs: kernel (height, width, in / groups, out).
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: str = "same"):
-        self.kernel = parameter((kernel, kernel, inputs, outputs), Normal(math.sqrt(2.0 / (kernel * kernel * outputs))))
-        self.stride, self.padding = stride, padding
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: str = "same", groups: int = 1
+    ):
+        normal = Normal(math.sqrt(2.0 / (kernel * kernel * outputs)))
+        self.kernel = parameter((kernel, kernel, inputs // groups, outputs), normal)
+        self.stride, self.padding, self.groups = stride, padding, groups
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
-        kernel = self.kernel[...]
-        return jax.lax.conv_general_dilated(
-            x, kernel, (self.stride, self.stride), _pads(x, kernel.shape[0], self.stride, self.padding),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        return convolve(x, self.kernel[...], self.stride, self.padding, self.groups)
+
+
+def convolve(
+    x: Float[Array, "batch height width inputs"], kernel: Array, stride: int, padding: str, groups: int = 1
+) -> Float[Array, "batch rows columns outputs"]:
+    """2-D convolution as :class:`Conv` has it, with any kernel (height, width, in / groups, out)."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), _pads(x, kernel.shape[0], stride, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+    )  # fmt: skip
+
+
+def pointwise(inputs: int, outputs: int, *, bias: bool = False) -> Linear:
+    """A 1×1 convolution is a linear map of the channels: one matrix product over all positions."""
+    return Linear(inputs, outputs, bias=bias, initialiser=Normal(math.sqrt(2.0 / outputs)))
+
+
+def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
+    """The largest of 3×3 pixels at stride 2; one pixel more on each side, which never is the largest (torch's)."""
+    return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def every(stride: int, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
+    """Each ``stride``-th pixel from the first on: all that a 1×1 convolution of that stride sees."""
+    return x[:, ::stride, ::stride]
 
 
 class DepthwiseConv(nnx.Module):
