@@ -4,6 +4,7 @@ from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
 from transferlab.models.resnet import ResNet, ResNetConfig
 from transferlab.models.vit import ViT, ViTConfig
 
@@ -14,6 +15,8 @@ __all__ = [
     "ClassifierConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "MobileNetV2",
+    "MobileNetV2Config",
     "Model",
     "ResNet",
     "ResNetConfig",

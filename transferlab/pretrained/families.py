@@ -8,10 +8,11 @@ from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
+from transferlab.pretrained.mobilenet import MOBILENET
 from transferlab.pretrained.resnet import RESNET
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, RESNET, VIT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, MOBILENET, RESNET, VIT)}
 
 
 def family_of(config: Any) -> Family:
