@@ -272,6 +272,29 @@ def convolve(
     )  # fmt: skip
 
 
+class Patches(nnx.Module):
+    """Square patches, each mapped to a vector: a convolution whose stride is its kernel, computed as one product.
+
+    Kernel (height, width, in, out). What is left over at the right and below is not seen.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, side: int, *, initialiser: Initialiser = TruncatedNormal(0.02)
+    ):
+        self.kernel = parameter((side, side, inputs, outputs), initialiser)
+        self.bias = parameter((outputs,), zeros)
+        self.side = side
+
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
+        batch, height, width, channels = x.shape
+        rows, columns, side = height // self.side, width // self.side, self.side
+        whole = x[:, : rows * side, : columns * side]
+        patches = whole.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
+        kernel = self.kernel[...]
+        flat = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
+        return (flat + self.bias[...]).reshape(batch, rows, columns, -1)
+
+
 def pointwise(inputs: int, outputs: int, *, bias: bool = False) -> Linear:
     """A 1×1 convolution is a linear map of the channels: one matrix product over all positions."""
     return Linear(inputs, outputs, bias=bias, initialiser=Normal(math.sqrt(2.0 / outputs)))
@@ -288,19 +311,29 @@ def every(stride: int, x: Float[Array, "batch height width channels"]) -> Float[
 
 
 class DepthwiseConv(nnx.Module):
-    """Depthwise 2-D convolution, NHWC, kernel (height, width, 1, channels), no bias.
+    """Depthwise 2-D convolution, NHWC, kernel (height, width, 1, channels).
 
     On CPU it is a sum of shifted products: XLA's grouped convolution is many times slower there, at 7×7 taps too (4 to
     20 times for ConvNeXt-T's sizes, forward and backward). ``form`` (``shifted``
     or ``grouped``) chooses by hand; both give the same numbers.
     """
 
-    def __init__(self, channels: int, kernel: int, *, stride: int = 1, padding: str = "same", form: str | None = None):
-        self.kernel = parameter((kernel, kernel, 1, channels), Normal(math.sqrt(2.0 / (kernel * kernel))))
+    def __init__(
+        self, channels: int, kernel: int, *, stride: int = 1, padding: str = "same", form: str | None = None,
+        bias: bool = False, initialiser: Initialiser | None = None,
+    ):  # fmt: skip
+        normal = initialiser or Normal(math.sqrt(2.0 / (kernel * kernel)))
+        self.kernel = parameter((kernel, kernel, 1, channels), normal)
+        self.bias = parameter((channels,), zeros) if bias else None
         self.stride, self.padding, self.form = stride, padding, form
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
-        kernel, stride = self.kernel[...], self.stride
+        y = self.convolved(x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...]
+
+    def convolved(self, x: Array, kernel: Array) -> Array:
+        """The convolution, in the form that is fast here."""
+        stride = self.stride
         size, channels = kernel.shape[0], kernel.shape[3]
         pads = _pads(x, size, stride, self.padding)
         form = self.form or ("shifted" if jax.default_backend() == "cpu" else "grouped")

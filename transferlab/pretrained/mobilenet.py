@@ -99,7 +99,7 @@ def mobilenet_from_hf(raw: Mapping[str, Any]) -> MobileNetV2Config:
         if raw.get(name, only) != only:
             raise TransferlabError(f"config.json: {name} {raw[name]!r} is not supported; only {only!r}.")
     return MobileNetV2Config(
-        depth_multiplier=raw.get("depth_multiplier", 1.0),
+        depth_multiplier=float(raw.get("depth_multiplier", 1.0)),
         padding="same" if raw.get("tf_padding", True) else "symmetric",
         eps=raw.get("layer_norm_eps", 1e-3),
         image_size=square(raw.get("image_size", 224), "image_size"),
