@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -103,6 +103,12 @@ class Names:
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+
+
+def with_prefix(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
+    """Return the table whose keys carry this prefix, except those of paths that begin with one of ``but``."""
+    moved = (name if name.path.startswith(but) else replace(name, key=prefix + name.key) for name in names.names)
+    return replace(names, names=tuple(moved))
 
 
 def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
