@@ -6,11 +6,16 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
+from transferlab.pretrained.bit import BIT
+from transferlab.pretrained.convnext import CONVNEXT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
+from transferlab.pretrained.mobilenet import MOBILENET
+from transferlab.pretrained.resnet import RESNET
+from transferlab.pretrained.swin import SWIN
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, VIT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, MOBILENET, RESNET, SWIN, VIT)}
 
 
 def family_of(config: Any) -> Family:

@@ -44,6 +44,15 @@ CONV = Layout(
 """torch's convolution (out, in, height, width) ↔ (height, width, in, out); depthwise: (height, width, 1, out)."""
 
 
+POINTWISE = Layout(
+    "OI11 to IO",
+    lambda x: x[:, :, 0, 0].T,
+    lambda x: np.ascontiguousarray(x.T)[:, :, None, None],
+    lambda shape: (shape[1], shape[0]),
+)
+"""torch's 1×1 convolution (out, in, 1, 1) ↔ kernel (in, out)."""
+
+
 def fused(layout: Layout, n: int, of: int) -> Layout:
     """Return the layout of the n-th of ``of`` leaves that the file fuses along its first axis, as q, k, v are."""
 

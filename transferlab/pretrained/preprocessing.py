@@ -58,6 +58,12 @@ def _transform(raw: Mapping[str, Any]) -> ImageTransform:
     resample = raw.get("resample", 2)
     if resample not in _FILTERS:
         raise TransferlabError(f"resample is {resample}; it can be 2 (bilinear) or 3 (bicubic).")
+    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
+    if kind.startswith("ConvNext"):
+        # Below 384 pixels it resizes to size / crop_pct and cuts the centre; from 384 on it only resizes.
+        raw, small = dict(raw), (size := _shorter(raw)) < 384
+        raw |= {"size": {"shortest_edge": int(size / (raw.get("crop_pct") or 224 / 256))}} if small else {"size": size}
+        raw |= {"do_center_crop": small, "crop_size": size}
     resized, fit = _resized(raw)
     crops = raw.get("do_center_crop", raw.get("crop_size") is not None)
     size = _side(raw.get("crop_size", resized), "crop_size") if crops else resized
@@ -85,6 +91,12 @@ def _resized(raw: Mapping[str, Any]) -> tuple[int, Fit]:
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
     shorter = isinstance(size, int) and kind.startswith(("Bit", "CLIP"))
     return _side(size, "size"), "crop" if shorter else "squash"
+
+
+def _shorter(raw: Mapping[str, Any]) -> int:
+    """Return the size of a processor whose bare number is the shorter side."""
+    size = raw.get("size", 384)
+    return _side(size["shortest_edge"] if isinstance(size, Mapping) and "shortest_edge" in size else size, "size")
 
 
 def _channels(raw: Mapping[str, Any], field: str, factor: float) -> tuple[float, float, float]:
