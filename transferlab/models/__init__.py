@@ -3,7 +3,7 @@
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
 from transferlab.models.vit import ViT, ViTConfig
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "ClassifierConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "LanguageModel",
+    "LanguageModelConfig",
     "Model",
     "Stage",
     "ViT",

@@ -19,7 +19,7 @@ from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory
@@ -105,7 +105,7 @@ class Source:
     name: str
     family: str
     config: Any
-    head: ClassifierConfig | None = field(repr=False)
+    head: HeadConfig | None = field(repr=False)
     leaves: dict[str, LazyLeaf] = field(repr=False)
     unused: tuple[tuple[str, str], ...] = field(repr=False)
     transform: TextTransform | ImageTransform | None = field(repr=False)
@@ -174,7 +174,7 @@ class Source:
         return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
 
     def with_params(
-        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: ClassifierConfig | None = None
+        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
     ) -> Source:
         """The same source with these arrays in place of the file's, as after training.
 
@@ -237,7 +237,8 @@ class Source:
 
         Returns:
             ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
-            ``logits`` where the checkpoint has a head.
+            ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of a language
+            model.
         """
         known = FAMILIES[self.family].inputs
         for name in inputs:
@@ -408,13 +409,7 @@ def _assemble(
     names = max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
-    head = None
-    if "head/kernel" in found:
-        n = found["head/kernel"].shape[1]
-        if labels and len(labels) != n:
-            raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
-        own = family.head_pooling(config)
-        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
+    head = _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = []
@@ -437,13 +432,39 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = family.modality == "text" or getattr(config, "pooler", False)
+    has_pooler = hasattr(config, "pooler") and (family.modality == "text" or config.pooler)
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
         tensors=tensors,
     )  # fmt: skip
+
+
+def _head(
+    name: str,
+    family: Family,
+    names: Names,
+    config: Any,
+    found: Mapping[str, LazyLeaf],
+    labels: tuple[str, ...],
+    dropout: float,
+) -> HeadConfig | None:
+    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    model = names.language_model
+    if model is not None and (model.tied or "head/kernel" in found):
+        return model
+    if model is not None or "head/kernel" not in found:
+        return None
+    n = found["head/kernel"].shape[1]
+    if labels and len(labels) != n:
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+    return ClassifierConfig(
+        labels or tuple(str(i) for i in range(n)),
+        pooling=family.head_pooling(config),
+        dropout=dropout,
+        bias="head/bias" in found,
+    )
 
 
 def _in_memory(array: Any) -> LazyTensor:
