@@ -8,9 +8,11 @@ from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
+from transferlab.pretrained.gpt2 import GPT2
+from transferlab.pretrained.llama import LLAMA
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, VIT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, GPT2, LLAMA, VIT)}
 
 
 def family_of(config: Any) -> Family:
