@@ -10,7 +10,6 @@ import pytest
 
 import transferlab as tl
 from transferlab import trees
-from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -193,7 +192,6 @@ def test_what_is_written_here_is_another_model_to_the_origin(name: str, tmp_path
     leaves = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in source.leaves.items()}
     names, prefix = source.names, source.names.prefixes[0]
     tensors = to_file(names, leaves)
-    assert names in FAMILIES[source.family].names(source.config)
     save_file(
         {k if k == "lm_head.weight" else prefix + k: t for k, t in tensors.items()}, tmp_path / "model.safetensors"
     )
