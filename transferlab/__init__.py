@@ -26,8 +26,10 @@ _FACE = {
     "generate": "transferlab.evaluate.generation",
     "inspect_checkpoint": "transferlab.pretrained.inspection",
     "load": "transferlab.pretrained.source",
+    "load_adapter": "transferlab.methods.adapted",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
+    "save": "transferlab.pretrained.writing",
 }
 _FOLDERS = ("data", "evaluate", "measure", "methods", "models", "pretrained", "studies", "tasks", "train", "transfer")
 
@@ -43,12 +45,14 @@ __all__ = [
     "generate",
     "inspect_checkpoint",
     "load",
+    "load_adapter",
     "measure",
     "methods",
     "models",
     "open_run",
     "pretrained",
     "run_study",
+    "save",
     "studies",
     "tasks",
     "train",
@@ -60,8 +64,10 @@ if TYPE_CHECKING:
     from transferlab.data.dataset import dataset
     from transferlab.errors import TransferlabError
     from transferlab.evaluate.generation import generate
+    from transferlab.methods.adapted import load_adapter
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.source import load
+    from transferlab.pretrained.writing import save
     from transferlab.studies.study import run_study
     from transferlab.train.fit import fit_together
     from transferlab.train.predictor import open_run

@@ -220,7 +220,7 @@ def test_gradients_of_the_logits_differ_from_the_origins(name: str, tmp_path: Pa
         out = source.definition.merge(params)({k: jnp.asarray(v) for k, v in given.items()})
         return (jnp.square(out["logits"]).mean(-1) * seen).sum() / seen.sum()
 
-    grads = trees.flatten(jax.grad(loss)(source.placed[0]))
+    grads = trees.flatten(jax.grad(loss)(source.arrays[0]))
     theirs = dict(model.named_parameters())
     for path, leaf in source.leaves.items():
         want = leaf.layout.to_tree(theirs[leaf.key].grad.numpy())

@@ -102,7 +102,7 @@ def generate(
     if (most := int(mask.sum(1).max()) + max_new_tokens) > longest:
         raise TransferlabError(f"{most} tokens are too many: {source.name} has {longest} positions.")
     ends = tuple(source.config.eos_token_id if stop is None else stop)
-    params, state = source.placed
+    params, state = source.arrays
     program = _program(source.definition, source.dtype, max_new_tokens, ends, sampling.temperature > 0)
     new, lengths = program(
         params, state, ids, mask, jnp.float32(sampling.temperature), jnp.int32(sampling.top_k),
