@@ -23,6 +23,7 @@ _FACE = {
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
     "fit_together": "transferlab.train.fit",
+    "generate": "transferlab.evaluate.generation",
     "inspect_checkpoint": "transferlab.pretrained.inspection",
     "load": "transferlab.pretrained.source",
     "load_adapter": "transferlab.methods.adapted",
@@ -41,6 +42,7 @@ __all__ = [
     "define",
     "evaluate",
     "fit_together",
+    "generate",
     "inspect_checkpoint",
     "load",
     "load_adapter",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from transferlab import data, evaluate, measure, methods, models, pretrained, studies, tasks, train, transfer
     from transferlab.data.dataset import dataset
     from transferlab.errors import TransferlabError
+    from transferlab.evaluate.generation import generate
     from transferlab.methods.adapted import load_adapter
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.source import load

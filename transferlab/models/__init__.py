@@ -5,13 +5,16 @@ from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.bit import Bit, BitConfig
 from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.gpt2 import GPT2, GPT2Config
+from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
+from transferlab.models.llama import Llama, LlamaConfig
 from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
 from transferlab.models.resnet import ResNet, ResNetConfig
 from transferlab.models.swin import Swin, SwinConfig
 from transferlab.models.vit import ViT, ViTConfig
 
 __all__ = [
+    "GPT2",
     "Bert",
     "BertConfig",
     "Bit",
@@ -22,6 +25,11 @@ __all__ = [
     "ConvNeXtConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "GPT2Config",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "Llama",
+    "LlamaConfig",
     "MobileNetV2",
     "MobileNetV2Config",
     "Model",

@@ -22,7 +22,6 @@ from transferlab.models.layers import (
     BatchNorm,
     Conv,
     Key,
-    Linear,
     drop_path,
     every,
     max_pool,

