@@ -15,7 +15,13 @@ import transferlab as tl
 from transferlab.data.images import png
 from transferlab.errors import TransferlabError
 from transferlab.models import ClipConfig, TextTowerConfig, ViTConfig
-from transferlab.pretrained.clip import clip_from_hf, clip_from_open_clip, clip_names, text_tower_from_hf
+from transferlab.pretrained.clip import (
+    clip_from_hf,
+    clip_from_open_clip,
+    clip_names,
+    clip_to_hf,
+    text_tower_from_hf,
+)
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.vit import vit_from_hf, vit_from_timm
@@ -253,3 +259,52 @@ def test_clips_pairs_without_a_begin_token_pass(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("#version: 0.2\na a</w>\n")
     with pytest.raises(TransferlabError, match=r"vocab\.json has no token '<\|startoftext\|>'"):
         tl.load(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["hf", "orbax"])
+def test_what_is_saved_opens_as_another_model(form: str, folder: Path, tmp_path: Path) -> None:
+    whole = tl.load(folder)
+    for source in (whole, whole.tower("vision"), whole.tower("text"), whole.resized(12)):
+        target = tmp_path / str(len(list(tmp_path.iterdir())))
+        tl.save(source, target, format=form)
+        again = tl.load(target)
+        assert again.config == source.config and again.leaves.keys() == source.leaves.keys()
+        for path, leaf in source.leaves.items():
+            np.testing.assert_array_equal(again.leaves[path].read(), leaf.read(), err_msg=path)
+        assert again.image_transform == source.image_transform and again.towers.keys() == source.towers.keys()
+        for name in source.towers:
+            assert (again.tower(name).tokenizer is None) == (name == "vision")
+        if source is whole and form == "hf":
+            # What was not changed goes as it lies in the file, byte for byte.
+            ours, theirs = ((f / "model.safetensors").read_bytes() for f in (target, folder))
+            assert sorted(ours) == sorted(theirs)
+
+
+def test_a_trained_tower_is_written_as_if_it_had_no_classifier(folder: Path, tmp_path: Path) -> None:
+    source = tl.load(folder, tower="vision")
+    head = tl.models.ClassifierConfig(("cat", "dog"), pooling=source.pooling)
+    arrays = {"head": {"kernel": np.ones((12, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+    trained = source.with_params(arrays, head=head)
+    with pytest.raises(TransferlabError, match="has no classifier; write the format 'orbax'"):
+        tl.save(trained, tmp_path / "a")
+    tl.save(trained, tmp_path / "b", format="orbax")
+    given = {"pixel_values": np.ones((1, 16, 16, 3), np.float32)}
+    np.testing.assert_array_equal(tl.load(tmp_path / "b")(given)["logits"], trained(given)["logits"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"logit_bias": -10.0},
+            "Hugging Face has no model of a vision tower of clip and a text tower of clip, with a bias",
+        ),
+        ({"text": {"causal": False}}, "siglip cannot have pooled_token 'end' and projection_bias False"),
+        ({"vision": {"layer_scale": 0.1}}, r"clip cannot have layer_scale 0\.1, only None"),
+    ],
+)
+def test_what_the_origin_cannot_hold_is_written(changes: dict, message: str) -> None:
+    config = clip_from_hf(CLIPS["clip"])
+    inner = {name: replace(getattr(config, name), **v) if isinstance(v, dict) else v for name, v in changes.items()}
+    with pytest.raises(TransferlabError, match=message):
+        clip_to_hf(replace(config, **inner), None)

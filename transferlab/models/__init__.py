@@ -2,22 +2,45 @@
 
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
+from transferlab.models.bit import Bit, BitConfig
 from transferlab.models.clip import Clip, ClipConfig, TextTower, TextTowerConfig
+from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.gpt2 import GPT2, GPT2Config
+from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
+from transferlab.models.llama import Llama, LlamaConfig
+from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
+from transferlab.models.resnet import ResNet, ResNetConfig
+from transferlab.models.swin import Swin, SwinConfig
 from transferlab.models.vit import ViT, ViTConfig
 
 __all__ = [
+    "GPT2",
     "Bert",
     "BertConfig",
+    "Bit",
+    "BitConfig",
     "Classifier",
     "ClassifierConfig",
     "Clip",
     "ClipConfig",
+    "ConvNeXt",
+    "ConvNeXtConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "GPT2Config",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "Llama",
+    "LlamaConfig",
+    "MobileNetV2",
+    "MobileNetV2Config",
     "Model",
+    "ResNet",
+    "ResNetConfig",
     "Stage",
+    "Swin",
+    "SwinConfig",
     "TextTower",
     "TextTowerConfig",
     "ViT",

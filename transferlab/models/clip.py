@@ -197,6 +197,11 @@ class ClipConfig:
         """The longest text."""
         return self.text.max_position_embeddings
 
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side."""
+        return self.vision.image_size
+
     def towers(self) -> dict[str, ViTConfig | TextTowerConfig]:
         """The configs of the towers, by name."""
         return {"vision": self.vision, "text": self.text}

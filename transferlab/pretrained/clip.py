@@ -11,11 +11,11 @@ from typing import Any, Literal
 from transferlab.data.images import Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.clip import ClipConfig, PooledToken, TextTowerConfig
-from transferlab.models.heads import Pooling
+from transferlab.models.heads import ClassifierConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import clip_tables
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, Name, Names, squeezed
+from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.timm import TimmConfig, square
 from transferlab.pretrained.vit import (
@@ -23,6 +23,7 @@ from transferlab.pretrained.vit import (
     norm,
     tower_layer,
     vision_tower_from_hf,
+    vision_tower_to_hf,
     vit_from_timm,
     vit_names,
     vit_transform,
@@ -55,41 +56,33 @@ def text_names(config: TextTowerConfig, dialect: Dialect) -> Names:
 
 def clip_names(config: ClipConfig) -> tuple[Names, ...]:
     """Return the tables of both towers: Hugging Face's, and open_clip's with the text tower inside or beside, or timm's."""
+    tables = [_hf_names(config)]
+    trunk = [name for name in vit_names(config.vision, "timm").names if not name.path.startswith("head/")]
+    text = text_names(config.text, "open_clip").names
+    for vision, before in ((vit_names(config.vision, "open_clip").names, "visual."), (trunk, "visual.trunk.")):
+        for inside in ("", "text."):
+            tables.append(_both(Names(tuple(vision)), before, Names(text), inside, SAME))
+    return tuple(tables)
+
+
+def _hf_names(config: ClipConfig) -> Names:
+    # CLIP's projections stand beside the towers; SigLIP's stands inside, and its scalars have an axis.
+    beside = () if config.text.projection_bias else ("projection/",)
+    vision, text = vit_names(config.vision, "clip"), text_names(config.text, "clip")
+    layout = SAME if config.logit_bias is None else squeezed(1)
+    return _both(vision, "vision_model.", text, "text_model.", layout, beside)
+
+
+def _both(vision: Names, before: str, text: Names, inside: str, scalar: Layout, beside: tuple[str, ...] = ()) -> Names:
+    """Both towers' tables as one, their keys behind these prefixes but for the paths that begin with ``beside``."""
+    names = [replace(n, path=f"vision/{n.path}") for n in with_prefix(vision, before, but=beside).names]
+    names += [replace(n, path=f"text/{n.path}") for n in with_prefix(text, inside, but=beside).names]
+    names += [Name(path, path, scalar) for path in ("logit_scale", "logit_bias")]
     ignored = (
         (r"(text_model|vision_model)\.embeddings\.position_ids", "a constant buffer, no parameter"),
         (r"(text\.)?attn_mask", "a constant buffer, no parameter"),
     )
-    vision, text = vit_names(config.vision, "clip").names, text_names(config.text, "clip").names
-    tables = [
-        _both(
-            [replace(n, key=_beside("vision_model", n.key)) for n in vision],
-            [replace(n, key=_beside("text_model", n.key)) for n in text],
-        )
-    ]
-    for vision, before in (
-        (vit_names(config.vision, "open_clip").names, "visual."),
-        (vit_names(config.vision, "timm").names, "visual.trunk."),
-    ):
-        for inside in ("", "text."):
-            tables.append(
-                _both(
-                    [replace(n, key=before + n.key) for n in vision if not n.path.startswith("head/")],
-                    [replace(n, key=inside + n.key) for n in text_names(config.text, "open_clip").names],
-                )
-            )
-    return tuple(Names(tuple(names), ("module.",), ignored=ignored) for names in tables)
-
-
-def _beside(tower: str, key: str) -> str:
-    """Hugging Face's projections stand beside the towers that they follow; all else stands inside."""
-    return key if key in ("visual_projection.weight", "text_projection.weight") else f"{tower}.{key}"
-
-
-def _both(vision: list[Name], text: list[Name]) -> list[Name]:
-    # SigLIP's scalars have an axis at Hugging Face; a scalar without one is read all the same.
-    joint = [Name(path, path, squeezed(1)) for path in ("logit_scale", "logit_bias")]
-    vision = [replace(name, path=f"vision/{name.path}") for name in vision]
-    return [*vision, *(replace(name, path=f"text/{name.path}") for name in text), *joint]
+    return Names(tuple(names), ("module.",), ignored=ignored)
 
 
 def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
@@ -139,6 +132,52 @@ def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
         config, **given, eos_token_id=end, pooled_token="highest" if end == 2 else "end",
         projection_dim=raw.get("projection_dim") or config.projection_dim,
     )  # fmt: skip
+
+
+def text_tower_to_hf(config: TextTowerConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    """Return Hugging Face's ``config.json`` of CLIP's or SigLIP's text tower, and the names of its leaves."""
+    if head is not None:
+        raise TransferlabError("Hugging Face's CLIP and SigLIP have no text classifier; write the format 'orbax'.")
+    kind = "clip" if config.causal else "siglip"
+    like = TextTowerConfig.clip_base() if config.causal else TextTowerConfig.siglip_base()
+    if (config.pooled_token == "last", config.projection_bias) != (like.pooled_token == "last", like.projection_bias):
+        raise TransferlabError(
+            f"Hugging Face's {kind} cannot have pooled_token '{config.pooled_token}' and projection_bias "
+            f"{config.projection_bias} together."
+        )
+    plain = (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
+    )  # fmt: skip
+    raw: dict[str, Any] = {"model_type": f"{kind}_text_model", **{name: getattr(config, name) for name in plain}}
+    names = text_names(config, "clip")
+    if kind == "siglip":
+        raw |= {"architectures": ["SiglipTextModel"], "projection_size": config.projection_dim or config.hidden_size}
+        return raw, with_prefix(names, "text_model.")
+    # By this number the origin takes the token of the highest id.
+    raw["eos_token_id"] = 2 if config.pooled_token == "highest" else config.eos_token_id
+    projected = config.projection_dim is not None
+    raw["architectures"] = ["CLIPTextModelWithProjection" if projected else "CLIPTextModel"]
+    raw |= {"projection_dim": config.projection_dim} if projected else {}
+    return raw, with_prefix(names, "text_model.", but=("projection/",))
+
+
+def clip_to_hf(config: ClipConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    """Return Hugging Face's ``config.json`` of both towers, and the names of their leaves."""
+    vision, text = vision_tower_to_hf(config.vision, None)[0], text_tower_to_hf(config.text, None)[0]
+    kinds = vision["model_type"].removesuffix("_vision_model"), text["model_type"].removesuffix("_text_model")
+    if kinds[0] != kinds[1] or (kinds[0] == "siglip") != (config.logit_bias is not None):
+        bias = "with" if config.logit_bias is not None else "without"
+        raise TransferlabError(
+            f"Hugging Face has no model of a vision tower of {kinds[0]} and a text tower of {kinds[1]}, {bias} a bias."
+        )
+    siglip = kinds[0] == "siglip"
+    raw: dict[str, Any] = {"model_type": kinds[0], "architectures": ["SiglipModel" if siglip else "CLIPModel"]}
+    for part, given in (("vision_config", vision), ("text_config", text)):
+        raw[part] = {name: value for name, value in given.items() if name != "architectures"}
+    if not siglip:
+        raw |= {"projection_dim": config.text.projection_dim, "logit_scale_init_value": config.logit_scale}
+    return raw, _hf_names(config)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -319,6 +358,7 @@ CLIP_TEXT = Family(
     adjust=_adjust_text,
     transform=lambda config: None,
     head_pooling=lambda config: "pooler",
+    to_hf=text_tower_to_hf,
     whole_length=lambda config: config.pooled_token == "last",
 )
 
@@ -335,5 +375,6 @@ CLIP = Family(
     adjust=lambda config, found: config,
     transform=lambda config: vit_transform(config.vision),
     resized=_resized,
+    to_hf=clip_to_hf,
     whole_length=lambda config: config.text.pooled_token == "last",
 )

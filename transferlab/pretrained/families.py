@@ -6,12 +6,22 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
+from transferlab.pretrained.bit import BIT
 from transferlab.pretrained.clip import CLIP, CLIP_TEXT
+from transferlab.pretrained.convnext import CONVNEXT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
+from transferlab.pretrained.gpt2 import GPT2
+from transferlab.pretrained.llama import LLAMA
+from transferlab.pretrained.mobilenet import MOBILENET
+from transferlab.pretrained.resnet import RESNET
+from transferlab.pretrained.swin import SWIN
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, CLIP, CLIP_TEXT, EFFICIENTNET, VIT)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (BERT, BIT, CLIP, CLIP_TEXT, CONVNEXT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, RESNET, SWIN, VIT)
+}
 
 
 def family_of(config: Any) -> Family:

