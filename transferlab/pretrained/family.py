@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, Pooling
+from transferlab.models.heads import Pooling
 from transferlab.pretrained.gguf import Gguf
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
@@ -37,6 +37,7 @@ class Family:
         adjust: (config, paths found in the file) → the config of what the file really holds.
         transform: config → preprocessing, where the weights bring none.
         head_pooling: config → how the origin's own head pools.
+        head_bias: whether the origin's own classifier has a bias.
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
@@ -60,8 +61,10 @@ class Family:
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     to_hf: Callable[[Any, ClassifierConfig | None], tuple[dict[str, Any], Names]] | None = None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
+    to_hf: Callable[[Any, Any], tuple[dict[str, Any], Names]] | None = None
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )
+    head_bias: bool = True
     gguf_architectures: tuple[str, ...] = ()
     from_gguf: Callable[[Gguf], Any] = unread

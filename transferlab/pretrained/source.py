@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
@@ -200,20 +200,26 @@ class Source:
             f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
         ]:
             raise TransferlabError("\n  ".join(sorted(problems)[:12]))
-        keys = {} if self.names is None else {name.path: name.key for name in self.names.names}
+        names = self.names
+        if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
+            tables = FAMILIES[self.family].names(self.config)
+            names = next((table for table in tables if table.language_model is None), names)
+        keys = {} if names is None else {name.path: name.key for name in names.names}
         leaves = {}
         for path, leaf in wanted.items():
             old = self.leaves.get(path)
             if path in given:
                 array = given[path]
-                leaves[path] = LazyLeaf(old.key if old else keys.get(path, path), _in_memory(array), SAME)
+                same = old is not None and (names is self.names or not path.startswith("head/"))
+                key = old.key if old is not None and same else keys.get(path, path)
+                leaves[path] = LazyLeaf(key, _in_memory(array), SAME)
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
                 raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
             if leaves[path].shape != tuple(leaf.shape):
                 raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
-        return replace(self, head=head, leaves=leaves)
+        return replace(self, head=head, leaves=leaves, names=names)
 
     def module(self, dtype: Any = None) -> Any:
         """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
@@ -360,12 +366,14 @@ def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
     if family is None:
         known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
         raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
-    config = family.from_gguf(file)
-    transform = tokenizer_from_gguf(file, config.max_position_embeddings)
-    made = _assemble(
-        name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
-        transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
-    )  # fmt: skip
+    with reading(path):
+        config = family.from_gguf(file)
+        _check_layers(config, len(file.tensors), path)
+        transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+        made = _assemble(
+            name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+            transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+        )  # fmt: skip
     unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
     return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
@@ -400,9 +408,11 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         if described["format"] != 1:
             raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
         family = FAMILIES[described["family"]]
-        config = family.config(**{key: _as_tuple(value) for key, value in described["config"].items()})
+        config = _from_plain(family.config, described["config"])
         head = described["head"]
-        head = None if head is None else ClassifierConfig(**{key: _as_tuple(value) for key, value in head.items()})
+        if head is not None:
+            kind = LanguageModelConfig if "tied" in head else ClassifierConfig
+            head = kind(**{key: _as_tuple(value) for key, value in head.items()})
         _check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
@@ -421,6 +431,15 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
     raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
+
+
+def _from_plain(kind: type, given: Mapping[str, Any]) -> Any:
+    """The config dataclass that ``asdict`` and JSON made plain data of."""
+    hints, values = get_type_hints(kind), {}
+    for key, value in given.items():
+        inner = next((one for one in (hints[key], *get_args(hints[key])) if is_dataclass(one)), None)
+        values[key] = _from_plain(inner, value) if isinstance(value, dict) and inner is not None else _as_tuple(value)
+    return kind(**values)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -477,7 +496,7 @@ def _check_layers(config: Any, tensors: int, path: Path) -> None:
         value = getattr(config, field_.name)
         if is_dataclass(value):
             _check_layers(value, tensors, path)
-        elif re.search("layers|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+        elif re.search("layer|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
             raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
 
 
@@ -519,7 +538,7 @@ def _assemble(
     unused = []
     if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
         unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
-        names = replace(names, language_model=replace(names.language_model, tied=True))
+        names = next(table for table in family.names(config) if table.language_model and table.language_model.tied)
     head = head or _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}

@@ -20,6 +20,7 @@ from transferlab import trees
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json, write_json
+from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
 from transferlab.pretrained.names import Name, Names, by_key
@@ -208,7 +209,8 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     added = not head_keys <= source.tensors.keys()
     if added:
         out = _prefixed(out, source, raw, head_keys)
-    if source.head is not None and (added or source.head.labels != _written_labels(raw, source.head)):
+    classifier = isinstance(source.head, ClassifierConfig)
+    if classifier and (added or source.head.labels != _written_labels(raw, source.head)):
         _set_head(raw, source, kind)
     return raw, out
 
@@ -222,7 +224,7 @@ def _converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Laz
         others = f" Of {', '.join(able)} it can be." if able else ""
         raise TransferlabError(f"A config.json of {source.family} cannot be made for the format '{kind}'.{others}")
     raw, names = writer(source.config, source.head)
-    if source.head is not None:
+    if isinstance(source.head, ClassifierConfig):
         raw |= _labels_of(source)
         _check_head(source, family.from_hf(raw))
     return raw, _by_names(source, names)
@@ -245,11 +247,13 @@ def _joined(parts: list[tuple[Name, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     """One tensor of the file from the leaves that it fuses; it is made when it is read."""
     parts = sorted(parts, key=lambda part: part[0].layout.part)
     shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]
-    shape = (sum(s[0] for s in shapes), *shapes[0][1:]) if len(parts) > 1 else shapes[0]
+    axis = parts[0][0].layout.axis
+    whole = sum(s[axis] for s in shapes)
+    shape = (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]) if len(parts) > 1 else shapes[0]
 
     def read() -> np.ndarray:
         pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
-        whole = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        whole = np.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
         return whole if whole.dtype == dtype else whole.astype(dtype)
 
     return LazyTensor(shape, dtype, read)
@@ -332,7 +336,9 @@ def _labels_of(source: Source) -> dict[str, Any]:
 def _check_head(source: Source, config: Any) -> None:
     """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
     head = source.head
-    assert head is not None
+    assert isinstance(head, ClassifierConfig)
+    if head.bias and not FAMILIES[source.family].head_bias:
+        raise TransferlabError("The origin's classifier has no bias, this head has; write the format 'orbax'.")
     wanted = FAMILIES[source.family].head_pooling(config)
     if head.pooling != wanted:
         raise TransferlabError(

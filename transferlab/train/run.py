@@ -18,6 +18,7 @@ from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
 from transferlab.methods import Full, Method
 from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
 from transferlab.tasks.classification import Classification
 from transferlab.train.memory import Execution, Memory, memory_of
@@ -88,7 +89,8 @@ def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str
     pooling = method.pooling or source.pooling
     if pooling == "pooler" and not getattr(source.config, "pooler", True):
         pooling = "mean"
-    head = ClassifierConfig(labels=tuple(labels), pooling=pooling, dropout=method.head_dropout)
+    bias = FAMILIES[source.family].head_bias
+    head = ClassifierConfig(labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias)
     return plan(
         source, head, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
         initialise=initialise,
