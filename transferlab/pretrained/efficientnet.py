@@ -11,6 +11,7 @@ from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names
 from transferlab.pretrained.timm import TimmConfig
 
+
 def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "timm"]) -> Names:
     """Return the table for this config in one of the two dialects."""
     port = dialect == "port"

@@ -15,7 +15,9 @@ from transferlab.pretrained.resnet import RESNET
 from transferlab.pretrained.swin import SWIN
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, MOBILENET, RESNET, SWIN, VIT)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, MOBILENET, RESNET, SWIN, VIT)
+}
 
 
 def family_of(config: Any) -> Family:
