@@ -296,9 +296,7 @@ class Patches(nnx.Module):
     Kernel (height, width, in, out). What is left over at the right and below is not seen.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, side: int, *, initialiser: Initialiser = TruncatedNormal(0.02)
-    ):
+    def __init__(self, inputs: int, outputs: int, side: int, *, initialiser: Initialiser = TruncatedNormal(0.02)):
         self.kernel = parameter((side, side, inputs, outputs), initialiser)
         self.bias = parameter((outputs,), zeros)
         self.side = side
@@ -320,7 +318,8 @@ def pointwise(inputs: int, outputs: int, *, bias: bool = False) -> Linear:
 
 def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
     """The largest of 3×3 pixels at stride 2; one pixel more on each side, which never is the largest (torch's)."""
-    return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), border)
 
 
 def every(stride: int, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:

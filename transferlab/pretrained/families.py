@@ -19,6 +19,7 @@ from transferlab.pretrained.vit import VIT
 
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, RESNET, SWIN, VIT)
+    family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, MOBILENET, RESNET, SWIN, VIT)
 }
 
 
