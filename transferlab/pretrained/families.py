@@ -6,11 +6,17 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
+from transferlab.pretrained.distilbert import DISTILBERT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
+from transferlab.pretrained.modernbert import MODERNBERT
+from transferlab.pretrained.mpnet import MPNET
+from transferlab.pretrained.roberta import ROBERTA
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, VIT)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BERT, DISTILBERT, EFFICIENTNET, MODERNBERT, MPNET, ROBERTA, VIT)
+}
 
 
 def family_of(config: Any) -> Family:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import Pooling
+from transferlab.models.heads import Hidden, Pooling
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.timm import TimmConfig
@@ -36,6 +36,7 @@ class Family:
         transform: config → preprocessing, where the weights bring none.
         head_pooling: config → how the origin's own head pools.
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
+        head_hidden: config → the layer that the origin's own head has before its logits, or None.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
     """
 
@@ -52,6 +53,7 @@ class Family:
     transform: Callable[[Any], ImageTransform | None]
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
+    head_hidden: Callable[[Any], Hidden | None] = lambda config: None
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from transferlab import trees
 from transferlab.data.images import ImageTransform
@@ -19,6 +20,7 @@ from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
+from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
@@ -28,6 +30,16 @@ from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.timm import TimmConfig
+
+_TEXT_INPUTS = {
+    "input_ids": "embed/word/embedding",
+    "token_type_ids": "embed/token_type/embedding",
+    "position_ids": "embed/position/embedding",
+    "attention_mask": None,
+}
+"""What texts are given as, and the table that each is looked up in."""
+
+_ROWS = {"input_ids": "tokens in its vocabulary", "token_type_ids": "token types", "position_ids": "positions"}
 
 
 @dataclass(frozen=True)
@@ -175,8 +187,40 @@ class Source:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
+        self._check_texts(inputs)
         params, state = self._arrays
         return self._evaluate(params, state, {name: jnp.asarray(value) for name, value in inputs.items()})
+
+    def _check_texts(self, inputs: Mapping[str, Any]) -> None:
+        """Hold what is given for texts against the tables it is looked up in; on the device it would be clamped."""
+        given = {name: value for name, value in inputs.items() if name in _TEXT_INPUTS}
+        arrays = {}
+        for name, value in given.items():
+            if isinstance(value, Tracer):
+                continue
+            try:
+                arrays[name] = array = np.asarray(value)
+            except ValueError:
+                raise TransferlabError(f"'{name}' has rows of different lengths; pad them to one.") from None
+            if name != "attention_mask" and array.dtype.kind not in "iu":
+                raise TransferlabError(f"'{name}' is of dtype {array.dtype}; it must be of integers.")
+            if array.ndim != 2:
+                raise TransferlabError(
+                    f"'{name}' has shape {array.shape}; it must be (batch, length), with one row for a single text."
+                )
+        for name, array in arrays.items():
+            shape = np.shape(given["input_ids"])
+            if array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
+                raise TransferlabError(f"'{name}' has shape {array.shape}, but 'input_ids' has {shape}.")
+            table = self.leaves.get(_TEXT_INPUTS[name] or "")
+            if table is None:
+                continue
+            wrong = array[(array < 0) | (array >= table.shape[0])]
+            if wrong.size:
+                raise TransferlabError(
+                    f"'{name}' holds {wrong[0]}, but {self.name} has {table.shape[0]} {_ROWS[name]} "
+                    f"(0 to {table.shape[0] - 1})."
+                )
 
     @cached_property
     def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
@@ -272,21 +316,30 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
     family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
+    check_scalars(family.config, raw, where=str(path))
     config = family.from_hf(raw) if timm is None else family.from_timm(timm)
     pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
     origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
     labels = _label_names(raw) if timm is None else timm.labels
     if family.modality == "text":
-        transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+        longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
+        types = "token_type_ids" in family.inputs
+        transform = read_tokenizer(directory, longest, kind=str(raw["model_type"]), types=types)
     elif timm is not None:
         transform = timm.transform()
     else:
         transform = read_preprocessor(directory) or family.transform(config)
     source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
-                       labels=labels, head_dropout=family.head_dropout(raw))  # fmt: skip
+                       labels=labels, head_dropout=family.head_dropout(raw), classifies=_classifies(raw))  # fmt: skip
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
     return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+
+
+def _classifies(raw: Mapping[str, Any]) -> bool:
+    """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
+    return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
+                   for name in raw.get("architectures") or ())  # fmt: skip
 
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
@@ -317,18 +370,23 @@ def _assemble(
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
+    classifies: bool = True,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
     names = max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
-    head = None
+    head, unused = None, []
+    if not classifies or "head/kernel" not in found:
+        for path in [path for path in found if path.startswith("head/")]:
+            unused.append((found.pop(path).key, "the head of another task than classifying"))
     if "head/kernel" in found:
         n = found["head/kernel"].shape[1]
         if labels and len(labels) != n:
             raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
         own = family.head_pooling(config)
-        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
+        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout,
+                                hidden=family.head_hidden(config))  # fmt: skip
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = []
@@ -340,7 +398,6 @@ def _assemble(
             here = found[path]
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
-    unused = []
     for key in leftover:
         reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
         if reason is None:
@@ -351,7 +408,7 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = family.modality == "text" or getattr(config, "pooler", False)
+    has_pooler = (family.modality == "text" and head is None) or getattr(config, "pooler", False)
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
     return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)
