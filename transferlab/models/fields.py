@@ -14,12 +14,16 @@ _SAID = {int: "an integer", float: "a number", bool: "true or false", str: "a st
 
 
 def given_fields(
-    config: type, raw: Mapping[str, Any], *, without: Collection[str] = (), where: str = "config.json"
+    config: type | Mapping[str, type],
+    raw: Mapping[str, Any],
+    *,
+    without: Collection[str] = (),
+    where: str = "config.json",
 ) -> dict[str, Any]:
     """Return those fields of the dataclass ``config`` that ``raw`` gives, each as its type. ``null`` gives nothing.
 
     Args:
-        config: a config dataclass; what is checked are its plain fields (numbers, strings, true or false).
+        config: a config dataclass, whose plain fields (numbers, strings, true or false) are read; or a type for each name.
         raw: the file's contents; what is no field of the dataclass is left to the reader.
         without: fields that ``raw`` does not speak of.
         where: begins the error message.
@@ -27,7 +31,8 @@ def given_fields(
     Raises:
         TransferlabError: a value of another type; the field and the value are named.
     """
-    kinds = {name: kind for name, kind in _kinds(config).items() if name not in without}
+    kinds = _kinds(config) if isinstance(config, type) else config
+    kinds = {name: kind for name, kind in kinds.items() if name not in without}
     return {
         name: _typed(raw[name], kind, f"{where}: {name}") for name, kind in kinds.items() if raw.get(name) is not None
     }

@@ -70,11 +70,10 @@ class Classifier(Head):
     def __init__(self, features: int, config: ClassifierConfig, taps: tuple[str, ...]):
         self.kernel = parameter((features, len(config.labels)), TruncatedNormal(0.02))
         self.bias = parameter((len(config.labels),), zeros)
-        self.dense, self.norm = None, None
-        if config.hidden is not None:
-            self.dense = Linear(features, features, bias=config.hidden.bias)
-            if config.hidden.norm is not None:
-                self.norm = LayerNorm(features, config.hidden.norm, bias=config.hidden.norm_bias)
+        hidden = config.hidden
+        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias)
+        bare = hidden is None or hidden.norm is None
+        self.norm = None if bare else LayerNorm(features, hidden.norm, bias=hidden.norm_bias)
         self.config = config
         self.taps = taps
 

@@ -125,7 +125,7 @@ class ModernBertConfig:
         given = given_fields(cls, config)
         kinds = config.get("layer_types")
         if kinds is None:
-            every = given_number(config, "global_attn_every_n_layers", 3)
+            every = given_number(config, "global_attn_every_n_layers", 3.0)
             if every < 1 or not every.is_integer():
                 raise TransferlabError(f"config.json: global_attn_every_n_layers is {every}; it must be at least 1.")
             kinds = list(_every(int(every), given.get("num_hidden_layers", cls.num_hidden_layers)))

@@ -10,6 +10,7 @@ import numpy as np
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.efficientnet import EfficientNetConfig
+from transferlab.models.fields import given_number
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import CONV, LINEAR, Layout, Name, Names
 from transferlab.pretrained.timm import TimmConfig
@@ -82,12 +83,12 @@ def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     for key, value in timm.arguments.items():
         if key not in _READ and value and (key, value) != ("in_chans", 3):
             raise TransferlabError(f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _READ)}")
-    rate = timm.arguments.get("drop_path_rate")
     pool = timm.arguments.get("global_pool") or "avg"
     if pool != "avg":
         raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; only 'avg'.")
     config: EfficientNetConfig = getattr(EfficientNetConfig, timm.architecture.rpartition("_")[2])()
-    config = replace(config, image_size=timm.image_size, drop_path=config.drop_path if rate is None else rate)
+    rate = given_number(timm.arguments, "drop_path_rate", config.drop_path, where="config.json: model_args")
+    config = replace(config, image_size=timm.image_size, drop_path=rate)
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)
 
 
