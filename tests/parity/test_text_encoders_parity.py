@@ -72,6 +72,16 @@ def inputs(config, seed: int = 0) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def classified(config) -> dict[str, np.ndarray]:
+    """As ``inputs``; for ModernBERT without the text that begins with padding.
+
+    Its head reads the first token. Where that is padding, its window holds nothing but padding, and what comes of that
+    differs between the origin's own ways of computing attention.
+    """
+    rows = [0, 1, 3, 4, 5] if config.model_type == "modernbert" else slice(None)
+    return {name: value[rows] for name, value in inputs(config).items()}
+
+
 def randomised(model):
     """Random weights that are not the initialiser's: biases and norms away from 0 and 1 too."""
     generator = torch.Generator().manual_seed(3)
@@ -124,7 +134,7 @@ def test_a_classifier_loses_its_hidden_layer_or_its_label_names(case: str, tmp_p
     kind, config = configured(case, id2label=names, label2id={name: i for i, name in names.items()})
     model = randomised(getattr(transformers, f"{kind}ForSequenceClassification")(config))
     model.save_pretrained(tmp_path / "theirs")
-    source, given = tl.load(tmp_path / "theirs"), inputs(config)
+    source, given = tl.load(tmp_path / "theirs"), classified(config)
     near(source(given)["logits"], origin(model, given).logits)
     assert source.labels == ("bad", "fair", "good") and not source.unused
     # And back: what is written from here is the origin's own file.
@@ -142,12 +152,12 @@ def test_a_classifier_loses_its_hidden_layer_or_its_label_names(case: str, tmp_p
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("case", ["mpnet", "modernbert", "roberta, twelve layers", "distilbert"])
+@pytest.mark.parametrize("case", ["mpnet", "modernbert", "roberta, two types, other padding", "distilbert"])
 def test_gradients_of_the_logits_are_not_the_origins(case: str, tmp_path: Path) -> None:
     kind, config = configured(case, num_labels=2)
     model = randomised(getattr(transformers, f"{kind}ForSequenceClassification")(config))
     model.save_pretrained(tmp_path)
-    source, given = tl.load(tmp_path), inputs(config)
+    source, given = tl.load(tmp_path), classified(config)
     model(**{k: torch.tensor(v) for k, v in given.items()}).logits.square().sum().backward()
     params = trees.unflatten({p: jnp.asarray(leaf.read()) for p, leaf in source.leaves.items()})
 
@@ -177,8 +187,8 @@ def test_a_distance_falls_into_another_bucket_than_the_origins() -> None:
 @pytest.mark.parametrize(
     ("case", "task", "left"),
     [
-        ("roberta, twelve layers", "ForTokenClassification", {"classifier"}),
-        ("roberta, twelve layers", "ForMaskedLM", {"lm_head"}),
+        ("roberta, two types, other padding", "ForTokenClassification", {"classifier"}),
+        ("xlm-roberta", "ForMaskedLM", {"lm_head"}),
         ("distilbert", "ForTokenClassification", {"classifier"}),
         ("distilbert", "ForQuestionAnswering", {"qa_outputs"}),
         ("distilbert", "ForMaskedLM", {"vocab_transform", "vocab_layer_norm", "vocab_projector"}),

@@ -61,7 +61,7 @@ class ClassifierConfig:
 
 
 class Classifier(Head):
-    """``logits = pooled @ kernel + bias``; kernel (features, labels). With a hidden layer (``dense``, ``norm``) that of it.
+    """``logits = pooled @ kernel + bias``; kernel (features, labels). A hidden layer (``dense``, ``norm``) comes before it.
 
     The kernel is drawn as BERT draws it (Devlin et al. 2019). Zeros would do for a probe, but MiniLM trained from scratch
     on 256 tweets stayed at the majority rate under a head of zeros (.693 to .700), and reached .725 under a drawn one.

@@ -208,9 +208,9 @@ class Source:
                 raise TransferlabError(
                     f"'{name}' has shape {array.shape}; it must be (batch, length), with one row for a single text."
                 )
+        shape = np.shape(given.get("input_ids", ()))
         for name, array in arrays.items():
-            shape = np.shape(given["input_ids"])
-            if array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
+            if shape and array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
                 raise TransferlabError(f"'{name}' has shape {array.shape}, but 'input_ids' has {shape}.")
             table = self.leaves.get(_TEXT_INPUTS[name] or "")
             if table is None:
@@ -408,7 +408,7 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = (family.modality == "text" and head is None) or getattr(config, "pooler", False)
+    has_pooler = head is None and (family.modality == "text" or getattr(config, "pooler", False))
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
     return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)

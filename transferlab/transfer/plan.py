@@ -226,6 +226,7 @@ def plan(
     definition = trees.define(module)
     allowed = select(initialise).match(everything) if initialise else set()
 
+    deep = source.head is not None and source.head.hidden == head.hidden
     rows, problems, used = [], [], set()
     for path in sorted(everything, key=lambda p: _order(p, stages)):
         shape, dtype = tuple(everything[path].shape), str(everything[path].dtype)
@@ -235,7 +236,7 @@ def plan(
             reason = f"added by {method}"
         elif weights == "random":
             reason = "random weights were asked for"
-        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and leaf.shape == shape:
+        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
             action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels that stay", leaf.read
         elif path.startswith("head/"):
             action, keys, reason, read = _head_leaf(source, head, path, shape, leaf)
