@@ -25,8 +25,10 @@ _FACE = {
     "fit_together": "transferlab.train.fit",
     "inspect_checkpoint": "transferlab.pretrained.inspection",
     "load": "transferlab.pretrained.source",
+    "load_adapter": "transferlab.methods.adapted",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
+    "save": "transferlab.pretrained.writing",
 }
 _FOLDERS = ("data", "evaluate", "measure", "methods", "models", "pretrained", "studies", "tasks", "train", "transfer")
 
@@ -41,12 +43,14 @@ __all__ = [
     "fit_together",
     "inspect_checkpoint",
     "load",
+    "load_adapter",
     "measure",
     "methods",
     "models",
     "open_run",
     "pretrained",
     "run_study",
+    "save",
     "studies",
     "tasks",
     "train",
@@ -57,8 +61,10 @@ if TYPE_CHECKING:
     from transferlab import data, evaluate, measure, methods, models, pretrained, studies, tasks, train, transfer
     from transferlab.data.dataset import dataset
     from transferlab.errors import TransferlabError
+    from transferlab.methods.adapted import load_adapter
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.source import load
+    from transferlab.pretrained.writing import save
     from transferlab.studies.study import run_study
     from transferlab.train.fit import fit_together
     from transferlab.train.predictor import open_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from transferlab.models.fields import check_scalars
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.writing import save
 from transferlab.train.run import plan_for
 
 SIZES = {
@@ -212,3 +214,30 @@ def test_ids_beyond_the_tables_are_clamped(kind: str, tmp_path: Path) -> None:
 def test_ids_that_are_none_are_a_trace(given: dict, message: str, source) -> None:
     with pytest.raises(TransferlabError, match=message):
         source(given)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_is_written_reads_otherwise(kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "origin", kind)
+    source, ids = tl.load(tmp_path / "origin"), np.array([[0, 5, 6, 2]])
+    want = source({"input_ids": ids})["logits"]
+    save(source, tmp_path / "native")
+    save(source, tmp_path / "tree", format="orbax")
+    # Without the origin's config.json it is made from what is known of the model.
+    save(replace(source, raw=None, names=None, tensors={}), tmp_path / "made", format="hf")
+    for place in ("native", "tree", "made"):
+        again = tl.load(tmp_path / place)
+        assert again.head == source.head and again.config == source.config
+        np.testing.assert_array_equal(again({"input_ids": ids})["logits"], want)
+
+
+def test_a_linear_head_is_written_as_the_origins_head_with_a_hidden_layer(tmp_path: Path) -> None:
+    write(tmp_path / "origin", "roberta")
+    source = tl.load(tmp_path / "origin")
+    head = ClassifierConfig(("a", "b"), pooling="first")
+    params = {"head": {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+    trained = source.with_params(params, head=head)
+    with pytest.raises(TransferlabError, match=r"has a hidden layer, this head has none like it; write .* 'orbax'"):
+        save(trained, tmp_path / "there", format="hf")
+    save(trained, tmp_path / "tree", format="orbax")
+    assert tl.load(tmp_path / "tree").head == head

@@ -2,31 +2,46 @@
 
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
+from transferlab.models.bit import Bit, BitConfig
+from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
 from transferlab.models.distilbert import DistilBert, DistilBertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
 from transferlab.models.modernbert import ModernBert, ModernBertConfig
 from transferlab.models.mpnet import MPNet, MPNetConfig
+from transferlab.models.resnet import ResNet, ResNetConfig
 from transferlab.models.roberta import Roberta, RobertaConfig
+from transferlab.models.swin import Swin, SwinConfig
 from transferlab.models.vit import ViT, ViTConfig
 
 __all__ = [
     "Bert",
     "BertConfig",
+    "Bit",
+    "BitConfig",
     "Classifier",
     "ClassifierConfig",
+    "ConvNeXt",
+    "ConvNeXtConfig",
     "DistilBert",
     "DistilBertConfig",
     "EfficientNet",
     "EfficientNetConfig",
     "MPNet",
     "MPNetConfig",
+    "MobileNetV2",
+    "MobileNetV2Config",
     "Model",
     "ModernBert",
     "ModernBertConfig",
+    "ResNet",
+    "ResNetConfig",
     "Roberta",
     "RobertaConfig",
     "Stage",
+    "Swin",
+    "SwinConfig",
     "ViT",
     "ViTConfig",
     "frontier",

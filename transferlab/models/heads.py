@@ -72,8 +72,7 @@ class Classifier(Head):
         self.bias = parameter((len(config.labels),), zeros)
         hidden = config.hidden
         self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias)
-        bare = hidden is None or hidden.norm is None
-        self.norm = None if bare else LayerNorm(features, hidden.norm, bias=hidden.norm_bias)
+        self.norm = None if hidden is None else _norm(features, hidden)
         self.config = config
         self.taps = taps
 
@@ -106,6 +105,10 @@ class Classifier(Head):
             x = dropout(x, self.config.dropout, first)
         x = ACTIVATIONS[hidden.activation](self.dense(x, second))
         return x if self.norm is None else self.norm(x)
+
+
+def _norm(features: int, hidden: Hidden) -> LayerNorm | None:
+    return None if hidden.norm is None else LayerNorm(features, hidden.norm, bias=hidden.norm_bias)
 
 
 def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:

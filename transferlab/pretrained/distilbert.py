@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from transferlab.models.distilbert import DistilBertConfig
 from transferlab.models.fields import given_number
-from transferlab.models.heads import Hidden
+from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.pretrained.bert import BUFFER, LEGACY, OTHER_TASK, linear, norm
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import Name, Names
+from transferlab.pretrained.names import Name, Names, with_prefix
 
 
 def distilbert_names(config: DistilBertConfig) -> Names:
@@ -42,6 +45,15 @@ def distilbert_names(config: DistilBertConfig) -> Names:
     )
 
 
+def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    kind = "DistilBertModel" if head is None else "DistilBertForSequenceClassification"
+    raw = {"architectures": [kind], "model_type": "distilbert", "pad_token_id": 0, **asdict(config)}
+    names = distilbert_names(config)
+    if head is None:
+        return raw, names
+    return {**raw, "seq_classif_dropout": head.dropout}, with_prefix(names, "distilbert.", but=("head/",))
+
+
 DISTILBERT = Family(
     name="distilbert",
     config=DistilBertConfig,
@@ -57,4 +69,5 @@ DISTILBERT = Family(
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
     head_hidden=lambda config: Hidden("relu"),
+    to_hf=_to_hf,
 )

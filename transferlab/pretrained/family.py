@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import Hidden, Pooling
+from transferlab.models.heads import ClassifierConfig, Hidden, Pooling
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.timm import TimmConfig
@@ -37,6 +37,8 @@ class Family:
         head_pooling: config → how the origin's own head pools.
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
         head_hidden: config → the layer that the origin's own head has before its logits, or None.
+        to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
+            came without one; None where this family writes none.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
     """
 
@@ -54,6 +56,7 @@ class Family:
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     head_hidden: Callable[[Any], Hidden | None] = lambda config: None
+    to_hf: Callable[[Any, ClassifierConfig | None], tuple[dict[str, Any], Names]] | None = None
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )

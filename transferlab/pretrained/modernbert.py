@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from transferlab.models.fields import given_number
-from transferlab.models.heads import Hidden
-from transferlab.models.modernbert import ModernBertConfig
+from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, fused
+from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, fused, with_prefix
 
 
 def modernbert_names(config: ModernBertConfig) -> Names:
@@ -55,6 +58,20 @@ def _head_hidden(config: ModernBertConfig) -> Hidden:
     )
 
 
+def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    kind = "ModernBertModel" if head is None else "ModernBertForSequenceClassification"
+    fields = {**asdict(config), "layer_types": list(config.kinds)}
+    thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")
+    tables = {
+        name: {"rope_type": "default", "rope_theta": theta} for name, theta in zip(LAYER_TYPES, thetas, strict=True)
+    }
+    raw = {"architectures": [kind], "model_type": "modernbert", **fields, "rope_parameters": tables}
+    names = modernbert_names(config)
+    if head is None:
+        return raw, names
+    return {**raw, "classifier_dropout": head.dropout}, with_prefix(names, "model.", but=("head/",))
+
+
 MODERNBERT = Family(
     name="modernbert",
     config=ModernBertConfig,
@@ -70,4 +87,5 @@ MODERNBERT = Family(
     head_pooling=lambda config: config.pooling,
     head_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
     head_hidden=_head_hidden,
+    to_hf=_to_hf,
 )

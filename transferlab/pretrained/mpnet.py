@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from transferlab.models.fields import given_number
-from transferlab.models.heads import Hidden
-from transferlab.models.mpnet import MPNetConfig
+from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.bert import BUFFER, LEGACY, OTHER_TASK, linear, norm
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import Name, Names
+from transferlab.pretrained.names import Name, Names, with_prefix
 
 
 def mpnet_names(config: MPNetConfig) -> Names:
@@ -45,6 +48,20 @@ def _adjust(config: MPNetConfig, found: set[str]) -> MPNetConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
 
+def _to_hf(config: MPNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
+    kind = "MPNetModel" if head is None else "MPNetForSequenceClassification"
+    raw = {
+        "architectures": [kind],
+        "model_type": "mpnet",
+        "bos_token_id": 0,
+        "pad_token_id": PAD,
+        "eos_token_id": 2,
+        **fields,
+    }
+    return raw, mpnet_names(config) if head is None else with_prefix(mpnet_names(config), "mpnet.", but=("head/",))
+
+
 MPNET = Family(
     name="mpnet",
     config=MPNetConfig,
@@ -60,4 +77,5 @@ MPNET = Family(
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
     head_hidden=lambda config: Hidden("tanh", dropout_before=True),
+    to_hf=_to_hf,
 )

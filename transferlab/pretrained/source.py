@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from transferlab import trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json
+from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
 from transferlab.models.fields import check_scalars
-from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.models.heads import ClassifierConfig, Hidden, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
-from transferlab.pretrained.names import Layout, Names, by_key
+from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
+from transferlab.pretrained.names import SAME, Layout, Name, Names, by_key
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
@@ -70,9 +70,22 @@ class LazyLeaf:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Read the array, in the tree's layout and resized."""
+        """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
+
+        Raises:
+            TransferlabError: it holds a NaN; the file and the key are named.
+        """
         plain = self.layout.to_tree(self.tensor.read())
-        return np.ascontiguousarray(self.resize.apply(plain) if self.resize else plain)
+        if holds_nan(plain):
+            where = f"{self.tensor.file}: " if self.tensor.file else ""
+            raise TransferlabError(f"{where}'{self.key}' holds NaN.")
+        return self.resize.apply(plain) if self.resize else plain
+
+    def placed(self, dtype: Any) -> jax.Array:
+        """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
+        made = trees.placed(self.read(), dtype).block_until_ready()
+        self.tensor.release()
+        return made
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
@@ -93,7 +106,12 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes.
+        origin: where it came from: name, revision, path, licence; ``recorded`` adds the hashes of its files.
+        dtype: of the parameters in memory when the source itself is called.
+        raw: ``config.json`` as it was read, if there was one.
+        names: the name table that its files follow.
+        tensors: all tensors of its files, by key; those that are ``unused`` too.
+        files: its weight files: where each is, or its hash where that is known.
     """
 
     name: str
@@ -106,6 +124,17 @@ class Source:
     pooling: Pooling
     normalise: bool
     origin: dict[str, Any] = field(repr=False)
+    dtype: str = field(default="float32", repr=False)
+    raw: Mapping[str, Any] | None = field(default=None, repr=False)
+    names: Names | None = field(default=None, repr=False)
+    tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
+    files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def recorded(self) -> dict[str, Any]:
+        """``origin`` with the SHA-256 of each weight file: what runs record of where their base came from."""
+        hashes = {name: _hash(file) if isinstance(file, Path) else file for name, file in self.files.items()}
+        return {**self.origin, "files": hashes}
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
@@ -156,10 +185,51 @@ class Source:
         leaves = self.leaves | {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
         return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
 
-    def module(self) -> Any:
-        """The Flax NNX module with its weights in memory."""
-        params, state = self._arrays
-        return self.definition.merge(params, state)
+    def with_params(
+        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: ClassifierConfig | None = None
+    ) -> Source:
+        """The same source with these arrays in place of the file's, as after training.
+
+        Args:
+            params: nested dict of arrays; what it lacks stays the file's.
+            state: batch statistics, likewise.
+            head: of the trained head, if it is not the checkpoint's own.
+
+        Raises:
+            TransferlabError: a leaf that the architecture has not, or of another shape.
+        """
+        head = self.head if head is None else head
+        definition = trees.define(self.config.build(head))
+        wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+        given = {**trees.flatten(params), **trees.flatten(state or {})}
+        if adapters := [path for path in given if "/lora/" in path]:
+            raise TransferlabError(
+                f"'{adapters[0]}' is an adapter's; merge it into its kernel first, or save it alone."
+            )
+        if problems := [
+            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
+        ]:
+            raise TransferlabError("\n  ".join(sorted(problems)[:12]))
+        keys = {} if self.names is None else {name.path: name.key for name in self.names.names}
+        leaves = {}
+        for path, leaf in wanted.items():
+            old = self.leaves.get(path)
+            if path in given:
+                array = given[path]
+                leaves[path] = LazyLeaf(old.key if old else keys.get(path, path), _in_memory(array), SAME)
+            elif old is not None and not (path.startswith("head/") and head != self.head):
+                leaves[path] = old
+            else:
+                raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
+            if leaves[path].shape != tuple(leaf.shape):
+                raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
+        return replace(self, head=head, leaves=leaves)
+
+    def module(self, dtype: Any = None) -> Any:
+        """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
+        dtype = self.dtype if dtype is None else jnp.dtype(dtype).name
+        params, state = self.arrays if dtype == self.dtype else self._placed(dtype)
+        return self.definition.merge(params, state, compute=dtype)
 
     @cached_property
     def sha256(self) -> str:
@@ -181,6 +251,10 @@ class Source:
             ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
             ``logits`` where the checkpoint has a head.
         """
+        return self._evaluate(*self.arrays, self.checked(inputs))
+
+    def checked(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The inputs as arrays; a name that the model does not know, or its first missing, is an error."""
         known = FAMILIES[self.family].inputs
         for name in inputs:
             if name not in known:
@@ -188,8 +262,7 @@ class Source:
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
         self._check_texts(inputs)
-        params, state = self._arrays
-        return self._evaluate(params, state, {name: jnp.asarray(value) for name, value in inputs.items()})
+        return {name: jnp.asarray(value) for name, value in inputs.items()}
 
     def _check_texts(self, inputs: Mapping[str, Any]) -> None:
         """Hold what is given for texts against the tables it is looked up in; on the device it would be clamped."""
@@ -223,49 +296,72 @@ class Source:
                 )
 
     @cached_property
-    def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
-        def place(tree: trees.Tree) -> trees.Tree:
-            return trees.unflatten({p: jnp.asarray(leaf.read(), jnp.float32) for p, leaf in trees.walk(tree)})
+    def arrays(self) -> tuple[trees.Tree, trees.Tree]:
+        """(params, state) in memory, params in the source's ``dtype``."""
+        return self._placed(self.dtype)
 
-        return place(self.params), place(self.state)
+    def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
+        # Leaf by leaf, so that no more than one is in memory twice.
+        params = trees.unflatten({path: leaf.placed(dtype) for path, leaf in trees.walk(self.params)})
+        return params, trees.unflatten({path: leaf.placed(jnp.float32) for path, leaf in trees.walk(self.state)})
 
     @cached_property
     def _evaluate(self) -> Any:
-        @jax.jit
-        def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            model = self.definition.merge(params, state)
-            stages = model.all_stages()
-            stop = len(model.backbone_stages())
-            carry = run_stages(model, inputs, 0, stop)
-            out = {"hidden": carry["hidden"]}
-            if self.pooling == "pooler":
-                if "pooled" in carry:
-                    out["pooled"] = carry["pooled"]
-            else:
-                pooled = pool(model, carry, self.pooling)
-                out["pooled"] = unit_length(pooled) if self.normalise else pooled
-            if self.head is not None:
-                out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
-            return out
-
-        return evaluate
+        return evaluation(self, self.definition)
 
 
-def load(name: str | Path, *, config: Any = None) -> Source:
+def evaluation(source: Source, definition: trees.Definition) -> Any:
+    """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters in it."""
+
+    @jax.jit
+    def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        model = definition.merge(params, state, compute=source.dtype)
+        stages = model.all_stages()
+        stop = len(model.backbone_stages())
+        carry = run_stages(model, inputs, 0, stop)
+        out = {"hidden": carry["hidden"]}
+        if source.pooling == "pooler":
+            if "pooled" in carry:
+                out["pooled"] = carry["pooled"]
+        else:
+            pooled = pool(model, carry, source.pooling)
+            out["pooled"] = unit_length(pooled) if source.normalise else pooled
+        if source.head is not None:
+            out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
+        return out
+
+    return evaluate
+
+
+def load(name: str | Path, *, config: Any = None, dtype: str = "float32") -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
-        name: a registry name (``minilm-l6``), a directory or weight file, or ``hf:owner/name[@revision]``.
+        name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
+            in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
         config: the family's config, for a bare weight file that does not carry its own.
+        dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
+            ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
 
     Raises:
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
             were looked at are named), or weights that do not fit the architecture (the keys are named).
     """
-    text = str(name)
+    if dtype not in DTYPES:
+        raise TransferlabError(f"Parameters in memory cannot be '{dtype}'.{nearest(str(dtype), DTYPES)}")
+    return replace(_load(str(name), config), dtype=dtype)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What parameters in memory can be."""
+
+
+def _load(text: str, config: Any) -> Source:
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
+    if "://" in text:
+        return _from_directory(fetch_bucket(text), text, {})
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
     path = Path(text).expanduser()
@@ -287,9 +383,10 @@ def _from_registry(entry: Entry) -> Source:
     if entry.config is None:
         return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
-    origin |= {"path": str(weights), "files": {weights.name: entry.sha256}}
+    origin |= {"path": str(weights)}
     tensors = read_any(weights)
-    return _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    return replace(made, files={weights.name: entry.sha256})
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
@@ -300,12 +397,67 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
         )
     family = family_of(config)
     tensors = read_any(path)
-    origin = {"path": str(path.resolve()), "files": {path.name: _hash(path)}}
+    origin = {"path": str(path.resolve())}
     pooling = "mean" if family.modality == "text" else None
-    return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    made = _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    return replace(made, files={path.name: path})
+
+
+DESCRIPTION = "transferlab.json"
+"""What an Orbax directory of ours has beside its ``tree``: family, config, head."""
+
+
+def open_directory(directory: Path) -> Source:
+    """Open a directory of Hugging Face, of timm or of ours."""
+    return _from_directory(directory, str(directory), {})
+
+
+def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    path = directory / DESCRIPTION
+    described = read_json(path)
+    try:
+        if described["format"] != 1:
+            raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
+        family = FAMILIES[described["family"]]
+        config = family.config(**{key: _as_tuple(value) for key, value in described["config"].items()})
+        head = described["head"]
+        if head is not None:
+            given: dict[str, Any] = {key: _as_tuple(value) for key, value in head.items()}
+            given["hidden"] = Hidden(**head["hidden"]) if head.get("hidden") else None
+            head = ClassifierConfig(**given)
+        _check_layers(config, len(described["keys"]), path)
+        keys, names = described["keys"], family.names(config)[described["names"]]
+        pooling, normalise = described["pooling"], described["normalise"]
+        origin = {**described["origin"], "path": str(directory.resolve()), **origin}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
+    tensors = read_orbax(directory / "tree")
+    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
+    if family.modality == "text":
+        transform = _tokenizer(directory, family, config, (raw or {}).get("model_type"))
+    else:
+        transform = read_preprocessor(directory) or family.transform(config)
+    paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, head=head, names=paths)  # fmt: skip
+        leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
+    return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
+
+
+def _tokenizer(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
+    longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
+    types = "token_type_ids" in family.inputs
+    return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
+    if (directory / DESCRIPTION).exists():
+        return _from_orbax(directory, name, origin)
     path = directory / "config.json"
     if not path.exists():
         there = sorted(p.name for p in directory.iterdir())[:20]
@@ -313,27 +465,50 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object.")
-    timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
-    family = _family(raw.get("model_type"), timm, path)
+    with reading(path):
+        timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
+        family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
     check_scalars(family.config, raw, where=str(path))
-    config = family.from_hf(raw) if timm is None else family.from_timm(timm)
-    pooling, normalise = _pooling(directory)
+    with reading(path):
+        config = family.from_hf(raw) if timm is None else family.from_timm(timm)
+        labels = label_names(raw) if timm is None else timm.labels
+        head_dropout = family.head_dropout(raw)
+    _check_layers(config, len(tensors), path)
+    with reading(directory / "1_Pooling" / "config.json"):
+        pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
-    origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
-    labels = _label_names(raw) if timm is None else timm.labels
-    if family.modality == "text":
-        longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
-        types = "token_type_ids" in family.inputs
-        transform = read_tokenizer(directory, longest, kind=str(raw["model_type"]), types=types)
-    elif timm is not None:
-        transform = timm.transform()
-    else:
-        transform = read_preprocessor(directory) or family.transform(config)
-    source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
-                       labels=labels, head_dropout=family.head_dropout(raw), classifies=_classifies(raw))  # fmt: skip
+    with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
+        if family.modality == "text":
+            transform = _tokenizer(directory, family, config, raw.get("model_type"))
+        elif timm is not None:
+            transform = timm.transform()
+        else:
+            transform = read_preprocessor(directory) or family.transform(config)
+    if isinstance(transform, ImageTransform) and not 0 < transform.size <= _LARGEST_IMAGE:
+        raise TransferlabError(f"{directory}: it reads images of {transform.size} pixels a side.")
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, labels=labels, head_dropout=head_dropout,
+                           classifies=_classifies(raw))  # fmt: skip
+    hashes = {file.name: (known or {}).get(file, file) for file in files}
+    source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
-    return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+    with reading(path):
+        return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+
+
+_LARGEST_IMAGE = 1 << 14
+
+
+def _check_layers(config: Any, tensors: int, path: Path) -> None:
+    """A config of more layers than the file has tensors is wrong, and a table of names for it might not end."""
+    for field_ in fields(config):
+        value = getattr(config, field_.name)
+        if is_dataclass(value):
+            _check_layers(value, tensors, path)
+        elif re.search("layers|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+            raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
 
 
 def _classifies(raw: Mapping[str, Any]) -> bool:
@@ -370,17 +545,19 @@ def _assemble(
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
+    head: ClassifierConfig | None = None,
+    names: Names | None = None,
     classifies: bool = True,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
-    names = max(family.names(config), key=lambda table: _hits(table, tensors))
+    names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
-    head, unused = None, []
+    unused = []
     if not classifies or "head/kernel" not in found:
         for path in [path for path in found if path.startswith("head/")]:
             unused.append((found.pop(path).key, "the head of another task than classifying"))
-    if "head/kernel" in found:
+    if "head/kernel" in found and head is None:
         n = found["head/kernel"].shape[1]
         if labels and len(labels) != n:
             raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
@@ -411,7 +588,14 @@ def _assemble(
     has_pooler = head is None and (family.modality == "text" or getattr(config, "pooler", False))
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
-    return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)
+    return Source(
+        name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
+        tensors=tensors,
+    )  # fmt: skip
+
+
+def _in_memory(array: Any) -> LazyTensor:
+    return LazyTensor(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
 
 
 def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:
@@ -455,7 +639,8 @@ def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
     return modes[on[0]], any(kind.endswith("Normalize") for kind in kinds)
 
 
-def _label_names(raw: dict[str, Any]) -> tuple[str, ...]:
+def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
     table = raw.get("id2label") or {}
     return tuple(str(table[key]) for key in sorted(table, key=int))
 
@@ -466,9 +651,12 @@ def _from_hub(text: str) -> tuple[Path, str]:
     name, _, revision = text.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
-    wanted = ["*.json", "*.txt", "*.model", "*.safetensors", "1_Pooling/*"]
+    # An index and its shards are among them. Pickles are fetched only where a repository has nothing else.
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/*"]
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+        if not any(Path(path).glob("*.safetensors")):
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "pytorch_model*.bin"])
     except Exception as error:
         raise TransferlabError(
             f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "

@@ -196,7 +196,7 @@ class Run:
             "data_position": step,
             "seeds": asdict(self.seeds),
             "trainable": list(self._plan.trainable),
-            "base": {"source": self.source.origin, "sha256": self.source.sha256, "weights": self.method.weights},
+            "base": {"source": self.source.recorded, "sha256": self.source.sha256, "weights": self.method.weights},
             "pending": list(pending),
             "seconds": seconds,
             "flops": self.flops,
