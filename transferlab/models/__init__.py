@@ -4,12 +4,16 @@ from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.bit import Bit, BitConfig
 from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
+from transferlab.models.distilbert import DistilBert, DistilBertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.gpt2 import GPT2, GPT2Config
 from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
 from transferlab.models.llama import Llama, LlamaConfig
 from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
+from transferlab.models.modernbert import ModernBert, ModernBertConfig
+from transferlab.models.mpnet import MPNet, MPNetConfig
 from transferlab.models.resnet import ResNet, ResNetConfig
+from transferlab.models.roberta import Roberta, RobertaConfig
 from transferlab.models.swin import Swin, SwinConfig
 from transferlab.models.vit import ViT, ViTConfig
 
@@ -23,6 +27,8 @@ __all__ = [
     "ClassifierConfig",
     "ConvNeXt",
     "ConvNeXtConfig",
+    "DistilBert",
+    "DistilBertConfig",
     "EfficientNet",
     "EfficientNetConfig",
     "GPT2Config",
@@ -30,11 +36,17 @@ __all__ = [
     "LanguageModelConfig",
     "Llama",
     "LlamaConfig",
+    "MPNet",
+    "MPNetConfig",
     "MobileNetV2",
     "MobileNetV2Config",
     "Model",
+    "ModernBert",
+    "ModernBertConfig",
     "ResNet",
     "ResNetConfig",
+    "Roberta",
+    "RobertaConfig",
     "Stage",
     "Swin",
     "SwinConfig",

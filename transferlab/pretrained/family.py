@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import Pooling
+from transferlab.models.heads import Hidden, Pooling
 from transferlab.pretrained.gguf import Gguf
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
@@ -39,6 +39,7 @@ class Family:
         head_pooling: config → how the origin's own head pools.
         head_bias: whether the origin's own classifier has a bias.
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
+        head_hidden: config → the layer that the origin's own head has before its logits, or None.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
         modules: ``model_type`` → pairs (regular expression over a key of its files, what takes its place) where the modules
@@ -59,7 +60,7 @@ class Family:
     transform: Callable[[Any], ImageTransform | None]
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
-    to_hf: Callable[[Any, ClassifierConfig | None], tuple[dict[str, Any], Names]] | None = None
+    head_hidden: Callable[[Any], Hidden | None] = lambda config: None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     to_hf: Callable[[Any, Any], tuple[dict[str, Any], Names]] | None = None
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from transferlab import trees
 from transferlab.data.images import ImageTransform
@@ -19,6 +20,7 @@ from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
+from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
@@ -30,6 +32,16 @@ from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.timm import TimmConfig
+
+_TEXT_INPUTS = {
+    "input_ids": "embed/word/embedding",
+    "token_type_ids": "embed/token_type/embedding",
+    "position_ids": "embed/position/embedding",
+    "attention_mask": None,
+}
+"""What texts are given as, and the table that each is looked up in."""
+
+_ROWS = {"input_ids": "tokens in its vocabulary", "token_type_ids": "token types", "position_ids": "positions"}
 
 
 @dataclass(frozen=True)
@@ -258,7 +270,39 @@ class Source:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
+        self._check_texts(inputs)
         return {name: jnp.asarray(value) for name, value in inputs.items()}
+
+    def _check_texts(self, inputs: Mapping[str, Any]) -> None:
+        """Hold what is given for texts against the tables it is looked up in; on the device it would be clamped."""
+        given = {name: value for name, value in inputs.items() if name in _TEXT_INPUTS}
+        arrays = {}
+        for name, value in given.items():
+            if isinstance(value, Tracer):
+                continue
+            try:
+                arrays[name] = array = np.asarray(value)
+            except ValueError:
+                raise TransferlabError(f"'{name}' has rows of different lengths; pad them to one.") from None
+            if name != "attention_mask" and array.dtype.kind not in "iu":
+                raise TransferlabError(f"'{name}' is of dtype {array.dtype}; it must be of integers.")
+            if array.ndim != 2:
+                raise TransferlabError(
+                    f"'{name}' has shape {array.shape}; it must be (batch, length), with one row for a single text."
+                )
+        shape = np.shape(given.get("input_ids", ()))
+        for name, array in arrays.items():
+            if shape and array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
+                raise TransferlabError(f"'{name}' has shape {array.shape}, but 'input_ids' has {shape}.")
+            table = self.leaves.get(_TEXT_INPUTS[name] or "")
+            if table is None:
+                continue
+            wrong = array[(array < 0) | (array >= table.shape[0])]
+            if wrong.size:
+                raise TransferlabError(
+                    f"'{name}' holds {wrong[0]}, but {self.name} has {table.shape[0]} {_ROWS[name]} "
+                    f"(0 to {table.shape[0] - 1})."
+                )
 
     @cached_property
     def arrays(self) -> tuple[trees.Tree, trees.Tree]:
@@ -411,8 +455,7 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         config = _from_plain(family.config, described["config"])
         head = described["head"]
         if head is not None:
-            kind = LanguageModelConfig if "tied" in head else ClassifierConfig
-            head = kind(**{key: _as_tuple(value) for key, value in head.items()})
+            head = _from_plain(LanguageModelConfig if "tied" in head else ClassifierConfig, head)
         _check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
@@ -420,8 +463,9 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     tensors = read_orbax(directory / "tree")
+    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
     if family.modality == "text":
-        transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+        transform = _tokenizer(directory, family, config, (raw or {}).get("model_type"))
     else:
         transform = read_preprocessor(directory) or family.transform(config)
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
@@ -429,7 +473,6 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
                            normalise=normalise, head=head, names=paths)  # fmt: skip
         leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
-    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
 
@@ -437,9 +480,17 @@ def _from_plain(kind: type, given: Mapping[str, Any]) -> Any:
     """The config dataclass that ``asdict`` and JSON made plain data of."""
     hints, values = get_type_hints(kind), {}
     for key, value in given.items():
-        inner = next((one for one in (hints[key], *get_args(hints[key])) if is_dataclass(one)), None)
+        inner = next(
+            (one for one in (hints[key], *get_args(hints[key])) if isinstance(one, type) and is_dataclass(one)), None
+        )
         values[key] = _from_plain(inner, value) if isinstance(value, dict) and inner is not None else _as_tuple(value)
     return kind(**values)
+
+
+def _tokenizer(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
+    longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
+    types = "token_type_ids" in family.inputs
+    return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -460,6 +511,7 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
         timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
         family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
+    check_scalars(family.config, raw, where=str(path))
     with reading(path):
         config = family.from_hf(raw) if timm is None else family.from_timm(timm)
         labels = label_names(raw) if timm is None else timm.labels
@@ -470,7 +522,7 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     origin = {"path": str(directory.resolve()), **origin}
     with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
         if family.modality == "text":
-            transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+            transform = _tokenizer(directory, family, config, raw.get("model_type"))
         elif timm is not None:
             transform = timm.transform()
         else:
@@ -479,7 +531,8 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
         raise TransferlabError(f"{directory}: it reads images of {transform.size} pixels a side.")
     with reading(path):
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
-                           normalise=normalise, labels=labels, head_dropout=head_dropout)  # fmt: skip
+                           normalise=normalise, labels=labels, head_dropout=head_dropout,
+                           classifies=_classifies(raw))  # fmt: skip
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
@@ -498,6 +551,12 @@ def _check_layers(config: Any, tensors: int, path: Path) -> None:
             _check_layers(value, tensors, path)
         elif re.search("layer|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
             raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+
+
+def _classifies(raw: Mapping[str, Any]) -> bool:
+    """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
+    return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
+                   for name in raw.get("architectures") or ())  # fmt: skip
 
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
@@ -530,6 +589,7 @@ def _assemble(
     head_dropout: float = 0.0,
     head: HeadConfig | None = None,
     names: Names | None = None,
+    classifies: bool = True,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
     names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
@@ -539,6 +599,9 @@ def _assemble(
     if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
         unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
         names = next(table for table in family.names(config) if table.language_model and table.language_model.tied)
+    if names.language_model is None and (not classifies or "head/kernel" not in found):
+        for path in [path for path in found if path.startswith("head/")]:
+            unused.append((found.pop(path).key, "the head of another task than classifying"))
     head = head or _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
@@ -561,8 +624,10 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = hasattr(config, "pooler") and (family.modality == "text" or config.pooler)
-    pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
+    own = family.head_pooling(config)
+    # An encoder of texts without a head answers by its pooler, if it has one; a decoder by its last token.
+    has_pooler = getattr(config, "pooler", family.modality == "text" and own != "last")
+    pooled = pooling or ("pooler" if head is None and has_pooler else own)
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
@@ -601,6 +666,7 @@ def _head(
         pooling=family.head_pooling(config),
         dropout=dropout,
         bias="head/bias" in found,
+        hidden=family.head_hidden(config),
     )
 
 

@@ -209,8 +209,8 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     added = not head_keys <= source.tensors.keys()
     if added:
         out = _prefixed(out, source, raw, head_keys)
-    classifier = isinstance(source.head, ClassifierConfig)
-    if classifier and (added or source.head.labels != _written_labels(raw, source.head)):
+    head = source.head
+    if isinstance(head, ClassifierConfig) and (added or head.labels != _written_labels(raw, head)):
         _set_head(raw, source, kind)
     return raw, out
 
@@ -345,6 +345,9 @@ def _check_head(source: Source, config: Any) -> None:
             f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. "
             f"Train with pooling='{wanted}', or write the format 'orbax'."
         )
+    if head.hidden != (hidden := FAMILIES[source.family].head_hidden(config)):
+        has, this = ("no hidden layer", "has one") if hidden is None else ("a hidden layer", "has none like it")
+        raise TransferlabError(f"The origin's classifier has {has}, this head {this}; write the format 'orbax'.")
     if head.normalise:
         raise TransferlabError("The origin's classifier does not scale what it pools; write the format 'orbax'.")
 

@@ -86,11 +86,16 @@ def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: 
 
 
 def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
-    pooling = method.pooling or source.pooling
-    if pooling == "pooler" and not getattr(source.config, "pooler", True):
+    pooling, own = method.pooling or source.pooling, source.head
+    # A pooler that was asked for is not replaced: the plan says what the model lacks.
+    if pooling == "pooler" and not getattr(source.config, "pooler", method.pooling is not None):
         pooling = "mean"
+    stay = own is not None and own.pooling == pooling and set(own.labels) & set(labels)
+    hidden = own.hidden if isinstance(own, ClassifierConfig) and stay else None
     bias = FAMILIES[source.family].head_bias
-    head = ClassifierConfig(labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias)
+    head = ClassifierConfig(
+        labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias, hidden=hidden
+    )
     return plan(
         source, head, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
         initialise=initialise,

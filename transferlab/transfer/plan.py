@@ -225,6 +225,7 @@ def plan(
     definition = trees.define(module)
     allowed = select(initialise).match(everything) if initialise else set()
 
+    deep = isinstance(source.head, ClassifierConfig) and source.head.hidden == head.hidden
     rows, problems, used = [], [], set()
     for path in sorted(everything, key=lambda p: _order(p, stages)):
         shape, dtype = tuple(everything[path].shape), str(everything[path].dtype)
@@ -234,6 +235,8 @@ def plan(
             reason = f"added by {method}"
         elif weights == "random":
             reason = "random weights were asked for"
+        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
+            action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels that stay", leaf.read
         elif path.startswith("head/"):
             action, keys, reason, read = _head_leaf(source, head, path, shape, leaf)
         elif leaf is not None and leaf.shape == shape:
@@ -311,11 +314,16 @@ def _head_leaf(
 ) -> tuple[Action, tuple[str, ...], str, Callable[[], np.ndarray] | None]:
     """A head is new unless labels stay: then their rows are kept, matched by name."""
     new = f"new head for {len(head.labels)} labels"
-    if leaf is None or source.head is None or source.head.pooling != head.pooling:
+    own = source.head
+    if (
+        leaf is None
+        or not isinstance(own, ClassifierConfig)
+        or (own.pooling, own.hidden) != (head.pooling, head.hidden)
+    ):
         return "initialised", (), new, None
-    if source.head.labels == head.labels and leaf.shape == shape:
+    if own.labels == head.labels and leaf.shape == shape:
         return "copied", (leaf.key,), "the labels are the same", leaf.read
-    pairs, sentence = label_rows(source.head.labels, head.labels)
+    pairs, sentence = label_rows(own.labels, head.labels)
     if not pairs or leaf.shape[:-1] != shape[:-1]:
         return "initialised", (), new, None
     return "derived", (leaf.key,), sentence, lambda: take_rows(leaf.read, pairs, shape)
