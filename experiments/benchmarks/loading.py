@@ -32,7 +32,7 @@ def shape_for(parameters: float) -> dict:
     width = max(64, round((parameters / 300) ** 0.5 / 64) * 64)
     return {
         "model_type": "llama", "architectures": ["LlamaModel"], "hidden_size": width, "intermediate_size": 4 * width,
-        "num_hidden_layers": 16, "num_attention_heads": width // 64, "num_key_value_heads": max(1, width // 256),
+        "num_hidden_layers": 16, "num_attention_heads": width // 64, "num_key_value_heads": max(1, width // 64),
         "head_dim": 64, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "hidden_act": "silu", "tie_word_embeddings": True, "dtype": "bfloat16",
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, Pooling
+from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.pretrained.gguf import Gguf
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
@@ -58,7 +58,7 @@ class Family:
     transform: Callable[[Any], ImageTransform | None]
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
-    to_hf: Callable[[Any, ClassifierConfig | None], tuple[dict[str, Any], Names]] | None = None
+    to_hf: Callable[[Any, HeadConfig | None], tuple[dict[str, Any], Names]] | None = None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
@@ -200,20 +200,26 @@ class Source:
             f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
         ]:
             raise TransferlabError("\n  ".join(sorted(problems)[:12]))
-        keys = {} if self.names is None else {name.path: name.key for name in self.names.names}
+        names = self.names
+        if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
+            # The origin's classifiers have another name for their head.
+            tables = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
+            names = tables[0] if tables else None
+        keys = {} if names is None else {name.path: name.key for name in names.names}
         leaves = {}
         for path, leaf in wanted.items():
             old = self.leaves.get(path)
             if path in given:
                 array = given[path]
-                leaves[path] = LazyLeaf(old.key if old else keys.get(path, path), _in_memory(array), SAME)
+                kept = old if names is self.names or not path.startswith("head/") else None
+                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME)
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
                 raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
             if leaves[path].shape != tuple(leaf.shape):
                 raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
-        return replace(self, head=head, leaves=leaves)
+        return replace(self, head=head, leaves=leaves, names=names)
 
     def module(self, dtype: Any = None) -> Any:
         """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
@@ -400,9 +406,10 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         if described["format"] != 1:
             raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
         family = FAMILIES[described["family"]]
-        config = family.config(**{key: _as_tuple(value) for key, value in described["config"].items()})
-        head = described["head"]
-        head = None if head is None else ClassifierConfig(**{key: _as_tuple(value) for key, value in head.items()})
+        config = _dataclass_from(family.config, described["config"])
+        head = None if described["head"] is None else dict(described["head"])
+        if head is not None:
+            head = _dataclass_from(_HEADS[head.pop("kind")], head)
         _check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
@@ -423,8 +430,20 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+_HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
+
+
+def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
+    hints = get_type_hints(kind)
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
+            return _dataclass_from(inner[0], value) if inner else value
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: one(name, value) for name, value in values.items()})
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
