@@ -296,9 +296,7 @@ class Patches(nnx.Module):
     Kernel (height, width, in, out). What is left over at the right and below is not seen.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, side: int, *, initialiser: Initialiser = TruncatedNormal(0.02)
-    ):
+    def __init__(self, inputs: int, outputs: int, side: int, *, initialiser: Initialiser = TruncatedNormal(0.02)):
         self.kernel = parameter((side, side, inputs, outputs), initialiser)
         self.bias = parameter((outputs,), zeros)
         self.side = side

@@ -42,7 +42,9 @@ class MobileNetV2Config:
 
     def __post_init__(self) -> None:
         if self.depth_multiplier <= 0:
-            raise TransferlabError(f"MobileNetV2Config: depth_multiplier is {self.depth_multiplier}; it must be above 0.")
+            raise TransferlabError(
+                f"MobileNetV2Config: depth_multiplier is {self.depth_multiplier}; it must be above 0."
+            )
         if self.padding not in ("symmetric", "same"):
             raise TransferlabError(f"MobileNetV2Config: padding '{self.padding}' is not 'symmetric' or 'same'.")
 

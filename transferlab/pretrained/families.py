@@ -17,7 +17,9 @@ from transferlab.pretrained.resnet import RESNET
 from transferlab.pretrained.swin import SWIN
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, RESNET, SWIN, VIT)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, RESNET, SWIN, VIT)
+}
 
 
 def family_of(config: Any) -> Family:

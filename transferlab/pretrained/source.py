@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -266,9 +268,12 @@ class Source:
         return self._placed(self.dtype)
 
     def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
-        # Leaf by leaf, so that no more than one is in memory twice.
-        params = trees.unflatten({path: leaf.placed(dtype) for path, leaf in trees.walk(self.params)})
-        return params, trees.unflatten({path: leaf.placed(jnp.float32) for path, leaf in trees.walk(self.state)})
+        # Leaf by leaf, so that only a few are in memory twice; on a few threads, since the work is numpy's and jax's.
+        params, state = trees.flatten(self.params), trees.flatten(self.state)
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
+            made = dict(zip(params, workers.map(lambda leaf: leaf.placed(dtype), params.values()), strict=True))
+            stats = dict(zip(state, workers.map(lambda leaf: leaf.placed(jnp.float32), state.values()), strict=True))
+        return trees.unflatten(made), trees.unflatten(stats)
 
     @cached_property
     def _evaluate(self) -> Any:
