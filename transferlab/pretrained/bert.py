@@ -8,7 +8,7 @@ from typing import Any
 
 from transferlab.models.bert import BertConfig
 from transferlab.models.fields import given_number
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import LINEAR, Name, Names, with_prefix
 
@@ -72,11 +72,11 @@ def _adjust(config: BertConfig, found: set[str]) -> BertConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
 
-def _to_hf(config: BertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: BertConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
     kind = "BertModel" if head is None else "BertForSequenceClassification"
     raw = {"architectures": [kind], "model_type": "bert", "pad_token_id": 0, **fields}
-    if head is not None:
+    if isinstance(head, ClassifierConfig):
         raw["classifier_dropout"] = head.dropout
     return raw, bert_names(config) if head is None else with_prefix(bert_names(config), "bert.", but=("head/",))
 

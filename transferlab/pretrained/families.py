@@ -38,6 +38,9 @@ _ALL = (
     VIT,
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, RESNET, SWIN, VIT)
+}
 
 
 def family_of(config: Any) -> Family:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import Hidden, Pooling
+from transferlab.models.heads import HeadConfig, Hidden, Pooling
 from transferlab.pretrained.gguf import Gguf
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
@@ -61,6 +61,7 @@ class Family:
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     head_hidden: Callable[[Any], Hidden | None] = lambda config: None
+    to_hf: Callable[[Any, HeadConfig | None], tuple[dict[str, Any], Names]] | None = None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     to_hf: Callable[[Any, Any], tuple[dict[str, Any], Names]] | None = None
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (

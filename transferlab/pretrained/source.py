@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -214,17 +216,17 @@ class Source:
             raise TransferlabError("\n  ".join(sorted(problems)[:12]))
         names = self.names
         if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
-            tables = FAMILIES[self.family].names(self.config)
-            names = next((table for table in tables if table.language_model is None), names)
+            # The origin's classifiers have another name for their head.
+            tables = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
+            names = tables[0] if tables else None
         keys = {} if names is None else {name.path: name.key for name in names.names}
         leaves = {}
         for path, leaf in wanted.items():
             old = self.leaves.get(path)
             if path in given:
                 array = given[path]
-                same = old is not None and (names is self.names or not path.startswith("head/"))
-                key = old.key if old is not None and same else keys.get(path, path)
-                leaves[path] = LazyLeaf(key, _in_memory(array), SAME)
+                kept = old if names is self.names or not path.startswith("head/") else None
+                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME)
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
@@ -310,9 +312,12 @@ class Source:
         return self._placed(self.dtype)
 
     def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
-        # Leaf by leaf, so that no more than one is in memory twice.
-        params = trees.unflatten({path: leaf.placed(dtype) for path, leaf in trees.walk(self.params)})
-        return params, trees.unflatten({path: leaf.placed(jnp.float32) for path, leaf in trees.walk(self.state)})
+        # Leaf by leaf, so that only a few are in memory twice; on a few threads, since the work is numpy's and jax's.
+        params, state = trees.flatten(self.params), trees.flatten(self.state)
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
+            made = dict(zip(params, workers.map(lambda leaf: leaf.placed(dtype), params.values()), strict=True))
+            stats = dict(zip(state, workers.map(lambda leaf: leaf.placed(jnp.float32), state.values()), strict=True))
+        return trees.unflatten(made), trees.unflatten(stats)
 
     @cached_property
     def _evaluate(self) -> Any:
@@ -452,10 +457,10 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         if described["format"] != 1:
             raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
         family = FAMILIES[described["family"]]
-        config = _from_plain(family.config, described["config"])
-        head = described["head"]
+        config = _dataclass_from(family.config, described["config"])
+        head = None if described["head"] is None else dict(described["head"])
         if head is not None:
-            head = _from_plain(LanguageModelConfig if "tied" in head else ClassifierConfig, head)
+            head = _dataclass_from(_HEADS[head.pop("kind")], head)
         _check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
@@ -476,25 +481,26 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
 
-def _from_plain(kind: type, given: Mapping[str, Any]) -> Any:
-    """The config dataclass that ``asdict`` and JSON made plain data of."""
-    hints, values = get_type_hints(kind), {}
-    for key, value in given.items():
-        inner = next(
-            (one for one in (hints[key], *get_args(hints[key])) if isinstance(one, type) and is_dataclass(one)), None
-        )
-        values[key] = _from_plain(inner, value) if isinstance(value, dict) and inner is not None else _as_tuple(value)
-    return kind(**values)
-
-
 def _tokenizer(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
     longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
     types = "token_type_ids" in family.inputs
     return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+_HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
+
+
+def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
+    hints = get_type_hints(kind)
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
+            return _dataclass_from(inner[0], value) if inner else value
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: one(name, value) for name, value in values.items()})
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, Pooling
+from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed, with_prefix
@@ -249,7 +249,7 @@ def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _to_hf(config: ViTConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     """ViT where it can hold the config, else DINOv2; what neither can is an error that names the field."""
     dialect: Dialect = "vit" if config.layer_scale is None and not config.registers else "dinov2"
     kind = "vit" if dialect == "vit" else "dinov2_with_registers" if config.registers else "dinov2"

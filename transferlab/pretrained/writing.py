@@ -18,6 +18,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.data.images import ImageTransform
+from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json, write_json
 from transferlab.models.heads import ClassifierConfig
@@ -90,6 +91,7 @@ def save(
             write_json(made / "config.json", raw)
             write_weights(made, tensors, shard_bytes, _metadata(source))
         _write_preprocessor(source, made, kind)
+        _write_tokenizer(source, made)
         _check(source, made)
     return target
 
@@ -247,16 +249,16 @@ def _joined(parts: list[tuple[Name, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     """One tensor of the file from the leaves that it fuses; it is made when it is read."""
     parts = sorted(parts, key=lambda part: part[0].layout.part)
     shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]
-    axis = parts[0][0].layout.axis
-    whole = sum(s[axis] for s in shapes)
-    shape = (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]) if len(parts) > 1 else shapes[0]
+    axis, shape = parts[0][0].layout.axis, list(shapes[0])
+    if len(parts) > 1:
+        shape[axis] = sum(one[axis] for one in shapes)
 
     def read() -> np.ndarray:
         pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
         whole = np.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
         return whole if whole.dtype == dtype else whole.astype(dtype)
 
-    return LazyTensor(shape, dtype, read)
+    return LazyTensor(tuple(shape), dtype, read)
 
 
 def _cast(tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
@@ -438,7 +440,7 @@ def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
             "format": 1,
             "family": source.family,
             "config": asdict(source.config),
-            "head": None if source.head is None else asdict(source.head),
+            "head": None if source.head is None else {"kind": type(source.head).__name__, **asdict(source.head)},
             # Names of the origin: with them it can be written for the origin again.
             "keys": {path: leaf.key for path, leaf in source.leaves.items()},
             "names": _table_number(source),
@@ -460,7 +462,24 @@ def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
 
 
 def _table_number(source: Source) -> int:
-    return FAMILIES[source.family].names(source.config).index(source.names) if source.names is not None else 0
+    """Which of the family's name tables the source follows."""
+    tables = [table.names for table in FAMILIES[source.family].names(source.config)]
+    return tables.index(source.names.names) if source.names is not None and source.names.names in tables else 0
+
+
+def _write_tokenizer(source: Source, made: Path) -> None:
+    """A tokenizer that came without files of its own, as out of a GGUF file."""
+    if source.tokenizer is None or any(
+        (made / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+    ):
+        return
+    own = type(source.tokenizer).from_str(source.tokenizer.to_str())
+    own.no_truncation()
+    own.save(str(made / "tokenizer.json"))
+    if not (made / "tokenizer_config.json").exists():
+        assert isinstance(source.transform, TextTransform)
+        limits = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.transform.max_length}
+        write_json(made / "tokenizer_config.json", limits)
 
 
 def _check(source: Source, made: Path) -> None:
