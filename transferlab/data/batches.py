@@ -67,7 +67,7 @@ class Feed:
         if isinstance(self.transform, TextTransform):
             self.prepare(indices)
             return self.transform.pad([self._encoded[int(i)] for i in indices], bucket, rows)
-        pixels = np.zeros((rows, self.transform.size, self.transform.size, 3), np.float32)
+        pixels = np.zeros((rows, self.transform.size, self.transform.size, self.transform.channels), np.float32)
         for row, i in enumerate(indices):
             pixels[row] = self.transform(self.data.records[int(i)]["image"])
         return {"pixel_values": pixels}

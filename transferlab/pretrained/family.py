@@ -37,6 +37,9 @@ class Family:
         head_pooling: config → how the origin's own head pools.
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
+        input_kernel: path of the kernel (height, width, channels, out) that reads pixels; it can be resized for pictures
+            of other channels where the config has ``num_channels``, and for other patches where it has ``patch_size``.
+        vocabulary: (path, axis) of the leaves that have a row for each token.
     """
 
     name: str
@@ -55,3 +58,5 @@ class Family:
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )
+    input_kernel: str = ""
+    vocabulary: tuple[tuple[str, int], ...] = (("embed/word/embedding", 0),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
@@ -81,7 +82,8 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes.
+        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes, and the
+            ``changes`` that :meth:`resized` and :meth:`with_tokenizer` made.
     """
 
     name: str
@@ -132,17 +134,48 @@ class Source:
         wanted = trees.flatten(self.definition.state)
         return trees.unflatten({path: self.leaves[path] for path in wanted})
 
-    def resized(self, image_size: int) -> Source:
-        """The same source reading images of another size; everything else of its preprocessing stays.
+    def resized(
+        self,
+        image_size: int | None = None,
+        *,
+        patch_size: int | None = None,
+        channels: int | None = None,
+        channel_mode: str | None = None,
+    ) -> Source:
+        """The same source reading images of another size, in other patches, or of other channels.
 
-        What depends on the size is resized as the origin does it, always from the file's own values.
+        Everything else of its preprocessing stays. What depends on the size is resized as the origin does it, always
+        from the file's own values.
+
+        Args:
+            image_size: pixels of a side.
+            patch_size: pixels of a patch's side (Beyer et al. 2023).
+            channels: of the pictures; see :class:`~transferlab.data.ImageTransform` for how they are read.
+            channel_mode: ``sum`` to one channel, ``repeat`` the file's, or ``zero`` for those beyond the file's. By
+                default as timm: ``sum`` for one, else ``repeat``.
+
+        Raises:
+            TransferlabError: a source that reads text, or a family that has no such size to change.
         """
-        if not isinstance(self.transform, ImageTransform):
-            raise TransferlabError(f"image_size was given, but {self.name} reads text.")
-        shapes = {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
-        config, resizes = FAMILIES[self.family].resized(self.config, shapes, image_size)
-        leaves = self.leaves | {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
-        return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
+        return refit.images(self, image_size, patch_size, channels, channel_mode)
+
+    def with_tokenizer(
+        self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
+    ) -> Source:
+        """The same source reading text by another tokenizer, or by its own with tokens added.
+
+        Rows of tokens that both vocabularies hold are copied by token, wherever they stand; the others are made by
+        ``new_rows``. A table that also gives the logits (a tie) is one leaf: its new rows are new logits too.
+
+        Args:
+            path: of a Hugging Face directory with a tokenizer, or of its ``tokenizer.json``.
+            add: strings that become one token each, after the tokenizer's own.
+            new_rows: ``mean`` of all old rows, ``normal`` around it, or the mean of the new token's ``pieces``.
+
+        Raises:
+            TransferlabError: a source that reads images or came without a tokenizer, or one that was changed already.
+        """
+        return refit.tokens(self, path, add, new_rows)
 
     def module(self) -> Any:
         """The Flax NNX module with its weights in memory."""

@@ -244,4 +244,5 @@ VIT = Family(
     transform=_transform,
     head_pooling=lambda config: config.pooling,
     resized=_resized,
+    input_kernel="embed/patch/kernel",
 )

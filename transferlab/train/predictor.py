@@ -20,6 +20,7 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 from transferlab.methods.base import method_from
+from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source, load
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.run import plan_for
@@ -113,7 +114,7 @@ def _find_base(base: dict[str, Any]) -> Source:
             tried.append(f"'{place}': {error}")
             continue
         if source.sha256 == base["sha256"]:
-            return source
+            return refitted(source, origin.get("changes", {}))
         tried.append(f"'{place}': its weights are others (SHA-256 {source.sha256[:12]}…)")
     raise TransferlabError(
         f"The base of this run is '{origin['name']}' with SHA-256 {base['sha256'][:12]}…; it was not found. Looked at:\n  "
