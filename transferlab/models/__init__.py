@@ -4,9 +4,11 @@ from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.t5 import T5, T5Config, shift_right
 from transferlab.models.vit import ViT, ViTConfig
 
 __all__ = [
+    "T5",
     "Bert",
     "BertConfig",
     "Classifier",
@@ -15,8 +17,10 @@ __all__ = [
     "EfficientNetConfig",
     "Model",
     "Stage",
+    "T5Config",
     "ViT",
     "ViTConfig",
     "frontier",
     "run_stages",
+    "shift_right",
 ]

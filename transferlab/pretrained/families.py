@@ -8,9 +8,10 @@ from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
+from transferlab.pretrained.t5 import T5
 from transferlab.pretrained.vit import VIT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, VIT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, T5, VIT)}
 
 
 def family_of(config: Any) -> Family:

@@ -39,6 +39,7 @@ class Family:
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
         input_kernel: path of the kernel (height, width, channels, out) that reads pixels; it can be resized for pictures
             of other channels where the config has ``num_channels``, and for other patches where it has ``patch_size``.
+        encoder: config → that of the encoder alone, where a decoder follows.
         vocabulary: (path, axis) of the leaves that have a row for each token.
     """
 
@@ -59,4 +60,5 @@ class Family:
         lambda config, shapes, image_size: (config, {})
     )
     input_kernel: str = ""
+    encoder: Callable[[Any], Any] | None = None
     vocabulary: tuple[tuple[str, int], ...] = (("embed/word/embedding", 0),)

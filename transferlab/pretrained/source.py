@@ -177,6 +177,21 @@ class Source:
         """
         return refit.tokens(self, path, add, new_rows)
 
+    def encoder(self) -> Source:
+        """The encoder alone, of a source whose decoder writes text: what a head for labels goes on.
+
+        Raises:
+            TransferlabError: a source without a decoder.
+        """
+        alone = FAMILIES[self.family].encoder
+        config = self.config if alone is None else alone(self.config)
+        if config == self.config:
+            raise TransferlabError(f"{self.name} has no decoder to leave away.")
+        wanted = trees.flatten(trees.define(config.build()).params)
+        gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
+        leaves = {path: self.leaves[path] for path in wanted}
+        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone))
+
     def module(self) -> Any:
         """The Flax NNX module with its weights in memory."""
         params, state = self._arrays
@@ -199,8 +214,8 @@ class Source:
                 ``token_type_ids``, ``position_ids``; or ``pixel_values`` (batch, height, width, channels), normalised.
 
         Returns:
-            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
-            ``logits`` where the checkpoint has a head.
+            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``encoded``
+            (the encoder's states) where a decoder follows, and ``logits`` where the checkpoint has a head.
         """
         known = FAMILIES[self.family].inputs
         for name in inputs:
@@ -226,7 +241,7 @@ class Source:
             stages = model.all_stages()
             stop = len(model.backbone_stages())
             carry = run_stages(model, inputs, 0, stop)
-            out = {"hidden": carry["hidden"]}
+            out = {name: carry[name] for name in ("hidden", "encoded", "logits") if name in carry}
             if self.pooling == "pooler":
                 if "pooled" in carry:
                     out["pooled"] = carry["pooled"]
