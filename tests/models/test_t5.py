@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def definition():
-    return trees.define(TINY.build())
+    return trees.define(TINY.build(TINY.language_model(tied=True)))
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,13 @@ def given():
     ],
 )
 def test_a_published_size_has_another_number_of_parameters(config: T5Config, parameters: int) -> None:
-    assert trees.count(trees.define(config.build()).params) == parameters
+    head = config.language_model(tied=config.scale_decoder_outputs)
+    assert trees.count(trees.define(config.build(head)).params) == parameters
 
 
 @pytest.mark.parametrize("config", [TINY, TINY.v1_1(), TINY.encoder_only()])
 def test_a_leaf_has_no_stage_or_two(config: T5Config) -> None:
-    module = config.build()
+    module = config.build(config.language_model(tied=False) if config.num_decoder_layers else None)
     check_ownership(module.all_stages(), trees.flatten(trees.define(module).params))
 
 

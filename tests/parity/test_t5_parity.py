@@ -15,7 +15,6 @@ import transferlab as tl
 from transferlab import trees
 from transferlab.models.t5 import T5Config, relative_buckets, shift_right
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.t5 import t5_names
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
@@ -75,7 +74,7 @@ def test_a_head_of_its_own_is_read_and_unscaled(tmp_path: Path) -> None:
     head = np.random.default_rng(1).normal(size=(50, 20)).astype(np.float32)
     save_file(load_file(tmp_path / "model.safetensors") | {"lm_head.weight": head}, tmp_path / "model.safetensors")
     source, given = tl.load(tmp_path), inputs(50)
-    assert not source.config.tied and not source.config.scale_decoder_outputs
+    assert source.head == source.config.language_model(tied=False) and source.head.scale == 1.0
     hidden = origin(model, given)
     model.lm_head.weight = torch.nn.Parameter(torch.tensor(head))
     close(source(given)["logits"], origin(model, given).logits, given["decoder_attention_mask"].astype(bool))
@@ -102,7 +101,7 @@ def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> Non
     leaves = {path: 1.5 * leaf.read() for path, leaf in source.leaves.items()}
     (tmp_path / "ours").mkdir()
     config.save_pretrained(tmp_path / "ours")
-    save_file(to_file(t5_names(source.config), leaves), tmp_path / "ours" / "model.safetensors", {"format": "pt"})
+    save_file(to_file(source.names, leaves), tmp_path / "ours" / "model.safetensors", {"format": "pt"})
     again = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours").eval()
     close(tl.load(tmp_path / "ours")(given)["hidden"], origin_encoder(again, given), seen)
 
@@ -118,7 +117,7 @@ def test_what_is_written_here_is_read_by_the_origin(size: str, tmp_path: Path) -
     randomised(transformers.T5ForConditionalGeneration(config)).save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config.vocab_size)
     leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
-    save_file(to_file(t5_names(source.config), leaves), tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(to_file(source.names, leaves), tmp_path / "model.safetensors", {"format": "pt"})
     model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
     got = tl.load(tmp_path)(given)["logits"]
     close(got, origin(model, given).logits, given["decoder_attention_mask"].astype(bool))

@@ -22,6 +22,7 @@ RAW = {
     "num_heads": 2, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16,
 }  # fmt: skip
 V1_1 = {**RAW, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+LORA = tl.methods.LoRA(rank=2, targets="encoder/layers/*/attention/{query,value}/kernel")
 WORD = "encoder/embed/word/embedding"
 
 
@@ -30,11 +31,11 @@ def write_t5(folder: Path, raw: dict) -> dict[str, np.ndarray]:
     write_bert(folder)
     (folder / "1_Pooling" / "config.json").unlink()
     config = t5_from_hf(raw)
-    config = config if config.scale_decoder_outputs else config.v1_1()
+    tied = config.scale_decoder_outputs
     rng = np.random.default_rng(0)
-    shapes = trees.flatten(trees.define(config.build()).params)
+    shapes = trees.flatten(trees.define(config.build(config.language_model(tied))).params)
     leaves = {path: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
-    tensors = to_file(t5_names(config), leaves)
+    tensors = to_file(t5_names(config, tied), leaves)
     (folder / "config.json").write_text(json.dumps(raw))
     save_file(tensors, str(folder / "model.safetensors"))
     return tensors
@@ -44,8 +45,8 @@ def write_t5(folder: Path, raw: dict) -> dict[str, np.ndarray]:
 def test_loaded_leaves_do_not_write_the_files_own_tensors(raw: dict, tmp_path: Path) -> None:
     tensors = write_t5(tmp_path, raw)
     source = tl.load(tmp_path)
-    assert source.config.tied == (raw is RAW)
-    again = to_file(t5_names(source.config), {path: leaf.read() for path, leaf in source.leaves.items()})
+    assert source.head == source.config.language_model(tied=raw is RAW)
+    again = to_file(source.names, {path: leaf.read() for path, leaf in source.leaves.items()})
     assert again.keys() == tensors.keys() and not source.unused
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
@@ -80,11 +81,11 @@ def test_a_classifier_on_the_encoder_hides_the_decoder_that_it_leaves(films, tmp
     with pytest.raises(TransferlabError, match=r"source\.encoder"):
         plan_for(source, ("down", "up"), tl.methods.Full())
     alone = source.encoder()
-    made = plan_for(alone, ("down", "up"), tl.methods.LoRA(rank=2))
+    made = plan_for(alone, ("down", "up"), LORA)
     assert ("lm_head.weight", "of the decoder") in made.unused
     assert {leaf.path for leaf in made.leaves if leaf.action == "copied"} == set(alone.leaves)
     settings = tl.train.Settings(learning_rate=1e-3, epochs=1)
-    result = tl.adapt(alone, films, method=tl.methods.LoRA(rank=2), settings=settings).fit()
+    result = tl.adapt(alone, films, method=LORA, settings=settings).fit()
     assert np.isfinite(result.test["accuracy"])
     with pytest.raises(TransferlabError, match="no decoder to leave away"):
         alone.encoder()
@@ -103,7 +104,7 @@ def test_new_tokens_change_old_logits_or_have_none(raw: dict, tmp_path: Path) ->
     # The logit of a mean row is the mean of the logits.
     np.testing.assert_allclose(after[..., 18:], np.repeat(before.mean(-1, keepdims=True), 2, -1), atol=1e-5)
     resized = {path for path, leaf in larger.leaves.items() if leaf.resize}
-    assert resized == ({WORD} if raw is RAW else {WORD, "lm_head/kernel"})
+    assert resized == ({WORD} if raw is RAW else {WORD, "head/kernel"})
     assert larger.leaves[WORD].resize.how == "18 to 20 tokens: 18 kept by name, 2 new by mean, 0 dropped"
 
 

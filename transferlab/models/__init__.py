@@ -3,9 +3,10 @@
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
 from transferlab.models.t5 import T5, T5Config, shift_right
 from transferlab.models.vit import ViT, ViTConfig
+from transferlab.models.whisper import Whisper, WhisperConfig
 
 __all__ = [
     "T5",
@@ -15,11 +16,15 @@ __all__ = [
     "ClassifierConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "LanguageModel",
+    "LanguageModelConfig",
     "Model",
     "Stage",
     "T5Config",
     "ViT",
     "ViTConfig",
+    "Whisper",
+    "WhisperConfig",
     "frontier",
     "run_stages",
     "shift_right",

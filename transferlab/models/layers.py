@@ -156,6 +156,24 @@ class LayerNorm(nnx.Module):
         return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation over the last axis (Zhang & Sennrich 2019), statistics in float32.
+
+    With ``offset`` the gain is ``1 + scale`` and rounding comes after it, as in Gemma; else before it, as in Llama and T5.
+    """
+
+    def __init__(self, features: int, eps: float, *, offset: bool = False):
+        self.scale = parameter((features,), zeros if offset else ones)
+        self.eps, self.offset = eps, offset
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        wide = x.astype(jnp.float32)
+        normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        if self.offset:
+            return (normal * (1.0 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+        return self.scale[...].astype(x.dtype) * normal.astype(x.dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels.
 

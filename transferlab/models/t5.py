@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
-from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout, ones, parameter
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, build_head
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, RMSNorm, dropout
 
 _GATES = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 """The origin's gated ``gelu`` is the tanh approximation."""
@@ -37,8 +37,7 @@ class T5Config:
         num_layers: of the encoder.
         num_decoder_layers: of the decoder; 0 is an encoder alone.
         feed_forward_proj: an activation (``relu``), or a gated one (``gated-gelu``: ``down(gelu(gate(x)) · up(x))``).
-        tied: the logits come from the embedding table; otherwise from a kernel of their own.
-        scale_decoder_outputs: the decoder's output is scaled by ``d_model ** -0.5`` before the logits: T5 1.0 does.
+        scale_decoder_outputs: a language model's head scales the decoder's output by ``d_model ** -0.5``: T5 1.0's does.
         decoder_start_token_id: what a text begins with for the decoder.
     """
 
@@ -55,7 +54,6 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
     feed_forward_proj: str = "relu"
-    tied: bool = True
     scale_decoder_outputs: bool = True
     decoder_start_token_id: int = 0
     pad_token_id: int = 0
@@ -119,29 +117,20 @@ class T5Config:
         return replace(cls.large(), d_model=4096, d_ff=10240, num_heads=64).v1_1()
 
     def v1_1(self) -> T5Config:
-        """Version 1.1 of a size: a gated MLP, and logits from a kernel of their own, unscaled."""
-        return replace(self, feed_forward_proj="gated-gelu", tied=False, scale_decoder_outputs=False)
+        """Version 1.1 of a size: a gated MLP, and a head of its own, unscaled."""
+        return replace(self, feed_forward_proj="gated-gelu", scale_decoder_outputs=False)
+
+    def language_model(self, tied: bool) -> LanguageModelConfig:
+        """The head that predicts tokens: the table of tokens once more (T5 1.0), or a kernel of its own (1.1)."""
+        return LanguageModelConfig(tied, scale=self.d_model**-0.5 if self.scale_decoder_outputs else 1.0)
 
     def encoder_only(self) -> T5Config:
         """The encoder alone, as ``T5EncoderModel``."""
         return replace(self, num_decoder_layers=0)
 
-    def build(self, head: ClassifierConfig | None = None) -> T5:
+    def build(self, head: HeadConfig | None = None) -> T5:
         """Return the module; nothing is allocated."""
         return T5(self, head)
-
-
-class RMSNorm(nnx.Module):
-    """``x / root mean square · scale`` over the last axis (Zhang & Sennrich 2019), statistics in float32."""
-
-    def __init__(self, config: T5Config):
-        self.scale = parameter((config.d_model,), ones)
-        self.eps = config.layer_norm_epsilon
-
-    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-        wide = x.astype(jnp.float32)
-        normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
-        return (normal * self.scale[...]).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -160,7 +149,7 @@ class Attention(nnx.Module):
         self.output = Linear(inner, config.d_model, bias=False, initialiser=narrow)
         buckets = config.relative_attention_num_buckets
         self.relative = Embedding(buckets, config.num_heads, initialiser=wide) if relative else None
-        self.norm = RMSNorm(config)
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.heads, self.dropout = config.num_heads, config.dropout_rate
 
     def __call__(
@@ -198,7 +187,7 @@ class Mlp(nnx.Module):
         self.gate = Linear(config.d_model, config.d_ff, bias=False, initialiser=up) if gated else None
         self.up = Linear(config.d_model, config.d_ff, bias=False, initialiser=up)
         self.down = Linear(config.d_ff, config.d_model, bias=False, initialiser=down)
-        self.norm = RMSNorm(config)
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.activation = _GATES.get(config.feed_forward_proj, config.feed_forward_proj)
         self.dropout = config.dropout_rate
 
@@ -255,7 +244,7 @@ class Tower(nnx.Module):
 
     def __init__(self, config: T5Config, layers: int, *, decoder: bool):
         self.layers = nnx.List([Layer(config, i == 0, decoder) for i in range(layers)])
-        self.norm = RMSNorm(config)
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.config, self.decoder = config, decoder
 
     def bias(self, length: int) -> Float[Array, "heads queries keys"]:
@@ -292,27 +281,27 @@ class Encoder(Tower):
 
 
 class T5(Model):
-    """Encoder, decoder and the logits of a language model; or the encoder with an optional head for labels.
+    """Encoder and decoder with the head of a language model; or the encoder with an optional head for labels.
 
     Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``; with a decoder also ``decoder_input_ids``
     (batch, target length; see :func:`shift_right`) and, optionally, ``decoder_attention_mask``. The last carry holds the
-    decoder's states as ``hidden``, the encoder's as ``encoded``, and ``logits`` (batch, target length, vocabulary).
+    decoder's states as ``hidden`` and the encoder's as ``encoded``.
     """
 
     ragged = ("hidden", "mask")
     poolings = ("mean", "first", "stages")
+    table = "encoder/embed/word"
 
-    def __init__(self, config: T5Config, head: ClassifierConfig | None = None):
-        if head is not None and config.num_decoder_layers:
+    def __init__(self, config: T5Config, head: HeadConfig | None = None):
+        if isinstance(head, ClassifierConfig) and config.num_decoder_layers:
             raise TransferlabError("T5 with its decoder writes text. For labels take its encoder: source.encoder().")
+        if isinstance(head, LanguageModelConfig) and not config.num_decoder_layers:
+            raise TransferlabError("T5's encoder alone predicts no text: num_decoder_layers is 0.")
         self.config = config
         self.encoder = Encoder(config)
-        layers, normal = config.num_decoder_layers, Normal(config.initializer_factor)
+        layers = config.num_decoder_layers
         self.decoder = Tower(config, layers, decoder=True) if layers else None
-        untied = layers > 0 and not config.tied
-        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False, initialiser=normal) if untied else None
-        names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
-        self.head = None if head is None else Classifier(config.d_model * max(len(names), 1), head, names)
+        self.head = build_head(head, config.d_model, vocabulary=config.vocab_size, taps=self.feature_stages())
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example: the encoder's."""
@@ -325,8 +314,6 @@ class T5(Model):
         if self.decoder is not None:
             stages.append(Stage("decoder/embed", self.embed_target, borrows=(table,), random=random))
             stages += self.decoder.stages("decoder")
-            owns, borrows = ((), (table,)) if self.config.tied else (("lm_head",), ())
-            stages.append(Stage("head", self.predict, owns=owns, borrows=borrows))
         return tuple(stages)
 
     def embed_target(self, carry: Carry, key: Key | None) -> Carry:
@@ -339,14 +326,6 @@ class T5(Model):
         mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
         hidden = dropout(self.encoder.embed.word(ids), self.config.dropout_rate, key)
         return {"hidden": hidden, "decoder_mask": mask, "encoded": carry["hidden"], "mask": carry["mask"]}
-
-    def predict(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``logits``: what token comes next, for each position."""
-        x = carry["hidden"]
-        if self.config.scale_decoder_outputs:
-            x = x * self.config.d_model**-0.5
-        logits = self.encoder.embed.word.attend(x) if self.lm_head is None else self.lm_head(x, key)
-        return {**carry, "logits": logits}
 
     def tap(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean of the encoder's states over unmasked tokens, as Sentence-T5 (Ni et al. 2022)."""

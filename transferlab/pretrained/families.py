@@ -10,8 +10,9 @@ from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.t5 import T5
 from transferlab.pretrained.vit import VIT
+from transferlab.pretrained.whisper import WHISPER
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, T5, VIT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, T5, VIT, WHISPER)}
 
 
 def family_of(config: Any) -> Family:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import Pooling
@@ -45,7 +46,7 @@ class Family:
 
     name: str
     config: type
-    modality: Literal["text", "image"]
+    modality: Literal["text", "image", "audio"]
     inputs: tuple[str, ...]
     model_types: tuple[str, ...]
     architectures: str
@@ -53,7 +54,7 @@ class Family:
     from_hf: Callable[[Mapping[str, Any]], Any]
     from_timm: Callable[[TimmConfig], Any]
     adjust: Callable[[Any, set[str]], Any]
-    transform: Callable[[Any], ImageTransform | None]
+    transform: Callable[[Any], ImageTransform | AudioTransform | None]
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (

@@ -14,21 +14,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
+from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
 from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
-from transferlab.pretrained.names import Layout, Names, by_key
+from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory
+from transferlab.pretrained.names import SAME, Layout, Names, by_key
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.whisper import read_audio
+
+Transform = TextTransform | ImageTransform | AudioTransform
+"""Preprocessing that travels with weights."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,22 @@ class LazyLeaf:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Read the array, in the tree's layout and resized."""
+        """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
+
+        Raises:
+            TransferlabError: it holds a NaN; the file and the key are named.
+        """
         plain = self.layout.to_tree(self.tensor.read())
-        return np.ascontiguousarray(self.resize.apply(plain) if self.resize else plain)
+        if holds_nan(plain):
+            where = f"{self.tensor.file}: " if self.tensor.file else ""
+            raise TransferlabError(f"{where}'{self.key}' holds NaN.")
+        return self.resize.apply(plain) if self.resize else plain
+
+    def placed(self, dtype: Any) -> jax.Array:
+        """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
+        made = trees.placed(self.read(), dtype).block_until_ready()
+        self.tensor.release()
+        return made
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
@@ -82,20 +100,36 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes, and the
-            ``changes`` that :meth:`resized` and :meth:`with_tokenizer` made.
+        origin: where it came from: name, revision, path, licence, and the ``changes`` that
+            :meth:`resized` and :meth:`with_tokenizer` made; ``recorded`` adds the hashes of its files.
+        dtype: of the parameters in memory when the source itself is called.
+        raw: ``config.json`` as it was read, if there was one.
+        names: the name table that its files follow.
+        tensors: all tensors of its files, by key; those that are ``unused`` too.
+        files: its weight files: where each is, or its hash where that is known.
     """
 
     name: str
     family: str
     config: Any
-    head: ClassifierConfig | None = field(repr=False)
+    head: HeadConfig | None = field(repr=False)
     leaves: dict[str, LazyLeaf] = field(repr=False)
     unused: tuple[tuple[str, str], ...] = field(repr=False)
-    transform: TextTransform | ImageTransform | None = field(repr=False)
+    transform: Transform | None = field(repr=False)
     pooling: Pooling
     normalise: bool
     origin: dict[str, Any] = field(repr=False)
+    dtype: str = field(default="float32", repr=False)
+    raw: Mapping[str, Any] | None = field(default=None, repr=False)
+    names: Names | None = field(default=None, repr=False)
+    tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
+    files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def recorded(self) -> dict[str, Any]:
+        """``origin`` with the SHA-256 of each weight file: what runs record of where their base came from."""
+        hashes = {name: _hash(file) if isinstance(file, Path) else file for name, file in self.files.items()}
+        return {**self.origin, "files": hashes}
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
@@ -104,7 +138,7 @@ class Source:
 
     @property
     def modality(self) -> str:
-        """``text`` or ``image``."""
+        """``text``, ``image`` or ``audio``."""
         return FAMILIES[self.family].modality
 
     @property
@@ -192,10 +226,51 @@ class Source:
         leaves = {path: self.leaves[path] for path in wanted}
         return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone))
 
-    def module(self) -> Any:
-        """The Flax NNX module with its weights in memory."""
-        params, state = self._arrays
-        return self.definition.merge(params, state)
+    def with_params(
+        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
+    ) -> Source:
+        """The same source with these arrays in place of the file's, as after training.
+
+        Args:
+            params: nested dict of arrays; what it lacks stays the file's.
+            state: batch statistics, likewise.
+            head: of the trained head, if it is not the checkpoint's own.
+
+        Raises:
+            TransferlabError: a leaf that the architecture has not, or of another shape.
+        """
+        head = self.head if head is None else head
+        definition = trees.define(self.config.build(head))
+        wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+        given = {**trees.flatten(params), **trees.flatten(state or {})}
+        if adapters := [path for path in given if "/lora/" in path]:
+            raise TransferlabError(
+                f"'{adapters[0]}' is an adapter's; merge it into its kernel first, or save it alone."
+            )
+        if problems := [
+            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
+        ]:
+            raise TransferlabError("\n  ".join(sorted(problems)[:12]))
+        keys = {} if self.names is None else {name.path: name.key for name in self.names.names}
+        leaves = {}
+        for path, leaf in wanted.items():
+            old = self.leaves.get(path)
+            if path in given:
+                array = given[path]
+                leaves[path] = LazyLeaf(old.key if old else keys.get(path, path), _in_memory(array), SAME)
+            elif old is not None and not (path.startswith("head/") and head != self.head):
+                leaves[path] = old
+            else:
+                raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
+            if leaves[path].shape != tuple(leaf.shape):
+                raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
+        return replace(self, head=head, leaves=leaves)
+
+    def module(self, dtype: Any = None) -> Any:
+        """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
+        dtype = self.dtype if dtype is None else jnp.dtype(dtype).name
+        params, state = self._arrays if dtype == self.dtype else self._placed(dtype)
+        return self.definition.merge(params, state, compute=dtype)
 
     @cached_property
     def sha256(self) -> str:
@@ -211,11 +286,13 @@ class Source:
 
         Args:
             inputs: under the origin's own names: ``input_ids`` (batch, length), ``attention_mask``,
-                ``token_type_ids``, ``position_ids``; or ``pixel_values`` (batch, height, width, channels), normalised.
+                ``token_type_ids``, ``position_ids``; ``pixel_values`` (batch, height, width, channels), normalised; or
+                ``input_features`` (batch, frames, bands).
 
         Returns:
             ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``encoded``
-            (the encoder's states) where a decoder follows, and ``logits`` where the checkpoint has a head.
+            (the encoder's states) where a decoder follows, and ``logits`` where the checkpoint has a head: (batch,
+            labels), or (batch, length, vocabulary) of a language model.
         """
         known = FAMILIES[self.family].inputs
         for name in inputs:
@@ -228,20 +305,22 @@ class Source:
 
     @cached_property
     def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
-        def place(tree: trees.Tree) -> trees.Tree:
-            return trees.unflatten({p: jnp.asarray(leaf.read(), jnp.float32) for p, leaf in trees.walk(tree)})
+        return self._placed(self.dtype)
 
-        return place(self.params), place(self.state)
+    def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
+        # Leaf by leaf, so that no more than one is in memory twice.
+        params = trees.unflatten({path: leaf.placed(dtype) for path, leaf in trees.walk(self.params)})
+        return params, trees.unflatten({path: leaf.placed(jnp.float32) for path, leaf in trees.walk(self.state)})
 
     @cached_property
     def _evaluate(self) -> Any:
         @jax.jit
         def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            model = self.definition.merge(params, state)
+            model = self.definition.merge(params, state, compute=self.dtype)
             stages = model.all_stages()
             stop = len(model.backbone_stages())
             carry = run_stages(model, inputs, 0, stop)
-            out = {name: carry[name] for name in ("hidden", "encoded", "logits") if name in carry}
+            out = {name: carry[name] for name in ("hidden", "encoded") if name in carry}
             if self.pooling == "pooler":
                 if "pooled" in carry:
                     out["pooled"] = carry["pooled"]
@@ -255,18 +334,29 @@ class Source:
         return evaluate
 
 
-def load(name: str | Path, *, config: Any = None) -> Source:
+def load(name: str | Path, *, config: Any = None, dtype: str = "float32") -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
         name: a registry name (``minilm-l6``), a directory or weight file, or ``hf:owner/name[@revision]``.
         config: the family's config, for a bare weight file that does not carry its own.
+        dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
+            ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
 
     Raises:
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
             were looked at are named), or weights that do not fit the architecture (the keys are named).
     """
-    text = str(name)
+    if dtype not in DTYPES:
+        raise TransferlabError(f"Parameters in memory cannot be '{dtype}'.{nearest(str(dtype), DTYPES)}")
+    return replace(_load(str(name), config), dtype=dtype)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What parameters in memory can be."""
+
+
+def _load(text: str, config: Any) -> Source:
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
@@ -291,9 +381,10 @@ def _from_registry(entry: Entry) -> Source:
     if entry.config is None:
         return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
-    origin |= {"path": str(weights), "files": {weights.name: entry.sha256}}
+    origin |= {"path": str(weights)}
     tensors = read_any(weights)
-    return _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    return replace(made, files={weights.name: entry.sha256})
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
@@ -304,9 +395,10 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
         )
     family = family_of(config)
     tensors = read_any(path)
-    origin = {"path": str(path.resolve()), "files": {path.name: _hash(path)}}
+    origin = {"path": str(path.resolve())}
     pooling = "mean" if family.modality == "text" else None
-    return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    made = _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    return replace(made, files={path.name: path})
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
@@ -323,16 +415,19 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     config = family.from_hf(raw) if timm is None else family.from_timm(timm)
     pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
-    origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
     labels = _label_names(raw) if timm is None else timm.labels
     if family.modality == "text":
         transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+    elif family.modality == "audio":
+        transform = read_audio(directory) or family.transform(config)
     elif timm is not None:
         transform = timm.transform()
     else:
         transform = read_preprocessor(directory) or family.transform(config)
     source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
                        labels=labels, head_dropout=family.head_dropout(raw))  # fmt: skip
+    hashes = {file.name: (known or {}).get(file, file) for file in files}
+    source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
     return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
 
@@ -360,7 +455,7 @@ def _assemble(
     tensors: Mapping[str, LazyTensor],
     origin: dict[str, Any],
     *,
-    transform: TextTransform | ImageTransform | None,
+    transform: Transform | None,
     pooling: Pooling | None,
     normalise: bool = False,
     labels: tuple[str, ...] = (),
@@ -370,13 +465,7 @@ def _assemble(
     names = max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
-    head = None
-    if "head/kernel" in found:
-        n = found["head/kernel"].shape[1]
-        if labels and len(labels) != n:
-            raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
-        own = family.head_pooling(config)
-        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
+    head = _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = []
@@ -399,10 +488,43 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = family.modality == "text" or getattr(config, "pooler", False)
+    has_pooler = hasattr(config, "pooler") and (family.modality == "text" or config.pooler)
     pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
     origin = {"name": name, "family": family.name, **origin}
-    return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)
+    return Source(
+        name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
+        tensors=tensors,
+    )  # fmt: skip
+
+
+def _head(
+    name: str,
+    family: Family,
+    names: Names,
+    config: Any,
+    found: Mapping[str, LazyLeaf],
+    labels: tuple[str, ...],
+    dropout: float,
+) -> HeadConfig | None:
+    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    model = names.language_model
+    if model is not None and (model.tied or "head/kernel" in found):
+        return model
+    if model is not None or "head/kernel" not in found:
+        return None
+    n = found["head/kernel"].shape[1]
+    if labels and len(labels) != n:
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+    return ClassifierConfig(
+        labels or tuple(str(i) for i in range(n)),
+        pooling=family.head_pooling(config),
+        dropout=dropout,
+        bias="head/bias" in found,
+    )
+
+
+def _in_memory(array: Any) -> LazyTensor:
+    return LazyTensor(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
 
 
 def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:

@@ -12,8 +12,15 @@ from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import LINEAR, Name, Names
 
 
-def t5_names(config: T5Config, table: str = "shared") -> Names:
-    """Return the table for this config; the tokens' table is ``shared`` or, of an encoder alone, ``encoder.embed_tokens``."""
+def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
+    """Return the table for this config.
+
+    Args:
+        config: with ``num_decoder_layers`` 0, of an encoder alone.
+        tied: whether the logits come from the table of tokens.
+        table: key of that table; files of an encoder alone may say ``encoder.embed_tokens``.
+    """
+    decoder = config.num_decoder_layers > 0
     names = [Name("encoder/embed/word/embedding", f"{table}.weight")]
     for tower, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
         for i in range(layers):
@@ -21,14 +28,22 @@ def t5_names(config: T5Config, table: str = "shared") -> Names:
         names += [Name(f"{tower}/norm/scale", f"{tower}.final_layer_norm.weight")] if layers else []
     ignored = [
         (r"(encoder|decoder)\.embed_tokens\.weight|shared\.weight", "the table of tokens once more"),
-        # transformers made it and never read it.
         (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight", "read by no version of T5"),
     ]
-    if config.scale_decoder_outputs:
+    if decoder and tied and config.scale_decoder_outputs:
         ignored.append((r"lm_head\.weight", "the table of tokens once more: T5 1.0 ties it"))
-    else:
-        names.append(Name("lm_head/kernel", "lm_head.weight", LINEAR))
-    return Names(tuple(names), ignored=tuple(ignored))
+    if decoder and not tied:
+        names.append(Name("head/kernel", "lm_head.weight", LINEAR))
+    head = config.language_model(tied) if decoder else None
+    return Names(tuple(names), ignored=tuple(ignored), language_model=head)
+
+
+def _tables(config: T5Config) -> tuple[Names, ...]:
+    """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own (never T5 1.0)."""
+    alone = config.encoder_only()
+    whole = [t5_names(config, True)] if config.num_decoder_layers else []
+    whole += [t5_names(config, False)] if whole and not config.scale_decoder_outputs else []
+    return (t5_names(alone, True), t5_names(alone, True, "encoder.embed_tokens"), *whole)
 
 
 def _layer(config: T5Config, here: str, there: str, decoder: bool, first: bool) -> list[Name]:
@@ -60,7 +75,7 @@ def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:
     if raw.get("is_decoder"):
         raise TransferlabError("config.json: is_decoder is true; a decoder without its encoder is not supported.")
     act = str(raw.get("feed_forward_proj") or config.feed_forward_proj)
-    names = {field.name for field in fields(T5Config)} - {"tied", "scale_decoder_outputs"}
+    names = {field.name for field in fields(T5Config)} - {"scale_decoder_outputs"}
     given = {name: raw[name] for name in names if raw.get(name) is not None}
     given.setdefault("num_decoder_layers", given.get("num_layers", config.num_layers))
     if not mt5:
@@ -78,7 +93,7 @@ def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:
 def _adjust(config: T5Config, found: set[str]) -> T5Config:
     if not any(path.startswith("decoder/") for path in found):
         return config.encoder_only()
-    return replace(config, tied="lm_head/kernel" not in found)
+    return config
 
 
 T5 = Family(
@@ -88,11 +103,11 @@ T5 = Family(
     inputs=("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
     model_types=("t5", "mt5"),
     architectures="",
-    names=lambda config: (t5_names(config), t5_names(config, "encoder.embed_tokens")),
+    names=_tables,
     from_hf=t5_from_hf,
     from_timm=unread,
     adjust=_adjust,
     transform=lambda config: None,
     encoder=T5Config.encoder_only,
-    vocabulary=(("encoder/embed/word/embedding", 0), ("lm_head/kernel", 1)),
+    vocabulary=(("encoder/embed/word/embedding", 0), ("head/kernel", 1)),
 )

@@ -211,7 +211,7 @@ class Study:
             raise TransferlabError(f"{self.directory} has no finished run to report on.")
         self._hold_inputs()
         hashes = {
-            "source": {"name": self.source.name, **self.source.origin, "tree_sha256": self.source.sha256},
+            "source": {"name": self.source.name, **self.source.recorded, "tree_sha256": self.source.sha256},
             "data": {"name": self.data.name, "sha256": self.data.sha256, **self.data.describe()},
         }
         manifest = {"config": self.config.raw, "environment": environment(), "hashes": hashes}

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
@@ -158,14 +157,14 @@ class Plan:
         values: dict[str, Any] = dict(self.definition.initialise(drawn, jax.random.key(seed)))
         for leaf in self.leaves:
             if leaf.derive is not None:
-                values[leaf.path] = jnp.asarray(leaf.derive(np.asarray(values[leaf.path])), leaf.dtype)
+                values[leaf.path] = trees.placed(leaf.derive(np.asarray(values[leaf.path])), leaf.dtype)
             if leaf.read is None:
                 continue
             if leaf.action != "copied":
-                values[leaf.path] = jnp.asarray(leaf.read(), leaf.dtype)
+                values[leaf.path] = trees.placed(leaf.read(), leaf.dtype)
             else:
                 if leaf.path not in shared:
-                    shared[leaf.path] = jnp.asarray(leaf.read(), leaf.dtype)
+                    shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype)
                 values[leaf.path] = shared[leaf.path]
         params = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "param"}
         state = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "state"}
