@@ -48,7 +48,9 @@ def test_encoder_states_equal_the_origin_and_go_back(size: str, tmp_path: Path) 
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
     leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
     mine = {f"model.encoder.{key}": tensor for key, tensor in to_file(whisper_names(source.config), leaves).items()}
-    rest = {key: x.numpy() for key, x in model.state_dict().items() if ".encoder." not in key and key != "proj_out.weight"}
+    rest = {
+        key: x.numpy() for key, x in model.state_dict().items() if ".encoder." not in key and key != "proj_out.weight"
+    }
     save_file(mine | rest, tmp_path / "model.safetensors", {"format": "pt"})
     again = transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path).eval()
     got, want = np.asarray(tl.load(tmp_path)({"input_features": features})["hidden"]), encoded(again, features)
@@ -88,7 +90,7 @@ def test_tiny_en_from_ctranslate2_equals_the_origin_with_the_same_weights() -> N
     assert all(not x.any() for path, x in leaves.items() if path.endswith("attention/key/bias"))
     assert trees.count(source.params) == 8_208_384 + 4 * 384
     config = transformers.WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536,
-                                        decoder_layers=1, decoder_attention_heads=1, vocab_size=10)  # fmt: skip
+                                        **DECODER)  # fmt: skip
     model = transformers.WhisperModel(config).eval()
     state = to_file(whisper_names(WhisperConfig.tiny()), leaves)
     missing = model.encoder.load_state_dict({key: torch.tensor(x) for key, x in state.items()}, strict=True)

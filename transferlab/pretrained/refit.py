@@ -56,7 +56,7 @@ def tokens(source: Source, path: str | Path | None, add: Sequence[str], new_rows
     old, family, shapes = source.transform, FAMILIES[source.family], _file_shapes(source)
     if not isinstance(old, TextTransform):
         raise TransferlabError(f"{source.name} has no tokenizer whose tokens its rows could be matched by.")
-    if source.origin.get("changes"):
+    if "new_rows" in source.origin.get("changes", {}):
         raise TransferlabError(f"{source.name} has another tokenizer already; begin with tl.load('{source.name}').")
     new = old if path is None else _read(Path(path), old.max_length)
     if add:
@@ -69,25 +69,29 @@ def tokens(source: Source, path: str | Path | None, add: Sequence[str], new_rows
     matched = token_map(old.tokenizer, new.tokenizer, rows, new_rows)
     resizes = {leaf: vocabulary_resize(shapes[leaf], axis, matched, new_rows) for leaf, axis in tables.items()}
     fields = {"vocab_size": len(matched.kept)}
-    if hasattr(source.config, "pad_token_id"):
-        fields["pad_token_id"] = new.pad_id
-    changes = {"tokenizer": None if path is None else str(Path(path).resolve()), "sha256": new.sha256,
+    for name in ("pad_token_id", "decoder_start_token_id"):
+        if isinstance(value := getattr(source.config, name, None), int):
+            moved = new.tokenizer.token_to_id(old.tokenizer.id_to_token(value) or "")
+            fields[name] = new.pad_id if moved is None else moved
+    changes = {**source.origin.get("changes", {}), "tokenizer": None if path is None else str(Path(path).resolve()), "sha256": new.sha256,
                "add": list(add), "new_rows": new_rows}  # fmt: skip
     return _changed(source, replace(source.config, **fields), resizes, new, changes)
 
 
 def refitted(source: Source, changes: Mapping[str, Any]) -> Source:
-    """Return the source with changes that ``origin["changes"]`` recorded.
+    """Return the source, as it was loaded, with the changes that ``origin["changes"]`` recorded.
 
     Raises:
         TransferlabError: a tokenizer that is gone, or is not what it was.
     """
+    source = source.encoder() if "encoder" in changes else source
     if "new_rows" in changes:
         made = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
         if made.origin["changes"]["sha256"] != changes["sha256"]:
             raise TransferlabError(f"The tokenizer in {changes['tokenizer']} is not the one that this run had.")
         return made
-    return source.resized(**changes) if changes else source
+    images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
+    return source.resized(**images) if images else source
 
 
 def _read(path: Path, limit: int) -> TextTransform:

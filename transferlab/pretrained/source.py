@@ -101,7 +101,7 @@ class Source:
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
         origin: where it came from: name, revision, path, licence, and the ``changes`` that
-            :meth:`resized` and :meth:`with_tokenizer` made; ``recorded`` adds the hashes of its files.
+            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
         dtype: of the parameters in memory when the source itself is called.
         raw: ``config.json`` as it was read, if there was one.
         names: the name table that its files follow.
@@ -224,7 +224,8 @@ class Source:
         wanted = trees.flatten(trees.define(config.build()).params)
         gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
         leaves = {path: self.leaves[path] for path in wanted}
-        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone))
+        origin = {**self.origin, "changes": {**self.origin.get("changes", {}), "encoder": True}}
+        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), origin=origin)
 
     def with_params(
         self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None

@@ -18,7 +18,7 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
     Args:
         config: with ``num_decoder_layers`` 0, of an encoder alone.
         tied: whether the logits come from the table of tokens.
-        table: key of that table; files of an encoder alone may say ``encoder.embed_tokens``.
+        table: key of that table; some files say ``encoder.embed_tokens``.
     """
     decoder = config.num_decoder_layers > 0
     names = [Name("encoder/embed/word/embedding", f"{table}.weight")]
@@ -39,11 +39,14 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
 
 
 def _tables(config: T5Config) -> tuple[Names, ...]:
-    """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own (never T5 1.0)."""
-    alone = config.encoder_only()
-    whole = [t5_names(config, True)] if config.num_decoder_layers else []
-    whole += [t5_names(config, False)] if whole and not config.scale_decoder_outputs else []
-    return (t5_names(alone, True), t5_names(alone, True, "encoder.embed_tokens"), *whole)
+    """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own (never T5 1.0).
+
+    Each with either key of the table of tokens; of those that fit equally well the first is taken.
+    """
+    kinds = [(config.encoder_only(), True)]
+    if config.num_decoder_layers:
+        kinds += [(config, True)] if config.scale_decoder_outputs else [(config, True), (config, False)]
+    return tuple(t5_names(kind, tied, key) for kind, tied in kinds for key in ("shared", "encoder.embed_tokens"))
 
 
 def _layer(config: T5Config, here: str, there: str, decoder: bool, first: bool) -> list[Name]:

@@ -109,12 +109,12 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = load(place)
+            source = refitted(load(place), origin.get("changes", {}))
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
             continue
         if source.sha256 == base["sha256"]:
-            return refitted(source, origin.get("changes", {}))
+            return source
         tried.append(f"'{place}': its weights are others (SHA-256 {source.sha256[:12]}…)")
     raise TransferlabError(
         f"The base of this run is '{origin['name']}' with SHA-256 {base['sha256'][:12]}…; it was not found. Looked at:\n  "
