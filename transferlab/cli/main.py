@@ -12,6 +12,7 @@ import click
 
 from transferlab import __version__
 from transferlab.errors import TransferlabError
+from transferlab.host import restart_with_large_pages
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
@@ -210,5 +211,7 @@ def catch_interrupts() -> None:
 
 def main() -> None:
     """Entry point."""
+    if sys.argv[1:2] == ["run"]:
+        restart_with_large_pages()
     catch_interrupts()
     cli()
