@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, sha256_file
 
-BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""
 
 

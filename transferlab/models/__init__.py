@@ -3,21 +3,27 @@
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
+from transferlab.models.gpt2 import GPT2, GPT2Config
 from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
 from transferlab.models.t5 import T5, T5Config, shift_right
+from transferlab.models.llama import Llama, LlamaConfig
 from transferlab.models.vit import ViT, ViTConfig
 from transferlab.models.whisper import Whisper, WhisperConfig
 
 __all__ = [
     "T5",
+    "GPT2",
     "Bert",
     "BertConfig",
     "Classifier",
     "ClassifierConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "GPT2Config",
     "LanguageModel",
     "LanguageModelConfig",
+    "Llama",
+    "LlamaConfig",
     "Model",
     "Stage",
     "T5Config",

@@ -466,6 +466,10 @@ def _assemble(
     names = max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
+    unused = []
+    if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
+        unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
+        names = replace(names, language_model=replace(names.language_model, tied=True))
     head = _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
@@ -478,7 +482,6 @@ def _assemble(
             here = found[path]
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
-    unused = []
     for key in leftover:
         reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
         if reason is None:
@@ -496,6 +499,14 @@ def _assemble(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
         tensors=tensors,
     )  # fmt: skip
+
+
+def _is_table(found: Mapping[str, LazyLeaf]) -> bool:
+    """Whether a language-model head's kernel is the embedding table once more."""
+    head, table = found.get("head/kernel"), found.get("embed/word/embedding")
+    if head is None or table is None or head.tensor.shape != table.tensor.shape:
+        return False
+    return np.array_equal(head.tensor.read(), table.tensor.read())
 
 
 def _head(
