@@ -5,14 +5,14 @@ from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.gpt2 import GPT2, GPT2Config
 from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
-from transferlab.models.t5 import T5, T5Config, shift_right
 from transferlab.models.llama import Llama, LlamaConfig
+from transferlab.models.t5 import T5, T5Config, shift_right
 from transferlab.models.vit import ViT, ViTConfig
 from transferlab.models.whisper import Whisper, WhisperConfig
 
 __all__ = [
-    "T5",
     "GPT2",
+    "T5",
     "Bert",
     "BertConfig",
     "Classifier",

@@ -41,7 +41,7 @@ class Family:
         input_kernel: path of the kernel (height, width, channels, out) that reads pixels; it can be resized for pictures
             of other channels where the config has ``num_channels``, and for other patches where it has ``patch_size``.
         encoder: config → that of the encoder alone, where a decoder follows.
-        vocabulary: (path, axis) of the leaves that have a row for each token.
+        vocabulary: path of the table that has a row for each token; a language model's head may have one too.
     """
 
     name: str
@@ -62,4 +62,4 @@ class Family:
     )
     input_kernel: str = ""
     encoder: Callable[[Any], Any] | None = None
-    vocabulary: tuple[tuple[str, int], ...] = (("embed/word/embedding", 0),)
+    vocabulary: str = "embed/word/embedding"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
+from transferlab.models.heads import LanguageModelConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.kernels import kernel_resize
 from transferlab.pretrained.positions import Resize
@@ -62,11 +63,13 @@ def tokens(source: Source, path: str | Path | None, add: Sequence[str], new_rows
     if add:
         tokenizer = with_tokens(new.tokenizer, add)
         new = replace(new, tokenizer=tokenizer, sha256=hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
-    tables = {leaf: axis for leaf, axis in family.vocabulary if leaf in source.leaves}
-    if not tables:
+    if family.vocabulary not in source.leaves:
         raise TransferlabError(f"{source.name} ({family.name}) has no table of tokens that can be resized.")
-    rows = next(shapes[leaf][axis] for leaf, axis in tables.items())
-    matched = token_map(old.tokenizer, new.tokenizer, rows, new_rows)
+    tables = {family.vocabulary: 0}
+    if isinstance(source.head, LanguageModelConfig):
+        # A tied head has no kernel of its own.
+        tables |= {leaf: axis for leaf, axis in (("head/kernel", 1), ("head/bias", 0)) if leaf in source.leaves}
+    matched = token_map(old.tokenizer, new.tokenizer, shapes[family.vocabulary][0], new_rows)
     resizes = {leaf: vocabulary_resize(shapes[leaf], axis, matched, new_rows) for leaf, axis in tables.items()}
     fields = {"vocab_size": len(matched.kept)}
     for name in ("pad_token_id", "decoder_start_token_id"):

@@ -112,5 +112,5 @@ T5 = Family(
     adjust=_adjust,
     transform=lambda config: None,
     encoder=T5Config.encoder_only,
-    vocabulary=(("encoder/embed/word/embedding", 0), ("head/kernel", 1)),
+    vocabulary="encoder/embed/word/embedding",
 )

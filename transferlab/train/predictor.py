@@ -96,7 +96,7 @@ def open_run(directory: str | Path) -> Predictor:
     made = plan_for(source, identity["labels"], method_from(identity["method"]))
     params, state = made.place(identity["seeds"]["initialisation"])
     frozen = trees.split_by(params, made.trainable)[1]
-    assert source.transform is not None
+    assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
         tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state
     )
