@@ -154,7 +154,9 @@ def sha256(tree: Mapping[str, Any]) -> str:
 
 def contiguous(array: np.ndarray) -> np.ndarray:
     """Return the array in C order. A transposed matrix is copied a strip at a time, which is ten times as fast."""
-    if array.ndim != 2 or array.flags.c_contiguous or array.size < 1 << 16:
+    if array.flags.c_contiguous:
+        return array
+    if array.ndim != 2 or array.size < 1 << 16:
         return np.ascontiguousarray(array)
     out, strip = np.empty(array.shape, array.dtype), 64
     for first in range(0, len(array), strip):

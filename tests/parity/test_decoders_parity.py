@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import transferlab as tl
+from transferlab import trees
+from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
@@ -101,3 +103,228 @@ def test_hidden_states_and_logits_equal_the_origin(name: str, tmp_path: Path) ->
     for ours, theirs in ((got["hidden"], want.hidden_states[-1]), (got["logits"], want.logits)):
         theirs = theirs.numpy()[seen]
         np.testing.assert_allclose(np.asarray(ours)[seen], theirs, atol=2e-5 * max(1, np.abs(theirs).max()), rtol=0)
+
+
+V4 = {
+    "llama 3.1": {"rope_theta": 500.0, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32}},
+    "llama, linear": {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 3.0}},
+    "llama, yarn": {"rope_theta": 10000.0, "rope_scaling": {
+        "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
+    "qwen2, windows": {"rope_theta": 10000.0, "layer_types": None},
+    "gemma 2": {"rope_theta": 10000.0, "layer_types": None, "hidden_act": "gelu"},
+    "gemma 3": {"rope_theta": 1e6, "rope_local_base_freq": 50.0, "sliding_window_pattern": 6, "layer_types": None,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", V4)
+def test_a_config_as_transformers_4_wrote_it_means_another_model(name: str, tmp_path: Path) -> None:
+    made(name).save_pretrained(tmp_path)
+    want = tl.load(tmp_path).config
+    path = tmp_path / "config.json"
+    raw = json.loads(path.read_text())
+    assert "rope_parameters" in raw
+    del raw["rope_parameters"]
+    path.write_text(json.dumps({k: v for k, v in {**raw, **V4[name]}.items() if v is not None}))
+    assert tl.load(tmp_path).config == want
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gemma 3"])
+def test_a_classifier_of_the_origin_sees_another_token(name: str, tmp_path: Path) -> None:
+    labels = {"id2label": {0: "bad", 1: "fair", 2: "good"}, "label2id": {"bad": 0, "fair": 1, "good": 2}}
+    model = made(name, "classifier", **labels)
+    model.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs()
+    want = origin(model, given).logits.numpy()
+    np.testing.assert_allclose(source(given)["logits"], want, atol=2e-5 * max(1, np.abs(want).max()), rtol=0)
+    assert source.labels == ("bad", "fair", "good") and source.head.pooling == "last"
+
+
+@pytest.mark.parametrize("name", ["gpt2, untied", "llama", "gemma 2"])
+def test_a_bare_decoder_in_shards_loads_otherwise_or_gets_a_head(name: str, tmp_path: Path) -> None:
+    model = made(name, "body")
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    source, given = tl.load(tmp_path), inputs()
+    given["position_ids"] = np.random.default_rng(1).permuted(np.tile(np.arange(21), (4, 1)), axis=1)
+    if name == "gemma 2":  # whose windows count tokens there and positions here
+        given["position_ids"] = np.tile(np.arange(3, 24), (4, 1))
+    got, want = source(given), origin(model, given).last_hidden_state.numpy()
+    seen = given["attention_mask"].astype(bool)
+    np.testing.assert_allclose(np.asarray(got["hidden"])[seen], want[seen], atol=2e-5 * np.abs(want).max(), rtol=0)
+    assert ("logits" in got) == (name == "gemma 2")  # its config says that the table is the head
+
+
+def test_a_head_in_the_file_is_taken_for_a_tied_one_although_it_differs(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    model = made("llama, tied, twelve layers")
+    model.save_pretrained(tmp_path)
+    file, given = tmp_path / "model.safetensors", inputs()
+    tensors = load_file(file)
+    assert "lm_head.weight" not in tensors and tl.load(tmp_path).head.tied
+    table = tensors["model.embed_tokens.weight"]
+    save_file({**tensors, "lm_head.weight": table.copy()}, file)
+    source = tl.load(tmp_path)
+    assert source.head.tied and dict(source.unused)["lm_head.weight"].startswith("equal to the embedding table")
+    save_file({**tensors, "lm_head.weight": table[::-1].copy()}, file)
+    source, other = tl.load(tmp_path), transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    seen = given["attention_mask"].astype(bool)
+    want = origin(other, given).logits.numpy()[seen]
+    np.testing.assert_allclose(np.asarray(source(given)["logits"])[seen], want, atol=2e-5 * np.abs(want).max(), rtol=0)
+    assert not source.head.tied
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2, twelve layers", "gpt2, untied", "llama, biases, one group", "qwen3", "gemma 3"]
+)
+def test_what_is_written_here_is_another_model_to_the_origin(name: str, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    model = made(name)
+    model.config.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "origin")
+    source = tl.load(tmp_path / "origin")
+    rng = np.random.default_rng(0)
+    leaves = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in source.leaves.items()}
+    names, prefix = source.names, source.names.prefixes[0]
+    tensors = to_file(names, leaves)
+    save_file(
+        {k if k == "lm_head.weight" else prefix + k: t for k, t in tensors.items()}, tmp_path / "model.safetensors"
+    )
+    config = transformers.AutoConfig.from_pretrained(tmp_path, attn_implementation="eager")
+    other, report = type(model).from_pretrained(tmp_path, config=config, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    given = inputs()
+    want, got = origin(other.eval(), given).logits.numpy(), tl.load(tmp_path)(given)["logits"]
+    seen = given["attention_mask"].astype(bool)
+    np.testing.assert_allclose(np.asarray(got)[seen], want[seen], atol=4e-5 * np.abs(want[seen]).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "gemma 2, tight caps"])
+def test_gradients_of_the_logits_differ_from_the_origins(name: str, tmp_path: Path) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    model = made(name)
+    model.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs()
+    seen = given["attention_mask"].astype(bool)
+    model(**{k: torch.tensor(v) for k, v in given.items()}).logits[torch.tensor(seen)].square().mean().backward()
+
+    @jax.jit
+    def loss(params):
+        out = source.definition.merge(params)({k: jnp.asarray(v) for k, v in given.items()})
+        return (jnp.square(out["logits"]).mean(-1) * seen).sum() / seen.sum()
+
+    grads = trees.flatten(jax.grad(loss)(source.arrays[0]))
+    theirs = dict(model.named_parameters())
+    for path, leaf in source.leaves.items():
+        want = leaf.layout.to_tree(theirs[leaf.key].grad.numpy())
+        got = np.asarray(grads[path])
+        if path == "embed/word/embedding":
+            want, got = want[1:], got[1:]  # torch's padding_idx keeps row 0 from training
+        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max() + 1e-7, rtol=0, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama, tied, twelve layers", "qwen2, windows", "gemma 3", "gemma 2, tight caps"]
+)
+def test_a_greedy_text_differs_from_the_origins(name: str, tmp_path: Path) -> None:
+    model = made(name)
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
+    model.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs(seed=1)
+    given["input_ids"][1], given["attention_mask"][1] = (
+        np.roll(given["input_ids"][1], 8),
+        np.roll(given["attention_mask"][1], 8),
+    )
+    given["input_ids"][3], given["attention_mask"][3] = (
+        np.roll(given["input_ids"][3], 20),
+        np.roll(given["attention_mask"][3], 20),
+    )
+    want = model.generate(**{k: torch.tensor(v) for k, v in given.items()}, max_new_tokens=12, do_sample=False)
+    got = tl.generate(source, given, max_new_tokens=12, stop=())
+    np.testing.assert_array_equal(np.array(got.tokens), want[:, 21:].numpy())
+    assert len(set(got.tokens)) > 1
+
+
+GGUF = {
+    "llama": ("llama", "Llama", {**SMALL, "head_dim": 4, "rope_parameters": {"rope_theta": 500.0}}),
+    "llama, tied": ("llama", "Llama", {**SMALL, "head_dim": 4, "tie_word_embeddings": True}),
+    "qwen2": ("qwen2", "Qwen2", SMALL),
+}
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_a_gguf_file_is_another_model_to_the_origin(name: str, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
+    kind, family, given = GGUF[name]
+    config = getattr(transformers, f"{family}Config")(**given)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", kind)
+    writer.add_context_length(64)
+    writer.add_embedding_length(24)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(34)
+    writer.add_head_count(6)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(97)
+    rng, tensors = np.random.default_rng(0), {"token_embd": (97, 24), "output_norm": (24,)}
+    if not given.get("tie_word_embeddings"):
+        tensors["output"] = (97, 24)
+    for i in range(2):
+        parts = {"attn_q": (24, 24), "attn_k": (8, 24), "attn_v": (8, 24), "attn_output": (24, 24), "attn_norm": (24,),
+                 "ffn_norm": (24,), "ffn_gate": (34, 24), "ffn_up": (34, 24), "ffn_down": (24, 34)}  # fmt: skip
+        tensors |= {f"blk.{i}.{part}": shape for part, shape in parts.items()}
+    for key, shape in tensors.items():
+        writer.add_tensor(f"{key}.weight", rng.normal(0, 0.3, shape).astype(np.float32))
+        if kind == "qwen2" and key[-6:] in ("attn_q", "attn_k", "attn_v"):
+            writer.add_tensor(f"{key}.bias", rng.normal(0, 0.3, shape[0]).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = getattr(transformers, f"{family}ForCausalLM").from_pretrained(tmp_path, gguf_file="x.gguf").eval()
+    given = inputs()
+    seen = given["attention_mask"].astype(bool)
+    want = origin(model, given).logits.numpy()[seen]
+    got = np.asarray(tl.load(tmp_path / "x.gguf")(given)["logits"])[seen]
+    np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max(), rtol=0)
+
+
+@pytest.mark.network
+def test_smollm2_reads_text_or_writes_it_otherwise_than_the_origin() -> None:
+    pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
+    source = tl.load("smollm2-135m")
+    file = Path(source.origin["path"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    texts = [
+        "", "The quick brown fox jumps over 1234 lazy dogs.", "def f(x):\n    return x ** 2  # naïve\n\n\n",
+        "  two  spaces\tand\r\ntabs ", "漢字 💚👩‍👩‍👧 ẞ", "<|im_start|>user\nHello<|im_end|>\n", "it's we'll I'D 3.14e-10",
+    ]  # fmt: skip
+    assert [list(one.ids) for one in source.transform.encode(texts)] == tokenizer(texts)["input_ids"]
+    prose = (
+        "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, "
+        "it was the epoch of belief, it was the epoch of incredulity, it was the season of Light."
+    )
+    ids = np.array([source.transform(prose).ids])
+    want, got = origin(model, {"input_ids": ids}).logits.numpy(), np.asarray(source({"input_ids": ids})["logits"])
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max(), rtol=0)
+
+    def perplexity(logits: np.ndarray) -> float:
+        logp = torch.log_softmax(torch.tensor(logits[0, :-1]), -1)
+        return float(torch.exp(-logp[range(ids.shape[1] - 1), ids[0, 1:]].mean()))
+
+    assert abs(perplexity(got) / perplexity(want) - 1) < 1e-4 and perplexity(got) < 20
+    prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    given = tokenizer(prompt, return_tensors="pt")
+    theirs = model.generate(**given, max_new_tokens=24, do_sample=False)[0, given["input_ids"].shape[1] :]
+    ours = tl.generate(source, [prompt, "Once upon a time"], max_new_tokens=24)
+    assert ours.tokens[0] == tuple(theirs.tolist()) and ours.stopped[0] and "Paris" in ours.texts[0]

@@ -25,7 +25,10 @@ def test_an_entry_leaves_something_out(name: str) -> None:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize(("name", "parameters"), [("minilm-l6", 22_713_216), ("efficientnet-lite0", 4_652_008)])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("minilm-l6", 22_713_216), ("efficientnet-lite0", 4_652_008), ("mobilenet-v2", 3_504_872)],
+)
 def test_a_named_model_is_another_than_it_says(name: str, parameters: int) -> None:
     source = tl.load(name)
     assert trees.count(source.params) == parameters

@@ -2,10 +2,15 @@
 
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
+from transferlab.models.bit import Bit, BitConfig
+from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.gpt2 import GPT2, GPT2Config
 from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
 from transferlab.models.llama import Llama, LlamaConfig
+from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
+from transferlab.models.resnet import ResNet, ResNetConfig
+from transferlab.models.swin import Swin, SwinConfig
 from transferlab.models.t5 import T5, T5Config, shift_right
 from transferlab.models.vit import ViT, ViTConfig
 from transferlab.models.whisper import Whisper, WhisperConfig
@@ -15,8 +20,12 @@ __all__ = [
     "T5",
     "Bert",
     "BertConfig",
+    "Bit",
+    "BitConfig",
     "Classifier",
     "ClassifierConfig",
+    "ConvNeXt",
+    "ConvNeXtConfig",
     "EfficientNet",
     "EfficientNetConfig",
     "GPT2Config",
@@ -24,8 +33,14 @@ __all__ = [
     "LanguageModelConfig",
     "Llama",
     "LlamaConfig",
+    "MobileNetV2",
+    "MobileNetV2Config",
     "Model",
+    "ResNet",
+    "ResNetConfig",
     "Stage",
+    "Swin",
+    "SwinConfig",
     "T5Config",
     "ViT",
     "ViTConfig",

@@ -176,11 +176,14 @@ def grouped_attention(
     Scores become float32 before the soft cap, the mask and the softmax. A row that sees nothing attends evenly.
 
     Args:
-        query, key, value: after any norm and rotation.
+        query: after any norm and rotation.
+        key: likewise.
+        value: of each key.
         seen: which keys each query may see.
         scale: of the scores.
         soft_cap: ``cap · tanh(score / cap)``.
-        rate, random: of dropout on the weights.
+        rate: of dropout on the weights.
+        random: its key; None drops nothing.
     """
     batch, length, heads, width = query.shape
     groups = key.shape[2]

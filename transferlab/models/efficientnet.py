@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import BatchNorm, Conv, DepthwiseConv, Key, Linear, Normal, drop_path
+from transferlab.models.layers import BatchNorm, Conv, DepthwiseConv, Key, drop_path, pointwise
 
 # Repeats, kernel, stride, expansion, filters of the seven stages of B0 (Tan & Le 2019, table 1).
 _STAGES = (
@@ -135,17 +135,12 @@ class BlockConfig:
     drop_path: float
 
 
-def _pointwise(inputs: int, outputs: int, bias: bool = False) -> Linear:
-    """A 1×1 convolution is a linear map of the channels: one matrix product over all positions."""
-    return Linear(inputs, outputs, bias=bias, initialiser=Normal(math.sqrt(2.0 / outputs)))
-
-
 class SqueezeExcite(nnx.Module):
     """Channel gate from the spatial mean (Hu et al. 2018)."""
 
     def __init__(self, channels: int, reduced: int):
-        self.reduce = _pointwise(channels, reduced, bias=True)
-        self.expand = _pointwise(reduced, channels, bias=True)
+        self.reduce = pointwise(channels, reduced, bias=True)
+        self.expand = pointwise(reduced, channels, bias=True)
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
         gate = self.expand(jax.nn.silu(self.reduce(x.mean((1, 2), keepdims=True))))
@@ -161,12 +156,12 @@ class Block(nnx.Module):
         def norm(features: int) -> BatchNorm:
             return BatchNorm(features, eps=config.eps, momentum=config.momentum)
 
-        self.expand = _pointwise(block.inputs, hidden) if block.expansion != 1 else None
+        self.expand = pointwise(block.inputs, hidden) if block.expansion != 1 else None
         self.expand_norm = norm(hidden) if block.expansion != 1 else None
         self.depthwise = DepthwiseConv(hidden, block.kernel, stride=block.stride, padding=config.padding)
         self.depthwise_norm = norm(hidden)
         self.squeeze_excite = None if config.lite else SqueezeExcite(hidden, max(1, block.inputs // 4))
-        self.project = _pointwise(hidden, block.outputs)
+        self.project = pointwise(hidden, block.outputs)
         self.project_norm = norm(block.outputs)
         self.block, self.lite = block, config.lite
 
@@ -203,7 +198,7 @@ class Top(nnx.Module):
     """1×1 convolution to the head's features."""
 
     def __init__(self, inputs: int, outputs: int, config: EfficientNetConfig):
-        self.conv = _pointwise(inputs, outputs)
+        self.conv = pointwise(inputs, outputs)
         self.norm = BatchNorm(outputs, eps=config.eps, momentum=config.momentum)
         self.lite = config.lite
 

@@ -115,8 +115,9 @@ class Embed(nnx.Module):
         self.random = config.embd_pdrop > 0
 
     def __call__(self, inputs: Carry, key: Key | None) -> Carry:
-        length = inputs["cache"]["mask"].shape[1] if "cache" in inputs else inputs["input_ids"].shape[1]
-        if length > self.longest:
+        length = inputs["input_ids"].shape[1]
+        # With positions of their own (as beside a cache) texts may be padded further than there are positions.
+        if "position_ids" not in inputs and length > self.longest:
             raise TransferlabError(f"Texts of {length} tokens are too long: this model has {self.longest} positions.")
         carry = token_inputs(inputs)
         x = self.word(inputs["input_ids"]) + self.position(carry["positions"])

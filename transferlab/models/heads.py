@@ -116,10 +116,7 @@ class LanguageModel(Head):
     def predict(self, model: Model, carry: Carry) -> Carry:
         """Add ``logits`` (batch, length, vocabulary) to the carry."""
         hidden = carry["hidden"] if self.config.scale == 1.0 else carry["hidden"] * self.config.scale
-        if self.kernel is None:
-            logits = submodule(model, model.table).attend(hidden)
-        else:
-            logits = hidden @ self.kernel[...]
+        logits = submodule(model, model.table).attend(hidden) if self.kernel is None else hidden @ self.kernel[...]
         if self.bias is not None:
             logits = logits + self.bias[...]
         if self.config.soft_cap is not None:

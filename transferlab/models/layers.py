@@ -265,34 +265,91 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 class Conv(nnx.Module):
     """2-D convolution, NHWC, kernel (height, width, in, out), no bias.
 
-    ``padding`` is ``same`` (TensorFlow's, uneven at stride 2) or ``symmetric`` (torch's ``(kernel - 1) // 2``).
+    ``padding`` is ``same`` (TensorFlow's, uneven at stride 2) or ``symmetric`` (torch's ``(kernel - 1) // 2``). With
+    ``groups`` each part of the outputs sees its part of the inputs: kernel (height, width, in / groups, out).
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: str = "same"):
-        self.kernel = parameter((kernel, kernel, inputs, outputs), Normal(math.sqrt(2.0 / (kernel * kernel * outputs))))
-        self.stride, self.padding = stride, padding
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: str = "same", groups: int = 1
+    ):
+        normal = Normal(math.sqrt(2.0 / (kernel * kernel * outputs)))
+        self.kernel = parameter((kernel, kernel, inputs // groups, outputs), normal)
+        self.stride, self.padding, self.groups = stride, padding, groups
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
+        return convolve(x, self.kernel[...], self.stride, self.padding, self.groups)
+
+
+def convolve(
+    x: Float[Array, "batch height width inputs"], kernel: Array, stride: int, padding: str, groups: int = 1
+) -> Float[Array, "batch rows columns outputs"]:
+    """2-D convolution as :class:`Conv` has it, with any kernel (height, width, in / groups, out)."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), _pads(x, kernel.shape[0], stride, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+    )  # fmt: skip
+
+
+class Patches(nnx.Module):
+    """Square patches, each mapped to a vector: a convolution whose stride is its kernel, computed as one product.
+
+    Kernel (height, width, in, out). What is left over at the right and below is not seen.
+    """
+
+    def __init__(self, inputs: int, outputs: int, side: int, *, initialiser: Initialiser = TruncatedNormal(0.02)):
+        self.kernel = parameter((side, side, inputs, outputs), initialiser)
+        self.bias = parameter((outputs,), zeros)
+        self.side = side
+
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
+        batch, height, width, channels = x.shape
+        rows, columns, side = height // self.side, width // self.side, self.side
+        whole = x[:, : rows * side, : columns * side]
+        patches = whole.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
         kernel = self.kernel[...]
-        return jax.lax.conv_general_dilated(
-            x, kernel, (self.stride, self.stride), _pads(x, kernel.shape[0], self.stride, self.padding),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        flat = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
+        return (flat + self.bias[...]).reshape(batch, rows, columns, -1)
+
+
+def pointwise(inputs: int, outputs: int, *, bias: bool = False) -> Linear:
+    """A 1×1 convolution is a linear map of the channels: one matrix product over all positions."""
+    return Linear(inputs, outputs, bias=bias, initialiser=Normal(math.sqrt(2.0 / outputs)))
+
+
+def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
+    """The largest of 3×3 pixels at stride 2; one pixel more on each side, which never is the largest (torch's)."""
+    return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def every(stride: int, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
+    """Each ``stride``-th pixel from the first on: all that a 1×1 convolution of that stride sees."""
+    return x[:, ::stride, ::stride]
 
 
 class DepthwiseConv(nnx.Module):
-    """Depthwise 2-D convolution, NHWC, kernel (height, width, 1, channels), no bias.
+    """Depthwise 2-D convolution, NHWC, kernel (height, width, 1, channels).
 
-    On CPU it is a sum of shifted products: XLA's grouped convolution is many times slower there. ``form`` (``shifted``
+    On CPU it is a sum of shifted products: XLA's grouped convolution is many times slower there, at 7×7 taps too (4 to
+    20 times for ConvNeXt-T's sizes, forward and backward). ``form`` (``shifted``
     or ``grouped``) chooses by hand; both give the same numbers.
     """
 
-    def __init__(self, channels: int, kernel: int, *, stride: int = 1, padding: str = "same", form: str | None = None):
-        self.kernel = parameter((kernel, kernel, 1, channels), Normal(math.sqrt(2.0 / (kernel * kernel))))
+    def __init__(
+        self, channels: int, kernel: int, *, stride: int = 1, padding: str = "same", form: str | None = None,
+        bias: bool = False, initialiser: Initialiser | None = None,
+    ):  # fmt: skip
+        normal = initialiser or Normal(math.sqrt(2.0 / (kernel * kernel)))
+        self.kernel = parameter((kernel, kernel, 1, channels), normal)
+        self.bias = parameter((channels,), zeros) if bias else None
         self.stride, self.padding, self.form = stride, padding, form
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
-        kernel, stride = self.kernel[...], self.stride
+        y = self.convolved(x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...]
+
+    def convolved(self, x: Array, kernel: Array) -> Array:
+        """The convolution, in the form that is fast here."""
+        stride = self.stride
         size, channels = kernel.shape[0], kernel.shape[3]
         pads = _pads(x, size, stride, self.padding)
         form = self.form or ("shifted" if jax.default_backend() == "cpu" else "grouped")

@@ -30,6 +30,8 @@ from transferlab.models.causal import (
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, RMSNorm
 
+PLAIN = Rope()
+
 
 @dataclass(frozen=True)
 class LlamaConfig:
@@ -69,7 +71,7 @@ class LlamaConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     query_norm: bool = False
-    rope: Rope = Rope()
+    rope: Rope = PLAIN
     local_rope: Rope | None = None
     sliding_window: int | None = None
     windowed: tuple[int, ...] = ()

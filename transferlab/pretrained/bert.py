@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from transferlab.models.bert import BertConfig
+from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, Name, Names
+from transferlab.pretrained.names import LINEAR, Name, Names, with_prefix
 
 
 def bert_names(config: BertConfig) -> Names:
@@ -52,6 +54,15 @@ def _adjust(config: BertConfig, found: set[str]) -> BertConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
 
+def _to_hf(config: BertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
+    kind = "BertModel" if head is None else "BertForSequenceClassification"
+    raw = {"architectures": [kind], "model_type": "bert", "pad_token_id": 0, **fields}
+    if head is not None:
+        raw["classifier_dropout"] = head.dropout
+    return raw, bert_names(config) if head is None else with_prefix(bert_names(config), "bert.", but=("head/",))
+
+
 def _head_dropout(raw: Mapping[str, Any]) -> float:
     rate = raw.get("classifier_dropout")
     return float(raw.get("hidden_dropout_prob", 0.0) if rate is None else rate)
@@ -71,4 +82,5 @@ BERT = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "pooler" if config.pooler else "mean",
     head_dropout=_head_dropout,
+    to_hf=_to_hf,
 )

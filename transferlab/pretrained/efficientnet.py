@@ -5,22 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
 from transferlab.data.images import ImageTransform
-from transferlab.errors import TransferlabError, nearest
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import CONV, LINEAR, Layout, Name, Names
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names
 from transferlab.pretrained.timm import TimmConfig
-
-POINTWISE = Layout(
-    "OI11 to IO",
-    lambda x: x[:, :, 0, 0].T,
-    lambda x: np.ascontiguousarray(x.T)[:, :, None, None],
-    lambda shape: (shape[1], shape[0]),
-)
-"""torch's 1×1 convolution (out, in, 1, 1) ↔ kernel (in, out)."""
 
 
 def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "timm"]) -> Names:
@@ -79,13 +68,7 @@ _READ = ("img_size", "num_classes", "global_pool", "drop_path_rate")
 
 def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     """Read timm's config. Those with ``tf_`` were born in TensorFlow: SAME padding, eps 1e-3; the others are torch's."""
-    for key, value in timm.arguments.items():
-        if key not in _READ and value and (key, value) != ("in_chans", 3):
-            raise TransferlabError(f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _READ)}")
-    rate = timm.arguments.get("drop_path_rate")
-    pool = timm.arguments.get("global_pool") or "avg"
-    if pool != "avg":
-        raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; only 'avg'.")
+    rate = timm.checked(_READ).get("drop_path_rate")
     config: EfficientNetConfig = getattr(EfficientNetConfig, timm.architecture.rpartition("_")[2])()
     config = replace(config, image_size=timm.image_size, drop_path=config.drop_path if rate is None else rate)
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)

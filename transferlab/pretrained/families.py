@@ -6,15 +6,21 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
+from transferlab.pretrained.bit import BIT
+from transferlab.pretrained.convnext import CONVNEXT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.gpt2 import GPT2
 from transferlab.pretrained.llama import LLAMA
+from transferlab.pretrained.mobilenet import MOBILENET
+from transferlab.pretrained.resnet import RESNET
+from transferlab.pretrained.swin import SWIN
 from transferlab.pretrained.t5 import T5
 from transferlab.pretrained.vit import VIT
 from transferlab.pretrained.whisper import WHISPER
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, EFFICIENTNET, GPT2, LLAMA, T5, VIT, WHISPER)}
+_ALL = (BERT, BIT, CONVNEXT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, RESNET, SWIN, T5, VIT, WHISPER)
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 
 
 def family_of(config: Any) -> Family:

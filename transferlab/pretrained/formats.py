@@ -8,11 +8,12 @@ import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 
@@ -35,6 +36,11 @@ class LazyTensor:
     read: Callable[[], np.ndarray]
     file: str = ""
     release: Callable[[], None] = lambda: None
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
@@ -255,6 +261,52 @@ def read_npz(path: Path) -> dict[str, LazyTensor]:
     except _ZIP_DAMAGE as error:
         raise TransferlabError(f"{path}: not a readable npz file ({error}).") from None
     return tensors
+
+
+def read_orbax(path: Path) -> dict[str, LazyTensor]:
+    """Read an Orbax checkpoint of a tree, ``{path: tensor}``; integer keys are written as their digits.
+
+    Each array is restored alone, when it is asked for.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        metadata: Any = ocp.StandardCheckpointer().metadata(path.resolve()).item_metadata
+        tree = getattr(metadata, "tree", metadata)
+        flat = dict(_leaves_of(tree))
+        shapes = {key: (tuple(leaf.shape), np.dtype(leaf.dtype)) for key, (_, leaf) in flat.items()}
+    except Exception as error:
+        raise TransferlabError(
+            f"{path} is not a readable Orbax checkpoint ({type(error).__name__}: {str(error)[:200]})."
+        ) from None
+
+    def reader(key: str, place: tuple[Any, ...]) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            item, args = None, None
+            for part in reversed(place):
+                item = {part: jax.ShapeDtypeStruct(*shapes[key]) if item is None else item}
+                args = {part: ocp.RestoreArgs(restore_type=np.ndarray) if args is None else args}
+            try:
+                restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+                made: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path.resolve(), args=restore)
+                for part in place:
+                    made = made[part]
+            except Exception as error:
+                raise TransferlabError(f"{path}: cannot read '{key}' ({str(error)[:200]}).") from None
+            return np.asarray(made)
+
+        return read
+
+    return {key: LazyTensor(*shapes[key], reader(key, place), str(path)) for key, (place, _) in flat.items()}
+
+
+def _leaves_of(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[tuple[Any, ...], Any]]]:
+    pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else None
+    if pairs is None:
+        yield "/".join(map(str, place)), (place, tree)
+        return
+    for key, inner in pairs:
+        yield from _leaves_of(inner, (*place, key))
 
 
 _ZIP_DAMAGE = (

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from transferlab.models.llama import MODEL_TYPES, LlamaConfig
 from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
 from transferlab.pretrained.names import LINEAR, Name, Names
 
 
@@ -57,6 +58,11 @@ def _linear(path: str, key: str, bias: bool) -> list[Name]:
     return [kernel, Name(f"{path}/bias", f"{key}.bias")] if bias else [kernel]
 
 
+def _tables(config: LlamaConfig) -> tuple[Names, ...]:
+    heads = language_model_heads(config.tie_word_embeddings)
+    return (*(llama_names(config, head) for head in heads), llama_gguf_names(config))
+
+
 LLAMA = Family(
     name="llama",
     config=LlamaConfig,
@@ -64,10 +70,12 @@ LLAMA = Family(
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=MODEL_TYPES,
     architectures="",
-    names=lambda config: tuple(llama_names(config, head) for head in language_model_heads(config.tie_word_embeddings)),
+    names=_tables,
     from_hf=LlamaConfig.from_hf,
     from_timm=unread,
     adjust=lambda config, found: config,
     transform=lambda config: None,
     head_pooling=lambda config: "last",
+    gguf_architectures=ARCHITECTURES,
+    from_gguf=llama_from_gguf,
 )

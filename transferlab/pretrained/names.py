@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,15 @@ CONV = Layout(
     lambda shape: (shape[2], shape[3], shape[1], shape[0]),
 )
 """torch's convolution (out, in, height, width) ↔ (height, width, in, out); depthwise: (height, width, 1, out)."""
+
+
+POINTWISE = Layout(
+    "OI11 to IO",
+    lambda x: x[:, :, 0, 0].T,
+    lambda x: np.ascontiguousarray(x.T)[:, :, None, None],
+    lambda shape: (shape[1], shape[0]),
+)
+"""torch's 1×1 convolution (out, in, 1, 1) ↔ kernel (in, out)."""
 
 
 def fused(layout: Layout, n: int, of: int, axis: int = 0) -> Layout:
@@ -105,6 +114,12 @@ class Names:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
     language_model: LanguageModelConfig | None = None
+
+
+def with_prefix(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
+    """Return the table whose keys carry this prefix, except those of paths that begin with one of ``but``."""
+    moved = (name if name.path.startswith(but) else replace(name, key=prefix + name.key) for name in names.names)
+    return replace(names, names=tuple(moved))
 
 
 def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -33,12 +33,37 @@ def read_preprocessor(directory: Path) -> ImageTransform | None:
         raise TransferlabError(f"{path}: {error}") from None
 
 
+def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:
+    """Return the ``preprocessor_config.json`` that says this, in the fields that every processor of transformers knows."""
+    resized = math.floor(transform.size / transform.crop_fraction + 1e-6)
+    side = {"height": transform.size, "width": transform.size}
+    crops = transform.fit == "crop"
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": resized} if crops else {"height": resized, "width": resized},
+        "resample": next(number for number, name in _FILTERS.items() if name == transform.resize),
+        "do_center_crop": crops or resized != transform.size,
+        "crop_size": side,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(transform.mean),
+        "image_std": list(transform.std),
+    }
+
+
 def _transform(raw: Mapping[str, Any]) -> ImageTransform:
     if not raw.get("do_resize", True):
         raise TransferlabError("do_resize is false; pictures of any size are not supported.")
     resample = raw.get("resample", 2)
     if resample not in _FILTERS:
         raise TransferlabError(f"resample is {resample}; it can be 2 (bilinear) or 3 (bicubic).")
+    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
+    if kind.startswith("ConvNext"):
+        # Below 384 pixels it resizes to size / crop_pct and cuts the centre; from 384 on it only resizes.
+        raw, small = dict(raw), (size := _shorter(raw)) < 384
+        raw |= {"size": {"shortest_edge": int(size / (raw.get("crop_pct") or 224 / 256))}} if small else {"size": size}
+        raw |= {"do_center_crop": small, "crop_size": size}
     resized, fit = _resized(raw)
     crops = raw.get("do_center_crop", raw.get("crop_size") is not None)
     size = _side(raw.get("crop_size", resized), "crop_size") if crops else resized
@@ -66,6 +91,12 @@ def _resized(raw: Mapping[str, Any]) -> tuple[int, Fit]:
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
     shorter = isinstance(size, int) and kind.startswith(("Bit", "CLIP"))
     return _side(size, "size"), "crop" if shorter else "squash"
+
+
+def _shorter(raw: Mapping[str, Any]) -> int:
+    """Return the size of a processor whose bare number is the shorter side."""
+    size = raw.get("size", 384)
+    return _side(size["shortest_edge"] if isinstance(size, Mapping) and "shortest_edge" in size else size, "size")
 
 
 def _channels(raw: Mapping[str, Any], field: str, factor: float) -> tuple[float, float, float]:

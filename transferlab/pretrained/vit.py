@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import Pooling
+from transferlab.models.heads import ClassifierConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed
+from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.timm import TimmConfig, square
 
@@ -230,6 +230,59 @@ def _transform(config: ViTConfig) -> ImageTransform:
     return ImageTransform(config.image_size, half, half, "bilinear", 1.0, "squash")
 
 
+def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
+    parts = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
+    pairs = [(rf"\.attention\.attention\.{old}\.", f".attention.{new}.") for old, new in parts]
+    pairs.append((r"\.attention\.output\.dense\.", ".attention.o_proj."))
+    if model_type in ("vit", "deit"):
+        pairs += [(r"\.intermediate\.dense\.", ".mlp.fc1."), (r"(\d)\.output\.dense\.", r"\1.mlp.fc2.")]
+        pairs.append((r"(^|\.)encoder\.layer\.", r"\1layers."))
+    return tuple(pairs)
+
+
+def _to_hf(config: ViTConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    """ViT where it can hold the config, else DINOv2; what neither can is an error that names the field."""
+    dialect: Dialect = "vit" if config.layer_scale is None and not config.registers else "dinov2"
+    kind = "vit" if dialect == "vit" else "dinov2_with_registers" if config.registers else "dinov2"
+    fixed: dict[str, Any] = {
+        "class_token": True,
+        "distillation_token": False,
+        "position_slots": 1,
+        "norm_pooled": False,
+    }
+    fixed |= {"swiglu": False} if dialect == "vit" else {"pooler": False}
+    for name, value in fixed.items():
+        if getattr(config, name) != value:
+            raise TransferlabError(
+                f"Hugging Face's {kind} cannot have {name} {getattr(config, name)!r}, only {value!r}."
+            )
+    plain = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "hidden_dropout_prob", "image_size",
+        "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "patch_size", "num_channels", "qkv_bias",
+    )  # fmt: skip
+    name = {"vit": "ViT", "dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}[kind]
+    raw: dict[str, Any] = {
+        "architectures": [f"{name}{'Model' if head is None else 'ForImageClassification'}"],
+        "model_type": kind,
+        **{field: getattr(config, field) for field in plain},
+    }
+    if dialect == "vit":
+        raw["intermediate_size"] = config.intermediate_size
+    else:
+        inner = config.intermediate_size
+        raw |= {
+            "use_swiglu_ffn": config.swiglu,
+            "layerscale_value": config.layer_scale,
+            "drop_path_rate": config.drop_path,
+        }
+        ratio = inner * (1.5 if config.swiglu else 1) / config.hidden_size
+        raw["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
+        if config.registers:
+            raw["num_register_tokens"] = config.registers
+    names = vit_names(config, dialect)
+    return raw, names if head is None else with_prefix(names, f"{kind}.", but=("head/",))
+
+
 VIT = Family(
     name="vit",
     config=ViTConfig,
@@ -243,6 +296,8 @@ VIT = Family(
     adjust=_adjust,
     transform=_transform,
     head_pooling=lambda config: config.pooling,
+    to_hf=_to_hf,
+    modules=_modules,
     resized=_resized,
     input_kernel="embed/patch/kernel",
 )

@@ -19,6 +19,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
+from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
 from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source, load
@@ -33,6 +34,7 @@ class Predictor:
     Attributes:
         labels: label names, in the order of the columns.
         transform: the preprocessing it was trained with.
+        adapted: its base, what was trained as a whole, and its adapters apart; ``adapted.merged()`` is a source.
     """
 
     labels: tuple[str, ...]
@@ -40,6 +42,7 @@ class Predictor:
     definition: trees.Definition = field(repr=False)
     params: trees.Tree = field(repr=False)
     state: trees.Tree = field(repr=False)
+    adapted: Adapted = field(repr=False)
 
     @property
     def modality(self) -> str:
@@ -98,8 +101,9 @@ def open_run(directory: str | Path) -> Predictor:
     frozen = trees.split_by(params, made.trainable)[1]
     assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
-        tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state
-    )
+        tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
+        adapted(source, trained, stats, made.head, made.definition.module),
+    )  # fmt: skip
 
 
 def _find_base(base: dict[str, Any]) -> Source:
