@@ -15,10 +15,13 @@ from transferlab.models.mpnet import MPNet, MPNetConfig
 from transferlab.models.resnet import ResNet, ResNetConfig
 from transferlab.models.roberta import Roberta, RobertaConfig
 from transferlab.models.swin import Swin, SwinConfig
+from transferlab.models.t5 import T5, T5Config, shift_right
 from transferlab.models.vit import ViT, ViTConfig
+from transferlab.models.whisper import Whisper, WhisperConfig
 
 __all__ = [
     "GPT2",
+    "T5",
     "Bert",
     "BertConfig",
     "Bit",
@@ -50,8 +53,12 @@ __all__ = [
     "Stage",
     "Swin",
     "SwinConfig",
+    "T5Config",
     "ViT",
     "ViTConfig",
+    "Whisper",
+    "WhisperConfig",
     "frontier",
     "run_stages",
+    "shift_right",
 ]

@@ -97,4 +97,5 @@ EFFICIENTNET = Family(
     from_timm=efficientnet_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    input_kernel="stem/conv/kernel",
 )

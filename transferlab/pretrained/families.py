@@ -19,28 +19,14 @@ from transferlab.pretrained.mpnet import MPNET
 from transferlab.pretrained.resnet import RESNET
 from transferlab.pretrained.roberta import ROBERTA
 from transferlab.pretrained.swin import SWIN
+from transferlab.pretrained.t5 import T5
 from transferlab.pretrained.vit import VIT
+from transferlab.pretrained.whisper import WHISPER
 
 _ALL = (
-    BERT,
-    BIT,
-    CONVNEXT,
-    DISTILBERT,
-    EFFICIENTNET,
-    GPT2,
-    LLAMA,
-    MOBILENET,
-    MODERNBERT,
-    MPNET,
-    RESNET,
-    ROBERTA,
-    SWIN,
-    VIT,
-)
+    BERT, BIT, CONVNEXT, DISTILBERT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, MODERNBERT, MPNET, RESNET, ROBERTA, SWIN, T5, VIT, WHISPER,
+)  # fmt: skip
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, BIT, CONVNEXT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, RESNET, SWIN, VIT)
-}
 
 
 def family_of(config: Any) -> Family:

@@ -241,7 +241,9 @@ def read_any(path: Path) -> dict[str, LazyTensor]:
     if suffix == ".safetensors":
         return read_safetensors(path)
     if suffix in (".pth", ".pt", ".bin"):
-        return read_torch_file(path)
+        from transferlab.pretrained.ctranslate2 import is_ctranslate2, read_ctranslate2
+
+        return read_ctranslate2(path) if is_ctranslate2(path) else read_torch_file(path)
     if suffix == ".npz":
         return read_npz(path)
     if suffix == ".gguf":

@@ -192,5 +192,4 @@ LLAMA = Family(
     to_hf=_to_hf,
     gguf_architectures=ARCHITECTURES,
     from_gguf=llama_from_gguf,
-    to_hf=_to_hf,
 )

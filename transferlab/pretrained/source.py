@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ import numpy as np
 from jax.core import Tracer
 
 from transferlab import trees
+from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
@@ -24,6 +25,7 @@ from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
 from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
+from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
@@ -34,6 +36,10 @@ from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.whisper import read_audio
+
+Transform = TextTransform | ImageTransform | AudioTransform
+"""Preprocessing that travels with weights."""
 
 _TEXT_INPUTS = {
     "input_ids": "embed/word/embedding",
@@ -110,7 +116,8 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from: name, revision, path, licence; ``recorded`` adds the hashes of its files.
+        origin: where it came from: name, revision, path, licence, and the ``changes`` that
+            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
         dtype: of the parameters in memory when the source itself is called.
         raw: ``config.json`` as it was read, if there was one.
         names: the name table that its files follow.
@@ -124,7 +131,7 @@ class Source:
     head: HeadConfig | None = field(repr=False)
     leaves: dict[str, LazyLeaf] = field(repr=False)
     unused: tuple[tuple[str, str], ...] = field(repr=False)
-    transform: TextTransform | ImageTransform | None = field(repr=False)
+    transform: Transform | None = field(repr=False)
     pooling: Pooling
     normalise: bool
     origin: dict[str, Any] = field(repr=False)
@@ -147,7 +154,7 @@ class Source:
 
     @property
     def modality(self) -> str:
-        """``text`` or ``image``."""
+        """``text``, ``image`` or ``audio``."""
         return FAMILIES[self.family].modality
 
     @property
@@ -177,17 +184,64 @@ class Source:
         wanted = trees.flatten(self.definition.state)
         return trees.unflatten({path: self.leaves[path] for path in wanted})
 
-    def resized(self, image_size: int) -> Source:
-        """The same source reading images of another size; everything else of its preprocessing stays.
+    def resized(
+        self,
+        image_size: int | None = None,
+        *,
+        patch_size: int | None = None,
+        channels: int | None = None,
+        channel_mode: str | None = None,
+    ) -> Source:
+        """The same source reading images of another size, in other patches, or of other channels.
 
-        What depends on the size is resized as the origin does it, always from the file's own values.
+        Everything else of its preprocessing stays. What depends on the size is resized as the origin does it, always
+        from the file's own values.
+
+        Args:
+            image_size: pixels of a side.
+            patch_size: pixels of a patch's side (Beyer et al. 2023).
+            channels: of the pictures; see :class:`~transferlab.data.ImageTransform` for how they are read.
+            channel_mode: ``sum`` to one channel, ``repeat`` the file's, or ``zero`` for those beyond the file's. By
+                default as timm: ``sum`` for one, else ``repeat``.
+
+        Raises:
+            TransferlabError: a source that reads text, or a family that has no such size to change.
         """
-        if not isinstance(self.transform, ImageTransform):
-            raise TransferlabError(f"image_size was given, but {self.name} reads text.")
-        shapes = {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
-        config, resizes = FAMILIES[self.family].resized(self.config, shapes, image_size)
-        leaves = self.leaves | {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
-        return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
+        return refit.images(self, image_size, patch_size, channels, channel_mode)
+
+    def with_tokenizer(
+        self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
+    ) -> Source:
+        """The same source reading text by another tokenizer, or by its own with tokens added.
+
+        Rows of tokens that both vocabularies hold are copied by token, wherever they stand; the others are made by
+        ``new_rows``. A table that also gives the logits (a tie) is one leaf: its new rows are new logits too.
+
+        Args:
+            path: of a Hugging Face directory with a tokenizer, or of its ``tokenizer.json``.
+            add: strings that become one token each, after the tokenizer's own.
+            new_rows: ``mean`` of all old rows, ``normal`` around it, or the mean of the new token's ``pieces``.
+
+        Raises:
+            TransferlabError: a source that reads images or came without a tokenizer, or one that was changed already.
+        """
+        return refit.tokens(self, path, add, new_rows)
+
+    def encoder(self) -> Source:
+        """The encoder alone, of a source whose decoder writes text: what a head for labels goes on.
+
+        Raises:
+            TransferlabError: a source without a decoder.
+        """
+        alone = FAMILIES[self.family].encoder
+        config = self.config if alone is None else alone(self.config)
+        if config == self.config:
+            raise TransferlabError(f"{self.name} has no decoder to leave away.")
+        wanted = trees.flatten(trees.define(config.build()).params)
+        gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
+        leaves = {path: self.leaves[path] for path in wanted}
+        origin = {**self.origin, "changes": {**self.origin.get("changes", {}), "encoder": True}}
+        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), origin=origin)
 
     def with_params(
         self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
@@ -255,12 +309,13 @@ class Source:
 
         Args:
             inputs: under the origin's own names: ``input_ids`` (batch, length), ``attention_mask``,
-                ``token_type_ids``, ``position_ids``; or ``pixel_values`` (batch, height, width, channels), normalised.
+                ``token_type_ids``, ``position_ids``; ``pixel_values`` (batch, height, width, channels), normalised; or
+                ``input_features`` (batch, frames, bands).
 
         Returns:
-            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
-            ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of a language
-            model.
+            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``encoded``
+            (the encoder's states) where a decoder follows, and ``logits`` where the checkpoint has a head: (batch,
+            labels), or (batch, length, vocabulary) of a language model.
         """
         return self._evaluate(*self.arrays, self.checked(inputs))
 
@@ -333,7 +388,7 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
         stages = model.all_stages()
         stop = len(model.backbone_stages())
         carry = run_stages(model, inputs, 0, stop)
-        out = {"hidden": carry["hidden"]}
+        out = {name: carry[name] for name in ("hidden", "encoded") if name in carry}
         if source.pooling == "pooler":
             if "pooled" in carry:
                 out["pooled"] = carry["pooled"]
@@ -529,6 +584,8 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
         if family.modality == "text":
             transform = _tokenizer(directory, family, config, raw.get("model_type"))
+        elif family.modality == "audio":
+            transform = read_audio(directory) or family.transform(config)
         elif timm is not None:
             transform = timm.transform()
         else:
@@ -588,7 +645,7 @@ def _assemble(
     tensors: Mapping[str, LazyTensor],
     origin: dict[str, Any],
     *,
-    transform: TextTransform | ImageTransform | None,
+    transform: Transform | None,
     pooling: Pooling | None,
     normalise: bool = False,
     labels: tuple[str, ...] = (),

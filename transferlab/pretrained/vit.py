@@ -308,4 +308,5 @@ VIT = Family(
     to_hf=_to_hf,
     modules=_modules,
     resized=_resized,
+    input_kernel="embed/patch/kernel",
 )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
+from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
@@ -70,6 +71,10 @@ def adapt(
     if source.transform is None:
         raise TransferlabError(
             f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data."
+        )
+    if isinstance(source.transform, AudioTransform):
+        raise TransferlabError(
+            f"{source.name} reads sounds, and there are no data sets of sounds yet; call it instead."
         )
     made = plan_for(source, data.label_names, method, initialise)
     feed = Feed(data, source.transform)
