@@ -119,62 +119,6 @@ def _tables(config: LlamaConfig) -> tuple[Names, ...]:
     return (*(llama_names(config, head) for head in heads), llama_gguf_names(config))
 
 
-def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
-    """Llama, Mistral or Qwen, whichever has what the config asks for; Gemma is not written."""
-    if config.norm_offset:
-        raise TransferlabError("A config.json of Gemma cannot be made; Llama's, Mistral's and Qwen's can.")
-    if config.query_norm:
-        kind, name = "qwen3", "Qwen3"
-    elif config.qkv_bias and not config.output_bias:
-        kind, name = "qwen2", "Qwen2"
-    else:
-        kind, name = ("mistral", "Mistral") if config.windowed else ("llama", "Llama")
-    plain = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
-        "attention_dropout", "tie_word_embeddings",
-    )  # fmt: skip
-    rope = config.rope
-    used = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor",
-            "original_max_position_embeddings"), "yarn": tuple(asdict(rope))}[rope.rope_type]  # fmt: skip
-    given = {
-        "rope_theta": rope.rope_theta,
-        "rope_type": rope.rope_type,
-        **{field: getattr(rope, field) for field in used},
-    }
-    task = (
-        "Model"
-        if head is None
-        else "ForSequenceClassification"
-        if isinstance(head, ClassifierConfig)
-        else "ForCausalLM"
-    )
-    raw: dict[str, Any] = {
-        "architectures": [name + task],
-        "model_type": kind,
-        **{field: getattr(config, field) for field in plain},
-        "rope_parameters": {key: value for key, value in given.items() if value is not None},
-        "eos_token_id": list(config.eos_token_id)
-        if len(config.eos_token_id) > 1
-        else next(iter(config.eos_token_id), None),
-    }
-    if kind in ("llama", "qwen3"):
-        raw["attention_bias"] = config.qkv_bias
-    if kind == "llama":
-        raw["mlp_bias"] = config.mlp_bias
-    elif kind == "mistral":
-        raw["sliding_window"] = config.sliding_window
-    elif config.windowed:
-        types = [
-            "sliding_attention" if i in config.windowed else "full_attention" for i in range(config.num_hidden_layers)
-        ]
-        raw |= {"use_sliding_window": True, "sliding_window": config.sliding_window, "layer_types": types}
-    if head is None:
-        return raw, llama_names(config, "")
-    key = "score" if isinstance(head, ClassifierConfig) else "" if head.tied else "lm_head"
-    return raw, with_prefix(llama_names(config, key), "model.", but=("head/",))
-
-
 LLAMA = Family(
     name="llama",
     config=LlamaConfig,
