@@ -67,13 +67,11 @@ def compiled(definition, start: int = 0, stop: int | None = None, training: froz
 @pytest.mark.parametrize("family", TINY)
 def test_stages_run_in_pieces_give_other_logits_than_the_model(family: str) -> None:
     definition, params = concrete(TINY[family])
-    whole = compiled(definition)(params, INPUTS)["logits"]
     given = {**INPUTS, "position_ids": jnp.arange(8)[None] + 2}
-    placed = compiled(definition)(params, given)["logits"]
-    for inputs, want in ((INPUTS, whole), (given, placed)):
-        carry = compiled(definition, 0, 2)(params, inputs)
-        assert "input_ids" not in carry and all(len(value) == 2 for value in carry.values())
-        np.testing.assert_allclose(compiled(definition, 2)(params, carry)["logits"], want, atol=1e-5)
+    whole = compiled(definition)(params, given)["logits"]
+    carry = compiled(definition, 0, 2)(params, given)
+    assert "input_ids" not in carry and all(len(value) == 2 for value in carry.values())
+    np.testing.assert_allclose(compiled(definition, 2)(params, carry)["logits"], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -97,10 +95,11 @@ def test_a_layer_is_frozen_while_the_bias_that_it_borrows_trains() -> None:
 
 @pytest.mark.parametrize("family", TINY)
 def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(family: str) -> None:
-    definition, params = concrete(TINY[family])
+    shallow = replace(TINY[family], **{"n_layers" if family == "distilbert" else "num_hidden_layers": 1})
+    definition, params = concrete(shallow)
     quiet = compiled(definition)(params, INPUTS)["logits"]
     for field in DROPOUT[family]:
-        noisy = concrete(replace(TINY[family], **{field: 0.5}))[0]
+        noisy = concrete(replace(shallow, **{field: 0.5}))[0]
         stages = noisy.module.backbone_stages()[:2]
         for stage in stages:
             moved = compiled(noisy, training=frozenset({stage.name}))(params, INPUTS)["logits"]

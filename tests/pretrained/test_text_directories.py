@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_bert
 from safetensors.numpy import save_file
 
 import transferlab as tl
@@ -20,6 +21,7 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.writing import save
+from transferlab.train import Settings
 from transferlab.train.run import plan_for
 
 SIZES = {
@@ -241,3 +243,16 @@ def test_a_linear_head_is_written_as_the_origins_head_with_a_hidden_layer(tmp_pa
         save(trained, tmp_path / "there", format="hf")
     save(trained, tmp_path / "tree", format="orbax")
     assert tl.load(tmp_path / "tree").head == head
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "modernbert"])
+@pytest.mark.parametrize("method", [Probe(), LoRA(rank=2)])
+def test_a_run_does_not_read_its_texts_or_trains_what_is_frozen(kind: str, method, films, tmp_path: Path) -> None:
+    write(tmp_path, kind, max_position_embeddings=64)
+    write_bert(tmp_path / "words")  # its tokenizer has 18 tokens
+    (tmp_path / "tokenizer.json").write_text((tmp_path / "words" / "tokenizer.json").read_text())
+    run = tl.adapt(tl.load(tmp_path), films.subset(16, 0), method=method, settings=Settings(epochs=2, batch_size=8))
+    before, after = (trees.flatten(tree) for tree in (run._plan.place(0)[0], run.fit().params))
+    trained = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert trained <= set(run._plan.trainable) and {"head/kernel", "head/bias"} <= trained
+    assert any("/lora/b" in path for path in trained) == (method.name == "lora")

@@ -462,9 +462,11 @@ def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
 
 
 def _table_number(source: Source) -> int:
-    """Which of the family's name tables the source follows."""
-    tables = [table.names for table in FAMILIES[source.family].names(source.config)]
-    return tables.index(source.names.names) if source.names is not None and source.names.names in tables else 0
+    if source.names is None:
+        return 0
+    # By key: two layouts that do the same are not equal.
+    tables = [[(name.path, name.key) for name in table.names] for table in FAMILIES[source.family].names(source.config)]
+    return tables.index([(name.path, name.key) for name in source.names.names])
 
 
 def _write_tokenizer(source: Source, made: Path) -> None:
