@@ -4,9 +4,14 @@
 
 Writes a random Llama of about that many parameters (1e9 by default) as Hugging Face does, in a temporary directory, and
 loads it in turn with each side, every time in a process of its own. The file's pages are in the system's cache before the
-first measurement. Ours is ``tl.load(dir, dtype="bfloat16").module()``, every kernel in its place and layout; the peer's
-is ``AutoModel.from_pretrained(dir, dtype=torch.bfloat16)`` with every parameter touched once, since torch may leave it
-in the mapped file until then.
+first measurement. Three sides:
+
+- ours: ``tl.load(dir, dtype="bfloat16").arrays``, every kernel in memory of its own, transposed to its layout, and looked
+  through for NaN;
+- peer, mapped: ``AutoModel.from_pretrained(dir, dtype=torch.bfloat16)``, whose parameters stay in the mapped file, with
+  each read once (a maximum), since pages are fetched at the first touch;
+- peer, in memory: the same, then each parameter copied out of the file, as ours are: what a file that may change, or a
+  device, asks for.
 
 Two peaks are printed. VmHWM is all that was resident, pages of the mapped file among them, which the system takes back at
 will; RssAnon at its highest is what the process itself allocated. Both are beyond what the process had before it loaded.
@@ -32,7 +37,7 @@ def shape_for(parameters: float) -> dict:
     width = max(64, round((parameters / 300) ** 0.5 / 64) * 64)
     return {
         "model_type": "llama", "architectures": ["LlamaModel"], "hidden_size": width, "intermediate_size": 4 * width,
-        "num_hidden_layers": 16, "num_attention_heads": width // 64, "num_key_value_heads": max(1, width // 256),
+        "num_hidden_layers": 16, "num_attention_heads": width // 64, "num_key_value_heads": max(1, width // 64),
         "head_dim": 64, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "hidden_act": "silu", "tie_word_embeddings": True, "dtype": "bfloat16",
     }  # fmt: skip
@@ -109,8 +114,10 @@ def worker(name: str, folder: str) -> None:
         def load() -> object:
             model = transformers.AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
             assert all(p.dtype == torch.bfloat16 for p in model.parameters())
-            touched = sum(float(p.view(torch.int16).max()) for p in model.parameters())
-            return model, touched
+            if name == "peer, in memory":
+                for p in model.parameters():
+                    p.data = p.data.clone()
+            return model, sum(float(p.view(torch.int16).max()) for p in model.parameters())
 
     before, anonymous = status("VmRSS"), status("RssAnon")
     watch = Anonymous()
@@ -133,7 +140,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="loading."))
     try:
         size = write(folder, parameters)
-        rows: dict[str, list[dict]] = {"ours": [], "peer": []}
+        rows: dict[str, list[dict]] = {"ours": [], "peer, mapped": [], "peer, in memory": []}
         for _ in range(REPEATS):
             for name in rows:
                 command = [sys.executable, __file__, "--worker", name, str(folder)]

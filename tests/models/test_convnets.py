@@ -81,7 +81,7 @@ PUBLISHED = {
     (ResNetConfig, "resnext101_64x4d"): 83_455_272, (ResNetConfig, "resnext101_32x4d"): 44_177_704,
     (MobileNetV2Config, "w050"): 1_968_680, (MobileNetV2Config, "w100"): 3_504_872,
     (MobileNetV2Config, "w140"): 6_108_776,
-    (ConvNeXtConfig, "atto"): 3_695_560, (ConvNeXtConfig, "femto"): 5_222_872, (ConvNeXtConfig, "pico"): 9_046_504,
+    (ConvNeXtConfig, "atto"): 3_695_520, (ConvNeXtConfig, "femto"): 5_217_784, (ConvNeXtConfig, "pico"): 9_045_672,
     (ConvNeXtConfig, "nano"): 15_593_560, (ConvNeXtConfig, "tiny"): 28_589_128, (ConvNeXtConfig, "small"): 50_223_688,
     (ConvNeXtConfig, "base"): 88_591_464, (ConvNeXtConfig, "large"): 197_767_336,
     (ConvNeXtConfig, "xlarge"): 350_196_968,
@@ -150,9 +150,10 @@ def test_training_is_not_evaluation_with_noise_and_moving_statistics(name: str) 
 
 @pytest.mark.parametrize("name", ["resnet", "resnet basic", "mobilenet"])
 def test_padding_rows_change_what_a_training_batch_computes(name: str) -> None:
-    definition, params, state = concrete(TINY[name])
-    x = images(3, 32, 32)
-    padded = jnp.concatenate([x, jnp.full((2, 32, 32, 3), 50.0)])
+    # At torch's eps a norm over the last map's few pixels makes much of rounding.
+    definition, params, state = concrete(replace(TINY[name], eps=1e-2))
+    x = images(3, 64, 64)
+    padded = jnp.concatenate([x, jnp.full((2, 64, 64, 3), 50.0)])
     train = compiled(definition, training=("all",))
     want, want_state = train(params, state, {"pixel_values": x, "weight": jnp.ones(3)})
     weight = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0])
@@ -189,7 +190,7 @@ def test_a_shifted_window_sees_pixels_from_the_other_side_of_the_picture() -> No
     [
         (lambda: ResNetConfig(depths=(2, 2)), "depths .* and hidden_sizes .* are not of one length"),
         (lambda: ResNetConfig(depths=(0, 1, 1, 1)), r"depths \(0, 1, 1, 1\); each must be at least 1"),
-        (lambda: ResNetConfig(layer_type="basik"), "layer_type 'basik'"),  # pyright: ignore[reportArgumentType]
+        (lambda: ResNetConfig(layer_type="basik"), "layer_type 'basik'"),
         (lambda: replace(ResNetConfig.resnet18(), groups=2), "layer_type 'basic' has no groups"),
         (lambda: ResNetConfig(hidden_act="relux"), "unknown hidden_act.*'relu'"),
         (lambda: MobileNetV2Config(0.0), "depth_multiplier is 0.0"),

@@ -105,8 +105,9 @@ def test_a_timm_directory_and_a_state_dict_equal_timms_logits(name: str, timm, t
     timm.models.save_for_hf(made, tmp_path, safe_serialization=True)
     source, given = tl.load(tmp_path), pixels(*TIMM[name])
     got = source({"pixel_values": given})
-    close(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)))
-    close(got["logits"], made(channels_first(given)))
+    # Fifty layers: torch's own float32 is as far from its float64.
+    close(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), 1e-4)
+    close(got["logits"], made(channels_first(given)), 1e-4)
     if name == "resnet18":
         torch.save(made.state_dict(), tmp_path / "resnet18.pth")
         bare = tl.load(tmp_path / "resnet18.pth", config=ResNetConfig.resnet18())

@@ -15,11 +15,13 @@ from conftest import DECODERS, write_decoder
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.methods import LoRA
+from transferlab.methods import LoRA, Probe
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
+from transferlab.pretrained.llama import LLAMA
 from transferlab.pretrained.llama_gguf import llama_gguf_names
 from transferlab.pretrained.names import to_file
+from transferlab.pretrained.writing import save
 from transferlab.train.run import plan_for
 
 GIVEN = {"input_ids": np.random.default_rng(1).integers(4, 40, (2, 7))}
@@ -56,7 +58,8 @@ def test_a_classifier_on_a_language_model_keeps_the_old_head_or_loses_a_leaf(kin
     source = tl.load(tmp_path)
     plan = plan_for(source, ("bad", "good"), LoRA(rank=2))
     actions = {leaf.path: leaf.action for leaf in plan.leaves}
-    assert actions["head/kernel"] == actions["head/bias"] == "initialised" and plan.head.pooling == "last"
+    assert actions["head/kernel"] == "initialised" and plan.head.pooling == "last"
+    assert "head/bias" not in actions  # the origin's classifier has none
     assert ("lm_head.weight", "replaced by the new head") in plan.unused
     assert {p for p, a in actions.items() if a == "copied"} == {p for p in source.leaves if not p.startswith("head/")}
     params, state = plan.place(0)
@@ -105,7 +108,7 @@ def test_what_a_config_leaves_out_is_not_the_models_own_default() -> None:
     assert read({"model_type": "gemma2"}) == replace(LlamaConfig.gemma2_2b(), eos_token_id=(1,))
     assert read({"model_type": "gemma2", "final_logit_softcapping": None}).final_logit_softcapping is None
     third = read({"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}})
-    assert third.rope == Rope(1e6, "linear", 8.0, original_max_position_embeddings=131072)
+    assert third.rope == Rope(1e6, "linear", 8.0)
     assert third.local_rope == Rope(1e4) and third.windowed == tuple(i for i in range(26) if i % 6 != 5)
 
 
@@ -235,3 +238,71 @@ def test_a_tokenizer_that_cannot_be_made_is_guessed_at_or_keeps_the_weights_away
     source = tl.load(tmp_path / "x.gguf")
     assert source.transform is None and "tokenizer.ggml.pre is 'poro-chat'" in dict(source.unused)["tokenizer.ggml"]
     assert source({"input_ids": [[4, 5]]})["logits"].shape == (1, 2, 262)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_language_model_is_written_with_other_bytes_or_without_its_head(kind: str, tmp_path: Path) -> None:
+    write_decoder(tmp_path / "in", kind, id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    source = tl.load(tmp_path / "in")
+    save(source, tmp_path / "same")
+    want, got = (tmp_path / place for place in ("in", "same"))
+    assert json.loads((got / "config.json").read_text()) == json.loads((want / "config.json").read_text())
+    assert (got / "model.safetensors").read_bytes() == (want / "model.safetensors").read_bytes()
+    moved = "layers/1/attention/query/kernel"
+    doubled = trees.unflatten({moved: 2 * source.leaves[moved].read()})
+    save(source, tmp_path / "changed", params=doubled, shard_bytes=2000)
+    again = tl.load(tmp_path / "changed")
+    for path, leaf in source.leaves.items():
+        factor = 2 if path == moved else 1
+        np.testing.assert_array_equal(again.leaves[path].read(), factor * leaf.read(), err_msg=path)
+    save(source, tmp_path / "orbax", format="orbax")
+    again = tl.load(tmp_path / "orbax")
+    assert again.config == source.config and again.head == source.head
+    np.testing.assert_array_equal(again(GIVEN)["logits"], source(GIVEN)["logits"])
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_trained_classifier_is_lost_or_the_old_head_is_written_with_it(kind: str, tied: bool, tmp_path: Path) -> None:
+    write_decoder(tmp_path / "in", kind, tie_word_embeddings=tied)
+    source = tl.load(tmp_path / "in")
+    plan = plan_for(source, ("bad", "good"), Probe())
+    params, _ = plan.place(0)
+    save(source.with_params({"head": params["head"]}, head=plan.head), tmp_path / "out")
+    again = tl.load(tmp_path / "out")
+    assert again.labels == ("bad", "good") and again.head.pooling == "last"
+    want = plan.definition.merge(params)({"input_ids": jnp.asarray(GIVEN["input_ids"])})["logits"]
+    np.testing.assert_allclose(again(GIVEN)["logits"], want, atol=1e-6)
+    assert {"score.weight"} == {key for key in again.tensors if not key.startswith(source.names.prefixes)}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_gguf_file_becomes_another_model_as_a_directory(kind: str, tmp_path: Path) -> None:
+    changes = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"query_norm": True, "tie_word_embeddings": False}}[
+        kind
+    ]
+    write_gguf(tmp_path / "x.gguf", replace(TINY, **changes), kind)
+    source = tl.load(tmp_path / "x.gguf")
+    save(source, tmp_path / "out", format="hf")
+    again = tl.load(tmp_path / "out")
+    assert again.config == source.config and again.head == source.head
+    for path, leaf in source.leaves.items():
+        np.testing.assert_array_equal(again.leaves[path].read(), leaf.read(), err_msg=path)
+    raw = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert raw["model_type"] == kind and raw["architectures"] == [f"{kind.capitalize()}ForCausalLM"]
+
+
+@pytest.mark.parametrize("size", ["llama32_1b", "mistral_7b", "qwen25_05b", "qwen3_06b", "gemma2_2b", "gemma3_270m"])
+def test_a_config_of_ours_means_another_model_to_hugging_face(size: str) -> None:
+    config = getattr(LlamaConfig, size)()
+    for head in (config.language_model(), None):
+        raw, names = LLAMA.to_hf(config, head)
+        assert LlamaConfig.from_hf(json.loads(json.dumps(raw))) == config
+        wanted = trees.flatten(trees.define(config.build(head)).params)
+        assert wanted.keys() <= {name.path for name in names.names}
+    with pytest.raises(TransferlabError, match="No model of Hugging Face's is what this config says"):
+        LLAMA.to_hf(replace(config, embedding_scale=not config.embedding_scale), None)

@@ -28,7 +28,7 @@ class BitConfig:
         embedding_size: channels of the stem.
         hidden_sizes: channels that each stage returns, before ``width_factor``.
         depths: blocks of each stage.
-        width_factor: of all channels but the stem's in Hugging Face (``embedding_size`` says those).
+        width_factor: of ``hidden_sizes``; the stem's channels are as ``embedding_size`` says.
         num_groups: of every GroupNorm.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
         image_size: pixels it is evaluated at.

@@ -82,9 +82,21 @@ class Rope:
         given.setdefault("rope_theta", theta)
         if kind == "default":
             return cls(float(given["rope_theta"]))
-        given.setdefault("original_max_position_embeddings", positions)
-        given.setdefault("factor", positions / given["original_max_position_embeddings"])
+        if kind != "linear":
+            given.setdefault("original_max_position_embeddings", positions)
+            given.setdefault("factor", positions / given["original_max_position_embeddings"])
         return cls(rope_type=kind, **given)
+
+    def used(self) -> tuple[str, ...]:
+        """The fields that its ``rope_type`` looks at."""
+        stretched = ("rope_theta", "rope_type", "factor")
+        return {
+            "default": stretched[:2],
+            "linear": stretched,
+            "llama3": (*stretched, "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+            "yarn": (*stretched, "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
+                     "mscale_all_dim", "truncate"),
+        }[self.rope_type]  # fmt: skip
 
     def frequencies(self, width: int) -> tuple[Float[np.ndarray, " pairs"], float]:
         """Radians a position, for each pair of a head's features, and a factor on sine and cosine."""

@@ -302,7 +302,7 @@ class TextTower(Model):
     hidden state at the pooled token; ``embedding`` is its projection.
     """
 
-    inputs = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+    inputs = ("input_ids", "attention_mask", "position_ids")
     ragged = ("hidden", "mask")
 
     def __init__(self, config: TextTowerConfig, head: ClassifierConfig | None = None):

@@ -143,9 +143,9 @@ class Embedding(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32. ``eps`` is the origin's."""
 
-    def __init__(self, features: int, eps: float):
+    def __init__(self, features: int, eps: float, *, bias: bool = True):
         self.scale = parameter((features,), ones)
-        self.bias = parameter((features,), zeros)
+        self.bias = parameter((features,), zeros) if bias else None
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
@@ -153,7 +153,8 @@ class LayerNorm(nnx.Module):
         centred = wide - wide.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.eps)
-        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+        scaled = normal * self.scale[...]
+        return (scaled if self.bias is None else scaled + self.bias[...]).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -177,7 +178,7 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels.
 
-    ``bias`` says whether query, key and value have one.
+    ``bias`` says whether query, key and value have one, ``output_bias`` whether the output has.
     """
 
     def __init__(
@@ -187,12 +188,13 @@ class Attention(nnx.Module):
         *,
         dropout: float,
         bias: bool = True,
+        output_bias: bool = True,
         initialiser: Initialiser = TruncatedNormal(0.02),
     ):
         self.query = Linear(features, features, bias=bias, initialiser=initialiser)
         self.key = Linear(features, features, bias=bias, initialiser=initialiser)
         self.value = Linear(features, features, bias=bias, initialiser=initialiser)
-        self.output = Linear(features, features, initialiser=initialiser)
+        self.output = Linear(features, features, bias=output_bias, initialiser=initialiser)
         self.heads = heads
         self.dropout = dropout
 
@@ -201,10 +203,14 @@ class Attention(nnx.Module):
         x: Float[Array, "batch length features"],
         mask: Bool[Array, "batch length"] | Bool[Array, "batch length length"] | None,
         key: Key | None = None,
+        *,
+        bias: Float[Array, "heads length length"] | None = None,
+        rotate: Callable[[Array], Array] | None = None,
     ) -> Float[Array, "batch length features"]:
         """Attend over the positions where ``mask`` is true (everywhere without one); it may say so for each query.
 
-        A row whose mask is all false attends evenly.
+        A row whose mask is all false attends evenly. ``bias`` is added to the scaled scores; ``rotate`` acts on queries
+        and keys (batch, heads, length, width), as rotary positions do.
         """
         batch, length, features = x.shape
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
@@ -215,8 +221,12 @@ class Attention(nnx.Module):
         query, key_, value = (
             split(project(x, k)) for project, k in zip((self.query, self.key, self.value), keys, strict=False)
         )
+        if rotate is not None:
+            query, key_ = rotate(query), rotate(key_)
         scores = jnp.einsum("bhqd,bhkd->bhqk", query * (1.0 / math.sqrt(features // self.heads)), key_)
         scores = scores.astype(jnp.float32)
+        if bias is not None:
+            scores = scores + bias
         if mask is not None:
             seen = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
             scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
@@ -319,7 +329,8 @@ def pointwise(inputs: int, outputs: int, *, bias: bool = False) -> Linear:
 
 def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
     """The largest of 3×3 pixels at stride 2; one pixel more on each side, which never is the largest (torch's)."""
-    return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), border)
 
 
 def every(stride: int, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 from flax import nnx
@@ -51,7 +50,7 @@ class ResNetConfig:
     embedding_size: int = 64
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
-    layer_type: Literal["basic", "bottleneck"] = "bottleneck"
+    layer_type: str = "bottleneck"
     hidden_act: str = "relu"
     groups: int = 1
     width_per_group: int = 64

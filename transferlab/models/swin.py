@@ -75,7 +75,9 @@ class SwinConfig:
                 raise TransferlabError(f"SwinConfig: {name} {getattr(self, name)}; each must be at least 1.")
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
-                raise TransferlabError(f"SwinConfig: num_heads {self.num_heads} do not divide the widths {self.widths}.")
+                raise TransferlabError(
+                    f"SwinConfig: num_heads {self.num_heads} do not divide the widths {self.widths}."
+                )
         if self.hidden_act not in ACTIVATIONS:
             raise TransferlabError(f"SwinConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
 

@@ -53,11 +53,11 @@ def bit_names(config: BitConfig, dialect: Dialect) -> Names:
 def bit_from_hf(raw: Mapping[str, Any]) -> BitConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     fixed = {"layer_type": "preactivation", "global_padding": None, "embedding_dynamic_padding": False,
-             "output_stride": 32}  # fmt: skip
+             "output_stride": 32, "width_factor": 1}  # fmt: skip
     for name, only in fixed.items():
         if raw.get(name, only) != only:
             raise TransferlabError(f"config.json: {name} {raw[name]!r} is not supported; only {only!r}.")
-    plain = ("num_channels", "embedding_size", "width_factor", "num_groups", "hidden_act")
+    plain = ("num_channels", "embedding_size", "num_groups", "hidden_act")
     given = {name: raw[name] for name in plain if raw.get(name) is not None}
     given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
     return BitConfig(drop_path=float(raw.get("drop_path_rate") or 0.0), **given)
@@ -95,4 +95,5 @@ BIT = Family(
     adjust=lambda config, found: config,
     transform=_transform,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    input_kernel="stem/conv/kernel",
 )

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from transferlab.data.images import Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.clip import ClipConfig, PooledToken, TextTowerConfig
-from transferlab.models.heads import ClassifierConfig, Pooling
+from transferlab.models.fields import given_fields, given_number
+from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import clip_tables
 from transferlab.pretrained.family import Family, unread
@@ -104,11 +105,10 @@ def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
     vision, text = vision_tower_from_hf(parts["vision"]), text_tower_from_hf(parts["text"])
     if kind == "siglip":
         return ClipConfig(vision, text, math.log(10.0), -10.0)
-    width = raw.get("projection_dim") or 512
-    scale = raw.get("logit_scale_init_value")
+    width = given_fields({"projection_dim": int}, raw).get("projection_dim", 512)
     return ClipConfig(
         replace(vision, projection_dim=width), replace(text, projection_dim=width),
-        ClipConfig.logit_scale if scale is None else float(scale),
+        given_number(raw, "logit_scale_init_value", ClipConfig.logit_scale),
     )  # fmt: skip
 
 
@@ -120,21 +120,21 @@ def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
         "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
         "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
     )  # fmt: skip
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
+    given = given_fields(TextTowerConfig, {name: raw[name] for name in plain if name in raw})
     if siglip:
-        width = given.get("hidden_size", config.hidden_size)
-        return replace(config, **given, projection_dim=raw.get("projection_size") or width)
+        width = given_fields({"projection_size": int}, raw).get("projection_size")
+        return replace(config, **given, projection_dim=width or given.get("hidden_size", config.hidden_size))
     end = raw.get("eos_token_id", config.eos_token_id)
     if not isinstance(end, int):
         raise TransferlabError(f"config.json: eos_token_id {end!r} is not one number.")
     # The origin's rule: 2 was written by mistake, for an end token that has the highest id.
     return replace(
         config, **given, eos_token_id=end, pooled_token="highest" if end == 2 else "end",
-        projection_dim=raw.get("projection_dim") or config.projection_dim,
+        **({"projection_dim": config.projection_dim} | given_fields({"projection_dim": int}, raw)),
     )  # fmt: skip
 
 
-def text_tower_to_hf(config: TextTowerConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def text_tower_to_hf(config: TextTowerConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     """Return Hugging Face's ``config.json`` of CLIP's or SigLIP's text tower, and the names of its leaves."""
     if head is not None:
         raise TransferlabError("Hugging Face's CLIP and SigLIP have no text classifier; write the format 'orbax'.")
@@ -162,7 +162,7 @@ def text_tower_to_hf(config: TextTowerConfig, head: ClassifierConfig | None) -> 
     return raw, with_prefix(names, "text_model.", but=("projection/",))
 
 
-def clip_to_hf(config: ClipConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def clip_to_hf(config: ClipConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     """Return Hugging Face's ``config.json`` of both towers, and the names of their leaves."""
     vision, text = vision_tower_to_hf(config.vision, None)[0], text_tower_to_hf(config.text, None)[0]
     kinds = vision["model_type"].removesuffix("_vision_model"), text["model_type"].removesuffix("_text_model")
@@ -349,7 +349,7 @@ CLIP_TEXT = Family(
     name="clip_text",
     config=TextTowerConfig,
     modality="text",
-    inputs=("input_ids", "attention_mask", "token_type_ids", "position_ids"),
+    inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("clip_text_model", "siglip_text_model"),
     architectures="",
     names=lambda config: (text_names(config, "clip"), text_names(config, "open_clip")),
@@ -359,6 +359,8 @@ CLIP_TEXT = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "pooler",
     to_hf=text_tower_to_hf,
+    # The token that stands for the text goes by its id.
+    vocabulary="",
     whole_length=lambda config: config.pooled_token == "last",
 )
 
@@ -366,7 +368,7 @@ CLIP = Family(
     name="clip",
     config=ClipConfig,
     modality="image and text",
-    inputs=("pixel_values", "input_ids", "attention_mask", "token_type_ids", "position_ids"),
+    inputs=("pixel_values", "input_ids", "attention_mask", "position_ids"),
     model_types=("clip", "siglip"),
     architectures="",
     names=lambda config: (*clip_names(config), *clip_tables(config)),
@@ -376,5 +378,6 @@ CLIP = Family(
     transform=lambda config: vit_transform(config.vision),
     resized=_resized,
     to_hf=clip_to_hf,
+    vocabulary="",
     whole_length=lambda config: config.text.pooled_token == "last",
 )

@@ -81,7 +81,9 @@ def convnext_from_hf(raw: Mapping[str, Any]) -> ConvNeXtConfig:
         given[name] = square(raw.get(name) or getattr(config, name), name)
     config = replace(config, drop_path=float(raw.get("drop_path_rate") or 0.0), **given)
     if raw.get("num_stages", len(config.depths)) != len(config.depths):
-        raise TransferlabError(f"config.json: num_stages {raw['num_stages']} is not the length of depths {config.depths}.")
+        raise TransferlabError(
+            f"config.json: num_stages {raw['num_stages']} is not the length of depths {config.depths}."
+        )
     if raw["model_type"] == "convnextv2":
         return config.v2()
     gains = raw.get("layer_scale_init_value", 1e-6)
@@ -140,4 +142,5 @@ CONVNEXT = Family(
     adjust=lambda config, found: config,
     transform=_transform,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    input_kernel="stem/patch/kernel",
 )

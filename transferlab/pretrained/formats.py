@@ -48,7 +48,7 @@ class LazyTensor:
 
 
 def holds_nan(array: np.ndarray) -> bool:
-    """Whether any number of a floating array is a NaN: two passes over its bits, without a copy.
+    """Whether any number of a floating array is a NaN: one pass over its bits, without a copy.
 
     As a signed integer a NaN without its sign bit is above infinity, and as an unsigned one with it above minus infinity.
     """
@@ -58,7 +58,19 @@ def holds_nan(array: np.ndarray) -> bool:
         return False
     infinity, size = infinities[array.dtype], array.dtype.itemsize
     sign = 1 << (8 * size - 1)
-    return int(array.view(f"i{size}").max()) > infinity or int(array.view(f"u{size}").max()) > sign + infinity
+    flat = array.T if array.flags.f_contiguous else array
+    if not flat.flags.c_contiguous:
+        return bool(np.isnan(flat).any())
+    signed, unsigned = flat.reshape(-1).view(f"i{size}"), flat.reshape(-1).view(f"u{size}")
+    for first in range(0, len(signed), _IN_CACHE):
+        piece = slice(first, first + _IN_CACHE)
+        if signed[piece].max() > infinity or unsigned[piece].max() > sign + infinity:
+            return True
+    return False
+
+
+_IN_CACHE = 1 << 17
+"""Numbers that the second look at them still finds in the processor's cache."""
 
 
 _SAFETENSORS_DTYPES = {
@@ -229,7 +241,9 @@ def read_any(path: Path) -> dict[str, LazyTensor]:
     if suffix == ".safetensors":
         return read_safetensors(path)
     if suffix in (".pth", ".pt", ".bin"):
-        return read_torch_file(path)
+        from transferlab.pretrained.ctranslate2 import is_ctranslate2, read_ctranslate2
+
+        return read_ctranslate2(path) if is_ctranslate2(path) else read_torch_file(path)
     if suffix == ".npz":
         return read_npz(path)
     if suffix == ".gguf":

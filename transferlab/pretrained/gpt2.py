@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from transferlab.models.gpt2 import GPT2Config
+from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama import language_model_heads
-from transferlab.pretrained.names import LINEAR, SAME, Name, Names, fused
+from transferlab.pretrained.names import LINEAR, SAME, Name, Names, fused, with_prefix
 
 
 def gpt2_names(config: GPT2Config, head: str = "lm_head") -> Names:
@@ -46,6 +48,20 @@ def _both(path: str, key: str) -> list[Name]:
     return [Name(path, f"{key}.weight"), Name(f"{path.rpartition('/')[0]}/bias", f"{key}.bias")]
 
 
+def _to_hf(config: GPT2Config, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+    if isinstance(head, ClassifierConfig):
+        architecture, key = "GPT2ForSequenceClassification", "score"
+    elif head is None:
+        architecture, key = "GPT2Model", "lm_head"
+    else:
+        architecture, key = "GPT2LMHeadModel", "" if head.tied else "lm_head"
+    ends = config.eos_token_id
+    raw = {"architectures": [architecture], "model_type": "gpt2", **asdict(config)}
+    raw["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
+    names = gpt2_names(config, key)
+    return raw, names if head is None else with_prefix(names, "transformer.", but=("head/",))
+
+
 GPT2 = Family(
     name="gpt2",
     config=GPT2Config,
@@ -59,4 +75,6 @@ GPT2 = Family(
     adjust=lambda config, found: config,
     transform=lambda config: None,
     head_pooling=lambda config: "last",
+    head_bias=False,
+    to_hf=_to_hf,
 )

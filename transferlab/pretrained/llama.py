@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
+from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.models.llama import MODEL_TYPES, LlamaConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
-from transferlab.pretrained.names import LINEAR, Name, Names
+from transferlab.pretrained.names import LINEAR, Name, Names, with_prefix
 
 
 def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
@@ -58,6 +61,59 @@ def _linear(path: str, key: str, bias: bool) -> list[Name]:
     return [kernel, Name(f"{path}/bias", f"{key}.bias")] if bias else [kernel]
 
 
+def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+    kind, name = _kind(config)
+    base = name.removesuffix("Text")
+    if isinstance(head, ClassifierConfig):
+        architecture, key = f"{name}ForSequenceClassification", "score"
+    elif head is None:
+        architecture, key = f"{name}Model", "lm_head"
+    else:
+        architecture, key = f"{base}ForCausalLM", "" if head.tied else "lm_head"
+    shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "num_key_value_heads", "head_dim", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+              "attention_dropout", "tie_word_embeddings", "sliding_window")  # fmt: skip
+    raw = {"architectures": [architecture], "model_type": kind, **{field: getattr(config, field) for field in shared}}
+    raw["hidden_activation" if config.norm_after else "hidden_act"] = config.hidden_act
+    ends = config.eos_token_id
+    raw["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends) or None
+    # As transformers 4 spells it, which 5 reads too.
+    raw["rope_theta"] = config.rope.rope_theta
+    if config.rope.rope_type != "default":
+        raw["rope_scaling"] = {key: value for key, value in asdict(config.rope).items()
+                               if key != "rope_theta" and key in config.rope.used() and value is not None}  # fmt: skip
+    if kind in ("llama", "qwen3") or config.norm_after:
+        raw["attention_bias"] = config.qkv_bias
+    if kind == "llama":
+        raw["mlp_bias"] = config.mlp_bias
+    if kind.startswith("qwen") or config.norm_after:
+        every = range(config.num_hidden_layers)
+        raw["layer_types"] = ["sliding_attention" if i in config.windowed else "full_attention" for i in every]
+    if kind.startswith("qwen"):
+        raw["use_sliding_window"] = config.sliding_window is not None
+    if config.norm_after:
+        raw["query_pre_attn_scalar"] = config.query_pre_attn_scalar
+        raw["attn_logit_softcapping"] = config.attn_logit_softcapping
+        raw["final_logit_softcapping"] = config.final_logit_softcapping
+    if kind == "gemma3_text":
+        raw["rope_local_base_freq"] = (config.local_rope or config.rope).rope_theta
+    if LlamaConfig.from_hf(raw) != config:
+        raise TransferlabError(f"No model of Hugging Face's is what this config says; the nearest is '{kind}'.")
+    names = llama_names(config, key)
+    return raw, names if head is None else with_prefix(names, "model.", but=("head/",))
+
+
+def _kind(config: LlamaConfig) -> tuple[str, str]:
+    """``model_type`` and the name of the origin's classes."""
+    if config.norm_after:
+        return ("gemma3_text", "Gemma3Text") if config.query_norm else ("gemma2", "Gemma2")
+    if config.query_norm:
+        return "qwen3", "Qwen3"
+    if config.qkv_bias and not config.output_bias:
+        return "qwen2", "Qwen2"
+    return ("mistral", "Mistral") if config.windowed else ("llama", "Llama")
+
+
 def _tables(config: LlamaConfig) -> tuple[Names, ...]:
     heads = language_model_heads(config.tie_word_embeddings)
     return (*(llama_names(config, head) for head in heads), llama_gguf_names(config))
@@ -76,6 +132,8 @@ LLAMA = Family(
     adjust=lambda config, found: config,
     transform=lambda config: None,
     head_pooling=lambda config: "last",
+    head_bias=False,
+    to_hf=_to_hf,
     gguf_architectures=ARCHITECTURES,
     from_gguf=llama_from_gguf,
 )

@@ -6,6 +6,7 @@ What llama.cpp writes: ``convert_hf_to_gguf.py`` and ``gguf-py/gguf/constants.py
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ def _rope(file: Gguf, kind: str) -> Rope:
 # ---------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def interleaved(heads: int, layout: Layout) -> Layout:
     """Return the layout of a query or key that llama.cpp holds in the order of Meta's files.
 

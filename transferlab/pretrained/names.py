@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -56,6 +57,7 @@ POINTWISE = Layout(
 """torch's 1×1 convolution (out, in, 1, 1) ↔ kernel (in, out)."""
 
 
+@cache
 def fused(layout: Layout, n: int, of: int, axis: int = 0) -> Layout:
     """Return the layout of the n-th of ``of`` leaves that the file fuses along an axis, as q, k, v are."""
 

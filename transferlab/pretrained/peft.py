@@ -224,12 +224,15 @@ def _replaced(source: Source, leaves: Mapping[str, LazyLeaf]) -> Source:
     if "head/kernel" in leaves:
         shape = leaves["head/kernel"].shape
         n = shape[-1]
-        if head is None or len(head.labels) != n:
+        if not isinstance(head, ClassifierConfig) or len(head.labels) != n:
             family = FAMILIES[source.family]
             given = label_names(source.raw or {})
             labels = given if len(given) == n else tuple(str(i) for i in range(n))
             head = ClassifierConfig(
-                labels, pooling=family.head_pooling(source.config), dropout=family.head_dropout(source.raw or {})
+                labels,
+                pooling=family.head_pooling(source.config),
+                dropout=family.head_dropout(source.raw or {}),
+                bias="head/bias" in leaves,
             )
     flat = {path: leaf.read() for path, leaf in leaves.items()}
     return source.with_params(trees.unflatten(flat), head=head) if flat else source
@@ -252,12 +255,13 @@ def write_adapter(
     family, own = FAMILIES[source.family], source.names
     if own is None:
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which a PEFT adapter goes by.")
-    with_head = head and source.head is not None
+    with_head = head and isinstance(source.head, ClassifierConfig)
+    whole = head and source.head is not None
     if with_head:
         classifier_like_the_origins(source)
     kind = (source.raw or {}).get("model_type", family.model_types[0] if family.model_types else "")
     prefixed = [prefix for prefix in own.prefixes if prefix == f"{kind}."] or list(own.prefixes[-1:])
-    table = with_prefix(own, prefixed[0], but=("head/",)) if with_head and prefixed else own
+    table = with_prefix(own, prefixed[0], but=("head/",)) if whole and prefixed else own
     by_path = {name.path: name for name in table.names}
     tensors, ranks, alphas, transposed = {}, {}, {}, set()
     for path, pair in sorted(pairs.items()):
@@ -308,6 +312,14 @@ def write_adapter(
     with new_directory(directory, overwrite) as made:
         write_json(made / "adapter_config.json", raw)
         write_safetensors(made / "adapter_model.safetensors", lazy, {"format": "pt"})
+
+
+def _task(source: Source, whole: bool) -> str | None:
+    if not whole:
+        return "FEATURE_EXTRACTION"
+    if not isinstance(source.head, ClassifierConfig):
+        return "CAUSAL_LM"
+    return "SEQ_CLS" if FAMILIES[source.family].modality == "text" else None
 
 
 def _commonest(values: Mapping[str, Any]) -> Any:

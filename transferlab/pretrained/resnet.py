@@ -59,9 +59,7 @@ def resnet_from_hf(raw: Mapping[str, Any]) -> ResNetConfig:
     return ResNetConfig(**given)
 
 
-TIMM_RESNETS = (
-    r"resnet(18|26|34|50|101|152)|wide_resnet(50|101)_2|resnext50_32x4d|resnext101_(32x4d|32x8d|64x4d)"
-)
+TIMM_RESNETS = r"resnet(18|26|34|50|101|152)|wide_resnet(50|101)_2|resnext50_32x4d|resnext101_(32x4d|32x8d|64x4d)"
 """Architectures of timm that are read as this family, as a regular expression; torchvision's have the same names."""
 
 
@@ -90,4 +88,5 @@ RESNET = Family(
     adjust=lambda config, found: config,
     transform=_transform,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    input_kernel="stem/conv/kernel",
 )

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from transferlab import trees
+from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
+from transferlab.models.fields import check_scalars
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
+from transferlab.pretrained import refit
 from transferlab.pretrained.big_vision import config_of
 from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
@@ -32,9 +38,20 @@ from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.whisper import read_audio
 
-Transform = TextTransform | ImageTransform | None
-"""Preprocessing that travels with weights; None where there is none."""
+Transform = TextTransform | ImageTransform | AudioTransform
+"""Preprocessing that travels with weights."""
+
+_TEXT_INPUTS = {
+    "input_ids": "embed/word/embedding",
+    "token_type_ids": "embed/token_type/embedding",
+    "position_ids": "embed/position/embedding",
+    "attention_mask": None,
+}
+"""What texts are given as, and the table that each is looked up in."""
+
+_ROWS = {"input_ids": "tokens in its vocabulary", "token_type_ids": "token types", "position_ids": "positions"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,8 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from: name, revision, path, licence; ``recorded`` adds the hashes of its files.
+        origin: where it came from: name, revision, path, licence, and the ``changes`` that
+            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
         dtype: of the parameters in memory when the source itself is called.
         raw: ``config.json`` as it was read, if there was one.
         names: the name table that its files follow.
@@ -116,7 +134,7 @@ class Source:
     head: HeadConfig | None = field(repr=False)
     leaves: dict[str, LazyLeaf] = field(repr=False)
     unused: tuple[tuple[str, str], ...] = field(repr=False)
-    transform: TextTransform | ImageTransform | None = field(repr=False)
+    transform: Transform | None = field(repr=False)
     pooling: Pooling
     normalise: bool
     origin: dict[str, Any] = field(repr=False)
@@ -125,7 +143,7 @@ class Source:
     names: Names | None = field(default=None, repr=False)
     tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
     files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
-    towers: Mapping[str, Transform] = field(default_factory=dict, repr=False)
+    towers: Mapping[str, Transform | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
@@ -140,7 +158,7 @@ class Source:
 
     @property
     def modality(self) -> str:
-        """``text``, ``image``, or both for a model of two towers."""
+        """``text``, ``image`` or ``audio``, or ``image and text`` for a model of two towers."""
         return FAMILIES[self.family].modality
 
     @property
@@ -172,7 +190,7 @@ class Source:
 
     @property
     def image_transform(self) -> ImageTransform | None:
-        """How images are read, by the one tower that does or the whole; None for a model of texts."""
+        """How images are read, by the one tower that does or the whole; None for a model that reads none."""
         transform = self.towers.get("vision") if self.towers else self.transform
         return transform if isinstance(transform, ImageTransform) else None
 
@@ -201,21 +219,64 @@ class Source:
             files=self.files,
         )  # fmt: skip
 
-    def resized(self, image_size: int) -> Source:
-        """The same source reading images of another size; everything else of its preprocessing stays.
+    def resized(
+        self,
+        image_size: int | None = None,
+        *,
+        patch_size: int | None = None,
+        channels: int | None = None,
+        channel_mode: str | None = None,
+    ) -> Source:
+        """The same source reading images of another size, in other patches, or of other channels.
 
-        What depends on the size is resized as the origin does it, always from the file's own values.
+        Everything else of its preprocessing stays. What depends on the size is resized as the origin does it, always
+        from the file's own values.
+
+        Args:
+            image_size: pixels of a side.
+            patch_size: pixels of a patch's side (Beyer et al. 2023).
+            channels: of the pictures; see :class:`~transferlab.data.ImageTransform` for how they are read.
+            channel_mode: ``sum`` to one channel, ``repeat`` the file's, or ``zero`` for those beyond the file's. By
+                default as timm: ``sum`` for one, else ``repeat``.
+
+        Raises:
+            TransferlabError: a source that reads text, or a family that has no such size to change.
         """
-        images = self.image_transform
-        if images is None:
-            raise TransferlabError(f"image_size was given, but {self.name} reads text.")
-        shapes = {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
-        config, resizes = FAMILIES[self.family].resized(self.config, shapes, image_size)
-        leaves = self.leaves | {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
-        images = replace(images, size=image_size)
-        if self.towers:
-            return replace(self, config=config, leaves=leaves, towers={**self.towers, "vision": images})
-        return replace(self, config=config, leaves=leaves, transform=images)
+        return refit.images(self, image_size, patch_size, channels, channel_mode)
+
+    def with_tokenizer(
+        self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
+    ) -> Source:
+        """The same source reading text by another tokenizer, or by its own with tokens added.
+
+        Rows of tokens that both vocabularies hold are copied by token, wherever they stand; the others are made by
+        ``new_rows``. A table that also gives the logits (a tie) is one leaf: its new rows are new logits too.
+
+        Args:
+            path: of a Hugging Face directory with a tokenizer, or of its ``tokenizer.json``.
+            add: strings that become one token each, after the tokenizer's own.
+            new_rows: ``mean`` of all old rows, ``normal`` around it, or the mean of the new token's ``pieces``.
+
+        Raises:
+            TransferlabError: a source that reads images or came without a tokenizer, or one that was changed already.
+        """
+        return refit.tokens(self, path, add, new_rows)
+
+    def encoder(self) -> Source:
+        """The encoder alone, of a source whose decoder writes text: what a head for labels goes on.
+
+        Raises:
+            TransferlabError: a source without a decoder.
+        """
+        alone = FAMILIES[self.family].encoder
+        config = self.config if alone is None else alone(self.config)
+        if config == self.config:
+            raise TransferlabError(f"{self.name} has no decoder to leave away.")
+        wanted = trees.flatten(trees.define(config.build()).params)
+        gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
+        leaves = {path: self.leaves[path] for path in wanted}
+        origin = {**self.origin, "changes": {**self.origin.get("changes", {}), "encoder": True}}
+        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), origin=origin)
 
     def with_params(
         self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
@@ -242,20 +303,26 @@ class Source:
             f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
         ]:
             raise TransferlabError("\n  ".join(sorted(problems)[:12]))
-        keys = {} if self.names is None else {name.path: name.key for name in self.names.names}
+        names = self.names
+        if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
+            # The origin's classifiers have another name for their head.
+            tables = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
+            names = tables[0] if tables else None
+        keys = {} if names is None else {name.path: name.key for name in names.names}
         leaves = {}
         for path, leaf in wanted.items():
             old = self.leaves.get(path)
             if path in given:
                 array = given[path]
-                leaves[path] = LazyLeaf(old.key if old else keys.get(path, path), _in_memory(array), SAME)
+                kept = old if names is self.names or not path.startswith("head/") else None
+                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME)
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
                 raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
             if leaves[path].shape != tuple(leaf.shape):
                 raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
-        return replace(self, head=head, leaves=leaves)
+        return replace(self, head=head, leaves=leaves, names=names)
 
     def module(self, dtype: Any = None) -> Any:
         """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
@@ -277,14 +344,15 @@ class Source:
 
         Args:
             inputs: under the origin's own names: ``input_ids`` (batch, length), ``attention_mask``,
-                ``token_type_ids``, ``position_ids``; or ``pixel_values`` (batch, height, width, channels), normalised.
+                ``token_type_ids``, ``position_ids``; ``pixel_values`` (batch, height, width, channels), normalised; or
+                ``input_features`` (batch, frames, bands).
 
         Returns:
             ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``embedding``
-            where it maps that to a space shared with another tower, and ``logits`` where the checkpoint has a head:
-            (batch, labels), or (batch, length, vocabulary) of a language model.
-            Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and ``text_embedding`` (of unit
-            length), and ``logits`` (images, texts).
+            where it maps that to a space shared with another tower, ``encoded`` (the encoder's states) where a decoder
+            follows, and ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of
+            a language model. Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and
+            ``text_embedding`` (of unit length), and ``logits`` (images, texts).
         """
         return self._evaluate(*self.arrays, self.checked(inputs))
 
@@ -301,7 +369,40 @@ class Source:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
+        self._check_texts(inputs)
         return {name: jnp.asarray(value) for name, value in inputs.items()}
+
+    def _check_texts(self, inputs: Mapping[str, Any]) -> None:
+        """Hold what is given for texts against the tables it is looked up in; on the device it would be clamped."""
+        given = {name: value for name, value in inputs.items() if name in _TEXT_INPUTS}
+        arrays = {}
+        for name, value in given.items():
+            if isinstance(value, Tracer):
+                continue
+            try:
+                arrays[name] = array = np.asarray(value)
+            except ValueError:
+                raise TransferlabError(f"'{name}' has rows of different lengths; pad them to one.") from None
+            if name != "attention_mask" and array.dtype.kind not in "iu":
+                raise TransferlabError(f"'{name}' is of dtype {array.dtype}; it must be of integers.")
+            if array.ndim != 2:
+                raise TransferlabError(
+                    f"'{name}' has shape {array.shape}; it must be (batch, length), with one row for a single text."
+                )
+        shape = np.shape(given.get("input_ids", ()))
+        for name, array in arrays.items():
+            if shape and array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
+                raise TransferlabError(f"'{name}' has shape {array.shape}, but 'input_ids' has {shape}.")
+            place = _TEXT_INPUTS[name] or ""
+            table = self.leaves.get(place) or self.leaves.get(f"text/{place}")
+            if table is None:
+                continue
+            wrong = array[(array < 0) | (array >= table.shape[0])]
+            if wrong.size:
+                raise TransferlabError(
+                    f"'{name}' holds {wrong[0]}, but {self.name} has {table.shape[0]} {_ROWS[name]} "
+                    f"(0 to {table.shape[0] - 1})."
+                )
 
     @cached_property
     def arrays(self) -> tuple[trees.Tree, trees.Tree]:
@@ -309,9 +410,12 @@ class Source:
         return self._placed(self.dtype)
 
     def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
-        # Leaf by leaf, so that no more than one is in memory twice.
-        params = trees.unflatten({path: leaf.placed(dtype) for path, leaf in trees.walk(self.params)})
-        return params, trees.unflatten({path: leaf.placed(jnp.float32) for path, leaf in trees.walk(self.state)})
+        # Leaf by leaf, so that only a few are in memory twice; on a few threads, since the work is numpy's and jax's.
+        params, state = trees.flatten(self.params), trees.flatten(self.state)
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
+            made = dict(zip(params, workers.map(lambda leaf: leaf.placed(dtype), params.values()), strict=True))
+            stats = dict(zip(state, workers.map(lambda leaf: leaf.placed(jnp.float32), state.values()), strict=True))
+        return trees.unflatten(made), trees.unflatten(stats)
 
     @cached_property
     def _evaluate(self) -> Any:
@@ -330,15 +434,13 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
         if source.towers:
             hidden = [f"{name}/hidden" for name in source.towers]
             return {name: carry[name] for name in (*hidden, "image_embedding", "text_embedding", "logits")}
-        out = {"hidden": carry["hidden"]}
+        out = {name: carry[name] for name in ("hidden", "encoded", "embedding") if name in carry}
         if source.pooling == "pooler":
             if "pooled" in carry:
                 out["pooled"] = carry["pooled"]
         else:
             pooled = pool(model, carry, source.pooling)
             out["pooled"] = unit_length(pooled) if source.normalise else pooled
-        if "embedding" in carry:
-            out["embedding"] = carry["embedding"]
         if source.head is not None:
             out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
         return out
@@ -422,12 +524,14 @@ def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
     if family is None:
         known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
         raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
-    config = family.from_gguf(file)
-    transform = tokenizer_from_gguf(file, config.max_position_embeddings)
-    made = _assemble(
-        name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
-        transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
-    )  # fmt: skip
+    with reading(path):
+        config = family.from_gguf(file)
+        _check_layers(config, len(file.tensors), path)
+        transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+        made = _assemble(
+            name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+            transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+        )  # fmt: skip
     unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
     return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
@@ -442,7 +546,7 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
         )
     family = family_of(config)
     origin, transform = {"path": str(path.resolve())}, family.transform(config)
-    towers: dict[str, Transform] = {}
+    towers: dict[str, Transform | None] = {}
     if family.modality == "image and text":
         towers, transform = {"vision": transform, "text": None}, None
     pooling = "mean" if family.modality == "text" else None
@@ -466,9 +570,10 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         if described["format"] != 1:
             raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
         family = FAMILIES[described["family"]]
-        config = _config_of(family.config, described["config"])
-        head = described["head"]
-        head = None if head is None else ClassifierConfig(**{key: _as_tuple(value) for key, value in head.items()})
+        config = _dataclass_from(family.config, described["config"])
+        head = None if described["head"] is None else dict(described["head"])
+        if head is not None:
+            head = _dataclass_from(_HEADS[head.pop("kind")], head)
         _check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
@@ -476,26 +581,53 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     tensors = read_orbax(directory / "tree")
-    transform, towers = _transforms(directory, family, config, None)
+    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
+    transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
     with reading(path):
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
                            normalise=normalise, head=head, names=paths, towers=towers)  # fmt: skip
         leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
-    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
 
-def _config_of(kind: type, described: Mapping[str, Any]) -> Any:
-    """The config, of a family or of a tower inside it, that was written as plain data."""
-    inner = {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint)}
-    return kind(
-        **{k: _config_of(inner[k], v) if k in inner else _as_tuple(v) for k, v in described.items()}  # pyright: ignore[reportArgumentType]
-    )
+def _tokenizer(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
+    longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
+    types = "token_type_ids" in family.inputs
+    whole = family.whole_length(config)
+    return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types, whole_length=whole)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _transforms(
+    directory: Path, family: Family, config: Any, kind: str | None, timm: TimmConfig | None = None
+) -> tuple[Transform | None, dict[str, Transform | None]]:
+    """Return the directory's preprocessing, and that of each tower where it has several."""
+    if family.modality == "text":
+        return _tokenizer(directory, family, config, kind), {}
+    if family.modality == "audio":
+        return read_audio(directory) or family.transform(config), {}
+    if timm is not None:
+        return timm.transform(), {}
+    images = read_preprocessor(directory) or family.transform(config)
+    if family.modality == "image and text":
+        return None, {"vision": images, "text": _tokenizer(directory, family, config, kind)}
+    return images, {}
+
+
+_HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
+
+
+def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
+    hints = get_type_hints(kind)
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
+            return _dataclass_from(inner[0], value) if inner else value
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: one(name, value) for name, value in values.items()})
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
@@ -514,6 +646,7 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
         timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
         family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
+    check_scalars(family.config, raw, where=str(path))
     with reading(path):
         config = family.from_hf(raw) if timm is None else family.from_timm(timm)
         labels = label_names(raw) if timm is None else timm.labels
@@ -523,35 +656,19 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
         pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
     with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
-        transform, towers = _transforms(directory, family, config, timm)
+        transform, towers = _transforms(directory, family, config, raw.get("model_type"), timm)
     images = towers.get("vision") if towers else transform
     if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
         raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
     with reading(path):
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
-                           normalise=normalise, labels=labels, head_dropout=head_dropout, towers=towers)  # fmt: skip
+                           normalise=normalise, labels=labels, head_dropout=head_dropout,
+                           classifies=_classifies(raw), towers=towers)  # fmt: skip
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
     with reading(path):
         return source.resized(images.size) if isinstance(images, ImageTransform) else source
-
-
-def _transforms(
-    directory: Path, family: Family, config: Any, timm: TimmConfig | None
-) -> tuple[Transform, dict[str, Transform]]:
-    """Return the directory's preprocessing, and that of each tower where it has several."""
-
-    def texts() -> Transform:
-        limit = getattr(config, "max_position_embeddings", 512)
-        return read_tokenizer(directory, limit, family.whole_length(config))
-
-    def images() -> Transform:
-        return timm.transform() if timm is not None else read_preprocessor(directory) or family.transform(config)
-
-    if family.modality == "image and text":
-        return None, {"vision": images(), "text": texts()}
-    return texts() if family.modality == "text" else images(), {}
 
 
 def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Source:
@@ -564,7 +681,7 @@ def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Sourc
     _check_layers(config, len(tensors), path)
     family = family_of(config)
     with reading(directory / "tokenizer_config.json"):
-        text = read_tokenizer(directory, config.max_position_embeddings, family.whole_length(config))
+        text = _tokenizer(directory, family, config, None)
     with reading(path):
         source = _assemble(
             name, family, config, tensors, {"path": str(directory.resolve()), **origin}, transform=None, pooling=None,
@@ -582,8 +699,14 @@ def _check_layers(config: Any, tensors: int, path: Path) -> None:
         value = getattr(config, field_.name)
         if is_dataclass(value):
             _check_layers(value, tensors, path)
-        elif re.search("layers|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+        elif re.search("layer|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
             raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+
+
+def _classifies(raw: Mapping[str, Any]) -> bool:
+    """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
+    return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
+                   for name in raw.get("architectures") or ())  # fmt: skip
 
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
@@ -609,14 +732,15 @@ def _assemble(
     tensors: Mapping[str, LazyTensor],
     origin: dict[str, Any],
     *,
-    transform: TextTransform | ImageTransform | None,
+    transform: Transform | None,
     pooling: Pooling | None,
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
     head: HeadConfig | None = None,
     names: Names | None = None,
-    towers: Mapping[str, Transform] | None = None,
+    classifies: bool = True,
+    towers: Mapping[str, Transform | None] | None = None,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
     names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
@@ -625,7 +749,10 @@ def _assemble(
     unused = []
     if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
         unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
-        names = replace(names, language_model=replace(names.language_model, tied=True))
+        names = next(table for table in family.names(config) if table.language_model and table.language_model.tied)
+    if names.language_model is None and (not classifies or "head/kernel" not in found):
+        for path in [path for path in found if path.startswith("head/")]:
+            unused.append((found.pop(path).key, "the head of another task than classifying"))
     head = head or _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
@@ -648,8 +775,10 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = hasattr(config, "pooler") and (family.modality == "text" or config.pooler)
-    pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
+    own = family.head_pooling(config)
+    # An encoder of texts without a head answers by its pooler, if it has one; a decoder by its last token.
+    has_pooler = getattr(config, "pooler", family.modality == "text" and own != "last")
+    pooled = pooling or ("pooler" if head is None and has_pooler else own)
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
@@ -688,6 +817,7 @@ def _head(
         pooling=family.head_pooling(config),
         dropout=dropout,
         bias="head/bias" in found,
+        hidden=family.head_hidden(config),
     )
 
 

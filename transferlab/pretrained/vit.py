@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, Pooling
+from transferlab.models.fields import given_fields, given_number
+from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import vit_tables
 from transferlab.pretrained.family import Family
@@ -196,23 +197,24 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
         "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
         "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "qkv_bias",
     )  # fmt: skip
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
+    given = given_fields(ViTConfig, {name: raw[name] for name in plain if name in raw})
     for name in ("image_size", "patch_size"):
         given[name] = square(raw.get(name) or getattr(config, name), name)
     if dino:
-        inner = int(given.get("hidden_size", config.hidden_size) * raw.get("mlp_ratio", 4))
+        inner = int(given.get("hidden_size", config.hidden_size) * given_number(raw, "mlp_ratio", 4.0))
         swiglu = bool(raw.get("use_swiglu_ffn"))
         # SwiGLU has three matrices: two thirds of the width, up to a multiple of 8, for as many parameters.
         given["intermediate_size"] = (int(inner * 2 / 3) + 7) // 8 * 8 if swiglu else inner
         classifies = any("ImageClassification" in name for name in raw.get("architectures") or ())
         given |= {
-            "layer_scale": float(raw.get("layerscale_value", 1.0)),
+            "layer_scale": given_number(raw, "layerscale_value", 1.0),
             "swiglu": swiglu,
-            "drop_path": float(raw.get("drop_path_rate") or 0.0),
+            "drop_path": given_number(raw, "drop_path_rate", 0.0),
             "pooling": "first and mean" if classifies else "first",
         }
     if kind == "dinov2_with_registers":
-        return replace(config, registers=raw.get("num_register_tokens", 4), position_rule="bicubic antialias", **given)
+        registers = given_fields({"num_register_tokens": int}, raw).get("num_register_tokens", 4)
+        return replace(config, registers=registers, position_rule="bicubic antialias", **given)
     if not dino:
         if raw.get("pooler_act", "tanh") != "tanh":
             raise TransferlabError(f"config.json: pooler_act '{raw['pooler_act']}' is not supported; only 'tanh'.")
@@ -234,12 +236,12 @@ def vision_tower_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
         "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
         "initializer_range", "layer_norm_eps",
     )  # fmt: skip
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
-    given["attention_probs_dropout_prob"] = float(raw.get("attention_dropout") or 0.0)
+    given = given_fields(ViTConfig, {name: raw[name] for name in plain if name in raw})
+    given["attention_probs_dropout_prob"] = given_number(raw, "attention_dropout", 0.0)
     for name in ("image_size", "patch_size"):
         given[name] = square(raw.get(name) or getattr(config, name), name)
     if not siglip:
-        given["projection_dim"] = raw.get("projection_dim") or config.projection_dim
+        given |= given_fields({"projection_dim": int}, raw)
     config = replace(config, **given)
     return config if raw.get("vision_use_head", True) else config.without_pooler()
 
@@ -270,6 +272,13 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
+_TYPES = {
+    "embed_dim": int, "depth": int, "num_heads": int, "mlp_ratio": float, "qkv_bias": bool, "init_values": float,
+    "class_token": bool, "no_embed_class": bool, "reg_tokens": int, "fc_norm": bool, "in_chans": int,
+    "drop_path_rate": float, "attn_drop_rate": float, "global_pool": str,
+}  # fmt: skip
+
+
 def vit_from_timm(timm: TimmConfig) -> ViTConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
     name = timm.architecture
@@ -298,7 +307,7 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
             raise TransferlabError(
                 f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _ARGUMENTS)}"
             )
-    given = {**own, **timm.arguments}
+    given = {**own, **timm.arguments, **given_fields(_TYPES, timm.arguments, where="config.json: model_args")}
     pools: dict[str, Pooling] = {"token": "first", "avg": "mean", "map": "pooler"}
     pool = given.get("global_pool", "token")
     if pool not in pools:
@@ -387,7 +396,7 @@ def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def vision_tower_to_hf(config: ViTConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def vision_tower_to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     """Return Hugging Face's ``config.json`` of CLIP's or SigLIP's vision tower, and the names of its leaves."""
     kind = "clip" if config.pre_norm else "siglip"
     if head is not None:
@@ -416,7 +425,7 @@ def vision_tower_to_hf(config: ViTConfig, head: ClassifierConfig | None) -> tupl
     return raw, with_prefix(vit_names(config, "clip"), "vision_model.", but=("projection/",))
 
 
-def _to_hf(config: ViTConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     """ViT where it can hold the config, else DINOv2; CLIP's and SigLIP's towers as such; what none can is an error."""
     if config.pre_norm or config.pooler_kind == "attention":
         return vision_tower_to_hf(config, head)
@@ -486,4 +495,5 @@ VIT = Family(
     to_hf=_to_hf,
     modules=_modules,
     resized=_resized,
+    input_kernel="embed/patch/kernel",
 )

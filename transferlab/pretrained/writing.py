@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
+from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json, write_json
+from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
 from transferlab.pretrained.names import Name, Names, by_key
@@ -88,6 +90,7 @@ def save(
             write_json(made / "config.json", raw)
             write_weights(made, tensors, shard_bytes, _metadata(source))
         _write_preprocessor(source, made, kind)
+        _write_tokenizer(source, made)
         _check(source, made)
     return target
 
@@ -207,7 +210,8 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     added = not head_keys <= source.tensors.keys()
     if added:
         out = _prefixed(out, source, raw, head_keys)
-    if source.head is not None and (added or source.head.labels != _written_labels(raw, source.head)):
+    head = source.head
+    if isinstance(head, ClassifierConfig) and (added or head.labels != _written_labels(raw, head)):
         _set_head(raw, source, kind)
     return raw, out
 
@@ -221,7 +225,7 @@ def _converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Laz
         others = f" Of {', '.join(able)} it can be." if able else ""
         raise TransferlabError(f"A config.json of {source.family} cannot be made for the format '{kind}'.{others}")
     raw, names = writer(source.config, source.head)
-    if source.head is not None:
+    if isinstance(source.head, ClassifierConfig):
         raw |= _labels_of(source)
         _check_head(source, family.from_hf(raw))
     return raw, _by_names(source, names)
@@ -244,14 +248,16 @@ def _joined(parts: list[tuple[Name, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     """One tensor of the file from the leaves that it fuses; it is made when it is read."""
     parts = sorted(parts, key=lambda part: part[0].layout.part)
     shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]
-    shape = (sum(s[0] for s in shapes), *shapes[0][1:]) if len(parts) > 1 else shapes[0]
+    axis, shape = parts[0][0].layout.axis, list(shapes[0])
+    if len(parts) > 1:
+        shape[axis] = sum(one[axis] for one in shapes)
 
     def read() -> np.ndarray:
         pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
-        whole = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        whole = np.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
         return whole if whole.dtype == dtype else whole.astype(dtype)
 
-    return LazyTensor(shape, dtype, read)
+    return LazyTensor(tuple(shape), dtype, read)
 
 
 def _cast(tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
@@ -331,13 +337,18 @@ def _labels_of(source: Source) -> dict[str, Any]:
 def _check_head(source: Source, config: Any) -> None:
     """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
     head = source.head
-    assert head is not None
+    assert isinstance(head, ClassifierConfig)
+    if head.bias and not FAMILIES[source.family].head_bias:
+        raise TransferlabError("The origin's classifier has no bias, this head has; write the format 'orbax'.")
     wanted = FAMILIES[source.family].head_pooling(config)
     if head.pooling != wanted:
         raise TransferlabError(
             f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. "
             f"Train with pooling='{wanted}', or write the format 'orbax'."
         )
+    if head.hidden != (hidden := FAMILIES[source.family].head_hidden(config)):
+        has, this = ("no hidden layer", "has one") if hidden is None else ("a hidden layer", "has none like it")
+        raise TransferlabError(f"The origin's classifier has {has}, this head {this}; write the format 'orbax'.")
     if head.normalise:
         raise TransferlabError("The origin's classifier does not scale what it pools; write the format 'orbax'.")
 
@@ -408,9 +419,7 @@ def _copy_companions(source: Source, made: Path) -> None:
 def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
     """Where the files do not say how the source reads images, or say otherwise, write it."""
     transform = source.image_transform
-    if transform is None or kind == "timm":
-        return
-    if read_preprocessor(made) == transform:
+    if transform is None or kind == "timm" or read_preprocessor(made) == transform:
         return
     path = made / "preprocessor_config.json"
     old = read_json(path) if path.exists() else {}
@@ -429,7 +438,7 @@ def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
             "format": 1,
             "family": source.family,
             "config": asdict(source.config),
-            "head": None if source.head is None else asdict(source.head),
+            "head": None if source.head is None else {"kind": type(source.head).__name__, **asdict(source.head)},
             # Names of the origin: with them it can be written for the origin again.
             "keys": {path: leaf.key for path, leaf in source.leaves.items()},
             "names": _table_number(source),
@@ -451,12 +460,26 @@ def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
 
 
 def _table_number(source: Source) -> int:
-    """Which of the family's tables the source's files follow; layouts are made anew each time, and compare as others."""
     if source.names is None:
         return 0
-    own = [(name.path, name.key) for name in source.names.names]
-    tables = FAMILIES[source.family].names(source.config)
-    return next((n for n, table in enumerate(tables) if [(x.path, x.key) for x in table.names] == own), 0)
+    # By key: two layouts that do the same are not equal.
+    tables = [[(name.path, name.key) for name in table.names] for table in FAMILIES[source.family].names(source.config)]
+    return tables.index([(name.path, name.key) for name in source.names.names])
+
+
+def _write_tokenizer(source: Source, made: Path) -> None:
+    """A tokenizer that came without files of its own, as out of a GGUF file."""
+    if source.tokenizer is None or any(
+        (made / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+    ):
+        return
+    own = type(source.tokenizer).from_str(source.tokenizer.to_str())
+    own.no_truncation()
+    own.save(str(made / "tokenizer.json"))
+    if not (made / "tokenizer_config.json").exists():
+        assert isinstance(source.transform, TextTransform)
+        limits = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.transform.max_length}
+        write_json(made / "tokenizer_config.json", limits)
 
 
 def _check(source: Source, made: Path) -> None:

@@ -97,7 +97,7 @@ def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
     """Split by what is known once they are placed: features, step reached, and frozen leaves that a seed draws."""
     groups: dict[tuple, list[Ready]] = {}
     for i, member, state in ready:
-        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action == "initialised"}
+        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action in ("initialised", "derived")}
         # Members share their frozen leaves, so those may not depend on the seed.
         own = i if drawn & set(trees.flatten(member.frozen)) else -1
         mark = (id(member.run.program), member.key, int(state["step"]), own)

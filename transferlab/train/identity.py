@@ -17,7 +17,11 @@ EXECUTION = ("memory_bytes", "together")
 def identity(run: Run) -> dict[str, Any]:
     """Return plain data: compared on resume, and read by ``open_run``."""
     source, data = run.source, run.data
-    origin = {k: v for k, v in source.recorded.items() if k in ("name", "family", "revision", "files", "path", "tower")}
+    origin = {
+        k: v
+        for k, v in source.recorded.items()
+        if k in ("name", "family", "revision", "files", "path", "changes", "tower")
+    }
     return {
         "source": origin,
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),

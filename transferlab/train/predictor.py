@@ -21,6 +21,7 @@ from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
+from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source, load
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.run import plan_for
@@ -98,7 +99,7 @@ def open_run(directory: str | Path) -> Predictor:
     made = plan_for(source, identity["labels"], method_from(identity["method"]))
     params, state = made.place(identity["seeds"]["initialisation"])
     frozen = trees.split_by(params, made.trainable)[1]
-    assert source.transform is not None
+    assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
         tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
         adapted(source, trained, stats, made.head, made.definition.module),
@@ -112,7 +113,7 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = load(place, tower=origin.get("tower"))
+            source = refitted(load(place, tower=origin.get("tower")), origin.get("changes", {}))
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
             continue
