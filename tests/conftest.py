@@ -151,3 +151,40 @@ def frontier_cache(tmp_path_factory: pytest.TempPathFactory):
     patch.setattr(run, "shared_cache", lambda: made)
     yield made
     patch.undo()
+
+
+DECODERS = {
+    "gpt2": {"model_type": "gpt2", "vocab_size": 40, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 4,
+             "eos_token_id": 3},
+    "llama": {"model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 6,
+              "eos_token_id": 3},
+    "gemma": {"model_type": "gemma2", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 6,
+              "sliding_window": 4, "query_pre_attn_scalar": 9, "eos_token_id": 3, "attn_logit_softcapping": 2.0},
+}  # fmt: skip
+
+
+def write_decoder(folder: Path, kind: str, *, scale: float = 0.4, **changes) -> dict[str, np.ndarray]:
+    """Write config and random weights of a language model under the origin's keys; return the tensors."""
+    from safetensors.numpy import save_file
+
+    from transferlab import trees
+    from transferlab.pretrained.families import FAMILIES
+    from transferlab.pretrained.names import to_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {**DECODERS[kind], **changes}
+    family = FAMILIES["gpt2" if kind == "gpt2" else "llama"]
+    config = family.from_hf(raw)
+    rng = np.random.default_rng(0)
+    shapes = trees.flatten(trees.define(config.build(config.language_model())).params)
+    leaves = {p: rng.normal(0, scale, leaf.shape).astype(np.float32) for p, leaf in shapes.items()}
+    names = family.names(config)[0]
+    tensors = {
+        key if key.startswith("lm_head") else names.prefixes[0] + key: tensor
+        for key, tensor in to_file(names, leaves).items()
+    }
+    (folder / "config.json").write_text(json.dumps(raw))
+    save_file(tensors, str(folder / "model.safetensors"))
+    return tensors

@@ -87,3 +87,37 @@ def test_a_source_that_cannot_be_had_names_the_three_places(tmp_path: Path, monk
     ):
         fetch_artifact(Artifact("no-such-model-anywhere", "1.0", "0" * 64))
     assert not (tmp_path / "artifacts" / "no-such-model-anywhere-1.0").exists()
+
+
+def test_a_bucket_is_copied_again_or_not_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    from transferlab.files import fetch_bucket
+
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
+    memory = fsspec.filesystem("memory")
+    for name in ("config.json", "1_Pooling/config.json"):
+        memory.pipe_file(f"/bucket/model/{name}", name.encode())
+    first = fetch_bucket("memory://bucket/model")
+    assert (first / "1_Pooling" / "config.json").read_text() == "1_Pooling/config.json"
+    assert fetch_bucket("memory://bucket/model") == first
+    memory.pipe_file("/bucket/model/config.json", b"longer than before")
+    again = fetch_bucket("memory://bucket/model")
+    assert again != first and (again / "config.json").read_text() == "longer than before"
+    with pytest.raises(TransferlabError, match="nothing at 'memory://bucket/other'"):
+        fetch_bucket("memory://bucket/other")
+    with pytest.raises(TransferlabError, match="'nope://x' is of a kind that is not known"):
+        fetch_bucket("nope://x")
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
+def test_a_bucket_without_its_package_is_a_traceback(
+    scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from transferlab.files import fetch_bucket
+
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(TransferlabError, match=f"pip install {package}"):
+        fetch_bucket(f"{scheme}://bucket/model")

@@ -121,3 +121,38 @@ def test_models_work_without_graph_mode_in_nnx() -> None:
     env = {**os.environ, "NNX_GRAPH_MODE": "false", "NNX_GRAPH_UPDATES": "false"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "(1, 3, 4)", done.stderr[-800:]
+
+
+def test_twelve_stacked_layers_come_back_in_another_order() -> None:
+    rng = np.random.default_rng(0)
+    layers = {
+        str(i): {"kernel": np.full((2, 3), i, np.float32), "norm": {"scale": rng.normal(size=3)}} for i in range(12)
+    }
+    tree = {"embed": np.arange(4), "encoder": {"layers": {k: layers[k] for k in sorted(layers)}, "final": np.ones(2)}}
+    stacked = trees.stack_layers(tree, "encoder/layers")
+    assert trees.flatten(stacked).keys() == {
+        "embed", "encoder/layers/kernel", "encoder/layers/norm/scale", "encoder/final",
+    }  # fmt: skip
+    np.testing.assert_array_equal(stacked["encoder"]["layers"]["kernel"][:, 0, 0], np.arange(12))
+    again = trees.flatten(trees.unstack_layers(stacked, "encoder/layers"))
+    want = trees.flatten(tree)
+    assert again.keys() == want.keys()
+    for path, leaf in want.items():
+        assert again[path].dtype == leaf.dtype
+        np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+def test_layers_that_differ_are_stacked() -> None:
+    layer = {"a": np.zeros(2, np.float32)}
+    with pytest.raises(TransferlabError, match=r"'layers/0' has no 'bias', which 'layers/1' has"):
+        trees.stack_layers({"layers": {"0": layer, "1": {**layer, "bias": np.zeros(1)}}}, "layers")
+    with pytest.raises(TransferlabError, match=r"'layers/1' has no 'a', which 'layers/0' has"):
+        trees.stack_layers({"layers": {"0": layer, "2": layer}}, "layers")
+    with pytest.raises(TransferlabError, match=r"'a' is \(2,\) float32 in 'layers/0' and \(3,\) float32 in 'layers/1'"):
+        trees.stack_layers({"layers": {"0": layer, "1": {"a": np.zeros(3, np.float32)}}}, "layers")
+    with pytest.raises(TransferlabError, match="no layers 'blocks/0'"):
+        trees.stack_layers({"layers": {"0": layer}}, "blocks")
+    with pytest.raises(TransferlabError, match="do not share a first axis"):
+        trees.unstack_layers({"layers": {"a": np.zeros((2, 1)), "b": np.zeros((3, 1))}}, "layers")
+    with pytest.raises(TransferlabError, match=r"no folder 'layer' to unstack.*layers"):
+        trees.unstack_layers({"layers": layer}, "layer")

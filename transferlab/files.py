@@ -92,8 +92,19 @@ def read_json(path: Path) -> Any:
     """Read JSON; a file that is none is an error that names it."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise TransferlabError(f"{path} is not readable JSON ({error}).") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a value of another kind than expected raises becomes one error that names the file."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise TransferlabError(
+            f"{path}: it holds a value that cannot be used ({type(error).__name__}: {str(error)[:200]})."
+        ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -190,6 +201,47 @@ def fetch_artifact(artifact: Artifact) -> Path:
                 ) from None
             with atomic_directory(place) as temporary:
                 unpack(archive, temporary)
+    return place
+
+
+_BUCKETS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+"""Kinds of buckets, and the package that fsspec reads each with."""
+
+
+def fetch_bucket(url: str) -> Path:
+    """Return a copy in the cache of a directory in a bucket; one whose files have changed is copied anew.
+
+    Raises:
+        TransferlabError: the package that reads such a bucket is not installed (it is named), or nothing is there.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        import fsspec
+
+        system, root = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        package = _BUCKETS.get(scheme)
+        what = f"needs a package: pip install {package}" if package else f"is of a kind that is not known ({error})"
+        raise TransferlabError(f"'{url}' {what}.") from None
+    try:
+        found = {name: info for name, info in system.find(root, detail=True).items() if info.get("type") == "file"}
+        if not found:
+            raise TransferlabError(f"There is nothing at '{url}'.")
+        marks = sorted((name, info.get("size"), *(str(info.get(key)) for key in ("etag", "ETag", "md5Hash", "mtime")))
+                       for name, info in found.items())  # fmt: skip
+        place = cache_dir() / "buckets" / hashlib.sha256(repr((url, marks)).encode()).hexdigest()[:32]
+        if not place.is_dir():
+            with atomic_directory(place) as temporary:
+                for name in found:
+                    inside = temporary / name.removeprefix(root).lstrip("/")
+                    if not inside.resolve().is_relative_to(temporary.resolve()):
+                        raise TransferlabError(f"'{url}': the file '{name}' leaves the directory; refused.")
+                    inside.parent.mkdir(parents=True, exist_ok=True)
+                    system.get_file(name, str(inside))
+    except TransferlabError:
+        raise
+    except Exception as error:
+        raise TransferlabError(f"Cannot get '{url}': {type(error).__name__}: {error}") from None
     return place
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import zipfile
@@ -36,6 +37,7 @@ _STORAGES = {
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
+_LARGEST_EXPANDED = 1 << 24
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "params")
 
 
@@ -151,6 +153,9 @@ def _torch_table(name: str) -> dict[tuple[str, str], Any]:
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if all(shape) else -1
         if last >= storage.size:
             raise TransferlabError(f"{name}: a tensor of shape {shape} reaches past its storage '{storage.key}'.")
+        # An expanded tensor repeats its storage by strides of 0; one that would unfold to far more is a trap.
+        if math.prod(shape) > max(storage.size, _LARGEST_EXPANDED):
+            raise TransferlabError(f"{name}: a tensor of shape {shape} unfolds a storage of {storage.size} numbers.")
         return TorchTensor(shape, storage.dtype, storage.read, int(offset), strides)
 
     table: dict[tuple[str, str], Any] = {
@@ -183,6 +188,9 @@ def _read_zip(path: Path) -> Any:
         member = members.get(f"{root}data/{key}")
         if member is None or member.file_size < size * dtype.itemsize:
             raise TransferlabError(f"{name}: the storage '{key}' is missing or too short.")
+        # torch stores them as they are; a deflated one could unpack to a thousand times its size.
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise TransferlabError(f"{name}: the storage '{key}' is compressed, which torch never does.")
 
         def read() -> np.ndarray:
             try:

@@ -2,17 +2,21 @@
 
 A benchmark file registers sides with ``@side("row", "ours")``: a function that prepares, and returns the work to time.
 ``compare`` starts both processes of a row, warms them up, and lets them work in turn, so that what else the machine
-does meets both alike. Medians and their ratio are printed, with the quartiles of each side.
+does meets both alike. Medians and their ratio are printed, with the quartiles of each side. Our side gets the large
+pages that ``transferlab run`` gives itself; with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 both have them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+from transferlab.host import large_pages
 
 Work = Callable[[], object]
 SIDES: dict[tuple[str, str], Callable[[], Work]] = {}
@@ -37,12 +41,15 @@ class Worker:
 
     def __init__(self, script: str, row: str, name: str):
         self.command = [sys.executable, script, "--worker", row, name]
+        self.environment = {**os.environ, **(large_pages(os.environ) if name == "ours" else {})}
         self.cold = f"{row} {name}" in COLD
         self.process = None if self.cold else self._start()
         self.said: dict = {}
 
     def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
+        )
 
     def measure(self) -> float:
         """Seconds of one piece of work."""

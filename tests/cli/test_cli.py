@@ -74,6 +74,7 @@ def test_a_study_runs_to_its_table_report_and_result(study: Path) -> None:
     assert "</svg>" in (study / "learning_curves.svg").read_text()
     for arm in ("probe", "full"):
         assert "backward" in (study / "profile" / arm / "profile.txt").read_text()
+        assert (study / "profile" / arm / "profile.svg").read_text().startswith("<svg")
     for name in ("plan.json", "metrics.jsonl", "predictions.npz"):
         assert (study / "runs" / "full" / "40" / "0" / name).exists()
     assert list((study / "runs" / "full" / "40" / "0" / "events").iterdir())

@@ -33,4 +33,4 @@ def test_a_named_model_is_another_than_it_says(name: str, parameters: int) -> No
     source = tl.load(name)
     assert trees.count(source.params) == parameters
     assert source.origin["licence"] == REGISTRY[name].licence
-    assert list(source.origin["files"].values()) == [REGISTRY[name].sha256]
+    assert list(source.recorded["files"].values()) == [REGISTRY[name].sha256]

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from synthetic import curves, study
 
-from transferlab.studies.figures import COLOURS, colours, learning_curves, standalone, training_curves
+from transferlab.studies.figures import COLOURS, colours, learning_curves, standalone, step_by_stage, training_curves
 from transferlab.studies.table import summarise
 
 
@@ -57,3 +57,17 @@ def test_training_curves_lack_the_validation_or_draw_nothing_for_nothing() -> No
 def test_a_figure_is_no_file_of_its_own() -> None:
     svg = standalone(learning_curves(summarise(study()), colours([row["name"] for row in summarise(study())])))
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_stage_or_a_direction_is_missing_from_a_steps_picture() -> None:
+    stages = (
+        ("embed", "forward", 0.1),
+        ("layers/0", "forward", 0.3),
+        ("layers/0", "backward", 0.4),
+        ("optimizer", "update", 0.2),
+    )
+    svg = step_by_stage(stages, 0.25)
+    assert {"embed", "layers/0", "optimizer", "forward", "backward", "update", "ms of a step of 250 ms"} <= set(
+        texts(svg)
+    )
+    assert "backward" not in texts(step_by_stage(stages[:2], 0.25))

@@ -133,9 +133,15 @@ def test_a_trained_head_is_kept_by_label_name(tmp_path: Path) -> None:
     made = plan_for(source, ("down", "new", "up"), tl.methods.Full())
     actions = {leaf.path: leaf for leaf in made.leaves}
     assert actions["head/kernel"].action == "derived" and "down, up" in actions["head/kernel"].reason
-    head = made.place(0)[0]["head"]
-    np.testing.assert_array_equal(head["kernel"], np.stack([rows[2], 0 * rows[0], rows[1]], 1))
+    assert "1 new one drawn" in actions["head/kernel"].reason
+    head, other = (made.place(seed)[0]["head"] for seed in (0, 1))
+    for kernel in (head["kernel"], other["kernel"]):
+        np.testing.assert_array_equal(kernel[:, [0, 2]], np.stack([rows[2], rows[1]], 1))
+    assert 0 < np.abs(head["kernel"][:, 1]).max() < 0.05
+    assert (head["kernel"][:, 1] != other["kernel"][:, 1]).all()
     np.testing.assert_array_equal(head["bias"], [3, 0, 2])
+    swapped = {leaf.path: leaf for leaf in plan_for(source, ("down", "up", "sad"), tl.methods.Full()).leaves}
+    assert swapped["head/kernel"].action == "derived" and "drawn" not in swapped["head/kernel"].reason
     same = plan_for(source, ("sad", "up", "down"), tl.methods.Full())
     np.testing.assert_array_equal(same.place(0)[0]["head"]["kernel"], rows.T)
 

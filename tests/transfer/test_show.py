@@ -51,9 +51,10 @@ def test_labels_are_matched_by_position() -> None:
     assert pairs == [(0, 2), (2, 0)]
     assert "2 labels that stay (cow, cat)" in sentence
     kernel = np.arange(12, dtype=np.float32).reshape(4, 3)
-    new = take_rows(lambda: kernel, pairs, (4, 3))
-    np.testing.assert_array_equal(new, np.stack([kernel[:, 2], np.zeros(4), kernel[:, 0]], axis=1))
-    np.testing.assert_array_equal(take_rows(lambda: kernel[0], pairs, (3,)), [2, 0, 0])
+    drawn = np.full((4, 3), 7, np.float32)
+    new = take_rows(lambda: kernel, pairs, drawn)
+    np.testing.assert_array_equal(new, np.stack([kernel[:, 2], drawn[:, 1], kernel[:, 0]], axis=1))
+    np.testing.assert_array_equal(take_rows(lambda: kernel[0], pairs, drawn[0]), [2, 7, 0])
 
 
 @pytest.mark.parametrize("names", [(), ("x",)])

@@ -12,6 +12,7 @@ import click
 
 from transferlab import __version__
 from transferlab.errors import TransferlabError
+from transferlab.host import restart_with_large_pages
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
@@ -144,11 +145,53 @@ def inspect(checkpoint: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="DEST")
+@click.option("--format", "form", help="hf, timm, orbax or peft; by default what SOURCE was.")
+@click.option("--dtype", help="Write floating tensors in this type; by default each in its own.")
+@click.option("--shard-size", default="5GB", show_default=True, help="Size beyond which weights are split.")
+@click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
+def convert(source: str, target: str, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> None:
+    """Write SOURCE to the directory DEST, as its origin loads it or in another format.
+
+    SOURCE is a registry name, hf:owner/name, a directory, a PEFT adapter (merged into its base), a run or a study.
+    """
+    from transferlab.cli import convert as converting
+
+    click.echo(converting.convert(source, target, form, dtype, shard_size, overwrite))
+
+
+@cli.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DEST")
+@click.option("--format", "form", help="hf, timm, orbax or peft; by default what the base was.")
+@click.option("--self-contained", is_flag=True, help="With the base's weights; only the format peft comes without.")
+@click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
+def export(run_directory: Path, target: str, form: str | None, self_contained: bool, overwrite: bool) -> None:
+    """Write what a finished RUN trained to the directory DEST, on its base, adapters merged.
+
+    RUN is the directory of one run, or of a study, whose best run is taken.
+    """
+    from transferlab.cli import convert as converting
+    from transferlab.cli.predict import best_run
+
+    if self_contained and form == "peft":
+        raise TransferlabError("A PEFT directory holds adapters alone, without their base.")
+    click.echo(converting.convert(str(best_run(run_directory)), target, form, None, "5GB", overwrite))
+
+
+@cli.command()
 def models() -> None:
-    """List the models that have a name, with size and licence."""
+    """List the models that have a name, with size, source and licence, and the families that can be read."""
+    from transferlab.pretrained.families import FAMILIES
     from transferlab.pretrained.registry import REGISTRY
 
-    _listing(("model", "family", "licence", ""), [(e.name, e.family, e.licence, e.about) for e in REGISTRY.values()])
+    named = [
+        (e.name, e.family, e.licence, f"{e.artifact.package} {e.artifact.version}", e.about) for e in REGISTRY.values()
+    ]
+    _listing(("model", "family", "licence", "from the package", ""), named)
+    families = [(f.name, f.modality, ", ".join(f.model_types), f.architectures) for f in FAMILIES.values()]
+    _listing(("family", "reads", "model_type of Hugging Face", "architecture of timm"), families)
 
 
 @cli.command()
@@ -210,5 +253,7 @@ def catch_interrupts() -> None:
 
 def main() -> None:
     """Entry point."""
+    if sys.argv[1:2] == ["run"]:
+        restart_with_large_pages()
     catch_interrupts()
     cli()

@@ -28,14 +28,13 @@ class Feed:
     _encoded: dict[int, Encoded] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        reads = "text" if isinstance(self.transform, TextTransform) else "image"
+        if reads != self.data.modality:
+            raise TransferlabError(
+                f"Data set '{self.data.name}' holds {self.data.modality}s, but the source reads {reads}s."
+            )
         kept = self.transform.kept if isinstance(self.transform, TextTransform) else {}
         self._encoded = kept.setdefault(self.data.sha256, {})
-        wanted = TextTransform if self.data.modality == "text" else ImageTransform
-        if not isinstance(self.transform, wanted):
-            raise TransferlabError(
-                f"Data set '{self.data.name}' holds {self.data.modality}s, but the source reads "
-                f"{'texts' if isinstance(self.transform, TextTransform) else 'images'}."
-            )
 
     def prepare(self, indices: Int[np.ndarray, " n"]) -> None:
         """Tokenise what has not been yet."""
@@ -67,7 +66,7 @@ class Feed:
         if isinstance(self.transform, TextTransform):
             self.prepare(indices)
             return self.transform.pad([self._encoded[int(i)] for i in indices], bucket, rows)
-        pixels = np.zeros((rows, self.transform.size, self.transform.size, 3), np.float32)
+        pixels = np.zeros((rows, self.transform.size, self.transform.size, self.transform.channels), np.float32)
         for row, i in enumerate(indices):
             pixels[row] = self.transform(self.data.records[int(i)]["image"])
         return {"pixel_values": pixels}

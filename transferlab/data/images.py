@@ -34,6 +34,8 @@ class ImageTransform:
         crop_fraction: pictures are resized to ``size / crop_fraction`` before the centre is cut.
         fit: which side becomes that long: the shorter one (``crop``), or both, whatever the picture's proportions
             (``squash``); with ``crop_fraction`` 1 that is a plain resize.
+        channels: 3 reads pictures as RGB, 1 as grey with the mean of ``mean`` and of ``std``; any other number takes
+            arrays of so many channels as they are, with ``mean`` and ``std`` repeated in turn.
     """
 
     size: int
@@ -42,10 +44,23 @@ class ImageTransform:
     resize: Filter = "bicubic"
     crop_fraction: float = 0.875
     fit: Fit = "crop"
+    channels: int = 3
 
-    def __call__(self, image: UInt8[np.ndarray, "height width channels"]) -> Float[np.ndarray, "size size 3"]:
-        """Return float32 (size, size, 3); one channel is repeated to three."""
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+    def __call__(self, image: UInt8[np.ndarray, "height width channels"]) -> Float[np.ndarray, "size size bands"]:
+        """Return float32 (size, size, channels)."""
+        if self.channels not in (1, 3) and image.shape[-1] != self.channels:
+            raise TransferlabError(f"A picture has {image.shape[-1]} channels; this model reads {self.channels}.")
+        pictures = [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)] if self.channels in (1, 3) else [
+            Image.fromarray(image[..., i]) for i in range(self.channels)
+        ]  # fmt: skip
+        kind = "RGB" if self.channels == 3 else "L"
+        cuts = [np.atleast_3d(self._cut(picture.convert(kind))) for picture in pictures]
+        mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
+        mean, std = (x.mean() if self.channels == 1 else np.resize(x, self.channels) for x in (mean, std))
+        return (np.concatenate(cuts, -1) - mean) / std
+
+    def _cut(self, picture: Image.Image) -> Float[np.ndarray, "size size *bands"]:
+        """The resized picture's centre, from 0 to 1."""
         # timm and transformers round down; the small number makes up for a quotient that is just below a whole one.
         target = math.floor(self.size / self.crop_fraction + 1e-6)
         if self.fit == "squash":
@@ -57,8 +72,7 @@ class ImageTransform:
             width, height = (target * side // shorter for side in picture.size)
         picture = picture.resize((width, height), _RESAMPLE[self.resize])
         left, top = (width - self.size) // 2, (height - self.size) // 2
-        cut = np.asarray(picture.crop((left, top, left + self.size, top + self.size)), np.float32) / 255.0
-        return (cut - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.asarray(picture.crop((left, top, left + self.size, top + self.size)), np.float32) / 255.0
 
     def describe(self) -> dict[str, object]:
         """What identifies this preprocessing, as plain data."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
+from transferlab.data.vocabularies import tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, sha256_file
 
-BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""
 
 
@@ -32,12 +35,22 @@ class TextTransform:
 
     ``transform(text)`` returns an :class:`Encoded`; ``pad`` makes a batch of a fixed length. Truncation is never
     silent: it is counted per text and reported with the run.
+
+    Attributes:
+        tokenizer: without padding; it cuts at ``max_length``.
+        max_length: tokens of the longest text, special ones included.
+        pad_id: what stands where a text is padded.
+        sha256: of the tokenizer's file.
+        types: whether the model has token types: a batch holds them then.
+        side: on which batches are padded.
     """
 
     tokenizer: Tokenizer = field(repr=False, compare=False)
     max_length: int
     pad_id: int = 0
     sha256: str = ""
+    types: bool = True
+    side: Literal["right", "left"] = "right"
     kept: dict[str, dict[int, Encoded]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Texts that were tokenised, by data set (its hash) and index: they are small, and every run asks for them."""
 
@@ -54,59 +67,81 @@ class TextTransform:
 
     def describe(self) -> dict[str, object]:
         """What identifies this preprocessing, as plain data."""
-        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length}
+        side = {} if self.side == "right" else {"side": self.side}
+        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side}
 
     def bucket(self, length: int) -> int:
         """The smallest padded length that holds ``length`` tokens."""
         return min(size for size in (*BUCKETS, self.max_length) if length <= size <= self.max_length)
 
     def pad(self, encoded: Sequence[Encoded], length: int, rows: int) -> dict[str, Int[np.ndarray, "rows length"]]:
-        """Return ``input_ids``, ``attention_mask``, ``token_type_ids`` (int32), padded on the right and with empty rows."""
+        """Return ``input_ids``, ``attention_mask`` and, if the model has types, ``token_type_ids`` (int32).
+
+        Texts are padded on the tokenizer's side, the batch with empty rows.
+        """
         ids = np.full((rows, length), self.pad_id, np.int32)
         mask = np.zeros((rows, length), np.int32)
         types = np.zeros((rows, length), np.int32)
         for row, one in enumerate(encoded):
             n = len(one.ids)
-            ids[row, :n], mask[row, :n], types[row, :n] = one.ids, 1, one.types
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+            own = slice(0, n) if self.side == "right" else slice(length - n, length)
+            ids[row, own], mask[row, own], types[row, own] = one.ids, 1, one.types
+        batch = {"input_ids": ids, "attention_mask": mask}
+        return {**batch, "token_type_ids": types} if self.types else batch
 
 
-def read_tokenizer(directory: Path, limit: int) -> TextTransform | None:
+def read_tokenizer(directory: Path, limit: int, *, kind: str = "bert", types: bool = True) -> TextTransform | None:
     """Read a Hugging Face directory's tokenizer; None where it has none.
 
-    ``tokenizer.json`` is used where there is one, else ``vocab.txt`` with ``tokenizer_config.json``. The length is the
-    smallest of ``limit`` (the model's positions), sentence-transformers' ``max_seq_length`` and ``model_max_length``.
+    ``tokenizer.json`` is used where there is one, else the vocabulary
+    (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). The length is the smallest of ``limit`` (the
+    model's positions), sentence-transformers' ``max_seq_length`` and ``model_max_length``.
+
+    Args:
+        directory: of the model.
+        limit: tokens of the longest text.
+        kind: ``model_type`` of its ``config.json``.
+        types: whether the model has token types.
+
+    Raises:
+        TransferlabError: files that cannot be read, or of a kind that no tokenizer can be made from.
     """
-    settings = _json(directory / "tokenizer_config.json")
+    settings = {**_json(directory / "special_tokens_map.json"), **_json(directory / "tokenizer_config.json")}
     sentence = _json(directory / "sentence_bert_config.json")
     if (directory / "tokenizer.json").exists():
-        path = directory / "tokenizer.json"
+        paths = (directory / "tokenizer.json",)
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_file(str(paths[0]))
         except Exception as error:
-            raise TransferlabError(f"{path}: not a readable tokenizer ({error}).") from None
-    elif (directory / "vocab.txt").exists():
-        path = directory / "vocab.txt"
-        tokenizer = _wordpiece(path, settings)
+            raise TransferlabError(f"{paths[0]}: not a readable tokenizer ({error}).") from None
     else:
-        return None
+        made = tokenizer_from_vocabulary(directory, kind, settings)
+        if made is None:
+            return None
+        tokenizer, paths = made
     lengths = [limit, sentence.get("max_seq_length"), settings.get("model_max_length")]
     longest = min(int(length) for length in lengths if length)
-    pad_token = settings.get("pad_token", "[PAD]")
-    pad_token = pad_token.get("content", "[PAD]") if isinstance(pad_token, dict) else pad_token
-    pad_id = tokenizer.token_to_id(pad_token or "[PAD]") or 0
+    padding = tokenizer.padding or {}
+    side = settings.get("padding_side") or padding.get("direction") or "right"
+    if side not in ("right", "left"):
+        raise TransferlabError(
+            f"{directory / 'tokenizer_config.json'}: padding_side '{side}' is not 'right' or 'left'."
+        )
+    pad_id = _pad_id(tokenizer, settings.get("pad_token"), padding.get("pad_id"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
-    return TextTransform(tokenizer, longest, pad_id, sha256_file(path))
+    digests = [sha256_file(path) for path in paths]
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
 
 
-def _wordpiece(path: Path, settings: dict) -> Tokenizer:
-    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
-
-    lower = bool(settings.get("do_lower_case", True))
-    accents = settings.get("strip_accents")
-    made = BertWordPieceTokenizer(str(path), lowercase=lower, strip_accents=accents)
-    return Tokenizer.from_str(made.to_str())
+def _pad_id(tokenizer: Tokenizer, token: Any, id: int | None) -> int:
+    """The id of the padding token that the settings name, else that of ``tokenizer.json``, else of a usual name."""
+    named = token.get("content") if isinstance(token, dict) else token
+    if named and (found := tokenizer.token_to_id(str(named))) is not None:
+        return found
+    usual = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
+    return id if id is not None else next((found for found in usual if found is not None), 0)
 
 
 def _json(path: Path) -> dict:

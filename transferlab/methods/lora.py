@@ -45,7 +45,7 @@ class LoRA(Method):
 
     rank: int = 8
     alpha: float = 16.0
-    targets: str = "layers/*/attention/{query,value}/kernel"
+    targets: str = "**/attention/{query,value}/kernel"
     dropout: float = 0.0
 
     name: ClassVar[str] = "lora"

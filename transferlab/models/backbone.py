@@ -60,6 +60,9 @@ class Model(nnx.Module):
     poolings: tuple[str, ...] = ("mean", "stages")
     """How a head may make one vector of an example."""
 
+    table: str = "embed/word"
+    """Path of the embedding table that a tied language-model head borrows."""
+
     head: Head | None
 
     def backbone_stages(self) -> tuple[Stage, ...]:

@@ -1,13 +1,14 @@
 """BERT (Devlin et al. 2019) and what shares its architecture, MiniLM among them (Wang et al. 2020).
 
-Post-norm encoder, learned positions, erf GELU, LayerNorm eps 1e-12. All sizes come from the config.
+Post-norm encoder, learned positions, erf GELU, LayerNorm eps 1e-12. All sizes come from the config. Families that differ
+from BERT in their embeddings (RoBERTa, DistilBERT, MPNet) build on :class:`Encoder` and :class:`Layer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.fields import given_fields
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import (
     ACTIVATIONS,
@@ -65,21 +67,9 @@ class BertConfig:
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> BertConfig:
         """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
-        kind = config.get("position_embedding_type") or "absolute"
-        if kind != "absolute":
-            raise TransferlabError(f"config.json: position_embedding_type '{kind}' is not supported; only 'absolute'.")
-        for flag in ("is_decoder", "add_cross_attention"):
-            if config.get(flag):
-                raise TransferlabError(f"config.json: {flag} is true; this BERT is an encoder.")
-        names = {field.name for field in fields(cls)} - {"pooler"}
-        out = cls(**{name: config[name] for name in names if config.get(name) is not None})
-        if out.hidden_act not in ACTIVATIONS:
-            raise TransferlabError(f"config.json: unknown hidden_act.{nearest(out.hidden_act, ACTIVATIONS)}")
-        if out.hidden_size % out.num_attention_heads:
-            raise TransferlabError(
-                f"config.json: hidden_size {out.hidden_size} is no multiple of num_attention_heads "
-                f"{out.num_attention_heads}."
-            )
+        refuse_decoders(config)
+        out = cls(**given_fields(cls, config, without=("pooler",)))
+        check_encoder(out, "config.json")
         return out
 
     def without_pooler(self) -> BertConfig:
@@ -89,6 +79,56 @@ class BertConfig:
     def build(self, head: ClassifierConfig | None = None) -> Bert:
         """Return the module; nothing is allocated."""
         return Bert(self, head)
+
+
+@runtime_checkable
+class EncoderConfig(Protocol):
+    """What :class:`Encoder` asks of a family's config."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def hidden_dropout_prob(self) -> float: ...
+    @property
+    def attention_probs_dropout_prob(self) -> float: ...
+    @property
+    def initializer_range(self) -> float: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+    @property
+    def pooler(self) -> bool: ...
+
+
+def refuse_decoders(raw: Mapping[str, Any]) -> None:
+    """Raise for fields of ``config.json`` that turn the origin's encoder into something else; each is named."""
+    kind = raw.get("position_embedding_type") or "absolute"
+    if kind != "absolute":
+        raise TransferlabError(f"config.json: position_embedding_type '{kind}' is not supported; only 'absolute'.")
+    for flag in ("is_decoder", "add_cross_attention"):
+        if raw.get(flag):
+            raise TransferlabError(f"config.json: {flag} is true; this model is an encoder.")
+
+
+def check_encoder(config: EncoderConfig, where: str) -> None:
+    """Raise for sizes that make no encoder and for an unknown activation; the field is named."""
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        if getattr(config, name) < 1:
+            raise TransferlabError(f"{where}: {name} is {getattr(config, name)}; it must be at least 1.")
+    if config.hidden_act not in ACTIVATIONS:
+        raise TransferlabError(f"{where}: unknown hidden_act.{nearest(config.hidden_act, ACTIVATIONS)}")
+    if config.hidden_size % config.num_attention_heads:
+        raise TransferlabError(
+            f"{where}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
+            f"{config.num_attention_heads}."
+        )
 
 
 class Embed(nnx.Module):
@@ -122,7 +162,7 @@ class Embed(nnx.Module):
 class SelfAttention(Attention):
     """Attention with its residual and post-norm."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: EncoderConfig):
         super().__init__(
             config.hidden_size,
             config.num_attention_heads,
@@ -135,7 +175,7 @@ class SelfAttention(Attention):
 class Mlp(nnx.Module):
     """Two linear maps with an activation between them; residual and post-norm are the layer's."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: EncoderConfig):
         normal = TruncatedNormal(config.initializer_range)
         self.up = Linear(config.hidden_size, config.intermediate_size, initialiser=normal)
         self.down = Linear(config.intermediate_size, config.hidden_size, initialiser=normal)
@@ -152,32 +192,33 @@ class Mlp(nnx.Module):
 class Layer(nnx.Module):
     """One encoder layer: attention, then the MLP, each with dropout, residual and LayerNorm after."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: EncoderConfig):
         self.attention = SelfAttention(config)
         self.mlp = Mlp(config)
         self.dropout = config.hidden_dropout_prob
 
-    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, bias: Float[Array, "heads length length"] | None = None) -> Carry:
         x, mask = carry["hidden"], carry["mask"]
         keys = [None] * 4 if key is None else jax.random.split(key, 4)
-        x = self.attention.norm(x + dropout(self.attention(x, mask, keys[0]), self.dropout, keys[1]))
+        x = self.attention.norm(x + dropout(self.attention(x, mask, keys[0], bias=bias), self.dropout, keys[1]))
         x = self.mlp.norm(x + dropout(self.mlp(x, keys[2]), self.dropout, keys[3]))
         return {**carry, "hidden": x}
 
 
-class Bert(Model):
-    """The encoder, an optional pooler (tanh over the first token) and an optional head.
-
-    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``token_type_ids``, ``position_ids``.
-    """
+class Encoder(Model):
+    """Embeddings, post-norm layers, an optional pooler (tanh over the first token) and an optional head."""
 
     ragged = ("hidden", "mask")
     poolings = ("mean", "first", "pooler", "stages")
+    borrows: tuple[str, ...] = ()
+    """Path prefixes of leaves that every layer uses and another stage owns."""
 
-    def __init__(self, config: BertConfig, head: ClassifierConfig | None = None):
+    def __init__(
+        self, config: EncoderConfig, embed: nnx.Module, head: ClassifierConfig | None, layer: type[Layer] = Layer
+    ):
         self.config = config
-        self.embed = Embed(config)
-        self.layers = nnx.List([Layer(config) for _ in range(config.num_hidden_layers)])
+        self.embed = embed
+        self.layers = nnx.List([layer(config) for _ in range(config.num_hidden_layers)])
         normal = TruncatedNormal(config.initializer_range)
         self.pooler = Linear(config.hidden_size, config.hidden_size, initialiser=normal) if config.pooler else None
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
@@ -192,10 +233,14 @@ class Bert(Model):
         noisy = self.config.hidden_dropout_prob > 0 or self.config.attention_probs_dropout_prob > 0
         stages = [Stage("embed", self.embed, owns=("embed",), random=self.config.hidden_dropout_prob > 0)]
         for i, layer in enumerate(self.layers):
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy))
+            stages.append(Stage(f"layers/{i}", self.run(layer), (f"layers/{i}",), self.borrows, noisy))
         if self.pooler is not None:
             stages.append(Stage("pooler", self.pool_first, owns=("pooler",)))
         return tuple(stages)
+
+    def run(self, layer: Layer) -> Callable[[Carry, Key | None], Carry]:
+        """What a layer's stage runs."""
+        return layer
 
     def pool_first(self, carry: Carry, key: Key | None) -> Carry:
         """Add ``pooled``: tanh of a linear map of the first token, as the origin's pooler."""
@@ -205,6 +250,16 @@ class Bert(Model):
     def tap(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean of the hidden states over unmasked tokens, as sentence-transformers' mean pooling."""
         return masked_mean(carry["hidden"], carry["mask"])
+
+
+class Bert(Encoder):
+    """BERT.
+
+    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``token_type_ids``, ``position_ids``.
+    """
+
+    def __init__(self, config: BertConfig, head: ClassifierConfig | None = None):
+        super().__init__(config, Embed(config), head)
 
 
 def masked_mean(

@@ -36,6 +36,7 @@ class EfficientNetConfig:
             timm trains on from them with 0.1, and so do we: at 0.01 a run of 100 steps never forgets where it began.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
         image_size: pixels it was trained at.
+        num_channels: of the pictures.
     """
 
     width: float = 1.0
@@ -46,6 +47,7 @@ class EfficientNetConfig:
     momentum: float = 0.1
     drop_path: float = 0.2
     image_size: int = 224
+    num_channels: int = 3
 
     @classmethod
     def lite0(cls) -> EfficientNetConfig:
@@ -182,7 +184,7 @@ class Stem(nnx.Module):
     """3×3 convolution at stride 2."""
 
     def __init__(self, outputs: int, config: EfficientNetConfig):
-        self.conv = Conv(3, outputs, 3, stride=2, padding=config.padding)
+        self.conv = Conv(config.num_channels, outputs, 3, stride=2, padding=config.padding)
         self.norm = BatchNorm(outputs, eps=config.eps, momentum=config.momentum)
         self.lite = config.lite
 
@@ -208,7 +210,7 @@ class Top(nnx.Module):
 class EfficientNet(Model):
     """Stem, seven stages of blocks, top, and an optional head.
 
-    Inputs: ``pixel_values`` (batch, height, width, 3), normalised.
+    Inputs: ``pixel_values`` (batch, height, width, num_channels), normalised.
     """
 
     def __init__(self, config: EfficientNetConfig, head: ClassifierConfig | None = None):

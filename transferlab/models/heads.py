@@ -6,41 +6,89 @@ Pooling is a stage of its own so that a frozen backbone's cached carry is one ve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from transferlab.models.backbone import Carry, Head, Stage
-from transferlab.models.layers import Key, TruncatedNormal, dropout, parameter, zeros
+from transferlab.models.layers import ACTIVATIONS, Key, LayerNorm, Linear, TruncatedNormal, dropout, parameter, zeros
+from transferlab.trees import submodule
 
 if TYPE_CHECKING:
     from transferlab.models.backbone import Model
 
-Pooling = Literal["mean", "first", "first and mean", "pooler", "stages"]
+Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "stages"]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A layer between the pooled features and the logits, as the heads of some origins have one.
+
+    Attributes:
+        activation: after its linear map, which keeps the width.
+        bias: whether the linear map has one.
+        norm: eps of a LayerNorm after the activation; None has none. ``norm_bias`` says whether that has a bias.
+        dropout_before: whether the head's dropout acts on the pooled features too, and not only on this layer's output.
+    """
+
+    activation: str
+    bias: bool = True
+    norm: float | None = None
+    norm_bias: bool = False
+    dropout_before: bool = False
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """A linear classifier over pooled features.
+    """A classifier over pooled features: linear, or with one hidden layer.
 
     Attributes:
         labels: label names, in the order of the logits.
-        pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, ``first and mean`` side by side (as
-            DINOv2's linear evaluation), the origin's ``pooler``, or ``stages``: the pooled features of every feature stage, each scaled to unit length, side by side
+        pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, ``last`` unmasked token whichever side
+            is padded, ``first and mean`` side by side (as DINOv2's linear evaluation), the origin's ``pooler``, or ``stages``: the pooled features of every feature stage, each scaled to unit length, side by side
             (in the spirit of Head2Toe, Evci et al. 2022).
         normalise: scale the pooled vector to unit length (as sentence-transformers' ``Normalize``).
         dropout: on the pooled features, while the head trains.
+        bias: whether a bias is added; the classifiers of decoders have none in their origin.
+        hidden: a layer before the logits; None has none.
     """
 
     labels: tuple[str, ...]
     pooling: Pooling = "mean"
     normalise: bool = False
     dropout: float = 0.0
+    bias: bool = True
+    hidden: Hidden | None = None
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """Logits over the vocabulary at every position.
+
+    Attributes:
+        tied: the kernel is the embedding table, which the head borrows from the stage that owns it.
+        bias: whether a bias is added.
+        scale: of the hidden states before the kernel (T5's tied head has ``d_model ** -0.5``).
+        soft_cap: ``cap · tanh(logits / cap)`` (Gemma 2, section 2 of its report); None has none.
+    """
+
+    tied: bool = True
+    bias: bool = False
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    labels: ClassVar[tuple[str, ...]] = ()
+    pooling: ClassVar[None] = None
+
+
+HeadConfig = ClassifierConfig | LanguageModelConfig
+"""What a model can be built with."""
 
 
 class Classifier(Head):
-    """``logits = pooled @ kernel + bias``; kernel (features, labels).
+    """``logits = pooled @ kernel + bias``; kernel (features, labels). A hidden layer (``dense``, ``norm``) comes before it.
 
     The kernel is drawn as BERT draws it (Devlin et al. 2019). Zeros would do for a probe, but MiniLM trained from scratch
     on 256 tweets stayed at the majority rate under a head of zeros (.693 to .700), and reached .725 under a drawn one.
@@ -48,7 +96,10 @@ class Classifier(Head):
 
     def __init__(self, features: int, config: ClassifierConfig, taps: tuple[str, ...]):
         self.kernel = parameter((features, len(config.labels)), TruncatedNormal(0.02))
-        self.bias = parameter((len(config.labels),), zeros)
+        self.bias = parameter((len(config.labels),), zeros) if config.bias else None
+        hidden = config.hidden
+        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias)
+        self.norm = None if hidden is None else _norm(features, hidden)
         self.config = config
         self.taps = taps
 
@@ -68,17 +119,81 @@ class Classifier(Head):
 
     def classify(self, carry: Carry, key: Key | None) -> Carry:
         """Add ``logits`` to the carry."""
-        pooled = dropout(carry["pooled"], self.config.dropout, key)
-        return {**carry, "logits": pooled @ self.kernel[...] + self.bias[...]}
+        pooled = carry["pooled"]
+        if self.config.hidden is not None:
+            pooled = self._hidden(pooled, self.config.hidden, key)
+        logits = dropout(pooled, self.config.dropout, key) @ self.kernel[...]
+        return {**carry, "logits": logits if self.bias is None else logits + self.bias[...]}
+
+    def _hidden(self, x: Float[Array, "batch features"], hidden: Hidden, key: Key | None) -> Array:
+        assert self.dense is not None
+        first, second = (None, None) if key is None else jax.random.split(key)
+        if hidden.dropout_before:
+            x = dropout(x, self.config.dropout, first)
+        x = ACTIVATIONS[hidden.activation](self.dense(x, second))
+        return x if self.norm is None else self.norm(x)
+
+
+class LanguageModel(Head):
+    """``logits = hidden @ kernel``; kernel (features, vocabulary), or the embedding table where the two are tied."""
+
+    def __init__(self, features: int, vocabulary: int, config: LanguageModelConfig):
+        self.kernel = None if config.tied else parameter((features, vocabulary), TruncatedNormal(0.02))
+        self.bias = parameter((vocabulary,), zeros) if config.bias else None
+        self.config = config
+
+    def stages(self, model: Model) -> tuple[Stage, ...]:
+        """``head``."""
+        borrows = (model.table,) if self.config.tied else ()
+        return (Stage("head", lambda carry, key: self.predict(model, carry), owns=("head",), borrows=borrows),)
+
+    def predict(self, model: Model, carry: Carry) -> Carry:
+        """Add ``logits`` (batch, length, vocabulary) to the carry."""
+        hidden = carry["hidden"] if self.config.scale == 1.0 else carry["hidden"] * self.config.scale
+        logits = submodule(model, model.table).attend(hidden) if self.kernel is None else hidden @ self.kernel[...]
+        if self.bias is not None:
+            logits = logits + self.bias[...]
+        if self.config.soft_cap is not None:
+            logits = jnp.tanh(logits / self.config.soft_cap) * self.config.soft_cap
+        return {**carry, "logits": logits}
+
+
+def build_head(
+    config: HeadConfig | None, features: int, *, vocabulary: int = 0, taps: tuple[str, ...] = ()
+) -> Classifier | LanguageModel | None:
+    """Return the head of this config for hidden states of this width; None without one.
+
+    Args:
+        config: of the head.
+        features: width of the hidden states of one stage.
+        vocabulary: number of tokens, for a language model.
+        taps: the stages that a classifier which pools ``stages`` sees.
+    """
+    if isinstance(config, LanguageModelConfig):
+        return LanguageModel(features, vocabulary, config)
+    if config is None or config.pooling != "stages":
+        return None if config is None else Classifier(features, config, ())
+    return Classifier(features * len(taps), config, taps)
+
+
+def _norm(features: int, hidden: Hidden) -> LayerNorm | None:
+    return None if hidden.norm is None else LayerNorm(features, hidden.norm, bias=hidden.norm_bias)
 
 
 def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:
-    """The ``first`` token, the family's ``mean``, or both side by side."""
+    """The ``first`` token, the ``last``, the family's ``mean``, or first and mean side by side."""
     if pooling == "first":
         return carry["hidden"][:, 0]
+    if pooling == "last":
+        return jnp.take_along_axis(carry["hidden"], last_token(carry["mask"])[:, None, None], axis=1)[:, 0]
     if pooling == "first and mean":
         return jnp.concatenate([carry["hidden"][:, 0], model.tap(carry)], axis=-1)
     return model.tap(carry)
+
+
+def last_token(mask: Bool[Array, "batch length"]) -> Int[Array, " batch"]:
+    """Index of the last position where ``mask`` is true; 0 for a row that has none."""
+    return jnp.argmax(jnp.arange(1, mask.shape[1] + 1) * mask, axis=1)
 
 
 def unit_length(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:

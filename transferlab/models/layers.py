@@ -143,9 +143,9 @@ class Embedding(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32. ``eps`` is the origin's."""
 
-    def __init__(self, features: int, eps: float):
+    def __init__(self, features: int, eps: float, *, bias: bool = True):
         self.scale = parameter((features,), ones)
-        self.bias = parameter((features,), zeros)
+        self.bias = parameter((features,), zeros) if bias else None
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
@@ -153,13 +153,32 @@ class LayerNorm(nnx.Module):
         centred = wide - wide.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.eps)
-        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+        scaled = normal * self.scale[...]
+        return (scaled if self.bias is None else scaled + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation over the last axis (Zhang & Sennrich 2019), statistics in float32.
+
+    With ``offset`` the gain is ``1 + scale`` and rounding comes after it, as in Gemma; else before it, as in Llama and T5.
+    """
+
+    def __init__(self, features: int, eps: float, *, offset: bool = False):
+        self.scale = parameter((features,), zeros if offset else ones)
+        self.eps, self.offset = eps, offset
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        wide = x.astype(jnp.float32)
+        normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        if self.offset:
+            return (normal * (1.0 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+        return self.scale[...].astype(x.dtype) * normal.astype(x.dtype)
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels.
 
-    ``bias`` says whether query, key and value have one.
+    ``bias`` says whether query, key and value have one, ``output_bias`` whether the output has.
     """
 
     def __init__(
@@ -169,24 +188,29 @@ class Attention(nnx.Module):
         *,
         dropout: float,
         bias: bool = True,
+        output_bias: bool = True,
         initialiser: Initialiser = TruncatedNormal(0.02),
     ):
         self.query = Linear(features, features, bias=bias, initialiser=initialiser)
         self.key = Linear(features, features, bias=bias, initialiser=initialiser)
         self.value = Linear(features, features, bias=bias, initialiser=initialiser)
-        self.output = Linear(features, features, initialiser=initialiser)
+        self.output = Linear(features, features, bias=output_bias, initialiser=initialiser)
         self.heads = heads
         self.dropout = dropout
 
     def __call__(
         self,
         x: Float[Array, "batch length features"],
-        mask: Bool[Array, "batch length"] | None,
+        mask: Bool[Array, "batch length"] | Bool[Array, "batch length length"] | None,
         key: Key | None = None,
+        *,
+        bias: Float[Array, "heads length length"] | None = None,
+        rotate: Callable[[Array], Array] | None = None,
     ) -> Float[Array, "batch length features"]:
-        """Attend over the positions where ``mask`` is true (everywhere without one).
+        """Attend over the positions where ``mask`` is true (everywhere without one); it may say so for each query.
 
-        A row whose mask is all false attends evenly.
+        A row whose mask is all false attends evenly. ``bias`` is added to the scaled scores; ``rotate`` acts on queries
+        and keys (batch, heads, length, width), as rotary positions do.
         """
         batch, length, features = x.shape
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
@@ -197,10 +221,15 @@ class Attention(nnx.Module):
         query, key_, value = (
             split(project(x, k)) for project, k in zip((self.query, self.key, self.value), keys, strict=False)
         )
+        if rotate is not None:
+            query, key_ = rotate(query), rotate(key_)
         scores = jnp.einsum("bhqd,bhkd->bhqk", query * (1.0 / math.sqrt(features // self.heads)), key_)
         scores = scores.astype(jnp.float32)
+        if bias is not None:
+            scores = scores + bias
         if mask is not None:
-            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+            seen = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+            scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(batch, length, features), keys[4])

@@ -31,6 +31,7 @@ class MobileNetV2Config:
         eps, momentum: of batch normalisation; momentum in torch's convention.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
         image_size: pixels it is evaluated at.
+        num_channels: of the pictures.
     """
 
     depth_multiplier: float = 1.0
@@ -39,6 +40,7 @@ class MobileNetV2Config:
     momentum: float = 0.1
     drop_path: float = 0.0
     image_size: int = 224
+    num_channels: int = 3
 
     def __post_init__(self) -> None:
         if self.depth_multiplier <= 0:
@@ -132,7 +134,7 @@ class Stem(nnx.Module):
     """3×3 convolution at stride 2."""
 
     def __init__(self, config: MobileNetV2Config):
-        self.conv = Conv(3, config.filters(32), 3, stride=2, padding=config.padding)
+        self.conv = Conv(config.num_channels, config.filters(32), 3, stride=2, padding=config.padding)
         self.norm = _norm(config.filters(32), config)
 
     def __call__(self, carry: Carry, key: Key | None) -> Carry:

@@ -95,4 +95,5 @@ BIT = Family(
     adjust=lambda config, found: config,
     transform=_transform,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    input_kernel="stem/conv/kernel",
 )

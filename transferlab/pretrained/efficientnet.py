@@ -7,6 +7,7 @@ from typing import Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.models.efficientnet import EfficientNetConfig
+from transferlab.models.fields import given_number
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names
 from transferlab.pretrained.timm import TimmConfig
@@ -68,9 +69,10 @@ _READ = ("img_size", "num_classes", "global_pool", "drop_path_rate")
 
 def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     """Read timm's config. Those with ``tf_`` were born in TensorFlow: SAME padding, eps 1e-3; the others are torch's."""
-    rate = timm.checked(_READ).get("drop_path_rate")
+    given = timm.checked(_READ)
     config: EfficientNetConfig = getattr(EfficientNetConfig, timm.architecture.rpartition("_")[2])()
-    config = replace(config, image_size=timm.image_size, drop_path=config.drop_path if rate is None else rate)
+    rate = given_number(given, "drop_path_rate", config.drop_path, where="config.json: model_args")
+    config = replace(config, image_size=timm.image_size, drop_path=rate)
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)
 
 
@@ -95,4 +97,5 @@ EFFICIENTNET = Family(
     from_timm=efficientnet_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    input_kernel="stem/conv/kernel",
 )

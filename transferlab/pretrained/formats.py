@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+import mmap
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import ml_dtypes
 import numpy as np
 
 from transferlab.errors import TransferlabError, nearest
@@ -15,15 +22,55 @@ from transferlab.errors import TransferlabError, nearest
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that stays on disk until ``read``. ``np.asarray(tensor)`` reads it too."""
+    """A tensor that stays on disk until ``read``. ``np.asarray(tensor)`` reads it too.
+
+    Attributes:
+        shape, dtype: of what ``read`` returns.
+        read: returns the array; it may be a read-only view of the mapped file.
+        file: which it is in, for messages.
+        release: lets go of the pages of the file that a read has mapped; they count as this process's memory till then.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    file: str = ""
+    release: Callable[[], None] = lambda: None
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
-        return out if dtype is None else out.astype(dtype)
+        return out.astype(dtype) if dtype is not None and dtype != out.dtype else out.copy() if copy else out
+
+
+def holds_nan(array: np.ndarray) -> bool:
+    """Whether any number of a floating array is a NaN: one pass over its bits, without a copy.
+
+    As a signed integer a NaN without its sign bit is above infinity, and as an unsigned one with it above minus infinity.
+    """
+    infinities = {np.dtype(ml_dtypes.bfloat16): 0x7F80, np.dtype(np.float16): 0x7C00, np.dtype(np.float32): 0x7F800000,
+                  np.dtype(np.float64): 0x7FF0000000000000}  # fmt: skip
+    if array.dtype not in infinities or array.size == 0:
+        return False
+    infinity, size = infinities[array.dtype], array.dtype.itemsize
+    sign = 1 << (8 * size - 1)
+    flat = array.T if array.flags.f_contiguous else array
+    if not flat.flags.c_contiguous:
+        return bool(np.isnan(flat).any())
+    signed, unsigned = flat.reshape(-1).view(f"i{size}"), flat.reshape(-1).view(f"u{size}")
+    for first in range(0, len(signed), _IN_CACHE):
+        piece = slice(first, first + _IN_CACHE)
+        if signed[piece].max() > infinity or unsigned[piece].max() > sign + infinity:
+            return True
+    return False
+
+
+_IN_CACHE = 1 << 17
+"""Numbers that the second look at them still finds in the processor's cache."""
 
 
 _SAFETENSORS_DTYPES = {
@@ -31,36 +78,112 @@ _SAFETENSORS_DTYPES = {
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "U16": "uint16", "U32": "uint32", "U64": "uint64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+SAFETENSORS_DTYPES = {name: np.dtype(getattr(ml_dtypes, ours, ours)) for name, ours in _SAFETENSORS_DTYPES.items()}
+"""Names of types in a safetensors header → numpy's."""
+_LONGEST_HEADER = 100_000_000
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Read one ``.safetensors`` file. A truncated or corrupt one is an error that names it."""
-    import ml_dtypes
-    from safetensors import SafetensorError, safe_open
+    """Read one ``.safetensors`` file; its tensors are views of the mapped file. A truncated or corrupt one is an error.
 
+    The format: https://github.com/huggingface/safetensors#format.
+    """
+    header, start, size = _safetensors_header(path)
+    tensors, end = {}, 0
+    entries = [(key, *_safetensors_entry(path, key, entry)) for key, entry in header.items() if key != "__metadata__"]
+    for key, dtype, shape, first, last in sorted(entries, key=lambda entry: entry[3:]):
+        if first != end or last - first != math.prod(shape) * dtype.itemsize:
+            raise _unreadable(path, f"'{key}' {shape} {dtype} lies at {first} to {last}, after {end}")
+        end = last
+        tensors[key] = (dtype, shape, first)
+    if start + end != size:
+        raise _unreadable(path, f"its tensors end at {start + end}, the file at {size}")
+    if not tensors:
+        return {}
+    mapped = _Mapped(path)
+    return {
+        key: LazyTensor(shape, dtype, _reader(mapped, key, (dtype, shape, start + first)), str(path),
+                        mapped.releaser(start + first, math.prod(shape) * dtype.itemsize))
+        for key, (dtype, shape, first) in ((key, tensors[key]) for key, *_ in entries)
+    }  # fmt: skip
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that a safetensors file has beside its tensors."""
+    return dict(_safetensors_header(path)[0].get("__metadata__", {}))
+
+
+def _safetensors_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Return (header, where the tensors begin, the file's size)."""
     try:
-        handle = safe_open(str(path), framework="numpy")
-        tensors = {}
-        for key in handle.keys():  # noqa: SIM118  (a handle, not a dict)
-            piece = handle.get_slice(key)
-            name = _SAFETENSORS_DTYPES.get(piece.get_dtype())
-            if name is None:
-                raise TransferlabError(f"{path}: '{key}' has the unknown type {piece.get_dtype()}.")
-            dtype = np.dtype(getattr(ml_dtypes, name, None) or name)
-            tensors[key] = LazyTensor(tuple(piece.get_shape()), dtype, _reader(handle, key, path))
-        return tensors
-    except (SafetensorError, OSError, ValueError) as error:
-        raise TransferlabError(f"{path}: not a readable safetensors file ({error}).") from None
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+                raise _unreadable(path, f"a header of {length:,} bytes in a file of {size:,}")
+            header = json.loads(file.read(length), object_pairs_hook=_each_once)
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
+        texts = header.get("__metadata__", {})
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("its __metadata__ are not texts")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from None
+    return header, 8 + length, size
 
 
-def _reader(handle: Any, key: str, path: Path) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
+def _safetensors_entry(path: Path, key: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """Return (dtype, shape, first byte, last byte + 1)."""
+    try:
+        kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not all(type(n) is int and n >= 0 for n in (first, last, *shape)) or len(shape) > 32:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise _unreadable(path, f"'{key}' is described wrongly") from None
+    if kind not in SAFETENSORS_DTYPES:
+        raise TransferlabError(f"{path}: '{key}' has the unknown type {str(kind)[:40]}.")
+    return SAFETENSORS_DTYPES[kind], tuple(shape), first, last
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name stands twice")
+    return made
+
+
+def _unreadable(path: Path, why: object) -> TransferlabError:
+    return TransferlabError(f"{path}: not a readable safetensors file ({why}).")
+
+
+class _Mapped:
+    """A file in memory, a page at a time as it is touched."""
+
+    def __init__(self, path: Path):
         try:
-            return handle.get_tensor(key)
-        except Exception as error:
-            raise TransferlabError(f"{path}: cannot read '{key}' ({error}).") from None
+            with path.open("rb") as file:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise TransferlabError(f"{path}: cannot be opened ({error}).") from None
 
-    return read
+    def get(self, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.ndarray:
+        """A read-only view."""
+        return np.frombuffer(self.map, dtype, math.prod(shape), start).reshape(shape)
+
+    def releaser(self, start: int, length: int) -> Callable[[], None]:
+        """What lets go of the pages that lie in this part; a later look maps them again."""
+
+        def release() -> None:
+            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+            pages = (start + length - first) // mmap.PAGESIZE * mmap.PAGESIZE
+            if pages > 0 and hasattr(mmap, "MADV_DONTNEED"):
+                self.map.madvise(mmap.MADV_DONTNEED, first, pages)
+
+        return release
+
+
+def _reader(mapped: _Mapped, key: str, place: tuple[np.dtype, tuple[int, ...], int]) -> Callable[[], np.ndarray]:
+    return lambda: mapped.get(*place)
 
 
 def read_torch_file(path: Path) -> dict[str, LazyTensor]:
@@ -68,7 +191,7 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     from transferlab.unpickle import read_torch
 
     tensors = read_torch(path)
-    return {key: LazyTensor(tuple(t.shape), np.dtype(t.dtype), t.read) for key, t in tensors.items()}
+    return {key: LazyTensor(tuple(t.shape), np.dtype(t.dtype), t.read, str(path)) for key, t in tensors.items()}
 
 
 def read_directory(directory: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
@@ -118,24 +241,115 @@ def read_any(path: Path) -> dict[str, LazyTensor]:
     if suffix == ".safetensors":
         return read_safetensors(path)
     if suffix in (".pth", ".pt", ".bin"):
-        return read_torch_file(path)
+        from transferlab.pretrained.ctranslate2 import is_ctranslate2, read_ctranslate2
+
+        return read_ctranslate2(path) if is_ctranslate2(path) else read_torch_file(path)
     if suffix == ".npz":
         return read_npz(path)
+    if suffix == ".gguf":
+        from transferlab.pretrained.gguf import read_gguf
+
+        return read_gguf(path).tensors
     raise TransferlabError(
-        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .npz or a directory."
+        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .npz, .gguf or a directory."
     )
 
 
 def read_npz(path: Path) -> dict[str, LazyTensor]:
-    """Read a numpy ``.npz`` (no pickled objects)."""
-    import zipfile
+    """Read a numpy ``.npz`` (no pickled objects), an array at a time when it is asked for.
+
+    bfloat16, which numpy writes as raw bytes of two (``|V2``), comes back as such.
+    """
+    tensors = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not member.filename.endswith(".npy"):
+                    raise ValueError(f"'{member.filename}' is no array")
+                key = member.filename.removesuffix(".npy")
+                if key in tensors:
+                    raise ValueError(f"'{key}' stands twice")
+                tensors[key] = _npz_tensor(path, archive, member, key)
+    except _ZIP_DAMAGE as error:
+        raise TransferlabError(f"{path}: not a readable npz file ({error}).") from None
+    return tensors
+
+
+def read_orbax(path: Path) -> dict[str, LazyTensor]:
+    """Read an Orbax checkpoint of a tree, ``{path: tensor}``; integer keys are written as their digits.
+
+    Each array is restored alone, when it is asked for.
+    """
+    import orbax.checkpoint as ocp
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: LazyTensor(archive[key].shape, archive[key].dtype, _constant(archive[key])) for key in archive}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise TransferlabError(f"{path}: not a readable npz file ({error}).") from None
+        metadata: Any = ocp.StandardCheckpointer().metadata(path.resolve()).item_metadata
+        tree = getattr(metadata, "tree", metadata)
+        flat = dict(_leaves_of(tree))
+        shapes = {key: (tuple(leaf.shape), np.dtype(leaf.dtype)) for key, (_, leaf) in flat.items()}
+    except Exception as error:
+        raise TransferlabError(
+            f"{path} is not a readable Orbax checkpoint ({type(error).__name__}: {str(error)[:200]})."
+        ) from None
+
+    def reader(key: str, place: tuple[Any, ...]) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            item, args = None, None
+            for part in reversed(place):
+                item = {part: jax.ShapeDtypeStruct(*shapes[key]) if item is None else item}
+                args = {part: ocp.RestoreArgs(restore_type=np.ndarray) if args is None else args}
+            try:
+                restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+                made: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path.resolve(), args=restore)
+                for part in place:
+                    made = made[part]
+            except Exception as error:
+                raise TransferlabError(f"{path}: cannot read '{key}' ({str(error)[:200]}).") from None
+            return np.asarray(made)
+
+        return read
+
+    return {key: LazyTensor(*shapes[key], reader(key, place), str(path)) for key, (place, _) in flat.items()}
 
 
-def _constant(array: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: array
+def _leaves_of(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[tuple[Any, ...], Any]]]:
+    pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else None
+    if pairs is None:
+        yield "/".join(map(str, place)), (place, tree)
+        return
+    for key, inner in pairs:
+        yield from _leaves_of(inner, (*place, key))
+
+
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error, zlib.error,
+    SyntaxError, OverflowError, TypeError,
+)  # fmt: skip
+"""What ``zipfile`` and numpy's reader of headers raise at bytes that were changed."""
+_DEFLATE_AT_MOST = 1032
+"""How many times its size a deflated run of bytes can unpack to."""
+
+
+def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str) -> LazyTensor:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"'{key}' is of the npy version {version}")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or not all(n >= 0 for n in shape):
+            raise ValueError(f"'{key}' holds pickled objects, or a shape {shape}")
+        if file.tell() + size != member.file_size or size > (member.compress_size + 1) * _DEFLATE_AT_MOST:
+            raise ValueError(f"'{key}' {shape} {dtype} is not of {member.file_size} bytes")
+    brain = dtype == np.dtype("V2")
+
+    def read() -> np.ndarray:
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+        except _ZIP_DAMAGE as error:
+            raise TransferlabError(f"{path}: cannot read '{key}' ({error}).") from None
+        return array.view(ml_dtypes.bfloat16) if brain else array
+
+    return LazyTensor(shape, np.dtype(ml_dtypes.bfloat16) if brain else dtype, read, str(path))

@@ -11,7 +11,7 @@ import numpy as np
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.formats import read_any
 from transferlab.pretrained.registry import REGISTRY
-from transferlab.pretrained.source import load
+from transferlab.pretrained.source import DESCRIPTION, load
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ class Inspection:
 
 
 def inspect_checkpoint(name: str | Path) -> Inspection:
-    """Return the tree of a registry name, ``hf:owner/name``, weight file, directory, run or Orbax checkpoint.
+    """Return the tree of a registry name, ``hf:owner/name``, weight file, directory, PEFT adapter, run or Orbax checkpoint.
 
     A model whose family is known is shown with its readable paths; anything else with its file's own keys.
     """
@@ -58,6 +58,12 @@ def inspect_checkpoint(name: str | Path) -> Inspection:
         return _source(text)
     if not path.exists():
         return _source(text)  # which says what can be given
+    if (path / DESCRIPTION).exists():
+        return _source(text)
+    if (path / "adapter_config.json").exists():
+        return _adapter(path, text)
+    if path.suffix.lower() == ".gguf":
+        return _gguf(path, text)
     if path.is_dir() and (path / "checkpoints").is_dir():
         steps = sorted((p for p in (path / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
         if not steps:
@@ -79,6 +85,24 @@ def _source(name: str) -> Inspection:
     source = load(name)
     rows = tuple((p, leaf.shape, str(leaf.dtype), leaf.key) for p, leaf in source.leaves.items())
     return Inspection(name, f"{source.family}, {source.modality}", rows)
+
+
+def _adapter(path: Path, name: str) -> Inspection:
+    from transferlab.pretrained.peft import AdapterConfig
+
+    config = AdapterConfig.read(path / "adapter_config.json")
+    weights = next((path / f"adapter_model.{kind}" for kind in ("safetensors", "bin") if
+                    (path / f"adapter_model.{kind}").exists()), path / "adapter_model.safetensors")  # fmt: skip
+    rows = tuple((key, t.shape, str(t.dtype), key) for key, t in sorted(read_any(weights).items()))
+    return Inspection(name, f"PEFT adapter, rank {config.r}, alpha {config.lora_alpha:g}, on '{config.base}'", rows)
+
+
+def _gguf(path: Path, name: str) -> Inspection:
+    from transferlab.pretrained.gguf import read_gguf
+
+    found = read_gguf(path)
+    rows = tuple((key, tensor.shape, found.types[key], key) for key, tensor in found.tensors.items())
+    return Inspection(name, f"GGUF {found.version}, {found.metadata.get('general.architecture', 'unknown')}", rows)
 
 
 def _orbax(path: Path, name: str) -> Inspection:

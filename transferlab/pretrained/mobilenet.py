@@ -136,4 +136,5 @@ MOBILENET = Family(
     transform=_transform,
     head_dropout=lambda raw: raw.get("classifier_dropout_prob", 0.8) if raw.get("model_type") else 0.0,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    input_kernel="stem/conv/kernel",
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from transferlab.errors import TransferlabError
+from transferlab.models.heads import LanguageModelConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Layout:
         to_tree: the file's tensor → the leaf.
         to_file: the leaf → the file's tensor, or its rows of it where ``part`` says so.
         shape: shape in the file → shape in the tree.
-        part: (n, of) where the file fuses ``of`` leaves along its first axis and this is the n-th, from 0.
+        part: (n, of) where the file fuses ``of`` leaves and this is the n-th, from 0.
+        axis: of the file's tensor, along which it fuses them.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Layout:
     to_file: Callable[[np.ndarray], np.ndarray]
     shape: Callable[[tuple[int, ...]], tuple[int, ...]]
     part: tuple[int, int] = (0, 1)
+    axis: int = 0
 
 
 SAME = Layout("as is", lambda x: x, lambda x: x, lambda shape: shape)
@@ -53,19 +57,26 @@ POINTWISE = Layout(
 """torch's 1×1 convolution (out, in, 1, 1) ↔ kernel (in, out)."""
 
 
-def fused(layout: Layout, n: int, of: int) -> Layout:
-    """Return the layout of the n-th of ``of`` leaves that the file fuses along its first axis, as q, k, v are."""
+@cache
+def fused(layout: Layout, n: int, of: int, axis: int = 0) -> Layout:
+    """Return the layout of the n-th of ``of`` leaves that the file fuses along an axis, as q, k, v are."""
 
-    def rows(length: int) -> slice:
+    def part(length: int) -> slice:
         # A length that does not divide gives parts of unequal length: one of them has a shape that its leaf has not.
         return slice(n * length // of, (n + 1) * length // of)
 
+    def shape(whole: tuple[int, ...]) -> tuple[int, ...]:
+        if axis >= len(whole):
+            return layout.shape(whole)
+        return layout.shape((*whole[:axis], len(range(whole[axis])[part(whole[axis])]), *whole[axis + 1 :]))
+
     return Layout(
         f"part {n + 1} of {of}, {layout.name}",
-        lambda x: layout.to_tree(x[rows(len(x))]),
+        lambda x: layout.to_tree(x[(slice(None),) * axis + (part(x.shape[axis]),)]),
         layout.to_file,
-        lambda shape: layout.shape((len(range(shape[0])[rows(shape[0])]), *shape[1:])),
+        shape,
         (n, of),
+        axis,
     )
 
 
@@ -97,12 +108,20 @@ class Names:
         prefixes: what may stand before every key (``bert.``), longest first; the empty prefix is always tried.
         renames: pairs (suffix in old files, suffix today), as ``LayerNorm.gamma`` → ``LayerNorm.weight``.
         ignored: pairs (regular expression over whole keys, reason): what a file may hold beside the model.
+        language_model: the head of the files that follow this table, where it predicts tokens.
     """
 
     names: tuple[Name, ...]
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+    language_model: LanguageModelConfig | None = None
+
+
+def with_prefix(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
+    """Return the table whose keys carry this prefix, except those of paths that begin with one of ``but``."""
+    moved = (name if name.path.startswith(but) else replace(name, key=prefix + name.key) for name in names.names)
+    return replace(names, names=tuple(moved))
 
 
 def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -119,7 +138,10 @@ def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             raise TransferlabError(f"The key '{key}' cannot be written: '{missing}' is missing from it.")
         if given:
             pieces[key] = [name.layout.to_file(np.asarray(leaves[name.path])) for name in given]
-    return {key: np.ascontiguousarray(np.concatenate(p) if len(p) > 1 else p[0]) for key, p in pieces.items()}
+    axes = {name.key: name.layout.axis for name in names.names}
+    return {
+        key: np.ascontiguousarray(np.concatenate(p, axes[key]) if len(p) > 1 else p[0]) for key, p in pieces.items()
+    }
 
 
 def by_key(names: Names) -> dict[str, tuple[Name, ...]]:

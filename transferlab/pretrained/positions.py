@@ -68,20 +68,20 @@ def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return matrix
 
 
-def _bicubic_antialias(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """As torch's ``interpolate(mode="bicubic", antialias=True)``: Keys' kernel with a = -0.5, as wide as a new patch.
+def _antialias(kernel: Callable[[float], float], reach: int) -> Callable[[int, int], Float[np.ndarray, "new old"]]:
+    """A kernel as wide as a new patch. As Pillow does, taps beyond the edge are left out and the others scaled to a sum of 1."""
 
-    timm's ``resample_abs_pos_embed``, and Hugging Face's DINOv2 with registers. As Pillow does, taps beyond the edge
-    are left out and the others scaled to a sum of 1.
-    """
-    matrix = np.zeros((new, old))
-    scale = old / new
-    width = max(scale, 1.0)
-    for row, centre in enumerate((np.arange(new) + 0.5) * scale):
-        first, last = max(int(centre - 2 * width + 0.5), 0), min(int(centre + 2 * width + 0.5), old)
-        for tap in range(first, last):
-            matrix[row, tap] = _keys((tap - centre + 0.5) / width, -0.5)
-    return matrix / matrix.sum(1, keepdims=True)
+    def matrix_of(old: int, new: int) -> Float[np.ndarray, "new old"]:
+        matrix = np.zeros((new, old))
+        scale = old / new
+        width = max(scale, 1.0)
+        for row, centre in enumerate((np.arange(new) + 0.5) * scale):
+            first, last = max(int(centre - reach * width + 0.5), 0), min(int(centre + reach * width + 0.5), old)
+            for tap in range(first, last):
+                matrix[row, tap] = kernel((tap - centre + 0.5) / width)
+        return matrix / matrix.sum(1, keepdims=True)
+
+    return matrix_of
 
 
 def _linear_zoom(old: int, new: int) -> Float[np.ndarray, "new old"]:
@@ -96,7 +96,11 @@ def _linear_zoom(old: int, new: int) -> Float[np.ndarray, "new old"]:
 
 RULES: dict[str, Callable[[int, int], np.ndarray]] = {
     "bicubic": _bicubic,
-    "bicubic antialias": _bicubic_antialias,
+    # As torch's interpolate(mode="bicubic", antialias=True): timm's resample_abs_pos_embed, and Hugging Face's DINOv2
+    # with registers.
+    "bicubic antialias": _antialias(lambda x: _keys(x, -0.5), 2),
+    # As jax.image.resize(method="bilinear"), which FlexiViT resizes patches by.
+    "bilinear antialias": _antialias(lambda x: max(1 - abs(x), 0.0), 1),
     "linear zoom": _linear_zoom,
 }
 """Rule → (old side, new side) → the matrix (new, old) along one axis."""

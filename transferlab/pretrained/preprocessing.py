@@ -33,6 +33,25 @@ def read_preprocessor(directory: Path) -> ImageTransform | None:
         raise TransferlabError(f"{path}: {error}") from None
 
 
+def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:
+    """Return the ``preprocessor_config.json`` that says this, in the fields that every processor of transformers knows."""
+    resized = math.floor(transform.size / transform.crop_fraction + 1e-6)
+    side = {"height": transform.size, "width": transform.size}
+    crops = transform.fit == "crop"
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": resized} if crops else {"height": resized, "width": resized},
+        "resample": next(number for number, name in _FILTERS.items() if name == transform.resize),
+        "do_center_crop": crops or resized != transform.size,
+        "crop_size": side,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(transform.mean),
+        "image_std": list(transform.std),
+    }
+
+
 def _transform(raw: Mapping[str, Any]) -> ImageTransform:
     if not raw.get("do_resize", True):
         raise TransferlabError("do_resize is false; pictures of any size are not supported.")

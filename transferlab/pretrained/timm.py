@@ -82,7 +82,9 @@ class TimmConfig:
 
 def square(size: Any, field: str) -> int:
     """Return the side of ``size``, a number or a pair of equal ones; otherwise an error that names the field."""
-    sides = [size] if isinstance(size, (int, float)) else list(size)
+    sides = list(size) if isinstance(size, (list, tuple)) else [size]
+    if not all(isinstance(side, (int, float)) for side in sides):
+        raise TransferlabError(f"config.json: {field} is {size!r}; it must be an integer.")
     if len(set(sides)) != 1 or sides[0] != int(sides[0]):
         raise TransferlabError(f"config.json: {field} {list(sides)} is no square.")
     return int(sides[0])

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import Pooling
+from transferlab.models.fields import given_fields, given_number
+from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed
+from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.timm import TimmConfig, square
 
@@ -103,23 +104,24 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
         "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
         "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "qkv_bias",
     )  # fmt: skip
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
+    given = given_fields(ViTConfig, {name: raw[name] for name in plain if name in raw})
     for name in ("image_size", "patch_size"):
         given[name] = square(raw.get(name) or getattr(config, name), name)
     if dino:
-        inner = int(given.get("hidden_size", config.hidden_size) * raw.get("mlp_ratio", 4))
+        inner = int(given.get("hidden_size", config.hidden_size) * given_number(raw, "mlp_ratio", 4.0))
         swiglu = bool(raw.get("use_swiglu_ffn"))
         # SwiGLU has three matrices: two thirds of the width, up to a multiple of 8, for as many parameters.
         given["intermediate_size"] = (int(inner * 2 / 3) + 7) // 8 * 8 if swiglu else inner
         classifies = any("ImageClassification" in name for name in raw.get("architectures") or ())
         given |= {
-            "layer_scale": float(raw.get("layerscale_value", 1.0)),
+            "layer_scale": given_number(raw, "layerscale_value", 1.0),
             "swiglu": swiglu,
-            "drop_path": float(raw.get("drop_path_rate") or 0.0),
+            "drop_path": given_number(raw, "drop_path_rate", 0.0),
             "pooling": "first and mean" if classifies else "first",
         }
     if kind == "dinov2_with_registers":
-        return replace(config, registers=raw.get("num_register_tokens", 4), position_rule="bicubic antialias", **given)
+        registers = given_fields({"num_register_tokens": int}, raw).get("num_register_tokens", 4)
+        return replace(config, registers=registers, position_rule="bicubic antialias", **given)
     if not dino:
         if raw.get("pooler_act", "tanh") != "tanh":
             raise TransferlabError(f"config.json: pooler_act '{raw['pooler_act']}' is not supported; only 'tanh'.")
@@ -154,6 +156,13 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
+_TYPES = {
+    "embed_dim": int, "depth": int, "num_heads": int, "mlp_ratio": float, "qkv_bias": bool, "init_values": float,
+    "class_token": bool, "no_embed_class": bool, "reg_tokens": int, "fc_norm": bool, "in_chans": int,
+    "drop_path_rate": float, "attn_drop_rate": float, "global_pool": str,
+}  # fmt: skip
+
+
 def vit_from_timm(timm: TimmConfig) -> ViTConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
     name = timm.architecture
@@ -174,7 +183,7 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
             raise TransferlabError(
                 f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _ARGUMENTS)}"
             )
-    given = {**own, **timm.arguments}
+    given = {**own, **timm.arguments, **given_fields(_TYPES, timm.arguments, where="config.json: model_args")}
     pools: dict[str, Pooling] = {"token": "first", "avg": "mean"}
     pool = given.get("global_pool", "token")
     if pool not in pools:
@@ -230,6 +239,59 @@ def _transform(config: ViTConfig) -> ImageTransform:
     return ImageTransform(config.image_size, half, half, "bilinear", 1.0, "squash")
 
 
+def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
+    parts = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
+    pairs = [(rf"\.attention\.attention\.{old}\.", f".attention.{new}.") for old, new in parts]
+    pairs.append((r"\.attention\.output\.dense\.", ".attention.o_proj."))
+    if model_type in ("vit", "deit"):
+        pairs += [(r"\.intermediate\.dense\.", ".mlp.fc1."), (r"(\d)\.output\.dense\.", r"\1.mlp.fc2.")]
+        pairs.append((r"(^|\.)encoder\.layer\.", r"\1layers."))
+    return tuple(pairs)
+
+
+def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+    """ViT where it can hold the config, else DINOv2; what neither can is an error that names the field."""
+    dialect: Dialect = "vit" if config.layer_scale is None and not config.registers else "dinov2"
+    kind = "vit" if dialect == "vit" else "dinov2_with_registers" if config.registers else "dinov2"
+    fixed: dict[str, Any] = {
+        "class_token": True,
+        "distillation_token": False,
+        "position_slots": 1,
+        "norm_pooled": False,
+    }
+    fixed |= {"swiglu": False} if dialect == "vit" else {"pooler": False}
+    for name, value in fixed.items():
+        if getattr(config, name) != value:
+            raise TransferlabError(
+                f"Hugging Face's {kind} cannot have {name} {getattr(config, name)!r}, only {value!r}."
+            )
+    plain = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "hidden_dropout_prob", "image_size",
+        "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "patch_size", "num_channels", "qkv_bias",
+    )  # fmt: skip
+    name = {"vit": "ViT", "dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}[kind]
+    raw: dict[str, Any] = {
+        "architectures": [f"{name}{'Model' if head is None else 'ForImageClassification'}"],
+        "model_type": kind,
+        **{field: getattr(config, field) for field in plain},
+    }
+    if dialect == "vit":
+        raw["intermediate_size"] = config.intermediate_size
+    else:
+        inner = config.intermediate_size
+        raw |= {
+            "use_swiglu_ffn": config.swiglu,
+            "layerscale_value": config.layer_scale,
+            "drop_path_rate": config.drop_path,
+        }
+        ratio = inner * (1.5 if config.swiglu else 1) / config.hidden_size
+        raw["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
+        if config.registers:
+            raw["num_register_tokens"] = config.registers
+    names = vit_names(config, dialect)
+    return raw, names if head is None else with_prefix(names, f"{kind}.", but=("head/",))
+
+
 VIT = Family(
     name="vit",
     config=ViTConfig,
@@ -243,5 +305,8 @@ VIT = Family(
     adjust=_adjust,
     transform=_transform,
     head_pooling=lambda config: config.pooling,
+    to_hf=_to_hf,
+    modules=_modules,
     resized=_resized,
+    input_kernel="embed/patch/kernel",
 )

@@ -104,6 +104,29 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], 
         return _svg(figure)
 
 
+def step_by_stage(stages: Sequence[tuple[str, str, float]], seconds: float) -> str:
+    """Milliseconds of a step by stage: forward, backward and update side by side; ``stages`` as a profile has them.
+
+    Operations that run at the same time share the step's time in proportion to their own.
+    """
+    names = list(dict.fromkeys(stage for stage, _, _ in stages))
+    table = {(stage, direction): share * seconds * 1e3 for stage, direction, share in stages}
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 0.24 * len(names) + 0.9))
+        left = [0.0] * len(names)
+        for direction, colour in zip(("forward", "backward", "update"), COLOURS, strict=False):
+            widths = [table.get((name, direction), 0.0) for name in names]
+            if any(widths):
+                axes.barh(names, widths, left=left, height=0.7, color=colour, label=direction)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0, labelsize=9)
+        axes.set_xlabel(f"ms of a step of {seconds * 1e3:.0f} ms")
+        axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
+        axes.legend(loc="lower right", fontsize=9)
+        return _svg(figure)
+
+
 def standalone(svg: str) -> str:
     """The figure as a file of its own: its text in a grey that can be read on light and on dark pages."""
     return svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" style="color:#76808c"', 1)

@@ -21,7 +21,7 @@ from transferlab.files import file_lock, read_json, write_json, write_text
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.source import Source, load
 from transferlab.studies.environment import environment
-from transferlab.studies.figures import learning_curves, palette_of, standalone
+from transferlab.studies.figures import learning_curves, palette_of, standalone, step_by_stage
 from transferlab.studies.report import write_report
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
@@ -187,7 +187,7 @@ class Study:
         return self.report()
 
     def profiles(self) -> Iterator[tuple[str, Profile]]:
-        """Profile a few steps of each arm at its largest budget; traces lie in ``profile/ARM`` of the directory.
+        """Profile a few steps of each arm at its largest budget; a trace, a page and a picture in ``profile/ARM``.
 
         Raises:
             TransferlabError: the directory holds another study.
@@ -197,7 +197,10 @@ class Study:
             arm = self.config.methods[name]
             budget, seed = max(self.config.arms_at(arm, len(self.data.train)))
             run = self._make(Cell(name, budget, seed), arm, arm.train, self.data.subset(budget, seed))
-            yield name, profile(run, self.directory / "profile" / name)
+            folder = self.directory / "profile" / name
+            found = profile(run, folder)
+            write_text(folder / "profile.svg", standalone(step_by_stage(found.stages, found.step_seconds)))
+            yield name, found
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all finished cells of this config, in the table's order."""
@@ -211,7 +214,7 @@ class Study:
             raise TransferlabError(f"{self.directory} has no finished run to report on.")
         self._hold_inputs()
         hashes = {
-            "source": {"name": self.source.name, **self.source.origin, "tree_sha256": self.source.sha256},
+            "source": {"name": self.source.name, **self.source.recorded, "tree_sha256": self.source.sha256},
             "data": {"name": self.data.name, "sha256": self.data.sha256, **self.data.describe()},
         }
         manifest = {"config": self.config.raw, "environment": environment(), "hashes": hashes}

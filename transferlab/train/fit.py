@@ -16,6 +16,7 @@ from jaxtyping import Float
 from transferlab import trees
 from transferlab.files import write_json
 from transferlab.measure.metrics import scores
+from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
@@ -96,7 +97,7 @@ def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
     """Split by what is known once they are placed: features, step reached, and frozen leaves that a seed draws."""
     groups: dict[tuple, list[Ready]] = {}
     for i, member, state in ready:
-        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action == "initialised"}
+        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action in ("initialised", "derived")}
         # Members share their frozen leaves, so those may not depend on the seed.
         own = i if drawn & set(trees.flatten(member.frozen)) else -1
         mark = (id(member.run.program), member.key, int(state["step"]), own)
@@ -229,4 +230,8 @@ def _finish(
         params = run._plan.place(run.seeds.initialisation)[0]
         return trees.join(evaluated(trained), trees.split_by(params, program.paths)[1])
 
-    return Result(test, probabilities, history, record, tree)
+    def whole() -> Adapted:
+        stats = trained.get("stats", {})
+        return adapted(run.source, evaluated(trained), stats, run._plan.head, run._plan.definition.module)
+
+    return Result(test, probabilities, history, record, tree, whole)

@@ -17,7 +17,9 @@ EXECUTION = ("memory_bytes", "together")
 def identity(run: Run) -> dict[str, Any]:
     """Return plain data: compared on resume, and read by ``open_run``."""
     source, data = run.source, run.data
-    origin = {k: v for k, v in source.origin.items() if k in ("name", "family", "revision", "files", "path")}
+    origin = {
+        k: v for k, v in source.recorded.items() if k in ("name", "family", "revision", "files", "path", "changes")
+    }
     return {
         "source": origin,
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),

@@ -19,7 +19,9 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
+from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
+from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source, load
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.run import plan_for
@@ -32,6 +34,7 @@ class Predictor:
     Attributes:
         labels: label names, in the order of the columns.
         transform: the preprocessing it was trained with.
+        adapted: its base, what was trained as a whole, and its adapters apart; ``adapted.merged()`` is a source.
     """
 
     labels: tuple[str, ...]
@@ -39,6 +42,7 @@ class Predictor:
     definition: trees.Definition = field(repr=False)
     params: trees.Tree = field(repr=False)
     state: trees.Tree = field(repr=False)
+    adapted: Adapted = field(repr=False)
 
     @property
     def modality(self) -> str:
@@ -95,10 +99,11 @@ def open_run(directory: str | Path) -> Predictor:
     made = plan_for(source, identity["labels"], method_from(identity["method"]))
     params, state = made.place(identity["seeds"]["initialisation"])
     frozen = trees.split_by(params, made.trainable)[1]
-    assert source.transform is not None
+    assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
-        tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state
-    )
+        tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
+        adapted(source, trained, stats, made.head, made.definition.module),
+    )  # fmt: skip
 
 
 def _find_base(base: dict[str, Any]) -> Source:
@@ -108,7 +113,7 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = load(place)
+            source = refitted(load(place), origin.get("changes", {}))
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
             continue

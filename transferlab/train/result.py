@@ -14,6 +14,8 @@ from jaxtyping import Float
 from transferlab import trees
 from transferlab.data.dataset import Dataset
 from transferlab.files import atomic_path, read_json
+from transferlab.methods.adapted import Adapted
+from transferlab.pretrained.source import Source
 from transferlab.train.writers import read_metrics
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -36,11 +38,22 @@ class Result:
     history: list[dict[str, Any]] = field(repr=False)
     record: dict[str, Any] = field(repr=False)
     _tree: Callable[[], trees.Tree] | None = field(repr=False, default=None)
+    _adapted: Callable[[], Adapted] | None = field(repr=False, default=None)
 
     @cached_property
     def params(self) -> trees.Tree | None:
         """The whole adapted tree; None for a run read from disk (``open_run`` brings its weights back)."""
         return None if self._tree is None else self._tree()
+
+    @cached_property
+    def adapted(self) -> Adapted | None:
+        """The base, what was trained as a whole, and the adapters apart; None for a run read from disk."""
+        return None if self._adapted is None else self._adapted()
+
+    @property
+    def source(self) -> Source | None:
+        """The adapted model as a source, adapters merged: ``tl.save(result.source, "folder")`` writes it for its origin."""
+        return None if self.adapted is None else self.adapted.merged()
 
 
 def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.ndarray, "n labels"]) -> None:

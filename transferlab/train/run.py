@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
+from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
 from transferlab.methods import Full, Method
 from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
 from transferlab.tasks.classification import Classification
 from transferlab.train.memory import Execution, Memory, memory_of
@@ -70,6 +72,10 @@ def adapt(
         raise TransferlabError(
             f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data."
         )
+    if isinstance(source.transform, AudioTransform):
+        raise TransferlabError(
+            f"{source.name} reads sounds, and there are no data sets of sounds yet; call it instead."
+        )
     made = plan_for(source, data.label_names, method, initialise)
     feed = Feed(data, source.transform)
     place = Path(directory) if directory is not None else None
@@ -85,10 +91,16 @@ def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: 
 
 
 def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
-    pooling = method.pooling or source.pooling
-    if pooling == "pooler" and not getattr(source.config, "pooler", True):
+    pooling, own = method.pooling or source.pooling, source.head
+    # A pooler that was asked for is not replaced: the plan says what the model lacks.
+    if pooling == "pooler" and not getattr(source.config, "pooler", method.pooling is not None):
         pooling = "mean"
-    head = ClassifierConfig(labels=tuple(labels), pooling=pooling, dropout=method.head_dropout)
+    stay = own is not None and own.pooling == pooling and set(own.labels) & set(labels)
+    hidden = own.hidden if isinstance(own, ClassifierConfig) and stay else None
+    bias = FAMILIES[source.family].head_bias
+    head = ClassifierConfig(
+        labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias, hidden=hidden
+    )
     return plan(
         source, head, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
         initialise=initialise,
@@ -193,7 +205,7 @@ class Run:
             "data_position": step,
             "seeds": asdict(self.seeds),
             "trainable": list(self._plan.trainable),
-            "base": {"source": self.source.origin, "sha256": self.source.sha256, "weights": self.method.weights},
+            "base": {"source": self.source.recorded, "sha256": self.source.sha256, "weights": self.method.weights},
             "pending": list(pending),
             "seconds": seconds,
             "flops": self.flops,

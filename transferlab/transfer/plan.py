@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
@@ -46,6 +45,8 @@ class Leaf:
         lr_scale, decay: factors on the run's learning rate and weight decay.
         schedule: the group's own schedule and warm-up, where it has any.
         bytes: size in memory.
+        read: the value of a leaf that is copied or resized.
+        derive: what is drawn for the leaf → its value, of one that is derived.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Leaf:
     bytes: int
     schedule: str = ""
     read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    derive: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,18 @@ class Plan:
                 source that are alive together.
         """
         shared = {} if shared is None else shared
-        drawn = [leaf.path for leaf in self.leaves if leaf.action == "initialised"]
+        drawn = [leaf.path for leaf in self.leaves if leaf.read is None]
         values: dict[str, Any] = dict(self.definition.initialise(drawn, jax.random.key(seed)))
         for leaf in self.leaves:
+            if leaf.derive is not None:
+                values[leaf.path] = trees.placed(leaf.derive(np.asarray(values[leaf.path])), leaf.dtype)
             if leaf.read is None:
                 continue
             if leaf.action != "copied":
-                values[leaf.path] = jnp.asarray(leaf.read(), leaf.dtype)
+                values[leaf.path] = trees.placed(leaf.read(), leaf.dtype)
             else:
                 if leaf.path not in shared:
-                    shared[leaf.path] = jnp.asarray(leaf.read(), leaf.dtype)
+                    shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype)
                 values[leaf.path] = shared[leaf.path]
         params = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "param"}
         state = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "state"}
@@ -226,17 +230,20 @@ def plan(
     definition = trees.define(module)
     allowed = select(initialise).match(everything) if initialise else set()
 
+    deep = isinstance(source.head, ClassifierConfig) and source.head.hidden == head.hidden
     rows, problems, used = [], [], set()
     for path in sorted(everything, key=lambda p: _order(p, stages)):
         shape, dtype = tuple(everything[path].shape), str(everything[path].dtype)
-        action, keys, reason, read = "initialised", (), "", None
+        action, keys, reason, read, derive = "initialised", (), "", None, None
         leaf = source.leaves.get(path)
         if path not in own:
             reason = f"added by {method}"
         elif weights == "random":
             reason = "random weights were asked for"
+        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
+            action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels that stay", leaf.read
         elif path.startswith("head/"):
-            action, keys, reason, read = _head_leaf(source, head, path, shape, leaf)
+            action, keys, reason, read, derive = _head_leaf(source, head, shape, leaf)
         elif leaf is not None and leaf.shape == shape:
             action, keys, read = "resized" if leaf.resize else "copied", (leaf.key,), leaf.read
             how = leaf.resize.how if leaf.resize else leaf.layout.name
@@ -266,6 +273,7 @@ def plan(
                 trees.leaf_bytes(everything[path]),
                 _schedule(claim),
                 read,
+                derive,
             )
         )
     unused = list(source.unused)
@@ -308,18 +316,25 @@ def _freeze_statistics(module: Any, state: Mapping[str, Any], claimed: Mapping[s
 
 
 def _head_leaf(
-    source: Source, head: ClassifierConfig, path: str, shape: tuple[int, ...], leaf: LazyLeaf | None
-) -> tuple[Action, tuple[str, ...], str, Callable[[], np.ndarray] | None]:
-    """A head is new unless labels stay: then their rows are kept, matched by name."""
+    source: Source, head: ClassifierConfig, shape: tuple[int, ...], leaf: LazyLeaf | None
+) -> tuple[
+    Action, tuple[str, ...], str, Callable[[], np.ndarray] | None, Callable[[np.ndarray], np.ndarray] | None
+]:  # fmt: skip
+    """A head is new unless labels stay: then their rows are kept, matched by name, and the others are drawn."""
     new = f"new head for {len(head.labels)} labels"
-    if leaf is None or source.head is None or source.head.pooling != head.pooling:
-        return "initialised", (), new, None
-    if source.head.labels == head.labels and leaf.shape == shape:
-        return "copied", (leaf.key,), "the labels are the same", leaf.read
-    pairs, sentence = label_rows(source.head.labels, head.labels)
+    own = source.head
+    if (
+        leaf is None
+        or not isinstance(own, ClassifierConfig)
+        or (own.pooling, own.hidden) != (head.pooling, head.hidden)
+    ):
+        return "initialised", (), new, None, None
+    if own.labels == head.labels and leaf.shape == shape:
+        return "copied", (leaf.key,), "the labels are the same", leaf.read, None
+    pairs, sentence = label_rows(own.labels, head.labels)
     if not pairs or leaf.shape[:-1] != shape[:-1]:
-        return "initialised", (), new, None
-    return "derived", (leaf.key,), sentence, lambda: take_rows(leaf.read, pairs, shape)
+        return "initialised", (), new, None, None
+    return "derived", (leaf.key,), sentence, None, lambda drawn: take_rows(leaf.read, pairs, drawn)
 
 
 def _order(path: str, stages: tuple[Any, ...]) -> tuple[int, str]:

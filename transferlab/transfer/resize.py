@@ -13,14 +13,16 @@ def label_rows(source_labels: Sequence[str], target_labels: Sequence[str]) -> tu
     where = {name: i for i, name in enumerate(source_labels)}
     pairs = [(i, where[name]) for i, name in enumerate(target_labels) if name in where]
     kept = ", ".join(target_labels[i] for i, _ in pairs[:4]) + ("…" if len(pairs) > 4 else "")
-    return pairs, f"rows of the {len(pairs)} labels that stay ({kept}), the others zero"
+    new = len(target_labels) - len(pairs)
+    drawn = f", {new} new one{'s' if new > 1 else ''} drawn" if new else ""
+    return pairs, f"rows of the {len(pairs)} label{'s' if len(pairs) > 1 else ''} that stay ({kept}){drawn}"
 
 
 def take_rows(
-    read: Callable[[], np.ndarray], pairs: Sequence[tuple[int, int]], shape: tuple[int, ...]
+    read: Callable[[], np.ndarray], pairs: Sequence[tuple[int, int]], drawn: Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "..."]:
-    """Copy the kept labels' columns of a (features, labels) kernel, or entries of a bias; the rest is zero."""
-    old, new = read(), np.zeros(shape, np.float32)
+    """Put the kept labels' columns of a (features, labels) kernel, or entries of a bias, into one drawn for all labels."""
+    old, new = read(), np.array(drawn)
     for target, source in pairs:
         new[..., target] = old[..., source]
     return new

@@ -1,0 +1,151 @@
+"""Tokenizers: from vocabulary files, what cannot be made, and on which side and with what a batch is padded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models
+from vocabulary_files import pieces, write_bpe, write_sentencepiece, write_wordpiece
+
+from transferlab.data.sentencepiece import read_sentencepiece
+from transferlab.data.text import TextTransform, read_tokenizer
+from transferlab.errors import TransferlabError
+
+ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def read(folder: Path, kind: str, **settings) -> TextTransform:
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    made = read_tokenizer(folder, 32, kind=kind)
+    assert made is not None
+    return made
+
+
+def tokens(transform: TextTransform, text: str) -> list[str]:
+    return [transform.tokenizer.id_to_token(i) for i in transform(text).ids]
+
+
+def test_a_bpe_vocabulary_is_framed_or_split_otherwise_than_its_kind(tmp_path: Path) -> None:
+    write_bpe(tmp_path, (*ROBERTA, "<|endoftext|>"))
+    roberta, gpt2 = read(tmp_path, "roberta"), read(tmp_path, "gpt2")
+    framed = tokens(roberta, "the cat")
+    assert (framed[0], framed[-1]) == ("<s>", "</s>") and "".join(framed[1:-1]) == "theĠcat" and len(framed) < 9
+    assert tokens(gpt2, "the cat<|endoftext|>") == [*framed[1:-1], "<|endoftext|>"]
+    assert tokens(roberta, "é 💚")[1] != "<unk>" and roberta.tokenizer.decode(roberta("é 💚").ids) == "é 💚"
+    assert roberta.pad_id == 1 and gpt2.sha256 == roberta.sha256
+    assert tokens(read(tmp_path, "roberta", add_prefix_space=True), "the")[1] == "Ġthe"
+    long = roberta("the cat sat on the mat " * 20)
+    assert len(long.ids) == 32 and long.cut > 0
+
+
+def test_a_vocabulary_changes_without_its_merges_hash(tmp_path: Path) -> None:
+    write_bpe(tmp_path, ROBERTA)
+    before = read(tmp_path, "roberta").sha256
+    lines = (tmp_path / "merges.txt").read_text("utf-8").splitlines()
+    (tmp_path / "merges.txt").write_text("\n".join(lines[:-1]), "utf-8")
+    assert read(tmp_path, "roberta").sha256 != before
+
+
+def test_a_wordpiece_vocabulary_is_framed_as_another_kinds(tmp_path: Path) -> None:
+    write_wordpiece(tmp_path, ("<s>", "<pad>", "</s>", "[UNK]", "<mask>"))
+    assert tokens(read(tmp_path, "mpnet"), "The <mask> ☃") == ["<s>", "the", "<mask>", "[UNK]", "</s>"]
+    with pytest.raises(TransferlabError, match=r"lacks the cls token '\[CLS\]'"):
+        read(tmp_path, "bert")
+    write_wordpiece(tmp_path, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+    assert tokens(read(tmp_path, "distilbert"), "The MAT") == ["[CLS]", "the", "mat", "[SEP]"]
+    assert tokens(read(tmp_path, "bert", do_lower_case=False), "tHe")[1] != "the"
+    assert tokens(read(tmp_path, "roberta", tokenizer_class="BertTokenizerFast"), "the") == ["[CLS]", "the", "[SEP]"]
+
+
+def test_a_sentencepiece_vocabulary_has_sentencepieces_ids(tmp_path: Path) -> None:
+    entries = pieces()
+    write_sentencepiece(tmp_path / "sentencepiece.bpe.model", entries)
+    found = read_sentencepiece(tmp_path / "sentencepiece.bpe.model")
+    assert [piece.text for piece in found.pieces] == [text for text, _ in entries]
+    np.testing.assert_allclose([piece.score for piece in found.pieces], [score for _, score in entries], rtol=1e-6)
+    assert [piece.kind for piece in found.pieces[:4]] == [2, 3, 3, 1] and found.unigram
+    xlmr = read(tmp_path, "xlm-roberta")
+    names = [xlmr.tokenizer.id_to_token(i) for i in range(5)]
+    assert names == ["<s>", "<pad>", "</s>", "<unk>", entries[3][0]] and xlmr.pad_id == 1
+    assert xlmr.tokenizer.token_to_id("<mask>") == len(entries) + 1
+    camembert = read(tmp_path, "camembert")
+    assert [camembert.tokenizer.id_to_token(i) for i in range(7)][1:7:2] == ["<pad>", "<unk>", "<s>"]
+    for transform in (xlmr, camembert):
+        assert tokens(transform, "☃")[-1] == "</s>" and "<unk>" in tokens(transform, "☃")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("qwen2", {}, "none can be made from merges.txt, vocab.json for 'qwen2'"),
+        ("xlm-roberta", {}, "a tokenizer of 'xlm-roberta' is made from sentencepiece.bpe.model"),
+        ("roberta", {"tokenizer_class": "BertweetTokenizer"}, "for 'Bertweet'.*Save it with the origin"),
+    ],
+)
+def test_a_vocabulary_of_an_unknown_kind_is_guessed_at(kind: str, settings: dict, message: str, tmp_path: Path) -> None:
+    write_bpe(tmp_path, ROBERTA)
+    with pytest.raises(TransferlabError, match=message.replace("merges.txt, vocab.json", "vocab.json, merges.txt")):
+        read(tmp_path, kind, **settings)
+
+
+def test_a_file_that_is_no_vocabulary_is_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "sentencepiece.bpe.model"
+    for content in (b"", b"\xff\xff\xff", b"version https://git-lfs.github.com/spec/v1", b"\x0a\x7fshort"):
+        path.write_bytes(content)
+        with pytest.raises(TransferlabError, match="not a readable SentencePiece model"):
+            read(tmp_path, "xlm-roberta")
+    write_sentencepiece(path, pieces(), model_type=2)
+    with pytest.raises(TransferlabError, match="not a unigram model"):
+        read(tmp_path, "xlm-roberta")
+    write_bpe(tmp_path, ROBERTA)
+    (tmp_path / "vocab.json").write_text("[1, 2]")
+    with pytest.raises(TransferlabError, match=r"vocab\.json: not a readable vocabulary"):
+        read(tmp_path, "roberta")
+
+
+def test_an_added_token_gets_another_id(tmp_path: Path) -> None:
+    write_bpe(tmp_path, ROBERTA)
+    size = len(json.loads((tmp_path / "vocab.json").read_text("utf-8")))
+    added = {str(size): {"content": "<user>", "special": True, "lstrip": True}}
+    made = read(tmp_path, "roberta", added_tokens_decoder=added)
+    assert tokens(made, "the <user>") == ["<s>", "the", "<user>", "</s>"] and made("<user>").ids[1] == size
+    with pytest.raises(TransferlabError, match=rf"'<user>' should have id {size + 3}"):
+        read(tmp_path, "roberta", added_tokens_decoder={str(size + 3): {"content": "<user>"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "padding", "want"),
+    [
+        ({"pad_token": "[P]"}, None, 2),
+        ({"pad_token": {"content": "[P]"}}, {"pad_id": 1, "pad_token": "b"}, 2),
+        ({}, {"pad_id": 1, "pad_token": "b"}, 1),
+        ({"pad_token": "absent"}, {"pad_id": 1, "pad_token": "b"}, 1),
+        ({}, None, 3),
+    ],
+)
+def test_padding_is_another_token_than_the_files_say(settings: dict, padding, want: int, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "[P]": 2, "<pad>": 3}, unk_token="a"))
+    if padding:
+        tokenizer.enable_padding(**padding)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert read(tmp_path, "bert", model_max_length=8, **settings).pad_id == want
+
+
+def test_a_batch_is_padded_on_the_other_side_or_has_types_that_the_model_lacks(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<pad>": 3}, unk_token="a"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    left = read(tmp_path, "bert", padding_side="left")
+    batch = left.pad([left("b")], 4, 2)
+    assert batch["input_ids"].tolist() == [[3, 3, 3, 1], [3, 3, 3, 3]]
+    assert batch["attention_mask"].tolist() == [[0, 0, 0, 1], [0] * 4]
+    assert "token_type_ids" in batch and left.describe()["side"] == "left"
+    right = read_tokenizer(tmp_path.rename(tmp_path.parent / "moved"), 600, types=False)
+    assert right is not None and right.pad([right("b")], 4, 1).keys() == {"input_ids", "attention_mask"}
+    assert right.bucket(500) == 512 and right.bucket(513) == 600
+    (tmp_path.parent / "moved" / "tokenizer_config.json").write_text('{"padding_side": "both"}')
+    with pytest.raises(TransferlabError, match="padding_side 'both'"):
+        read_tokenizer(tmp_path.parent / "moved", 8)

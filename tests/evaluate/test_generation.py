@@ -1,0 +1,134 @@
+"""Generation: a cache, a batch or padding that changes a text would be noticed by nobody who reads one text at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import write_decoder
+from scipy.special import softmax
+
+import transferlab as tl
+from transferlab.errors import TransferlabError
+from transferlab.evaluate.generation import narrowed
+
+NEW = 6
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "gemma"])
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / request.param
+    # Under a random table that is the head too, a token's likeliest follower is itself.
+    write_decoder(folder, request.param, tie_word_embeddings=False)
+    return tl.load(folder)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    write_decoder(folder, "llama")
+    return tl.load(folder)
+
+
+PROMPTS = [[7, 8, 9, 10, 11], [12, 13], [30, 4, 22, 9, 9, 31, 17]]
+
+
+def padded(side: str, width: int = 7) -> dict[str, np.ndarray]:
+    ids, mask = np.full((3, width), 39), np.zeros((3, width), int)
+    for row, prompt in enumerate(PROMPTS):
+        place = slice(0, len(prompt)) if side == "right" else slice(width - len(prompt), width)
+        ids[row, place], mask[row, place] = prompt, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_a_text_hangs_on_the_cache_the_batch_or_the_side_of_padding(model) -> None:
+    """Against the model run anew on the whole text for every token, one prompt at a time and without padding."""
+    want = []
+    for prompt in PROMPTS:
+        text = list(prompt)
+        for _ in range(NEW):
+            # One shape for all lengths: what comes later is not seen.
+            logits = np.asarray(model({"input_ids": [text + [0] * (16 - len(text))]})["logits"])[0, len(text) - 1]
+            text.append(int(logits.argmax()))
+        want.append(tuple(text[len(prompt) :]))
+    for side in ("left", "right"):
+        assert tl.generate(model, padded(side), max_new_tokens=NEW, stop=()).tokens == tuple(want), side
+    assert len(set(want)) == 3
+
+
+def test_a_text_goes_on_after_its_end(llama) -> None:
+    free = tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=()).tokens
+    end = free[0][2]
+    got = tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=(end,))
+    for row, text in enumerate(free):
+        cut = text[: text.index(end) + 1] if end in text else text
+        assert got.tokens[row] == cut
+        assert got.stopped[row] == (end in text)
+    assert got.stopped[0] and not all(got.stopped)
+    own = tl.generate(llama, padded("left"), max_new_tokens=20).tokens
+    assert all(3 not in text[:-1] for text in own)  # the config's eos_token_id
+
+
+def test_draws_ignore_their_seed_or_are_never_repeated_or_the_same_in_every_row(llama) -> None:
+    def drawn(seed: int, **how):
+        return tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=(), temperature=1.5, seed=seed, **how).tokens
+
+    greedy = tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=()).tokens
+    assert drawn(0) == drawn(0) != drawn(1) != greedy
+    assert drawn(0, top_k=1) == drawn(5, top_p=1e-6) == greedy
+    same = {"input_ids": np.tile([7, 8, 9], (3, 1))}
+    assert len(set(tl.generate(llama, same, max_new_tokens=NEW, temperature=2.0, stop=()).tokens)) == 3
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.6), (7, 0.5), (50, 0.999), (1, 1.0)])
+def test_a_token_outside_of_the_likeliest_is_kept_or_one_inside_is_lost(top_k: int, top_p: float) -> None:
+    logits = np.random.default_rng(3).normal(0, 2, (4, 13)).astype(np.float32)
+    got = np.asarray(narrowed(jnp.asarray(logits), jnp.int32(top_k), jnp.float32(top_p)))
+    for row, kept in zip(logits, got, strict=True):
+        order = np.argsort(-row)[: top_k or None]
+        share = softmax(row[order].astype(np.float64))
+        inside = order[: int(np.searchsorted(np.cumsum(share), top_p)) + 1]
+        np.testing.assert_array_equal(np.flatnonzero(np.isfinite(kept)), np.sort(inside))
+        np.testing.assert_array_equal(kept[inside], row[inside])
+
+
+@pytest.mark.parametrize(
+    ("given", "how", "message"),
+    [
+        ({"input_ids": [[4, 5]], "token_type_ids": [[0, 0]]}, {}, "'token_type_ids' is no part of a prompt"),
+        ({"input_ids": [[4, 5]], "attention_mask": [[1]]}, {}, "must both be"),
+        ({"input_ids": [[4, 5], [6, 7]], "attention_mask": [[1, 1], [0, 0]]}, {}, "Prompt 1 has no tokens"),
+        ({"input_ids": np.zeros((0, 3))}, {}, "There is no prompt"),
+        ({"input_ids": [[4, 5]]}, {"max_new_tokens": 63}, "65 tokens are too many: .* has 64 positions"),
+        ({"input_ids": [[4, 5]]}, {"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"input_ids": [[4, 5]]}, {"top_k": 3}, "set a temperature"),
+        ({"input_ids": [[4, 5]]}, {"temperature": -1.0}, "temperature is -1"),
+        ({"input_ids": [[4, 5]]}, {"temperature": 1.0, "top_p": 0.0}, "top_p is 0"),
+        (["a text"], {}, "came without a tokenizer"),
+    ],
+)
+def test_a_prompt_that_cannot_be_continued_is(llama, given, how: dict, message: str) -> None:
+    with pytest.raises(TransferlabError, match=message):
+        tl.generate(llama, given, **how)
+
+
+def test_an_encoder_is_asked_for_text(source) -> None:
+    with pytest.raises(TransferlabError, match="has no language-model head over a decoder"):
+        tl.generate(source, ["a"])
+
+
+def test_texts_are_padded_into_what_is_generated_or_lose_their_end(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    write_decoder(tmp_path, "llama")
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(40)}, unk_token="w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    source = tl.load(tmp_path)
+    got = tl.generate(source, ["w7 w8 w9", "w12"], max_new_tokens=NEW, stop=())
+    alone = tl.generate(source, "w12", max_new_tokens=NEW, stop=())
+    assert got.texts[1] == alone.texts[0] == " ".join(f"w{t}" for t in got.tokens[1])
+    with pytest.raises(TransferlabError, match="is longer than 64 tokens"):
+        tl.generate(source, "w1 " * 70)

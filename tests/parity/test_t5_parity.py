@@ -1,0 +1,166 @@
+"""T5 1.0 and 1.1, mT5 and the encoder alone against transformers' own models, on weights that they wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from test_bert_parity import randomised
+
+import transferlab as tl
+from transferlab import trees
+from transferlab.models.t5 import T5Config, relative_buckets, shift_right
+from transferlab.pretrained.names import to_file
+
+torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
+transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
+
+SIZES = {
+    "1.0, twelve layers": {"d_model": 24, "d_kv": 5, "d_ff": 40, "num_layers": 12, "num_decoder_layers": 11, "num_heads": 3,
+                           "vocab_size": 71, "relative_attention_num_buckets": 12, "relative_attention_max_distance": 20},
+    "1.1, wide heads": {"d_model": 20, "d_kv": 16, "d_ff": 30, "num_layers": 2, "num_heads": 4, "vocab_size": 50,
+                        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "gated silu, one head, one decoder layer": {"d_model": 16, "d_kv": 16, "d_ff": 12, "num_layers": 3, "num_heads": 1,
+                                                "num_decoder_layers": 1, "vocab_size": 33, "feed_forward_proj": "gated-silu"},
+}  # fmt: skip
+
+
+def inputs(vocabulary: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    batch, length, target = 4, 29, 17
+    mask, target_mask = np.ones((batch, length), np.int64), np.ones((batch, target), np.int64)
+    mask[1, 20:], mask[2, :7], mask[3, 1:] = 0, 0, 0
+    target_mask[1, 9:], target_mask[2, :4] = 0, 0
+    return {
+        "input_ids": rng.integers(0, vocabulary, (batch, length)),
+        "attention_mask": mask,
+        "decoder_input_ids": rng.integers(0, vocabulary, (batch, target)),
+        "decoder_attention_mask": target_mask,
+    }
+
+
+def origin(model, given):
+    with torch.no_grad():
+        return model(**{name: torch.tensor(value) for name, value in given.items()}, use_cache=False)
+
+
+def close(got, want, seen: np.ndarray) -> None:
+    want = want.detach().numpy()[seen]
+    np.testing.assert_allclose(np.asarray(got)[seen], want, atol=2e-5 * max(1.0, np.abs(want).max()), rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_encoder_decoder_and_logits_equal_the_origin(size: str, tmp_path: Path) -> None:
+    config = transformers.T5Config(**SIZES[size])
+    model = randomised(transformers.T5ForConditionalGeneration(config))
+    model.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs(config.vocab_size)
+    want, got = origin(model, given), source(given)
+    close(got["encoded"], want.encoder_last_hidden_state, given["attention_mask"].astype(bool))
+    close(got["logits"], want.logits, given["decoder_attention_mask"].astype(bool))
+    alone = source.encoder()({name: given[name] for name in ("input_ids", "attention_mask")})
+    np.testing.assert_allclose(alone["hidden"], got["encoded"], atol=1e-6)
+
+
+def test_a_head_of_its_own_is_read_and_unscaled(tmp_path: Path) -> None:
+    """Version 1.1's files: ``tie_word_embeddings`` false and an ``lm_head`` that is not the table."""
+    config = transformers.T5Config(**SIZES["1.1, wide heads"])
+    model = randomised(transformers.T5ForConditionalGeneration(config))
+    model.save_pretrained(tmp_path)
+    head = np.random.default_rng(1).normal(size=(50, 20)).astype(np.float32)
+    save_file(load_file(tmp_path / "model.safetensors") | {"lm_head.weight": head}, tmp_path / "model.safetensors")
+    source, given = tl.load(tmp_path), inputs(50)
+    assert source.head == source.config.language_model(tied=False) and source.head.scale == 1.0
+    hidden = origin(model, given)
+    model.lm_head.weight = torch.nn.Parameter(torch.tensor(head))
+    close(source(given)["logits"], origin(model, given).logits, given["decoder_attention_mask"].astype(bool))
+    assert np.abs(hidden.logits.numpy() - origin(model, given).logits.numpy()).max() > 0.1
+
+
+def test_mt5_equals_the_origin(tmp_path: Path) -> None:
+    config = transformers.MT5Config(d_model=20, d_kv=8, d_ff=30, num_layers=2, num_heads=4, vocab_size=50)
+    model = randomised(transformers.MT5ForConditionalGeneration(config))
+    model.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs(50)
+    close(source(given)["logits"], origin(model, given).logits, given["decoder_attention_mask"].astype(bool))
+
+
+def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> None:
+    config = transformers.T5Config(**SIZES["1.0, twelve layers"])
+    model = randomised(transformers.T5EncoderModel(config))
+    model.save_pretrained(tmp_path / "theirs")
+    source = tl.load(tmp_path / "theirs")
+    given = {name: value for name, value in inputs(71).items() if not name.startswith("decoder")}
+    seen = given["attention_mask"].astype(bool)
+    want = origin_encoder(model, given)
+    close(source(given)["hidden"], want, seen)
+    leaves = {path: 1.5 * leaf.read() for path, leaf in source.leaves.items()}
+    (tmp_path / "ours").mkdir()
+    config.save_pretrained(tmp_path / "ours")
+    save_file(to_file(source.names, leaves), tmp_path / "ours" / "model.safetensors", {"format": "pt"})
+    again = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours").eval()
+    close(tl.load(tmp_path / "ours")(given)["hidden"], origin_encoder(again, given), seen)
+
+
+def origin_encoder(model, given):
+    with torch.no_grad():
+        return model(**{name: torch.tensor(value) for name, value in given.items()}).last_hidden_state
+
+
+@pytest.mark.parametrize("size", ["1.0, twelve layers", "1.1, wide heads"])
+def test_what_is_written_here_is_read_by_the_origin(size: str, tmp_path: Path) -> None:
+    config = transformers.T5Config(**SIZES[size])
+    randomised(transformers.T5ForConditionalGeneration(config)).save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs(config.vocab_size)
+    leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
+    save_file(to_file(source.names, leaves), tmp_path / "model.safetensors", {"format": "pt"})
+    model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    got = tl.load(tmp_path)(given)["logits"]
+    close(got, origin(model, given).logits, given["decoder_attention_mask"].astype(bool))
+
+
+def test_gradients_of_the_loss_equal_the_origin(tmp_path: Path) -> None:
+    config = transformers.T5Config(**{**SIZES["1.0, twelve layers"], "num_layers": 3, "num_decoder_layers": 2},
+                                   decoder_start_token_id=0)  # fmt: skip
+    model = randomised(transformers.T5ForConditionalGeneration(config))
+    model.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs(71)
+    labels = np.random.default_rng(2).integers(2, 71, (4, 17))
+    labels[1, 12:] = -100
+    out = model(input_ids=torch.tensor(given["input_ids"]), attention_mask=torch.tensor(given["attention_mask"]),
+                labels=torch.tensor(labels))  # fmt: skip
+    out.loss.backward()
+    theirs = model._shift_right(torch.tensor(labels)).numpy()
+    shifted = shift_right(jnp.asarray(labels), source.config)
+    np.testing.assert_array_equal(shifted, theirs)
+    params = trees.unflatten({p: jnp.asarray(leaf.read()) for p, leaf in source.leaves.items()})
+    batch = {"input_ids": given["input_ids"], "attention_mask": given["attention_mask"], "decoder_input_ids": shifted}
+
+    @jax.jit
+    def loss(params):
+        logits = source.definition.merge(params)({k: jnp.asarray(v) for k, v in batch.items()})["logits"]
+        scores = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+        return -(scores * (labels >= 0)).sum() / (labels >= 0).sum()
+
+    value, grads = jax.value_and_grad(loss)(params)
+    np.testing.assert_allclose(value, out.loss.item(), rtol=1e-5)
+    flat, names = trees.flatten(grads), dict(model.named_parameters())
+    for path, leaf in source.leaves.items():
+        want = leaf.layout.to_tree(names[leaf.key].grad.numpy())
+        np.testing.assert_allclose(flat[path], want, atol=2e-5 * max(1.0, np.abs(want).max()), rtol=0, err_msg=path)
+
+
+@pytest.mark.parametrize(("buckets", "largest"), [(32, 128), (12, 20), (64, 512), (4, 3)])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_buckets_equal_the_origin_at_every_distance(buckets: int, largest: int, bidirectional: bool) -> None:
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    config = T5Config(relative_attention_num_buckets=buckets, relative_attention_max_distance=largest)
+    length = 700
+    distance = torch.arange(length)[None] - torch.arange(length)[:, None]
+    want = T5Attention._relative_position_bucket(distance, bidirectional, buckets, largest).numpy()
+    np.testing.assert_array_equal(relative_buckets(config, length, bidirectional), want)

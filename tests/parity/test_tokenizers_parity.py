@@ -1,0 +1,64 @@
+"""Tokenizers made from vocabulary files against transformers' own, on awkward text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from vocabulary_files import AWKWARD, pieces, write_bpe, write_sentencepiece, write_wordpiece
+
+from transferlab.data.text import read_tokenizer
+
+transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
+
+BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MPNET = ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")
+ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def compare(folder: Path, kind: str, theirs, texts: list[str] = AWKWARD) -> None:
+    ours = read_tokenizer(folder, 48, kind=kind)
+    assert ours is not None
+    want = theirs(texts, truncation=True, max_length=48)["input_ids"]
+    for text, one, ids in zip(texts, ours.encode(texts), want, strict=True):
+        assert list(one.ids) == ids, text
+    assert theirs.pad_token_id is None or ours.pad_id == theirs.pad_token_id
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
+)
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet"])
+def test_a_wordpiece_vocabulary_gives_other_ids_than_the_origins(kind: str, settings: dict, tmp_path: Path) -> None:
+    write_wordpiece(tmp_path, MPNET if kind == "mpnet" else BERT)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    made = {"bert": "Bert", "distilbert": "DistilBert", "mpnet": "MPNet"}[kind]
+    theirs = getattr(transformers, f"{made}Tokenizer").from_pretrained(tmp_path)
+    special = (MPNET if kind == "mpnet" else BERT)[-1]
+    compare(tmp_path, kind, theirs, [*AWKWARD, f"the {special} sat{special}"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_prefix_space": True}])
+def test_a_bpe_vocabulary_gives_other_ids_than_the_origins(settings: dict, tmp_path: Path) -> None:
+    write_bpe(tmp_path / "roberta", ROBERTA)
+    write_bpe(tmp_path / "gpt2", ("<|endoftext|>",))
+    for kind, made in (("roberta", "Roberta"), ("gpt2", "GPT2")):
+        (tmp_path / kind / "tokenizer_config.json").write_text(json.dumps(settings))
+        theirs = getattr(transformers, f"{made}Tokenizer").from_pretrained(tmp_path / kind)
+        texts = [*AWKWARD, "the <mask> sat<mask>"] if kind == "roberta" else [*AWKWARD, "one<|endoftext|> two"]
+        compare(tmp_path / kind, kind, theirs, texts)
+
+
+@pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
+def test_a_sentencepiece_vocabulary_gives_other_ids_than_the_origins(kind: str, tmp_path: Path) -> None:
+    entries = pieces()
+    write_sentencepiece(tmp_path / "sentencepiece.bpe.model", entries)
+    # The origin reads such a file by another package alone: it is given what it would make of it.
+    if kind == "xlm-roberta":
+        first, rest = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], entries[3:]
+        made = transformers.XLMRobertaTokenizer
+    else:
+        first = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)]
+        rest, made = entries[1:], transformers.CamembertTokenizer
+    compare(tmp_path, kind, made(vocab=[*first, *rest, ("<mask>", 0.0)]), [*AWKWARD, "the<mask> sat"])

@@ -1,0 +1,110 @@
+"""What is written here is loaded by its origin: transformers, timm and sentence-transformers' layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_bert_parity import SIZES, inputs, origin, randomised
+from timm_alone import import_timm
+
+import transferlab as tl
+from transferlab.models import ClassifierConfig
+
+torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
+transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
+
+
+def test_a_trained_classifier_on_a_bare_encoder_answers_otherwise_in_transformers(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**SIZES["twelve layers, narrow"])
+    model = randomised(transformers.BertModel(config))
+    model.save_pretrained(tmp_path / "a")
+    source, given = tl.load(tmp_path / "a"), inputs(config)
+    rng = np.random.default_rng(0)
+    head = {"kernel": rng.normal(size=(36, 3)).astype(np.float32), "bias": rng.normal(size=3).astype(np.float32)}
+    trained = source.with_params({"head": head}, head=ClassifierConfig(("a", "b", "c"), pooling="pooler"))
+    for shard_bytes in (1 << 30, 20000):
+        out = tl.save(trained, tmp_path / "b", shard_bytes=shard_bytes, overwrite=True)
+        theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
+        assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
+        want = origin(theirs.eval(), given).logits.numpy()
+        np.testing.assert_allclose(trained(given)["logits"], want, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_and_legacy_names_do_not_load_in_transformers(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**SIZES["one head, three types"])
+    model = randomised(transformers.BertForMaskedLM(config)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "a")
+    out = tl.save(tl.load(tmp_path / "a"), tmp_path / "b")
+    theirs, report = transformers.BertForMaskedLM.from_pretrained(out, output_loading_info=True, dtype="auto")
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for key, want in model.state_dict().items():
+        assert theirs.state_dict()[key].dtype == torch.bfloat16 and torch.equal(theirs.state_dict()[key], want), key
+
+
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2", "Dinov2WithRegisters"])
+def test_a_config_that_is_made_here_gives_other_numbers_in_transformers(kind: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 16, "patch_size": 4}
+    if kind == "ViT":
+        sizes["intermediate_size"] = 30
+    elif kind == "Dinov2":
+        sizes |= {"mlp_ratio": 2, "use_swiglu_ffn": True}
+    model = randomised(getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes)))
+    model.save_pretrained(tmp_path / "a")
+    bare = tl.load(tmp_path / "a" / "model.safetensors", config=tl.load(tmp_path / "a").config)
+    out = tl.save(bare, tmp_path / "b")
+    theirs, report = transformers.AutoModel.from_pretrained(out, output_loading_info=True)
+    assert type(theirs) is type(model)
+    # DINOv2's mask token is no part of the encoder, but the file's own.
+    assert set(report["missing_keys"]) <= {"embeddings.mask_token"} and not report["unexpected_keys"]
+    pixels = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    with torch.no_grad():
+        want = theirs.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2))).last_hidden_state.numpy()
+    np.testing.assert_allclose(bare({"pixel_values": pixels})["hidden"], want, atol=1e-5, rtol=0)
+
+
+def test_a_bert_config_that_is_made_here_gives_other_numbers_in_transformers(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**SIZES["tanh gelu, wide"], num_labels=3)
+    model = randomised(transformers.BertForSequenceClassification(config))
+    model.save_pretrained(tmp_path / "a")
+    bare = tl.load(tmp_path / "a" / "model.safetensors", config=tl.load(tmp_path / "a").config)
+    out = tl.save(bare, tmp_path / "b")
+    theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    given = inputs(config)
+    want = origin(model, given).logits.numpy()
+    np.testing.assert_array_equal(origin(theirs.eval(), given).logits.numpy(), want)
+
+
+def test_a_timm_vit_that_is_saved_does_not_load_in_timm_or_transformers(tmp_path: Path) -> None:
+    timm = import_timm()
+    model = randomised(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4))
+    timm.models.save_for_hf(model, tmp_path / "a", model_config={"img_size": 32, "depth": 2}, safe_serialization=True)
+    raw = json.loads((tmp_path / "a" / "config.json").read_text())
+    raw["pretrained_cfg"]["input_size"] = [3, 32, 32]
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**raw, "model_args": {"img_size": 32, "depth": 2}}))
+    source = tl.load(tmp_path / "a")
+    pixels = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    seen = torch.tensor(pixels.transpose(0, 3, 1, 2))
+    kernel = np.random.default_rng(1).normal(size=(192, 2)).astype(np.float32)
+    given = {"head": {"kernel": kernel, "bias": np.ones(2, np.float32)}}
+    trained = source.with_params(given, head=ClassifierConfig(("x", "y"), pooling="first"))
+    got = np.asarray(trained({"pixel_values": pixels})["logits"])
+    out = tl.save(trained, tmp_path / "b")
+    theirs = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    assert theirs.pretrained_cfg["num_classes"] == theirs.num_classes == 2
+    with torch.no_grad():
+        # Of values up to 30, from a head with large weights.
+        np.testing.assert_allclose(got, theirs(seen).numpy(), atol=1e-4, rtol=0)
+    out = tl.save(trained, tmp_path / "c", format="hf")
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(got, theirs(seen).logits.numpy(), atol=1e-4, rtol=0)
+    processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil")
+    picture = np.random.default_rng(2).integers(0, 256, (50, 41, 3), np.uint8)
+    want = np.asarray(processor(picture, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
+    # Of 255 steps one at most: the two round resized pixels at other places.
+    np.testing.assert_allclose(trained.transform(picture), want, atol=2.5 / 255 / 0.5, rtol=0)

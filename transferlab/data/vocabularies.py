@@ -1,0 +1,196 @@
+"""Tokenizers made from vocabulary files, where a directory has no ``tokenizer.json``.
+
+``vocab.txt`` is WordPiece (BERT, DistilBERT, MPNet), ``vocab.json`` with ``merges.txt`` byte-level BPE (RoBERTa, GPT-2),
+``sentencepiece.bpe.model`` a SentencePiece unigram model (XLM-R, CamemBERT). What stands between text and vocabulary
+(normalisation, splitting, special tokens) is in no file: it is each model's own, and made here as its origin makes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from transferlab.data.sentencepiece import read_sentencepiece
+from transferlab.errors import TransferlabError
+from transferlab.files import read_json
+
+WORDPIECE, BPE, UNIGRAM = ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",)
+
+_BERT = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+_ROBERTA = {"unk": "<unk>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a model's tokenizer is made: from which files, and its special tokens by default."""
+
+    files: tuple[str, ...]
+    special: Mapping[str, str]
+
+
+KINDS = {
+    "bert": Kind(WORDPIECE, _BERT),
+    "distilbert": Kind(WORDPIECE, _BERT),
+    "mpnet": Kind(WORDPIECE, _ROBERTA | {"unk": "[UNK]"}),
+    "roberta": Kind(BPE, _ROBERTA),
+    "gpt2": Kind(BPE, {"unk": "<|endoftext|>"}),
+    "xlm-roberta": Kind(UNIGRAM, _ROBERTA),
+    "camembert": Kind(UNIGRAM, _ROBERTA),
+}
+"""By Hugging Face's ``model_type``."""
+
+
+def tokenizer_from_vocabulary(
+    directory: Path, kind: str, settings: Mapping[str, Any]
+) -> tuple[Tokenizer, tuple[Path, ...]] | None:
+    """Make the tokenizer of a directory from its vocabulary; None where it has none.
+
+    Args:
+        directory: of a Hugging Face model.
+        kind: its ``model_type``; ``tokenizer_class`` in ``settings``, where given, says it instead.
+        settings: ``tokenizer_config.json``.
+
+    Returns:
+        The tokenizer, and the files it was made from.
+
+    Raises:
+        TransferlabError: a kind that is not known here, or a file that cannot be read.
+    """
+    there = [name for name in ("vocab.txt", "vocab.json", "merges.txt") if (directory / name).exists()]
+    there += sorted(path.name for path in directory.glob("*.model"))
+    if not there:
+        return None
+    name = _kind(settings.get("tokenizer_class"), kind)
+    known = KINDS.get(name)
+    if known is None or not all((directory / file).exists() for file in known.files):
+        wanted = f"; a tokenizer of '{name}' is made from {' and '.join(known.files)}" if known else ""
+        raise TransferlabError(
+            f"{directory}: no tokenizer.json, and none can be made from {', '.join(there)} for '{name}'{wanted}. Save it "
+            "with the origin: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes tokenizer.json."
+        )
+    special = {name: _token(settings.get(f"{name}_token"), default) for name, default in known.special.items()}
+    paths = tuple(directory / file for file in known.files)
+    try:
+        tokenizer = _MAKERS[known.files](paths, name, special, settings)
+    except TransferlabError:
+        raise
+    except Exception as error:
+        raise TransferlabError(f"{paths[0]}: not a readable vocabulary ({error}).") from None
+    _add(tokenizer, special, directory, settings)
+    _frame(tokenizer, name, special, bool(settings.get("add_prefix_space", False)))
+    return tokenizer, paths
+
+
+def _kind(cls: Any, model_type: str) -> str:
+    """``XLMRobertaTokenizerFast`` → ``xlm-roberta``; without a class, or with a general one, the ``model_type``."""
+    plain = re.sub(r"Tokenizer(Fast)?$", "", str(cls or ""))
+    if plain in ("", "PreTrained", "PreTrainedTokenizerFast", "TokenizersBackend"):
+        return model_type
+    by_class = {name.replace("-", ""): name for name in KINDS}
+    return by_class.get(plain.lower(), plain)
+
+
+def _token(given: Any, default: str) -> AddedToken:
+    """A special token as ``tokenizer_config.json`` describes it."""
+    if isinstance(given, Mapping):
+        flags = {name: bool(given[name]) for name in ("lstrip", "rstrip", "single_word", "normalized") if name in given}
+        return AddedToken(str(given["content"]), **{"normalized": False, **flags}, special=True)
+    return AddedToken(str(given or default), normalized=False, special=True)
+
+
+def _wordpiece(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
+    model = models.WordPiece.from_file(str(paths[0]), unk_token=special["unk"].content)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=bool(settings.get("do_lower_case", True)),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def _bpe(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
+    model = models.BPE.from_file(str(paths[0]), str(paths[1]), continuing_subword_prefix="", end_of_word_suffix="")
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _unigram(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
+    """Ids are fairseq's and not SentencePiece's: its special tokens stand before the pieces, the mask after them."""
+    read = read_sentencepiece(paths[0])
+    if not read.unigram or read.byte_fallback:
+        raise TransferlabError(
+            f"{paths[0]}: not a unigram model without bytes, as '{kind}' has it. Save tokenizer.json."
+        )
+    pieces = [(piece.text, piece.score) for piece in read.pieces]
+    pad, unk, mask = (special[name].content for name in ("pad", "unk", "mask"))
+    if kind == "camembert":
+        first = [("<s>NOTUSED", 0.0), (pad, 0.0), ("</s>NOTUSED", 0.0), (unk, 0.0), ("<unk>NOTUSED", -100.0)]
+        vocabulary = [*first, *pieces[1:], (mask, 0.0)]
+    else:
+        first = [(special["cls"].content, 0.0), (pad, 0.0), (special["sep"].content, 0.0), (unk, 0.0)]
+        vocabulary = [*first, *pieces[3:], (mask, 0.0)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
+    if read.charsmap:
+        tokenizer.normalizer = normalizers.Precompiled(read.charsmap)
+    scheme = "always" if settings.get("add_prefix_space", True) else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
+    return tokenizer
+
+
+_MAKERS = {WORDPIECE: _wordpiece, BPE: _bpe, UNIGRAM: _unigram}
+
+
+def _add(tokenizer: Tokenizer, special: Mapping[str, AddedToken], directory: Path, settings: Mapping[str, Any]) -> None:
+    """Special tokens are found whole in a text; so are those that were added, which keep their ids."""
+    found = [token for token in special.values() if tokenizer.token_to_id(token.content) is not None]
+    tokenizer.add_special_tokens(found)
+    table = {int(id): token for id, token in (settings.get("added_tokens_decoder") or {}).items()}
+    old = directory / "added_tokens.json"
+    if old.exists():
+        table |= {int(id): {"content": text} for text, id in read_json(old).items() if int(id) not in table}
+    for id, token in sorted(table.items()):
+        if str(token["content"]) in {one.content for one in found}:
+            continue
+        flags = {
+            name: bool(token[name])
+            for name in ("lstrip", "rstrip", "single_word", "normalized", "special")
+            if name in token
+        }
+        tokenizer.add_tokens([AddedToken(str(token["content"]), **flags)])
+        if tokenizer.token_to_id(str(token["content"])) != id:
+            raise TransferlabError(
+                f"{directory}: the added token '{token['content']}' should have id {id}, but the vocabulary has "
+                f"{tokenizer.get_vocab_size()} entries with it. Save tokenizer.json with the origin."
+            )
+
+
+def _frame(tokenizer: Tokenizer, kind: str, special: Mapping[str, AddedToken], prefix_space: bool) -> None:
+    """Put the special tokens around a text, and between two."""
+    if kind == "gpt2":
+        return
+    ids = {}
+    for name in ("cls", "sep"):
+        id = tokenizer.token_to_id(special[name].content)
+        if id is None:
+            raise TransferlabError(f"The vocabulary lacks the {name} token '{special[name].content}'.")
+        ids[name] = (special[name].content, id)
+    if kind == "roberta":
+        tokenizer.post_processor = processors.RobertaProcessing(ids["sep"], ids["cls"], True, prefix_space)
+    elif kind in ("bert", "distilbert"):
+        tokenizer.post_processor = processors.BertProcessing(ids["sep"], ids["cls"])
+    else:
+        tokenizer.post_processor = processors.RobertaProcessing(ids["sep"], ids["cls"], True, False)

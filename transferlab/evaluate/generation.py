@@ -1,0 +1,233 @@
+"""``generate``: text from a language model: a prefill, then one compiled step repeated, with a cache of fixed length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from transferlab import trees
+from transferlab.data.text import TextTransform
+from transferlab.errors import TransferlabError
+from transferlab.models.backbone import run_stages
+from transferlab.models.causal import Decoder
+from transferlab.models.heads import LanguageModelConfig, last_token
+from transferlab.models.layers import Key
+from transferlab.pretrained.source import Source
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
+        top_k: only so many of the likeliest tokens; 0 is all.
+        top_p: of those, only the likeliest that together have this probability (Holtzman et al. 2020).
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0.0:
+            raise TransferlabError(f"temperature is {self.temperature}; it must be at least 0.")
+        if self.top_k < 0:
+            raise TransferlabError(f"top_k is {self.top_k}; it must be at least 0.")
+        if not 0.0 < self.top_p <= 1.0:
+            raise TransferlabError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        if self.temperature == 0.0 and (self.top_k or self.top_p < 1.0):
+            raise TransferlabError("top_k and top_p choose among tokens; set a temperature above 0 with them.")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What came after each prompt.
+
+    Attributes:
+        tokens: one tuple of token ids a prompt, the token that ended it included.
+        texts: the same as text, without special tokens; empty strings where the source has no tokenizer.
+        stopped: whether a prompt's text ended by itself, and not at ``max_new_tokens``.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    stopped: tuple[bool, ...]
+
+
+def generate(
+    source: Source,
+    prompts: str | Sequence[str] | Mapping[str, Any],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[int] | None = None,
+) -> Generated:
+    """Continue each prompt with a language model.
+
+    Prompts of one call are one batch; what a prompt gets does not depend on the others, nor on how it is padded.
+
+    Args:
+        source: a checkpoint with a language-model head.
+        prompts: a text or several; or ``input_ids`` (batch, length) with, optionally, ``attention_mask``: padding may
+            stand on either side.
+        max_new_tokens: how many tokens each prompt gets at most.
+        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
+        top_k: only so many of the likeliest tokens; 0 is all.
+        top_p: of those, only the likeliest that together have this probability.
+        seed: of the draws.
+        stop: ids of the tokens that end a text; by default the checkpoint's ``eos_token_id``.
+
+    Raises:
+        TransferlabError: a source without such a head, a prompt without tokens, or more tokens than the model has
+            positions.
+    """
+    if not isinstance(source.head, LanguageModelConfig) or not isinstance(source.definition.module, Decoder):
+        raise TransferlabError(f"{source.name} has no language-model head over a decoder: it cannot generate text.")
+    if max_new_tokens < 1:
+        raise TransferlabError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    sampling = Sampling(temperature, top_k, top_p)
+    ids, mask = _tokens(source, [prompts] if isinstance(prompts, str) else prompts)
+    longest = source.config.max_position_embeddings
+    if (most := int(mask.sum(1).max()) + max_new_tokens) > longest:
+        raise TransferlabError(f"{most} tokens are too many: {source.name} has {longest} positions.")
+    ends = tuple(source.config.eos_token_id if stop is None else stop)
+    params, state = source.arrays
+    program = _program(source.definition, source.dtype, max_new_tokens, ends, sampling.temperature > 0)
+    new, lengths = program(
+        params, state, ids, mask, jnp.float32(sampling.temperature), jnp.int32(sampling.top_k),
+        jnp.float32(sampling.top_p), jax.random.key(seed),
+    )  # fmt: skip
+    new, lengths = np.asarray(new), np.asarray(lengths)
+    tokens = tuple(tuple(int(t) for t in row[:n]) for row, n in zip(new, lengths, strict=True))
+    decode = source.tokenizer.decode if source.tokenizer is not None else lambda ids: ""
+    texts = tuple(decode([t for t in row if t not in ends]) for row in tokens)
+    return Generated(tokens, texts, tuple(row[-1] in ends for row in tokens))
+
+
+def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids and mask, (batch, length); texts are padded on the left to a bucket."""
+    if isinstance(prompts, Mapping):
+        if unknown := sorted(prompts.keys() - {"input_ids", "attention_mask"}):
+            raise TransferlabError(f"'{unknown[0]}' is no part of a prompt; it is input_ids and attention_mask.")
+        ids = np.asarray(prompts["input_ids"], np.int32)
+        mask = np.asarray(prompts.get("attention_mask", np.ones_like(ids))).astype(bool)
+        if ids.ndim != 2 or ids.shape != mask.shape:
+            raise TransferlabError(
+                f"input_ids {ids.shape} and attention_mask {mask.shape} must both be (batch, length)."
+            )
+    else:
+        if not isinstance(source.transform, TextTransform):
+            raise TransferlabError(f"{source.name} came without a tokenizer; give input_ids.")
+        encoded = source.transform.encode(list(prompts))
+        for text, one in zip(prompts, encoded, strict=True):
+            if one.cut:
+                raise TransferlabError(
+                    f"The prompt '{text[:40]}…' is longer than {source.transform.max_length} tokens."
+                )
+        width = source.transform.bucket(max((len(one.ids) for one in encoded), default=1))
+        ids = np.full((len(encoded), width), source.transform.pad_id, np.int32)
+        mask = np.zeros((len(encoded), width), bool)
+        for row, one in enumerate(encoded):
+            if one.ids:
+                ids[row, -len(one.ids) :], mask[row, -len(one.ids) :] = one.ids, True
+    if not len(ids):
+        raise TransferlabError("There is no prompt.")
+    if (empty := np.flatnonzero(~mask.any(1))).size:
+        raise TransferlabError(f"Prompt {empty[0]} has no tokens; begin with one, as the beginning of a text.")
+    return ids, mask
+
+
+@lru_cache(maxsize=32)
+def _program(definition: trees.Definition, dtype: str, count: int, ends: tuple[int, ...], drawn: bool) -> Any:
+    """One compiled program for a model, a number of new tokens and the tokens that end; prompts of one shape share it."""
+
+    @jax.jit
+    def program(
+        params: trees.Tree,
+        state: trees.Tree,
+        ids: Int[Array, "batch length"],
+        mask: Array,
+        temperature: Array,
+        top_k: Array,
+        top_p: Array,
+        key: Key,
+    ) -> tuple[Int[Array, "batch count"], Int[Array, " batch"]]:
+        model = definition.merge(params, state, compute=dtype)
+        stages = model.all_stages()
+        batch, length = ids.shape
+
+        def forward(ids: Array, mask: Array, positions: Array, cache: Any) -> tuple[Array, Any]:
+            """Logits after each row's last token, and the cache with these tokens in it."""
+            given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache": cache}
+            carry = run_stages(model, given, 0, len(stages) - 1)
+            last = last_token(carry["mask"])[:, None, None]
+            carry["hidden"] = jnp.take_along_axis(carry["hidden"], last, axis=1)
+            cache = {**carry["cache"], "start": cache["start"] + ids.shape[1]}
+            logits = run_stages(model, carry, len(stages) - 1, len(stages))["logits"][:, 0]
+            return logits.astype(jnp.float32), cache
+
+        def choose(logits: Array, step: Array) -> Array:
+            if not drawn:
+                return logits.argmax(-1).astype(jnp.int32)
+            logits = narrowed(logits / temperature, top_k, top_p)
+            rows = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, step), row))(jnp.arange(batch))
+            return jax.vmap(jax.random.categorical)(rows, logits).astype(jnp.int32)
+
+        def ended(token: Array) -> Array:
+            return jnp.isin(token, jnp.array(ends, jnp.int32)) if ends else jnp.zeros(batch, bool)
+
+        # Positions count the tokens that are no padding: what a prompt gets does not hang on its side of padding.
+        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0).astype(jnp.int32)
+        cache = model.cache(batch, length + count - 1, dtype)
+        logits, cache = forward(ids, mask, positions, cache)
+        first = choose(logits, jnp.int32(0))
+        tokens = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first)
+        seen = mask.sum(1).astype(jnp.int32)
+
+        def going(carry: Any) -> Array:
+            step, _, done, _, _ = carry
+            return (step < count) & ~done.all()
+
+        def step(carry: Any) -> Any:
+            number, tokens, done, lengths, cache = carry
+            last = jax.lax.dynamic_index_in_dim(tokens, number - 1, axis=1)
+            position = (seen + number - 1)[:, None]
+            logits, cache = forward(last, jnp.ones((batch, 1), bool), position, cache)
+            token = jnp.where(done, 0, choose(logits, number))
+            tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, number))
+            return number + 1, tokens, done | ended(token), lengths + ~done, cache
+
+        start = (jnp.int32(1), tokens, ended(first), jnp.ones(batch, jnp.int32), cache)
+        _, tokens, _, lengths, _ = jax.lax.while_loop(going, step, start)
+        return tokens, lengths
+
+    return program
+
+
+def narrowed(
+    logits: Float[Array, "batch vocabulary"], top_k: Int[Array, ""], top_p: Float[Array, ""]
+) -> Float[Array, "batch vocabulary"]:
+    """Logits with minus infinity outside of the ``top_k`` likeliest (0: all) and, of those, the ``top_p`` nucleus.
+
+    The likeliest token always stays. Tokens as likely as the last that stays do too, as in transformers for ``top_k``.
+    """
+    sorted_ = -jnp.sort(-logits, axis=-1)
+    size = logits.shape[-1]
+    kth = sorted_[:, jnp.clip(jnp.where(top_k > 0, top_k, size), 1, size) - 1][:, None]
+    inside = jnp.where(sorted_ >= kth, sorted_, -jnp.inf)
+    share = jax.nn.softmax(inside, axis=-1)
+    # A token stays if those that are likelier do not have top_p yet.
+    before = jnp.cumsum(share, axis=-1) - share
+    last = jnp.where((before < top_p) & (inside > -jnp.inf), inside, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(logits >= last, logits, -jnp.inf)

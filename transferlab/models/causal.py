@@ -1,0 +1,314 @@
+"""What decoders share: attention over earlier positions with grouped queries, rotary positions, a key-value cache.
+
+A decoder's carry holds ``hidden``, ``mask`` (which tokens are no padding) and ``positions``; every layer derives from
+them what it may see, so that no (length, length) array rides along and a cached carry stays small. XLA computes it once
+for all layers of a program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.bert import masked_mean
+from transferlab.models.layers import Key, dropout
+
+# ---------------------------------------------------------------------------------------------------------------
+# Positions
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions (Su et al. 2021), and how they are stretched to longer texts, under Hugging Face's names.
+
+    Attributes:
+        rope_theta: base of the wavelengths.
+        rope_type: ``default``; ``linear`` (Chen et al. 2023); ``llama3`` (section 3.2 of its report: long wavelengths are
+            stretched by ``factor``, short ones are not); ``yarn`` (Peng et al. 2023).
+        factor: how far they are stretched.
+        low_freq_factor, high_freq_factor, original_max_position_embeddings: of ``llama3``; the last of ``yarn`` too.
+        beta_fast, beta_slow, attention_factor, mscale, mscale_all_dim, truncate: of ``yarn``.
+    """
+
+    rope_theta: float = 10000.0
+    rope_type: Literal["default", "linear", "llama3", "yarn"] = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any], theta: float, positions: int, where: str = "rope_parameters") -> Rope:
+        """Read ``rope_parameters`` (or the older ``rope_scaling``); what cannot be honoured is an error that names it.
+
+        Args:
+            given: the mapping, or one layer type's part of it.
+            theta: its base, if it does not hold one.
+            positions: ``max_position_embeddings``.
+            where: how errors call it.
+        """
+        given = {key: value for key, value in given.items() if value is not None}
+        kind = given.pop("rope_type", given.pop("type", "default"))
+        given.pop("type", None)
+        known = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+                 "yarn": ()}  # fmt: skip
+        if kind not in known:
+            raise TransferlabError(
+                f"config.json: {where}.rope_type '{kind}' is not supported; it can be {list(known)}."
+            )
+        if given.pop("partial_rotary_factor", 1.0) != 1.0:
+            raise TransferlabError(f"config.json: {where}.partial_rotary_factor is not supported; only 1.")
+        for name in known[kind]:
+            if name not in given:
+                raise TransferlabError(f"config.json: {where} of rope_type '{kind}' lacks '{name}'.")
+        names = {field.name for field in fields(cls)}
+        if unknown := sorted(given.keys() - names):
+            raise TransferlabError(f"config.json: {where} has an unknown '{unknown[0]}'.{nearest(unknown[0], names)}")
+        given.setdefault("rope_theta", theta)
+        if kind == "default":
+            return cls(float(given["rope_theta"]))
+        if kind != "linear":
+            given.setdefault("original_max_position_embeddings", positions)
+            given.setdefault("factor", positions / given["original_max_position_embeddings"])
+        return cls(rope_type=kind, **given)
+
+    def used(self) -> tuple[str, ...]:
+        """The fields that its ``rope_type`` looks at."""
+        stretched = ("rope_theta", "rope_type", "factor")
+        return {
+            "default": stretched[:2],
+            "linear": stretched,
+            "llama3": (*stretched, "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+            "yarn": (*stretched, "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
+                     "mscale_all_dim", "truncate"),
+        }[self.rope_type]  # fmt: skip
+
+    def frequencies(self, width: int) -> tuple[Float[np.ndarray, " pairs"], float]:
+        """Radians a position, for each pair of a head's features, and a factor on sine and cosine."""
+        base = np.float32(self.rope_theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+        plain = np.float32(1.0) / base
+        if self.rope_type == "linear":
+            return plain / np.float32(self.factor), 1.0
+        if self.rope_type == "llama3":
+            return self._llama3(plain), 1.0
+        if self.rope_type == "yarn":
+            return self._yarn(plain, width)
+        return plain, 1.0
+
+    def _llama3(self, plain: np.ndarray) -> np.ndarray:
+        turns = self.original_max_position_embeddings * plain / (2.0 * math.pi)
+        share = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        share = np.clip(share, 0.0, 1.0)
+        return ((1.0 - share) * plain / self.factor + share * plain).astype(np.float32)
+
+    def _yarn(self, plain: np.ndarray, width: int) -> tuple[np.ndarray, float]:
+        def pair(turns: float) -> float:
+            """The feature that turns so often within the original length."""
+            length = self.original_max_position_embeddings
+            return width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(self.rope_theta))
+
+        first, last = pair(self.beta_fast), pair(self.beta_slow)
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, width - 1)
+        last = last + 0.001 if first == last else last
+        stretched = np.clip((np.arange(width // 2, dtype=np.float32) - first) / (last - first), 0.0, 1.0)
+        mixed = plain / self.factor * stretched + plain * (1.0 - stretched)
+
+        def gain(weight: float) -> float:
+            return 1.0 if self.factor <= 1 else 0.1 * weight * math.log(self.factor) + 1.0
+
+        scale = self.attention_factor
+        if scale is None:
+            both = self.mscale and self.mscale_all_dim
+            scale = gain(self.mscale or 0.0) / gain(self.mscale_all_dim or 0.0) if both else gain(1.0)
+        return mixed.astype(np.float32), float(scale)
+
+
+def rotate(
+    x: Float[Array, "batch length heads width"], positions: Int[Array, "batch length"], rope: Rope
+) -> Float[Array, "batch length heads width"]:
+    """Turn each pair (i, i + width / 2) of a head's features by its position's angle. Angles are float32."""
+    frequencies, scale = rope.frequencies(x.shape[-1])
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    cosine = (jnp.cos(angles) * scale).astype(x.dtype)[:, :, None]
+    sine = (jnp.sin(angles) * scale).astype(x.dtype)[:, :, None]
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Attention
+
+
+def visible(carry: Carry, window: int | None = None) -> Bool[Array, "batch queries keys"]:
+    """What each token may see: itself and earlier ones that are no padding, fewer than ``window`` positions back.
+
+    With a cache the keys are its slots.
+    """
+    cache = carry.get("cache")
+    mask, positions, start = carry["mask"], carry["positions"], 0
+    if cache is not None:
+        mask, positions, start = cache["mask"], cache["positions"], cache["start"]
+    slots = start + jnp.arange(carry["mask"].shape[1])
+    seen = (jnp.arange(mask.shape[1]) <= slots[:, None]) & mask[:, None, :]
+    if window is not None:
+        seen = seen & (carry["positions"][:, :, None] - positions[:, None, :] < window)
+    return seen
+
+
+def grouped_attention(
+    query: Float[Array, "batch queries heads width"],
+    key: Float[Array, "batch keys groups width"],
+    value: Float[Array, "batch keys groups width"],
+    seen: Bool[Array, "batch queries keys"],
+    *,
+    scale: float,
+    soft_cap: float | None = None,
+    rate: float = 0.0,
+    random: Key | None = None,
+) -> Float[Array, "batch queries features"]:
+    """Attention in which neighbouring heads share keys and values (Ainslie et al. 2023), which are not repeated.
+
+    Scores become float32 before the soft cap, the mask and the softmax. A row that sees nothing attends evenly.
+
+    Args:
+        query: after any norm and rotation.
+        key: likewise.
+        value: of each key.
+        seen: which keys each query may see.
+        scale: of the scores.
+        soft_cap: ``cap · tanh(score / cap)``.
+        rate: of dropout on the weights.
+        random: its key; None drops nothing.
+    """
+    batch, length, heads, width = query.shape
+    groups = key.shape[2]
+    query = (query * scale).reshape(batch, length, groups, heads // groups, width)
+    scores = jnp.einsum("bqgnd,bkgd->bgnqk", query, key).astype(jnp.float32)
+    if soft_cap is not None:
+        scores = jnp.tanh(scores / soft_cap) * soft_cap
+    scores = jnp.where(seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), rate, random)
+    mixed = jnp.einsum("bgnqk,bkgd->bqgnd", weights, value)
+    return mixed.reshape(batch, length, heads * width)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The cache
+
+
+def empty_cache(
+    layers: int, batch: int, slots: int, groups: int, width: int, dtype: Any = jnp.float32
+) -> dict[str, Array]:
+    """A cache of fixed length, to be put into the carry as ``cache``: the one entry that is no array.
+
+    ``start`` is the slot that the next token goes to; ``mask`` and ``positions`` (batch, slots) are of the tokens that
+    are in it; ``keys/3`` and ``values/3`` (batch, slots, groups, width) are the fourth layer's.
+    """
+    cache: dict[str, Array] = {
+        "start": jnp.zeros((), jnp.int32),
+        "mask": jnp.zeros((batch, slots), bool),
+        "positions": jnp.zeros((batch, slots), jnp.int32),
+    }
+    for i in range(layers):
+        for name in ("keys", "values"):
+            cache[f"{name}/{i}"] = jnp.zeros((batch, slots, groups, width), dtype)
+    return cache
+
+
+def remember(
+    carry: Carry, number: int, key: Float[Array, "batch length groups width"], value: Float[Array, "..."]
+) -> tuple[Carry, Array, Array]:
+    """Return (carry, keys, values): with a cache, this layer's new ones are written to it and all of it is returned."""
+    cache = carry.get("cache")
+    if cache is None:
+        return carry, key, value
+    at = (0, cache["start"], 0, 0)
+    keys = jax.lax.dynamic_update_slice(cache[f"keys/{number}"], key.astype(cache[f"keys/{number}"].dtype), at)
+    values = jax.lax.dynamic_update_slice(cache[f"values/{number}"], value.astype(keys.dtype), at)
+    return {**carry, "cache": {**cache, f"keys/{number}": keys, f"values/{number}": values}}, keys, values
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The model
+
+
+def token_ids(given: int | list[int] | None) -> tuple[int, ...]:
+    """``eos_token_id`` of a ``config.json``: none, one or several."""
+    return () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (int(given),)
+
+
+def token_inputs(inputs: Carry) -> Carry:
+    """``mask`` and ``positions`` from what a decoder is given; a cache, if there is one, learns of them.
+
+    Without ``position_ids`` positions count from 0 whatever the mask, as the origins' forward passes do.
+    """
+    ids = inputs["input_ids"]
+    mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
+    mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+    out: Carry = {"mask": mask, "positions": positions.astype(jnp.int32)}
+    if "cache" in inputs:
+        cache = inputs["cache"]
+        at = (0, cache["start"])
+        out["cache"] = {
+            **cache,
+            "mask": jax.lax.dynamic_update_slice(cache["mask"], mask, at),
+            "positions": jax.lax.dynamic_update_slice(cache["positions"], out["positions"], at),
+        }
+    return out
+
+
+class Decoder(Model):
+    """A tower ``embed → layers/0 → … → norm`` whose layers attend to earlier positions, and an optional head.
+
+    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``, ``cache``.
+    """
+
+    ragged = ("hidden", "mask", "positions")
+    poolings = ("last", "mean", "first", "stages")
+
+    embed: Any
+    layers: Any
+    norm: Any
+    config: Any
+
+    def feature_stages(self) -> tuple[str, ...]:
+        """The stages whose pooled hidden states describe an example."""
+        return ("embed", *(f"layers/{i}" for i in range(len(self.layers))), "norm")
+
+    def backbone_stages(self) -> tuple[Stage, ...]:
+        stages = [Stage("embed", self.embed, owns=("embed",), random=self.embed.random)]
+        for i, layer in enumerate(self.layers):
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=layer.random))
+        return (*stages, Stage("norm", self.normalise, owns=("norm",)))
+
+    def normalise(self, carry: Carry, key: Key | None) -> Carry:
+        """The final norm."""
+        return {**carry, "hidden": self.norm(carry["hidden"])}
+
+    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+        """Mean of the hidden states over unmasked tokens."""
+        return masked_mean(carry["hidden"], carry["mask"])
+
+    def cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> dict[str, Array]:
+        """An empty key-value cache for texts of up to ``slots`` tokens."""
+        groups, width = self.layers[0].attention.groups, self.layers[0].attention.width
+        return empty_cache(len(self.layers), batch, slots, groups, width, dtype)

@@ -1,0 +1,479 @@
+"""Llama (Touvron et al. 2023) and what grew from it: SmolLM, Mistral, Qwen 2 and 3, Gemma 2 and 3.
+
+Pre-norm decoders with RMSNorm, rotary positions, grouped queries and a gated MLP. They differ in biases, norms, windows,
+soft caps and scales, all of which the config says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import Carry
+from transferlab.models.causal import (
+    Decoder,
+    Rope,
+    grouped_attention,
+    remember,
+    rotate,
+    token_ids,
+    token_inputs,
+    visible,
+)
+from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, RMSNorm
+
+PLAIN = Rope()
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses where it has one.
+
+    Attributes:
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: of the decoder.
+        num_key_value_heads: groups of heads that share keys and values.
+        head_dim: width of a head; ``num_attention_heads`` times it need not be ``hidden_size``.
+        qkv_bias, output_bias, mlp_bias: which linear maps have one.
+        query_norm: RMSNorm on each head's query and key (Qwen 3, Gemma 3).
+        rope: rotary positions; ``local_rope`` those of the layers with a window, where they differ (Gemma 3).
+        sliding_window: how many positions back the layers in ``windowed`` see, themselves included.
+        windowed: their numbers.
+        query_pre_attn_scalar: scores are scaled by its inverse root; None is ``head_dim``.
+        attn_logit_softcapping, final_logit_softcapping: soft caps of the scores and of the logits (Gemma 2).
+        norm_offset: the gain of a norm is ``1 + scale`` (Gemma).
+        norm_after: attention and MLP have a norm after them too (Gemma 2).
+        embedding_scale: embeddings are scaled by the root of ``hidden_size`` (Gemma).
+        eos_token_id: tokens that end a text.
+    """
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 32
+    head_dim: int = 128
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    tie_word_embeddings: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    query_norm: bool = False
+    rope: Rope = PLAIN
+    local_rope: Rope | None = None
+    sliding_window: int | None = None
+    windowed: tuple[int, ...] = ()
+    query_pre_attn_scalar: float | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    norm_offset: bool = False
+    norm_after: bool = False
+    embedding_scale: bool = False
+    eos_token_id: tuple[int, ...] = (2,)
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                     "num_key_value_heads", "head_dim"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise TransferlabError(f"LlamaConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.hidden_act not in ACTIVATIONS:
+            raise TransferlabError(f"LlamaConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise TransferlabError(
+                f"LlamaConfig: num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}."
+            )
+        if self.head_dim % 2:
+            raise TransferlabError(f"LlamaConfig: head_dim is {self.head_dim}; rotary positions need an even one.")
+        if self.windowed and (self.sliding_window is None or self.sliding_window < 1):
+            raise TransferlabError(f"LlamaConfig: sliding_window is {self.sliding_window}, but layers have a window.")
+
+    @classmethod
+    def smollm2_135m(cls) -> LlamaConfig:
+        """SmolLM2-135M: 30 layers, 576 wide, 134.5 M parameters."""
+        return cls(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+            num_key_value_heads=3, head_dim=64, max_position_embeddings=8192, rms_norm_eps=1e-5,
+            tie_word_embeddings=True, rope=Rope(100000.0), eos_token_id=(0,),
+        )  # fmt: skip
+
+    @classmethod
+    def smollm2_360m(cls) -> LlamaConfig:
+        """SmolLM2-360M: 32 layers, 960 wide, 362 M parameters."""
+        return replace(
+            cls.smollm2_135m(), hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15,
+            num_key_value_heads=5,
+        )  # fmt: skip
+
+    @classmethod
+    def llama2_7b(cls) -> LlamaConfig:
+        """Llama 2 7B: 32 layers, 4096 wide, 6.74 G parameters."""
+        return cls(max_position_embeddings=4096, rms_norm_eps=1e-5)
+
+    @classmethod
+    def llama32_1b(cls) -> LlamaConfig:
+        """Llama 3.2 1B: 16 layers, 2048 wide, 1.24 G parameters."""
+        return cls(
+            vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_key_value_heads=8,
+            head_dim=64, max_position_embeddings=131072, rms_norm_eps=1e-5, tie_word_embeddings=True,
+            rope=Rope(500000.0, "llama3", 32.0), eos_token_id=(128001,),
+        )  # fmt: skip
+
+    @classmethod
+    def mistral_7b(cls) -> LlamaConfig:
+        """Mistral 7B v0.1: 32 layers, 4096 wide, window 4096, 7.24 G parameters."""
+        return cls(
+            intermediate_size=14336, num_key_value_heads=8, max_position_embeddings=32768, rms_norm_eps=1e-5,
+            sliding_window=4096, windowed=tuple(range(32)),
+        )  # fmt: skip
+
+    @classmethod
+    def qwen25_05b(cls) -> LlamaConfig:
+        """Qwen2.5-0.5B: 24 layers, 896 wide, 494 M parameters."""
+        return cls(
+            vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+            num_key_value_heads=2, head_dim=64, max_position_embeddings=32768, tie_word_embeddings=True, qkv_bias=True,
+            rope=Rope(1000000.0), eos_token_id=(151643,),
+        )  # fmt: skip
+
+    @classmethod
+    def qwen3_06b(cls) -> LlamaConfig:
+        """Qwen3-0.6B: 28 layers, 1024 wide, 596 M parameters."""
+        return cls(
+            vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+            num_key_value_heads=8, max_position_embeddings=40960, tie_word_embeddings=True, query_norm=True,
+            rope=Rope(1000000.0), eos_token_id=(151645,),
+        )  # fmt: skip
+
+    @classmethod
+    def gemma2_2b(cls) -> LlamaConfig:
+        """Gemma 2 2B: 26 layers, 2304 wide, every other with a window of 4096, 2.61 G parameters."""
+        return cls(
+            vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8,
+            num_key_value_heads=4, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=8192,
+            tie_word_embeddings=True, sliding_window=4096, windowed=tuple(range(0, 26, 2)), query_pre_attn_scalar=256.0,
+            attn_logit_softcapping=50.0, final_logit_softcapping=30.0, norm_offset=True, norm_after=True,
+            embedding_scale=True, eos_token_id=(1,),
+        )  # fmt: skip
+
+    @classmethod
+    def gemma3_270m(cls) -> LlamaConfig:
+        """Gemma 3 270M: 18 layers, 640 wide, windows of 512 but in each sixth layer, 268 M parameters."""
+        return cls(
+            vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+            num_key_value_heads=1, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=32768,
+            tie_word_embeddings=True, query_norm=True, rope=Rope(1000000.0), local_rope=Rope(10000.0),
+            sliding_window=512, windowed=tuple(i for i in range(18) if (i + 1) % 6), query_pre_attn_scalar=256.0,
+            norm_offset=True, norm_after=True, embedding_scale=True, eos_token_id=(1,),
+        )  # fmt: skip
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> LlamaConfig:
+        """Read the ``config.json`` of any of these models, as transformers 4 or 5 writes it.
+
+        What this family cannot represent is an error that names the field.
+        """
+        kind = config.get("model_type")
+        reader = _READERS.get(str(kind))
+        if reader is None:
+            raise TransferlabError(
+                f"config.json: model_type '{kind}' is not of this family.{nearest(str(kind), _READERS)}"
+            )
+        given = {key: value for key, value in config.items() if value is not None or key in _NULLABLE}
+        if given.get("use_bidirectional_attention"):
+            raise TransferlabError("config.json: use_bidirectional_attention is true; these decoders are causal.")
+        if given.get("pretraining_tp", 1) != 1:
+            raise TransferlabError(f"config.json: pretraining_tp is {given['pretraining_tp']}; only 1 is supported.")
+        return reader(given)
+
+    def language_model(self) -> LanguageModelConfig:
+        """The origin's head over the vocabulary."""
+        return LanguageModelConfig(tied=self.tie_word_embeddings, soft_cap=self.final_logit_softcapping)
+
+    def build(self, head: HeadConfig | None = None) -> Llama:
+        """Return the module; nothing is allocated."""
+        return Llama(self, head)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading config.json: each model has defaults of its own for what a file leaves out
+
+
+_NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+"""Fields whose null says that there is none; where any other is null, it is as if it were not there."""
+
+_LLAMA = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "max_position_embeddings": 2048, "initializer_range": 0.02, "rms_norm_eps": 1e-6,
+    "attention_dropout": 0.0, "tie_word_embeddings": False, "hidden_act": "silu", "eos_token_id": 2,
+}  # fmt: skip
+_QWEN = {**_LLAMA, "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768,
+         "num_key_value_heads": 32, "eos_token_id": None}  # fmt: skip
+_GEMMA = {
+    **_LLAMA, "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
+    "tie_word_embeddings": True, "eos_token_id": 1, "query_pre_attn_scalar": 256, "sliding_window": 4096,
+}  # fmt: skip
+
+
+def _shared(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What all of them have."""
+    full = {**defaults, **given}
+    sizes = {name: full[name] for name in _LLAMA if name not in ("eos_token_id", "hidden_act")}
+    heads = full["num_attention_heads"]
+    if "head_dim" not in full and full["hidden_size"] % heads:
+        raise TransferlabError(
+            f"config.json: hidden_size {full['hidden_size']} is no multiple of num_attention_heads {heads}."
+        )
+    return {
+        **sizes,
+        "hidden_act": full.get("hidden_activation", full["hidden_act"]),
+        "num_key_value_heads": full.get("num_key_value_heads", heads),
+        "head_dim": full.get("head_dim", full["hidden_size"] // heads),
+        "eos_token_id": token_ids(full["eos_token_id"]),
+    }
+
+
+def _rope(given: Mapping[str, Any], positions: int, theta: float = 10000.0) -> Rope:
+    """``rope_parameters``, or ``rope_theta`` and ``rope_scaling`` as transformers 4 writes them."""
+    parameters = given.get("rope_parameters", given.get("rope_scaling", {}))
+    where = "rope_parameters" if "rope_parameters" in given else "rope_scaling"
+    if "partial_rotary_factor" in given:
+        parameters = {"partial_rotary_factor": given["partial_rotary_factor"], **parameters}
+    return Rope.from_hf(parameters, float(given.get("rope_theta", theta)), positions, where)
+
+
+def _windowed(given: Mapping[str, Any], layers: int, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of the layers with a window: ``layer_types``, or what the model does without it."""
+    types = given.get("layer_types")
+    if types is None:
+        return otherwise
+    if len(types) != layers:
+        raise TransferlabError(f"config.json: layer_types names {len(types)} layers; num_hidden_layers is {layers}.")
+    for one in types:
+        if one not in ("full_attention", "sliding_attention"):
+            raise TransferlabError(
+                f"config.json: layer_types holds '{one}'; only full_attention and sliding_attention."
+            )
+    return tuple(i for i, one in enumerate(types) if one == "sliding_attention")
+
+
+def _llama(given: Mapping[str, Any]) -> LlamaConfig:
+    shared = _shared(given, _LLAMA)
+    bias = bool(given.get("attention_bias", False))
+    return LlamaConfig(
+        **shared, rope=_rope(given, shared["max_position_embeddings"]), qkv_bias=bias, output_bias=bias,
+        mlp_bias=bool(given.get("mlp_bias", False)),
+    )  # fmt: skip
+
+
+def _mistral(given: Mapping[str, Any]) -> LlamaConfig:
+    if "layer_types" in given:
+        raise TransferlabError("config.json: layer_types is not supported for model_type 'mistral'.")
+    shared = _shared(given, {**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8,
+                             "max_position_embeddings": 131072})  # fmt: skip
+    window = given.get("sliding_window", 4096)
+    return LlamaConfig(
+        **shared, rope=_rope(given, shared["max_position_embeddings"]), sliding_window=window,
+        windowed=tuple(range(shared["num_hidden_layers"])) if window is not None else (),
+    )  # fmt: skip
+
+
+def _qwen(given: Mapping[str, Any]) -> LlamaConfig:
+    third = given["model_type"] == "qwen3"
+    shared = _shared(given, {**_QWEN, "head_dim": 128} if third else _QWEN)
+    layers, window = shared["num_hidden_layers"], None
+    first = given.get("max_window_layers", 28)
+    if given.get("use_sliding_window", False):
+        window = given.get("sliding_window", 4096)
+    windowed = _windowed(given, layers, tuple(range(first, layers)) if window is not None else ())
+    bias = bool(given.get("attention_bias", False)) if third else False
+    return LlamaConfig(
+        **shared, rope=_rope(given, shared["max_position_embeddings"]), qkv_bias=bias if third else True,
+        output_bias=bias, query_norm=third, sliding_window=window, windowed=windowed,
+    )  # fmt: skip
+
+
+def _gemma(given: Mapping[str, Any]) -> LlamaConfig:
+    third = given["model_type"] == "gemma3_text"
+    changes = {"vocab_size": 262208, "max_position_embeddings": 131072} if third else {}
+    full = {**_GEMMA, **changes, "hidden_act": "gelu_pytorch_tanh", **given}
+    # The field hidden_act that old files hold beside hidden_activation was never read by the origin.
+    full["hidden_act"] = full.get("hidden_activation", "gelu_pytorch_tanh")
+    shared = _shared(full, full)
+    layers, positions = shared["num_hidden_layers"], shared["max_position_embeddings"]
+    pattern = full.get("sliding_window_pattern", 6) if third else 2
+    windowed = _windowed(given, layers, tuple(i for i in range(layers) if (i + 1) % pattern))
+    bias = bool(given.get("attention_bias", False))
+    if third:
+        rope, local = _gemma_ropes(given, positions)
+    else:
+        rope, local = _rope(given, positions), None
+    if third and full.get("attn_logit_softcapping") is not None:
+        raise TransferlabError(
+            "config.json: attn_logit_softcapping is not supported: Gemma 3's attention has no soft cap."
+        )
+    return LlamaConfig(
+        **shared, rope=rope, local_rope=local, qkv_bias=bias, output_bias=bias, query_norm=third,
+        sliding_window=full["sliding_window"], windowed=windowed,
+        query_pre_attn_scalar=float(full["query_pre_attn_scalar"]), norm_offset=True, norm_after=True,
+        embedding_scale=True, attn_logit_softcapping=full.get("attn_logit_softcapping", None if third else 50.0),
+        final_logit_softcapping=full.get("final_logit_softcapping", None if third else 30.0),
+    )  # fmt: skip
+
+
+def _gemma_ropes(given: Mapping[str, Any], positions: int) -> tuple[Rope, Rope]:
+    """Gemma 3's two: of the layers without and with a window."""
+    parameters = given.get("rope_parameters")
+    if parameters is None:
+        whole, local = given.get("rope_scaling", {}), {}
+    else:
+        whole, local = (parameters.get(name) or {} for name in ("full_attention", "sliding_attention"))
+    return (
+        Rope.from_hf(whole, float(given.get("rope_theta", 1e6)), positions, "rope_parameters.full_attention"),
+        Rope.from_hf(
+            local, float(given.get("rope_local_base_freq", 1e4)), positions, "rope_parameters.sliding_attention"
+        ),
+    )
+
+
+_READERS = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen,
+    "qwen3": _qwen,
+    "gemma2": _gemma,
+    "gemma3_text": _gemma,
+}
+
+MODEL_TYPES = tuple(_READERS)
+"""Values of ``model_type`` that :meth:`LlamaConfig.from_hf` reads."""
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Modules
+
+
+class Embed(nnx.Module):
+    """Word embeddings, scaled where the config says so."""
+
+    random = False
+
+    def __init__(self, config: LlamaConfig):
+        self.word = Embedding(config.vocab_size, config.hidden_size, initialiser=Normal(config.initializer_range))
+        self.scale = config.hidden_size**0.5 if config.embedding_scale else None
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        x = self.word(inputs["input_ids"])
+        if self.scale is not None:
+            # The scale is rounded to the compute dtype, as the origin does it.
+            x = x * jnp.asarray(self.scale, x.dtype)
+        return {**token_inputs(inputs), "hidden": x}
+
+
+class SelfAttention(nnx.Module):
+    """Causal attention with its norms."""
+
+    def __init__(self, config: LlamaConfig, number: int):
+        features, inner = config.hidden_size, config.num_attention_heads * config.head_dim
+        shared = config.num_key_value_heads * config.head_dim
+        normal, bias = Normal(config.initializer_range), config.qkv_bias
+        self.norm = _norm(config)
+        self.query = Linear(features, inner, bias=bias, initialiser=normal)
+        self.key = Linear(features, shared, bias=bias, initialiser=normal)
+        self.value = Linear(features, shared, bias=bias, initialiser=normal)
+        self.output = Linear(inner, features, bias=config.output_bias, initialiser=normal)
+        self.query_norm = _norm(config, config.head_dim) if config.query_norm else None
+        self.key_norm = _norm(config, config.head_dim) if config.query_norm else None
+        self.norm_after = _norm(config) if config.norm_after else None
+        self.groups, self.width, self.number = config.num_key_value_heads, config.head_dim, number
+        self.scale = (config.query_pre_attn_scalar or config.head_dim) ** -0.5
+        self.soft_cap, self.dropout = config.attn_logit_softcapping, config.attention_dropout
+        local = number in config.windowed
+        self.window = config.sliding_window if local else None
+        self.rope = config.local_rope if local and config.local_rope is not None else config.rope
+
+    def __call__(self, carry: Carry, key: Key | None) -> tuple[Carry, Float[Array, "batch length features"]]:
+        x = self.norm(carry["hidden"])
+        keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
+        query, key_, value = (
+            project(x, k).reshape(*x.shape[:2], -1, self.width)
+            for project, k in zip((self.query, self.key, self.value), keys, strict=False)
+        )
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key_ = self.query_norm(query), self.key_norm(key_)
+        query, key_ = (rotate(one, carry["positions"], self.rope) for one in (query, key_))
+        carry, key_, value = remember(carry, self.number, key_, value)
+        mixed = grouped_attention(
+            query, key_, value, visible(carry, self.window), scale=self.scale, soft_cap=self.soft_cap,
+            rate=self.dropout, random=keys[3],
+        )  # fmt: skip
+        y = self.output(mixed, keys[4])
+        return carry, y if self.norm_after is None else self.norm_after(y)
+
+
+class Mlp(nnx.Module):
+    """``down(act(gate(x)) · up(x))`` (Shazeer 2020), with its norms."""
+
+    def __init__(self, config: LlamaConfig):
+        features, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        normal = Normal(config.initializer_range)
+        self.norm = _norm(config)
+        self.gate = Linear(features, inner, bias=bias, initialiser=normal)
+        self.up = Linear(features, inner, bias=bias, initialiser=normal)
+        self.down = Linear(inner, features, bias=bias, initialiser=normal)
+        self.norm_after = _norm(config) if config.norm_after else None
+        self.activation = config.hidden_act
+
+    def __call__(
+        self, x: Float[Array, "batch length features"], key: Key | None
+    ) -> Float[Array, "batch length features"]:
+        keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+        x = self.norm(x)
+        y = self.down(ACTIVATIONS[self.activation](self.gate(x, keys[0])) * self.up(x, keys[1]), keys[2])
+        return y if self.norm_after is None else self.norm_after(y)
+
+
+def _norm(config: LlamaConfig, features: int | None = None) -> RMSNorm:
+    return RMSNorm(features or config.hidden_size, config.rms_norm_eps, offset=config.norm_offset)
+
+
+class Layer(nnx.Module):
+    """One decoder layer: attention, then the MLP, each added to what came in."""
+
+    def __init__(self, config: LlamaConfig, number: int):
+        self.attention = SelfAttention(config, number)
+        self.mlp = Mlp(config)
+        self.random = config.attention_dropout > 0
+
+    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+        first, second = (None, None) if key is None else jax.random.split(key)
+        carry, y = self.attention(carry, first)
+        x = carry["hidden"] + y
+        return {**carry, "hidden": x + self.mlp(x, second)}
+
+
+class Llama(Decoder):
+    """The decoder and an optional head.
+
+    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``, ``cache``.
+    """
+
+    def __init__(self, config: LlamaConfig, head: HeadConfig | None = None):
+        self.config = config
+        self.embed = Embed(config)
+        self.layers = nnx.List([Layer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = _norm(config)
+        self.head = build_head(head, config.hidden_size, vocabulary=config.vocab_size, taps=self.feature_stages())

@@ -1,0 +1,296 @@
+"""ModernBERT (Warner et al. 2024): a pre-norm encoder without biases, with rotary positions and local attention.
+
+One layer in three sees the whole text, the others a window of it; the two kinds turn their queries and keys at different
+speeds (Su et al. 2021). The MLP is gated (GeGLU, Shazeer 2020). The first layer has no norm before its attention: the
+embeddings have theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.bert import masked_mean
+from transferlab.models.fields import given_fields, given_number
+from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Attention,
+    Embedding,
+    Key,
+    LayerNorm,
+    Linear,
+    TruncatedNormal,
+    dropout,
+)
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+@dataclass(frozen=True)
+class ModernBertConfig:
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses.
+
+    Attributes:
+        layer_types: ``full_attention`` or ``sliding_attention`` for each layer; empty: full in every third, from the
+            first on.
+        local_attention: width of the window: a token sees half of it to each side.
+        global_rope_theta, local_rope_theta: base of the rotary frequencies in the two kinds of layers.
+        norm_bias, attention_bias, mlp_bias: whether these have a bias.
+        attention_dropout: on the attention weights, and on its output.
+        mlp_dropout: on the gated features inside the MLP.
+        classifier_pooling, classifier_activation, classifier_bias: of the origin's own head (``cls`` or ``mean``).
+    """
+
+    vocab_size: int = 50368
+    hidden_size: int = 768
+    num_hidden_layers: int = 22
+    num_attention_heads: int = 12
+    intermediate_size: int = 1152
+    hidden_activation: str = "gelu"
+    max_position_embeddings: int = 8192
+    initializer_range: float = 0.02
+    norm_eps: float = 1e-5
+    norm_bias: bool = False
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    layer_types: tuple[str, ...] = ()
+    local_attention: int = 128
+    global_rope_theta: float = 160_000.0
+    local_rope_theta: float = 10_000.0
+    embedding_dropout: float = 0.0
+    mlp_bias: bool = False
+    mlp_dropout: float = 0.0
+    classifier_pooling: str = "cls"
+    classifier_bias: bool = False
+    classifier_activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        where = "ModernBertConfig"
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "local_attention"):
+            if getattr(self, name) < 1:
+                raise TransferlabError(f"{where}: {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise TransferlabError(
+                f"{where}: hidden_size {self.hidden_size} is not an even number for each of num_attention_heads "
+                f"{self.num_attention_heads}; rotary positions turn pairs."
+            )
+        for name in ("hidden_activation", "classifier_activation"):
+            if getattr(self, name) not in ACTIVATIONS:
+                raise TransferlabError(f"{where}: unknown {name}.{nearest(getattr(self, name), ACTIVATIONS)}")
+        if self.classifier_pooling not in ("cls", "mean"):
+            raise TransferlabError(f"{where}: classifier_pooling '{self.classifier_pooling}' is not 'cls' or 'mean'.")
+        for kind in self.layer_types:
+            if kind not in LAYER_TYPES:
+                raise TransferlabError(f"{where}: layer_types: unknown '{kind}'.{nearest(kind, LAYER_TYPES)}")
+        if len(self.kinds) != self.num_hidden_layers:
+            raise TransferlabError(
+                f"{where}: layer_types has {len(self.layer_types)} entries for num_hidden_layers "
+                f"{self.num_hidden_layers}."
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The type of each layer."""
+        return self.layer_types or _every(3, self.num_hidden_layers)
+
+    @property
+    def pooling(self) -> Pooling:
+        """How the origin's head pools."""
+        return "first" if self.classifier_pooling == "cls" else "mean"
+
+    @classmethod
+    def base(cls) -> ModernBertConfig:
+        """ModernBERT-base: 22 layers, 768 wide, 149 M parameters."""
+        return cls()
+
+    @classmethod
+    def large(cls) -> ModernBertConfig:
+        """ModernBERT-large: 28 layers, 1024 wide, 395 M parameters."""
+        return cls(hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2624)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> ModernBertConfig:
+        """Read Hugging Face's ``config.json``, of old and of today; what cannot be represented is an error."""
+        given = given_fields(cls, config)
+        kinds = config.get("layer_types")
+        if kinds is None:
+            every = given_number(config, "global_attn_every_n_layers", 3.0)
+            if every < 1 or not every.is_integer():
+                raise TransferlabError(f"config.json: global_attn_every_n_layers is {every}; it must be at least 1.")
+            kinds = list(_every(int(every), given.get("num_hidden_layers", cls.num_hidden_layers)))
+        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+            raise TransferlabError(f"config.json: layer_types is {kinds!r}; it must be a list of strings.")
+        for name, kind in zip(_THETAS, LAYER_TYPES, strict=True):
+            if theta := _theta(config, kind):
+                given[name] = theta
+        return cls(**given, layer_types=tuple(kinds))
+
+    def build(self, head: ClassifierConfig | None = None) -> ModernBert:
+        """Return the module; nothing is allocated."""
+        return ModernBert(self, head)
+
+
+def _every(n: int, layers: int) -> tuple[str, ...]:
+    return tuple(LAYER_TYPES[bool(i % n)] for i in range(layers))
+
+
+_THETAS = ("global_rope_theta", "local_rope_theta")
+
+
+def _theta(config: Mapping[str, Any], kind: str) -> float | None:
+    """The base that ``rope_parameters`` gives for this kind of layer; None where it gives none."""
+    if config.get("rope_scaling"):
+        raise TransferlabError(f"config.json: rope_scaling {config['rope_scaling']!r} is not supported.")
+    tables = config.get("rope_parameters") or {}
+    table = (tables.get(kind) or {}) if isinstance(tables, Mapping) else None
+    if not isinstance(table, Mapping):
+        raise TransferlabError(f"config.json: rope_parameters is {tables!r}; it must be a table for each layer type.")
+    if table.get("rope_type", "default") != "default":
+        raise TransferlabError(
+            f"config.json: rope_parameters.{kind}.rope_type '{table['rope_type']}' is not supported; only 'default'."
+        )
+    theta = given_number(table, "rope_theta", 0.0, where=f"config.json: rope_parameters.{kind}")
+    return theta or None
+
+
+class Embed(nnx.Module):
+    """Word embeddings, normalised; positions are the layers'."""
+
+    def __init__(self, config: ModernBertConfig):
+        normal = TruncatedNormal(config.initializer_range)
+        self.word = Embedding(config.vocab_size, config.hidden_size, initialiser=normal)
+        self.norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.dropout = config.embedding_dropout
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        ids = inputs["input_ids"]
+        mask = inputs.get("attention_mask")
+        positions = inputs.get("position_ids")
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
+        carry = {"hidden": dropout(self.norm(self.word(ids)), self.dropout, key), "mask": mask}
+        return carry if positions is None else {**carry, "positions": jnp.broadcast_to(positions, ids.shape)}
+
+
+class SelfAttention(Attention):
+    """Attention with the norm before it."""
+
+    def __init__(self, config: ModernBertConfig, first: bool):
+        super().__init__(
+            config.hidden_size,
+            config.num_attention_heads,
+            dropout=config.attention_dropout,
+            bias=config.attention_bias,
+            output_bias=config.attention_bias,
+            initialiser=TruncatedNormal(config.initializer_range),
+        )
+        self.norm = None if first else LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+
+
+class Mlp(nnx.Module):
+    """``down(act(gate(x)) · up(x))``, with the norm before it."""
+
+    def __init__(self, config: ModernBertConfig):
+        normal, bias = TruncatedNormal(config.initializer_range), config.mlp_bias
+        small = TruncatedNormal(config.initializer_range / math.sqrt(2.0 * config.num_hidden_layers))
+        self.norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.gate = Linear(config.hidden_size, config.intermediate_size, bias=bias, initialiser=normal)
+        self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias, initialiser=normal)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias, initialiser=small)
+        self.activation, self.dropout = config.hidden_activation, config.mlp_dropout
+
+    def __call__(
+        self, x: Float[Array, "batch length features"], key: Key | None
+    ) -> Float[Array, "batch length features"]:
+        keys = [None] * 4 if key is None else jax.random.split(key, 4)
+        x = self.norm(x)
+        x = ACTIVATIONS[self.activation](self.gate(x, keys[0])) * self.up(x, keys[1])
+        return self.down(dropout(x, self.dropout, keys[2]), keys[3])
+
+
+class Layer(nnx.Module):
+    """Attention over the whole text or a window of it, then the MLP; each is added to its input."""
+
+    def __init__(self, config: ModernBertConfig, number: int):
+        self.attention = SelfAttention(config, first=number == 0)
+        self.mlp = Mlp(config)
+        whole = config.kinds[number] == "full_attention"
+        self.reach = None if whole else config.local_attention // 2
+        self.theta = config.global_rope_theta if whole else config.local_rope_theta
+
+    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+        x, mask, positions = carry["hidden"], carry["mask"], carry.get("positions")
+        keys = [None] * 3 if key is None else jax.random.split(key, 3)
+        places = np.arange(x.shape[1])
+        if self.reach is not None:
+            mask = mask[:, None, :] & (np.abs(places[:, None] - places[None, :]) <= self.reach)
+        rotate = rotation(jnp.asarray(places)[None] if positions is None else positions, self.theta)
+        normal = x if self.attention.norm is None else self.attention.norm(x)
+        mixed = self.attention(normal, mask, keys[0], rotate=rotate)
+        x = x + dropout(mixed, self.attention.dropout, keys[1])
+        return {**carry, "hidden": x + self.mlp(x, keys[2])}
+
+
+def rotation(positions: Int[Array, "batch length"], theta: float) -> Callable[[Array], Array]:
+    """Return the map that turns (batch, heads, length, width) by its positions (Su et al. 2021, section 3.2).
+
+    Feature ``i`` of the first half and of the second are one pair; it turns by ``position · theta^(-2i / width)``.
+    Computed in float32.
+    """
+
+    def rotate(x: Float[Array, "batch heads length width"]) -> Float[Array, "batch heads length width"]:
+        width = x.shape[-1]
+        # In float32 as the origin: in a long text the last bit of a frequency shows.
+        speeds = np.float32(1.0) / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+        angles = positions[:, None, :, None].astype(jnp.float32) * speeds
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
+
+    return rotate
+
+
+class ModernBert(Model):
+    """ModernBERT. Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``."""
+
+    ragged = ("hidden", "mask", "positions")
+    poolings = ("mean", "first", "stages")
+
+    def __init__(self, config: ModernBertConfig, head: ClassifierConfig | None = None):
+        self.config = config
+        self.embed = Embed(config)
+        self.layers = nnx.List([Layer(config, number) for number in range(config.num_hidden_layers)])
+        self.norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
+        self.head = None if head is None else Classifier(config.hidden_size * max(len(names), 1), head, names)
+
+    def feature_stages(self) -> tuple[str, ...]:
+        """The stages whose pooled hidden states describe an example."""
+        return ("embed", *(f"layers/{i}" for i in range(self.config.num_hidden_layers)), "norm")
+
+    def backbone_stages(self) -> tuple[Stage, ...]:
+        config = self.config
+        noisy = config.attention_dropout > 0 or config.mlp_dropout > 0
+        stages = [Stage("embed", self.embed, owns=("embed",), random=config.embedding_dropout > 0)]
+        for i, layer in enumerate(self.layers):
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy))
+        stages.append(Stage("norm", self.normalise, owns=("norm",)))
+        return tuple(stages)
+
+    def normalise(self, carry: Carry, key: Key | None) -> Carry:
+        """The final norm, of every token."""
+        return {**carry, "hidden": self.norm(carry["hidden"])}
+
+    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+        """Mean of the hidden states over unmasked tokens."""
+        return masked_mean(carry["hidden"], carry["mask"])

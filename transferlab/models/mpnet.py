@@ -1,0 +1,152 @@
+"""MPNet (Song et al. 2020): BERT's layers with a relative position bias that all layers share, and no token types.
+
+The bias is looked up by T5's buckets of distance (Raffel et al. 2020, section 2.1): exact near by, logarithmic further
+away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from transferlab.errors import TransferlabError
+from transferlab.models.backbone import Carry
+from transferlab.models.bert import Encoder, Layer, check_encoder, refuse_decoders
+from transferlab.models.fields import given_fields
+from transferlab.models.heads import ClassifierConfig
+from transferlab.models.layers import Embedding, Key, LayerNorm, TruncatedNormal, dropout
+from transferlab.models.roberta import counted_positions
+
+PAD = 1
+"""The padding token's id. The origin has it so, whatever a config says."""
+
+BUCKETS, FURTHEST = 32, 128
+"""Buckets that distances fall into, and the distance from which on all fall into the last. No config changes these."""
+
+
+@dataclass(frozen=True)
+class MPNetConfig:
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses.
+
+    Attributes:
+        max_position_embeddings: rows of the position table; the first two are not for tokens.
+        relative_attention_num_buckets: rows of the bias table; the origin uses the first 32.
+    """
+
+    vocab_size: int = 30527
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 514
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    relative_attention_num_buckets: int = BUCKETS
+    pooler: bool = True
+
+    def __post_init__(self) -> None:
+        check_encoder(self, "MPNetConfig")
+        if self.relative_attention_num_buckets < BUCKETS:
+            raise TransferlabError(
+                f"MPNetConfig: relative_attention_num_buckets is {self.relative_attention_num_buckets}; it must be at "
+                f"least {BUCKETS}."
+            )
+        if self.max_tokens < 1:
+            raise TransferlabError(
+                f"MPNetConfig: max_position_embeddings {self.max_position_embeddings} must be at least {PAD + 2}."
+            )
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text."""
+        return self.max_position_embeddings - PAD - 1
+
+    @classmethod
+    def base(cls) -> MPNetConfig:
+        """MPNet-base, as in all-mpnet-base-v2: 12 layers, 768 wide, 109 M parameters."""
+        return cls()
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> MPNetConfig:
+        """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field.
+
+        What the file does not say is the origin's default, as for BERT: 512 positions, eps 1e-12.
+        """
+        refuse_decoders(config)
+        absent = {"max_position_embeddings": 512, "layer_norm_eps": 1e-12}
+        return cls(**{**absent, **given_fields(cls, config, without=("pooler",))})
+
+    def without_pooler(self) -> MPNetConfig:
+        """The same encoder without the tanh pooler over the first token."""
+        return replace(self, pooler=False)
+
+    def build(self, head: ClassifierConfig | None = None) -> MPNet:
+        """Return the module; nothing is allocated."""
+        return MPNet(self, head)
+
+
+class Embed(nnx.Module):
+    """Word + position embeddings, normalised; and the table of the bias, which the layers borrow."""
+
+    def __init__(self, config: MPNetConfig):
+        normal = TruncatedNormal(config.initializer_range)
+        self.word = Embedding(config.vocab_size, config.hidden_size, initialiser=normal)
+        self.position = Embedding(config.max_position_embeddings, config.hidden_size, initialiser=normal)
+        self.relative = Embedding(config.relative_attention_num_buckets, config.num_attention_heads, initialiser=normal)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = config.hidden_dropout_prob
+        self.longest = config.max_tokens
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        ids = inputs["input_ids"]
+        mask = inputs.get("attention_mask")
+        positions = inputs.get("position_ids")
+        x = self.word(ids)
+        x = x + self.position(counted_positions(ids, PAD, self.longest) if positions is None else positions)
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
+        return {"hidden": dropout(self.norm(x), self.dropout, key), "mask": mask}
+
+    def bias(self, length: int) -> Float[Array, "heads length length"]:
+        """What is added to the attention scores of each query (rows) and key (columns)."""
+        return self.relative(jnp.asarray(distance_buckets(length))).transpose(2, 0, 1)
+
+
+def distance_buckets(length: int) -> Int[np.ndarray, "length length"]:
+    """The bucket of each pair of query (rows) and key (columns): the upper half for keys that come after the query.
+
+    Of each half the first 8 are for one distance each, the others for ranges that grow up to ``FURTHEST``. Places are
+    counted in the padded text, as in the origin.
+    """
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    half = BUCKETS // 2
+    exact = half // 2
+    away = np.abs(distance)
+    # In float32, as the origin: the last bit decides at the edges of a range.
+    share = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(FURTHEST / exact))
+    far = np.minimum(exact + (share * np.float32(half - exact)).astype(np.int32), half - 1)
+    return (np.where(away < exact, away, far) + half * (distance > 0)).astype(np.int32)
+
+
+class MPNet(Encoder):
+    """MPNet. Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``."""
+
+    borrows = ("embed/relative",)
+
+    def __init__(self, config: MPNetConfig, head: ClassifierConfig | None = None):
+        embed = Embed(config)
+        super().__init__(config, embed, head)
+        self.embed = embed
+
+    def run(self, layer: Layer) -> Callable[[Carry, Key | None], Carry]:
+        """A layer with the bias of the text's length."""
+        return lambda carry, key: layer(carry, key, self.embed.bias(carry["hidden"].shape[1]))

@@ -1,0 +1,154 @@
+"""RoBERTa (Liu et al. 2019), and what shares its architecture: XLM-R (Conneau et al. 2020), CamemBERT (Martin et al. 2020).
+
+BERT's layers. Positions are counted over the tokens that are no padding, and begin after the padding token's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Int
+
+from transferlab.errors import TransferlabError
+from transferlab.models.backbone import Carry
+from transferlab.models.bert import Encoder, check_encoder, refuse_decoders
+from transferlab.models.fields import given_fields
+from transferlab.models.heads import ClassifierConfig
+from transferlab.models.layers import Embedding, Key, LayerNorm, TruncatedNormal, dropout
+
+
+@dataclass(frozen=True)
+class RobertaConfig:
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses.
+
+    Attributes:
+        max_position_embeddings: rows of the position table; the first ``pad_token_id + 1`` are not for tokens.
+        pad_token_id: the padding token: where it stands, no position is counted.
+    """
+
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 514
+    type_vocab_size: int = 1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int = 1
+    pooler: bool = True
+
+    def __post_init__(self) -> None:
+        check_encoder(self, "RobertaConfig")
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise TransferlabError(
+                f"RobertaConfig: pad_token_id {self.pad_token_id} is no token of {self.vocab_size} (vocab_size)."
+            )
+        if self.max_tokens < 1:
+            raise TransferlabError(
+                f"RobertaConfig: max_position_embeddings {self.max_position_embeddings} leaves no row after pad_token_id "
+                f"{self.pad_token_id}."
+            )
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+    @classmethod
+    def base(cls) -> RobertaConfig:
+        """RoBERTa-base: 12 layers, 768 wide, 125 M parameters."""
+        return cls()
+
+    @classmethod
+    def large(cls) -> RobertaConfig:
+        """RoBERTa-large: 24 layers, 1024 wide, 355 M parameters."""
+        return cls(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+
+    @classmethod
+    def xlm_base(cls) -> RobertaConfig:
+        """XLM-R base: RoBERTa-base with 250002 tokens of 100 languages, 278 M parameters."""
+        return replace(cls.base(), vocab_size=250002)
+
+    @classmethod
+    def xlm_large(cls) -> RobertaConfig:
+        """XLM-R large: RoBERTa-large with 250002 tokens of 100 languages, 560 M parameters."""
+        return replace(cls.large(), vocab_size=250002)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> RobertaConfig:
+        """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field.
+
+        What the file does not say is the origin's default, as for BERT: 512 positions, two token types, eps 1e-12.
+        """
+        refuse_decoders(config)
+        if "pad_token_id" in config and config["pad_token_id"] is None:
+            raise TransferlabError("config.json: pad_token_id is null; positions are counted from it.")
+        vocabulary = 50265 if config.get("model_type", "roberta") == "roberta" else 30522
+        absent = {
+            "vocab_size": vocabulary,
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+        }
+        return cls(**{**absent, **given_fields(cls, config, without=("pooler",))})
+
+    def without_pooler(self) -> RobertaConfig:
+        """The same encoder without the tanh pooler over the first token."""
+        return replace(self, pooler=False)
+
+    def build(self, head: ClassifierConfig | None = None) -> Roberta:
+        """Return the module; nothing is allocated."""
+        return Roberta(self, head)
+
+
+class Embed(nnx.Module):
+    """Word + position + token-type embeddings, normalised."""
+
+    def __init__(self, config: RobertaConfig):
+        normal = TruncatedNormal(config.initializer_range)
+        self.word = Embedding(config.vocab_size, config.hidden_size, initialiser=normal)
+        self.position = Embedding(config.max_position_embeddings, config.hidden_size, initialiser=normal)
+        self.token_type = Embedding(config.type_vocab_size, config.hidden_size, initialiser=normal)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = config.hidden_dropout_prob
+        self.pad, self.longest = config.pad_token_id, config.max_tokens
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        ids = inputs["input_ids"]
+        mask = inputs.get("attention_mask")
+        types = inputs.get("token_type_ids")
+        positions = inputs.get("position_ids")
+        x = self.word(ids)
+        x = x + self.position(counted_positions(ids, self.pad, self.longest) if positions is None else positions)
+        x = x + (self.token_type.embedding[...][0] if types is None else self.token_type(types))
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
+        return {"hidden": dropout(self.norm(x), self.dropout, key), "mask": mask}
+
+
+def counted_positions(ids: Int[Array, "batch length"], pad: int, longest: int) -> Int[Array, "batch length"]:
+    """Positions ``pad + 1, pad + 2, …`` of the tokens that are not ``pad``; ``pad`` itself where padding stands.
+
+    They follow from the ids, whatever the mask says, as in the origin.
+    """
+    if ids.shape[1] > longest:
+        raise TransferlabError(f"Texts of {ids.shape[1]} tokens are too long: this model has {longest} positions.")
+    real = (ids != pad).astype(ids.dtype)
+    return jnp.cumsum(real, axis=1) * real + pad
+
+
+class Roberta(Encoder):
+    """RoBERTa.
+
+    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``token_type_ids``, ``position_ids``.
+    """
+
+    def __init__(self, config: RobertaConfig, head: ClassifierConfig | None = None):
+        super().__init__(config, Embed(config), head)

@@ -1,0 +1,360 @@
+"""T5 (Raffel et al. 2020), T5 v1.1, Flan-T5 and mT5: an encoder and a decoder of one architecture, in one chain of stages.
+
+Pre-norm with RMSNorm, no biases, no positions but a bias on the attention scores by bucketed distance, which each tower's
+first layer owns and its others borrow. Scores are not divided by the root of the width: the initialiser makes up for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.bert import masked_mean
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, build_head
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, RMSNorm, dropout
+
+_GATES = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
+"""The origin's gated ``gelu`` is the tanh approximation."""
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses.
+
+    Attributes:
+        d_model: width between the layers.
+        d_kv: width of one head; ``num_heads · d_kv`` need not be ``d_model``.
+        d_ff: width inside the MLP.
+        num_layers: of the encoder.
+        num_decoder_layers: of the decoder; 0 is an encoder alone.
+        feed_forward_proj: an activation (``relu``), or a gated one (``gated-gelu``: ``down(gelu(gate(x)) · up(x))``).
+        scale_decoder_outputs: a language model's head scales the decoder's output by ``d_model ** -0.5``: T5 1.0's does.
+        decoder_start_token_id: what a text begins with for the decoder.
+    """
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_decoder_layers: int = 6
+    num_heads: int = 8
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    dropout_rate: float = 0.1
+    layer_norm_epsilon: float = 1e-6
+    initializer_factor: float = 1.0
+    feed_forward_proj: str = "relu"
+    scale_decoder_outputs: bool = True
+    decoder_start_token_id: int = 0
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise TransferlabError(f"T5Config: {name} is {getattr(self, name)}; it must be at least 1.")
+        known = (*_GATES, *ACTIVATIONS)
+        if self.feed_forward_proj not in known:
+            raise TransferlabError(f"T5Config: unknown feed_forward_proj.{nearest(self.feed_forward_proj, known)}")
+        if self.relative_attention_num_buckets < 4 or self.relative_attention_num_buckets % 2:
+            raise TransferlabError(
+                f"T5Config: relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
+                f"it must be even and at least 4."
+            )
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
+            raise TransferlabError(
+                f"T5Config: relative_attention_max_distance {self.relative_attention_max_distance} is not beyond the "
+                f"{self.relative_attention_num_buckets // 2} distances that have a bucket of their own."
+            )
+
+    @classmethod
+    def small(cls) -> T5Config:
+        """T5-small: 6 and 6 layers, 512 wide, 60.5 M parameters."""
+        return cls()
+
+    @classmethod
+    def base(cls) -> T5Config:
+        """T5-base: 12 and 12 layers, 768 wide, 223 M parameters."""
+        return cls(d_model=768, d_ff=3072, num_layers=12, num_decoder_layers=12, num_heads=12)
+
+    @classmethod
+    def large(cls) -> T5Config:
+        """T5-large: 24 and 24 layers, 1024 wide, 738 M parameters."""
+        return cls(d_model=1024, d_ff=4096, num_layers=24, num_decoder_layers=24, num_heads=16)
+
+    @classmethod
+    def v1_1_small(cls) -> T5Config:
+        """T5 v1.1 small and Flan-T5 small: 8 and 8 layers, 512 wide, 77.0 M parameters."""
+        return cls(d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6).v1_1()
+
+    @classmethod
+    def v1_1_base(cls) -> T5Config:
+        """T5 v1.1 base and Flan-T5 base: 12 and 12 layers, 768 wide, 248 M parameters."""
+        return replace(cls.base(), d_ff=2048).v1_1()
+
+    @classmethod
+    def v1_1_large(cls) -> T5Config:
+        """T5 v1.1 large and Flan-T5 large: 24 and 24 layers, 1024 wide, 783 M parameters."""
+        return replace(cls.large(), d_ff=2816).v1_1()
+
+    @classmethod
+    def v1_1_xl(cls) -> T5Config:
+        """T5 v1.1 XL and Flan-T5 XL: 24 and 24 layers, 2048 wide, 2.85 G parameters."""
+        return replace(cls.large(), d_model=2048, d_ff=5120, num_heads=32).v1_1()
+
+    @classmethod
+    def v1_1_xxl(cls) -> T5Config:
+        """T5 v1.1 XXL and Flan-T5 XXL: 24 and 24 layers, 4096 wide, 11.1 G parameters."""
+        return replace(cls.large(), d_model=4096, d_ff=10240, num_heads=64).v1_1()
+
+    def v1_1(self) -> T5Config:
+        """Version 1.1 of a size: a gated MLP, and a head of its own, unscaled."""
+        return replace(self, feed_forward_proj="gated-gelu", scale_decoder_outputs=False)
+
+    def language_model(self, tied: bool) -> LanguageModelConfig:
+        """The head that predicts tokens: the table of tokens once more (T5 1.0), or a kernel of its own (1.1)."""
+        return LanguageModelConfig(tied, scale=self.d_model**-0.5 if self.scale_decoder_outputs else 1.0)
+
+    def encoder_only(self) -> T5Config:
+        """The encoder alone, as ``T5EncoderModel``."""
+        return replace(self, num_decoder_layers=0)
+
+    def build(self, head: HeadConfig | None = None) -> T5:
+        """Return the module; nothing is allocated."""
+        return T5(self, head)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention without biases and without a scale; from ``x`` to itself, or to another tower's states.
+
+    The first self-attention of a tower owns ``relative``, the bias by bucket of distance and head.
+    """
+
+    def __init__(self, config: T5Config, relative: bool = False):
+        inner, factor = config.num_heads * config.d_kv, config.initializer_factor
+        wide, narrow = Normal(factor * config.d_model**-0.5), Normal(factor * inner**-0.5)
+        shrunk = Normal(factor * (config.d_model * config.d_kv) ** -0.5)
+        self.query = Linear(config.d_model, inner, bias=False, initialiser=shrunk)
+        self.key = Linear(config.d_model, inner, bias=False, initialiser=wide)
+        self.value = Linear(config.d_model, inner, bias=False, initialiser=wide)
+        self.output = Linear(inner, config.d_model, bias=False, initialiser=narrow)
+        buckets = config.relative_attention_num_buckets
+        self.relative = Embedding(buckets, config.num_heads, initialiser=wide) if relative else None
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.heads, self.dropout = config.num_heads, config.dropout_rate
+
+    def __call__(
+        self,
+        x: Float[Array, "batch queries features"],
+        states: Float[Array, "batch keys features"],
+        mask: Bool[Array, "batch #queries keys"],
+        bias: Float[Array, "heads queries keys"] | None,
+        key: Key | None,
+    ) -> Float[Array, "batch queries features"]:
+        """Attend over the states where ``mask`` is true; a row whose mask is all false attends evenly."""
+        keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
+
+        def split(y: Float[Array, "batch length features"]) -> Float[Array, "batch heads length width"]:
+            return y.reshape(*y.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
+
+        query = split(self.query(x, keys[0]))
+        key_, value = split(self.key(states, keys[1])), split(self.value(states, keys[2]))
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key_).astype(jnp.float32)
+        if bias is not None:
+            scores = scores + bias.astype(jnp.float32)
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).transpose(0, 2, 1, 3)
+        return self.output(mixed.reshape(*x.shape[:2], -1), keys[4])
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with an activation between them, or three where one of them gates."""
+
+    def __init__(self, config: T5Config):
+        up = Normal(config.initializer_factor * config.d_model**-0.5)
+        down = Normal(config.initializer_factor * config.d_ff**-0.5)
+        gated = config.feed_forward_proj in _GATES
+        self.gate = Linear(config.d_model, config.d_ff, bias=False, initialiser=up) if gated else None
+        self.up = Linear(config.d_model, config.d_ff, bias=False, initialiser=up)
+        self.down = Linear(config.d_ff, config.d_model, bias=False, initialiser=down)
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.activation = _GATES.get(config.feed_forward_proj, config.feed_forward_proj)
+        self.dropout = config.dropout_rate
+
+    def __call__(
+        self, x: Float[Array, "batch length features"], key: Key | None
+    ) -> Float[Array, "batch length features"]:
+        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
+        act, y = ACTIVATIONS[self.activation], self.up(x, keys[0])
+        y = act(y) if self.gate is None else act(self.gate(x, keys[1])) * y
+        return self.down(dropout(y, self.dropout, keys[2]), keys[3])
+
+
+class Layer(nnx.Module):
+    """One layer: self-attention, in the decoder attention to the encoder, and the MLP; each pre-norm and residual."""
+
+    def __init__(self, config: T5Config, relative: bool, decoder: bool):
+        self.attention = Attention(config, relative)
+        self.cross_attention = Attention(config) if decoder else None
+        self.mlp = Mlp(config)
+        self.dropout = config.dropout_rate
+
+    def __call__(self, carry: Carry, bias: Float[Array, "heads queries keys"], key: Key | None) -> Carry:
+        keys = [None] * 6 if key is None else list(jax.random.split(key, 6))
+        x = carry["hidden"]
+        y = self.attention.norm(x)
+        if self.cross_attention is None:
+            x = x + dropout(self.attention(y, y, carry["mask"][:, None], bias, keys[0]), self.dropout, keys[1])
+        else:
+            seen = carry["decoder_mask"][:, None] & jnp.tri(x.shape[1], dtype=bool)
+            x = x + dropout(self.attention(y, y, seen, bias, keys[0]), self.dropout, keys[1])
+            y, seen = self.cross_attention.norm(x), carry["mask"][:, None]
+            x = x + dropout(self.cross_attention(y, carry["encoded"], seen, None, keys[2]), self.dropout, keys[3])
+        x = x + dropout(self.mlp(self.mlp.norm(x), keys[4]), self.dropout, keys[5])
+        return {**carry, "hidden": x}
+
+
+class Embed(nnx.Module):
+    """The table of tokens, which both towers read and a tied head too."""
+
+    def __init__(self, config: T5Config):
+        self.word = Embedding(config.vocab_size, config.d_model, initialiser=Normal(config.initializer_factor))
+        self.dropout = config.dropout_rate
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        """The encoder's first carry; the decoder's inputs ride along."""
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
+        ahead = {name: inputs[name] for name in ("decoder_input_ids", "decoder_attention_mask") if name in inputs}
+        return {"hidden": dropout(self.word(ids), self.dropout, key), "mask": mask, **ahead}
+
+
+class Tower(nnx.Module):
+    """Layers and the norm after them."""
+
+    def __init__(self, config: T5Config, layers: int, *, decoder: bool):
+        self.layers = nnx.List([Layer(config, i == 0, decoder) for i in range(layers)])
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.config, self.decoder = config, decoder
+
+    def bias(self, length: int) -> Float[Array, "heads queries keys"]:
+        """The position bias of every layer, from the table of the first."""
+        table = self.layers[0].attention.relative
+        assert table is not None
+        return table(jnp.asarray(relative_buckets(self.config, length, not self.decoder))).transpose(2, 0, 1)
+
+    def layer(self, layer: Layer, carry: Carry, key: Key | None) -> Carry:
+        """Run one of the layers."""
+        return layer(carry, self.bias(carry["hidden"].shape[1]), key)
+
+    def normalise(self, carry: Carry, key: Key | None) -> Carry:
+        """The final norm, with dropout after it."""
+        return {**carry, "hidden": dropout(self.norm(carry["hidden"]), self.config.dropout_rate, key)}
+
+    def stages(self, name: str) -> list[Stage]:
+        """The stages after the embedding."""
+        random, table = self.config.dropout_rate > 0, f"{name}/layers/0/attention/relative"
+        stages = []
+        for i, layer in enumerate(self.layers):
+            here = f"{name}/layers/{i}"
+            borrows = (table,) if i else ()
+            stages.append(Stage(here, partial(self.layer, layer), owns=(here,), borrows=borrows, random=random))
+        return [*stages, Stage(f"{name}/norm", self.normalise, owns=(f"{name}/norm",), random=random)]
+
+
+class Encoder(Tower):
+    """The tower that reads; it holds the table of tokens."""
+
+    def __init__(self, config: T5Config):
+        super().__init__(config, config.num_layers, decoder=False)
+        self.embed = Embed(config)
+
+
+class T5(Model):
+    """Encoder and decoder with the head of a language model; or the encoder with an optional head for labels.
+
+    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``; with a decoder also ``decoder_input_ids``
+    (batch, target length; see :func:`shift_right`) and, optionally, ``decoder_attention_mask``. The last carry holds the
+    decoder's states as ``hidden`` and the encoder's as ``encoded``.
+    """
+
+    ragged = ("hidden", "mask")
+    poolings = ("mean", "first", "stages")
+    table = "encoder/embed/word"
+
+    def __init__(self, config: T5Config, head: HeadConfig | None = None):
+        if isinstance(head, ClassifierConfig) and config.num_decoder_layers:
+            raise TransferlabError("T5 with its decoder writes text. For labels take its encoder: source.encoder().")
+        if isinstance(head, LanguageModelConfig) and not config.num_decoder_layers:
+            raise TransferlabError("T5's encoder alone predicts no text: num_decoder_layers is 0.")
+        self.config = config
+        self.encoder = Encoder(config)
+        layers = config.num_decoder_layers
+        self.decoder = Tower(config, layers, decoder=True) if layers else None
+        self.head = build_head(head, config.d_model, vocabulary=config.vocab_size, taps=self.feature_stages())
+
+    def feature_stages(self) -> tuple[str, ...]:
+        """The stages whose pooled hidden states describe an example: the encoder's."""
+        layers = (f"encoder/layers/{i}" for i in range(self.config.num_layers))
+        return ("encoder/embed", *layers, "encoder/norm")
+
+    def backbone_stages(self) -> tuple[Stage, ...]:
+        table, random = "encoder/embed", self.config.dropout_rate > 0
+        stages = [Stage(table, self.encoder.embed, owns=(table,), random=random), *self.encoder.stages("encoder")]
+        if self.decoder is not None:
+            stages.append(Stage("decoder/embed", self.embed_target, borrows=(table,), random=random))
+            stages += self.decoder.stages("decoder")
+        return tuple(stages)
+
+    def embed_target(self, carry: Carry, key: Key | None) -> Carry:
+        """From the encoder's last carry to the decoder's first."""
+        if "decoder_input_ids" not in carry:
+            raise TransferlabError(
+                "T5 with its decoder needs 'decoder_input_ids'; source.encoder() reads input_ids alone."
+            )
+        ids, mask = carry["decoder_input_ids"], carry.get("decoder_attention_mask")
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
+        hidden = dropout(self.encoder.embed.word(ids), self.config.dropout_rate, key)
+        return {"hidden": hidden, "decoder_mask": mask, "encoded": carry["hidden"], "mask": carry["mask"]}
+
+    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+        """Mean of the encoder's states over unmasked tokens, as Sentence-T5 (Ni et al. 2022)."""
+        return masked_mean(carry.get("encoded", carry["hidden"]), carry["mask"])
+
+
+def relative_buckets(config: T5Config, length: int, bidirectional: bool) -> Int[np.ndarray, "length length"]:
+    """Return the bucket of each pair (query, key): distances of their own at first, then wider ones up to the largest.
+
+    In the encoder half of the buckets are for keys that come after; in the decoder those share bucket 0.
+    """
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    buckets, offset = config.relative_attention_num_buckets, 0
+    if bidirectional:
+        buckets //= 2
+        offset = np.where(distance > 0, buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(-distance, 0)
+    exact = buckets // 2
+    # The origin computes in float32, which decides at the border of two buckets.
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    ratio = ratio / np.float32(math.log(config.relative_attention_max_distance / exact)) * np.float32(buckets - exact)
+    wide = np.minimum(exact + ratio.astype(np.int64), buckets - 1)
+    return offset + np.where(distance < exact, distance, wide)
+
+
+def shift_right(labels: Int[Array, "batch length"], config: T5Config) -> Int[Array, "batch length"]:
+    """Return the ``decoder_input_ids`` that predict these labels: one to the right, -100 (ignored) as padding."""
+    start = jnp.full((labels.shape[0], 1), config.decoder_start_token_id, labels.dtype)
+    shifted = jnp.concatenate([start, labels[:, :-1]], axis=1)
+    return jnp.where(shifted == -100, config.pad_token_id, shifted)

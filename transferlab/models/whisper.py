@@ -1,0 +1,232 @@
+"""Whisper's encoder (Radford et al. 2022): log-mel spectrograms through two convolutions and a pre-norm Transformer.
+
+The decoder, which writes the text, is not built: this is a backbone for sounds. Keys have no bias in the origin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.heads import HeadConfig, build_head
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Attention,
+    Key,
+    LayerNorm,
+    Linear,
+    Normal,
+    dropout,
+    gelu,
+    parameter,
+    zeros,
+)
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses.
+
+    Attributes:
+        d_model, encoder_layers, encoder_attention_heads, encoder_ffn_dim: of the encoder.
+        num_mel_bins: rows of a spectrogram.
+        max_source_positions: positions after the second convolution, which halves the frames: 1500 for 30 seconds.
+        dropout, attention_dropout, activation_dropout: rates while it trains.
+        key_bias: whether keys have a bias: files that fuse query, key and value hold one, of zeros.
+    """
+
+    d_model: int = 384
+    encoder_layers: int = 4
+    encoder_attention_heads: int = 6
+    encoder_ffn_dim: int = 1536
+    num_mel_bins: int = 80
+    max_source_positions: int = 1500
+    activation_function: str = "gelu"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    init_std: float = 0.02
+    key_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins"):
+            if getattr(self, name) < 1:
+                raise TransferlabError(f"WhisperConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.d_model % self.encoder_attention_heads or self.d_model % 2:
+            raise TransferlabError(
+                f"WhisperConfig: d_model {self.d_model} is no even multiple of encoder_attention_heads "
+                f"{self.encoder_attention_heads}."
+            )
+        if self.activation_function not in ACTIVATIONS:
+            raise TransferlabError(
+                f"WhisperConfig: unknown activation_function.{nearest(self.activation_function, ACTIVATIONS)}"
+            )
+
+    @classmethod
+    def tiny(cls) -> WhisperConfig:
+        """Whisper tiny and tiny.en: 4 layers, 384 wide, an encoder of 8.2 M parameters."""
+        return cls()
+
+    @classmethod
+    def base(cls) -> WhisperConfig:
+        """Whisper base: 6 layers, 512 wide, an encoder of 20.6 M parameters."""
+        return cls(512, 6, 8, 2048)
+
+    @classmethod
+    def small(cls) -> WhisperConfig:
+        """Whisper small: 12 layers, 768 wide, an encoder of 88.2 M parameters."""
+        return cls(768, 12, 12, 3072)
+
+    @classmethod
+    def medium(cls) -> WhisperConfig:
+        """Whisper medium: 24 layers, 1024 wide, an encoder of 307 M parameters."""
+        return cls(1024, 24, 16, 4096)
+
+    @classmethod
+    def large_v3(cls) -> WhisperConfig:
+        """Whisper large-v3: 32 layers, 1280 wide, 128 mel bands, an encoder of 637 M parameters."""
+        return cls(1280, 32, 20, 5120, num_mel_bins=128)
+
+    def build(self, head: HeadConfig | None = None) -> Whisper:
+        """Return the module; nothing is allocated."""
+        return Whisper(self, head)
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """Sines, then cosines, of wavelengths from 2π to 20000π (Vaswani et al. 2017): what the origin's files hold."""
+
+    def __call__(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        length, features = shape
+        rates = np.exp(-np.log(10000.0) / (features // 2 - 1) * np.arange(features // 2))
+        angles = np.arange(length)[:, None] * rates
+        return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), dtype)
+
+
+class Conv1d(nnx.Module):
+    """Convolution over time, 3 wide, one frame of zeros on each side; kernel (width, in, out)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, std: float):
+        self.kernel = parameter((3, inputs, outputs), Normal(std))
+        self.bias = parameter((outputs,), zeros)
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "batch frames inputs"]) -> Float[Array, "batch positions outputs"]:
+        dimensions = ("NHC", "HIO", "NHC")
+        y = jax.lax.conv_general_dilated(
+            x, self.kernel[...], (self.stride,), ((1, 1),), dimension_numbers=dimensions
+        )  # fmt: skip
+        return y + self.bias[...]
+
+
+class Embed(nnx.Module):
+    """Two convolutions with GELU, the second at stride 2, and positions."""
+
+    def __init__(self, config: WhisperConfig):
+        self.conv1 = Conv1d(config.num_mel_bins, config.d_model, stride=1, std=config.init_std)
+        self.conv2 = Conv1d(config.d_model, config.d_model, stride=2, std=config.init_std)
+        self.position = parameter((config.max_source_positions, config.d_model), Sinusoids())
+        self.dropout, self.bands = config.dropout, config.num_mel_bins
+
+    def __call__(self, inputs: Carry, key: Key | None) -> Carry:
+        features, position = inputs["input_features"], self.position[...]
+        frames = 2 * position.shape[0]
+        if features.shape[2] != self.bands or features.shape[1] > frames:
+            raise TransferlabError(
+                f"Spectrograms of {features.shape[1]} frames and {features.shape[2]} mel bands do not fit: this model "
+                f"reads (batch, frames, bands) with up to {frames} frames and {self.bands} bands."
+            )
+        x = gelu(self.conv2(gelu(self.conv1(features))))
+        return {"hidden": dropout(x + position[: x.shape[1]], self.dropout, key)}
+
+
+class SelfAttention(Attention):
+    """Attention with its pre-norm; the key's bias is left away where the origin has none."""
+
+    def __init__(self, config: WhisperConfig):
+        normal = Normal(config.init_std)
+        super().__init__(
+            config.d_model, config.encoder_attention_heads, dropout=config.attention_dropout, initialiser=normal
+        )
+        if not config.key_bias:
+            self.key = Linear(config.d_model, config.d_model, bias=False, initialiser=normal)
+        self.norm = LayerNorm(config.d_model, 1e-5)
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with an activation between them; pre-norm and residual are the layer's."""
+
+    def __init__(self, config: WhisperConfig):
+        normal = Normal(config.init_std)
+        self.norm = LayerNorm(config.d_model, 1e-5)
+        self.up = Linear(config.d_model, config.encoder_ffn_dim, initialiser=normal)
+        self.down = Linear(config.encoder_ffn_dim, config.d_model, initialiser=normal)
+        self.activation, self.dropout = config.activation_function, config.activation_dropout
+
+    def __call__(
+        self, x: Float[Array, "batch length features"], key: Key | None
+    ) -> Float[Array, "batch length features"]:
+        keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+        y = dropout(ACTIVATIONS[self.activation](self.up(x, keys[0])), self.dropout, keys[1])
+        return self.down(y, keys[2])
+
+
+class Layer(nnx.Module):
+    """One encoder layer: attention, then the MLP, each after a LayerNorm and added to what came in."""
+
+    def __init__(self, config: WhisperConfig):
+        self.attention = SelfAttention(config)
+        self.mlp = Mlp(config)
+        self.dropout = config.dropout
+
+    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
+        x = carry["hidden"]
+        x = x + dropout(self.attention(self.attention.norm(x), None, keys[0]), self.dropout, keys[1])
+        x = x + dropout(self.mlp(self.mlp.norm(x), keys[2]), self.dropout, keys[3])
+        return {**carry, "hidden": x}
+
+
+class Whisper(Model):
+    """The encoder and an optional head.
+
+    Inputs: ``input_features`` (batch, frames, mel bands), as :class:`~transferlab.data.AudioTransform` makes them: bands
+    last, where the origin has them before the frames. The origin takes 30 seconds, 3000 frames, and no less; fewer
+    frames run through the first positions.
+    """
+
+    poolings = ("mean", "stages")
+
+    def __init__(self, config: WhisperConfig, head: HeadConfig | None = None):
+        self.config = config
+        self.embed = Embed(config)
+        self.layers = nnx.List([Layer(config) for _ in range(config.encoder_layers)])
+        self.norm = LayerNorm(config.d_model, 1e-5)
+        self.head = build_head(head, config.d_model, taps=self.feature_stages())
+
+    def feature_stages(self) -> tuple[str, ...]:
+        """The stages whose pooled hidden states describe an example."""
+        return ("embed", *(f"layers/{i}" for i in range(self.config.encoder_layers)), "norm")
+
+    def backbone_stages(self) -> tuple[Stage, ...]:
+        config = self.config
+        noisy = max(config.dropout, config.attention_dropout, config.activation_dropout) > 0
+        stages = [Stage("embed", self.embed, owns=("embed",), random=config.dropout > 0)]
+        for i, layer in enumerate(self.layers):
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy))
+        return (*stages, Stage("norm", self.normalise, owns=("norm",)))
+
+    def normalise(self, carry: Carry, key: Key | None) -> Carry:
+        """The final norm."""
+        return {**carry, "hidden": self.norm(carry["hidden"])}
+
+    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+        """Mean over time, as the origin's audio classifier pools."""
+        return carry["hidden"].mean(1)

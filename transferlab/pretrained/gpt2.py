@@ -1,0 +1,80 @@
+"""GPT-2's names in Hugging Face checkpoints (``GPT2Model``, ``GPT2LMHeadModel``, ``GPT2ForSequenceClassification``)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from transferlab.models.gpt2 import GPT2Config
+from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.llama import language_model_heads
+from transferlab.pretrained.names import LINEAR, SAME, Name, Names, fused, with_prefix
+
+
+def gpt2_names(config: GPT2Config, head: str = "lm_head") -> Names:
+    """Return the table for this config; ``head`` is ``lm_head``, ``score``, or empty where the table is the head.
+
+    The origin's ``Conv1D`` holds kernels as (in, out), and query, key and value side by side along out.
+    """
+    names = [
+        Name("embed/word/embedding", "wte.weight"),
+        Name("embed/position/embedding", "wpe.weight"),
+        *_both("norm/scale", "ln_f"),
+    ]
+    for i in range(config.n_layer):
+        here, there = f"layers/{i}", f"h.{i}"
+        names += _both(f"{here}/attention/norm/scale", f"{there}.ln_1")
+        for n, part in enumerate(("query", "key", "value")):
+            path, key = f"{here}/attention/{part}", f"{there}.attn.c_attn"
+            names.append(Name(f"{path}/kernel", f"{key}.weight", fused(SAME, n, 3, axis=1)))
+            names.append(Name(f"{path}/bias", f"{key}.bias", fused(SAME, n, 3)))
+        names += _both(f"{here}/attention/output/kernel", f"{there}.attn.c_proj")
+        names += _both(f"{here}/mlp/norm/scale", f"{there}.ln_2")
+        names += _both(f"{here}/mlp/up/kernel", f"{there}.mlp.c_fc")
+        names += _both(f"{here}/mlp/down/kernel", f"{there}.mlp.c_proj")
+    if head:
+        names.append(Name("head/kernel", f"{head}.weight", LINEAR))
+    return Names(
+        tuple(names),
+        prefixes=("transformer.",),
+        ignored=((r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias", "a constant buffer, no parameter"),),
+        language_model=None if head == "score" else replace(config.language_model(), tied=not head),
+    )
+
+
+def _both(path: str, key: str) -> list[Name]:
+    """A kernel or scale, and the bias beside it."""
+    return [Name(path, f"{key}.weight"), Name(f"{path.rpartition('/')[0]}/bias", f"{key}.bias")]
+
+
+def _to_hf(config: GPT2Config, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+    if isinstance(head, ClassifierConfig):
+        architecture, key = "GPT2ForSequenceClassification", "score"
+    elif head is None:
+        architecture, key = "GPT2Model", "lm_head"
+    else:
+        architecture, key = "GPT2LMHeadModel", "" if head.tied else "lm_head"
+    ends = config.eos_token_id
+    raw = {"architectures": [architecture], "model_type": "gpt2", **asdict(config)}
+    raw["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
+    names = gpt2_names(config, key)
+    return raw, names if head is None else with_prefix(names, "transformer.", but=("head/",))
+
+
+GPT2 = Family(
+    name="gpt2",
+    config=GPT2Config,
+    modality="text",
+    inputs=("input_ids", "attention_mask", "position_ids"),
+    model_types=("gpt2",),
+    architectures="",
+    names=lambda config: tuple(gpt2_names(config, head) for head in language_model_heads(config.tie_word_embeddings)),
+    from_hf=GPT2Config.from_hf,
+    from_timm=unread,
+    adjust=lambda config, found: config,
+    transform=lambda config: None,
+    head_pooling=lambda config: "last",
+    head_bias=False,
+    to_hf=_to_hf,
+)

@@ -1,0 +1,139 @@
+"""Names of Llama, Mistral, Qwen 2 and 3, and Gemma 2 and 3 in Hugging Face checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.models.llama import MODEL_TYPES, LlamaConfig
+from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
+from transferlab.pretrained.names import LINEAR, Name, Names, with_prefix
+
+
+def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
+    """Return the table for this config.
+
+    Args:
+        config: of the model.
+        head: ``lm_head`` for the files of language models and bare decoders, ``score`` for those of classifiers, empty
+            where the embedding table is the head.
+    """
+    names = [Name("embed/word/embedding", "embed_tokens.weight"), Name("norm/scale", "norm.weight")]
+    for i in range(config.num_hidden_layers):
+        here, there = f"layers/{i}", f"layers.{i}"
+        for path, key in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "o_proj")):
+            bias = config.output_bias if path == "output" else config.qkv_bias
+            names += _linear(f"{here}/attention/{path}", f"{there}.self_attn.{key}", bias)
+        for part in ("gate", "up", "down"):
+            names += _linear(f"{here}/mlp/{part}", f"{there}.mlp.{part}_proj", config.mlp_bias)
+        if config.query_norm:
+            names.append(Name(f"{here}/attention/query_norm/scale", f"{there}.self_attn.q_norm.weight"))
+            names.append(Name(f"{here}/attention/key_norm/scale", f"{there}.self_attn.k_norm.weight"))
+        names.append(Name(f"{here}/attention/norm/scale", f"{there}.input_layernorm.weight"))
+        if config.norm_after:
+            # What Llama calls post_attention_layernorm comes before its MLP; in Gemma it does what its name says.
+            names.append(Name(f"{here}/attention/norm_after/scale", f"{there}.post_attention_layernorm.weight"))
+            names.append(Name(f"{here}/mlp/norm/scale", f"{there}.pre_feedforward_layernorm.weight"))
+            names.append(Name(f"{here}/mlp/norm_after/scale", f"{there}.post_feedforward_layernorm.weight"))
+        else:
+            names.append(Name(f"{here}/mlp/norm/scale", f"{there}.post_attention_layernorm.weight"))
+    if head:
+        names.append(Name("head/kernel", f"{head}.weight", LINEAR))
+    return Names(
+        tuple(names),
+        prefixes=("model.",),
+        ignored=((r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "a constant buffer, no parameter"),),
+        language_model=None if head == "score" else replace(config.language_model(), tied=not head),
+    )
+
+
+def language_model_heads(tied: bool) -> tuple[str, ...]:
+    """Which heads the files of a decoder may hold, the likeliest first."""
+    # A file may hold the head's kernel although its config ties it: then it is read, and seen to be the table or not.
+    return ("", "lm_head", "score") if tied else ("lm_head", "score")
+
+
+def _linear(path: str, key: str, bias: bool) -> list[Name]:
+    kernel = Name(f"{path}/kernel", f"{key}.weight", LINEAR)
+    return [kernel, Name(f"{path}/bias", f"{key}.bias")] if bias else [kernel]
+
+
+def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+    kind, name = _kind(config)
+    base = name.removesuffix("Text")
+    if isinstance(head, ClassifierConfig):
+        architecture, key = f"{name}ForSequenceClassification", "score"
+    elif head is None:
+        architecture, key = f"{name}Model", "lm_head"
+    else:
+        architecture, key = f"{base}ForCausalLM", "" if head.tied else "lm_head"
+    shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "num_key_value_heads", "head_dim", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+              "attention_dropout", "tie_word_embeddings", "sliding_window")  # fmt: skip
+    raw = {"architectures": [architecture], "model_type": kind, **{field: getattr(config, field) for field in shared}}
+    raw["hidden_activation" if config.norm_after else "hidden_act"] = config.hidden_act
+    ends = config.eos_token_id
+    raw["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends) or None
+    # As transformers 4 spells it, which 5 reads too.
+    raw["rope_theta"] = config.rope.rope_theta
+    if config.rope.rope_type != "default":
+        raw["rope_scaling"] = {key: value for key, value in asdict(config.rope).items()
+                               if key != "rope_theta" and key in config.rope.used() and value is not None}  # fmt: skip
+    if kind in ("llama", "qwen3") or config.norm_after:
+        raw["attention_bias"] = config.qkv_bias
+    if kind == "llama":
+        raw["mlp_bias"] = config.mlp_bias
+    if kind.startswith("qwen") or config.norm_after:
+        every = range(config.num_hidden_layers)
+        raw["layer_types"] = ["sliding_attention" if i in config.windowed else "full_attention" for i in every]
+    if kind.startswith("qwen"):
+        raw["use_sliding_window"] = config.sliding_window is not None
+    if config.norm_after:
+        raw["query_pre_attn_scalar"] = config.query_pre_attn_scalar
+        raw["attn_logit_softcapping"] = config.attn_logit_softcapping
+        raw["final_logit_softcapping"] = config.final_logit_softcapping
+    if kind == "gemma3_text":
+        raw["rope_local_base_freq"] = (config.local_rope or config.rope).rope_theta
+    if LlamaConfig.from_hf(raw) != config:
+        raise TransferlabError(f"No model of Hugging Face's is what this config says; the nearest is '{kind}'.")
+    names = llama_names(config, key)
+    return raw, names if head is None else with_prefix(names, "model.", but=("head/",))
+
+
+def _kind(config: LlamaConfig) -> tuple[str, str]:
+    """``model_type`` and the name of the origin's classes."""
+    if config.norm_after:
+        return ("gemma3_text", "Gemma3Text") if config.query_norm else ("gemma2", "Gemma2")
+    if config.query_norm:
+        return "qwen3", "Qwen3"
+    if config.qkv_bias and not config.output_bias:
+        return "qwen2", "Qwen2"
+    return ("mistral", "Mistral") if config.windowed else ("llama", "Llama")
+
+
+def _tables(config: LlamaConfig) -> tuple[Names, ...]:
+    heads = language_model_heads(config.tie_word_embeddings)
+    return (*(llama_names(config, head) for head in heads), llama_gguf_names(config))
+
+
+LLAMA = Family(
+    name="llama",
+    config=LlamaConfig,
+    modality="text",
+    inputs=("input_ids", "attention_mask", "position_ids"),
+    model_types=MODEL_TYPES,
+    architectures="",
+    names=_tables,
+    from_hf=LlamaConfig.from_hf,
+    from_timm=unread,
+    adjust=lambda config, found: config,
+    transform=lambda config: None,
+    head_pooling=lambda config: "last",
+    head_bias=False,
+    to_hf=_to_hf,
+    gguf_architectures=ARCHITECTURES,
+    from_gguf=llama_from_gguf,
+)

@@ -1,0 +1,136 @@
+"""Llama, Mistral, SmolLM, and Qwen 2 and 3 in GGUF files: names, and the config from metadata.
+
+What llama.cpp writes: ``convert_hf_to_gguf.py`` and ``gguf-py/gguf/constants.py`` of ggml-org/llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.causal import Rope
+from transferlab.models.llama import LlamaConfig
+from transferlab.pretrained.gguf import Gguf
+from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""Values of ``general.architecture`` that can be read."""
+
+
+def llama_from_gguf(file: Gguf) -> LlamaConfig:
+    """Read the config from the metadata; what cannot be honoured is an error that names its key."""
+    kind = file.value("general.architecture", str)
+
+    def value(name: str, default: Any = None, kinds: Any = (int, float)) -> Any:
+        if default is not None and f"{kind}.{name}" not in file.metadata:
+            return default
+        return file.value(f"{kind}.{name}", kinds)
+
+    if value("expert_count", 0):
+        raise TransferlabError(f"{file.path}: {kind}.expert_count is not 0; experts are not supported.")
+    if kind == "llama" and "blk.0.attn_q.bias" in file.tensors:
+        raise TransferlabError(f"{file.path}: 'blk.0.attn_q.bias' is not supported in a file of architecture 'llama'.")
+    heads, features = value("attention.head_count", kinds=int), value("embedding_length", kinds=int)
+    width = value("attention.key_length", value("rope.dimension_count", features // heads))
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if value(name, width) != width:
+            raise TransferlabError(
+                f"{file.path}: {kind}.{name} is {value(name)}; only {width}, a head's width, can be."
+            )
+    ends = [file.metadata[key] for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+            if key in file.metadata]  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=_shape(file, "token_embd.weight")[0],
+        hidden_size=features,
+        intermediate_size=value("feed_forward_length", kinds=int),
+        num_hidden_layers=value("block_count", kinds=int),
+        num_attention_heads=heads,
+        num_key_value_heads=value("attention.head_count_kv", heads),
+        head_dim=width,
+        max_position_embeddings=value("context_length", kinds=int),
+        rms_norm_eps=value("attention.layer_norm_rms_epsilon"),
+        tie_word_embeddings="output.weight" not in file.tensors,
+        qkv_bias="blk.0.attn_q.bias" in file.tensors,
+        output_bias="blk.0.attn_output.bias" in file.tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
+        query_norm=kind == "qwen3",
+        rope=_rope(file, kind),
+        eos_token_id=tuple(dict.fromkeys(ends)),
+    )
+    window = value("attention.sliding_window", 0)
+    every = tuple(range(config.num_hidden_layers))
+    return replace(config, sliding_window=window, windowed=every) if window else config
+
+
+def _shape(file: Gguf, name: str) -> tuple[int, ...]:
+    if name not in file.tensors:
+        raise TransferlabError(f"{file.path}: the tensor '{name}' is missing.{nearest(name, file.tensors)}")
+    return file.tensors[name].shape
+
+
+def _rope(file: Gguf, kind: str) -> Rope:
+    """``<architecture>.rope.*``; Llama 3.1's factors are a tensor, which has no place in the tree and so is an error."""
+    base = float(file.metadata.get(f"{kind}.rope.freq_base", 10000.0))
+    scaling = file.metadata.get(f"{kind}.rope.scaling.type", "none")
+    if scaling == "none":
+        return Rope(base)
+    if scaling != "linear":
+        raise TransferlabError(f"{file.path}: {kind}.rope.scaling.type '{scaling}' is not supported; none, linear are.")
+    return Rope(base, "linear", float(file.value(f"{kind}.rope.scaling.factor", (int, float))))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def interleaved(heads: int, layout: Layout) -> Layout:
+    """Return the layout of a query or key that llama.cpp holds in the order of Meta's files.
+
+    Its rotary positions turn neighbouring features (2 i, 2 i + 1) of a head, ours the pairs (i, i + width / 2).
+    """
+
+    def halves(x: np.ndarray) -> np.ndarray:
+        return x.reshape(heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+    def pairs(x: np.ndarray) -> np.ndarray:
+        return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+    return Layout(
+        f"rotary pairs to halves, {layout.name}",
+        lambda x: layout.to_tree(halves(x)),
+        lambda x: pairs(layout.to_file(x)),
+        layout.shape,
+    )
+
+
+def llama_gguf_names(config: LlamaConfig) -> Names:
+    """Return the table of GGUF's names for this config. Only ``llama`` files hold queries and keys in pairs."""
+    paired = not config.query_norm and not config.qkv_bias
+    names = [Name("embed/word/embedding", "token_embd.weight"), Name("norm/scale", "output_norm.weight")]
+    for i in range(config.num_hidden_layers):
+        here, there = f"layers/{i}", f"blk.{i}"
+        for path, key, heads, bias in (
+            ("attention/query", "attn_q", config.num_attention_heads, config.qkv_bias),
+            ("attention/key", "attn_k", config.num_key_value_heads, config.qkv_bias),
+            ("attention/value", "attn_v", 0, config.qkv_bias),
+            ("attention/output", "attn_output", 0, config.output_bias),
+            ("mlp/gate", "ffn_gate", 0, config.mlp_bias),
+            ("mlp/up", "ffn_up", 0, config.mlp_bias),
+            ("mlp/down", "ffn_down", 0, config.mlp_bias),
+        ):
+            layout = interleaved(heads, LINEAR) if heads and paired else LINEAR
+            names.append(Name(f"{here}/{path}/kernel", f"{there}.{key}.weight", layout))
+            if bias:
+                names.append(Name(f"{here}/{path}/bias", f"{there}.{key}.bias", SAME))
+        names.append(Name(f"{here}/attention/norm/scale", f"{there}.attn_norm.weight"))
+        names.append(Name(f"{here}/mlp/norm/scale", f"{there}.ffn_norm.weight"))
+        if config.query_norm:
+            names.append(Name(f"{here}/attention/query_norm/scale", f"{there}.attn_q_norm.weight"))
+            names.append(Name(f"{here}/attention/key_norm/scale", f"{there}.attn_k_norm.weight"))
+    if not config.tie_word_embeddings:
+        names.append(Name("head/kernel", "output.weight", LINEAR))
+    return Names(tuple(names), language_model=config.language_model())

@@ -1,0 +1,327 @@
+"""LoRA adapters as PEFT writes them: ``adapter_config.json`` and ``adapter_model.safetensors``, by a source's paths.
+
+The format: https://huggingface.co/docs/peft/developer_guides/checkpoint; the scale and the patterns: ``peft/tuners/lora``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transferlab import trees
+from transferlab.errors import TransferlabError, nearest
+from transferlab.files import read_json, write_json
+from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.formats import LazyTensor, read_any, read_safetensors
+from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
+from transferlab.pretrained.source import LazyLeaf, Source, label_names
+from transferlab.pretrained.writing import classifier_like_the_origins, new_directory, write_safetensors
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One adapter: ``scale · (x @ a) @ b`` is added to what a linear map gives.
+
+    Attributes:
+        a: (in, rank).
+        b: (rank, out).
+        scale: alpha / rank, or alpha / √rank (rsLoRA, Kalajdzievski 2023).
+        dropout: on its input while it trains.
+    """
+
+    a: Any
+    b: Any
+    scale: float
+    dropout: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        """Width of the bottleneck."""
+        return int(self.a.shape[1])
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What ``adapter_config.json`` says that changes the numbers."""
+
+    r: int
+    lora_alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+    dropout: float
+    modules_to_save: tuple[str, ...]
+    base: str
+
+    @classmethod
+    def read(cls, path: Path) -> AdapterConfig:
+        """Read the file; a field that asks for what is not done here is an error that names it."""
+        raw = read_json(path)
+        if not isinstance(raw, dict):
+            raise TransferlabError(f"{path}: expected a JSON object.")
+        if raw.get("peft_type") != "LORA":
+            raise TransferlabError(f"{path}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is read.")
+        for field in _NOT_READ:
+            if raw.get(field):
+                raise TransferlabError(f"{path}: {field} is {str(raw[field])[:60]}; that is not supported.")
+        start = raw.get("init_lora_weights")
+        if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
+            raise TransferlabError(
+                f"{path}: init_lora_weights is '{start}', which changed the base's own weights. Save the adapter with "
+                "PEFT's path_initial_model_for_weight_conversion, or merge it there."
+            )
+        try:
+            read = cls(
+                r=_whole(raw.get("r", 8)),
+                lora_alpha=float(raw.get("lora_alpha", 8)),
+                rank_pattern={str(k): _whole(v) for k, v in (raw.get("rank_pattern") or {}).items()},
+                alpha_pattern={str(k): float(v) for k, v in (raw.get("alpha_pattern") or {}).items()},
+                use_rslora=bool(raw.get("use_rslora", False)),
+                dropout=float(raw.get("lora_dropout", 0.0)),
+                modules_to_save=tuple(str(name) for name in raw.get("modules_to_save") or ()),
+                base=str(raw.get("base_model_name_or_path") or ""),
+            )
+            for pattern in (*read.rank_pattern, *read.alpha_pattern):
+                re.compile(_pattern(pattern))
+                if len(pattern) > 300 or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+?{]", pattern)) > 3:
+                    raise ValueError(f"the pattern '{pattern[:40]}' could take for ever to match")
+        except (TypeError, ValueError, AttributeError, re.error, OverflowError, RecursionError) as error:
+            raise TransferlabError(f"{path}: not a readable adapter config ({error}).") from None
+        if not math.isfinite(read.lora_alpha):
+            raise TransferlabError(f"{path}: lora_alpha is {read.lora_alpha}.")
+        return read
+
+    def rank(self, module: str) -> int:
+        """The rank of a module's adapter."""
+        return self.rank_pattern.get(_matching(module, self.rank_pattern), self.r)
+
+    def scale(self, module: str) -> float:
+        """The factor of a module's adapter."""
+        alpha = self.alpha_pattern.get(_matching(module, self.alpha_pattern), self.lora_alpha)
+        rank = self.rank(module)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+_NOT_READ = (
+    "use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens", "trainable_token_indices",
+    "target_parameters", "use_qalora", "use_bdlora", "arrow_config", "velora_config", "monteclora_config",
+)  # fmt: skip
+"""Fields of PEFT that ask for another computation than that of a :class:`Pair`."""
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"a rank is {value!r}")
+    return value
+
+
+def _pattern(text: str) -> str:
+    # As PEFT: a pattern fits a module's whole name, or its end after a dot; one that begins with ^ only the whole.
+    return text if text.startswith("^") else rf"(.*\.)?({text})$"
+
+
+def _matching(module: str, patterns: Mapping[str, Any]) -> str:
+    return next((p for p in patterns if re.match(_pattern(p), module[:300])), "")
+
+
+def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pair]]:
+    """Read a PEFT directory for this base.
+
+    Returns:
+        The base with what the adapter replaces in it (``modules_to_save``, biases), and ``{kernel's path: its pair}``.
+        An adapter of a tensor that the file fuses (timm's q, k, v) is one for each part, with the same ``a``.
+
+    Raises:
+        TransferlabError: DoRA, or another field or key that is not supported, or what does not fit this base; named.
+    """
+    path = directory / "adapter_config.json"
+    if not path.exists():
+        raise TransferlabError(f"{directory}: no adapter_config.json, so it is no PEFT adapter.")
+    config = AdapterConfig.read(path)
+    weights = directory / "adapter_model.safetensors"
+    if weights.exists():
+        tensors = read_safetensors(weights)
+    elif (directory / "adapter_model.bin").exists():
+        weights = directory / "adapter_model.bin"
+        tensors = read_any(weights)
+    else:
+        raise TransferlabError(f"{directory}: no adapter_model.safetensors.")
+    if source.names is None:
+        raise TransferlabError(f"{source.name} has no names of an origin's modules, which the adapter goes by.")
+    own = by_key(source.names)
+    # Adapters of transformers 4 name modules as the files do.
+    table = {_module_key(key, source): parts for key, parts in own.items()} | own
+    halves: dict[str, dict[str, LazyTensor]] = {}
+    replaced: dict[str, LazyLeaf] = {}
+    for key, tensor in tensors.items():
+        module, half, rest = key.partition(".lora_")
+        if half:
+            if rest not in ("A.weight", "B.weight"):
+                raise TransferlabError(f"{weights}: '{key}' is no LoRA of a linear map; that is not supported.")
+            halves.setdefault(module.removeprefix(_PREFIX), {})[rest[0]] = tensor
+            continue
+        if ".original_module." in key:
+            continue  # what a module of modules_to_save was before; with bias="all" its bias is written too
+        # Biases of adapted maps stand below the map that is wrapped.
+        plain = key.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+        for name in _names(plain, table, source.names, weights):
+            replaced[name.path] = LazyLeaf(key, tensor, name.layout)
+    pairs: dict[str, Pair] = {}
+    for module, both in halves.items():
+        if both.keys() != {"A", "B"}:
+            lacking = ({"A", "B"} - both.keys()).pop()
+            raise TransferlabError(f"{weights}: '{_PREFIX}{module}.lora_{lacking}.weight' is missing.")
+        for name in _names(f"{module}.weight", table, source.names, weights):
+            pairs[name.path] = _pair(name, module, both["A"], both["B"], config, source)
+    if not pairs and not replaced:
+        raise TransferlabError(f"{weights}: holds nothing.")
+    return _replaced(source, replaced), pairs
+
+
+def _module_key(key: str, source: Source) -> str:
+    """The key by the names of transformers' modules today."""
+    for pattern, today in FAMILIES[source.family].modules(str((source.raw or {}).get("model_type"))):
+        key = re.sub(pattern, today, key)
+    return key
+
+
+def _names(key: str, table: Mapping[str, tuple[Name, ...]], names: Names, file: Path) -> tuple[Name, ...]:
+    for old, new in names.renames:
+        key = key.removesuffix(old) + new if key.endswith(old) else key
+    for choice in (key, *(key.removeprefix(prefix) for prefix in names.prefixes)):
+        if choice in table:
+            return table[choice]
+    raise TransferlabError(f"{file}: '{key}' is no tensor of this base.{nearest(key, table)}")
+
+
+def _pair(name: Name, module: str, a: LazyTensor, b: LazyTensor, config: AdapterConfig, source: Source) -> Pair:
+    where = f"{a.file}: the adapter of '{module}'"
+    if name.path not in source.leaves or not name.path.endswith("/kernel"):
+        raise TransferlabError(f"{where} does not belong to the kernel of a linear map of {source.name}.")
+    shape = source.leaves[name.path].shape
+    rank, (n, of) = config.rank(module), name.layout.part
+    if len(shape) != 2 or a.shape != (rank, shape[0]) or b.shape != (shape[1] * of, rank):
+        raise TransferlabError(
+            f"{where} has A {a.shape} and B {b.shape}; rank {rank} on a kernel {shape} gives A {(rank, shape[0])} and "
+            f"B {(shape[1] * of, rank)}."
+        )
+    rows = LazyLeaf(f"{module}.lora_B.weight", b, SAME).read()[n * shape[1] : (n + 1) * shape[1]]
+    columns = LazyLeaf(f"{module}.lora_A.weight", a, SAME).read()
+    return Pair(columns.T, rows.T, config.scale(module), config.dropout)
+
+
+def _replaced(source: Source, leaves: Mapping[str, LazyLeaf]) -> Source:
+    head = source.head
+    if "head/kernel" in leaves:
+        shape = leaves["head/kernel"].shape
+        n = shape[-1]
+        if not isinstance(head, ClassifierConfig) or len(head.labels) != n:
+            family = FAMILIES[source.family]
+            given = label_names(source.raw or {})
+            labels = given if len(given) == n else tuple(str(i) for i in range(n))
+            head = ClassifierConfig(
+                labels,
+                pooling=family.head_pooling(source.config),
+                dropout=family.head_dropout(source.raw or {}),
+                bias="head/bias" in leaves,
+            )
+    flat = {path: leaf.read() for path, leaf in leaves.items()}
+    return source.with_params(trees.unflatten(flat), head=head) if flat else source
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def write_adapter(
+    directory: Path, source: Source, pairs: Mapping[str, Pair], head: bool = True, overwrite: bool = False
+) -> None:
+    """Write a PEFT directory: the pairs, and the source's head as one of ``modules_to_save``.
+
+    Raises:
+        TransferlabError: a kernel that the origin's file fuses with others, or a head that the origin's would not answer
+            like.
+    """
+    if not pairs:
+        raise TransferlabError("There is no adapter to write.")
+    family, own = FAMILIES[source.family], source.names
+    if own is None:
+        raise TransferlabError(f"{source.name} has no names of an origin's modules, which a PEFT adapter goes by.")
+    with_head = head and isinstance(source.head, ClassifierConfig)
+    whole = head and source.head is not None
+    if with_head:
+        classifier_like_the_origins(source)
+    kind = (source.raw or {}).get("model_type", family.model_types[0] if family.model_types else "")
+    prefixed = [prefix for prefix in own.prefixes if prefix == f"{kind}."] or list(own.prefixes[-1:])
+    table = with_prefix(own, prefixed[0], but=("head/",)) if whole and prefixed else own
+    by_path = {name.path: name for name in table.names}
+    tensors, ranks, alphas, transposed = {}, {}, {}, set()
+    for path, pair in sorted(pairs.items()):
+        name = by_path[path]
+        if name.layout.part[1] > 1:
+            raise TransferlabError(
+                f"'{path}' is a part of '{name.key}' in the origin's file, and PEFT adapts that as a whole. Merge the "
+                "adapter instead: tl.save(adapted.merged(), …)."
+            )
+        module = _module_key(name.key, source).removesuffix(".weight")
+        ranks[module], alphas[module] = pair.rank, pair.scale * pair.rank
+        transposed.add(name.layout is SAME)
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = np.asarray(pair.a, np.float32).T
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = np.asarray(pair.b, np.float32).T
+    saved = []
+    if with_head:
+        for path, leaf in source.leaves.items():
+            if path.startswith("head/"):
+                name = by_path[path]
+                tensors[_PREFIX + name.key] = name.layout.to_file(np.asarray(leaf.read(), np.float32))
+                saved.append(name.key.rpartition(".")[0])
+    rank, alpha = _commonest(ranks), _commonest(alphas)
+    raw = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS"
+        if with_head and family.modality == "text"
+        else None
+        if with_head
+        else "FEATURE_EXTRACTION",
+        "base_model_name_or_path": source.name.removeprefix("hf:").partition("@")[0]
+        if source.name.startswith("hf:")
+        else source.origin.get("path", source.name),
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": next(iter(pairs.values())).dropout,
+        "target_modules": sorted(ranks),
+        "rank_pattern": {module: n for module, n in ranks.items() if n != rank},
+        "alpha_pattern": {module: n for module, n in alphas.items() if n != alpha},
+        "modules_to_save": sorted(set(saved)) or None,
+        "fan_in_fan_out": transposed == {True},
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+    }
+    lazy = {key: LazyTensor(t.shape, t.dtype, lambda t=t: t) for key, t in tensors.items()}
+    with new_directory(directory, overwrite) as made:
+        write_json(made / "adapter_config.json", raw)
+        write_safetensors(made / "adapter_model.safetensors", lazy, {"format": "pt"})
+
+
+def _task(source: Source, whole: bool) -> str | None:
+    if not whole:
+        return "FEATURE_EXTRACTION"
+    if not isinstance(source.head, ClassifierConfig):
+        return "CAUSAL_LM"
+    return "SEQ_CLS" if FAMILIES[source.family].modality == "text" else None
+
+
+def _commonest(values: Mapping[str, Any]) -> Any:
+    found = list(values.values())
+    return max(found, key=found.count)

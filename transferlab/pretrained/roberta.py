@@ -1,0 +1,76 @@
+"""RoBERTa's names in Hugging Face checkpoints (``RobertaModel``, ``XLMRobertaModel``, ``CamembertModel``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from transferlab.models.fields import given_number
+from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.roberta import RobertaConfig
+from transferlab.pretrained.bert import BUFFER, LEGACY, OTHER_TASK, layer_names, linear, norm
+from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.names import Name, Names, with_prefix
+
+
+def roberta_names(config: RobertaConfig) -> Names:
+    """Return the table for this config."""
+    names = [
+        Name("embed/word/embedding", "embeddings.word_embeddings.weight"),
+        Name("embed/position/embedding", "embeddings.position_embeddings.weight"),
+        Name("embed/token_type/embedding", "embeddings.token_type_embeddings.weight"),
+        *norm("embed/norm", "embeddings.LayerNorm"),
+        *layer_names(config.num_hidden_layers),
+        *linear("pooler", "pooler.dense"),
+        *linear("head/dense", "classifier.dense"),
+        *linear("head", "classifier.out_proj"),
+    ]
+    return Names(
+        tuple(names),
+        prefixes=("roberta.",),
+        renames=LEGACY,
+        ignored=(
+            (r"(roberta\.)?embeddings\.position_ids", BUFFER),
+            (r"lm_head\..*", "the pre-training head, not part of the encoder"),
+            (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
+        ),
+    )
+
+
+def _adjust(config: RobertaConfig, found: set[str]) -> RobertaConfig:
+    return config if "pooler/kernel" in found else config.without_pooler()
+
+
+def _to_hf(config: RobertaConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
+    kind = "RobertaModel" if head is None else "RobertaForSequenceClassification"
+    raw = {"architectures": [kind], "model_type": "roberta", "bos_token_id": 0, "eos_token_id": 2, **fields}
+    if head is not None:
+        raw["classifier_dropout"] = head.dropout
+    return raw, roberta_names(config) if head is None else with_prefix(
+        roberta_names(config), "roberta.", but=("head/",)
+    )
+
+
+def _head_dropout(raw: Mapping[str, Any]) -> float:
+    return given_number(raw, "classifier_dropout", given_number(raw, "hidden_dropout_prob", 0.1))
+
+
+ROBERTA = Family(
+    name="roberta",
+    config=RobertaConfig,
+    modality="text",
+    inputs=("input_ids", "attention_mask", "token_type_ids", "position_ids"),
+    model_types=("roberta", "xlm-roberta", "camembert"),
+    architectures="",
+    names=lambda config: (roberta_names(config),),
+    from_hf=RobertaConfig.from_hf,
+    from_timm=unread,
+    adjust=_adjust,
+    transform=lambda config: None,
+    head_pooling=lambda config: "first",
+    head_dropout=_head_dropout,
+    head_hidden=lambda config: Hidden("tanh", dropout_before=True),
+    to_hf=_to_hf,
+)

@@ -1,0 +1,501 @@
+"""``save``: a source, or what was trained from it, as a directory that its origin loads: same keys, same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from transferlab import trees
+from transferlab.data.images import ImageTransform
+from transferlab.data.text import TextTransform
+from transferlab.errors import TransferlabError, nearest
+from transferlab.files import read_json, write_json
+from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
+from transferlab.pretrained.names import Name, Names, by_key
+from transferlab.pretrained.preprocessing import read_preprocessor, to_preprocessor
+from transferlab.pretrained.source import DESCRIPTION, LazyLeaf, Source, label_names, open_directory
+from transferlab.pretrained.timm import TimmConfig
+
+FORMATS = ("hf", "timm", "orbax")
+"""What can be written: a directory of Hugging Face (safetensors), of timm, or an Orbax checkpoint with readable paths."""
+
+
+def save(
+    source: Source,
+    directory: str | Path,
+    *,
+    params: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+    format: str | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = 5_000_000_000,
+    overwrite: bool = False,
+) -> Path:
+    """Write a source as a directory that its origin loads (transformers, timm, sentence-transformers), or as Orbax.
+
+    Keys, prefixes, legacy names and dtypes stay as they were read, and so do all other fields of ``config.json``, the
+    tokenizer's and the preprocessor's files. Tensors go from file to file one at a time. The directory gets its name
+    when it is complete and was opened again.
+
+    Args:
+        source: from :func:`load`, or ``result.source`` of a finished run.
+        directory: where to; it must not exist or be empty, unless ``overwrite``.
+        params: arrays in place of the source's, as for :meth:`Source.with_params`.
+        state: batch statistics in place of the source's.
+        format: ``hf``, ``timm`` or ``orbax``; by default what the source was.
+        dtype: that floating tensors are written in; by default each one's own.
+        shard_bytes: size beyond which a file of weights is split.
+        overwrite: whether what is there is replaced.
+
+    Returns:
+        The directory.
+
+    Raises:
+        TransferlabError: the format cannot hold this model (the field is named), or the directory is not empty.
+    """
+    if "://" in str(directory):
+        raise TransferlabError(f"'{directory}' is no local directory; write to one and copy it there.")
+    target = Path(directory).expanduser()
+    if params is not None or state is not None:
+        source = source.with_params(params or {}, state)
+    own = "timm" if source.raw is not None and "model_type" not in source.raw else "hf"
+    kind = own if format is None else format
+    if kind not in FORMATS:
+        raise TransferlabError(f"'{kind}' cannot be written.{nearest(str(kind), FORMATS)}")
+    if shard_bytes < 1:
+        raise TransferlabError(f"shard_bytes is {shard_bytes}; a file holds at least 1 byte.")
+    if dtype is not None and not (dtype in SAFETENSORS_DTYPES.values() and jnp.issubdtype(dtype, jnp.floating)):
+        raise TransferlabError(f"dtype '{dtype}' is no floating type; float32, float16 and bfloat16 are.")
+    with new_directory(target, overwrite) as made:
+        _copy_companions(source, made)
+        if kind == "orbax":
+            _write_orbax(source, made, dtype)
+        else:
+            raw, tensors = _native(source, kind) if kind == own and source.raw is not None else _converted(source, kind)
+            if dtype is not None:
+                tensors = {key: _cast(tensor, np.dtype(dtype)) for key, tensor in tensors.items()}
+                raw = _with_dtype(raw, dtype)
+            write_json(made / "config.json", raw)
+            write_weights(made, tensors, shard_bytes, _metadata(source))
+        _write_preprocessor(source, made, kind)
+        _write_tokenizer(source, made)
+        _check(source, made)
+    return target
+
+
+def write_weights(
+    directory: Path, tensors: Mapping[str, LazyTensor], shard_bytes: int, metadata: Mapping[str, str]
+) -> None:
+    """Write ``model.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor is alone) and their index."""
+    shards: list[dict[str, LazyTensor]] = [{}]
+    size = 0
+    for key, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][key] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        write_safetensors(directory / "model.safetensors", tensors, metadata)
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(directory / name, shard, metadata)
+        weight_map |= dict.fromkeys(shard, name)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(directory / "model.safetensors.index.json", index)
+
+
+_ORDER = (
+    "bool", "uint8", "int8", "float8_e5m2", "float8_e4m3fn", "int16", "uint16", "float16", "bfloat16", "int32", "uint32",
+    "float32", "float64", "int64", "uint64",
+)  # fmt: skip
+"""As the origin's library sorts a file, the last first: wide types first keeps every tensor aligned."""
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file as the origin's own library does, byte for byte, with one tensor in memory at a time."""
+    names = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+    for key, tensor in tensors.items():
+        if tensor.dtype not in names:
+            raise TransferlabError(f"'{key}' is of {tensor.dtype}, which safetensors do not know.")
+    keys = sorted(tensors, key=lambda key: (-_ORDER.index(tensors[key].dtype.name), key))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    place = 0
+    for key in keys:
+        tensor = tensors[key]
+        entry = {"dtype": names[tensor.dtype], "shape": list(tensor.shape)}
+        header[key] = entry | {"data_offsets": [place, place := place + tensor.nbytes]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in keys:
+            tensor = tensors[key]
+            array = trees.contiguous(np.asarray(tensor.read()))
+            if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
+                raise TransferlabError(f"'{key}' was read as {array.shape} {array.dtype}, not {tensor.shape}.")
+            file.write(array.reshape(-1).view(np.uint8).data)
+            tensor.release()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling; it takes the target's name when the block ends well, else it is removed.
+
+    Raises:
+        TransferlabError: the target is a file, or a directory that holds something, and ``overwrite`` is not given.
+    """
+    if target.exists() and not target.is_dir():
+        raise TransferlabError(f"{target} is a file; a directory is written.")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise TransferlabError(f"{target} is not empty. Give another directory, or overwrite it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    old = temporary.with_name(temporary.name + ".old")
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if target.is_dir():
+            os.replace(target, old)
+        os.replace(temporary, target)
+    except BaseException:
+        if old.is_dir() and not target.exists():
+            os.replace(old, target)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file."""
+    assert source.raw is not None and source.names is not None
+    raw: dict[str, Any] = json.loads(json.dumps(source.raw))
+    by_path = {name.path: name for name in source.names.names}
+    groups: dict[str, list[tuple[Name, LazyLeaf]]] = {}
+    for path, leaf in source.leaves.items():
+        groups.setdefault(leaf.key, []).append((by_path[path], leaf))
+    out, resized = dict(source.tensors), False
+    for key, parts in groups.items():
+        own = source.tensors.get(key)
+        if own is not None and all(leaf.tensor is own for _, leaf in parts):
+            continue
+        out[key] = _joined(parts, own.dtype if own is not None else _usual_dtype(source) or parts[0][1].dtype)
+        resized |= own is not None and out[key].shape != own.shape and not parts[0][0].path.startswith("head/")
+    if resized:
+        _set_image_size(raw, source)
+    head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
+    added = not head_keys <= source.tensors.keys()
+    if added:
+        out = _prefixed(out, source, raw, head_keys)
+    head = source.head
+    if isinstance(head, ClassifierConfig) and (added or head.labels != _written_labels(raw, head)):
+        _set_head(raw, source, kind)
+    return raw, out
+
+
+def _converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Return (config.json, tensors) in a dialect that the source was not read in."""
+    family = FAMILIES[source.family]
+    writer = family.to_hf if kind == "hf" else None
+    if writer is None:
+        able = [one.name for one in FAMILIES.values() if one.to_hf is not None] if kind == "hf" else []
+        others = f" Of {', '.join(able)} it can be." if able else ""
+        raise TransferlabError(f"A config.json of {source.family} cannot be made for the format '{kind}'.{others}")
+    raw, names = writer(source.config, source.head)
+    if isinstance(source.head, ClassifierConfig):
+        raw |= _labels_of(source)
+        _check_head(source, family.from_hf(raw))
+    return raw, _by_names(source, names)
+
+
+def _by_names(source: Source, names: Names) -> dict[str, LazyTensor]:
+    out = {}
+    for key, parts in by_key(names).items():
+        given = [(name, source.leaves[name.path]) for name in parts if name.path in source.leaves]
+        if given and len(given) < len(parts):
+            raise TransferlabError(f"The key '{key}' cannot be written: a part of it is missing.")
+        if given:
+            out[key] = _joined(given, given[0][1].dtype)
+    if lost := source.leaves.keys() - {name.path for name in names.names}:
+        raise TransferlabError(f"'{min(lost)}' has no name in this format.")
+    return out
+
+
+def _joined(parts: list[tuple[Name, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
+    """One tensor of the file from the leaves that it fuses; it is made when it is read."""
+    parts = sorted(parts, key=lambda part: part[0].layout.part)
+    shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]
+    axis, shape = parts[0][0].layout.axis, list(shapes[0])
+    if len(parts) > 1:
+        shape[axis] = sum(one[axis] for one in shapes)
+
+    def read() -> np.ndarray:
+        pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
+        whole = np.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
+        return whole if whole.dtype == dtype else whole.astype(dtype)
+
+    return LazyTensor(tuple(shape), dtype, read)
+
+
+def _cast(tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
+    if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype == dtype:
+        return tensor
+    return LazyTensor(tensor.shape, dtype, lambda: tensor.read().astype(dtype), tensor.file, tensor.release)
+
+
+def _usual_dtype(source: Source) -> np.dtype | None:
+    """The floating type of most of the file; None without one."""
+    sizes: dict[np.dtype, int] = {}
+    for tensor in source.tensors.values():
+        if jnp.issubdtype(tensor.dtype, jnp.floating):
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
+
+
+def _prefixed(
+    tensors: dict[str, LazyTensor], source: Source, raw: Mapping[str, Any], head_keys: set[str]
+) -> dict[str, LazyTensor]:
+    """A head goes on a bare backbone: transformers then has a prefix on all keys but the head's.
+
+    What the file held beside the model (``unused``) stays behind; it belonged to another head.
+    """
+    assert source.names is not None
+    used = {leaf.key for leaf in source.leaves.values()}
+    kept = {key: tensor for key, tensor in tensors.items() if key in used}
+    prefixes = source.names.prefixes
+    if not prefixes or any(key.startswith(prefixes) for key in kept):
+        return kept
+    own = f"{raw.get('model_type')}."
+    prefix = own if own in prefixes else prefixes[-1]
+    return {key if key in head_keys else prefix + key: tensor for key, tensor in kept.items()}
+
+
+def _written_labels(raw: Mapping[str, Any], head: Any) -> tuple[str, ...]:
+    if "model_type" in raw:
+        return label_names(dict(raw)) or tuple(str(i) for i in range(len(head.labels)))
+    given = raw.get("pretrained_cfg") or raw
+    names = tuple(given.get("label_names") or given.get("labels") or ())
+    return names or tuple(
+        str(i) for i in range(int(raw.get("num_classes", given.get("num_classes", len(head.labels)))))
+    )
+
+
+def _set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
+    """Write the head's labels into config.json, and the origin's class that has such a head."""
+    assert source.head is not None
+    n = len(source.head.labels)
+    if kind == "timm":
+        inner = raw["pretrained_cfg"] if isinstance(raw.get("pretrained_cfg"), dict) else raw
+        raw["num_classes"] = inner["num_classes"] = n
+        inner.pop("labels", None)
+        inner["label_names"] = list(source.head.labels)
+        if isinstance(raw.get("model_args"), dict) and "num_classes" in raw["model_args"]:
+            raw["model_args"]["num_classes"] = n
+        _check_head(source, FAMILIES[source.family].from_timm(TimmConfig.read(raw)))
+        return
+    raw.pop("num_labels", None)
+    raw |= _labels_of(source)
+    family = FAMILIES[source.family]
+    if family.to_hf is not None:
+        raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
+    elif raw.get("architectures"):
+        task = "ForSequenceClassification" if family.modality == "text" else "ForImageClassification"
+        raw["architectures"] = [re.sub(r"(Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0]) + task]
+    _check_head(source, family.from_hf(raw))
+
+
+def _labels_of(source: Source) -> dict[str, Any]:
+    assert source.head is not None
+    labels = source.head.labels
+    table = {"id2label": {str(i): label for i, label in enumerate(labels)}}
+    return table | {"label2id": {label: i for i, label in enumerate(labels)}}
+
+
+def _check_head(source: Source, config: Any) -> None:
+    """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
+    head = source.head
+    assert isinstance(head, ClassifierConfig)
+    if head.bias and not FAMILIES[source.family].head_bias:
+        raise TransferlabError("The origin's classifier has no bias, this head has; write the format 'orbax'.")
+    wanted = FAMILIES[source.family].head_pooling(config)
+    if head.pooling != wanted:
+        raise TransferlabError(
+            f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. "
+            f"Train with pooling='{wanted}', or write the format 'orbax'."
+        )
+    if head.hidden != (hidden := FAMILIES[source.family].head_hidden(config)):
+        has, this = ("no hidden layer", "has one") if hidden is None else ("a hidden layer", "has none like it")
+        raise TransferlabError(f"The origin's classifier has {has}, this head {this}; write the format 'orbax'.")
+    if head.normalise:
+        raise TransferlabError("The origin's classifier does not scale what it pools; write the format 'orbax'.")
+
+
+def classifier_like_the_origins(source: Source) -> None:
+    """Check that the origin's class with a classifier, of which only the labels' number is known, answers as this one.
+
+    Raises:
+        TransferlabError: it pools otherwise.
+    """
+    raw = dict(source.raw or {})
+    if "model_type" not in raw:
+        _check_head(source, source.config)
+        return
+    _set_head(raw, source, "hf")
+
+
+def _set_image_size(raw: dict[str, Any], source: Source) -> None:
+    size = getattr(source.config, "image_size", None)
+    if size is None:
+        return
+    if "model_type" in raw:
+        raw["image_size"] = size
+        return
+    inner = raw["pretrained_cfg"] if isinstance(raw.get("pretrained_cfg"), dict) else raw
+    raw["model_args"] = {**(raw.get("model_args") or {}), "img_size": size}
+    inner["input_size"] = [(inner.get("input_size") or [3])[0], size, size]
+
+
+def _with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    fields = [name for name in ("dtype", "torch_dtype") if name in raw]
+    return {**raw, **dict.fromkeys(fields or (["dtype"] if "model_type" in raw else []), dtype)}
+
+
+def _metadata(source: Source) -> dict[str, str]:
+    """What stood beside the tensors in the source's files; transformers asks for the format."""
+    for file in source.files.values():
+        if isinstance(file, Path) and file.suffix == ".safetensors":
+            return safetensors_metadata(file)
+    return {"format": "pt"}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+_WEIGHTS = re.compile(
+    r".*\.(safetensors|bin|pth?|npz|gguf|h5|msgpack|onnx|ckpt|index\.json)|config\.json|adapter_config\.json|"
+    r"pytorch_model.*|transferlab\.json|tree"
+)
+_COMPANIONS = re.compile(r".*\.(json|txt|model|md|jinja|py\.txt)|LICENSE.*|NOTICE.*")
+_LARGEST_COMPANION = 1 << 28
+
+
+def _copy_companions(source: Source, made: Path) -> None:
+    """Copy what travels with the weights: tokenizer, preprocessor, sentence-transformers' modules, licence, card."""
+    place = Path(source.origin.get("path", ""))
+    if "path" not in source.origin or not place.is_dir():
+        return
+    for file in sorted(place.iterdir()):
+        if file.is_dir() and re.fullmatch(r"\d+_\w+|additional_chat_templates", file.name):
+            shutil.copytree(file, made / file.name)
+            continue
+        wanted = _COMPANIONS.fullmatch(file.name) and not _WEIGHTS.fullmatch(file.name)
+        if wanted and file.is_file() and file.stat().st_size <= _LARGEST_COMPANION:
+            shutil.copyfile(file, made / file.name)
+
+
+def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
+    """Where the files do not say how the source reads images, or say otherwise, write it."""
+    if not isinstance(source.transform, ImageTransform) or kind == "timm":
+        return
+    if read_preprocessor(made) == source.transform:
+        return
+    path = made / "preprocessor_config.json"
+    old = read_json(path) if path.exists() else {}
+    write_json(path, {**old, **to_preprocessor(source.transform)})
+
+
+def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
+    """``tree``: every leaf under its readable path; ``transferlab.json``: what is needed to open it."""
+    import orbax.checkpoint as ocp
+
+    if source.raw is not None:
+        write_json(made / "config.json", source.raw)
+    write_json(
+        made / DESCRIPTION,
+        {
+            "format": 1,
+            "family": source.family,
+            "config": asdict(source.config),
+            "head": None if source.head is None else {"kind": type(source.head).__name__, **asdict(source.head)},
+            # Names of the origin: with them it can be written for the origin again.
+            "keys": {path: leaf.key for path, leaf in source.leaves.items()},
+            "names": _table_number(source),
+            "pooling": source.pooling,
+            "normalise": source.normalise,
+            "origin": {name: value for name, value in source.origin.items() if name != "path"},
+        },
+    )
+
+    def one(leaf: LazyLeaf) -> np.ndarray:
+        array = trees.contiguous(np.asarray(leaf.read()))
+        floating = dtype is not None and jnp.issubdtype(array.dtype, jnp.floating)
+        return array.astype(dtype) if floating else array
+
+    # The layout and the image size of the tree; Orbax writes the tree as a whole, so here it is in memory once.
+    tree = trees.unflatten({path: one(leaf) for path, leaf in source.leaves.items()})
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((made / "tree").resolve(), tree)
+
+
+def _table_number(source: Source) -> int:
+    if source.names is None:
+        return 0
+    # By key: two layouts that do the same are not equal.
+    tables = [[(name.path, name.key) for name in table.names] for table in FAMILIES[source.family].names(source.config)]
+    return tables.index([(name.path, name.key) for name in source.names.names])
+
+
+def _write_tokenizer(source: Source, made: Path) -> None:
+    """A tokenizer that came without files of its own, as out of a GGUF file."""
+    if source.tokenizer is None or any(
+        (made / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+    ):
+        return
+    own = type(source.tokenizer).from_str(source.tokenizer.to_str())
+    own.no_truncation()
+    own.save(str(made / "tokenizer.json"))
+    if not (made / "tokenizer_config.json").exists():
+        assert isinstance(source.transform, TextTransform)
+        limits = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.transform.max_length}
+        write_json(made / "tokenizer_config.json", limits)
+
+
+def _check(source: Source, made: Path) -> None:
+    """Open what was written: it must be the same model, or the directory does not get its name."""
+    again = open_directory(made)
+    want = {path: replace(leaf, resize=None).shape for path, leaf in source.leaves.items()}
+    got = {path: replace(leaf, resize=None).shape for path, leaf in again.leaves.items()}
+    if again.family != source.family or want != got:
+        wrong = sorted(path for path in want.keys() | got.keys() if want.get(path) != got.get(path))
+        raise TransferlabError(f"What was written reads otherwise: {again.family}, {', '.join(wrong[:8])}.")
+    if again.labels != source.labels:
+        raise TransferlabError("What was written has other labels.")
+    ours, theirs = asdict(source.config), asdict(again.config)
+    # How the origin's head pools and how it resizes positions are matters of dialect.
+    fields = [name for name in ours if ours[name] != theirs[name] and name not in ("pooling", "position_rule")]
+    if fields:
+        raise TransferlabError(f"What was written has another {', '.join(sorted(fields))} in its config.")
