@@ -127,6 +127,11 @@ class TextTowerConfig:
         """The same encoder without the map into the space shared with images."""
         return replace(self, projection_dim=None)
 
+    @property
+    def pooler(self) -> bool:
+        """The tower always has one: its state at one token, normalised."""
+        return True
+
     def build(self, head: ClassifierConfig | None = None) -> TextTower:
         """Return the module; nothing is allocated."""
         return TextTower(self, head)

@@ -75,7 +75,8 @@ def _vision(config: ViTConfig, blocks: Blocks, position: str) -> list[Name]:
         names.append(Name("pooler/probe", f"{there}/probe", squeezed(2)))
         attention = f"{there}/{NEW.attention}"
         names += [
-            Name(f"pooler/attention/{p}", *rest) for p, *rest in _attention(attention, config.num_attention_heads)
+            Name(f"pooler/attention/{path}", key, layout)
+            for path, key, layout in _attention(attention, config.num_attention_heads)
         ]
         names += _pair("pooler/mlp/norm", f"{there}/LayerNorm_0", "scale")
         names += _pair("pooler/mlp/up", f"{there}/{NEW.mlp}/Dense_0")
