@@ -437,7 +437,9 @@ def _from_plain(kind: type, given: Mapping[str, Any]) -> Any:
     """The config dataclass that ``asdict`` and JSON made plain data of."""
     hints, values = get_type_hints(kind), {}
     for key, value in given.items():
-        inner = next((one for one in (hints[key], *get_args(hints[key])) if is_dataclass(one)), None)
+        inner = next(
+            (one for one in (hints[key], *get_args(hints[key])) if isinstance(one, type) and is_dataclass(one)), None
+        )
         values[key] = _from_plain(inner, value) if isinstance(value, dict) and inner is not None else _as_tuple(value)
     return kind(**values)
 

@@ -209,8 +209,8 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     added = not head_keys <= source.tensors.keys()
     if added:
         out = _prefixed(out, source, raw, head_keys)
-    classifier = isinstance(source.head, ClassifierConfig)
-    if classifier and (added or source.head.labels != _written_labels(raw, source.head)):
+    head = source.head
+    if isinstance(head, ClassifierConfig) and (added or head.labels != _written_labels(raw, head)):
         _set_head(raw, source, kind)
     return raw, out
 
