@@ -16,14 +16,14 @@ from transferlab.models.backbone import check_ownership
 from transferlab.models.causal import Rope
 
 KEY = jax.random.key(0)
-GPT2 = GPT2Config(vocab_size=20, n_positions=32, n_embd=12, n_layer=3, n_head=3)
+GPT2 = GPT2Config(vocab_size=20, n_positions=32, n_embd=12, n_layer=2, n_head=3)
 LLAMA = LlamaConfig(
-    vocab_size=20, hidden_size=12, intermediate_size=10, num_hidden_layers=3, num_attention_heads=4,
+    vocab_size=20, hidden_size=12, intermediate_size=10, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=6, max_position_embeddings=32,
 )  # fmt: skip
 GEMMA = replace(
     LLAMA, num_key_value_heads=1, hidden_act="gelu_new", tie_word_embeddings=True, query_norm=True, sliding_window=3,
-    windowed=(0, 2), local_rope=Rope(50.0), query_pre_attn_scalar=5.0, attn_logit_softcapping=1.5,
+    windowed=(1,), local_rope=Rope(50.0), query_pre_attn_scalar=5, attn_logit_softcapping=1.5,
     final_logit_softcapping=2.0, norm_offset=True, norm_after=True, embedding_scale=True,
 )  # fmt: skip
 VARIANTS = {
@@ -33,7 +33,7 @@ VARIANTS = {
     "llama, biases": replace(LLAMA, qkv_bias=True, output_bias=True, mlp_bias=True, num_key_value_heads=4),
     "gemma": GEMMA,
 }
-QUIET = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+QUIET = {"n_layer": 1, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
 IDS = jnp.asarray(np.random.default_rng(2).integers(0, 20, (3, 9)))
 MASK = jnp.array([[1] * 9, [1] * 5 + [0] * 4, [0] * 3 + [1] * 6])
 
@@ -46,13 +46,15 @@ def concrete(config, head="language model"):
     return definition, trees.unflatten(params)
 
 
-def run(definition, params, carry, start: int = 0, stop: int | None = None, training=frozenset(), compute=None):
-    @jax.jit
-    def compiled(params, carry):
+def run(
+    definition, params, carry, start: int = 0, stop: int | None = None, training=frozenset(), compute=None, eager=False
+):
+    def stages(params, carry):
         model = definition.merge(params, compute=compute)
         return run_stages(model, carry, start, stop or len(model.all_stages()), KEY if training else None, training)
 
-    return compiled(params, carry)
+    # One by one where every choice of stages would be a compilation.
+    return stages(params, carry) if eager else jax.jit(stages)(params, carry)
 
 
 @pytest.mark.parametrize("variant", ["llama", "llama, biases", "gemma"])
@@ -123,7 +125,7 @@ def in_numpy(config: LlamaConfig, leaves: dict[str, np.ndarray], ids: np.ndarray
     return cap * np.tanh(logits / cap) if cap else logits
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["gpt2", "llama", "gemma"])
 def test_stages_run_in_pieces_or_with_a_cache_give_other_logits_than_the_model(variant: str) -> None:
     definition, params = concrete(VARIANTS[variant])
     positions = jnp.maximum(jnp.cumsum(MASK, axis=1) - 1, 0)
@@ -151,7 +153,7 @@ def test_stages_run_in_pieces_or_with_a_cache_give_other_logits_than_the_model(v
 def test_a_token_sees_what_comes_later_or_is_padding_or_beyond_its_window(variant: str) -> None:
     config = VARIANTS[variant]
     if variant == "gemma":
-        config = replace(config, windowed=(0, 1, 2))
+        config = replace(config, windowed=(0, 1))
     definition, params = concrete(config)
 
     @jax.jit
@@ -168,7 +170,7 @@ def test_a_token_sees_what_comes_later_or_is_padding_or_beyond_its_window(varian
     slope = np.asarray(slopes(params))
     for row in range(3):
         for t in np.flatnonzero(np.asarray(MASK[row])):
-            reach = 9 if variant != "gemma" else 6  # three layers, each two back
+            reach = 9 if variant != "gemma" else 4  # two layers, each two back
             want = [s <= t and (s == t or bool(MASK[row, s])) and t - s <= reach for s in range(9)]
             np.testing.assert_array_equal(slope[row, t, row] > 0, want)
 
@@ -180,42 +182,39 @@ def test_a_leaf_is_owned_by_no_stage_or_two_or_the_tie_is_not_borrowed(variant: 
         module = config.build(head)
         check_ownership(module.all_stages(), trees.flatten(trees.define(module).params))
     stages = config.build(config.language_model()).all_stages()
-    assert [s.name for s in stages] == ["embed", "layers/0", "layers/1", "layers/2", "norm", "head"]
+    assert [s.name for s in stages] == ["embed", "layers/0", "layers/1", "norm", "head"]
     assert stages[-1].borrows == (("embed/word",) if config.tie_word_embeddings else ())
     paths = trees.flatten(trees.define(config.build(config.language_model())).params)
     assert ("head/kernel" in paths) != config.tie_word_embeddings
-    assert frontier(stages, {"norm/scale"}) == 4 and frontier(stages, {"embed/word/embedding"}) == 0
+    assert frontier(stages, {"norm/scale"}) == 3 and frontier(stages, {"embed/word/embedding"}) == 0
 
 
 def test_bfloat16_goes_far_from_float32_or_changes_dtype_on_the_way() -> None:
-    for config in (GPT2, LLAMA, GEMMA):
-        definition, params = concrete(config)
-        given = {"input_ids": IDS, "attention_mask": MASK}
-        want = np.asarray(run(definition, params, given)["logits"])
-        got = run(definition, params, given, compute=jnp.bfloat16)
-        assert got["logits"].dtype == got["hidden"].dtype == jnp.bfloat16
-        seen = np.asarray(MASK, bool)
-        assert np.abs(np.asarray(got["logits"], np.float32) - want)[seen].mean() < 0.03 * np.abs(want[seen]).max()
+    definition, params = concrete(GEMMA)
+    given = {"input_ids": IDS, "attention_mask": MASK}
+    want = np.asarray(run(definition, params, given)["logits"])
+    got = run(definition, params, given, compute=jnp.bfloat16)
+    assert got["logits"].dtype == got["hidden"].dtype == jnp.bfloat16
+    seen = np.asarray(MASK, bool)
+    assert np.abs(np.asarray(got["logits"], np.float32) - want)[seen].mean() < 0.03 * np.abs(want[seen]).max()
 
 
 @pytest.mark.parametrize(
     ("config", "field", "noisy"),
     [
         (replace(GPT2, **QUIET), "embd_pdrop", {"embed"}),
-        (replace(GPT2, **QUIET), "resid_pdrop", {"layers/0", "layers/1", "layers/2"}),
-        (replace(GPT2, **QUIET), "attn_pdrop", {"layers/0", "layers/1", "layers/2"}),
-        (LLAMA, "attention_dropout", {"layers/0", "layers/1", "layers/2"}),
+        (replace(GPT2, **QUIET), "resid_pdrop", {"layers/0"}),
+        (replace(GPT2, **QUIET), "attn_pdrop", {"layers/0"}),
+        (replace(LLAMA, num_hidden_layers=1), "attention_dropout", {"layers/0"}),
     ],
 )
 def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(config, field: str, noisy: set) -> None:
     definition, params = concrete(replace(config, **{field: 0.5}))
     given = {"input_ids": IDS, "attention_mask": MASK}
-    quiet = run(concrete(config)[0], params, given)["logits"]
-    np.testing.assert_array_equal(run(definition, params, given)["logits"], quiet)
+    quiet = run(concrete(config)[0], params, given, eager=True)["logits"]
+    np.testing.assert_array_equal(run(definition, params, given, eager=True)["logits"], quiet)
     for stage in definition.module.backbone_stages():
-        if stage.name in ("layers/1", "layers/2"):
-            continue
-        moved = run(definition, params, given, training=frozenset({stage.name}))["logits"]
+        moved = run(definition, params, given, training=frozenset({stage.name}), eager=True)["logits"]
         assert (stage.name in noisy) == stage.random == (not np.allclose(moved, quiet, atol=1e-6)), stage.name
 
 

@@ -103,9 +103,9 @@ def generate(
         raise TransferlabError(f"{most} tokens are too many: {source.name} has {longest} positions.")
     ends = tuple(source.config.eos_token_id if stop is None else stop)
     params, state = source.arrays
-    program = _program(source.definition, source.dtype, max_new_tokens, ends, sampling.temperature > 0)
+    program = _program(source.definition, source.dtype, max_new_tokens, sampling.temperature > 0)
     new, lengths = program(
-        params, state, ids, mask, jnp.float32(sampling.temperature), jnp.int32(sampling.top_k),
+        params, state, ids, mask, _padded(ends), jnp.float32(sampling.temperature), jnp.int32(sampling.top_k),
         jnp.float32(sampling.top_p), jax.random.key(seed),
     )  # fmt: skip
     new, lengths = np.asarray(new), np.asarray(lengths)
@@ -148,9 +148,14 @@ def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple
     return ids, mask
 
 
+def _padded(ends: tuple[int, ...]) -> Int[np.ndarray, " ends"]:
+    """Ids that end a text, with some that no token has: another number of them is no other program."""
+    return np.array([*ends, *[-1] * (-len(ends) % 8 or 8 * (not ends))], np.int32)
+
+
 @lru_cache(maxsize=32)
-def _program(definition: trees.Definition, dtype: str, count: int, ends: tuple[int, ...], drawn: bool) -> Any:
-    """One compiled program for a model, a number of new tokens and the tokens that end; prompts of one shape share it."""
+def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) -> Any:
+    """One compiled program for a model and a number of new tokens; prompts of one shape share it."""
 
     @jax.jit
     def program(
@@ -158,6 +163,7 @@ def _program(definition: trees.Definition, dtype: str, count: int, ends: tuple[i
         state: trees.Tree,
         ids: Int[Array, "batch length"],
         mask: Array,
+        ends: Int[Array, " ends"],
         temperature: Array,
         top_k: Array,
         top_p: Array,
@@ -185,7 +191,7 @@ def _program(definition: trees.Definition, dtype: str, count: int, ends: tuple[i
             return jax.vmap(jax.random.categorical)(rows, logits).astype(jnp.int32)
 
         def ended(token: Array) -> Array:
-            return jnp.isin(token, jnp.array(ends, jnp.int32)) if ends else jnp.zeros(batch, bool)
+            return (token[:, None] == ends).any(1)
 
         # Positions count the tokens that are no padding: what a prompt gets does not hang on its side of padding.
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0).astype(jnp.int32)

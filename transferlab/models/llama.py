@@ -75,7 +75,7 @@ class LlamaConfig:
     local_rope: Rope | None = None
     sliding_window: int | None = None
     windowed: tuple[int, ...] = ()
-    query_pre_attn_scalar: float | None = None
+    query_pre_attn_scalar: int | None = None
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
     norm_offset: bool = False
@@ -163,7 +163,7 @@ class LlamaConfig:
         return cls(
             vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8,
             num_key_value_heads=4, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=8192,
-            tie_word_embeddings=True, sliding_window=4096, windowed=tuple(range(0, 26, 2)), query_pre_attn_scalar=256.0,
+            tie_word_embeddings=True, sliding_window=4096, windowed=tuple(range(0, 26, 2)), query_pre_attn_scalar=256,
             attn_logit_softcapping=50.0, final_logit_softcapping=30.0, norm_offset=True, norm_after=True,
             embedding_scale=True, eos_token_id=(1,),
         )  # fmt: skip
@@ -175,7 +175,7 @@ class LlamaConfig:
             vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
             num_key_value_heads=1, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=32768,
             tie_word_embeddings=True, query_norm=True, rope=Rope(1000000.0), local_rope=Rope(10000.0),
-            sliding_window=512, windowed=tuple(i for i in range(18) if (i + 1) % 6), query_pre_attn_scalar=256.0,
+            sliding_window=512, windowed=tuple(i for i in range(18) if (i + 1) % 6), query_pre_attn_scalar=256,
             norm_offset=True, norm_after=True, embedding_scale=True, eos_token_id=(1,),
         )  # fmt: skip
 
@@ -328,7 +328,7 @@ def _gemma(given: Mapping[str, Any]) -> LlamaConfig:
     return LlamaConfig(
         **shared, rope=rope, local_rope=local, qkv_bias=bias, output_bias=bias, query_norm=third,
         sliding_window=full["sliding_window"], windowed=windowed,
-        query_pre_attn_scalar=float(full["query_pre_attn_scalar"]), norm_offset=True, norm_after=True,
+        query_pre_attn_scalar=int(full["query_pre_attn_scalar"]), norm_offset=True, norm_after=True,
         embedding_scale=True, attn_logit_softcapping=full.get("attn_logit_softcapping", None if third else 50.0),
         final_logit_softcapping=full.get("final_logit_softcapping", None if third else 30.0),
     )  # fmt: skip
