@@ -99,6 +99,49 @@ def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[s
     return tensors
 
 
+CLIP_VISION = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 10,
+               "image_size": 16, "patch_size": 4}  # fmt: skip
+CLIP_TEXT = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 10, "vocab_size": 64,
+             "max_position_embeddings": 20, "eos_token_id": 3}  # fmt: skip
+CLIPS = {
+    "clip": {"model_type": "clip", "vision_config": CLIP_VISION, "text_config": CLIP_TEXT, "projection_dim": 6},
+    "siglip": {
+        "model_type": "siglip",
+        "vision_config": CLIP_VISION,
+        "text_config": {**CLIP_TEXT, "projection_size": 12},
+    },
+}
+
+
+def write_clip(folder: Path, kind: str, **changes) -> dict[str, np.ndarray]:
+    """Write config, random weights of both towers under Hugging Face's keys, and a tokenizer; return the tensors."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    from transferlab import trees
+    from transferlab.pretrained.clip import clip_from_hf, clip_names
+    from transferlab.pretrained.names import to_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {**CLIPS[kind], **changes}
+    config = clip_from_hf(raw)
+    shapes = trees.flatten(trees.define(config.build()).params)
+    rng = np.random.default_rng(0)
+    leaves = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in shapes.items()}
+    tensors = to_file(clip_names(config)[0], leaves)
+    (folder / "config.json").write_text(json.dumps(raw))
+    save_file(tensors, str(folder / "model.safetensors"))
+    vocabulary = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, "photo", "of"))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    return tensors
+
+
 def write_table(path: Path, rows: int = 160, seed: int = 0) -> Path:
     """Texts whose label is decided by the words in them; lengths differ, so that two padded lengths occur."""
     rng = np.random.default_rng(seed)

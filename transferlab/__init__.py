@@ -29,6 +29,7 @@ _FACE = {
     "load_adapter": "transferlab.methods.adapted",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
+    "zero_shot_classifier": "transferlab.evaluate.zero_shot",
     "save": "transferlab.pretrained.writing",
 }
 _FOLDERS = ("data", "evaluate", "measure", "methods", "models", "pretrained", "studies", "tasks", "train", "transfer")
@@ -57,6 +58,7 @@ __all__ = [
     "tasks",
     "train",
     "transfer",
+    "zero_shot_classifier",
 ]
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from transferlab.data.dataset import dataset
     from transferlab.errors import TransferlabError
     from transferlab.evaluate.generation import generate
+    from transferlab.evaluate.zero_shot import zero_shot_classifier
     from transferlab.methods.adapted import load_adapter
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.source import load

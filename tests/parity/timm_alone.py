@@ -1,4 +1,4 @@
-"""timm without torchvision, which it names at import and does not use for the models that are compared here."""
+"""timm and open_clip without torchvision, which they name at import and do not use for the models compared here."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ class _Stub(types.ModuleType):
 
 def import_timm():
     """Return the module timm. torchvision is stubbed while it is imported, and not after: transformers looks for it too."""
+    return _import("timm", "parity tests need timm: pip install --no-deps timm")
+
+
+def import_open_clip():
+    """Return the module open_clip, in the same way; it imports timm."""
+    return _import("open_clip", "these need open_clip: pip install --no-deps open_clip_torch ftfy wcwidth")
+
+
+def _import(module: str, reason: str):
     stubs = {}
     if find_spec("torchvision") is None:
         for name in (f"torchvision{n}" for n in _NAMES):
@@ -37,7 +46,7 @@ def import_timm():
                 setattr(stubs[parent], last, stubs[name])
     sys.modules.update(stubs)
     try:
-        return pytest.importorskip("timm", reason="parity tests need timm: pip install --no-deps timm")
+        return pytest.importorskip(module, reason=reason)
     finally:
         for name in stubs:
             del sys.modules[name]

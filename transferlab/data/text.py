@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
+from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.vocabularies import tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, sha256_file
@@ -61,7 +62,7 @@ class TextTransform:
         """Tokenise many texts; an empty text has only its special tokens."""
         out = []
         for one in self.tokenizer.encode_batch(list(texts)):
-            cut = sum(len(part.ids) for part in one.overflowing)
+            cut = sum(sum(part.attention_mask) for part in one.overflowing)
             out.append(Encoded(tuple(one.ids), tuple(one.type_ids), cut))
         return out
 
@@ -90,7 +91,9 @@ class TextTransform:
         return {**batch, "token_type_ids": types} if self.types else batch
 
 
-def read_tokenizer(directory: Path, limit: int, *, kind: str = "bert", types: bool = True) -> TextTransform | None:
+def read_tokenizer(
+    directory: Path, limit: int, *, kind: str = "bert", types: bool = True, whole_length: bool = False
+) -> TextTransform | None:
     """Read a Hugging Face directory's tokenizer; None where it has none.
 
     ``tokenizer.json`` is used where there is one, else the vocabulary
@@ -102,6 +105,8 @@ def read_tokenizer(directory: Path, limit: int, *, kind: str = "bert", types: bo
         limit: tokens of the longest text.
         kind: ``model_type`` of its ``config.json``.
         types: whether the model has token types.
+        whole_length: whether every text is padded to that length, and its padding is part of it: the model was trained
+            so.
 
     Raises:
         TransferlabError: files that cannot be read, or of a kind that no tokenizer can be made from.
@@ -114,6 +119,8 @@ def read_tokenizer(directory: Path, limit: int, *, kind: str = "bert", types: bo
             tokenizer = Tokenizer.from_file(str(paths[0]))
         except Exception as error:
             raise TransferlabError(f"{paths[0]}: not a readable tokenizer ({error}).") from None
+    elif is_clip_vocabulary(directory):
+        tokenizer, paths = clip_tokenizer(directory, settings), (directory / "vocab.json", directory / "merges.txt")
     else:
         made = tokenizer_from_vocabulary(directory, kind, settings)
         if made is None:
@@ -129,6 +136,9 @@ def read_tokenizer(directory: Path, limit: int, *, kind: str = "bert", types: bo
         )
     pad_id = _pad_id(tokenizer, settings.get("pad_token"), padding.get("pad_id"))
     tokenizer.no_padding()
+    if whole_length:
+        token = tokenizer.id_to_token(pad_id) or "[PAD]"
+        tokenizer.enable_padding(direction=side, length=longest, pad_id=pad_id, pad_token=token)
     tokenizer.enable_truncation(longest)
     digests = [sha256_file(path) for path in paths]
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

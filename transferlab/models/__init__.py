@@ -3,6 +3,7 @@
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.bit import Bit, BitConfig
+from transferlab.models.clip import Clip, ClipConfig, TextTower, TextTowerConfig
 from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
 from transferlab.models.distilbert import DistilBert, DistilBertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
@@ -28,6 +29,8 @@ __all__ = [
     "BitConfig",
     "Classifier",
     "ClassifierConfig",
+    "Clip",
+    "ClipConfig",
     "ConvNeXt",
     "ConvNeXtConfig",
     "DistilBert",
@@ -54,6 +57,8 @@ __all__ = [
     "Swin",
     "SwinConfig",
     "T5Config",
+    "TextTower",
+    "TextTowerConfig",
     "ViT",
     "ViTConfig",
     "Whisper",

@@ -52,7 +52,14 @@ class Head(nnx.Module):
 
 
 class Model(nnx.Module):
-    """A backbone of one tower and, if one was grafted on, a head."""
+    """A backbone and, if one was grafted on, a head.
+
+    A backbone is a chain of stages. One of several towers has models of its own inside, each such a chain: running it
+    is running each tower in turn on its part of the carry, then what joins them.
+    """
+
+    inputs: tuple[str, ...] = ()
+    """Names of the inputs, the required one first; a tower is found its own by them."""
 
     ragged: tuple[str, ...] = ()
     """Names of carry entries whose second axis is the length of a text; they are padded with zeros to a bucket."""
@@ -73,6 +80,10 @@ class Model(nnx.Module):
         """One vector per example from a carry's hidden states, as the family pools them by default."""
         raise NotImplementedError
 
+    def towers(self) -> Mapping[str, Model]:
+        """The towers by name; empty for a model of one. Each is an ordinary backbone when taken alone."""
+        return {}
+
     def all_stages(self) -> tuple[Stage, ...]:
         """All stages; the head brings its own (pooling, then the classifier)."""
         own = self.backbone_stages()
@@ -82,6 +93,27 @@ class Model(nnx.Module):
         """Run every stage; with a key all of them train."""
         stages = self.all_stages()
         return run_stages(self, dict(inputs), 0, len(stages), key, frozenset(stage.name for stage in stages))
+
+
+def tower_stages(name: str, tower: Model) -> tuple[Stage, ...]:
+    """Return a tower's stages as stages of the whole: ``embed`` is ``vision/embed``.
+
+    Each sees, and returns, the entries of the carry below ``name/``, by the tower's own names; the first also takes the
+    tower's inputs out of the carry. What it owns and borrows lies below ``name/`` in the tree.
+    """
+    mark = f"{name}/"
+
+    def within(stage: Stage, inputs: tuple[str, ...]) -> Stage:
+        def run(carry: Carry, key: Key | None) -> Carry:
+            part = {k.removeprefix(mark): v for k, v in carry.items() if k.startswith(mark) or k in inputs}
+            rest = {k: v for k, v in carry.items() if not k.startswith(mark) and k not in inputs}
+            return rest | {mark + k: v for k, v in stage.run(part, key).items()}
+
+        owns, borrows = (tuple(mark + prefix for prefix in prefixes) for prefixes in (stage.owns, stage.borrows))
+        return Stage(mark + stage.name, run, owns, borrows, stage.random)
+
+    stages = tower.backbone_stages()
+    return tuple(within(stage, tower.inputs if number == 0 else ()) for number, stage in enumerate(stages))
 
 
 def run_stages(

@@ -19,7 +19,7 @@ from transferlab.trees import submodule
 if TYPE_CHECKING:
     from transferlab.models.backbone import Model
 
-Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "stages"]
+Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "embedding", "stages"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class ClassifierConfig:
     Attributes:
         labels: label names, in the order of the logits.
         pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, ``last`` unmasked token whichever side
-            is padded, ``first and mean`` side by side (as DINOv2's linear evaluation), the origin's ``pooler``, or ``stages``: the pooled features of every feature stage, each scaled to unit length, side by side
+            is padded, ``first and mean`` side by side (as DINOv2's linear evaluation), the origin's ``pooler``, its
+            ``embedding`` in a space that images and texts share, or ``stages``: the pooled features of every feature
+            stage, each scaled to unit length, side by side
             (in the spirit of Head2Toe, Evci et al. 2022).
         normalise: scale the pooled vector to unit length (as sentence-transformers' ``Normalize``).
         dropout: on the pooled features, while the head trains.
@@ -114,7 +116,7 @@ class Classifier(Head):
         """One vector per example."""
         if self.taps:
             return jnp.concatenate([unit_length(carry[f"tap {name}"]) for name in self.taps], axis=-1)
-        pooled = carry["pooled"] if self.config.pooling == "pooler" else pool(model, carry, self.config.pooling)
+        pooled = pool(model, carry, self.config.pooling)
         return unit_length(pooled) if self.config.normalise else pooled
 
     def classify(self, carry: Carry, key: Key | None) -> Carry:
@@ -181,7 +183,11 @@ def _norm(features: int, hidden: Hidden) -> LayerNorm | None:
 
 
 def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:
-    """The ``first`` token, the ``last``, the family's ``mean``, or first and mean side by side."""
+    """The ``first`` token, the ``last``, the family's ``mean``, first and mean side by side, or what a stage has pooled."""
+    if pooling == "pooler":
+        return carry["pooled"]
+    if pooling == "embedding":
+        return carry["embedding"]
     if pooling == "first":
         return carry["hidden"][:, 0]
     if pooling == "last":

@@ -1,11 +1,14 @@
-"""Vision Transformer (Dosovitskiy et al. 2021), and what shares its architecture: DeiT (Touvron et al. 2021) and DINOv2.
+"""Vision Transformer (Dosovitskiy et al. 2021), and what shares its architecture: DeiT (Touvron et al. 2021), DINOv2,
+and the vision towers of CLIP and SigLIP.
 
 Pre-norm encoder over square patches, learned positions, erf GELU. DINOv2 (Oquab et al. 2023) adds LayerScale, SwiGLU in
-its largest size, and registers (Darcet et al. 2023). All sizes come from the config.
+its largest size, and registers (Darcet et al. 2023). CLIP (Radford et al. 2021) adds a norm before the layers and a
+projection; SigLIP (Zhai et al. 2023) pools by attention. All sizes come from the config.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +19,7 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Carry, Model, Stage
-from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
+from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool
 from transferlab.models.layers import (
     ACTIVATIONS,
     Attention,
@@ -47,7 +50,11 @@ class ViTConfig:
         position_slots: how many of those have a position of their own, from the first on.
         layer_scale: first value of LayerScale's gains (Touvron et al. 2021b); None has none.
         swiglu: a gated MLP, ``down(silu(gate(x)) · up(x))`` (Shazeer 2020).
-        pooler: tanh over a linear map of the first token, as Hugging Face's ``ViTModel`` has it.
+        patch_bias: whether the patches' map has a bias; CLIP's has none.
+        pre_norm: a LayerNorm of all tokens before the first layer, as in CLIP.
+        pooler: whether there is one, and ``pooler_kind`` which: ``tanh`` over a linear map of the first token, as
+            Hugging Face's ``ViTModel`` has it, or ``attention`` of a learned query (the MAP head of SigLIP).
+        projection_dim: width of the space shared with texts, to which the pooled vector is mapped; None has no map.
         pooling: how the origin's head pools.
         norm_pooled: the final norm acts on the pooled vector and not on the tokens (timm's ``fc_norm``).
         drop_path: rate of stochastic depth at the last layer, rising linearly from 0.
@@ -73,7 +80,11 @@ class ViTConfig:
     position_slots: int = 1
     layer_scale: float | None = None
     swiglu: bool = False
+    patch_bias: bool = True
+    pre_norm: bool = False
     pooler: bool = False
+    pooler_kind: Literal["tanh", "attention"] = "tanh"
+    projection_dim: int | None = None
     pooling: Pooling = "first"
     norm_pooled: bool = False
     drop_path: float = 0.0
@@ -98,6 +109,8 @@ class ViTConfig:
             raise TransferlabError(
                 f"ViTConfig: position_slots is {self.position_slots}; there are {self.prefix} tokens before the patches."
             )
+        if self.pooler and self.pooler_kind == "tanh" and not self.class_token:
+            raise TransferlabError("ViTConfig: pooler_kind 'tanh' needs the class token, and class_token is false.")
         if self.pooling not in _poolings(self):
             raise TransferlabError(
                 f"ViTConfig: pooling '{self.pooling}' is not possible here.{nearest(self.pooling, _poolings(self))}"
@@ -167,9 +180,58 @@ class ViTConfig:
         """DINOv2 ViT-g/14, trained at 518 px, with SwiGLU: 1.14 G parameters."""
         return cls(1536, 40, 24, 4096, patch_size=14, image_size=518, layer_scale=1e-5, swiglu=True)
 
+    @classmethod
+    def clip_b32(cls) -> ViTConfig:
+        """The vision tower of CLIP ViT-B/32: 87.8 M parameters, 0.4 M of them the projection."""
+        return cls(
+            patch_size=32, hidden_act="quick_gelu", layer_norm_eps=1e-5, patch_bias=False, pre_norm=True,
+            projection_dim=512, position_rule="bicubic",
+        )  # fmt: skip
+
+    @classmethod
+    def clip_b16(cls) -> ViTConfig:
+        """The vision tower of CLIP ViT-B/16: 86.2 M parameters."""
+        return replace(cls.clip_b32(), patch_size=16)
+
+    @classmethod
+    def clip_l14(cls) -> ViTConfig:
+        """The vision tower of CLIP ViT-L/14: 304 M parameters."""
+        return replace(
+            cls.clip_b16(), hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+            patch_size=14, projection_dim=768,
+        )  # fmt: skip
+
+    @classmethod
+    def siglip_b16(cls) -> ViTConfig:
+        """The vision tower of SigLIP ViT-B/16: 92.9 M parameters."""
+        return cls(
+            hidden_act="gelu_pytorch_tanh", class_token=False, position_slots=0, pooler=True, pooler_kind="attention",
+            pooling="pooler", position_rule="bicubic",
+        )  # fmt: skip
+
+    @classmethod
+    def siglip_l16(cls) -> ViTConfig:
+        """The vision tower of SigLIP ViT-L/16 at 256 px: 316 M parameters."""
+        return replace(
+            cls.siglip_b16(), hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+            image_size=256,
+        )  # fmt: skip
+
+    @classmethod
+    def siglip_so400m14(cls) -> ViTConfig:
+        """The vision tower of SigLIP SoViT-400m/14 (Alabdulmohsin et al. 2023) at 384 px: 428 M parameters."""
+        return replace(
+            cls.siglip_b16(), hidden_size=1152, num_hidden_layers=27, num_attention_heads=16, intermediate_size=4304,
+            patch_size=14, image_size=384,
+        )  # fmt: skip
+
     def without_pooler(self) -> ViTConfig:
-        """The same encoder without the tanh pooler over the first token."""
-        return replace(self, pooler=False)
+        """The same encoder without its pooler."""
+        return replace(self, pooler=False, pooling="mean" if self.pooling == "pooler" else self.pooling)
+
+    def without_projection(self) -> ViTConfig:
+        """The same encoder without the map into the space shared with texts."""
+        return replace(self, projection_dim=None)
 
     def build(self, head: ClassifierConfig | None = None) -> ViT:
         """Return the module; nothing is allocated."""
@@ -178,11 +240,10 @@ class ViTConfig:
 
 def _poolings(config: ViTConfig) -> tuple[Pooling, ...]:
     """How a head may pool: not by a token that is not there, or one that the final norm does not act on."""
-    if config.norm_pooled or not config.class_token:
-        return ("mean", "stages")
-    return ("mean", "first", "first and mean", "pooler", "stages") if config.pooler else (
-        "mean", "first", "first and mean", "stages",
-    )  # fmt: skip
+    first: tuple[Pooling, ...] = () if config.norm_pooled or not config.class_token else ("first", "first and mean")
+    pooler: tuple[Pooling, ...] = ("pooler",) if config.pooler else ()
+    shared: tuple[Pooling, ...] = ("embedding",) if config.projection_dim else ()
+    return ("mean", *first, *pooler, *shared, "stages")
 
 
 class PatchEmbed(nnx.Module):
@@ -194,7 +255,7 @@ class PatchEmbed(nnx.Module):
     def __init__(self, config: ViTConfig):
         side, features = config.patch_size, config.hidden_size
         self.kernel = parameter((side, side, config.num_channels, features), TruncatedNormal(config.initializer_range))
-        self.bias = parameter((features,), zeros)
+        self.bias = parameter((features,), zeros) if config.patch_bias else None
         self.side = side
 
     def __call__(self, pixels: Float[Array, "batch height width channels"]) -> Float[Array, "batch patches features"]:
@@ -204,7 +265,8 @@ class PatchEmbed(nnx.Module):
         patches = whole.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
         kernel = self.kernel[...]
         flat = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
-        return (flat + self.bias[...]).reshape(batch, rows * columns, -1)
+        flat = flat if self.bias is None else flat + self.bias[...]
+        return flat.reshape(batch, rows * columns, -1)
 
 
 class Embed(nnx.Module):
@@ -217,6 +279,7 @@ class Embed(nnx.Module):
         self.distillation_token = parameter((features,), normal) if config.distillation_token else None
         self.registers = parameter((config.registers, features), normal) if config.registers else None
         self.position = parameter((config.position_slots + config.grid**2, features), normal)
+        self.norm = LayerNorm(features, config.layer_norm_eps) if config.pre_norm else None
         self.slots, self.image_size, self.dropout = config.position_slots, config.image_size, config.hidden_dropout_prob
 
     def __call__(self, inputs: Carry, key: Key | None) -> Carry:
@@ -237,7 +300,8 @@ class Embed(nnx.Module):
             prefix = jnp.broadcast_to(prefix.astype(patches.dtype), (patches.shape[0], *prefix.shape))
             patches = jnp.concatenate([prefix, patches], axis=1)
         rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
-        return {**rest, "hidden": dropout(patches, self.dropout, key)}
+        x = dropout(patches, self.dropout, key)
+        return {**rest, "hidden": x if self.norm is None else self.norm(x)}
 
 
 class SelfAttention(Attention):
@@ -271,9 +335,7 @@ class Mlp(nnx.Module):
         self.layer_scale = _layer_scale(config)
         self.activation = config.hidden_act
 
-    def __call__(
-        self, x: Float[Array, "batch length features"], key: Key | None
-    ) -> Float[Array, "batch length features"]:
+    def __call__(self, x: Float[Array, "*batch features"], key: Key | None) -> Float[Array, "*batch features"]:
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
         y = self.up(x, keys[0])
         y = ACTIVATIONS[self.activation](y) if self.gate is None else jax.nn.silu(self.gate(x, keys[1])) * y
@@ -297,11 +359,45 @@ class Layer(nnx.Module):
         return {**carry, "hidden": x + drop_path(_scaled(y, self.mlp.layer_scale), self.drop_path, keys[5])}
 
 
+class FromProbe(Attention):
+    """Attention in which one vector asks, and the tokens answer."""
+
+    def ask(
+        self, probe: Float[Array, " features"], x: Float[Array, "batch length features"], key: Key | None = None
+    ) -> Float[Array, "batch features"]:
+        """Return what ``probe`` is answered by each example's tokens."""
+        batch, length, features = x.shape
+        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
+        query = self.query(probe, keys[0]).reshape(self.heads, -1) * (1.0 / math.sqrt(features // self.heads))
+        asked = self.key(x, keys[1]).reshape(batch, length, self.heads, -1)
+        scores = jnp.einsum("hd,blhd->bhl", query, asked).astype(jnp.float32)
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        value = self.value(x, keys[2]).reshape(batch, length, self.heads, -1)
+        return self.output(jnp.einsum("bhl,blhd->bhd", weights, value).reshape(batch, features), keys[3])
+
+
+class AttentionPooler(nnx.Module):
+    """Multi-head attention pooling, MAP (Zhai et al. 2022, "Scaling vision transformers"): a learned query, then an MLP."""
+
+    def __init__(self, config: ViTConfig):
+        normal = TruncatedNormal(config.initializer_range)
+        self.probe = parameter((config.hidden_size,), normal)
+        self.attention = FromProbe(config.hidden_size, config.num_attention_heads, dropout=0.0, initialiser=normal)
+        self.mlp = Mlp(replace(config, swiglu=False, layer_scale=None))
+
+    def __call__(self, x: Float[Array, "batch length features"], key: Key | None) -> Float[Array, "batch features"]:
+        first, second = (None, None) if key is None else jax.random.split(key)
+        y = self.attention.ask(self.probe[...], x, first)
+        return y + self.mlp(self.mlp.norm(y), second)
+
+
 class ViT(Model):
-    """The encoder, an optional pooler (tanh over the first token) and an optional head.
+    """The encoder, an optional pooler, an optional map into the space shared with texts, and an optional head.
 
     Inputs: ``pixel_values`` (batch, image_size, image_size, channels), normalised.
     """
+
+    inputs = ("pixel_values",)
 
     def __init__(self, config: ViTConfig, head: ClassifierConfig | None = None):
         self.config = config
@@ -311,11 +407,15 @@ class ViT(Model):
         rates = [config.drop_path * i / last for i in range(config.num_hidden_layers)]
         self.layers = nnx.List([Layer(config, rate) for rate in rates])
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        normal = TruncatedNormal(config.initializer_range)
-        self.pooler = Linear(config.hidden_size, config.hidden_size, initialiser=normal) if config.pooler else None
+        self.pooler = _pooler(config)
+        self.projection = _projection(config)
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
-        parts = 2 if head is not None and head.pooling == "first and mean" else max(len(names), 1)
-        self.head = None if head is None else Classifier(config.hidden_size * parts, head, names)
+        width = config.hidden_size * max(len(names), 1)
+        if head is not None and head.pooling == "first and mean":
+            width = 2 * config.hidden_size
+        elif head is not None and head.pooling == "embedding":
+            width = config.projection_dim or config.hidden_size
+        self.head = None if head is None else Classifier(width, head, names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example."""
@@ -330,7 +430,9 @@ class ViT(Model):
             stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         if self.pooler is not None:
-            stages.append(Stage("pooler", self.pool_first, owns=("pooler",)))
+            stages.append(Stage("pooler", self.run_pooler, owns=("pooler",)))
+        if self.projection is not None:
+            stages.append(Stage("projection", self.project, owns=("projection",)))
         return tuple(stages)
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
@@ -339,14 +441,37 @@ class ViT(Model):
             return {**carry, "mean": self.norm(self.tap(carry))}
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def pool_first(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``pooled``: tanh of a linear map of the first token, as the origin's pooler."""
+    def run_pooler(self, carry: Carry, key: Key | None) -> Carry:
+        """Add ``pooled``, as the origin's pooler: by attention, or tanh of a linear map of the first token."""
         assert self.pooler is not None
+        if isinstance(self.pooler, AttentionPooler):
+            return {**carry, "pooled": self.pooler(carry["hidden"], key)}
         return {**carry, "pooled": jnp.tanh(self.pooler(carry["hidden"][:, 0], key))}
+
+    def project(self, carry: Carry, key: Key | None) -> Carry:
+        """Add ``embedding``: the origin's one vector of an image, in the space shared with texts."""
+        assert self.projection is not None
+        return {**carry, "embedding": self.projection(pool(self, carry, self.config.pooling), key)}
 
     def tap(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the patches, as timm's ``avg``; the tokens before them do not count."""
         return carry["mean"] if "mean" in carry else carry["hidden"][:, self.config.prefix :].mean(1)
+
+
+def _pooler(config: ViTConfig) -> Linear | AttentionPooler | None:
+    if not config.pooler:
+        return None
+    if config.pooler_kind == "attention":
+        return AttentionPooler(config)
+    normal = TruncatedNormal(config.initializer_range)
+    return Linear(config.hidden_size, config.hidden_size, initialiser=normal)
+
+
+def _projection(config: ViTConfig) -> Linear | None:
+    if config.projection_dim is None:
+        return None
+    normal = TruncatedNormal(config.initializer_range)
+    return Linear(config.hidden_size, config.projection_dim, bias=False, initialiser=normal)
 
 
 def _layer_scale(config: ViTConfig) -> nnx.Param | None:

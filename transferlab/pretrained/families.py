@@ -7,6 +7,7 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.bert import BERT
 from transferlab.pretrained.bit import BIT
+from transferlab.pretrained.clip import CLIP, CLIP_TEXT
 from transferlab.pretrained.convnext import CONVNEXT
 from transferlab.pretrained.distilbert import DISTILBERT
 from transferlab.pretrained.efficientnet import EFFICIENTNET
@@ -24,7 +25,7 @@ from transferlab.pretrained.vit import VIT
 from transferlab.pretrained.whisper import WHISPER
 
 _ALL = (
-    BERT, BIT, CONVNEXT, DISTILBERT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, MODERNBERT, MPNET, RESNET, ROBERTA, SWIN, T5, VIT, WHISPER,
+    BERT, BIT, CLIP, CLIP_TEXT, CONVNEXT, DISTILBERT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, MODERNBERT, MPNET, RESNET, ROBERTA, SWIN, T5, VIT, WHISPER,
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 

@@ -28,7 +28,7 @@ class Family:
     Attributes:
         name: as in error messages and checkpoints.
         config: its config dataclass.
-        modality: what it reads.
+        modality: what it reads; ``image and text`` for a model of two towers.
         inputs: names of its inputs, the required one first.
         model_types: values of ``model_type`` in Hugging Face's ``config.json``.
         architectures: those of timm, as a regular expression; empty if none is read.
@@ -40,6 +40,7 @@ class Family:
         head_pooling: config → how the origin's own head pools.
         head_bias: whether the origin's own classifier has a bias.
         head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
+        whole_length: config → whether every text is padded to the longest, and its padding read as text.
         head_hidden: config → the layer that the origin's own head has before its logits, or None.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
@@ -54,7 +55,7 @@ class Family:
 
     name: str
     config: type
-    modality: Literal["text", "image", "audio"]
+    modality: Literal["text", "image", "audio", "image and text"]
     inputs: tuple[str, ...]
     model_types: tuple[str, ...]
     architectures: str
@@ -65,6 +66,7 @@ class Family:
     transform: Callable[[Any], ImageTransform | AudioTransform | None]
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
+    whole_length: Callable[[Any], bool] = lambda config: False
     head_hidden: Callable[[Any], Hidden | None] = lambda config: None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     to_hf: Callable[[Any, Any], tuple[dict[str, Any], Names]] | None = None

@@ -140,7 +140,9 @@ def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             pieces[key] = [name.layout.to_file(np.asarray(leaves[name.path])) for name in given]
     axes = {name.key: name.layout.axis for name in names.names}
     return {
-        key: np.ascontiguousarray(np.concatenate(p, axes[key]) if len(p) > 1 else p[0]) for key, p in pieces.items()
+        # Not ascontiguousarray, which gives a scalar an axis.
+        key: np.asarray(np.concatenate(p, axes[key]) if len(p) > 1 else p[0], order="C")
+        for key, p in pieces.items()
     }
 
 

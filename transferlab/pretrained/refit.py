@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import LanguageModelConfig
@@ -25,7 +24,8 @@ def images(
     source: Source, image_size: int | None, patch_size: int | None, channels: int | None, channel_mode: str | None
 ) -> Source:
     """What :meth:`Source.resized` does."""
-    if not isinstance(source.transform, ImageTransform):
+    old = source.image_transform
+    if old is None:
         raise TransferlabError(f"image_size, patch_size or channels were given, but {source.name} reads text.")
     family, shapes = FAMILIES[source.family], _file_shapes(source)
     asked = {"patch_size": patch_size, "channels": channels, "channel_mode": channel_mode}
@@ -33,7 +33,7 @@ def images(
         **source.origin.get("changes", {}),
         **{name: value for name, value in asked.items() if value is not None},
     }
-    size, fields, resizes = image_size or source.transform.size, {"image_size": image_size or source.transform.size}, {}
+    size, fields, resizes = image_size or old.size, {"image_size": image_size or old.size}, {}
     for name, field in (("patch_size", "patch_size"), ("channels", "num_channels")):
         if name not in changes:
             continue
@@ -48,7 +48,7 @@ def images(
         resizes[path] = kernel_resize(shapes[path], changes.get("patch_size"), changes.get("channels"), mode)
         config = replace(config, **fields)
     config, others = family.resized(config, shapes, size)
-    transform = replace(source.transform, size=size, channels=changes.get("channels", source.transform.channels))
+    transform = replace(old, size=size, channels=changes.get("channels", old.channels))
     return _changed(source, config, {**resizes, **others}, transform, changes)
 
 
@@ -115,4 +115,7 @@ def _changed(
 ) -> Source:
     leaves = source.leaves | {path: replace(source.leaves[path], resize=resize) for path, resize in resizes.items()}
     origin = {**source.origin, "changes": dict(changes)} if changes else source.origin
+    if source.towers:
+        towers = {**source.towers, "vision": transform}
+        return replace(source, config=config, leaves=leaves, towers=towers, origin=origin)
     return replace(source, config=config, leaves=leaves, transform=transform, origin=origin)

@@ -26,6 +26,8 @@ from transferlab.models.backbone import run_stages
 from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
 from transferlab.pretrained import refit
+from transferlab.pretrained.big_vision import config_of
+from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.formats import LazyTensor, holds_nan, read_any, read_directory, read_orbax
@@ -123,6 +125,7 @@ class Source:
         names: the name table that its files follow.
         tensors: all tensors of its files, by key; those that are ``unused`` too.
         files: its weight files: where each is, or its hash where that is known.
+        towers: each tower's preprocessing by the tower's name, for a model of several; it then has no ``transform``.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Source:
     names: Names | None = field(default=None, repr=False)
     tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
     files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
+    towers: Mapping[str, Transform | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
@@ -154,7 +158,7 @@ class Source:
 
     @property
     def modality(self) -> str:
-        """``text``, ``image`` or ``audio``."""
+        """``text``, ``image`` or ``audio``, or ``image and text`` for a model of two towers."""
         return FAMILIES[self.family].modality
 
     @property
@@ -183,6 +187,37 @@ class Source:
         """Batch statistics with lazy leaves."""
         wanted = trees.flatten(self.definition.state)
         return trees.unflatten({path: self.leaves[path] for path in wanted})
+
+    @property
+    def image_transform(self) -> ImageTransform | None:
+        """How images are read, by the one tower that does or the whole; None for a model that reads none."""
+        transform = self.towers.get("vision") if self.towers else self.transform
+        return transform if isinstance(transform, ImageTransform) else None
+
+    def tower(self, name: str) -> Source:
+        """One tower alone, as an ordinary backbone: what a head, a method, a plan and the frontier cache work on.
+
+        Raises:
+            TransferlabError: there is no such tower; those that there are are named.
+        """
+        if self.origin.get("tower") == name:
+            return self
+        if name not in self.towers:
+            there = nearest(name, self.towers) if self.towers else " It is one chain of stages, and is loaded whole."
+            raise TransferlabError(f"{self.name} has no tower '{name}'.{there}")
+        config, mark = self.config.towers()[name], f"{name}/"
+        family = family_of(config)
+        leaves = {p.removeprefix(mark): leaf for p, leaf in self.leaves.items() if p.startswith(mark)}
+        others = {leaf.key: p.split("/")[0] for p, leaf in self.leaves.items() if not p.startswith(mark)}
+        unused = tuple(
+            (key, f"of the tower '{part}'" if part in self.towers else "joins the towers")
+            for key, part in others.items()
+        )
+        return Source(
+            self.name, family.name, config, None, leaves, (*self.unused, *unused), self.towers[name],
+            family.head_pooling(config), False, {**self.origin, "family": family.name, "tower": name}, self.dtype,
+            files=self.files,
+        )  # fmt: skip
 
     def resized(
         self,
@@ -313,14 +348,21 @@ class Source:
                 ``input_features`` (batch, frames, bands).
 
         Returns:
-            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``encoded``
-            (the encoder's states) where a decoder follows, and ``logits`` where the checkpoint has a head: (batch,
-            labels), or (batch, length, vocabulary) of a language model.
+            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``embedding``
+            where it maps that to a space shared with another tower, ``encoded`` (the encoder's states) where a decoder
+            follows, and ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of
+            a language model. Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and
+            ``text_embedding`` (of unit length), and ``logits`` (images, texts).
         """
         return self._evaluate(*self.arrays, self.checked(inputs))
 
     def checked(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The inputs as arrays; a name that the model does not know, or its first missing, is an error."""
+        for tower, model in self.definition.module.towers().items():
+            if model.inputs[0] not in inputs:
+                raise TransferlabError(
+                    f"{self.name} needs '{model.inputs[0]}' for its tower '{tower}'; it was given {sorted(inputs)}."
+                )
         known = FAMILIES[self.family].inputs
         for name in inputs:
             if name not in known:
@@ -351,7 +393,8 @@ class Source:
         for name, array in arrays.items():
             if shape and array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
                 raise TransferlabError(f"'{name}' has shape {array.shape}, but 'input_ids' has {shape}.")
-            table = self.leaves.get(_TEXT_INPUTS[name] or "")
+            place = _TEXT_INPUTS[name] or ""
+            table = self.leaves.get(place) or self.leaves.get(f"text/{place}")
             if table is None:
                 continue
             wrong = array[(array < 0) | (array >= table.shape[0])]
@@ -388,7 +431,10 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
         stages = model.all_stages()
         stop = len(model.backbone_stages())
         carry = run_stages(model, inputs, 0, stop)
-        out = {name: carry[name] for name in ("hidden", "encoded") if name in carry}
+        if source.towers:
+            hidden = [f"{name}/hidden" for name in source.towers]
+            return {name: carry[name] for name in (*hidden, "image_embedding", "text_embedding", "logits")}
+        out = {name: carry[name] for name in ("hidden", "encoded", "embedding") if name in carry}
         if source.pooling == "pooler":
             if "pooled" in carry:
                 out["pooled"] = carry["pooled"]
@@ -402,15 +448,18 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
     return evaluate
 
 
-def load(name: str | Path, *, config: Any = None, dtype: str = "float32") -> Source:
+def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
         name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
             in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
-        config: the family's config, for a bare weight file that does not carry its own.
+        config: the family's config, for a bare weight file that does not carry its own. The ``.npz`` of big_vision and
+            vision_transformer need none: all sizes can be read off their tensors.
         dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
             ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
+        tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
+            the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
 
     Raises:
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
@@ -418,7 +467,12 @@ def load(name: str | Path, *, config: Any = None, dtype: str = "float32") -> Sou
     """
     if dtype not in DTYPES:
         raise TransferlabError(f"Parameters in memory cannot be '{dtype}'.{nearest(str(dtype), DTYPES)}")
-    return replace(_load(str(name), config), dtype=dtype)
+    text = str(name)
+    if "#" in text and not Path(text).expanduser().exists():
+        text, _, part = text.rpartition("#")
+        tower = tower or part
+    source = replace(_load(text, config), dtype=dtype)
+    return source if tower is None else source.tower(tower)
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -483,16 +537,20 @@ def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
 
 
 def _from_file(path: Path, name: str, config: Any) -> Source:
+    tensors = read_any(path)
+    config = config_of(tensors) if config is None else config
     if config is None:
         raise TransferlabError(
             f"{path}: a bare weight file does not say its architecture; pass one, as "
             f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
         )
     family = family_of(config)
-    tensors = read_any(path)
-    origin = {"path": str(path.resolve())}
+    origin, transform = {"path": str(path.resolve())}, family.transform(config)
+    towers: dict[str, Transform | None] = {}
+    if family.modality == "image and text":
+        towers, transform = {"vision": transform, "text": None}, None
     pooling = "mean" if family.modality == "text" else None
-    made = _assemble(name, family, config, tensors, origin, transform=family.transform(config), pooling=pooling)
+    made = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, towers=towers)
     return replace(made, files={path.name: path})
 
 
@@ -524,14 +582,11 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     tensors = read_orbax(directory / "tree")
     raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
-    if family.modality == "text":
-        transform = _tokenizer(directory, family, config, (raw or {}).get("model_type"))
-    else:
-        transform = read_preprocessor(directory) or family.transform(config)
+    transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
     with reading(path):
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
-                           normalise=normalise, head=head, names=paths)  # fmt: skip
+                           normalise=normalise, head=head, names=paths, towers=towers)  # fmt: skip
         leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
@@ -539,7 +594,24 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
 def _tokenizer(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
     longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
     types = "token_type_ids" in family.inputs
-    return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types)
+    whole = family.whole_length(config)
+    return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types, whole_length=whole)
+
+
+def _transforms(
+    directory: Path, family: Family, config: Any, kind: str | None, timm: TimmConfig | None = None
+) -> tuple[Transform | None, dict[str, Transform | None]]:
+    """Return the directory's preprocessing, and that of each tower where it has several."""
+    if family.modality == "text":
+        return _tokenizer(directory, family, config, kind), {}
+    if family.modality == "audio":
+        return read_audio(directory) or family.transform(config), {}
+    if timm is not None:
+        return timm.transform(), {}
+    images = read_preprocessor(directory) or family.transform(config)
+    if family.modality == "image and text":
+        return None, {"vision": images, "text": _tokenizer(directory, family, config, kind)}
+    return images, {}
 
 
 _HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
@@ -562,6 +634,8 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     if (directory / DESCRIPTION).exists():
         return _from_orbax(directory, name, origin)
     path = directory / "config.json"
+    if not path.exists() and (directory / OPEN_CLIP).exists():
+        return _from_open_clip(directory, name, origin)
     if not path.exists():
         there = sorted(p.name for p in directory.iterdir())[:20]
         raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
@@ -582,25 +656,38 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
         pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
     with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
-        if family.modality == "text":
-            transform = _tokenizer(directory, family, config, raw.get("model_type"))
-        elif family.modality == "audio":
-            transform = read_audio(directory) or family.transform(config)
-        elif timm is not None:
-            transform = timm.transform()
-        else:
-            transform = read_preprocessor(directory) or family.transform(config)
-    if isinstance(transform, ImageTransform) and not 0 < transform.size <= _LARGEST_IMAGE:
-        raise TransferlabError(f"{directory}: it reads images of {transform.size} pixels a side.")
+        transform, towers = _transforms(directory, family, config, raw.get("model_type"), timm)
+    images = towers.get("vision") if towers else transform
+    if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
+        raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
     with reading(path):
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
                            normalise=normalise, labels=labels, head_dropout=head_dropout,
-                           classifies=_classifies(raw))  # fmt: skip
+                           classifies=_classifies(raw), towers=towers)  # fmt: skip
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
     with reading(path):
-        return source.resized(transform.size) if isinstance(transform, ImageTransform) else source
+        return source.resized(images.size) if isinstance(images, ImageTransform) else source
+
+
+def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    path = directory / OPEN_CLIP
+    raw, weights = read_json(path), open_clip_weights(directory)
+    with reading(path):
+        config = clip_from_open_clip(raw)
+        images = open_clip_transform(raw, config)
+    tensors = read_any(weights)
+    _check_layers(config, len(tensors), path)
+    family = family_of(config)
+    with reading(directory / "tokenizer_config.json"):
+        text = _tokenizer(directory, family, config, None)
+    with reading(path):
+        source = _assemble(
+            name, family, config, tensors, {"path": str(directory.resolve()), **origin}, transform=None, pooling=None,
+            towers={"vision": images, "text": text},
+        )  # fmt: skip
+    return replace(source, files={weights.name: weights})
 
 
 _LARGEST_IMAGE = 1 << 14
@@ -653,6 +740,7 @@ def _assemble(
     head: HeadConfig | None = None,
     names: Names | None = None,
     classifies: bool = True,
+    towers: Mapping[str, Transform | None] | None = None,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
     names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
@@ -694,7 +782,7 @@ def _assemble(
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
-        tensors=tensors,
+        tensors=tensors, towers=towers or {},
     )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""ViT's names: Hugging Face's (``ViTModel``, ``DeiTModel``, ``Dinov2Model``) and timm's; its configs in both."""
+"""ViT's names and configs in Hugging Face's files and timm's, and its names in open_clip's.
+
+Hugging Face has it as ``ViTModel``, ``DeiTModel``, ``Dinov2Model``, ``CLIPVisionModel`` and ``SiglipVisionModel``.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,25 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
+from transferlab.pretrained.big_vision import vit_tables
 from transferlab.pretrained.family import Family
 from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.timm import TimmConfig, square
 
-Dialect = Literal["vit", "dinov2", "timm"]
+Dialect = Literal["vit", "dinov2", "timm", "clip", "open_clip"]
+"""Whose keys: Hugging Face's ViT and DeiT, its DINOv2, timm's, Hugging Face's CLIP and SigLIP, open_clip's."""
 
 
 def vit_names(config: ViTConfig, dialect: Dialect) -> Names:
-    """Return the table for this config in one of the three dialects."""
+    """Return the table for this config in one of the dialects."""
+    if dialect in ("clip", "open_clip"):
+        return _tower_names(config, dialect)
     timm = dialect == "timm"
     patch, inside = ("patch_embed.proj", "") if timm else ("embeddings.patch_embeddings.projection", "embeddings.")
     names = [
         Name("embed/patch/kernel", f"{patch}.weight", CONV),
-        Name("embed/patch/bias", f"{patch}.bias"),
+        *([Name("embed/patch/bias", f"{patch}.bias")] if config.patch_bias else []),
         Name("embed/position", f"{inside}{'pos_embed' if timm else 'position_embeddings'}", squeezed(1)),
     ]
     if config.class_token:
@@ -36,18 +43,22 @@ def vit_names(config: ViTConfig, dialect: Dialect) -> Names:
         names.append(Name("embed/distillation_token", f"{inside}{key}", squeezed(2)))
     if config.registers:
         names.append(Name("embed/registers", f"{inside}{'reg_token' if timm else 'register_tokens'}", squeezed(1)))
+    if config.pre_norm and timm:
+        names += norm("embed/norm", "norm_pre")
     for i in range(config.num_hidden_layers):
         names += _layer(config, dialect, f"layers/{i}", f"blocks.{i}" if timm else f"encoder.layer.{i}")
-    names += _norm("norm", "fc_norm" if config.norm_pooled else "norm" if timm else "layernorm")
+    names += norm("norm", "fc_norm" if config.norm_pooled else "norm" if timm else "layernorm")
     ignored = [(r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder")]
     if not timm:
-        names += [*_linear("pooler", "pooler.dense"), *_linear("head", "classifier")]
+        names += [*linear("pooler", "pooler.dense"), *linear("head", "classifier")]
         ignored.append((r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"))
         ignored.append((r"(cls|distillation)_classifier\.(weight|bias)", _TWO_HEADS))
+    elif config.pooler:
+        names += [*_attention_pooler(dialect), *linear("head", "head")]
     elif config.distillation_token:
         ignored.append((r"head(_dist)?\.(weight|bias)", _TWO_HEADS))
     else:
-        names += _linear("head", "head")
+        names += linear("head", "head")
     prefixes = () if timm else ("dinov2_with_registers.", "dinov2.", "deit.", "vit.")
     return Names(tuple(names), prefixes, ignored=tuple(ignored))
 
@@ -55,24 +66,103 @@ def vit_names(config: ViTConfig, dialect: Dialect) -> Names:
 _TWO_HEADS = "one of two heads whose mean a distilled model answers by; a new head takes their place"
 
 
+def _attention_pooler(dialect: Dialect) -> list[Name]:
+    """The pooler that asks by attention: timm's ``attn_pool``, Hugging Face's ``head``."""
+    if dialect == "timm":
+        return [
+            Name("pooler/probe", "attn_pool.latent", squeezed(2)),
+            *linear("pooler/attention/query", "attn_pool.q"),
+            *linear("pooler/attention/key", "attn_pool.kv", 0, 2),
+            *linear("pooler/attention/value", "attn_pool.kv", 1, 2),
+            *linear("pooler/attention/output", "attn_pool.proj"),
+            *norm("pooler/mlp/norm", "attn_pool.norm"),
+            *linear("pooler/mlp/up", "attn_pool.mlp.fc1"),
+            *linear("pooler/mlp/down", "attn_pool.mlp.fc2"),
+        ]
+    return [
+        Name("pooler/probe", "head.probe", squeezed(2)),
+        *in_projection("pooler/attention", "head.attention"),
+        *norm("pooler/mlp/norm", "head.layernorm"),
+        *linear("pooler/mlp/up", "head.mlp.fc1"),
+        *linear("pooler/mlp/down", "head.mlp.fc2"),
+    ]
+
+
+def _tower_names(config: ViTConfig, dialect: Dialect) -> Names:
+    """The vision towers of CLIP and SigLIP; the keys without what stands before them beside a text tower."""
+    ours = dialect == "clip"
+    names = [
+        Name("embed/patch/kernel", "embeddings.patch_embedding.weight" if ours else "conv1.weight", CONV),
+        Name("embed/position", "embeddings.position_embedding.weight" if ours else "positional_embedding"),
+    ]
+    if config.patch_bias:
+        names.append(Name("embed/patch/bias", "embeddings.patch_embedding.bias" if ours else "conv1.bias"))
+    if config.class_token:
+        names.append(Name("embed/class_token", "embeddings.class_embedding" if ours else "class_embedding"))
+    if config.pre_norm:
+        names += norm("embed/norm", "pre_layrnorm" if ours else "ln_pre")
+    for i in range(config.num_hidden_layers):
+        names += tower_layer(i, dialect)
+    names += norm("norm", "post_layernorm" if ours else "ln_post")
+    if config.pooler:
+        names += _attention_pooler(dialect)
+    if config.projection_dim and ours:
+        names.append(Name("projection/kernel", "visual_projection.weight", LINEAR))
+    elif config.projection_dim:
+        names.append(Name("projection/kernel", "proj"))
+    ignored = ((r"(vision_model\.)?embeddings\.position_ids", "a constant buffer, no parameter"),)
+    return Names(tuple(names), ("vision_model.",) if ours else ("visual.",), ignored=ignored)
+
+
+def tower_layer(i: int, dialect: Dialect) -> list[Name]:
+    """Layer ``i`` of a tower, for images or texts, as Hugging Face's CLIP (``clip``) or open_clip has it."""
+    here = f"layers/{i}"
+    if dialect == "clip":
+        there, first, second, up, down = f"encoder.layers.{i}", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"
+        attention = [
+            name
+            for part, key in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "out"))
+            for name in linear(f"{here}/attention/{part}", f"{there}.self_attn.{key}_proj")
+        ]
+    else:
+        there, first, second, up, down = f"transformer.resblocks.{i}", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj"
+        attention = in_projection(f"{here}/attention", f"{there}.attn")
+    return [
+        *norm(f"{here}/attention/norm", f"{there}.{first}"),
+        *attention,
+        *norm(f"{here}/mlp/norm", f"{there}.{second}"),
+        *linear(f"{here}/mlp/up", f"{there}.{up}"),
+        *linear(f"{here}/mlp/down", f"{there}.{down}"),
+    ]
+
+
+def in_projection(path: str, key: str) -> list[Name]:
+    """The names of torch's ``MultiheadAttention``, which fuses query, key and value under names of its own."""
+    names = linear(f"{path}/output", f"{key}.out_proj")
+    for n, part in enumerate(("query", "key", "value")):
+        names.append(Name(f"{path}/{part}/kernel", f"{key}.in_proj_weight", fused(LINEAR, n, 3)))
+        names.append(Name(f"{path}/{part}/bias", f"{key}.in_proj_bias", fused(SAME, n, 3)))
+    return names
+
+
 def _layer(config: ViTConfig, dialect: Dialect, here: str, there: str) -> list[Name]:
     timm, vit = dialect == "timm", dialect == "vit"
     first, second = ("layernorm_before", "layernorm_after") if vit else ("norm1", "norm2")
-    names = [*_norm(f"{here}/attention/norm", f"{there}.{first}"), *_norm(f"{here}/mlp/norm", f"{there}.{second}")]
+    names = [*norm(f"{here}/attention/norm", f"{there}.{first}"), *norm(f"{here}/mlp/norm", f"{there}.{second}")]
     for n, part in enumerate(("query", "key", "value")):
         if timm:
-            names += _linear(f"{here}/attention/{part}", f"{there}.attn.qkv", n, 3, bias=config.qkv_bias)
+            names += linear(f"{here}/attention/{part}", f"{there}.attn.qkv", n, 3, bias=config.qkv_bias)
         else:
-            names += _linear(f"{here}/attention/{part}", f"{there}.attention.attention.{part}", bias=config.qkv_bias)
-    names += _linear(f"{here}/attention/output", f"{there}.{'attn.proj' if timm else 'attention.output.dense'}")
+            names += linear(f"{here}/attention/{part}", f"{there}.attention.attention.{part}", bias=config.qkv_bias)
+    names += linear(f"{here}/attention/output", f"{there}.{'attn.proj' if timm else 'attention.output.dense'}")
     up, down = ("intermediate.dense", "output.dense") if vit else ("mlp.fc1", "mlp.fc2")
     if config.swiglu:
         # Both dialects fuse gate and up, in this order.
         up, down = (up, down) if timm else ("mlp.weights_in", "mlp.weights_out")
-        names += _linear(f"{here}/mlp/gate", f"{there}.{up}", 0, 2) + _linear(f"{here}/mlp/up", f"{there}.{up}", 1, 2)
+        names += linear(f"{here}/mlp/gate", f"{there}.{up}", 0, 2) + linear(f"{here}/mlp/up", f"{there}.{up}", 1, 2)
     else:
-        names += _linear(f"{here}/mlp/up", f"{there}.{up}")
-    names += _linear(f"{here}/mlp/down", f"{there}.{down}")
+        names += linear(f"{here}/mlp/up", f"{there}.{up}")
+    names += linear(f"{here}/mlp/down", f"{there}.{down}")
     if config.layer_scale is not None:
         for n, block in enumerate(("attention", "mlp"), 1):
             names.append(
@@ -81,7 +171,7 @@ def _layer(config: ViTConfig, dialect: Dialect, here: str, there: str) -> list[N
     return names
 
 
-def _linear(path: str, key: str, n: int = 0, of: int = 1, bias: bool = True) -> list[Name]:
+def linear(path: str, key: str, n: int = 0, of: int = 1, bias: bool = True) -> list[Name]:
     """Kernel and bias; the n-th of ``of`` that the file fuses."""
 
     def layout(plain: Layout) -> Layout:
@@ -91,13 +181,16 @@ def _linear(path: str, key: str, n: int = 0, of: int = 1, bias: bool = True) -> 
     return [kernel, Name(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
 
 
-def _norm(path: str, key: str) -> list[Name]:
+def norm(path: str, key: str) -> list[Name]:
+    """Scale and bias."""
     return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]
 
 
 def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     kind = raw["model_type"]
+    if kind in ("clip_vision_model", "siglip_vision_model"):
+        return vision_tower_from_hf(raw)
     dino = kind.startswith("dinov2")
     config = ViTConfig(layer_norm_eps=1e-6 if dino else 1e-12, patch_size=14 if kind == "dinov2" else 16)
     plain = (
@@ -135,19 +228,42 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
     return config.distilled() if kind == "deit" else config
 
 
+def vision_tower_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
+    """Read Hugging Face's ``clip_vision_model`` or ``siglip_vision_model``, alone or beside a text tower."""
+    siglip = str(raw["model_type"]).startswith("siglip")
+    config = ViTConfig.siglip_b16() if siglip else ViTConfig.clip_b32()
+    plain = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
+        "initializer_range", "layer_norm_eps",
+    )  # fmt: skip
+    given = given_fields(ViTConfig, {name: raw[name] for name in plain if name in raw})
+    given["attention_probs_dropout_prob"] = given_number(raw, "attention_dropout", 0.0)
+    for name in ("image_size", "patch_size"):
+        given[name] = square(raw.get(name) or getattr(config, name), name)
+    if not siglip:
+        given |= given_fields({"projection_dim": int}, raw)
+    config = replace(config, **given)
+    return config if raw.get("vision_use_head", True) else config.without_pooler()
+
+
 _SIZES = {
     "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16),
-    "giant": (1536, 40, 24),
+    "giant": (1536, 40, 24), "so400m": (1152, 27, 16), "giantopt": (1536, 40, 16),
 }  # fmt: skip
-"""timm's sizes: width, layers, heads. Its only giant that is read is DINOv2's."""
+"""timm's sizes: width, layers, heads. Its only giant that is read is DINOv2's; giantopt is SigLIP 2's."""
 
 TIMM_VITS = (
     r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_\d+)?|"
     r"vit_(small|base|large|giant)_patch14_(reg4_)?dinov2|"
+    r"vit_(base|large|huge)_patch(14|16|32)_clip_(quickgelu_)?\d+|"
+    r"vit_(base|large|so400m|giantopt)_patch(14|16|32)_siglip_(gap_)?\d+|"
     r"deit_(tiny|small|base)_(distilled_)?patch16_\d+|"
     r"deit3_(small|base|large|huge)_patch1[46]_\d+"
 )
 """Architectures of timm that are read as this family, as a regular expression."""
+
+_TANH_SIGLIPS = r"giantopt|so400m_patch16|patch32_siglip|large_patch16_siglip_(gap_)?512"
+"""The sizes that came with SigLIP 2, whose GELU timm approximates; the older it computes by erf."""
 
 _ARGUMENTS = (
     "img_size", "patch_size", "in_chans", "num_classes", "global_pool", "embed_dim", "depth", "num_heads", "mlp_ratio",
@@ -166,7 +282,7 @@ _TYPES = {
 def vit_from_timm(timm: TimmConfig) -> ViTConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
     name = timm.architecture
-    swiglu = "giant" in name
+    swiglu = name.startswith("vit_giant_")
     width, layers, heads = _SIZES[name.split("_")[1]]
     own: dict[str, Any] = {"embed_dim": width, "depth": layers, "num_heads": heads, "patch_size": _number(name)}
     if "dinov2" in name:
@@ -175,6 +291,14 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
         own["mlp_ratio"] = 2.66667 * 2
     if "reg4" in name:
         own |= {"reg_tokens": 4, "no_embed_class": True}
+    act, eps, pre_norm = "gelu", 1e-6, "_clip_" in name
+    if pre_norm:
+        act, eps = "quick_gelu" if "quickgelu" in name else "gelu", 1e-5
+    if "_siglip_" in name:
+        own |= {"class_token": False, "global_pool": "avg" if "_gap_" in name else "map", "fc_norm": False}
+        act = "gelu_pytorch_tanh" if re.search(_TANH_SIGLIPS, name) else "gelu"
+    if "so400m" in name:
+        own["mlp_ratio"] = 3.7362
     if name.startswith("deit3"):
         own |= {"init_values": 1e-6, "no_embed_class": True}
     for key, value in timm.arguments.items():
@@ -184,13 +308,15 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
                 f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _ARGUMENTS)}"
             )
     given = {**own, **timm.arguments, **given_fields(_TYPES, timm.arguments, where="config.json: model_args")}
-    pools: dict[str, Pooling] = {"token": "first", "avg": "mean"}
+    pools: dict[str, Pooling] = {"token": "first", "avg": "mean", "map": "pooler"}
     pool = given.get("global_pool", "token")
     if pool not in pools:
         raise TransferlabError(f"config.json: global_pool '{pool}' is not supported.{nearest(str(pool), pools)}")
     norm_pooled = given.get("fc_norm")
-    if norm_pooled and pool == "token":
-        raise TransferlabError("config.json: model_args.fc_norm with global_pool 'token' is not supported.")
+    # Attention pools what the norm has acted on, and takes no other norm.
+    norm_pooled = None if pool == "map" and not norm_pooled else norm_pooled
+    if norm_pooled and pool != "avg":
+        raise TransferlabError(f"config.json: model_args.fc_norm with global_pool '{pool}' is not supported.")
     first, distilled, registers = given.get("class_token", True), "_distilled" in name, given.get("reg_tokens") or 0
     inner = int(given["embed_dim"] * given.get("mlp_ratio", 4.0))
     return ViTConfig(
@@ -198,6 +324,8 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
         num_hidden_layers=given["depth"],
         num_attention_heads=given["num_heads"],
         intermediate_size=inner // 2 if swiglu else inner,
+        hidden_act=act,
+        layer_norm_eps=eps,
         attention_probs_dropout_prob=given.get("attn_drop_rate") or 0.0,
         image_size=timm.image_size,
         patch_size=square(given["patch_size"], "model_args.patch_size"),
@@ -209,6 +337,10 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
         position_slots=0 if given.get("no_embed_class") else first + distilled + registers,
         layer_scale=given.get("init_values"),
         swiglu=swiglu,
+        patch_bias=not pre_norm,
+        pre_norm=pre_norm,
+        pooler=pool == "map",
+        pooler_kind="attention" if pool == "map" else "tanh",
         pooling=pools[pool],
         norm_pooled=pool == "avg" if norm_pooled is None else norm_pooled,
         drop_path=given.get("drop_path_rate") or 0.0,
@@ -221,8 +353,17 @@ def _number(architecture: str) -> int:
     return int(found.group(1))
 
 
+def _all_names(config: ViTConfig) -> tuple[Names, ...]:
+    dialects: tuple[Dialect, ...] = ("vit", "dinov2", "timm", "clip", "open_clip")
+    return (*(vit_names(config, dialect) for dialect in dialects), *vit_tables(config))
+
+
 def _adjust(config: ViTConfig, found: set[str]) -> ViTConfig:
-    return config if "pooler/kernel" in found else config.without_pooler()
+    if config.pooler and not any(path.startswith("pooler/") for path in found):
+        config = config.without_pooler()
+    if "pooler/kernel" in found and not config.pooler:
+        config = replace(config, pooler=True, pooling="pooler")
+    return config if "projection/kernel" in found else config.without_projection()
 
 
 def _resized(
@@ -233,10 +374,16 @@ def _resized(
     return new, {path: position_resize(shapes[path], config.position_slots, new.grid, config.position_rule)}
 
 
-def _transform(config: ViTConfig) -> ImageTransform:
-    # As Hugging Face's ViTImageProcessor, which the files of a ViT that bring no preprocessing were made for.
+_OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def vit_transform(config: ViTConfig) -> ImageTransform:
+    """Preprocessing of weights that bring none: that of CLIP's, SigLIP's or ViT's processor at Hugging Face."""
+    if config.pre_norm:
+        return ImageTransform(config.image_size, *_OPENAI, "bicubic", 1.0, "crop")
     half = (0.5, 0.5, 0.5)
-    return ImageTransform(config.image_size, half, half, "bilinear", 1.0, "squash")
+    resize = "bicubic" if config.pooler_kind == "attention" else "bilinear"
+    return ImageTransform(config.image_size, half, half, resize, 1.0, "squash")
 
 
 def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
@@ -249,8 +396,39 @@ def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def vision_tower_to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+    """Return Hugging Face's ``config.json`` of CLIP's or SigLIP's vision tower, and the names of its leaves."""
+    kind = "clip" if config.pre_norm else "siglip"
+    if head is not None:
+        raise TransferlabError(f"Hugging Face's {kind}_vision_model has no classifier; write the format 'orbax'.")
+    like = ViTConfig.clip_b32() if kind == "clip" else ViTConfig.siglip_b16()
+    for name in (
+        "hidden_dropout_prob", "qkv_bias", "class_token", "distillation_token", "registers", "position_slots", "layer_scale",
+        "swiglu", "patch_bias", "pre_norm", "norm_pooled", "drop_path",
+    ):  # fmt: skip
+        if getattr(config, name) != getattr(like, name):
+            raise TransferlabError(
+                f"Hugging Face's {kind} cannot have {name} {getattr(config, name)!r}, only {getattr(like, name)!r}."
+            )
+    plain = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
+        "initializer_range", "layer_norm_eps", "image_size", "patch_size",
+    )  # fmt: skip
+    raw: dict[str, Any] = {"model_type": f"{kind}_vision_model", **{name: getattr(config, name) for name in plain}}
+    raw["attention_dropout"] = config.attention_probs_dropout_prob
+    if kind == "siglip":
+        raw |= {"architectures": ["SiglipVisionModel"], "vision_use_head": config.pooler}
+    else:
+        projected = config.projection_dim is not None
+        raw["architectures"] = ["CLIPVisionModelWithProjection" if projected else "CLIPVisionModel"]
+        raw |= {"projection_dim": config.projection_dim} if projected else {}
+    return raw, with_prefix(vit_names(config, "clip"), "vision_model.", but=("projection/",))
+
+
 def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
-    """ViT where it can hold the config, else DINOv2; what neither can is an error that names the field."""
+    """ViT where it can hold the config, else DINOv2; CLIP's and SigLIP's towers as such; what none can is an error."""
+    if config.pre_norm or config.pooler_kind == "attention":
+        return vision_tower_to_hf(config, head)
     dialect: Dialect = "vit" if config.layer_scale is None and not config.registers else "dinov2"
     kind = "vit" if dialect == "vit" else "dinov2_with_registers" if config.registers else "dinov2"
     fixed: dict[str, Any] = {
@@ -258,6 +436,8 @@ def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], 
         "distillation_token": False,
         "position_slots": 1,
         "norm_pooled": False,
+        "patch_bias": True,
+        "projection_dim": None,
     }
     fixed |= {"swiglu": False} if dialect == "vit" else {"pooler": False}
     for name, value in fixed.items():
@@ -297,13 +477,20 @@ VIT = Family(
     config=ViTConfig,
     modality="image",
     inputs=("pixel_values",),
-    model_types=("vit", "deit", "dinov2", "dinov2_with_registers"),
+    model_types=(
+        "vit",
+        "deit",
+        "dinov2",
+        "dinov2_with_registers",
+        "clip_vision_model",
+        "siglip_vision_model",
+    ),
     architectures=TIMM_VITS,
-    names=lambda config: tuple(vit_names(config, dialect) for dialect in ("vit", "dinov2", "timm")),
+    names=_all_names,
     from_hf=vit_from_hf,
     from_timm=vit_from_timm,
     adjust=_adjust,
-    transform=_transform,
+    transform=vit_transform,
     head_pooling=lambda config: config.pooling,
     to_hf=_to_hf,
     modules=_modules,

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
-from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json, write_json
@@ -372,7 +371,7 @@ def _set_image_size(raw: dict[str, Any], source: Source) -> None:
     if size is None:
         return
     if "model_type" in raw:
-        raw["image_size"] = size
+        raw.get("vision_config", raw)["image_size"] = size
         return
     inner = raw["pretrained_cfg"] if isinstance(raw.get("pretrained_cfg"), dict) else raw
     raw["model_args"] = {**(raw.get("model_args") or {}), "img_size": size}
@@ -419,13 +418,12 @@ def _copy_companions(source: Source, made: Path) -> None:
 
 def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
     """Where the files do not say how the source reads images, or say otherwise, write it."""
-    if not isinstance(source.transform, ImageTransform) or kind == "timm":
-        return
-    if read_preprocessor(made) == source.transform:
+    transform = source.image_transform
+    if transform is None or kind == "timm" or read_preprocessor(made) == transform:
         return
     path = made / "preprocessor_config.json"
     old = read_json(path) if path.exists() else {}
-    write_json(path, {**old, **to_preprocessor(source.transform)})
+    write_json(path, {**old, **to_preprocessor(transform)})
 
 
 def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
@@ -487,15 +485,16 @@ def _write_tokenizer(source: Source, made: Path) -> None:
 def _check(source: Source, made: Path) -> None:
     """Open what was written: it must be the same model, or the directory does not get its name."""
     again = open_directory(made)
-    want = {path: replace(leaf, resize=None).shape for path, leaf in source.leaves.items()}
-    got = {path: replace(leaf, resize=None).shape for path, leaf in again.leaves.items()}
+    want = {path: leaf.shape for path, leaf in source.leaves.items()}
+    got = {path: leaf.shape for path, leaf in again.leaves.items()}
     if again.family != source.family or want != got:
         wrong = sorted(path for path in want.keys() | got.keys() if want.get(path) != got.get(path))
         raise TransferlabError(f"What was written reads otherwise: {again.family}, {', '.join(wrong[:8])}.")
     if again.labels != source.labels:
         raise TransferlabError("What was written has other labels.")
-    ours, theirs = asdict(source.config), asdict(again.config)
-    # How the origin's head pools and how it resizes positions are matters of dialect.
-    fields = [name for name in ours if ours[name] != theirs[name] and name not in ("pooling", "position_rule")]
+    ours, theirs = trees.flatten(asdict(source.config)), trees.flatten(asdict(again.config))
+    # How the origin's head pools and how it resizes positions are matters of dialect, and so are first values.
+    dialect = ("pooling", "position_rule", "eos_token_id", "logit_scale", "logit_bias")
+    fields = [name for name in ours if ours[name] != theirs.get(name) and name.rpartition("/")[2] not in dialect]
     if fields:
         raise TransferlabError(f"What was written has another {', '.join(sorted(fields))} in its config.")

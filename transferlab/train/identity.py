@@ -18,7 +18,9 @@ def identity(run: Run) -> dict[str, Any]:
     """Return plain data: compared on resume, and read by ``open_run``."""
     source, data = run.source, run.data
     origin = {
-        k: v for k, v in source.recorded.items() if k in ("name", "family", "revision", "files", "path", "changes")
+        k: v
+        for k, v in source.recorded.items()
+        if k in ("name", "family", "revision", "files", "path", "changes", "tower")
     }
     return {
         "source": origin,

@@ -113,7 +113,7 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = refitted(load(place), origin.get("changes", {}))
+            source = refitted(load(place, tower=origin.get("tower")), origin.get("changes", {}))
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
             continue

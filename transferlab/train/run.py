@@ -68,6 +68,10 @@ def adapt(
     method = Full() if method is None else method
     settings = Settings(**method.published) if settings is None else settings
     seeds = seed if isinstance(seed, Seeds) else Seeds(seed, seed)
+    if source.towers:
+        raise TransferlabError(
+            f"{source.name} has several towers; adapt one: tl.load('{source.name}', tower='{next(iter(source.towers))}')."
+        )
     if source.transform is None:
         raise TransferlabError(
             f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data."

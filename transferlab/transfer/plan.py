@@ -209,6 +209,8 @@ def plan(
     config = source.config
     if head.pooling != "pooler" and getattr(config, "pooler", False):
         config = config.without_pooler()
+    if head.pooling != "embedding" and getattr(config, "projection_dim", None):
+        config = config.without_projection()
     module = config.build(head)
     if head.pooling not in module.poolings:
         raise TransferlabError(
@@ -284,7 +286,7 @@ def plan(
             continue
         if path.startswith("head/"):
             unused.append((leaf.key, "replaced by the new head"))
-        elif path.startswith("pooler/"):
+        elif path.startswith(("pooler/", "projection/")):
             unused.append((leaf.key, f"the new head pools by {head.pooling}"))
         else:
             problems.append(f"the source's key '{leaf.key}' ('{path}') goes nowhere.")

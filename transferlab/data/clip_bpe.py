@@ -1,0 +1,67 @@
+"""CLIP's tokenizer from ``vocab.json`` and ``merges.txt``: byte-level pairs of lower-cased words that end in ``</w>``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from transferlab.errors import TransferlabError
+from transferlab.files import read_json
+
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_END = "</w>"
+
+
+def is_clip_vocabulary(directory: Path) -> bool:
+    """Return whether the directory holds ``vocab.json`` and ``merges.txt``, and words of theirs end as CLIP's do."""
+    merges = directory / "merges.txt"
+    if not merges.exists() or not (directory / "vocab.json").exists():
+        return False
+    with merges.open(encoding="utf-8") as file:
+        return any(line.rstrip("\n").endswith(_END) for line in file)
+
+
+def clip_tokenizer(directory: Path, settings: dict[str, Any]) -> Tokenizer:
+    """Return the tokenizer as ``CLIPTokenizerFast`` builds it; a text stands between the begin and the end token.
+
+    Args:
+        directory: holds ``vocab.json`` and ``merges.txt``.
+        settings: of ``tokenizer_config.json``; ``bos_token`` and ``eos_token`` are read.
+    """
+    vocabulary = read_json(directory / "vocab.json")
+    lines = (directory / "merges.txt").read_text("utf-8").splitlines()
+    merges: Any = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    if bad := next((pair for pair in merges if len(pair) != 2), None):
+        raise TransferlabError(f"{directory / 'merges.txt'}: {bad} is not a pair.")
+    first, last, unknown = (_token(settings, name) for name in ("bos_token", "eos_token", "unk_token"))
+    for token in (first, last):
+        if token not in vocabulary:
+            raise TransferlabError(f"{directory / 'vocab.json'} has no token '{token}'.")
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary, merges=merges, continuing_subword_prefix="", end_of_word_suffix=_END, fuse_unk=False,
+            unk_token=unknown,
+        )
+    )  # fmt: skip
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (last, vocabulary[last]), (first, vocabulary[first]), trim_offsets=False, add_prefix_space=False
+    )
+    tokenizer.add_special_tokens([first, last])
+    return tokenizer
+
+
+def _token(settings: dict[str, Any], name: str) -> str:
+    given = settings.get(name)
+    given = given.get("content") if isinstance(given, dict) else given
+    return given or ("<|startoftext|>" if name == "bos_token" else "<|endoftext|>")
