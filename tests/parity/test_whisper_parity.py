@@ -19,6 +19,12 @@ from transferlab.pretrained.whisper import whisper_names
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 SIZES = {
     "twelve layers": {"d_model": 24, "encoder_layers": 12, "encoder_attention_heads": 3, "encoder_ffn_dim": 40,
                       "num_mel_bins": 80, "max_source_positions": 50},

@@ -72,7 +72,9 @@ def test_a_decoder_with_a_missing_layer_is_taken_for_none(tmp_path: Path) -> Non
         tl.load(tmp_path)
     kept = {key: tensor for key, tensor in tensors.items() if not key.startswith("decoder.")}
     save_file(kept, str(tmp_path / "model.safetensors"))
-    assert tl.load(tmp_path).config == tl.load(tmp_path).config.encoder_only()
+    alone = tl.load(tmp_path)
+    assert alone.config == alone.config.encoder_only()
+    assert alone.pooling == "mean" and alone({"input_ids": np.arange(8)[None]})["pooled"].shape == (1, 12)
 
 
 def test_a_classifier_on_the_encoder_hides_the_decoder_that_it_leaves(films, tmp_path: Path) -> None:

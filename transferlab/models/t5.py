@@ -76,6 +76,11 @@ class T5Config:
                 f"{self.relative_attention_num_buckets // 2} distances that have a bucket of their own."
             )
 
+    @property
+    def pooler(self) -> bool:
+        """T5 has none."""
+        return False
+
     @classmethod
     def small(cls) -> T5Config:
         """T5-small: 6 and 6 layers, 512 wide, 60.5 M parameters."""
