@@ -776,9 +776,10 @@ def _assemble(
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
     leaves = {path: found[path] for path in wanted}
     own = family.head_pooling(config)
-    # An encoder of texts without a head answers by its pooler, if it has one; a decoder by its last token.
-    has_pooler = getattr(config, "pooler", family.modality == "text" and own != "last")
-    pooled = pooling or ("pooler" if head is None and has_pooler else own)
+    # An encoder of texts without a head answers by its pooler, and not at all without one; what writes texts never has one.
+    writes = own == "last" or family.encoder is not None
+    answers = getattr(config, "pooler", False) or (family.modality == "text" and not writes)
+    pooled = pooling or ("pooler" if head is None and answers else own)
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
