@@ -778,8 +778,9 @@ def _assemble(
     own = family.head_pooling(config)
     # An encoder of texts without a head answers by its pooler, and not at all without one; what writes texts never has one.
     writes = own == "last" or family.encoder is not None
-    answers = getattr(config, "pooler", False) or (family.modality == "text" and not writes)
-    pooled = pooling or ("pooler" if head is None and answers else own)
+    text, pooler = family.modality == "text", getattr(config, "pooler", False)
+    answers = head is None and (pooler or not writes) if text else pooler
+    pooled = pooling or ("pooler" if answers else own)
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
