@@ -104,6 +104,8 @@ def test_what_a_config_leaves_out_is_not_the_models_own_default() -> None:
     assert read({"model_type": "qwen2", "sliding_window": 9}).windowed == ()
     assert read({"model_type": "qwen2", "sliding_window": 9, "use_sliding_window": True}).windowed == (28, 29, 30, 31)
     assert read({"model_type": "qwen3"}).head_dim == 128
+    assert read({"model_type": "llama"}).eos_token_id == (2,)
+    assert read({"model_type": "llama", "eos_token_id": None}).eos_token_id == ()
     assert read({"model_type": "gemma2"}) == replace(LlamaConfig.gemma2_2b(), eos_token_id=(1,))
     assert read({"model_type": "gemma2", "final_logit_softcapping": None}).final_logit_softcapping is None
     third = read({"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}})

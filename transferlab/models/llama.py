@@ -211,7 +211,7 @@ class LlamaConfig:
 # Reading config.json: each model has defaults of its own for what a file leaves out
 
 
-_NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+_NULLABLE = ("eos_token_id", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 """Fields whose null says that there is none; where any other is null, it is as if it were not there."""
 
 _LLAMA = {
