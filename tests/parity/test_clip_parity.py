@@ -344,7 +344,7 @@ PLAIN = {
 }
 SIGLIP = {
     "embed_dim": 1152, "init_logit_bias": -10, "custom_text": True,
-    "vision_cfg": {"image_size": 28, "timm_model_name": "vit_so400m_patch14_siglip_224", "timm_model_pretrained": False,
+    "vision_cfg": {"image_size": 224, "timm_model_name": "vit_so400m_patch14_siglip_224", "timm_model_pretrained": False,
                    "timm_pool": "map", "timm_proj": "none"},
     "text_cfg": {"context_length": 11, "vocab_size": 50, "width": 24, "heads": 3, "layers": 2, "no_causal_mask": True,
                  "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
@@ -405,3 +405,59 @@ def test_embeddings_and_logits_equal_open_clips(name: str, open_clip, monkeypatc
     assert again.keys() == tensors.keys()
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key].reshape(tensor.shape), tensor, err_msg=key)
+
+
+def test_open_clips_weights_written_for_transformers_give_other_logits(open_clip, tmp_path: Path) -> None:
+    model = randomised(open_clip.CLIP(**OPEN_CLIPS["quick gelu"]))
+    model.visual.image_mean, model.visual.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    (tmp_path / "a").mkdir()
+    hub = sys.modules["open_clip.push_to_hf_hub"]
+    hub.save_config_for_hf(model, tmp_path / "a" / "open_clip_config.json", OPEN_CLIPS["quick gelu"])
+    tensors = {key: value.detach().numpy() for key, value in model.state_dict().items()}
+    save_file(tensors, str(tmp_path / "a" / "open_clip_model.safetensors"))
+    tl.save(tl.load(tmp_path / "a"), tmp_path / "b")
+    theirs, said = transformers.CLIPModel.from_pretrained(tmp_path / "b", output_loading_info=True)
+    assert not said["missing_keys"] and not said["unexpected_keys"] and not said["mismatched_keys"]
+    images, texts = pixels(23), ids()
+    want = asked(theirs.eval(), pixel_values=channels_first(images), input_ids=torch.tensor(texts)).logits_per_image
+    with torch.no_grad():
+        image = model.encode_image(channels_first(images), normalize=True)
+        text = model.encode_text(torch.tensor(texts), normalize=True)
+        close((model.logit_scale.exp() * image @ text.T).numpy(), want)
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path / "b")
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# zero-shot
+
+
+def test_zero_shot_probabilities_are_not_those_that_transformers_gives(tmp_path: Path) -> None:
+    config = transformers.CLIPConfig(
+        vision_config={**VISION, "image_size": 25},
+        text_config={**TEXT, "vocab_size": 600, "max_position_embeddings": 77, "eos_token_id": 2},
+        projection_dim=6,
+    )
+    model = randomised(transformers.CLIPModel(config))
+    model.save_pretrained(tmp_path)
+    write_clip_tokenizer(tmp_path)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path, model_max_length=77)
+    tokenizer.save_pretrained(tmp_path)
+    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 25}, crop_size={"height": 25, "width": 25})
+    processor.save_pretrained(tmp_path)
+    labels, templates = ("cat", "dog", "photo"), tl.evaluate.TEMPLATES
+    images = [np.random.default_rng(i).integers(0, 256, (30 + i, 40, 3), np.uint8) for i in range(5)]
+    classes = []
+    for label in labels:
+        texts = tokenizer(
+            [t.format(label) for t in templates], padding="max_length", max_length=77, return_tensors="pt"
+        )
+        pooled = asked(model.text_model, **texts).pooler_output
+        vectors = torch.nn.functional.normalize(model.text_projection(pooled), dim=-1)
+        classes.append(torch.nn.functional.normalize(vectors.mean(0), dim=0))
+    given = processor(images, return_tensors="pt")
+    vision = model.visual_projection(asked(model.vision_model, **given).pooler_output)
+    image = torch.nn.functional.normalize(vision, dim=-1)
+    want = (model.logit_scale.exp() * image @ torch.stack(classes).T).softmax(-1)
+    classifier = tl.zero_shot_classifier(tl.load(tmp_path), labels, templates, rows=4)
+    close(classifier(images, rows=2), want, atol=1e-5)
