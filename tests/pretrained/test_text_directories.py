@@ -145,6 +145,7 @@ def test_a_config_that_cannot_be_honoured_is_ignored(kind: str, changes: dict, m
         ("bert", "layer_norm_eps", "1e-12", "a number"),
         ("bert", "classifier_dropout", "x", "a number"),
         ("roberta", "num_hidden_layers", 2.5, "an integer"),
+        ("roberta", "layer_norm_eps", 10**400, "a number"),
         ("roberta", "vocab_size", True, "an integer"),
         ("distilbert", "dim", [8], "an integer"),
         ("distilbert", "activation", 3, "a string"),

@@ -71,12 +71,14 @@ def _kinds(config: type) -> dict[str, type]:
 
 def _typed(value: Any, kind: type, what: str) -> Any:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and plain:
-        return float(value)
-    if kind is int and plain and float(value).is_integer():
+    if kind is int and plain and (isinstance(value, int) or value.is_integer()):
         return int(value)
+    # What is beyond a double's range is no number that can be used.
+    if kind is float and plain and (isinstance(value, float) or abs(value) < 2**1023):
+        return float(value)
     if kind is bool and (isinstance(value, bool) or value in (0, 1)):
         return bool(value)
     if kind is str and isinstance(value, str):
         return value
-    raise TransferlabError(f"{what} is {value!r}; it must be {_SAID[kind]}.")
+    shown = repr(value)
+    raise TransferlabError(f"{what} is {shown[:80]}{'…' if len(shown) > 80 else ''}; it must be {_SAID[kind]}.")
