@@ -25,7 +25,7 @@ _FACE = {
     "fit_together": "transferlab.train.fit",
     "generate": "transferlab.evaluate.generation",
     "inspect_checkpoint": "transferlab.pretrained.inspection",
-    "load": "transferlab.pretrained.source",
+    "load": "transferlab.pretrained.loading",
     "load_adapter": "transferlab.methods.adapted",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from transferlab.evaluate.zero_shot import zero_shot_classifier
     from transferlab.methods.adapted import load_adapter
     from transferlab.pretrained.inspection import inspect_checkpoint
-    from transferlab.pretrained.source import load
+    from transferlab.pretrained.loading import load
     from transferlab.pretrained.writing import save
     from transferlab.studies.study import run_study
     from transferlab.train.fit import fit_together

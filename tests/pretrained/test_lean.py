@@ -73,8 +73,8 @@ def test_hashes_are_taken_at_every_load(folder: Path, monkeypatch: pytest.Monkey
     from transferlab.pretrained import source as module
 
     hashed = []
-    plain = module._hash
-    monkeypatch.setattr(module, "_hash", lambda path: (hashed.append(path), plain(path))[1])
+    plain = module.sha256_file
+    monkeypatch.setattr(module, "sha256_file", lambda path: (hashed.append(path), plain(path))[1])
     source = tl.load(folder)
     jax.block_until_ready(source.arrays)
     assert not hashed

@@ -8,7 +8,7 @@ from pathlib import Path
 from transferlab.cli.predict import best_run
 from transferlab.errors import TransferlabError, nearest
 from transferlab.methods.adapted import Adapted, load_adapter
-from transferlab.pretrained.source import load
+from transferlab.pretrained.loading import load
 from transferlab.pretrained.writing import FORMATS, save
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

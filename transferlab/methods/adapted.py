@@ -16,8 +16,9 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.methods.lora import LowRank
 from transferlab.models.layers import Linear
+from transferlab.pretrained.loading import load
 from transferlab.pretrained.peft import AdapterConfig, Pair, read_adapter, write_adapter
-from transferlab.pretrained.source import Source, evaluation, load
+from transferlab.pretrained.source import Source, evaluation
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Where weights come from and go to: sources, file formats, and the two-way name rules of each family."""
 
+from transferlab.pretrained.loading import load
 from transferlab.pretrained.registry import REGISTRY
-from transferlab.pretrained.source import LazyLeaf, Source, load
+from transferlab.pretrained.source import LazyLeaf, Source
 
 __all__ = ["REGISTRY", "LazyLeaf", "Source", "load"]

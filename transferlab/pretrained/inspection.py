@@ -10,8 +10,8 @@ import numpy as np
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.formats import read_any
+from transferlab.pretrained.loading import DESCRIPTION, load
 from transferlab.pretrained.registry import REGISTRY
-from transferlab.pretrained.source import DESCRIPTION, load
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -20,8 +20,9 @@ from transferlab.files import read_json, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import LazyTensor, read_any, read_safetensors
+from transferlab.pretrained.loading import label_names
 from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
-from transferlab.pretrained.source import LazyLeaf, Source, label_names
+from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.writing import classifier_like_the_origins, new_directory, write_safetensors
 
 _PREFIX = "base_model.model."

@@ -23,9 +23,10 @@ from transferlab.files import read_json, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
+from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.preprocessing import read_preprocessor, to_preprocessor
-from transferlab.pretrained.source import DESCRIPTION, LazyLeaf, Source, label_names, open_directory
+from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.timm import TimmConfig
 
 FORMATS = ("hf", "timm", "orbax")
@@ -484,7 +485,7 @@ def _write_tokenizer(source: Source, made: Path) -> None:
 
 def _check(source: Source, made: Path) -> None:
     """Open what was written: it must be the same model, or the directory does not get its name."""
-    again = open_directory(made)
+    again = load(made)
     want = {path: leaf.shape for path, leaf in source.leaves.items()}
     got = {path: leaf.shape for path, leaf in again.leaves.items()}
     if again.family != source.family or want != got:

@@ -19,7 +19,8 @@ from transferlab.errors import TransferlabError
 from transferlab.evaluate import baselines
 from transferlab.files import file_lock, read_json, write_json, write_text
 from transferlab.measure.metrics import scores
-from transferlab.pretrained.source import Source, load
+from transferlab.pretrained.loading import load
+from transferlab.pretrained.source import Source
 from transferlab.studies.environment import environment
 from transferlab.studies.figures import learning_curves, palette_of, standalone, step_by_stage
 from transferlab.studies.report import write_report

@@ -21,8 +21,9 @@ from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
+from transferlab.pretrained.loading import load
 from transferlab.pretrained.refit import refitted
-from transferlab.pretrained.source import Source, load
+from transferlab.pretrained.source import Source
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.run import plan_for
 

