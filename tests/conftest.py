@@ -9,8 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def fuzz(examples: int) -> settings:
+    """The same damage on every run, so that a failure is a change's fault; ``FUZZ=20`` seeks twenty times more, by chance."""
+    more = int(os.environ.get("FUZZ", "0"))
+    return settings(
+        max_examples=examples * max(more, 1), derandomize=not more, deadline=None,
+        suppress_health_check=list(HealthCheck), **({} if more else {"database": None}),
+    )  # fmt: skip
+
 
 TINY = {
     "model_type": "bert", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from transferlab.errors import TransferlabError
@@ -119,7 +120,7 @@ def test_a_tensor_that_reaches_past_its_storage_is_refused(tmp_path: Path) -> No
         read_torch(tmp_path / "m.bin")
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(120)
 @given(
     cut=st.floats(0, 1), flip=st.integers(0, 10_000), kind=st.sampled_from(["legacy", "zip"]), truncate=st.booleans()
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -60,7 +61,7 @@ def test_a_truncated_file_is_read_or_not_named(file: Path, length: int) -> None:
         read_safetensors(file)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(60)
 @given(place=st.integers(0, 400), value=st.integers(0, 255), cut=st.integers(0, 300))
 def test_a_damaged_file_ends_in_anything_but_tensors_or_one_error(file: Path, place: int, value: int, cut: int) -> None:
     save_file(TENSORS, str(file))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import VIT_DIALECTS, write_bert, write_vit
-from hypothesis import HealthCheck, given, settings
+from conftest import VIT_DIALECTS, fuzz, write_bert, write_vit
+from hypothesis import given
 from hypothesis import strategies as st
 
 import transferlab as tl
@@ -20,7 +20,7 @@ from transferlab.pretrained.formats import read_npz
 from transferlab.pretrained.peft import Pair
 
 CHANGES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=5)
-FUZZ = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = fuzz(30)
 
 
 def damaged(data: bytes, changes: list[tuple[int, int]], cut: int) -> bytes:

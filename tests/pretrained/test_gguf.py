@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from transferlab.errors import TransferlabError
@@ -121,7 +122,7 @@ def test_a_wrong_file_is_read_or_not_named(what: str, tmp_path: Path) -> None:
         read_gguf(tmp_path / "wrong.gguf")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(150)
 @given(changes=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=4), cut=st.integers(0, 500))
 def test_a_damaged_file_ends_in_anything_but_tensors_or_one_error(
     tmp_path: Path, changes: list[tuple[int, int]], cut: int

@@ -142,6 +142,7 @@ def test_a_config_that_cannot_be_honoured_is_ignored(kind: str, changes: dict, m
     ("kind", "field", "value", "wanted"),
     [
         ("bert", "hidden_size", "x", "an integer"),
+        ("bert", "hidden_size", 10**400, "an integer of 64 bits"),
         ("bert", "layer_norm_eps", "1e-12", "a number"),
         ("bert", "classifier_dropout", "x", "a number"),
         ("roberta", "num_hidden_layers", 2.5, "an integer"),

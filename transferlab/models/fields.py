@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from transferlab.errors import TransferlabError
 
-_SAID = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+_SAID = {int: "an integer of 64 bits", float: "a number", bool: "true or false", str: "a string"}
 
 
 def given_fields(
@@ -71,9 +71,9 @@ def _kinds(config: type) -> dict[str, type]:
 
 def _typed(value: Any, kind: type, what: str) -> Any:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int and plain and (isinstance(value, int) or value.is_integer()):
+    # What is beyond the range of 64 bits, or of a double, is no number that can be used.
+    if kind is int and plain and (isinstance(value, int) or value.is_integer()) and abs(value) < 2**63:
         return int(value)
-    # What is beyond a double's range is no number that can be used.
     if kind is float and plain and (isinstance(value, float) or abs(value) < 2**1023):
         return float(value)
     if kind is bool and (isinstance(value, bool) or value in (0, 1)):

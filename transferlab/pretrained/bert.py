@@ -10,7 +10,7 @@ from transferlab.models.bert import BertConfig
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, Name, Names, with_prefix
+from transferlab.pretrained.names import Name, Names, linear, norm, with_prefix
 
 
 def bert_names(config: BertConfig) -> Names:
@@ -56,16 +56,6 @@ def layer_names(layers: int) -> list[Name]:
         names += linear(f"{here}/mlp/down", f"{there}.output.dense")
         names += norm(f"{here}/mlp/norm", f"{there}.output.LayerNorm")
     return names
-
-
-def linear(path: str, key: str) -> list[Name]:
-    """Kernel and bias of a linear map."""
-    return [Name(f"{path}/kernel", f"{key}.weight", LINEAR), Name(f"{path}/bias", f"{key}.bias")]
-
-
-def norm(path: str, key: str) -> list[Name]:
-    """Scale and bias of a LayerNorm."""
-    return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]
 
 
 def _adjust(config: BertConfig, found: set[str]) -> BertConfig:

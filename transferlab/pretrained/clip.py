@@ -16,12 +16,10 @@ from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import clip_tables
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, squeezed, with_prefix
+from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, linear, norm, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.timm import TimmConfig, square
 from transferlab.pretrained.vit import (
-    linear,
-    norm,
     tower_layer,
     vision_tower_from_hf,
     vision_tower_to_hf,

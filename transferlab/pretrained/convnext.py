@@ -10,7 +10,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.convnext import ConvNeXtConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, squeezed
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, norm, squeezed
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -23,21 +23,21 @@ def convnext_names(config: ConvNeXtConfig, dialect: Dialect) -> Names:
         stem = ("embeddings.patch_embeddings", "embeddings.layernorm")
     else:
         stem = ("stem.0", "stem.1") if timm else ("downsample_layers.0.0", "downsample_layers.0.1")
-    names = [*_map("stem/patch", stem[0], CONV), *_norm("stem/norm", stem[1])]
+    names = [*_map("stem/patch", stem[0], CONV), *norm("stem/norm", stem[1])]
     for s, depth in enumerate(config.depths):
         if s:
             halve = {
                 "authors": f"downsample_layers.{s}", "timm": f"stages.{s}.downsample",
                 "hf": f"encoder.stages.{s}.downsampling_layer",
             }[dialect]  # fmt: skip
-            names += _norm(f"downsamples/{s - 1}/norm", f"{halve}.0")
+            names += norm(f"downsamples/{s - 1}/norm", f"{halve}.0")
             names += _map(f"downsamples/{s - 1}/patch", f"{halve}.1", CONV)
         for b in range(depth):
             there = {
                 "authors": f"stages.{s}.{b}", "timm": f"stages.{s}.blocks.{b}", "hf": f"encoder.stages.{s}.layers.{b}",
             }[dialect]  # fmt: skip
             names += _block(config, dialect, f"stages/{s}/{b}", there)
-    names += _norm("norm", "head.norm" if timm else "layernorm" if hf else "norm")
+    names += norm("norm", "head.norm" if timm else "layernorm" if hf else "norm")
     names += _map("head", "head.fc" if timm else "classifier" if hf else "head", LINEAR)
     return Names(tuple(names), ("convnextv2.", "convnext.") if hf else ())
 
@@ -48,7 +48,7 @@ def _block(config: ConvNeXtConfig, dialect: Dialect, here: str, there: str) -> l
     layout = POINTWISE if timm and config.conv_mlp else LINEAR
     names = [
         *_map(f"{here}/depthwise", f"{there}.{'conv_dw' if timm else 'dwconv'}", CONV),
-        *_norm(f"{here}/norm", f"{there}.{'layernorm' if hf else 'norm'}"),
+        *norm(f"{here}/norm", f"{there}.{'layernorm' if hf else 'norm'}"),
         *_map(f"{here}/up", f"{there}.{up}", layout),
         *_map(f"{here}/down", f"{there}.{down}", layout),
     ]
@@ -65,10 +65,6 @@ def _block(config: ConvNeXtConfig, dialect: Dialect, here: str, there: str) -> l
 
 def _map(path: str, key: str, layout: Any) -> list[Name]:
     return [Name(f"{path}/kernel", f"{key}.weight", layout), Name(f"{path}/bias", f"{key}.bias")]
-
-
-def _norm(path: str, key: str) -> list[Name]:
-    return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]
 
 
 def convnext_from_hf(raw: Mapping[str, Any]) -> ConvNeXtConfig:

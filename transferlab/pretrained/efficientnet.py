@@ -9,7 +9,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.models.fields import given_number
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm
 from transferlab.pretrained.timm import TimmConfig
 
 
@@ -18,7 +18,7 @@ def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "tim
     port = dialect == "port"
     names = [
         Name("stem/conv/kernel", "_conv_stem.weight" if port else "conv_stem.weight", CONV),
-        *_norm("stem/norm", "_bn0" if port else "bn1"),
+        *batch_norm("stem/norm", "_bn0" if port else "bn1"),
     ]
     number = 0
     for s, stage in enumerate(config.blocks()):
@@ -40,25 +40,20 @@ def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "tim
             }
             if not plain:
                 names.append(Name(f"{here}/expand/kernel", f"{there}.{keys['expand']}.weight", POINTWISE))
-                names += _norm(f"{here}/expand_norm", f"{there}.{keys['expand_norm']}")
+                names += batch_norm(f"{here}/expand_norm", f"{there}.{keys['expand_norm']}")
             names.append(Name(f"{here}/depthwise/kernel", f"{there}.{keys['depthwise']}.weight", CONV))
-            names += _norm(f"{here}/depthwise_norm", f"{there}.{keys['depthwise_norm']}")
+            names += batch_norm(f"{here}/depthwise_norm", f"{there}.{keys['depthwise_norm']}")
             if not config.lite:
                 for part, key in (("reduce", keys["reduce"]), ("expand", keys["excite"])):
                     names.append(Name(f"{here}/squeeze_excite/{part}/kernel", f"{there}.{key}.weight", POINTWISE))
                     names.append(Name(f"{here}/squeeze_excite/{part}/bias", f"{there}.{key}.bias"))
             names.append(Name(f"{here}/project/kernel", f"{there}.{keys['project']}.weight", POINTWISE))
-            names += _norm(f"{here}/project_norm", f"{there}.{keys['project_norm']}")
+            names += batch_norm(f"{here}/project_norm", f"{there}.{keys['project_norm']}")
     names.append(Name("top/conv/kernel", "_conv_head.weight" if port else "conv_head.weight", POINTWISE))
-    names += _norm("top/norm", "_bn1" if port else "bn2")
+    names += batch_norm("top/norm", "_bn1" if port else "bn2")
     head = "_fc" if port else "classifier"
     names += [Name("head/kernel", f"{head}.weight", LINEAR), Name("head/bias", f"{head}.bias")]
     return Names(tuple(names), ignored=((r".*\.num_batches_tracked", "a counter, no parameter"),))
-
-
-def _norm(path: str, key: str) -> list[Name]:
-    table = (("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var"))
-    return [Name(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in table]
 
 
 TIMM_EFFICIENTNETS = r"(tf_)?efficientnet_(lite[0-4]|b[0-3])"

@@ -10,7 +10,7 @@ from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.models.llama import MODEL_TYPES, LlamaConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
-from transferlab.pretrained.names import LINEAR, Name, Names, with_prefix
+from transferlab.pretrained.names import LINEAR, Name, Names, linear, with_prefix
 
 
 def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
@@ -26,9 +26,9 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
         here, there = f"layers/{i}", f"layers.{i}"
         for path, key in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "o_proj")):
             bias = config.output_bias if path == "output" else config.qkv_bias
-            names += _linear(f"{here}/attention/{path}", f"{there}.self_attn.{key}", bias)
+            names += linear(f"{here}/attention/{path}", f"{there}.self_attn.{key}", bias=bias)
         for part in ("gate", "up", "down"):
-            names += _linear(f"{here}/mlp/{part}", f"{there}.mlp.{part}_proj", config.mlp_bias)
+            names += linear(f"{here}/mlp/{part}", f"{there}.mlp.{part}_proj", bias=config.mlp_bias)
         if config.query_norm:
             names.append(Name(f"{here}/attention/query_norm/scale", f"{there}.self_attn.q_norm.weight"))
             names.append(Name(f"{here}/attention/key_norm/scale", f"{there}.self_attn.k_norm.weight"))
@@ -54,11 +54,6 @@ def language_model_heads(tied: bool) -> tuple[str, ...]:
     """Which heads the files of a decoder may hold, the likeliest first."""
     # A file may hold the head's kernel although its config ties it: then it is read, and seen to be the table or not.
     return ("", "lm_head", "score") if tied else ("lm_head", "score")
-
-
-def _linear(path: str, key: str, bias: bool) -> list[Name]:
-    kernel = Name(f"{path}/kernel", f"{key}.weight", LINEAR)
-    return [kernel, Name(f"{path}/bias", f"{key}.bias")] if bias else [kernel]
 
 
 def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:

@@ -352,7 +352,9 @@ def _assemble(
             unused.append((key, reason))
     if problems:
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(problems[:12]) + more)
+        # A size in a damaged config can have thousands of digits.
+        told = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:12]]
+        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(told) + more)
     leaves = {path: found[path] for path in wanted}
     own = family.head_pooling(config)
     # An encoder of texts without a head answers by its pooler, and not at all without one; what writes texts never has one.

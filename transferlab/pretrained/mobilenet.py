@@ -10,7 +10,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.mobilenet import MobileNetV2Config
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["torchvision", "timm", "hf"]
@@ -24,7 +24,7 @@ def mobilenet_names(config: MobileNetV2Config, dialect: Dialect) -> Names:
         layout = CONV if path.endswith(("stem/conv", "depthwise")) else POINTWISE
         names.append(Name(f"{path}/kernel", f"{conv}.weight", layout))
         # A block's norms are named after the convolution before them.
-        names += _norm(path.replace("/conv", "/norm") if path.endswith("/conv") else f"{path}_norm", norm)
+        names += batch_norm(path.replace("/conv", "/norm") if path.endswith("/conv") else f"{path}_norm", norm)
     head = "classifier.1" if dialect == "torchvision" else "classifier"
     names += [Name("head/kernel", f"{head}.weight", LINEAR), Name("head/bias", f"{head}.bias")]
     ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
@@ -80,11 +80,6 @@ def _hf(config: MobileNetV2Config) -> Keys:
 
 def _parts(expansion: int) -> tuple[str, ...]:
     return ("depthwise", "project") if expansion == 1 else ("expand", "depthwise", "project")
-
-
-def _norm(path: str, key: str) -> list[Name]:
-    table = (("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var"))
-    return [Name(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in table]
 
 
 _FIXED = {

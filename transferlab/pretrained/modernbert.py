@@ -9,47 +9,32 @@ from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, fused, with_prefix
+from transferlab.pretrained.names import Name, Names, linear, norm, with_prefix
 
 
 def modernbert_names(config: ModernBertConfig) -> Names:
     """Return the table for this config. The file fuses query, key and value, and gate and up."""
     names = [
         Name("embed/word/embedding", "embeddings.tok_embeddings.weight"),
-        *_norm("embed/norm", "embeddings.norm", config.norm_bias),
+        *norm("embed/norm", "embeddings.norm", bias=config.norm_bias),
     ]
     for i in range(config.num_hidden_layers):
         here, there = f"layers/{i}", f"layers.{i}"
         if i > 0:
-            names += _norm(f"{here}/attention/norm", f"{there}.attn_norm", config.norm_bias)
+            names += norm(f"{here}/attention/norm", f"{there}.attn_norm", bias=config.norm_bias)
         for n, part in enumerate(("query", "key", "value")):
-            names += _linear(f"{here}/attention/{part}", f"{there}.attn.Wqkv", config.attention_bias, n, 3)
-        names += _linear(f"{here}/attention/output", f"{there}.attn.Wo", config.attention_bias)
-        names += _norm(f"{here}/mlp/norm", f"{there}.mlp_norm", config.norm_bias)
+            names += linear(f"{here}/attention/{part}", f"{there}.attn.Wqkv", n, 3, bias=config.attention_bias)
+        names += linear(f"{here}/attention/output", f"{there}.attn.Wo", bias=config.attention_bias)
+        names += norm(f"{here}/mlp/norm", f"{there}.mlp_norm", bias=config.norm_bias)
         for n, part in enumerate(("gate", "up")):
-            names += _linear(f"{here}/mlp/{part}", f"{there}.mlp.Wi", config.mlp_bias, n, 2)
-        names += _linear(f"{here}/mlp/down", f"{there}.mlp.Wo", config.mlp_bias)
-    names += _norm("norm", "final_norm", config.norm_bias)
-    names += _linear("head/dense", "head.dense", config.classifier_bias)
-    names += _norm("head/norm", "head.norm", config.norm_bias)
-    names += _linear("head", "classifier", bias=True)
+            names += linear(f"{here}/mlp/{part}", f"{there}.mlp.Wi", n, 2, bias=config.mlp_bias)
+        names += linear(f"{here}/mlp/down", f"{there}.mlp.Wo", bias=config.mlp_bias)
+    names += norm("norm", "final_norm", bias=config.norm_bias)
+    names += linear("head/dense", "head.dense", bias=config.classifier_bias)
+    names += norm("head/norm", "head.norm", bias=config.norm_bias)
+    names += linear("head", "classifier")
     ignored = ((r"decoder\.(weight|bias)", "the pre-training head, not part of the encoder"),)
     return Names(tuple(names), prefixes=("model.",), ignored=ignored)
-
-
-def _linear(path: str, key: str, bias: bool, n: int = 0, of: int = 1) -> list[Name]:
-    """Kernel and bias; the n-th of ``of`` that the file fuses."""
-
-    def layout(plain: Layout) -> Layout:
-        return plain if of == 1 else fused(plain, n, of)
-
-    kernel = Name(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
-    return [kernel, Name(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
-
-
-def _norm(path: str, key: str, bias: bool) -> list[Name]:
-    scale = Name(f"{path}/scale", f"{key}.weight")
-    return [scale, Name(f"{path}/bias", f"{key}.bias")] if bias else [scale]
 
 
 def _head_hidden(config: ModernBertConfig) -> Hidden:

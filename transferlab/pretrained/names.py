@@ -99,6 +99,28 @@ class Name:
     layout: Layout = SAME
 
 
+def linear(path: str, key: str, n: int = 0, of: int = 1, *, bias: bool = True) -> list[Name]:
+    """Kernel and bias of torch's ``Linear``; the n-th of ``of`` that the file fuses."""
+
+    def layout(plain: Layout) -> Layout:
+        return plain if of == 1 else fused(plain, n, of)
+
+    kernel = Name(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
+    return [kernel, Name(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
+
+
+def norm(path: str, key: str, *, bias: bool = True) -> list[Name]:
+    """Scale and bias of a normalisation without statistics."""
+    scale = Name(f"{path}/scale", f"{key}.weight")
+    return [scale, Name(f"{path}/bias", f"{key}.bias")] if bias else [scale]
+
+
+def batch_norm(path: str, key: str) -> list[Name]:
+    """Scale, bias and statistics of torch's batch normalisation."""
+    statistics = (("mean", "running_mean"), ("var", "running_var"))
+    return [*norm(path, key), *(Name(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in statistics)]
+
+
 @dataclass(frozen=True)
 class Names:
     """A family's table for one config.

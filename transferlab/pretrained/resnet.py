@@ -9,7 +9,7 @@ from typing import Any, Literal
 from transferlab.data.images import ImageTransform
 from transferlab.models.resnet import ResNetConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm
 from transferlab.pretrained.timm import IMAGENET, TimmConfig
 
 
@@ -17,7 +17,7 @@ def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) ->
     """Return the table for this config in one of the two dialects."""
     hf = dialect == "hf"
     stem, stem_norm = ("embedder.embedder.convolution", "embedder.embedder.normalization") if hf else ("conv1", "bn1")
-    names = [Name("stem/conv/kernel", f"{stem}.weight", CONV), *_norm("stem/norm", stem_norm)]
+    names = [Name("stem/conv/kernel", f"{stem}.weight", CONV), *batch_norm("stem/norm", stem_norm)]
     basic = config.layer_type == "basic"
     parts = ("first", "second") if basic else ("reduce", "spatial", "expand")
     for s, stage in enumerate(config.blocks()):
@@ -30,22 +30,17 @@ def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) ->
                 )
                 layout = POINTWISE if part in ("reduce", "expand") else CONV
                 names.append(Name(f"{here}/{part}/kernel", f"{there}.{conv}.weight", layout))
-                names += _norm(f"{here}/{part}_norm", f"{there}.{norm}")
+                names += batch_norm(f"{here}/{part}_norm", f"{there}.{norm}")
             if block.projected:
                 conv, norm = (
                     ("shortcut.convolution", "shortcut.normalization") if hf else ("downsample.0", "downsample.1")
                 )
                 names.append(Name(f"{here}/shortcut/kernel", f"{there}.{conv}.weight", POINTWISE))
-                names += _norm(f"{here}/shortcut_norm", f"{there}.{norm}")
+                names += batch_norm(f"{here}/shortcut_norm", f"{there}.{norm}")
     head = "classifier.1" if hf else "fc"
     names += [Name("head/kernel", f"{head}.weight", LINEAR), Name("head/bias", f"{head}.bias")]
     ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
     return Names(tuple(names), ("resnet.",) if hf else (), ignored=ignored)
-
-
-def _norm(path: str, key: str) -> list[Name]:
-    table = (("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var"))
-    return [Name(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in table]
 
 
 def resnet_from_hf(raw: Mapping[str, Any]) -> ResNetConfig:

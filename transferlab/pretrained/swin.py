@@ -11,7 +11,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.swin import SwinConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused
+from transferlab.pretrained.names import CONV, LINEAR, Name, Names, linear, norm
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -20,23 +20,27 @@ Dialect = Literal["authors", "timm", "hf"]
 def swin_names(config: SwinConfig, dialect: Dialect) -> Names:
     """Return the table for this config in one of the three dialects."""
     hf = dialect == "hf"
-    patch, norm = (
+    patch, first = (
         ("embeddings.patch_embeddings.projection", "embeddings.norm")
         if hf
         else ("patch_embed.proj", "patch_embed.norm")
     )
-    names = [*_map("stem/patch", patch, CONV), *_norm("stem/norm", norm)]
+    names = [
+        Name("stem/patch/kernel", f"{patch}.weight", CONV),
+        Name("stem/patch/bias", f"{patch}.bias"),
+        *norm("stem/norm", first),
+    ]
     inside = "encoder.layers" if hf else "layers"
     for s, depth in enumerate(config.depths):
         if s:
             # timm has the merging at the start of a stage, the others at the end of the one before.
             there = f"{inside}.{s if dialect == 'timm' else s - 1}.downsample"
-            names += _norm(f"downsamples/{s - 1}/norm", f"{there}.norm")
+            names += norm(f"downsamples/{s - 1}/norm", f"{there}.norm")
             names.append(Name(f"downsamples/{s - 1}/reduce/kernel", f"{there}.reduction.weight", LINEAR))
         for b in range(depth):
             names += _block(config, hf, f"stages/{s}/{b}", f"{inside}.{s}.blocks.{b}")
-    names += _norm("norm", "layernorm" if hf else "norm")
-    names += _map("head", {"hf": "classifier", "timm": "head.fc", "authors": "head"}[dialect], LINEAR)
+    names += norm("norm", "layernorm" if hf else "norm")
+    names += linear("head", {"hf": "classifier", "timm": "head.fc", "authors": "head"}[dialect])
     ignored = (
         (r"(.+\.)?(relative_position_index|attn_mask)", "follows from the sizes"),
         (r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder"),
@@ -47,26 +51,15 @@ def swin_names(config: SwinConfig, dialect: Dialect) -> Names:
 
 def _block(config: SwinConfig, hf: bool, here: str, there: str) -> list[Name]:
     first, second = ("layernorm_before", "layernorm_after") if hf else ("norm1", "norm2")
-    names = [*_norm(f"{here}/attention/norm", f"{there}.{first}"), *_norm(f"{here}/mlp/norm", f"{there}.{second}")]
+    names = [*norm(f"{here}/attention/norm", f"{there}.{first}"), *norm(f"{here}/mlp/norm", f"{there}.{second}")]
     for n, part in enumerate(("query", "key", "value")):
-        key = f"{there}.attention.self.{part}" if hf else f"{there}.attn.qkv"
-        plain, bias = (LINEAR, SAME) if hf else (fused(LINEAR, n, 3), fused(SAME, n, 3))
-        names.append(Name(f"{here}/attention/{part}/kernel", f"{key}.weight", plain))
-        if config.qkv_bias:
-            names.append(Name(f"{here}/attention/{part}/bias", f"{key}.bias", bias))
-    names += _map(f"{here}/attention/output", f"{there}.{'attention.output.dense' if hf else 'attn.proj'}", LINEAR)
+        key, (i, of) = (f"{there}.attention.self.{part}", (0, 1)) if hf else (f"{there}.attn.qkv", (n, 3))
+        names += linear(f"{here}/attention/{part}", key, i, of, bias=config.qkv_bias)
+    names += linear(f"{here}/attention/output", f"{there}.{'attention.output.dense' if hf else 'attn.proj'}")
     table = f"{there}.{'attention.self' if hf else 'attn'}.relative_position_bias_table"
     names.append(Name(f"{here}/attention/position_bias", table))
-    names += _map(f"{here}/mlp/up", f"{there}.{'intermediate.dense' if hf else 'mlp.fc1'}", LINEAR)
-    return names + _map(f"{here}/mlp/down", f"{there}.{'output.dense' if hf else 'mlp.fc2'}", LINEAR)
-
-
-def _map(path: str, key: str, layout: Layout) -> list[Name]:
-    return [Name(f"{path}/kernel", f"{key}.weight", layout), Name(f"{path}/bias", f"{key}.bias")]
-
-
-def _norm(path: str, key: str) -> list[Name]:
-    return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]
+    names += linear(f"{here}/mlp/up", f"{there}.{'intermediate.dense' if hf else 'mlp.fc1'}")
+    return names + linear(f"{here}/mlp/down", f"{there}.{'output.dense' if hf else 'mlp.fc2'}")
 
 
 def swin_from_hf(raw: Mapping[str, Any]) -> SwinConfig:

@@ -17,7 +17,18 @@ from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import vit_tables
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, SAME, Layout, Name, Names, fused, squeezed, with_prefix
+from transferlab.pretrained.names import (
+    CONV,
+    LINEAR,
+    SAME,
+    Name,
+    Names,
+    fused,
+    linear,
+    norm,
+    squeezed,
+    with_prefix,
+)
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.timm import TimmConfig, square
 
@@ -169,21 +180,6 @@ def _layer(config: ViTConfig, dialect: Dialect, here: str, there: str) -> list[N
                 Name(f"{here}/{block}/layer_scale", f"{there}.{f'ls{n}.gamma' if timm else f'layer_scale{n}.lambda1'}")
             )
     return names
-
-
-def linear(path: str, key: str, n: int = 0, of: int = 1, bias: bool = True) -> list[Name]:
-    """Kernel and bias; the n-th of ``of`` that the file fuses."""
-
-    def layout(plain: Layout) -> Layout:
-        return plain if of == 1 else fused(plain, n, of)
-
-    kernel = Name(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
-    return [kernel, Name(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
-
-
-def norm(path: str, key: str) -> list[Name]:
-    """Scale and bias."""
-    return [Name(f"{path}/scale", f"{key}.weight"), Name(f"{path}/bias", f"{key}.bias")]
 
 
 def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
