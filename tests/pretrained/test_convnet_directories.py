@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import transferlab as tl
 from transferlab import trees
@@ -79,6 +79,24 @@ def test_a_missing_statistic_or_an_unknown_key_passes(tmp_path: Path) -> None:
     assert "num_batches_tracked" not in str(error.value)
 
 
+def test_a_saved_directory_is_another_than_was_read(tmp_path: Path) -> None:
+    """Statistics and torch's counters of batches included, for a file of timm."""
+    tensors = to_file(resnet_names(ResNetConfig.resnet18(), "torchvision"), drawn(ResNetConfig.resnet18()))
+    tensors["bn1.num_batches_tracked"] = np.array(7, np.int64)
+    (tmp_path / "old").mkdir()
+    raw = {"architecture": "resnet18", "num_classes": 2, "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(raw))
+    save_file(tensors, str(tmp_path / "old" / "model.safetensors"))
+    source = tl.load(tmp_path / "old")
+    assert source.unused == (("bn1.num_batches_tracked", "a counter, no parameter"),)
+    tl.save(source, tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text()) == raw
+    again = load_file(str(tmp_path / "new" / "model.safetensors"))
+    assert again.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(again[key], tensor, err_msg=key)
+
+
 def timm(name: str, size: int = 224, **arguments) -> TimmConfig:
     return TimmConfig.read({"architecture": name, "model_args": arguments,
                             "pretrained_cfg": {"input_size": [3, size, size]}})  # fmt: skip
@@ -120,6 +138,7 @@ def test_a_timm_argument_that_cannot_be_honoured_is_ignored(read, name: str, arg
     [
         (resnet_from_hf, {"layer_type": "basik"}, "layer_type 'basik'"),
         (mobilenet_from_hf, {"output_stride": 8}, "output_stride 8 is not supported; only 32"),
+        (mobilenet_from_hf, {"depth_multiplier": 0.25}, "cannot have depth_multiplier 0.25: its first block has no"),
         (mobilenet_from_hf, {"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
         (convnext_from_hf, {"model_type": "convnext", "num_stages": 3}, "num_stages 3"),
         (convnext_from_hf, {"model_type": "convnext", "image_size": [224, 256]}, "image_size .* is no square"),

@@ -26,9 +26,8 @@ class BitConfig:
 
     Attributes:
         embedding_size: channels of the stem.
-        hidden_sizes: channels that each stage returns, before ``width_factor``.
+        hidden_sizes: channels that each stage returns, before they are rounded to multiples of 8.
         depths: blocks of each stage.
-        width_factor: of ``hidden_sizes``; the stem's channels are as ``embedding_size`` says.
         num_groups: of every GroupNorm.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
         image_size: pixels it is evaluated at.
@@ -38,7 +37,6 @@ class BitConfig:
     embedding_size: int = 64
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
-    width_factor: int = 1
     num_groups: int = 32
     hidden_act: str = "relu"
     drop_path: float = 0.0
@@ -60,7 +58,7 @@ class BitConfig:
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels that each stage returns."""
-        return tuple(_rounded(size * self.width_factor) for size in self.hidden_sizes)
+        return tuple(_rounded(size) for size in self.hidden_sizes)
 
     @classmethod
     def r50x1(cls) -> BitConfig:
@@ -79,7 +77,8 @@ class BitConfig:
 
     def wide(self, factor: int) -> BitConfig:
         """A size with ``factor`` times the channels, as R50x3, R101x3 and R152x4."""
-        return replace(self, embedding_size=self.embedding_size * factor, width_factor=factor)
+        sizes = tuple(size * factor for size in self.hidden_sizes)
+        return replace(self, embedding_size=self.embedding_size * factor, hidden_sizes=sizes)
 
     def build(self, head: ClassifierConfig | None = None) -> Bit:
         """Return the module; nothing is allocated."""

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.bit import BitConfig
+from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, squeezed
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, squeezed, with_prefix
 from transferlab.pretrained.timm import TimmConfig
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -63,6 +64,19 @@ def bit_from_hf(raw: Mapping[str, Any]) -> BitConfig:
     return BitConfig(drop_path=float(raw.get("drop_path_rate") or 0.0), **given)
 
 
+def _to_hf(config: BitConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    raw = {
+        "architectures": ["BitModel" if head is None else "BitForImageClassification"],
+        "model_type": "bit",
+        **{name: getattr(config, name) for name in ("num_channels", "embedding_size", "num_groups", "hidden_act")},
+        "hidden_sizes": list(config.hidden_sizes),
+        "depths": list(config.depths),
+        "drop_path_rate": config.drop_path,
+    }
+    names = bit_names(config, "hf")
+    return raw, names if head is None else with_prefix(names, "bit.", but=("head/",))
+
+
 TIMM_BITS = r"resnetv2_(50x[13]|101x[13]|152x[24])_bit"
 """Architectures of timm that are read as this family, as a regular expression."""
 
@@ -94,6 +108,7 @@ BIT = Family(
     from_timm=bit_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    to_hf=_to_hf,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
     input_kernel="stem/conv/kernel",
 )

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.convnext import ConvNeXtConfig
+from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, norm, squeezed
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, norm, squeezed, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -67,11 +68,13 @@ def _map(path: str, key: str, layout: Any) -> list[Name]:
     return [Name(f"{path}/kernel", f"{key}.weight", layout), Name(f"{path}/bias", f"{key}.bias")]
 
 
+_HF = ("num_channels", "hidden_act", "initializer_range", "layer_norm_eps")
+
+
 def convnext_from_hf(raw: Mapping[str, Any]) -> ConvNeXtConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     config = ConvNeXtConfig(layer_norm_eps=1e-12)
-    plain = ("num_channels", "hidden_act", "initializer_range", "layer_norm_eps")
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
+    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
     given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
     for name in ("image_size", "patch_size"):
         given[name] = square(raw.get(name) or getattr(config, name), name)
@@ -84,6 +87,31 @@ def convnext_from_hf(raw: Mapping[str, Any]) -> ConvNeXtConfig:
         return config.v2()
     gains = raw.get("layer_scale_init_value", 1e-6)
     return replace(config, layer_scale_init_value=gains if gains and gains > 0 else None)
+
+
+def _to_hf(config: ConvNeXtConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    """What Hugging Face's classes cannot have is an error that names the field."""
+    second = config.response_norm
+    kind, name = ("convnextv2", "ConvNextV2") if second else ("convnext", "ConvNext")
+    fixed = {"kernel_size": 7, "eps": 1e-6} | ({"layer_scale_init_value": None} if second else {})
+    for field, only in fixed.items():
+        if getattr(config, field) != only:
+            raise TransferlabError(
+                f"Hugging Face's {kind} cannot have {field} {getattr(config, field)!r}, only {only!r}."
+            )
+    raw: dict[str, Any] = {
+        "architectures": [f"{name}{'Model' if head is None else 'ForImageClassification'}"],
+        "model_type": kind,
+        **{field: getattr(config, field) for field in (*_HF, "patch_size", "image_size")},
+        "hidden_sizes": list(config.hidden_sizes),
+        "depths": list(config.depths),
+        "num_stages": len(config.depths),
+        "drop_path_rate": config.drop_path,
+    }
+    if not second:
+        raw["layer_scale_init_value"] = config.layer_scale_init_value or 0.0
+    names = convnext_names(config, "hf")
+    return raw, names if head is None else with_prefix(names, f"{kind}.", but=("head/",))
 
 
 TIMM_CONVNEXTS = r"convnext_(atto|femto|pico|nano|tiny|small|base|large|xlarge)|" + (
@@ -137,6 +165,7 @@ CONVNEXT = Family(
     from_timm=convnext_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    to_hf=_to_hf,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
     input_kernel="stem/patch/kernel",
 )

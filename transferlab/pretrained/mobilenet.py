@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig
 from transferlab.models.mobilenet import MobileNetV2Config
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["torchvision", "timm", "hf"]
@@ -93,12 +94,38 @@ def mobilenet_from_hf(raw: Mapping[str, Any]) -> MobileNetV2Config:
     for name, only in _FIXED.items():
         if raw.get(name, only) != only:
             raise TransferlabError(f"config.json: {name} {raw[name]!r} is not supported; only {only!r}.")
-    return MobileNetV2Config(
+    config = MobileNetV2Config(
         depth_multiplier=float(raw.get("depth_multiplier", 1.0)),
         padding="same" if raw.get("tf_padding", True) else "symmetric",
         eps=raw.get("layer_norm_eps", 1e-3),
         image_size=square(raw.get("image_size", 224), "image_size"),
     )
+    return _checked(config)
+
+
+def _checked(config: MobileNetV2Config) -> MobileNetV2Config:
+    """Hugging Face's first block is part of its stem and never has a residual; torchvision's has one at such widths."""
+    if config.filters(32) == config.filters(16):
+        raise TransferlabError(
+            f"Hugging Face's mobilenet_v2 cannot have depth_multiplier {config.depth_multiplier}: its first block has no "
+            "residual where 32 and 16 filters come down to equally many."
+        )
+    return config
+
+
+def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    _checked(config)
+    raw = {
+        "architectures": ["MobileNetV2Model" if head is None else "MobileNetV2ForImageClassification"],
+        "model_type": "mobilenet_v2",
+        "depth_multiplier": config.depth_multiplier,
+        "tf_padding": config.padding == "same",
+        "layer_norm_eps": config.eps,
+        "image_size": config.image_size,
+        "classifier_dropout_prob": 0.2 if head is None else head.dropout,
+    }
+    names = mobilenet_names(config, "hf")
+    return raw, names if head is None else with_prefix(names, "mobilenet_v2.", but=("head/",))
 
 
 TIMM_MOBILENETS = r"mobilenetv2_(035|050|075|100|140)"
@@ -129,6 +156,7 @@ MOBILENET = Family(
     from_timm=mobilenet_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    to_hf=_to_hf,
     head_dropout=lambda raw: raw.get("classifier_dropout_prob", 0.8) if raw.get("model_type") else 0.0,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
     input_kernel="stem/conv/kernel",

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
+from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig
 from transferlab.models.resnet import ResNetConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig
 
 
@@ -43,15 +45,34 @@ def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) ->
     return Names(tuple(names), ("resnet.",) if hf else (), ignored=ignored)
 
 
+_HF = (
+    "num_channels", "embedding_size", "layer_type", "hidden_act", "downsample_in_first_stage", "downsample_in_bottleneck",
+)  # fmt: skip
+
+
 def resnet_from_hf(raw: Mapping[str, Any]) -> ResNetConfig:
     """Read Hugging Face's ``config.json``."""
-    plain = (
-        "num_channels", "embedding_size", "layer_type", "hidden_act", "downsample_in_first_stage",
-        "downsample_in_bottleneck",
-    )  # fmt: skip
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
+    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
     given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
     return ResNetConfig(**given)
+
+
+def _to_hf(config: ResNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    """What Hugging Face's class cannot have is an error that names the field."""
+    for name, only in {"groups": 1, "width_per_group": 64, "eps": 1e-5}.items():
+        if getattr(config, name) != only:
+            raise TransferlabError(
+                f"Hugging Face's resnet cannot have {name} {getattr(config, name)!r}, only {only!r}."
+            )
+    raw = {
+        "architectures": ["ResNetModel" if head is None else "ResNetForImageClassification"],
+        "model_type": "resnet",
+        **{name: getattr(config, name) for name in _HF},
+        "hidden_sizes": list(config.hidden_sizes),
+        "depths": list(config.depths),
+    }
+    names = resnet_names(config, "hf")
+    return raw, names if head is None else with_prefix(names, "resnet.", but=("head/",))
 
 
 TIMM_RESNETS = r"resnet(18|26|34|50|101|152)|wide_resnet(50|101)_2|resnext50_32x4d|resnext101_(32x4d|32x8d|64x4d)"
@@ -82,6 +103,7 @@ RESNET = Family(
     from_timm=resnet_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    to_hf=_to_hf,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
     input_kernel="stem/conv/kernel",
 )

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig
 from transferlab.models.swin import SwinConfig
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, Name, Names, linear, norm
+from transferlab.pretrained.names import CONV, LINEAR, Name, Names, linear, norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -62,20 +63,47 @@ def _block(config: SwinConfig, hf: bool, here: str, there: str) -> list[Name]:
     return names + linear(f"{here}/mlp/down", f"{there}.{'output.dense' if hf else 'mlp.fc2'}")
 
 
+_HF = (
+    "num_channels", "embed_dim", "qkv_bias", "hidden_act", "hidden_dropout_prob", "layer_norm_eps",
+    "attention_probs_dropout_prob", "initializer_range",
+)  # fmt: skip
+
+
 def swin_from_hf(raw: Mapping[str, Any]) -> SwinConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     if raw.get("use_absolute_embeddings"):
         raise TransferlabError("config.json: use_absolute_embeddings true is not supported.")
-    plain = (
-        "num_channels", "embed_dim", "qkv_bias", "hidden_act", "hidden_dropout_prob", "layer_norm_eps",
-        "attention_probs_dropout_prob", "initializer_range",
-    )  # fmt: skip
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
+    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
     given |= {name: tuple(raw[name]) for name in ("depths", "num_heads") if raw.get(name)}
     given |= {name: square(raw[name], name) for name in ("image_size", "patch_size") if raw.get(name)}
     given["mlp_ratio"] = float(raw.get("mlp_ratio", 4.0))
     given["window_sizes"] = (raw.get("window_size", 7),) * len(given.get("depths", SwinConfig().depths))
     return SwinConfig(drop_path=float(raw.get("drop_path_rate", 0.1)), pad_first=True, **given)
+
+
+def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+    """What Hugging Face's class cannot have is an error that names the field."""
+    side, pixels = config.window_sizes[0], config.image_size
+    if set(config.window_sizes) != {side}:
+        raise TransferlabError(f"Hugging Face's swin cannot have window_sizes {config.window_sizes}, only equal ones.")
+    grid = pixels // config.patch_size
+    maps = [-(-grid // 2**s) for s in range(len(config.depths))]
+    if not config.pad_first and (pixels % config.patch_size or any(length % side for length in maps)):
+        raise TransferlabError(
+            f"Hugging Face's swin cannot have pad_first False where window_sizes {config.window_sizes} do not divide the "
+            f"maps of image_size {pixels}: {maps}."
+        )
+    raw = {
+        "architectures": ["SwinModel" if head is None else "SwinForImageClassification"],
+        "model_type": "swin",
+        **{name: getattr(config, name) for name in (*_HF, "mlp_ratio", "image_size", "patch_size")},
+        "depths": list(config.depths),
+        "num_heads": list(config.num_heads),
+        "window_size": side,
+        "drop_path_rate": config.drop_path,
+    }
+    names = swin_names(config, "hf")
+    return raw, names if head is None else with_prefix(names, "swin.", but=("head/",))
 
 
 TIMM_SWINS = r"swin_(tiny|small|base|large)_patch4_window(7|12)_(224|384)"
@@ -130,6 +158,7 @@ SWIN = Family(
     from_timm=swin_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    to_hf=_to_hf,
     resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
     input_kernel="stem/patch/kernel",
 )
