@@ -242,3 +242,16 @@ def write_decoder(folder: Path, kind: str, *, scale: float = 0.4, **changes) -> 
     (folder / "config.json").write_text(json.dumps(raw))
     save_file(tensors, str(folder / "model.safetensors"))
     return tensors
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--parity-table FILE``: where the differences from the origins' numbers are written, as Markdown."""
+    parser.addoption("--parity-table", type=Path, help="write the table of largest differences from the origins here")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the parity table of the tests that ran."""
+    if place := session.config.getoption("--parity-table"):
+        from compared import DIFFERENCES, table
+
+        place.write_text(table(DIFFERENCES))
