@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 from transferlab.data.audio import AudioTransform
@@ -81,3 +82,13 @@ class Family:
     vocabulary: str = "embed/word/embedding"
     gguf_architectures: tuple[str, ...] = ()
     from_gguf: Callable[[Gguf], Any] = unread
+
+    @property
+    def sizes(self) -> dict[str, Callable[[], Any]]:
+        """The named sizes: those constructors of its config that take nothing, in the order of its file."""
+        made = {
+            name: getattr(self.config, name)
+            for name, kind in vars(self.config).items()
+            if isinstance(kind, classmethod)
+        }
+        return {name: make for name, make in made.items() if not signature(make).parameters}
