@@ -200,6 +200,10 @@ class Definition:
     places: tuple[tuple[str, tuple[Any, ...], nnx.Variable], ...]
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((self.graph, tuple((path, place) for path, place, _ in self.places)))
 
     def __eq__(self, other: object) -> bool:

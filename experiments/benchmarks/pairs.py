@@ -87,8 +87,12 @@ def work(row: str, name: str) -> None:
         )
 
 
-def main(script: str, titles: dict[str, str], repeats: int = 9) -> None:
-    """Entry point of a benchmark file: ``python FILE [ROW …]``; prints a Markdown table."""
+def main(script: str, titles: dict[str, str], repeats: int = 9, settle: int = 0) -> None:
+    """Entry point of a benchmark file: ``python FILE [ROW …]``; prints a Markdown table.
+
+    With ``settle`` each turn begins with so many pieces of work that are not counted. A virtual machine gives freed memory
+    back to its host, so that after the other's turn a step first waits for its memory: seconds, for gigabytes.
+    """
     if sys.argv[1:2] == ["--worker"]:
         work(sys.argv[2], sys.argv[3])
         return
@@ -101,6 +105,8 @@ def main(script: str, titles: dict[str, str], repeats: int = 9) -> None:
         times: dict[str, list[float]] = {name: [] for name in workers}
         for _ in range(repeats):
             for name, worker in workers.items():
+                for _ in range(0 if worker.cold else settle):
+                    worker.measure()
                 times[name].append(worker.measure())
         ratio = statistics.median(times["peer"]) / statistics.median(times["ours"])
         shown = {name: _shown(values, workers[name].said.get("said")) for name, values in times.items()}

@@ -196,5 +196,6 @@ if __name__ == "__main__":
             "efficientnet": "full step, EfficientNet-Lite0, 32 pictures of 96 px; peer: timm",
             "vit": "full step, ViT-S/16, 32 pictures of 224 px; peer: timm",
         },
-        repeats=7,
+        repeats=9,
+        settle=1,
     )

@@ -321,3 +321,13 @@ def test_help_does_not_import_jax() -> None:
     code = "import sys; from transferlab.cli.main import cli\ntry: cli(['--help'])\nexcept SystemExit: pass\nprint('jax' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_the_models_lack_their_sizes_or_an_unknown_family_is_listed() -> None:
+    listed = transferlab("models").stdout
+    for name in ("minilm-l6", "Apache-2.0", "s16", "dinov2", "resnext50_32x4d", "gemma3_270m"):
+        assert name in listed, name
+    sizes = transferlab("models", "bert").stdout
+    assert "109,482,240" in sizes and "tl.models.BertConfig.base()" in sizes and "from_hf" not in sizes
+    unknown = transferlab("models", "berd")
+    assert unknown.returncode and "Unknown family 'berd'." in unknown.stderr and "'bert'" in unknown.stderr

@@ -30,6 +30,7 @@ SETTINGS = {
         "rank_pattern": {"query": 2, r"layer\.1\d?\.output\.dense": 7, "^bert.encoder.layer.0.intermediate.dense": 5},
         "alpha_pattern": {"value": 9, "layer.0.attention.self.query": 1.5},
     },
+    "DoRA": {"r": 4, "lora_alpha": 6, "target_modules": ["query", "value", "dense"], "use_dora": True},
     "two layers, all biases": {"r": 3, "target_modules": ["key"], "layers_to_transform": [1, 11], "bias": "all"},
     "biases of what is adapted": {"r": 3, "target_modules": ["dense"], "bias": "lora_only"},
 }  # fmt: skip
@@ -140,9 +141,35 @@ def test_an_adapter_of_timms_fused_qkv_answers_otherwise(tmp_path: Path) -> None
         ours.save_adapter(tmp_path / "back")
 
 
-def test_dora_is_read_as_lora(tmp_path: Path) -> None:
-    model = transformers.BertModel(transformers.BertConfig(**SIZES["one head, three types"]))
+def test_dora_that_is_written_here_answers_otherwise_in_peft(tmp_path: Path) -> None:
+    """On GPT-2, whose kernels lie transposed in its files."""
+    config = transformers.GPT2Config(n_embd=24, n_layer=2, n_head=3, vocab_size=50, n_positions=32, pad_token_id=0)
+    model = randomised(transformers.GPT2LMHeadModel(config))
     model.save_pretrained(tmp_path / "base")
-    adapters_of(model, r=2, target_modules=["query"], use_dora=True).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(tl.TransferlabError, match="use_dora is True; that is not supported"):
-        tl.load_adapter(tmp_path / "adapter", tl.load(tmp_path / "base"))
+    theirs = adapters_of(
+        model, r=3, target_modules=["c_proj"], fan_in_fan_out=True, use_dora=True, task_type="CAUSAL_LM"
+    )
+    theirs.save_pretrained(tmp_path / "adapter")
+    ids = np.random.default_rng(0).integers(1, 50, (2, 9))
+    with torch.no_grad():
+        want = theirs(input_ids=torch.tensor(ids)).logits.numpy()
+    ours = tl.load_adapter(tmp_path / "adapter", tl.load(tmp_path / "base"))
+    assert all(pair.magnitude is not None for pair in ours.pairs.values())
+    np.testing.assert_allclose(
+        np.asarray(ours({"input_ids": ids})["logits"]), want, atol=1e-5 * np.abs(want).max(), rtol=0
+    )
+    np.testing.assert_allclose(
+        ours.merged()({"input_ids": ids})["logits"], want, atol=1e-4 * np.abs(want).max(), rtol=0
+    )
+    ours.save_adapter(tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+    base = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "base")
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "back").eval()
+    with torch.no_grad():
+        got = again(input_ids=torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max(), rtol=0)
+    mixed = dict(ours.pairs)
+    path = next(iter(mixed))
+    mixed[path] = Pair(mixed[path].a, mixed[path].b, mixed[path].scale)
+    with pytest.raises(tl.TransferlabError, match="has LoRA and others DoRA"):
+        Adapted(ours.source, mixed).save_adapter(tmp_path / "mixed")

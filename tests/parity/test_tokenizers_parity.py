@@ -62,3 +62,15 @@ def test_a_sentencepiece_vocabulary_gives_other_ids_than_the_origins(kind: str, 
         first = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)]
         rest, made = entries[1:], transformers.CamembertTokenizer
     compare(tmp_path, kind, made(vocab=[*first, *rest, ("<mask>", 0.0)]), [*AWKWARD, "the<mask> sat"])
+
+
+@pytest.mark.parametrize("extra", [None, 7])
+def test_t5s_sentencepiece_vocabulary_gives_other_ids_than_the_origins(extra: int | None, tmp_path: Path) -> None:
+    entries = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces()[3:]]
+    write_sentencepiece(tmp_path / "spiece.model", entries)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({} if extra is None else {"extra_ids": extra}))
+    count = 100 if extra is None else extra
+    sentinels = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(count))]
+    theirs = transformers.T5Tokenizer(vocab=[*entries, *sentinels], extra_ids=count)
+    compare(tmp_path, "t5", theirs, [*AWKWARD, "the<extra_id_0> sat <extra_id_6>on", "<pad> and </s>"])
+    compare(tmp_path, "mt5", theirs, AWKWARD[:4])

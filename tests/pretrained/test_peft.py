@@ -85,7 +85,7 @@ def test_tensors_that_do_not_fit_are_taken(what: str, adapter: Path, source) -> 
     ("changes", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-        ({"use_dora": True}, "use_dora is True"),
+        ({"use_dora": True}, "lora_magnitude_vector' is missing"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"init_lora_weights": "pissa_niter_4"}, "changed the base's own weights"),
         ({"r": 0}, "not a readable adapter config.*a rank is 0"),
@@ -103,7 +103,7 @@ def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str
 
 
 def test_patterns_fit_other_modules_than_in_peft() -> None:
-    config = AdapterConfig(4, 8.0, {"query": 2, "^bert.layer.0": 3}, {r"layer\.1.*key": 1.0}, False, 0.0, (), "")
+    config = AdapterConfig(4, 8.0, {"query": 2, "^bert.layer.0": 3}, {r"layer\.1.*key": 1.0}, False, False, 0.0, (), "")
     ranks = {"bert.layer.5.query": 2, "query": 2, "bert.my_query": 4, "bert.layer.0.key": 3, "x.bert.layer.0.key": 4}
     assert {module: config.rank(module) for module in ranks} == ranks
     assert config.scale("bert.layer.1.key") == 0.25 and config.scale("bert.layer.2.key") == 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -214,6 +215,31 @@ def test_orbax_keeps_no_bfloat16_or_takes_a_wrong_description(tmp_path: Path) ->
         with pytest.raises(TransferlabError, match=rf"transferlab\.json.*{message}"):
             tl.load(out)
         path.write_text(text)
+
+
+def test_an_orbax_tree_of_somebodys_own_is_read_otherwise_or_without_a_word(tmp_path: Path) -> None:
+    """As ``nnx.state`` writes it, below ``params`` and with ``value`` after each path, beside an optimizer's state."""
+    import orbax.checkpoint as ocp
+
+    folder = write_bert(tmp_path / "a", id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    source = tl.load(folder)
+    params = {f"{path}/value": np.asarray(leaf) for path, leaf in source.leaves.items()}
+    params |= {"head/kernel/value": np.ones((16, 2), np.float32), "head/bias/value": np.zeros(2, np.float32)}
+    tree = {"params": trees.unflatten(params), "opt_state": {"count": np.zeros((), np.int32)}, "step": np.int32(7)}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((tmp_path / "own").resolve(), tree)
+    again = tl.load(tmp_path / "own", config=source.config)
+    assert again.labels == ("0", "1") and {key for key, _ in again.unused} == {"opt_state/count", "step"}
+    given = {"input_ids": np.array([[2, 5, 6, 3]])}
+    np.testing.assert_array_equal(again(given)["hidden"], source(given)["hidden"])
+    out = tl.load(tl.save(again, tmp_path / "hf"))
+    np.testing.assert_array_equal(out(given)["logits"], again(given)["logits"])
+    with pytest.raises(
+        TransferlabError, match=r"'embed/word/embedding': key 'params/embed/word/embedding/value' has shape"
+    ):
+        tl.load(tmp_path / "own", config=replace(source.config, vocab_size=65))
+    with pytest.raises(TransferlabError, match="not a readable Orbax checkpoint"):
+        tl.load(tmp_path, config=source.config)
 
 
 def test_a_bare_file_gets_no_config_that_the_family_reads(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_group_follows_the_runs_schedule_instead_of_its_own(source, films) -> 
     settings = replace(QUICK, steps=8, warmup=0.25, optimizer=Optimizer("sgd", clip_norm=None), weight_decay=0.0)
     run = tl.adapt(source, films.subset(24, 0), method=TwoSchedules(), settings=settings)
     program = run.program
-    rates = program._rates(jnp.float32(0.5), jnp.float32(1.0), run.hyper())
+    rates = program._rates(jnp.float32(0.5), jnp.float32(1.0), jax.tree.map(jnp.asarray, run.hyper()))
     assert float(rates["head/kernel"]) == pytest.approx(1e-2 * 0.5 * (1 + np.cos(np.pi / 8)))
     assert float(rates["layers/1/mlp/up/kernel"]) == pytest.approx(1e-2 * 0.5 * 2 / 4)
     rows = {leaf.path: leaf.schedule for leaf in run.plan.leaves}

@@ -181,17 +181,40 @@ def export(run_directory: Path, target: str, form: str | None, self_contained: b
 
 
 @cli.command()
-def models() -> None:
-    """List the models that have a name, with size, source and licence, and the families that can be read."""
+@click.argument("family", required=False)
+def models(family: str | None) -> None:
+    """List the models that have a name, with source and licence, and the families that can be read; or a FAMILY's sizes."""
     from transferlab.pretrained.families import FAMILIES
     from transferlab.pretrained.registry import REGISTRY
 
+    if family is not None:
+        _sizes(family)
+        return
     named = [
         (e.name, e.family, e.licence, f"{e.artifact.package} {e.artifact.version}", e.about) for e in REGISTRY.values()
     ]
     _listing(("model", "family", "licence", "from the package", ""), named)
-    families = [(f.name, f.modality, ", ".join(f.model_types), f.architectures) for f in FAMILIES.values()]
-    _listing(("family", "reads", "model_type of Hugging Face", "architecture of timm"), families)
+    families = [
+        (f.name, f.modality, ", ".join(f.sizes), ", ".join(f.model_types), f.architectures) for f in FAMILIES.values()
+    ]
+    _listing(("family", "reads", "sizes", "model_type of Hugging Face", "architecture of timm"), families)
+
+
+def _sizes(name: str) -> None:
+    from inspect import getdoc
+
+    from transferlab import trees
+    from transferlab.errors import TransferlabError, nearest
+    from transferlab.pretrained.families import FAMILIES
+
+    if name not in FAMILIES:
+        raise TransferlabError(f"Unknown family '{name}'.{nearest(name, FAMILIES)}")
+    family, rows = FAMILIES[name], []
+    for size, make in family.sizes.items():
+        count = trees.count(trees.define(make().build()).params)
+        constructor = f"tl.models.{family.config.__name__}.{size}()"
+        rows.append((size, f"{count:,}", constructor, (getdoc(make) or "").splitlines()[0]))
+    _listing(("size", "parameters, without a head", "config", ""), rows)
 
 
 @cli.command()

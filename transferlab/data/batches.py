@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 
 from transferlab.data.dataset import Dataset
 from transferlab.data.images import ImageTransform
-from transferlab.data.text import Encoded, TextTransform
+from transferlab.data.text import Kept, TextTransform
 from transferlab.errors import TransferlabError
 
 
@@ -25,7 +26,7 @@ class Feed:
 
     data: Dataset
     transform: TextTransform | ImageTransform
-    _encoded: dict[int, Encoded] = field(init=False, repr=False)
+    _kept: Kept = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         reads = "text" if isinstance(self.transform, TextTransform) else "image"
@@ -34,38 +35,46 @@ class Feed:
                 f"Data set '{self.data.name}' holds {self.data.modality}s, but the source reads {reads}s."
             )
         kept = self.transform.kept if isinstance(self.transform, TextTransform) else {}
-        self._encoded = kept.setdefault(self.data.sha256, {})
+        self._kept = kept.setdefault(self.data.sha256, Kept())
 
     def prepare(self, indices: Int[np.ndarray, " n"]) -> None:
         """Tokenise what has not been yet."""
         if isinstance(self.transform, TextTransform):
-            new = [int(i) for i in indices if int(i) not in self._encoded]
+            new = [int(i) for i in indices if int(i) not in self._kept.encoded]
             texts = [self.data.records[i]["text"] for i in new]
-            self._encoded.update(zip(new, self.transform.encode(texts), strict=True))
+            self._kept.encoded.update(zip(new, self.transform.encode(texts), strict=True))
 
     def buckets(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The padded length of each example; zeros for images, which all have one shape."""
         if not isinstance(self.transform, TextTransform):
             return np.zeros(len(indices), np.int32)
-        self.prepare(indices)
-        return np.array([self.transform.bucket(len(self._encoded[int(i)].ids)) for i in indices], np.int32)
+        mark = np.ascontiguousarray(indices).tobytes()
+        if mark not in self._kept.buckets:
+            self.prepare(indices)
+            lengths = [self.transform.bucket(self.length(int(i))) for i in indices]
+            self._kept.buckets[mark] = made = np.array(lengths, np.int32)
+            made.flags.writeable = False
+        return self._kept.buckets[mark]
 
     def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
         """How many of these texts are longer than the model's limit."""
         if not isinstance(self.transform, TextTransform):
             return 0
-        self.prepare(indices)
-        return sum(self._encoded[int(i)].cut > 0 for i in indices)
+        mark = np.ascontiguousarray(indices).tobytes()
+        if mark not in self._kept.truncated:
+            self.prepare(indices)
+            self._kept.truncated[mark] = sum(self._kept.encoded[int(i)].cut > 0 for i in indices)
+        return self._kept.truncated[mark]
 
     def length(self, index: int) -> int:
         """Number of tokens of one text."""
-        return len(self._encoded[int(index)].ids)
+        return len(self._kept.encoded[int(index)].ids)
 
     def inputs(self, indices: Int[np.ndarray, " n"], bucket: int, rows: int) -> dict[str, np.ndarray]:
         """Model inputs for these examples, padded to ``rows`` and, for texts, to ``bucket`` tokens."""
         if isinstance(self.transform, TextTransform):
             self.prepare(indices)
-            return self.transform.pad([self._encoded[int(i)] for i in indices], bucket, rows)
+            return self.transform.pad([self._kept.encoded[int(i)] for i in indices], bucket, rows)
         pixels = np.zeros((rows, self.transform.size, self.transform.size, self.transform.channels), np.float32)
         for row, i in enumerate(indices):
             pixels[row] = self.transform(self.data.records[int(i)]["image"])
@@ -141,6 +150,20 @@ class TrainingOrder:
                 self._epochs.pop(min(self._epochs))
             self._epochs[epoch] = epoch_order(self.indices, self.buckets, self.size, self.seed, epoch, self.group)
         return self._epochs[epoch][place]
+
+
+_orders: weakref.WeakValueDictionary[tuple, TrainingOrder] = weakref.WeakValueDictionary()
+
+
+def training_order(
+    indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " n"], size: int, steps: int, seed: int, group: bool
+) -> TrainingOrder:
+    """Return the order of these examples. Runs that ask for the same get the same object, and can share their batches."""
+    mark = (indices.tobytes(), buckets.tobytes(), size, steps, seed, group)
+    made = _orders.get(mark)
+    if made is None:
+        _orders[mark] = made = TrainingOrder(indices, buckets, size, steps, seed, group)
+    return made
 
 
 Order = TrainingOrder | Sequence[Any]

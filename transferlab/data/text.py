@@ -30,6 +30,17 @@ class Encoded:
     cut: int
 
 
+@dataclass
+class Kept:
+    """What every run on a data set asks for again: its tokenised texts by index, and of choices of them the padded lengths
+    and how many are cut.
+    """
+
+    encoded: dict[int, Encoded] = field(default_factory=dict)
+    buckets: dict[bytes, Int[np.ndarray, " n"]] = field(default_factory=dict)
+    truncated: dict[bytes, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class TextTransform:
     """A tokenizer with the length that its model was trained for.
@@ -52,8 +63,8 @@ class TextTransform:
     sha256: str = ""
     types: bool = True
     side: Literal["right", "left"] = "right"
-    kept: dict[str, dict[int, Encoded]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Texts that were tokenised, by data set (its hash) and index: they are small, and every run asks for them."""
+    kept: dict[str, Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By data set (its hash)."""
 
     def __call__(self, text: str) -> Encoded:
         return self.encode([text])[0]

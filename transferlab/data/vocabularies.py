@@ -1,7 +1,7 @@
 """Tokenizers made from vocabulary files, where a directory has no ``tokenizer.json``.
 
 ``vocab.txt`` is WordPiece (BERT, DistilBERT, MPNet), ``vocab.json`` with ``merges.txt`` byte-level BPE (RoBERTa, GPT-2),
-``sentencepiece.bpe.model`` a SentencePiece unigram model (XLM-R, CamemBERT). What stands between text and vocabulary
+``sentencepiece.bpe.model`` and ``spiece.model`` a SentencePiece unigram model (XLM-R, CamemBERT; T5). What stands between text and vocabulary
 (normalisation, splitting, special tokens) is in no file: it is each model's own, and made here as its origin makes it.
 """
 
@@ -11,18 +11,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from transferlab.data.sentencepiece import read_sentencepiece
+from transferlab.data.sentencepiece import SentencePieceModel, read_sentencepiece
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 
 WORDPIECE, BPE, UNIGRAM = ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",)
+SENTINELS = ("spiece.model",)
+
+Scheme = Literal["always", "never"]
 
 _BERT = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 _ROBERTA = {"unk": "<unk>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
+_T5 = {"unk": "<unk>", "eos": "</s>", "pad": "<pad>"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ KINDS = {
     "gpt2": Kind(BPE, {"unk": "<|endoftext|>"}),
     "xlm-roberta": Kind(UNIGRAM, _ROBERTA),
     "camembert": Kind(UNIGRAM, _ROBERTA),
+    "t5": Kind(SENTINELS, _T5),
+    "mt5": Kind(SENTINELS, _T5),
 }
 """By Hugging Face's ``model_type``."""
 
@@ -74,6 +80,12 @@ def tokenizer_from_vocabulary(
             "with the origin: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes tokenizer.json."
         )
     special = {name: _token(settings.get(f"{name}_token"), default) for name, default in known.special.items()}
+    if known.files == SENTINELS:
+        # What a span of text was replaced by in pre-training; the last of the vocabulary is the first.
+        count = settings.get("extra_ids", 100)
+        if type(count) is not int or not 0 <= count <= 10_000:
+            raise TransferlabError(f"{directory / 'tokenizer_config.json'}: extra_ids is {str(count)[:40]!r}.")
+        special |= {name: _token(None, f"<{name}>") for name in (f"extra_id_{i}" for i in reversed(range(count)))}
     paths = tuple(directory / file for file in known.files)
     try:
         tokenizer = _MAKERS[known.files](paths, name, special, settings)
@@ -127,12 +139,7 @@ def _bpe(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], 
 
 def _unigram(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
     """Ids are fairseq's and not SentencePiece's: its special tokens stand before the pieces, the mask after them."""
-    read = read_sentencepiece(paths[0])
-    if not read.unigram or read.byte_fallback:
-        raise TransferlabError(
-            f"{paths[0]}: not a unigram model without bytes, as '{kind}' has it. Save tokenizer.json."
-        )
-    pieces = [(piece.text, piece.score) for piece in read.pieces]
+    read, pieces = _pieces(paths[0], kind)
     pad, unk, mask = (special[name].content for name in ("pad", "unk", "mask"))
     if kind == "camembert":
         first = [("<s>NOTUSED", 0.0), (pad, 0.0), ("</s>NOTUSED", 0.0), (unk, 0.0), ("<unk>NOTUSED", -100.0)]
@@ -140,10 +147,31 @@ def _unigram(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToke
     else:
         first = [(special["cls"].content, 0.0), (pad, 0.0), (special["sep"].content, 0.0), (unk, 0.0)]
         vocabulary = [*first, *pieces[3:], (mask, 0.0)]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
+    return _over(read, vocabulary, 3, "always" if settings.get("add_prefix_space", True) else "never")
+
+
+def _sentinels(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
+    """SentencePiece's ids; the sentinels stand after the pieces."""
+    read, pieces = _pieces(paths[0], kind)
+    sentinels = [(token.content, 0.0) for name, token in special.items() if name.startswith("extra_id_")]
+    unknown = [i for i, (text, _) in enumerate(pieces) if text == special["unk"].content]
+    if not unknown:
+        raise TransferlabError(f"{paths[0]}: lacks the unknown token '{special['unk'].content}'.")
+    return _over(read, [*pieces, *sentinels], unknown[0], "always")
+
+
+def _pieces(path: Path, kind: str) -> tuple[SentencePieceModel, list[tuple[str, float]]]:
+    read = read_sentencepiece(path)
+    if not read.unigram or read.byte_fallback:
+        raise TransferlabError(f"{path}: not a unigram model without bytes, as '{kind}' has it. Save tokenizer.json.")
+    return read, [(piece.text, piece.score) for piece in read.pieces]
+
+
+def _over(read: SentencePieceModel, vocabulary: list[tuple[str, float]], unknown: int, scheme: Scheme) -> Tokenizer:
+    """The tokenizer over these entries: the model's normalisation, words with ``▁`` before them."""
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     if read.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(read.charsmap)
-    scheme = "always" if settings.get("add_prefix_space", True) else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
     )
@@ -151,7 +179,7 @@ def _unigram(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToke
     return tokenizer
 
 
-_MAKERS = {WORDPIECE: _wordpiece, BPE: _bpe, UNIGRAM: _unigram}
+_MAKERS = {WORDPIECE: _wordpiece, BPE: _bpe, UNIGRAM: _unigram, SENTINELS: _sentinels}
 
 
 def _add(tokenizer: Tokenizer, special: Mapping[str, AddedToken], directory: Path, settings: Mapping[str, Any]) -> None:
@@ -183,12 +211,17 @@ def _frame(tokenizer: Tokenizer, kind: str, special: Mapping[str, AddedToken], p
     if kind == "gpt2":
         return
     ids = {}
-    for name in ("cls", "sep"):
+    for name in ("eos",) if kind in ("t5", "mt5") else ("cls", "sep"):
         id = tokenizer.token_to_id(special[name].content)
         if id is None:
             raise TransferlabError(f"The vocabulary lacks the {name} token '{special[name].content}'.")
         ids[name] = (special[name].content, id)
-    if kind == "roberta":
+    if "eos" in ids:
+        end = ids["eos"][0]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[ids["eos"]]
+        )
+    elif kind == "roberta":
         tokenizer.post_processor = processors.RobertaProcessing(ids["sep"], ids["cls"], True, prefix_space)
     elif kind in ("bert", "distilbert"):
         tokenizer.post_processor = processors.BertProcessing(ids["sep"], ids["cls"])

@@ -42,17 +42,21 @@ class Adapted:
             if not isinstance(parent, Linear):
                 raise TransferlabError(f"'{path}' is not the kernel of a linear map that can take an adapter.")
             inputs, outputs = parent.kernel.get_value().shape
-            parent.lora = LowRank(inputs, outputs, pair.rank, pair.scale * pair.rank, pair.dropout)
+            parent.lora = LowRank(
+                inputs, outputs, pair.rank, pair.scale * pair.rank, pair.dropout, magnitude=pair.magnitude is not None
+            )
         return trees.define(module)
 
     @cached_property
     def params(self) -> trees.Tree:
-        """All parameters in memory, the adapters under ``…/lora/a`` and ``…/lora/b``."""
+        """All parameters in memory, the adapters under ``…/lora/a`` and ``…/lora/b`` (and ``…/lora/magnitude``)."""
         flat = trees.flatten(self.source.arrays[0])
         for path, pair in self.pairs.items():
             parent = path.removesuffix("/kernel")
             flat[f"{parent}/lora/a"] = jnp.asarray(pair.a, self.source.dtype)
             flat[f"{parent}/lora/b"] = jnp.asarray(pair.b, self.source.dtype)
+            if pair.magnitude is not None:
+                flat[f"{parent}/lora/magnitude"] = jnp.asarray(pair.magnitude, self.source.dtype)
         return trees.unflatten(flat)
 
     def module(self) -> Any:
@@ -68,14 +72,13 @@ class Adapted:
         return evaluation(self.source, self.definition)
 
     def merged(self) -> Source:
-        """The base with ``kernel + scale · a b`` in place of each adapted kernel (in float32, then the kernel's dtype)."""
+        """The base with each adapter in its kernel: ``kernel + scale · a b``, in float32 and then the kernel's dtype."""
         if not self.pairs:
             return self.source
         flat = {}
         for path, pair in self.pairs.items():
             leaf = self.source.leaves[path]
-            added = np.asarray(pair.a, np.float32) @ np.asarray(pair.b, np.float32) * np.float32(pair.scale)
-            flat[path] = (leaf.read().astype(np.float32) + added).astype(leaf.dtype)
+            flat[path] = pair.merged(leaf.read().astype(np.float32)).astype(leaf.dtype)
         return self.source.with_params(trees.unflatten(flat))
 
     def save_adapter(self, directory: str | Path, *, head: bool = True, overwrite: bool = False) -> Path:
@@ -99,7 +102,7 @@ def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted
         source: the base; by default ``base_model_name_or_path``, as a path or on the hub.
 
     Raises:
-        TransferlabError: DoRA, or another kind that is not supported; a key or shape that does not fit the base.
+        TransferlabError: another kind than LoRA and DoRA; a key or shape that does not fit the base.
     """
     place = Path(directory).expanduser()
     if source is None:
@@ -121,6 +124,9 @@ def adapted(source: Source, trained: trees.Tree, state: trees.Tree, head: Any, m
         parent, mark, last = path.rpartition("/lora/")
         if mark and last == "a":
             layer = trees.submodule(module, parent).lora
-            pairs[f"{parent}/kernel"] = Pair(flat[path], flat[f"{parent}/lora/b"], layer.scale, layer.dropout)
+            magnitude = flat.get(f"{parent}/lora/magnitude")
+            pairs[f"{parent}/kernel"] = Pair(
+                flat[path], flat[f"{parent}/lora/b"], layer.scale, layer.dropout, magnitude
+            )
     whole = {path: leaf for path, leaf in flat.items() if "/lora/" not in path}
     return Adapted(source.with_params(trees.unflatten(whole), state, head=head), pairs)

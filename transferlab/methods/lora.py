@@ -6,30 +6,53 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError
 from transferlab.methods.base import Method
-from transferlab.models.layers import Key, Linear, Uniform, dropout, parameter, zeros
+from transferlab.models.layers import Key, Linear, Uniform, dropout, ones, parameter, zeros
 from transferlab.select import select
 from transferlab.transfer.groups import Group
 from transferlab.trees import define, flatten, submodule
 
 
 class LowRank(nnx.Module):
-    """``(x @ a) @ b · alpha / rank``, added to a linear map's output. ``b`` starts at zero: the edit changes nothing."""
+    """``(x @ a) @ b · alpha / rank``, added to what a kernel gives. ``b`` starts at zero: the edit changes nothing.
 
-    def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, dropout: float):
+    With ``magnitude`` each output is then scaled to that length of its column (DoRA, Liu et al. 2024, equation 5); the
+    length that it has is no path for gradients (section 4.3).
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, dropout: float, *, magnitude: bool = False):
         # The bound of torch's kaiming_uniform with a = sqrt(5), as peft draws it.
         self.a = parameter((inputs, rank), Uniform(1.0 / math.sqrt(inputs)))
         self.b = parameter((rank, outputs), zeros)
+        self.magnitude = parameter((outputs,), ones) if magnitude else None
         self.scale = alpha / rank
         self.dropout = dropout
 
-    def __call__(self, x: Float[Array, "*batch inputs"], key: Key | None = None) -> Float[Array, "tokens outputs"]:
+    def __call__(
+        self,
+        x: Float[Array, "*batch inputs"],
+        y: Float[Array, "tokens outputs"],
+        kernel: Float[Array, "inputs outputs"],
+        key: Key | None = None,
+    ) -> Float[Array, "tokens outputs"]:
+        """Return what the adapted kernel gives for ``x``; ``y`` is what the plain one does."""
         flat = dropout(x, self.dropout, key).reshape(-1, x.shape[-1])
-        return (flat @ self.a[...]) @ self.b[...] * self.scale
+        sum_ = y + (flat @ self.a[...]) @ self.b[...] * self.scale
+        if self.magnitude is None:
+            return sum_
+        length = column_lengths(kernel + self.scale * (self.a[...] @ self.b[...]))
+        return sum_ * (self.magnitude[...] / jax.lax.stop_gradient(length)).astype(sum_.dtype)
+
+
+def column_lengths(kernel: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"]:
+    """The length of each column of a kernel, in float32."""
+    return jnp.linalg.norm(kernel.astype(jnp.float32), axis=0)
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,12 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch inputs"], key: Key | None = None) -> Float[Array, "*batch outputs"]:
         # Tokens are flattened to one axis: XLA's CPU backend is slow on gradients that contract two.
         flat = x.reshape(-1, x.shape[-1])
-        y = flat @ self.kernel[...]
+        kernel = self.kernel[...]
+        y = flat @ kernel
+        if self.lora is not None:
+            y = self.lora(x, y, kernel, key)
         if self.bias is not None:
             y = y + self.bias[...]
-        if self.lora is not None:
-            y = y + self.lora(x, key)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

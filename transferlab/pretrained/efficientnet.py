@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from transferlab.data.images import ImageTransform
+from transferlab.errors import TransferlabError
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.models.fields import given_number
 from transferlab.pretrained.family import Family, unread
@@ -59,6 +60,8 @@ def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "tim
 TIMM_EFFICIENTNETS = r"(tf_)?efficientnet_(lite[0-4]|b[0-3])"
 """Architectures of timm that are read as this family, as a regular expression."""
 
+_SIZES = ("lite0", "lite1", "lite2", "lite3", "lite4", "b0", "b1", "b2", "b3")
+
 _READ = ("img_size", "num_classes", "global_pool", "drop_path_rate")
 
 
@@ -69,6 +72,27 @@ def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     rate = given_number(given, "drop_path_rate", config.drop_path, where="config.json: model_args")
     config = replace(config, image_size=timm.image_size, drop_path=rate)
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)
+
+
+def _to_timm(config: EfficientNetConfig) -> tuple[TimmConfig, Names]:
+    """What no architecture of timm is, is an error that names what differs."""
+    born = {"same": ("tf_", 1e-3), "symmetric": ("", 1e-5)}[config.padding]
+    if config.eps != born[1]:
+        raise TransferlabError(
+            f"timm's EfficientNet with padding '{config.padding}' has eps {born[1]}, not {config.eps}."
+        )
+    if config.num_channels != 3:
+        raise TransferlabError(
+            f"timm's directories are read with 3 channels, not {config.num_channels}; write 'orbax'."
+        )
+    sizes = {name: getattr(EfficientNetConfig, name)() for name in _SIZES}
+    like = ("width", "depth", "lite")
+    size = next((n for n, c in sizes.items() if all(getattr(c, f) == getattr(config, f) for f in like)), None)
+    if size is None:
+        these = ", ".join(f"{field} {getattr(config, field)}" for field in like)
+        raise TransferlabError(f"timm has no EfficientNet of {these}; there are {', '.join(sizes)}.")
+    timm = TimmConfig(f"{born[0]}efficientnet_{size}", {"drop_path_rate": config.drop_path}, {})
+    return timm, efficientnet_names(config, "timm")
 
 
 def _transform(config: EfficientNetConfig) -> ImageTransform:
@@ -92,5 +116,6 @@ EFFICIENTNET = Family(
     from_timm=efficientnet_from_timm,
     adjust=lambda config, found: config,
     transform=_transform,
+    to_timm=_to_timm,
     input_kernel="stem/conv/kernel",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 from transferlab.data.audio import AudioTransform
@@ -44,6 +45,7 @@ class Family:
         head_hidden: config → the layer that the origin's own head has before its logits, or None.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
+        to_timm: config → timm's architecture with its arguments and the name table of its files, likewise.
         modules: ``model_type`` → pairs (regular expression over a key of its files, what takes its place) where the modules
             of transformers 5, by which PEFT names what it adapts, are not named as in the files.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
@@ -70,6 +72,7 @@ class Family:
     head_hidden: Callable[[Any], Hidden | None] = lambda config: None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     to_hf: Callable[[Any, Any], tuple[dict[str, Any], Names]] | None = None
+    to_timm: Callable[[Any], tuple[TimmConfig, Names]] | None = None
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )
@@ -79,3 +82,13 @@ class Family:
     vocabulary: str = "embed/word/embedding"
     gguf_architectures: tuple[str, ...] = ()
     from_gguf: Callable[[Gguf], Any] = unread
+
+    @property
+    def sizes(self) -> dict[str, Callable[[], Any]]:
+        """The named sizes: those constructors of its config that take nothing, in the order of its file."""
+        made = {
+            name: getattr(self.config, name)
+            for name, kind in vars(self.config).items()
+            if isinstance(kind, classmethod)
+        }
+        return {name: make for name, make in made.items() if not signature(make).parameters}

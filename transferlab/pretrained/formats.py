@@ -62,15 +62,15 @@ def holds_nan(array: np.ndarray) -> bool:
     if not flat.flags.c_contiguous:
         return bool(np.isnan(flat).any())
     signed, unsigned = flat.reshape(-1).view(f"i{size}"), flat.reshape(-1).view(f"u{size}")
-    for first in range(0, len(signed), _IN_CACHE):
-        piece = slice(first, first + _IN_CACHE)
+    for first in range(0, len(signed), _IN_CACHE // size):
+        piece = slice(first, first + _IN_CACHE // size)
         if signed[piece].max() > infinity or unsigned[piece].max() > sign + infinity:
             return True
     return False
 
 
-_IN_CACHE = 1 << 17
-"""Numbers that the second look at them still finds in the processor's cache."""
+_IN_CACHE = 1 << 20
+"""Bytes that the second look at them still finds in the processor's cache."""
 
 
 _SAFETENSORS_DTYPES = {

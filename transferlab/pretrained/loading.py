@@ -38,8 +38,9 @@ def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower:
     Args:
         name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
             in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
-        config: the family's config, for a bare weight file that does not carry its own. The ``.npz`` of big_vision and
-            vision_transformer need none: all sizes can be read off their tensors.
+        config: the family's config, for a bare weight file that does not carry its own, or for an Orbax checkpoint whose
+            tree has the paths of that family's parameters. The ``.npz`` of big_vision and vision_transformer need none:
+            all sizes can be read off their tensors.
         dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
             ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
         tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
@@ -72,6 +73,8 @@ def _load(text: str, config: Any) -> Source:
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
     path = Path(text).expanduser()
+    if path.is_dir() and config is not None and not (path / "config.json").exists():
+        return _from_tree(path, text, config)
     if path.is_dir():
         return _from_directory(path, text, {})
     if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
@@ -120,6 +123,21 @@ def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
     return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
 
 
+def _from_tree(directory: Path, name: str, config: Any) -> Source:
+    """An Orbax checkpoint of somebody's own: a tree with our paths, as ``nnx.state`` or ``trees.unflatten`` makes one."""
+    tensors, family = read_orbax(directory), family_of(config)
+    tables = (
+        replace(
+            table, names=tuple(Name(name.path, name.path) for name in table.names),
+            prefixes=("params/", "state/", "model/"), renames=(("/value", ""),),
+            ignored=((r"(opt_state|optimizer|step|rng|rngs)(/.*)?", "the state of the training run, no parameter"),),
+        )
+        for table in family.names(config)
+    )  # fmt: skip
+    names = max(tables, key=lambda table: _hits(table, tensors))
+    return _bare(name, family, config, tensors, directory, names)
+
+
 def _from_file(path: Path, name: str, config: Any) -> Source:
     tensors = read_any(path)
     config = config_of(tensors) if config is None else config
@@ -128,14 +146,26 @@ def _from_file(path: Path, name: str, config: Any) -> Source:
             f"{path}: a bare weight file does not say its architecture; pass one, as "
             f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
         )
-    family = family_of(config)
-    origin, transform = {"path": str(path.resolve())}, family.transform(config)
-    towers: dict[str, Transform | None] = {}
+    return replace(_bare(name, family_of(config), config, tensors, path), files={path.name: path})
+
+
+def _bare(
+    name: str,
+    family: Family,
+    config: Any,
+    tensors: Mapping[str, LazyTensor],
+    path: Path,
+    names: Names | None = None,
+) -> Source:
+    """Weights that came alone: preprocessing is the family's own, and texts are pooled by their mean."""
+    transform, towers = family.transform(config), {}
     if family.modality == "image and text":
         towers, transform = {"vision": transform, "text": None}, None
     pooling = "mean" if family.modality == "text" else None
-    made = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling, towers=towers)
-    return replace(made, files={path.name: path})
+    return _assemble(
+        name, family, config, tensors, {"path": str(path.resolve())}, transform=transform, pooling=pooling,
+        towers=towers, names=names,
+    )  # fmt: skip
 
 
 DESCRIPTION = "transferlab.json"

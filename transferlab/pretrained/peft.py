@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT writes them: ``adapter_config.json`` and ``adapter_model.safetensors``, by a source's paths.
+"""LoRA and DoRA adapters as PEFT writes them: ``adapter_config.json`` and ``adapter_model.safetensors``, by a source's paths.
 
 The format: https://huggingface.co/docs/peft/developer_guides/checkpoint; the scale and the patterns: ``peft/tuners/lora``.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
@@ -26,6 +27,8 @@ from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.writing import classifier_like_the_origins, new_directory, write_safetensors
 
 _PREFIX = "base_model.model."
+_PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}
+"""What an adapter is made of, and the end of its key; old files have ``.weight`` after each."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,21 @@ class Pair:
         b: (rank, out).
         scale: alpha / rank, or alpha / √rank (rsLoRA, Kalajdzievski 2023).
         dropout: on its input while it trains.
+        magnitude: (out,), of DoRA: the length of each column of the adapted kernel; None for LoRA.
     """
 
     a: Any
     b: Any
     scale: float
     dropout: float = 0.0
+    magnitude: Any = None
+
+    def merged(self, kernel: Float[np.ndarray, "inputs outputs"]) -> Float[np.ndarray, "inputs outputs"]:
+        """The kernel with the adapter in it, in float32."""
+        whole = kernel + np.asarray(self.a, np.float32) @ np.asarray(self.b, np.float32) * np.float32(self.scale)
+        if self.magnitude is None:
+            return whole
+        return whole * (np.asarray(self.magnitude, np.float32) / np.linalg.norm(whole, axis=0))
 
     @property
     def rank(self) -> int:
@@ -59,6 +71,7 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     use_rslora: bool
+    use_dora: bool
     dropout: float
     modules_to_save: tuple[str, ...]
     base: str
@@ -87,6 +100,7 @@ class AdapterConfig:
                 rank_pattern={str(k): _whole(v) for k, v in (raw.get("rank_pattern") or {}).items()},
                 alpha_pattern={str(k): float(v) for k, v in (raw.get("alpha_pattern") or {}).items()},
                 use_rslora=bool(raw.get("use_rslora", False)),
+                use_dora=bool(raw.get("use_dora", False)),
                 dropout=float(raw.get("lora_dropout", 0.0)),
                 modules_to_save=tuple(str(name) for name in raw.get("modules_to_save") or ()),
                 base=str(raw.get("base_model_name_or_path") or ""),
@@ -113,7 +127,7 @@ class AdapterConfig:
 
 
 _NOT_READ = (
-    "use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens", "trainable_token_indices",
+    "lora_bias", "layer_replication", "alora_invocation_tokens", "trainable_token_indices",
     "target_parameters", "use_qalora", "use_bdlora", "arrow_config", "velora_config", "monteclora_config",
 )  # fmt: skip
 """Fields of PEFT that ask for another computation than that of a :class:`Pair`."""
@@ -142,7 +156,7 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         An adapter of a tensor that the file fuses (timm's q, k, v) is one for each part, with the same ``a``.
 
     Raises:
-        TransferlabError: DoRA, or another field or key that is not supported, or what does not fit this base; named.
+        TransferlabError: a field or key that is not supported, or what does not fit this base; named.
     """
     path = directory / "adapter_config.json"
     if not path.exists():
@@ -161,14 +175,16 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
     own = by_key(source.names)
     # Adapters of transformers 4 name modules as the files do.
     table = {_module_key(key, source): parts for key, parts in own.items()} | own
+    wanted = {part: key for part, key in _PARTS.items() if config.use_dora or part != "magnitude_vector"}
     halves: dict[str, dict[str, LazyTensor]] = {}
     replaced: dict[str, LazyLeaf] = {}
     for key, tensor in tensors.items():
         module, half, rest = key.partition(".lora_")
         if half:
-            if rest not in ("A.weight", "B.weight"):
+            part = rest.removesuffix(".weight")
+            if part not in wanted:
                 raise TransferlabError(f"{weights}: '{key}' is no LoRA of a linear map; that is not supported.")
-            halves.setdefault(module.removeprefix(_PREFIX), {})[rest[0]] = tensor
+            halves.setdefault(module.removeprefix(_PREFIX), {})[part] = tensor
             continue
         if ".original_module." in key:
             continue  # what a module of modules_to_save was before; with bias="all" its bias is written too
@@ -177,12 +193,11 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         for name in _names(plain, table, source.names, weights):
             replaced[name.path] = LazyLeaf(key, tensor, name.layout)
     pairs: dict[str, Pair] = {}
-    for module, both in halves.items():
-        if both.keys() != {"A", "B"}:
-            lacking = ({"A", "B"} - both.keys()).pop()
-            raise TransferlabError(f"{weights}: '{_PREFIX}{module}.lora_{lacking}.weight' is missing.")
+    for module, parts in halves.items():
+        if lacking := [part for part in wanted if part not in parts]:
+            raise TransferlabError(f"{weights}: '{_PREFIX}{module}.{wanted[lacking[0]]}' is missing.")
         for name in _names(f"{module}.weight", table, source.names, weights):
-            pairs[name.path] = _pair(name, module, both["A"], both["B"], config, source)
+            pairs[name.path] = _pair(name, module, parts, config, source)
     if not pairs and not replaced:
         raise TransferlabError(f"{weights}: holds nothing.")
     return _replaced(source, replaced), pairs
@@ -204,7 +219,8 @@ def _names(key: str, table: Mapping[str, tuple[Name, ...]], names: Names, file: 
     raise TransferlabError(f"{file}: '{key}' is no tensor of this base.{nearest(key, table)}")
 
 
-def _pair(name: Name, module: str, a: LazyTensor, b: LazyTensor, config: AdapterConfig, source: Source) -> Pair:
+def _pair(name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source) -> Pair:
+    a, b, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
     where = f"{a.file}: the adapter of '{module}'"
     if name.path not in source.leaves or not name.path.endswith("/kernel"):
         raise TransferlabError(f"{where} does not belong to the kernel of a linear map of {source.name}.")
@@ -215,9 +231,17 @@ def _pair(name: Name, module: str, a: LazyTensor, b: LazyTensor, config: Adapter
             f"{where} has A {a.shape} and B {b.shape}; rank {rank} on a kernel {shape} gives A {(rank, shape[0])} and "
             f"B {(shape[1] * of, rank)}."
         )
-    rows = LazyLeaf(f"{module}.lora_B.weight", b, SAME).read()[n * shape[1] : (n + 1) * shape[1]]
-    columns = LazyLeaf(f"{module}.lora_A.weight", a, SAME).read()
-    return Pair(columns.T, rows.T, config.scale(module), config.dropout)
+    if magnitude is not None and magnitude.shape != (shape[1] * of,):
+        raise TransferlabError(
+            f"{where} has a magnitude {magnitude.shape}; the kernel {shape} gives {(shape[1] * of,)}."
+        )
+
+    def read(part: str) -> np.ndarray:
+        return LazyLeaf(f"{module}.{_PARTS[part]}", parts[part], SAME).read()
+
+    mine = slice(n * shape[1], (n + 1) * shape[1])
+    lengths = None if magnitude is None else read("magnitude_vector")[mine]
+    return Pair(read("A").T, read("B")[mine].T, config.scale(module), config.dropout, lengths)
 
 
 def _replaced(source: Source, leaves: Mapping[str, LazyLeaf]) -> Source:
@@ -253,6 +277,10 @@ def write_adapter(
     """
     if not pairs:
         raise TransferlabError("There is no adapter to write.")
+    dora = {pair.magnitude is not None for pair in pairs.values()}
+    if len(dora) > 1:
+        plain = next(path for path, pair in pairs.items() if pair.magnitude is None)
+        raise TransferlabError(f"'{plain}' has LoRA and others DoRA; PEFT has one for all of an adapter.")
     family, own = FAMILIES[source.family], source.names
     if own is None:
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which a PEFT adapter goes by.")
@@ -277,6 +305,8 @@ def write_adapter(
         transposed.add(name.layout is SAME)
         tensors[f"{_PREFIX}{module}.lora_A.weight"] = np.asarray(pair.a, np.float32).T
         tensors[f"{_PREFIX}{module}.lora_B.weight"] = np.asarray(pair.b, np.float32).T
+        if pair.magnitude is not None:
+            tensors[f"{_PREFIX}{module}.lora_magnitude_vector"] = np.asarray(pair.magnitude, np.float32)
     saved = []
     if with_head:
         for path, leaf in source.leaves.items():
@@ -287,11 +317,7 @@ def write_adapter(
     rank, alpha = _commonest(ranks), _commonest(alphas)
     raw = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS"
-        if with_head and family.modality == "text"
-        else None
-        if with_head
-        else "FEATURE_EXTRACTION",
+        "task_type": _task(source, whole),
         "base_model_name_or_path": source.name.removeprefix("hf:").partition("@")[0]
         if source.name.startswith("hf:")
         else source.origin.get("path", source.name),
@@ -306,7 +332,7 @@ def write_adapter(
         "fan_in_fan_out": transposed == {True},
         "bias": "none",
         "use_rslora": False,
-        "use_dora": False,
+        "use_dora": dora == {True},
         "init_lora_weights": True,
     }
     lazy = {key: LazyTensor(t.shape, t.dtype, lambda t=t: t) for key, t in tensors.items()}
@@ -318,9 +344,10 @@ def write_adapter(
 def _task(source: Source, whole: bool) -> str | None:
     if not whole:
         return "FEATURE_EXTRACTION"
+    family = FAMILIES[source.family]
     if not isinstance(source.head, ClassifierConfig):
-        return "CAUSAL_LM"
-    return "SEQ_CLS" if FAMILIES[source.family].modality == "text" else None
+        return "CAUSAL_LM" if family.encoder is None else "SEQ_2_SEQ_LM"
+    return "SEQ_CLS" if family.modality == "text" else None
 
 
 def _commonest(values: Mapping[str, Any]) -> Any:

@@ -67,17 +67,35 @@ class TimmConfig:
             TransferlabError: a ``crop_mode``, ``interpolation`` or number of channels that it does not know.
         """
         given = self.pretrained
-        fits: dict[str, Fit] = {"center": "crop", "squash": "squash"}
         mode, resize = given.get("crop_mode") or "center", given.get("interpolation") or "bicubic"
-        if mode not in fits:
-            raise TransferlabError(f"config.json: crop_mode '{mode}' is not supported.{nearest(mode, fits)}")
+        if mode not in _FITS:
+            raise TransferlabError(f"config.json: crop_mode '{mode}' is not supported.{nearest(mode, _FITS)}")
         if resize not in ("bicubic", "bilinear"):
             raise TransferlabError(f"config.json: interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
         mean, std = (tuple(given.get(n) or d) for n, d in zip(("mean", "std"), IMAGENET, strict=True))
         if len(mean) != 3 or len(std) != 3:
             raise TransferlabError(f"config.json: mean {mean} and std {std} are not of three channels.")
         fraction = float(given.get("crop_pct") or 0.875)
-        return ImageTransform(self.image_size, mean, std, resize, fraction, fits[mode])
+        return ImageTransform(self.image_size, mean, std, resize, fraction, _FITS[mode])
+
+    def written(self, transform: ImageTransform | None, labels: tuple[str, ...]) -> dict[str, Any]:
+        """Return ``config.json`` as timm's ``save_for_hf`` lays it out, with this preprocessing and these labels."""
+        pretrained: dict[str, Any] = {**self.pretrained, "num_classes": len(labels)}
+        if labels:
+            pretrained["label_names"] = list(labels)
+        if transform is not None:
+            mode = next(name for name, fit in _FITS.items() if fit == transform.fit)
+            pretrained |= {
+                "input_size": [3, transform.size, transform.size], "interpolation": transform.resize,
+                "crop_pct": transform.crop_fraction, "crop_mode": mode, "mean": list(transform.mean),
+                "std": list(transform.std),
+            }  # fmt: skip
+        raw = {"architecture": self.architecture, "num_classes": len(labels), "pretrained_cfg": pretrained}
+        return raw | ({"model_args": dict(self.arguments)} if self.arguments else {})
+
+
+_FITS: dict[str, Fit] = {"center": "crop", "squash": "squash"}
+"""timm's ``crop_mode`` and what it is here."""
 
 
 def square(size: Any, field: str) -> int:

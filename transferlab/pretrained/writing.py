@@ -55,7 +55,7 @@ def save(
         directory: where to; it must not exist or be empty, unless ``overwrite``.
         params: arrays in place of the source's, as for :meth:`Source.with_params`.
         state: batch statistics in place of the source's.
-        format: ``hf``, ``timm`` or ``orbax``; by default what the source was.
+        format: ``hf``, ``timm`` or ``orbax``; by default what the source was, or what its family is written as.
         dtype: that floating tensors are written in; by default each one's own.
         shard_bytes: size beyond which a file of weights is split.
         overwrite: whether what is there is replaced.
@@ -71,7 +71,7 @@ def save(
     target = Path(directory).expanduser()
     if params is not None or state is not None:
         source = source.with_params(params or {}, state)
-    own = "timm" if source.raw is not None and "model_type" not in source.raw else "hf"
+    own = _own_format(source)
     kind = own if format is None else format
     if kind not in FORMATS:
         raise TransferlabError(f"'{kind}' cannot be written.{nearest(str(kind), FORMATS)}")
@@ -217,15 +217,31 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     return raw, out
 
 
+def _own_format(source: Source) -> str:
+    """The format that a source came in; for a bare file one that its family is written as."""
+    if source.raw is not None:
+        return "hf" if "model_type" in source.raw else "timm"
+    family = FAMILIES[source.family]
+    return "timm" if family.to_hf is None and family.to_timm is not None else "hf"
+
+
 def _converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
     """Return (config.json, tensors) in a dialect that the source was not read in."""
     family = FAMILIES[source.family]
-    writer = family.to_hf if kind == "hf" else None
-    if writer is None:
-        able = [one.name for one in FAMILIES.values() if one.to_hf is not None] if kind == "hf" else []
-        others = f" Of {', '.join(able)} it can be." if able else ""
-        raise TransferlabError(f"A config.json of {source.family} cannot be made for the format '{kind}'.{others}")
-    raw, names = writer(source.config, source.head)
+    writers = {one.name: one.to_hf if kind == "hf" else one.to_timm for one in FAMILIES.values()}
+    if writers[family.name] is None:
+        able = ", ".join(name for name, writer in writers.items() if writer is not None)
+        raise TransferlabError(
+            f"A config.json of {family.name} cannot be made for the format '{kind}'. Of {able} it can be."
+        )
+    if kind == "timm":
+        assert family.to_timm is not None
+        timm, names = family.to_timm(source.config)
+        if isinstance(source.head, ClassifierConfig):
+            _check_head(source, source.config)
+        return timm.written(source.image_transform, source.labels), _by_names(source, names)
+    assert family.to_hf is not None
+    raw, names = family.to_hf(source.config, source.head)
     if isinstance(source.head, ClassifierConfig):
         raw |= _labels_of(source)
         _check_head(source, family.from_hf(raw))

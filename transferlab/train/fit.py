@@ -177,9 +177,11 @@ def prepare(run: Run, shared: dict[str, Any]) -> tuple[Member, State]:
         make_fit(run)
     started, compiling = time.perf_counter(), run.program.compile_seconds
     run.flops = 0.0
-    params, stats = run._plan.place(run.seeds.initialisation, shared)
+    key = run.known_features() if run.decision.cached else None
+    params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
     trainable, frozen = trees.split_by(params, run.program.paths)
-    key = run.features(params, stats) if run.decision.cached else None
+    if key is None and run.decision.cached:
+        key = run.features(params, stats)
     state = run.program.initial(trainable, stats)
     checkpoints = Checkpoints(run.directory / "checkpoints") if run.directory is not None else None
     needed = trees.cast(run.program.needed(frozen), run.settings.precision)

@@ -8,8 +8,10 @@ carries lie on the device.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -267,11 +269,11 @@ class Population:
     gathered into a smaller one.
     """
 
-    def __init__(self, members: Sequence[Member], states: Sequence[State]):
+    def __init__(self, members: Sequence[Member], states: Sequence[State], slots: Sequence[int] | None = None):
         self.members = members
         self.done = int(states[0]["step"])
-        self._slots = list(range(len(members)))
-        self._states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        self._slots = list(range(len(members)) if slots is None else slots)
+        self._states = stacked([states[i] for i in self._slots])
         self._hypers = self._stack_hypers()
         self._finished: dict[int, State] = {}
         self._temporary = 0
@@ -281,8 +283,7 @@ class Population:
         return self.members[self._slots[0]]
 
     def _stack_hypers(self) -> Any:
-        hypers = [self.members[i].run.hyper() for i in self._slots]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *hypers)
+        return stacked([self.members[i].run.hyper() for i in self._slots])
 
     def _compact(self) -> bool:
         """Set finished members aside; whether the population has become smaller."""
@@ -373,47 +374,72 @@ class Resident(Population):
     """Runs that share cached carries of one vector an example: all on the device, many steps in one call."""
 
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
-        super().__init__(members, states)
-        first = members[0]
-        parts = [part for m in members for part in (m.run.data.train, m.run.data.validation, m.run.data.test)]
-        self._examples = np.unique(np.concatenate(parts))
+        # Those on the same batches stand beside each other, and share them.
+        self._order = [(id(member.run.order), member.total) for member in members]
+        super().__init__(members, states, sorted(range(len(members)), key=lambda i: self._order[i]))
+        first, examples = members[0], {}
+        for member in members:
+            data = member.run.data
+            examples |= {id(part): part for part in (data.train, data.validation, data.test)}
+        self._examples = np.unique(np.concatenate(list(examples.values())))
         assert first.key is not None
         table = first.run.cache.rows(first.key, self._examples, 0, len(self._examples), ())
         self._table = jax.device_put(table)
+        self._length = 0
+        self._host: State | None = None
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
         out: list[list[dict[str, float]]] = [[] for _ in self.members]
         while self.done < upto and not stop.asked:
-            n = min(upto - self.done, CHUNK)
+            left = upto - self.done
+            n = -(-left // -(-left // CHUNK))
+            # Calls of nearly equal lengths are one compiled program; the last steps of a call may be idle.
+            self._length = self._length if n <= self._length <= 1.25 * n else n
             self._compact()
-            first, rows = self._first, self._rows(n)
+            first, rows = self._first, self._rows(n, self._length)
             self._count_flops(self._one_batch(rows), n)
             arguments = (self._states, first.frozen, self._table, rows, self._hypers)
             population = first.run.program.population
             self._temporary = self._temporary or population.temporary_bytes(*arguments)
             self._states, metrics = population(*arguments)
-            fetched = jax.device_get(metrics)
+            self._host = None
+            fetched = {name: values.tolist() for name, values in jax.device_get(metrics).items()}
             for slot, i in enumerate(self._slots):
                 steps = min(n, self.members[i].total - self.done)
-                out[i] += [{name: float(v[slot, s]) for name, v in fetched.items()} for s in range(steps)]
+                columns = [fetched[name][slot][:steps] for name in fetched]
+                out[i] += [dict(zip(fetched, values, strict=True)) for values in zip(*columns, strict=True)]
             self.done += n
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})
         return out
 
-    def _rows(self, n: int) -> dict[str, np.ndarray]:
-        size = self.members[0].run.settings.batch_size
-        shape = (len(self._slots), n, size)
+    def _slice(self, slot: int) -> State:
+        # A member's state is small, and all are asked for at the same time: one transfer.
+        self._host = jax.device_get(self._states) if self._host is None else self._host
+        return jax.tree.map(lambda x: x[slot], self._host)
+
+    def _compact(self) -> bool:
+        smaller = super()._compact()
+        self._host = None if smaller else self._host
+        return smaller
+
+    def _rows(self, n: int, length: int) -> dict[str, np.ndarray]:
+        """What stands in each of the next ``n`` steps; idle ones follow up to ``length``."""
+        size, of = self.members[0].run.settings.batch_size, Counter(self._order[i] for i in self._slots)
+        # Each member by itself, where orders have different numbers of them.
+        alike = next(iter(of.values())) if len(set(of.values())) == 1 else 1
+        first = self._slots[::alike]
+        shape = (len(first), length, size)
         index, label = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         weight, live = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
-        for slot, i in enumerate(self._slots):
+        for row, i in enumerate(first):
             run = self.members[i].run
             for s in range(min(n, run.steps - self.done)):
                 chosen = run.order[self.done + s].indices
-                index[slot, s, : len(chosen)] = np.searchsorted(self._examples, chosen)
-                label[slot, s, : len(chosen)] = run.data.labels[chosen]
-                weight[slot, s, : len(chosen)] = 1.0
-                live[slot, s] = True
+                index[row, s, : len(chosen)] = np.searchsorted(self._examples, chosen)
+                label[row, s, : len(chosen)] = run.data.labels[chosen]
+                weight[row, s, : len(chosen)] = 1.0
+                live[row, s] = True
         return {"index": index, "label": label, "weight": weight, "live": live}
 
     def _one_batch(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -424,19 +450,34 @@ class Resident(Population):
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        given = {i: self.state(i) if states is None else states[i] for i in wanted}
-        longest = max(len(indices) for indices in wanted.values())
-        index = np.zeros((len(wanted), longest), np.int32)
-        for row, indices in enumerate(wanted.values()):
+        # Those that look at the same examples stand beside each other, as in training.
+        chosen = sorted(wanted, key=lambda i: wanted[i].tobytes())
+        groups = [list(same) for _, same in groupby(chosen, lambda i: wanted[i].tobytes())]
+        if len({len(group) for group in groups}) > 1:
+            groups = [[i] for i in chosen]
+        given = stacked([self.state(i) if states is None else states[i] for i in chosen])
+        index = np.zeros((len(groups), max(len(indices) for indices in wanted.values())), np.int32)
+        for row, group in enumerate(groups):
+            indices = wanted[group[0]]
             index[row, : len(indices)] = np.searchsorted(self._examples, indices)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[given[i] for i in wanted])
         first = self.members[0]
         predict = first.run.program.population_predict
-        got = np.asarray(predict(evaluated(stacked), first.frozen, stacked["stats"], self._table, index))
-        return {i: got[row, : len(indices)] for row, (i, indices) in enumerate(wanted.items())}
+        got = np.asarray(predict(evaluated(given), first.frozen, given["stats"], self._table, index))
+        return {i: got[row, : len(wanted[i])] for row, i in enumerate(chosen)}
+
+
+def stacked(trees_: Sequence[Any]) -> Any:
+    """Return one tree of arrays on the device with a leading axis of members; one transfer for each leaf."""
+    if any(isinstance(x, jax.Array) and x.size > _SMALL for x in jax.tree.leaves(trees_[0])):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees_)
+    return jax.device_put(jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees_))
+
+
+_SMALL = 1 << 16
+"""Numbers of a leaf below which members are stacked on the host."""
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean loss and accuracy since the last row; the newest of what is not averaged."""
-    out = {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "accuracy")}
+    out = {name: sum(row[name] for row in rows) / len(rows) for name in ("loss", "accuracy")}
     return out | {name: rows[-1][name] for name in ("gradient_norm", "learning_rate")}

@@ -117,21 +117,34 @@ class Program:
         return trees.unflatten({path: leaf for path, leaf in trees.walk(frozen) if owns(self._prefixes, path)})
 
     @cached_property
+    def entering(self) -> frozenset[str]:
+        """Paths of the parameters that enter the step: those that train, and those that stages from the frontier on use."""
+        paths = trees.flatten(self.definition.params)
+        return frozenset(self.paths) | {path for path in paths if owns(self._prefixes, path)}
+
+    @cached_property
     def _prefixes(self) -> list[str]:
         stages = self.definition.module.all_stages()[self.frontier :]
         return [prefix for stage in stages for prefix in stage.owns + stage.borrows]
 
     def initial(self, params: trees.Tree, stats: trees.Tree) -> State:
         """Return the state before the first step; optimizer moments for trainable leaves only."""
-        # Copied, since the state is donated to the step and the placed arrays may be shared between runs.
-        params, stats = jax.tree.map(jnp.copy, (params, stats))
-        state = {
-            "params": params,
-            "stats": stats,
-            "optimizer": self.optimizer.rule().init(params),
-            "step": jnp.zeros((), jnp.int32),
-        }
-        return state if self.ema is None else {**state, "ema": jax.tree.map(jnp.copy, params)}
+        return self._initial(params, stats)
+
+    @cached_property
+    def _initial(self) -> Callable[[trees.Tree, trees.Tree], State]:
+        def initial(params: trees.Tree, stats: trees.Tree) -> State:
+            # Copied, since the state is donated to the step and the placed arrays may be shared between runs.
+            params, stats = jax.tree.map(jnp.copy, (params, stats))
+            state = {
+                "params": params,
+                "stats": stats,
+                "optimizer": self.optimizer.rule().init(params),
+                "step": jnp.zeros((), jnp.int32),
+            }
+            return state if self.ema is None else {**state, "ema": jax.tree.map(jnp.copy, params)}
+
+        return jax.jit(initial)
 
     def advance(self, state: State, frozen: trees.Tree, batch: dict, hyper: dict) -> tuple[State, dict]:
         """One update, to be traced: (state, frozen, batch, hyper) → (state, metrics)."""
@@ -236,8 +249,9 @@ class Program:
 
         Every leaf of ``states`` and ``hypers`` has a leading axis of members. ``table`` holds the carries of all
         examples, one row each. ``rows`` says what stands in each step: ``index`` into the table, ``label`` and
-        ``weight``, all (members, steps, batch), and ``live`` (members, steps): where it is False the member has
-        stopped, and stays as it is. The metrics are (members, steps).
+        ``weight``, all (orders, steps, batch), and ``live`` (orders, steps): where it is False the members of that order
+        have stopped, and stay as they are. Members come sorted by order, equally many of each: they share its batches,
+        which are gathered once. The metrics are (members, steps).
         """
 
         def member(state: State, frozen: trees.Tree, table: dict, rows: dict, hyper: dict) -> tuple[State, dict]:
@@ -249,7 +263,14 @@ class Program:
 
             return jax.lax.scan(one, state, rows)
 
-        return Compiled(jax.vmap(member, in_axes=(0, None, None, 0, 0)), varies=(2, 3), donate=(0,))
+        def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hypers: dict) -> tuple[State, dict]:
+            orders = len(rows["live"])
+            states, hypers = jax.tree.map(lambda x: x.reshape(orders, -1, *x.shape[1:]), (states, hypers))
+            alike = jax.vmap(member, in_axes=(0, None, None, None, 0))
+            made = jax.vmap(alike, in_axes=(0, None, None, 0, 0))(states, frozen, table, rows, hypers)
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
+
+        return Compiled(all_, varies=(2, 3, 4), donate=(0,))
 
     @cached_property
     def together(self) -> Compiled:
@@ -266,12 +287,21 @@ class Program:
 
     @cached_property
     def population_predict(self) -> Compiled:
-        """(params, frozen, stats, table, index) → probabilities (members, rows, labels); ``index`` (members, rows)."""
+        """(params, frozen, stats, table, index) → probabilities (members, rows, labels).
+
+        ``index`` is (choices, rows): members come sorted by which examples they look at, equally many for each choice.
+        """
 
         def member(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
             return self.probabilities(params, frozen, stats, {name: values[index] for name, values in table.items()})
 
-        return Compiled(jax.vmap(member, in_axes=(0, None, 0, None, 0)), varies=(3, 4))
+        def all_(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
+            params, stats = jax.tree.map(lambda x: x.reshape(len(index), -1, *x.shape[1:]), (params, stats))
+            alike = jax.vmap(member, in_axes=(0, None, 0, None, None))
+            made = jax.vmap(alike, in_axes=(0, None, 0, None, 0))(params, frozen, stats, table, index)
+            return made.reshape(-1, *made.shape[2:])
+
+        return Compiled(all_, varies=(0, 3, 4))
 
     def probabilities(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict) -> jax.Array:
         """In evaluation, from the frontier on, to be traced: (rows, labels)."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.data.audio import AudioTransform
-from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order
+from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
 from transferlab.methods import Full, Method
@@ -180,19 +180,19 @@ class Run:
         """Which examples stand in which step."""
         buckets = self.feed.buckets(self.data.train)
         settings = self.settings
-        return TrainingOrder(
+        return training_order(
             self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
         )
 
-    def hyper(self) -> dict[str, jax.Array]:
+    def hyper(self) -> dict[str, np.generic]:
         """What the compiled step takes as arguments, so that it is not compiled again for it."""
         settings = self.settings
         return {
-            "learning_rate": jnp.float32(settings.learning_rate),
-            "weight_decay": jnp.float32(settings.weight_decay),
-            "total": jnp.float32(self.steps),
-            "warmup": jnp.float32(round(settings.warmup * self.steps)),
-            "seed": jnp.uint32(self.seeds.order),
+            "learning_rate": np.float32(settings.learning_rate),
+            "weight_decay": np.float32(settings.weight_decay),
+            "total": np.float32(self.steps),
+            "warmup": np.float32(round(settings.warmup * self.steps)),
+            "seed": np.uint32(self.seeds.order),
         }
 
     def carry(self, batch: Batch, rows: int, key: str | None) -> dict[str, np.ndarray]:
@@ -232,17 +232,16 @@ class Run:
     def _ragged(self) -> tuple[str, ...]:
         return self._plan.definition.module.ragged
 
+    def known_features(self) -> str | None:
+        """The key of this run's carries, where the cache has them all and they depend on nothing that a seed draws."""
+        if self._drawn or len(self.cache.missing(key := self._key({}, {}), self._wanted)):
+            return None
+        return key
+
     def features(self, params: trees.Tree, stats: trees.Tree) -> str:
         """Compute the carries at the frontier that are not in the cache yet; return their key."""
-        transform = self.source.transform
-        drawn = any(leaf.action != "copied" for leaf in self._plan.leaves if not leaf.trains)
-        weights = None if drawn else self.source.sha256
-        key = cache_key(
-            params, stats, self._plan.definition, self._plan.frontier, transform, self.data.sha256,
-            self.settings.precision, weights,
-        )  # fmt: skip
-        wanted = np.concatenate([self.data.train, self.data.validation, self.data.test])
-        missing = self.cache.missing(key, wanted)
+        key = self._key(params, stats)
+        missing = self.cache.missing(key, self._wanted)
         rows = self.settings.batch_size
         for batch in evaluation_order(missing, self.feed.buckets(missing), rows):
             inputs = self.feed.inputs(batch.indices, batch.bucket, rows)
@@ -252,3 +251,17 @@ class Run:
             self.cache.add(key, batch.indices.tolist(), carry, ragged, lengths)
         self.cache.flush(key, self._ragged)
         return key
+
+    @property
+    def _wanted(self) -> Int[np.ndarray, " n"]:
+        return np.concatenate([self.data.train, self.data.validation, self.data.test])
+
+    @property
+    def _drawn(self) -> bool:
+        return any(leaf.action != "copied" for leaf in self._plan.leaves if not leaf.trains)
+
+    def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
+        return cache_key(
+            params, stats, self._plan.definition, self._plan.frontier, self.source.transform, self.data.sha256,
+            self.settings.precision, None if self._drawn else self.source.sha256,
+        )  # fmt: skip

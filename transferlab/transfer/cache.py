@@ -46,6 +46,8 @@ class _Store:
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
     pending: list[tuple[int, dict[str, np.ndarray], int]] = field(default_factory=list)
     pending_bytes: int = 0
+    whole: set[bytes] = field(default_factory=set)
+    """Choices of examples that have been found complete."""
 
 
 class FrontierCache:
@@ -66,8 +68,14 @@ class FrontierCache:
     def missing(self, key: str, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
         """Return which examples have no carry yet, here or by another process."""
         store = self._stores.setdefault(key, _Store())
+        mark = indices.tobytes()
+        if mark in store.whole:
+            return np.array([], np.int64)
         self._look(key, store)
-        return np.array(sorted({int(i) for i in indices} - store.places.keys()), np.int64)
+        found = np.array(sorted({int(i) for i in indices} - store.places.keys()), np.int64)
+        if not len(found):
+            store.whole.add(mark)
+        return found
 
     def add(
         self, key: str, indices: Sequence[int], carry: Carry, ragged: Sequence[str], lengths: Sequence[int]

@@ -107,12 +107,21 @@ def cache_key(
     """
     from transferlab.select import owns
 
+    parts = _described(definition, stop, transform, data_sha256, compute)
+    if weights_sha256 is None:
+        stages = definition.module.all_stages()[:stop]
+        prefixes = [prefix for stage in stages for prefix in stage.owns + stage.borrows]
+        leaves = {**trees.flatten(params), **trees.flatten(state)}
+        weights_sha256 = trees.sha256(trees.unflatten({p: leaf for p, leaf in leaves.items() if owns(prefixes, p)}))
+    return hashlib.sha256(f"{parts} {weights_sha256}".encode()).hexdigest()
+
+
+@cache
+def _described(definition: trees.Definition, stop: int, transform: Any, data_sha256: str, compute: str) -> str:
+    """All but the weights, as JSON."""
     model = definition.module
     stages = model.all_stages()[:stop]
-    prefixes = [prefix for stage in stages for prefix in stage.owns + stage.borrows]
-    used = {p: leaf for p, leaf in {**trees.flatten(params), **trees.flatten(state)}.items() if owns(prefixes, p)}
     parts = {
-        "weights": weights_sha256 or trees.sha256(trees.unflatten(used)),
         "compute": compute,
         "stages": [stage.name for stage in stages],
         "taps": list(getattr(model.head, "taps", ())),
@@ -123,7 +132,7 @@ def cache_key(
         "transform": repr(transform),
         "data": data_sha256,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json.dumps(parts, sort_keys=True)
 
 
 @cache

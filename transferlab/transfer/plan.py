@@ -6,7 +6,7 @@ What it cannot account for is an error that names the keys.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,18 +144,22 @@ class Plan:
             "unused": [{"key": key, "reason": reason} for key, reason in self.unused],
         }
 
-    def place(self, seed: int, shared: dict[str, Any] | None = None) -> tuple[trees.Tree, trees.Tree]:
+    def place(
+        self, seed: int, shared: dict[str, Any] | None = None, only: Collection[str] | None = None
+    ) -> tuple[trees.Tree, trees.Tree]:
         """Return (params, state) in memory: copied leaves read once, the others drawn by one compiled program.
 
         Args:
             seed: of what is drawn.
             shared: copied leaves that are in memory already, by path; those that are read are added. For runs on one
                 source that are alive together.
+            only: paths of the parameters that are wanted; all by default. A draw does not hang on what else is drawn.
         """
         shared = {} if shared is None else shared
-        drawn = [leaf.path for leaf in self.leaves if leaf.read is None]
+        leaves = [leaf for leaf in self.leaves if only is None or leaf.kind == "state" or leaf.path in only]
+        drawn = [leaf.path for leaf in leaves if leaf.read is None]
         values: dict[str, Any] = dict(self.definition.initialise(drawn, jax.random.key(seed)))
-        for leaf in self.leaves:
+        for leaf in leaves:
             if leaf.derive is not None:
                 values[leaf.path] = trees.placed(leaf.derive(np.asarray(values[leaf.path])), leaf.dtype)
             if leaf.read is None:
@@ -166,8 +170,8 @@ class Plan:
                 if leaf.path not in shared:
                     shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype)
                 values[leaf.path] = shared[leaf.path]
-        params = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "param"}
-        state = {leaf.path: values[leaf.path] for leaf in self.leaves if leaf.kind == "state"}
+        params = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "param"}
+        state = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "state"}
         return trees.unflatten(params), trees.unflatten(state)
 
     def table(self, whole: bool = False) -> Table:

@@ -1,0 +1,54 @@
+"""EfficientNets out of a bare weight file, written for timm and loaded by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compared import compare
+from test_resnet_parity import channels_first, moved, pixels
+from timm_alone import import_timm
+
+import transferlab as tl
+from transferlab.errors import TransferlabError
+from transferlab.models import EfficientNetConfig
+
+torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
+
+SIZES = {
+    "tf_efficientnet_lite0": EfficientNetConfig.lite0(),
+    "efficientnet_b0": replace(EfficientNetConfig.b0(), padding="symmetric", eps=1e-5),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_timm_answers_otherwise_from_a_bare_file_that_is_written_for_it(name: str, tmp_path: Path) -> None:
+    timm = import_timm()
+    made = moved(timm.create_model(name, num_classes=3))
+    torch.save(made.state_dict(), tmp_path / "weights.pth")
+    source = tl.load(tmp_path / "weights.pth", config=SIZES[name])
+    assert source.raw is None
+    tl.save(source, tmp_path / "out")
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    given = pixels(64, 64)
+    with torch.no_grad():
+        want, got = made(channels_first(given)), again(channels_first(given))
+    family = "EfficientNet-Lite" if "lite" in name else "EfficientNet"
+    compare(got, want, family=family, form="timm", way="written", share=1e-6)
+    compare(tl.load(tmp_path / "out")({"pixel_values": given})["logits"], want, family=family, form="timm", share=1e-4)
+    settings = timm.data.resolve_model_data_config(again)
+    transform = source.transform
+    assert tuple(settings["input_size"]) == (3, transform.size, transform.size)
+    assert settings["crop_pct"] == transform.crop_fraction and settings["interpolation"] == transform.resize
+    np.testing.assert_allclose(settings["mean"], transform.mean)
+
+
+def test_an_efficientnet_that_timm_has_not_is_written_for_it(tmp_path: Path) -> None:
+    timm = import_timm()
+    torch.save(timm.create_model("efficientnet_b0", num_classes=3).state_dict(), tmp_path / "weights.pth")
+    source = tl.load(tmp_path / "weights.pth", config=replace(SIZES["efficientnet_b0"], eps=1e-4))
+    with pytest.raises(TransferlabError, match=r"padding 'symmetric' has eps 1e-05, not 0\.0001"):
+        tl.save(source, tmp_path / "out", format="timm")
+    assert not (tmp_path / "out").exists()
