@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import compare
 
 import transferlab as tl
 
@@ -52,6 +54,9 @@ def origin(model, given):
         return model(**{name: torch.tensor(value) for name, value in given.items()})
 
 
+near = partial(compare, family="BERT", form="transformers")
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_hidden_states_and_pooler_equal_the_origin(size: str, tmp_path: Path) -> None:
     config = transformers.BertConfig(**SIZES[size])
@@ -61,8 +66,8 @@ def test_hidden_states_and_pooler_equal_the_origin(size: str, tmp_path: Path) ->
     given = inputs(config)
     want, got = origin(model, given), source(given)
     seen = given["attention_mask"].astype(bool)
-    np.testing.assert_allclose(np.asarray(got["hidden"])[seen], want.last_hidden_state.numpy()[seen], atol=1e-4, rtol=0)
-    np.testing.assert_allclose(got["pooled"], want.pooler_output.numpy(), atol=1e-4, rtol=0)
+    near(np.asarray(got["hidden"])[seen], want.last_hidden_state[seen], what="hidden")
+    near(got["pooled"], want.pooler_output, what="pooled")
 
 
 def test_a_classifier_keeps_its_logits_and_label_names(tmp_path: Path) -> None:
@@ -71,7 +76,7 @@ def test_a_classifier_keeps_its_logits_and_label_names(tmp_path: Path) -> None:
     model = randomised(transformers.BertForSequenceClassification(config))
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config)
-    np.testing.assert_allclose(source(given)["logits"], origin(model, given).logits.numpy(), atol=1e-4, rtol=0)
+    near(source(given)["logits"], origin(model, given).logits)
     assert source.labels == ("bad", "fair", "good")
 
 
@@ -80,7 +85,7 @@ def test_a_bare_encoder_without_prefix_and_a_torch_file_load_alike(tmp_path: Pat
     model = randomised(transformers.BertModel(config, add_pooling_layer=False))
     model.save_pretrained(tmp_path / "a")
     given = inputs(config)
-    want = origin(model, given).last_hidden_state.numpy()
+    want = origin(model, given).last_hidden_state
     seen = given["attention_mask"].astype(bool)
     old = {
         "bert." + k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
@@ -92,7 +97,7 @@ def test_a_bare_encoder_without_prefix_and_a_torch_file_load_alike(tmp_path: Pat
         shutil.copy(tmp_path / "a" / "config.json", folder)
         torch.save(old, folder / "pytorch_model.bin", _use_new_zipfile_serialization=legacy)
         got = np.asarray(tl.load(folder)(given)["hidden"])
-        np.testing.assert_allclose(got[seen], want[seen], atol=1e-4, rtol=0)
+        compare(got[seen], want[seen], family="BERT", form="torch file", what="hidden")
     assert "pooled" not in tl.load(tmp_path / "a")(given)
 
 
@@ -119,11 +124,11 @@ def test_gradients_of_the_logits_equal_the_origin(tmp_path: Path) -> None:
         want = leaf.layout.to_tree(theirs[leaf.key].grad.numpy())
         if path == "embed/word/embedding":
             want, grads[path] = want[1:], grads[path][1:]  # torch's padding_idx keeps row 0 from training
-        np.testing.assert_allclose(grads[path], want, atol=2e-4 * max(1.0, np.abs(want).max()), rtol=0, err_msg=path)
+        near(grads[path], want, what="gradients", share=2e-4, where=path)
 
 
 @pytest.mark.network
-def test_minilm_equals_the_origin_on_awkward_text() -> None:
+def test_minilm_equals_the_origin_on_awkward_text(tmp_path: Path) -> None:
     source = tl.load("minilm-l6")
     folder = Path(source.origin["path"])
     model = transformers.BertModel.from_pretrained(folder).eval()
@@ -145,8 +150,12 @@ def test_minilm_equals_the_origin_on_awkward_text() -> None:
     want = origin(model, {k: v.astype(np.int64) for k, v in given.items()})
     got = source(given)
     seen = given["attention_mask"].astype(bool)
-    np.testing.assert_allclose(np.asarray(got["hidden"])[seen], want.last_hidden_state.numpy()[seen], atol=1e-4, rtol=0)
+    names = {"family": "MiniLM (published weights)", "form": "sentence-transformers", "share": 1e-5}
+    compare(np.asarray(got["hidden"])[seen], want.last_hidden_state[seen], what="hidden", **names)
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
     assert pooling["pooling_mode_mean_tokens"]
     mean = (want.last_hidden_state.numpy() * seen[..., None]).sum(1) / seen.sum(1, keepdims=True)
-    np.testing.assert_allclose(got["pooled"], mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-4, rtol=0)
+    compare(got["pooled"], mean / np.linalg.norm(mean, axis=1, keepdims=True), what="pooled", **names)
+    again = transformers.BertModel.from_pretrained(tl.save(source, tmp_path / "ours")).eval()
+    there = origin(again, {k: v.astype(np.int64) for k, v in given.items()}).last_hidden_state
+    compare(there[seen], np.asarray(got["hidden"])[seen], what="hidden", way="written", **names)

@@ -8,8 +8,9 @@ from pathlib import Path
 import big_vision_like as like
 import numpy as np
 import pytest
+from compared import compare
 from safetensors.numpy import save_file
-from test_vit_parity import channels_first, close, pixels
+from test_vit_parity import channels_first, pixels
 
 import transferlab as tl
 from transferlab.pretrained.clip import clip_names
@@ -52,8 +53,10 @@ def test_a_vision_transformer_of_npz_equals_transformers(tmp_path: Path) -> None
     with torch.no_grad():
         want = model.eval()(channels_first(given), output_hidden_states=True)
     got = source({"pixel_values": given})
-    close(got["logits"], want.logits, atol=2e-5)
-    close(tl.load(tmp_path)({"pixel_values": given})["logits"], want.logits, atol=2e-5)
+    names = {"family": "ViT", "form": "big_vision npz", "share": 1e-5}
+    compare(got["hidden"], model.vit.layernorm(want.hidden_states[-1]), what="hidden", **names)
+    compare(got["logits"], want.logits, **names)
+    compare(tl.load(tmp_path)({"pixel_values": given})["logits"], want.logits, **names)
 
 
 def test_two_towers_of_npz_equal_transformers_siglip(tmp_path: Path) -> None:
@@ -78,6 +81,7 @@ def test_two_towers_of_npz_equal_transformers_siglip(tmp_path: Path) -> None:
     with torch.no_grad():
         want = model.eval()(pixel_values=channels_first(given), input_ids=torch.tensor(ids))
     got = source({"pixel_values": given, "input_ids": ids})
-    close(got["image_embedding"], want.image_embeds, atol=1e-5)
-    close(got["text_embedding"], want.text_embeds, atol=1e-5)
-    close(got["logits"], want.logits_per_image, atol=2e-5)
+    names = {"family": "SigLIP", "form": "big_vision npz"}
+    compare(got["image_embedding"], want.image_embeds, what="embedding", share=1e-5, **names)
+    compare(got["text_embedding"], want.text_embeds, what="embedding", share=1e-5, **names)
+    compare(got["logits"], want.logits_per_image, share=2e-6, **names)

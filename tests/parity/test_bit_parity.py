@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import compare
 from test_bert_parity import randomised
-from test_resnet_parity import channels_first, close, pixels
+from test_resnet_parity import channels_first, pixels
 from test_vit_parity import gradients_equal
 from timm_alone import import_timm
 
@@ -36,8 +38,9 @@ def test_feature_maps_and_logits_equal_transformers(sizes: dict, tmp_path: Path)
     made.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(64, 45)
     want, got = made.bit(channels_first(given)), source({"pixel_values": given})
-    close(got["hidden"].transpose(0, 3, 1, 2), want.last_hidden_state)
-    close(got["logits"], made(channels_first(given)).logits)
+    near = partial(compare, family="BiT", form="transformers", share=5e-5, floor=0.0)
+    near(got["hidden"].transpose(0, 3, 1, 2), want.last_hidden_state, what="hidden")
+    near(got["logits"], made(channels_first(given)).logits)
     assert source.labels == ("cat", "dog", "cow") and not source.unused
     written = to_file(bit_names(source.config, "hf"), {p: leaf.read() for p, leaf in source.leaves.items()})
     own = {key.removeprefix("bit."): tensor.numpy() for key, tensor in made.state_dict().items()}
@@ -51,7 +54,7 @@ def test_gradients_through_standardised_kernels_equal_transformers(tmp_path: Pat
     made.save_pretrained(tmp_path)
     made.folder = tmp_path
     given = pixels(48, 33)
-    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits)
+    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits, "BiT", "transformers")
 
 
 def test_a_timm_directory_and_the_authors_npz_equal_timms_logits(timm, tmp_path: Path) -> None:
@@ -60,16 +63,24 @@ def test_a_timm_directory_and_the_authors_npz_equal_timms_logits(timm, tmp_path:
     source, given = tl.load(tmp_path), pixels(64, 81)
     got, want = source({"pixel_values": given}), made(channels_first(given))
     # Fifty layers: torch's own float32 is as far from its float64.
-    close(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), 1e-4)
-    close(got["logits"], want, 1e-4)
+    near = partial(compare, family="BiT", share=1e-4, floor=0.0)
+    near(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), what="hidden", form="timm")
+    near(got["logits"], want, form="timm")
     tensors = to_file(bit_names(source.config, "authors"), {p: leaf.read() for p, leaf in source.leaves.items()})
     np.savez(tmp_path / "BiT-M-R50x1.npz", **{f"resnet/{key}": tensor for key, tensor in tensors.items()})
     fresh = timm.create_model("resnetv2_50x1_bit", num_classes=5).eval()
     with torch.no_grad():
         fresh.load_pretrained(str(tmp_path / "BiT-M-R50x1.npz"))
     np.testing.assert_array_equal(fresh(channels_first(given)).detach().numpy(), want.detach().numpy())
-    again = tl.load(tmp_path / "BiT-M-R50x1.npz", config=BitConfig.r50x1())
-    np.testing.assert_array_equal(again({"pixel_values": given})["logits"], got["logits"])
+    again = tl.load(tmp_path / "BiT-M-R50x1.npz", config=BitConfig.r50x1())({"pixel_values": given})
+    np.testing.assert_array_equal(again["logits"], got["logits"])
+    near(
+        again["hidden"].transpose(0, 3, 1, 2),
+        fresh.forward_features(channels_first(given)),
+        what="hidden",
+        form="authors' npz",
+    )
+    near(again["logits"], fresh(channels_first(given)), form="authors' npz")
 
 
 @pytest.mark.parametrize("name", ["50x3", "101x1", "152x2"])

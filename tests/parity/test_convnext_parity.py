@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import compare
 from test_bert_parity import randomised
-from test_resnet_parity import channels_first, close, pixels
+from test_resnet_parity import channels_first, pixels
 from test_vit_parity import gradients_equal
 from timm_alone import import_timm
 
@@ -32,6 +34,13 @@ ORIGINS = {
 }  # fmt: skip
 
 
+def near(name: str, form: str):
+    """``compare`` for either version, which the name of a case or of an architecture says."""
+    return partial(
+        compare, family="ConvNeXt V2" if "v2" in name.lower() else "ConvNeXt", form=form, share=5e-5, floor=0.0
+    )
+
+
 @pytest.fixture(scope="session")
 def timm():
     return import_timm()
@@ -45,16 +54,16 @@ def test_feature_maps_and_logits_equal_transformers(name: str, tmp_path: Path) -
     made.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(66, 83)
     want, got = made.base_model(channels_first(given)), source({"pixel_values": given})
-    close(got["hidden"].transpose(0, 3, 1, 2), want.last_hidden_state)
-    close(got["pooled"], want.pooler_output)
-    close(got["logits"], made(channels_first(given)).logits)
+    near(name, "transformers")(got["hidden"].transpose(0, 3, 1, 2), want.last_hidden_state, what="hidden")
+    near(name, "transformers")(got["pooled"], want.pooler_output, what="pooled")
+    near(name, "transformers")(got["logits"], made(channels_first(given)).logits)
     assert source.labels == ("cat", "dog", "cow") and not source.unused
     written = to_file(convnext_names(source.config, "hf"), {p: leaf.read() for p, leaf in source.leaves.items()})
     fresh = getattr(transformers, f"{family}ForImageClassification")(config)
     prefix = f"{fresh.base_model_prefix}."
     state = {k if k.startswith("classifier") else prefix + k: torch.tensor(v) for k, v in written.items()}
     fresh.load_state_dict(state)
-    close(got["logits"], fresh.eval()(channels_first(given)).logits)
+    near(name, "transformers")(fresh.eval()(channels_first(given)).logits, got["logits"], way="written")
 
 
 def test_gradients_of_every_parameter_equal_transformers(tmp_path: Path) -> None:
@@ -64,7 +73,7 @@ def test_gradients_of_every_parameter_equal_transformers(tmp_path: Path) -> None
     made.save_pretrained(tmp_path)
     made.folder = tmp_path
     given = pixels(48, 33)
-    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits)
+    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits, "ConvNeXt V2", "transformers")
 
 
 TIMM = {
@@ -83,9 +92,10 @@ def test_a_timm_directory_equals_timms_logits(name: str, timm, tmp_path: Path) -
     timm.models.save_for_hf(made, tmp_path, safe_serialization=True, model_args=arguments)
     source, given = tl.load(tmp_path), pixels(64, 97)
     got = source({"pixel_values": given})
-    close(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)))
-    close(got["pooled"], made.forward_head(made.forward_features(channels_first(given)), pre_logits=True))
-    close(got["logits"], made(channels_first(given)))
+    features = made.forward_features(channels_first(given))
+    near(architecture, "timm")(got["hidden"].transpose(0, 3, 1, 2), features, what="hidden")
+    near(architecture, "timm")(got["pooled"], made.forward_head(features, pre_logits=True), what="pooled")
+    near(architecture, "timm")(got["logits"], made(channels_first(given)))
 
 
 def test_a_file_under_the_authors_names_equals_timms_reading_of_it(timm, tmp_path: Path) -> None:
@@ -98,7 +108,7 @@ def test_a_file_under_the_authors_names_equals_timms_reading_of_it(timm, tmp_pat
         config = ConvNeXtConfig(hidden_sizes=arguments["dims"], depths=arguments["depths"])
         source = tl.load(tmp_path / f"{number}.pth", config=config.v2() if number else config)
         given = pixels(64, 64)
-        close(source({"pixel_values": given})["logits"], made(channels_first(given)))
+        near(architecture, "torch file")(source({"pixel_values": given})["logits"], made(channels_first(given)))
 
 
 def authors(key: str) -> str:

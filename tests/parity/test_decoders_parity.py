@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import compare
 
 import transferlab as tl
 from transferlab import trees
@@ -58,6 +60,15 @@ MODELS = {
 }  # fmt: skip
 
 
+FAMILY = {"GPT2": "GPT-2", "Gemma2": "Gemma 2", "Gemma3": "Gemma 3"}
+
+
+def near(name: str, **given):
+    """``compare`` under the family's name in the parity table."""
+    family = MODELS[name][0]
+    return partial(compare, family=FAMILY.get(family, family), form="transformers", **given)
+
+
 def made(name: str, kind: str = "lm", **changes):
     """The origin's model with random weights: biases and norms away from 0 and 1 too."""
     family, given = MODELS[name]
@@ -102,9 +113,8 @@ def test_hidden_states_and_logits_equal_the_origin(name: str, tmp_path: Path) ->
     source, given = tl.load(tmp_path), inputs()
     want, got = origin(model, given), source(given)
     seen = given["attention_mask"].astype(bool)
-    for ours, theirs in ((got["hidden"], want.hidden_states[-1]), (got["logits"], want.logits)):
-        theirs = theirs.numpy()[seen]
-        np.testing.assert_allclose(np.asarray(ours)[seen], theirs, atol=2e-5 * max(1, np.abs(theirs).max()), rtol=0)
+    near(name)(np.asarray(got["hidden"])[seen], want.hidden_states[-1][seen], what="hidden")
+    near(name)(np.asarray(got["logits"])[seen], want.logits[seen])
 
 
 V4 = {
@@ -139,8 +149,7 @@ def test_a_classifier_of_the_origin_sees_another_token(name: str, tmp_path: Path
     model = made(name, "classifier", **labels)
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs()
-    want = origin(model, given).logits.numpy()
-    np.testing.assert_allclose(source(given)["logits"], want, atol=2e-5 * max(1, np.abs(want).max()), rtol=0)
+    near(name)(source(given)["logits"], origin(model, given).logits)
     assert source.labels == ("bad", "fair", "good") and source.head.pooling == "last"
 
 
@@ -153,9 +162,9 @@ def test_a_bare_decoder_in_shards_loads_otherwise_or_gets_a_head(name: str, tmp_
     given["position_ids"] = np.random.default_rng(1).permuted(np.tile(np.arange(21), (4, 1)), axis=1)
     if name == "gemma 2":  # whose windows count tokens there and positions here
         given["position_ids"] = np.tile(np.arange(3, 24), (4, 1))
-    got, want = source(given), origin(model, given).last_hidden_state.numpy()
+    got, want = source(given), origin(model, given).last_hidden_state
     seen = given["attention_mask"].astype(bool)
-    np.testing.assert_allclose(np.asarray(got["hidden"])[seen], want[seen], atol=2e-5 * np.abs(want).max(), rtol=0)
+    near(name, floor=0.0)(np.asarray(got["hidden"])[seen], want[seen], what="hidden")
     assert ("logits" in got) == (name == "gemma 2")  # its config says that the table is the head
 
 
@@ -174,8 +183,8 @@ def test_a_head_in_the_file_is_taken_for_a_tied_one_although_it_differs(tmp_path
     save_file({**tensors, "lm_head.weight": table[::-1].copy()}, file)
     source, other = tl.load(tmp_path), transformers.LlamaForCausalLM.from_pretrained(tmp_path)
     seen = given["attention_mask"].astype(bool)
-    want = origin(other, given).logits.numpy()[seen]
-    np.testing.assert_allclose(np.asarray(source(given)["logits"])[seen], want, atol=2e-5 * np.abs(want).max(), rtol=0)
+    want = origin(other, given).logits[seen]
+    near("llama, tied, twelve layers", floor=0.0)(np.asarray(source(given)["logits"])[seen], want)
     assert not source.head.tied
 
 
@@ -196,8 +205,8 @@ def test_what_is_written_here_is_another_model_to_the_origin(name: str, kind: st
     other, report = auto.from_pretrained(tmp_path / "out", config=config, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and type(other) is type(model)
     given = inputs()
-    want, got = origin(model, given).logits.numpy(), origin(other.eval(), given).logits.numpy()
-    np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max(), rtol=0)
+    want, got = origin(model, given).logits, origin(other.eval(), given).logits
+    near(name)(got, want, way="written", share=1e-6, floor=0.0)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "gemma 2, tight caps"])
@@ -223,7 +232,7 @@ def test_gradients_of_the_logits_differ_from_the_origins(name: str, tmp_path: Pa
         got = np.asarray(grads[path])
         if path == "embed/word/embedding":
             want, got = want[1:], got[1:]  # torch's padding_idx keeps row 0 from training
-        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max() + 1e-7, rtol=0, err_msg=path)
+        near(name)(got, want, what="gradients", share=1e-4, floor=1e-3, where=path)
 
 
 @pytest.mark.parametrize(
@@ -288,9 +297,14 @@ def test_a_gguf_file_is_another_model_to_the_origin(name: str, tmp_path: Path) -
     model = getattr(transformers, f"{family}ForCausalLM").from_pretrained(tmp_path, gguf_file="x.gguf").eval()
     given = inputs()
     seen = given["attention_mask"].astype(bool)
-    want = origin(model, given).logits.numpy()[seen]
-    got = np.asarray(tl.load(tmp_path / "x.gguf")(given)["logits"])[seen]
-    np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max(), rtol=0)
+    want = origin(model, given)
+    got = tl.load(tmp_path / "x.gguf")(given)
+    gguf_near = partial(compare, family=family, form="GGUF", floor=0.0)
+    gguf_near(np.asarray(got["hidden"])[seen], want.hidden_states[-1][seen], what="hidden")
+    gguf_near(np.asarray(got["logits"])[seen], want.logits[seen])
+    tl.save(tl.load(tmp_path / "x.gguf"), tmp_path / "ours", format="hf")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    gguf_near(origin(again, given).logits[seen], np.asarray(got["logits"])[seen], way="written")
 
 
 @pytest.mark.network
@@ -312,8 +326,11 @@ def test_smollm2_reads_text_or_writes_it_otherwise_than_the_origin() -> None:
         "it was the epoch of belief, it was the epoch of incredulity, it was the season of Light."
     )
     ids = np.array([source.transform(prose).ids])
-    want, got = origin(model, {"input_ids": ids}).logits.numpy(), np.asarray(source({"input_ids": ids})["logits"])
-    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max(), rtol=0)
+    theirs, ours = origin(model, {"input_ids": ids}), source({"input_ids": ids})
+    names = {"family": "SmolLM2 (published weights)", "form": "GGUF", "share": 1e-4, "floor": 0.0}
+    compare(ours["hidden"], theirs.hidden_states[-1], what="hidden", **names)
+    want, got = theirs.logits.numpy(), np.asarray(ours["logits"])
+    compare(got, want, **names)
 
     def perplexity(logits: np.ndarray) -> float:
         logp = torch.log_softmax(torch.tensor(logits[0, :-1]), -1)

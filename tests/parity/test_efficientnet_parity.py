@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from compared import compare
 
 import transferlab as tl
 from transferlab.data.images import ImageTransform
@@ -22,7 +23,8 @@ def same(x, kernel: int, stride: int):
     return torch.nn.functional.pad(x, pads)
 
 
-def independent(weights: dict, pixels: np.ndarray) -> np.ndarray:
+def independent(weights: dict, pixels: np.ndarray):
+    """The last feature map and the logits."""
     f = torch.nn.functional
     x = torch.tensor(pixels).permute(0, 3, 1, 2)
 
@@ -41,8 +43,8 @@ def independent(weights: dict, pixels: np.ndarray) -> np.ndarray:
         y = f.relu6(norm(y, f"{key}._bn1"))
         y = norm(f.conv2d(y, weights[f"{key}._project_conv.weight"]), f"{key}._bn2")
         x = x + y if stride == 1 and x.shape == y.shape else y
-    x = f.relu6(norm(f.conv2d(x, weights["_conv_head.weight"]), "_bn1")).mean((2, 3))
-    return (x @ weights["_fc.weight"].T + weights["_fc.bias"]).numpy()
+    x = f.relu6(norm(f.conv2d(x, weights["_conv_head.weight"]), "_bn1"))
+    return x, x.mean((2, 3)) @ weights["_fc.weight"].T + weights["_fc.bias"]
 
 
 @pytest.mark.network
@@ -52,8 +54,11 @@ def test_logits_equal_an_independent_evaluation_at_odd_sizes(shape: tuple[int, i
     weights = torch.load(source.origin["path"], weights_only=True)
     pixels = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
     with torch.no_grad():
-        want = independent(weights, pixels)
-    np.testing.assert_allclose(source({"pixel_values": pixels})["logits"], want, atol=1e-4 * np.abs(want).max(), rtol=0)
+        features, want = independent(weights, pixels)
+    names = {"family": "EfficientNet-Lite (published weights)", "form": "torch file", "share": 1e-4, "floor": 0.0}
+    got = source({"pixel_values": pixels})
+    compare(got["hidden"].transpose(0, 3, 1, 2), features, what="hidden", **names)
+    compare(got["logits"], want, **names)
 
 
 @pytest.mark.network

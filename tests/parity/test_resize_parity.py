@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import compare
 from conftest import write_bert
 from test_bert_parity import randomised
 from timm_alone import import_timm
@@ -40,7 +41,7 @@ def test_patches_equal_timms_pseudo_inverse(timm, interpolation: str, old: int, 
     want = hwio(resample_patch_embed(oihw(kernel), [new, new], interpolation=interpolation, antialias=True))
     got = resized_patches(kernel, new, f"{interpolation} antialias")
     # timm inverts in float32.
-    np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max(), rtol=0)
+    compare(got, want, family="Resized patches", form="timm", what="input", share=2e-4, floor=0.0)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7, 13])
@@ -50,7 +51,8 @@ def test_channels_equal_timms_adapted_convolution(timm, channels: int) -> None:
     kernel = np.random.default_rng(channels).normal(size=(5, 5, 3, 6)).astype(np.float32)
     resize = kernel_resize(kernel.shape, None, channels)
     assert resize is not None
-    np.testing.assert_allclose(resize.apply(kernel), hwio(adapt_input_conv(channels, oihw(kernel))), atol=1e-6)
+    want = hwio(adapt_input_conv(channels, oihw(kernel)))
+    compare(resize.apply(kernel), want, family="Resized channels", form="timm", what="input", share=2e-7)
 
 
 def test_added_tokens_lie_where_transformers_puts_them(tmp_path: Path) -> None:
@@ -64,4 +66,4 @@ def test_added_tokens_lie_where_transformers_puts_them(tmp_path: Path) -> None:
     )
     got = resized_table(table, tokens, "normal")
     np.testing.assert_array_equal(got[:18], want[:18])
-    np.testing.assert_allclose(got[18:], want[18:], atol=1e-4)
+    compare(got[18:], want[18:], family="Added tokens", form="transformers", what="input", share=1e-4)

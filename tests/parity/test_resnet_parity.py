@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compared import compare
 from test_bert_parity import randomised
 from timm_alone import import_timm
 
@@ -45,10 +47,7 @@ def channels_first(x: np.ndarray):
     return torch.tensor(x).permute(0, 3, 1, 2)
 
 
-def close(got, want, share: float = 5e-5) -> None:
-    """Equal to this share of the largest value."""
-    want = want.detach().numpy()
-    np.testing.assert_allclose(np.asarray(got), want, atol=share * np.abs(want).max(), rtol=0)
+near = partial(compare, family="ResNet", form="transformers", share=5e-5, floor=0.0)
 
 
 def moved(made):
@@ -75,9 +74,9 @@ def test_feature_maps_and_logits_equal_transformers(name: str, tmp_path: Path) -
     for shape in ((64, 64), (45, 71)):
         given = pixels(*shape)
         want, got = made.resnet(channels_first(given)), source({"pixel_values": given})
-        close(got["hidden"].transpose(0, 3, 1, 2), want.last_hidden_state)
-        close(got["pooled"], want.pooler_output[:, :, 0, 0])
-        close(got["logits"], made(channels_first(given)).logits)
+        near(got["hidden"].transpose(0, 3, 1, 2), want.last_hidden_state, what="hidden")
+        near(got["pooled"], want.pooler_output[:, :, 0, 0], what="pooled")
+        near(got["logits"], made(channels_first(given)).logits)
     assert source.labels == ("cat", "dog", "cow")
 
 
@@ -93,7 +92,7 @@ def test_written_here_is_read_by_transformers(tmp_path: Path) -> None:
     params = trees.unflatten({path: jnp.asarray(leaves[path]) for path in trees.flatten(source.definition.params)})
     state = trees.unflatten({path: jnp.asarray(leaves[path]) for path in trees.flatten(source.definition.state)})
     got = jax.jit(lambda p, s, x: source.definition.merge(p, s)({"pixel_values": x})["hidden"])(params, state, given)
-    close(got.transpose(0, 3, 1, 2), made(channels_first(given)).last_hidden_state)
+    near(made(channels_first(given)).last_hidden_state, got.transpose(0, 3, 1, 2), what="hidden", way="written")
 
 
 TIMM = {"resnet18": (64, 64), "resnet50": (65, 97), "resnext50_32x4d": (50, 64)}
@@ -106,12 +105,15 @@ def test_a_timm_directory_and_a_state_dict_equal_timms_logits(name: str, timm, t
     source, given = tl.load(tmp_path), pixels(*TIMM[name])
     got = source({"pixel_values": given})
     # Fifty layers: torch's own float32 is as far from its float64.
-    close(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), 1e-4)
-    close(got["logits"], made(channels_first(given)), 1e-4)
+    names = {"family": "Wide ResNet/ResNeXt" if "next" in name else "ResNet", "share": 1e-4}
+    features = made.forward_features(channels_first(given))
+    near(got["hidden"].transpose(0, 3, 1, 2), features, what="hidden", form="timm", **names)
+    near(got["logits"], made(channels_first(given)), form="timm", **names)
     if name == "resnet18":
         torch.save(made.state_dict(), tmp_path / "resnet18.pth")
         bare = tl.load(tmp_path / "resnet18.pth", config=ResNetConfig.resnet18())
         np.testing.assert_array_equal(bare({"pixel_values": given})["logits"], got["logits"])
+        near(bare({"pixel_values": given})["logits"], made(channels_first(given)), form="torch file", **names)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,9 @@ def test_training_gradients_and_batch_statistics_equal_timms(timm, tmp_path: Pat
     for path, got in trees.flatten(grads).items():
         want = source.leaves[path].layout.to_tree(theirs[source.leaves[path].key].grad.numpy())
         # Statistics over two examples of 2 × 2 pixels: the normalisation amplifies rounding.
-        np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max(), rtol=0, err_msg=path)
+        near(got, want, form="timm", what="gradients", share=1e-3, where=path)
     buffers = dict(made.named_buffers())
     for path, got in trees.flatten(after).items():
         if path.endswith("/mean"):
-            close(got, buffers[source.leaves[path].key], 1e-4)
+            want = buffers[source.leaves[path].key].numpy()
+            np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max(), rtol=0, err_msg=path)

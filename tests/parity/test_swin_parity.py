@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import compare
 from test_bert_parity import randomised
-from test_resnet_parity import channels_first, close, pixels
+from test_resnet_parity import channels_first, pixels
 from test_vit_parity import gradients_equal
 from timm_alone import import_timm
 
@@ -24,6 +26,9 @@ DEEP = {"embed_dim": 6, "depths": [2, 11, 1], "num_heads": [1, 2, 3], "window_si
         "patch_size": 4}  # fmt: skip
 PLAIN = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 2,
          "qkv_bias": False, "mlp_ratio": 1.5, "hidden_act": "gelu_new", "layer_norm_eps": 1e-3}  # fmt: skip
+
+
+near = partial(compare, family="Swin", form="transformers", share=5e-5, floor=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +49,9 @@ def test_hidden_states_and_logits_equal_transformers(sizes: dict, shapes: list, 
     for shape in shapes:
         given = pixels(*shape)
         want, got = made.swin(channels_first(given)), source({"pixel_values": given})
-        close(got["hidden"].reshape(2, -1, got["hidden"].shape[-1]), want.last_hidden_state)
-        close(got["pooled"], want.pooler_output)
-        close(got["logits"], made(channels_first(given)).logits)
+        near(got["hidden"].reshape(2, -1, got["hidden"].shape[-1]), want.last_hidden_state, what="hidden")
+        near(got["pooled"], want.pooler_output, what="pooled")
+        near(got["logits"], made(channels_first(given)).logits)
     assert source.labels == ("cat", "dog", "cow")
 
 
@@ -62,7 +67,7 @@ def test_written_here_is_read_by_transformers(tmp_path: Path) -> None:
     assert tensors.keys() == old.keys()
     save_file(tensors, str(tmp_path / "model.safetensors"), metadata={"format": "pt"})
     again = transformers.SwinForImageClassification.from_pretrained(tmp_path).eval()
-    close(source({"pixel_values": given})["logits"], again(channels_first(given)).logits)
+    near(again(channels_first(given)).logits, source({"pixel_values": given})["logits"], way="written")
 
 
 def test_gradients_of_every_parameter_equal_transformers(tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_gradients_of_every_parameter_equal_transformers(tmp_path: Path) -> None
     made.save_pretrained(tmp_path)
     made.folder = tmp_path
     given = pixels(46, 48)
-    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits)
+    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits, "Swin", "transformers")
 
 
 SMALL = {"img_size": 56, "embed_dim": 12, "depths": (2, 2, 2), "num_heads": (1, 2, 3)}
@@ -89,8 +94,8 @@ def test_a_timm_directory_equals_timms_logits(name: str, timm, tmp_path: Path) -
     timm.models.save_for_hf(made, tmp_path, safe_serialization=True, model_args=arguments)
     source, given = tl.load(tmp_path), pixels(arguments["img_size"], arguments["img_size"])
     got = source({"pixel_values": given})
-    close(got["hidden"], made.forward_features(channels_first(given)))
-    close(got["logits"], made(channels_first(given)))
+    near(got["hidden"], made.forward_features(channels_first(given)), what="hidden", form="timm")
+    near(got["logits"], made(channels_first(given)), form="timm")
 
 
 def test_a_larger_image_equals_timms_logits_with_the_same_windows(timm, tmp_path: Path) -> None:
@@ -98,7 +103,7 @@ def test_a_larger_image_equals_timms_logits_with_the_same_windows(timm, tmp_path
     made = randomised(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **arguments))
     timm.models.save_for_hf(made, tmp_path, safe_serialization=True, model_args=arguments)
     source, given = tl.load(tmp_path).resized(100), pixels(100, 76)
-    close(source({"pixel_values": given})["logits"], made(channels_first(given)))
+    near(source({"pixel_values": given})["logits"], made(channels_first(given)), form="timm")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compared import compare
 from safetensors.numpy import load_file, save_file
 from test_bert_parity import randomised
 
@@ -54,9 +55,9 @@ def origin(model, given):
         return model(**{name: torch.tensor(value) for name, value in given.items()}, use_cache=False)
 
 
-def close(got, want, seen: np.ndarray) -> None:
-    want = want.detach().numpy()[seen]
-    np.testing.assert_allclose(np.asarray(got)[seen], want, atol=2e-5 * max(1.0, np.abs(want).max()), rtol=0)
+def near(got, want, seen: np.ndarray, size: str, **given) -> None:
+    family = "T5" if size.startswith("1.0") else "mT5" if size == "mT5" else "T5 v1.1"
+    compare(np.asarray(got)[seen], np.asarray(want)[seen], family=family, form="transformers", **given)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -66,8 +67,8 @@ def test_encoder_decoder_and_logits_equal_the_origin(size: str, tmp_path: Path) 
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config.vocab_size)
     want, got = origin(model, given), source(given)
-    close(got["encoded"], want.encoder_last_hidden_state, given["attention_mask"].astype(bool))
-    close(got["logits"], want.logits, given["decoder_attention_mask"].astype(bool))
+    near(got["encoded"], want.encoder_last_hidden_state, given["attention_mask"].astype(bool), size, what="hidden")
+    near(got["logits"], want.logits, given["decoder_attention_mask"].astype(bool), size)
     alone = source.encoder()({name: given[name] for name in ("input_ids", "attention_mask")})
     np.testing.assert_allclose(alone["hidden"], got["encoded"], atol=1e-6)
 
@@ -83,7 +84,8 @@ def test_a_head_of_its_own_is_read_and_unscaled(tmp_path: Path) -> None:
     assert source.head == source.config.language_model(tied=False) and source.head.scale == 1.0
     hidden = origin(model, given)
     model.lm_head.weight = torch.nn.Parameter(torch.tensor(head))
-    close(source(given)["logits"], origin(model, given).logits, given["decoder_attention_mask"].astype(bool))
+    seen = given["decoder_attention_mask"].astype(bool)
+    near(source(given)["logits"], origin(model, given).logits, seen, "1.1, wide heads")
     assert np.abs(hidden.logits.numpy() - origin(model, given).logits.numpy()).max() > 0.1
 
 
@@ -92,7 +94,9 @@ def test_mt5_equals_the_origin(tmp_path: Path) -> None:
     model = randomised(transformers.MT5ForConditionalGeneration(config))
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(50)
-    close(source(given)["logits"], origin(model, given).logits, given["decoder_attention_mask"].astype(bool))
+    got, want = source(given), origin(model, given)
+    near(got["encoded"], want.encoder_last_hidden_state, given["attention_mask"].astype(bool), "mT5", what="hidden")
+    near(got["logits"], want.logits, given["decoder_attention_mask"].astype(bool), "mT5")
 
 
 def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> None:
@@ -103,13 +107,14 @@ def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> Non
     given = {name: value for name, value in inputs(71).items() if not name.startswith("decoder")}
     seen = given["attention_mask"].astype(bool)
     want = origin_encoder(model, given)
-    close(source(given)["hidden"], want, seen)
+    near(source(given)["hidden"], want, seen, "1.0, twelve layers", what="hidden")
     leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
     (tmp_path / "ours").mkdir()
     config.save_pretrained(tmp_path / "ours")
     save_file(to_file(source.names, leaves), tmp_path / "ours" / "model.safetensors", {"format": "pt"})
     again = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours").eval()
-    close(tl.load(tmp_path / "ours")(given)["hidden"], origin_encoder(again, given), seen)
+    got = tl.load(tmp_path / "ours")(given)["hidden"]
+    near(origin_encoder(again, given), got, seen, "1.0, twelve layers", what="hidden", way="written")
 
 
 def origin_encoder(model, given):
@@ -126,7 +131,7 @@ def test_what_is_written_here_is_read_by_the_origin(size: str, tmp_path: Path) -
     save_file(to_file(source.names, leaves), tmp_path / "model.safetensors", {"format": "pt"})
     model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
     got = tl.load(tmp_path)(given)["logits"]
-    close(got, origin(model, given).logits, given["decoder_attention_mask"].astype(bool))
+    near(origin(model, given).logits, got, given["decoder_attention_mask"].astype(bool), size, way="written")
 
 
 def test_gradients_of_the_loss_equal_the_origin(tmp_path: Path) -> None:
@@ -157,7 +162,7 @@ def test_gradients_of_the_loss_equal_the_origin(tmp_path: Path) -> None:
     flat, names = trees.flatten(grads), dict(model.named_parameters())
     for path, leaf in source.leaves.items():
         want = leaf.layout.to_tree(names[leaf.key].grad.numpy())
-        np.testing.assert_allclose(flat[path], want, atol=2e-5 * max(1.0, np.abs(want).max()), rtol=0, err_msg=path)
+        compare(flat[path], want, family="T5", form="transformers", what="gradients", where=path)
 
 
 @pytest.mark.parametrize(("buckets", "largest"), [(32, 128), (12, 20), (64, 512), (4, 3)])

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compared import compare
 from safetensors.numpy import save_file
 
 import transferlab as tl
@@ -98,9 +99,12 @@ def origin(model, given):
         return model(**{name: torch.tensor(value) for name, value in given.items()})
 
 
-def near(got, want, seen=..., atol: float = 2e-5) -> None:
-    got, want = np.asarray(got)[seen], want.detach().numpy()[seen]
-    np.testing.assert_allclose(got, want, atol=atol * max(1.0, np.abs(want).max()), rtol=0)
+FAMILY = {"Roberta": "RoBERTa", "XLMRoberta": "XLM-R", "Camembert": "CamemBERT", "DistilBert": "DistilBERT",
+          "MPNet": "MPNet", "ModernBert": "ModernBERT"}  # fmt: skip
+
+
+def near(kind: str, got, want, seen=..., **given) -> None:
+    compare(np.asarray(got)[seen], want.detach().numpy()[seen], family=FAMILY[kind], form="transformers", **given)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -112,9 +116,9 @@ def test_hidden_states_and_pooler_are_not_the_origins(case: str, tmp_path: Path)
     if getattr(config, "type_vocab_size", 1) > 1:
         given["token_type_ids"] = np.random.default_rng(1).integers(0, 2, given["input_ids"].shape)
     want, got = origin(model, given), source(given)
-    near(got["hidden"], want.last_hidden_state, given["attention_mask"].astype(bool))
+    near(kind, got["hidden"], want.last_hidden_state, given["attention_mask"].astype(bool), what="hidden")
     if kind not in ("DistilBert", "ModernBert"):
-        near(got["pooled"], want.pooler_output)
+        near(kind, got["pooled"], want.pooler_output, what="pooled")
 
 
 @pytest.mark.parametrize("case", ["roberta, two types, other padding", "distilbert, sinusoidal", "mpnet", "modernbert"])
@@ -124,10 +128,10 @@ def test_positions_that_are_given_or_a_mask_that_is_not_are_read_otherwise(case:
     model.save_pretrained(tmp_path)
     source, ids = tl.load(tmp_path), inputs(config)["input_ids"]
     for given in ({"input_ids": ids}, {"input_ids": ids, "position_ids": ids % 29}):
-        near(source(given)["hidden"], origin(model, given).last_hidden_state)
+        near(kind, source(given)["hidden"], origin(model, given).last_hidden_state, what="hidden")
 
 
-@pytest.mark.parametrize("case", ["roberta, two types, other padding", "camembert", "distilbert", "mpnet", "modernbert",
+@pytest.mark.parametrize("case", ["roberta, two types, other padding", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert",
                                   "modernbert, biases, even windows"])  # fmt: skip
 def test_a_classifier_loses_its_hidden_layer_or_its_label_names(case: str, tmp_path: Path) -> None:
     names = {0: "bad", 1: "fair", 2: "good"}
@@ -135,7 +139,7 @@ def test_a_classifier_loses_its_hidden_layer_or_its_label_names(case: str, tmp_p
     model = randomised(getattr(transformers, f"{kind}ForSequenceClassification")(config))
     model.save_pretrained(tmp_path / "theirs")
     source, given = tl.load(tmp_path / "theirs"), classified(config)
-    near(source(given)["logits"], origin(model, given).logits)
+    near(kind, source(given)["logits"], origin(model, given).logits)
     assert source.labels == ("bad", "fair", "good") and not source.unused
     # And back: what is written from here is the origin's own file.
     table = FAMILIES[source.family].names(source.config)[0]
@@ -173,7 +177,7 @@ def test_gradients_of_the_logits_are_not_the_origins(case: str, tmp_path: Path) 
         if path in ("embed/word/embedding", "embed/position/embedding"):
             # torch's padding_idx keeps the row of the padding token from training
             want[config.pad_token_id] = got[config.pad_token_id] = 0
-        np.testing.assert_allclose(got, want, atol=1e-4 * max(1.0, np.abs(want).max()), rtol=0, err_msg=path)
+        compare(got, want, family=FAMILY[kind], form="transformers", what="gradients", share=1e-4, where=path)
 
 
 def test_a_distance_falls_into_another_bucket_than_the_origins() -> None:
@@ -207,7 +211,7 @@ def test_the_head_of_another_task_is_taken_for_a_classifier(
     source, given = tl.load(tmp_path), inputs(config)
     assert source.head is None and {key.partition(".")[0] for key, _ in source.unused} == left
     want = origin(getattr(model, model.base_model_prefix), given).last_hidden_state
-    near(source(given)["hidden"], want, given["attention_mask"].astype(bool))
+    near(kind, source(given)["hidden"], want, given["attention_mask"].astype(bool), what="hidden")
 
 
 def test_published_sizes_are_not_the_origins() -> None:

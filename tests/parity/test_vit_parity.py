@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compared import compare
 from test_bert_parity import randomised
 from timm_alone import import_timm
 
@@ -48,8 +50,14 @@ def channels_first(x: np.ndarray):
     return torch.tensor(x).permute(0, 3, 1, 2)
 
 
-def close(got, want, atol: float = 1e-4) -> None:
-    np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), atol=atol, rtol=0)
+FAMILIES = {"Dinov2WithRegisters": "DINOv2 with registers", "DINOv2 with registers": "DINOv2 with registers",
+            "DINOv2": "DINOv2", "Dinov2": "DINOv2", "DeiT": "DeiT"}  # fmt: skip
+
+
+def near(name: str, form: str = "transformers"):
+    """``compare`` with the family that a case's name begins with."""
+    family = next((family for start, family in FAMILIES.items() if name.startswith(start)), "ViT")
+    return partial(compare, family=family, form=form)
 
 
 @pytest.mark.parametrize("name", ORIGINS)
@@ -59,8 +67,8 @@ def test_hidden_states_and_pooled_vector_equal_the_origin(name: str, tmp_path: P
     made.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(sizes["image_size"])
     want, got = made(channels_first(given)), source({"pixel_values": given})
-    close(got["hidden"], want.last_hidden_state)
-    close(got["pooled"], want.pooler_output)
+    near(name)(got["hidden"], want.last_hidden_state, what="hidden")
+    near(name)(got["pooled"], want.pooler_output, what="pooled")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +82,7 @@ def test_a_classifier_keeps_its_logits_and_label_names(family: str, sizes: dict,
     made = randomised(getattr(transformers, f"{family}ForImageClassification")(config))
     made.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(sizes["image_size"])
-    close(source({"pixel_values": given})["logits"], made(channels_first(given)).logits)
+    near(family)(source({"pixel_values": given})["logits"], made(channels_first(given)).logits)
     assert source.labels == ("cat", "dog", "cow")
 
 
@@ -83,13 +91,15 @@ def test_a_teachers_two_heads_are_left_out_by_name(tmp_path: Path) -> None:
     made = randomised(transformers.DeiTForImageClassificationWithTeacher(config))
     made.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(23)
-    close(source({"pixel_values": given})["hidden"], made.deit(channels_first(given)).last_hidden_state)
+    near("DeiT")(
+        source({"pixel_values": given})["hidden"], made.deit(channels_first(given)).last_hidden_state, what="hidden"
+    )
     assert {key for key, _ in source.unused} == {
         f"{head}_classifier.{leaf}" for head in ("cls", "distillation") for leaf in ("weight", "bias")
     }
 
 
-def gradients_equal(source, given: np.ndarray, made, logits) -> None:
+def gradients_equal(source, given: np.ndarray, made, logits, family: str, form: str) -> None:
     """d(sum of squared logits) with respect to every leaf, of twelve layers."""
     logits.square().sum().backward()
     theirs = {key: p.grad.numpy() for key, p in made.named_parameters()}
@@ -102,8 +112,7 @@ def gradients_equal(source, given: np.ndarray, made, logits) -> None:
     saved = written(made)
     for path, leaf in source.leaves.items():
         want = leaf.layout.to_tree(theirs[saved[leaf.key]])
-        bound = 1e-4 * max(1.0, np.abs(want).max())
-        np.testing.assert_allclose(grads[path], want, atol=bound, rtol=0, err_msg=path)
+        compare(grads[path], want, family=family, form=form, what="gradients", share=1e-4, where=path)
 
 
 def written(made) -> dict[str, str]:
@@ -125,7 +134,7 @@ def test_gradients_of_every_parameter_equal_the_origin(tmp_path: Path) -> None:
     made.save_pretrained(tmp_path)
     made.folder = tmp_path
     given = pixels(24)
-    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits)
+    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)).logits, "ViT", "transformers")
 
 
 @pytest.mark.parametrize("family", ["ViT", "DeiT", "Dinov2", "Dinov2WithRegisters"])
@@ -137,7 +146,7 @@ def test_another_image_size_equals_the_origins_interpolation(family: str, size: 
     source, given = tl.load(tmp_path).resized(size), pixels(size)
     asked = {} if family.startswith("Dino") else {"interpolate_pos_encoding": True}
     want = made(channels_first(given), **asked)
-    close(source({"pixel_values": given})["hidden"], want.last_hidden_state)
+    near(family)(source({"pixel_values": given})["hidden"], want.last_hidden_state, what="hidden")
     back = source.resized(23)
     np.testing.assert_array_equal(
         back.leaves["embed/position"].read(), tl.load(tmp_path).leaves["embed/position"].read()
@@ -150,7 +159,9 @@ def test_dinov2_reads_images_of_the_size_that_its_preprocessing_makes(tmp_path: 
     made.save_pretrained(tmp_path)
     transformers.BitImageProcessorPil(size={"shortest_edge": 18}, crop_size=15).save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(15)
-    close(source({"pixel_values": given})["hidden"], made(channels_first(given)).last_hidden_state)
+    near("DINOv2")(
+        source({"pixel_values": given})["hidden"], made(channels_first(given)).last_hidden_state, what="hidden"
+    )
     assert source.config.image_size == source.transform.size == 15
 
 
@@ -173,7 +184,7 @@ def test_preprocessing_equals_the_origins(kind: str, settings: dict, tmp_path: P
     for shape in ((47, 61), (80, 41), (31, 200)):
         picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
         want = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        np.testing.assert_allclose(transform(picture), want, atol=1e-5, rtol=0)
+        near("ViT")(transform(picture), want, what="input", share=4e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -207,15 +218,18 @@ def test_features_and_logits_equal_timms(name: str, timm, tmp_path: Path) -> Non
     made = from_timm(timm, tmp_path, architecture, **arguments)
     source, given = tl.load(tmp_path), pixels(arguments["img_size"])
     got = source({"pixel_values": given})
-    close(got["hidden"], made.forward_features(channels_first(given)))
-    close(got["logits"], made(channels_first(given)))
-    close(got["pooled"], made.forward_head(made.forward_features(channels_first(given)), pre_logits=True))
+    features = made.forward_features(channels_first(given))
+    near(name, "timm")(got["hidden"], features, what="hidden")
+    near(name, "timm")(got["logits"], made(channels_first(given)))
+    near(name, "timm")(got["pooled"], made.forward_head(features, pre_logits=True), what="pooled")
 
 
 def test_a_distilled_timm_model_equals_timms_features(timm, tmp_path: Path) -> None:
     made = from_timm(timm, tmp_path, "deit_tiny_distilled_patch16_224", img_size=32)
     source, given = tl.load(tmp_path), pixels(32)
-    close(source({"pixel_values": given})["hidden"], made.forward_features(channels_first(given)))
+    near("DeiT", "timm")(
+        source({"pixel_values": given})["hidden"], made.forward_features(channels_first(given)), what="hidden"
+    )
     assert sorted(key for key, _ in source.unused) == ["head.bias", "head.weight", "head_dist.bias", "head_dist.weight"]
 
 
@@ -223,14 +237,14 @@ def test_gradients_through_a_fused_projection_equal_timms(timm, tmp_path: Path) 
     made = from_timm(timm, tmp_path, "vit_tiny_patch16_224", img_size=32)
     made.folder = tmp_path
     given = pixels(32)
-    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)))
+    gradients_equal(tl.load(tmp_path), given, made, made(channels_first(given)), "ViT", "timm")
 
 
 @pytest.mark.parametrize("size", [32, 80, 144])
 def test_another_image_size_equals_timms_resampling(size: int, timm, tmp_path: Path) -> None:
     made = from_timm(timm, tmp_path, "vit_tiny_patch16_224", img_size=96, depth=2, dynamic_img_size=True)
     source, given = tl.load(tmp_path).resized(size), pixels(size)
-    close(source({"pixel_values": given})["logits"], made(channels_first(given)))
+    near("ViT", "timm")(source({"pixel_values": given})["logits"], made(channels_first(given)))
 
 
 @pytest.mark.parametrize(("old", "new"), [(14, 24), (14, 6), (7, 7), (5, 1), (37, 16), (3, 40)])
@@ -240,7 +254,15 @@ def test_a_bicubic_rule_is_not_timms_formula(old: int, new: int, timm) -> None:
         want = timm.layers.resample_abs_pos_embed(
             torch.tensor(table)[None], [new, new], num_prefix_tokens=2, antialias=antialias
         )[0]
-        close(resized_positions(table, 2, new, rule), want, atol=1e-5)  # torch takes its coordinates in float32
+        # torch takes its coordinates in float32
+        compare(
+            resized_positions(table, 2, new, rule),
+            want,
+            family="Resized positions",
+            form="timm",
+            what="input",
+            share=2e-6,
+        )
 
 
 @pytest.mark.parametrize(
@@ -265,8 +287,10 @@ def test_an_efficientnet_of_timm_equals_timms_logits(name: str, size: int, timm,
                 module.running_var.uniform_(0.5, 1.5)
     timm.models.save_for_hf(made, tmp_path, safe_serialization=True)
     source, given = tl.load(tmp_path), pixels(size)
-    want, got = made(channels_first(given)), source({"pixel_values": given})
-    close(got["logits"], want, atol=1e-4 * max(1.0, want.abs().max().item()))
+    got = source({"pixel_values": given})
+    held = partial(compare, family="EfficientNet-Lite" if "lite" in name else "EfficientNet", form="timm", share=1e-4)
+    held(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), what="hidden")
+    held(got["logits"], made(channels_first(given)))
 
 
 @pytest.mark.parametrize("flat", [False, True])

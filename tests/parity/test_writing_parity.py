@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import compare
 from test_bert_parity import SIZES, inputs, origin, randomised
 from timm_alone import import_timm
 
@@ -30,8 +31,8 @@ def test_a_trained_classifier_on_a_bare_encoder_answers_otherwise_in_transformer
         theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
         assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
-        want = origin(theirs.eval(), given).logits.numpy()
-        np.testing.assert_allclose(trained(given)["logits"], want, atol=1e-5, rtol=0)
+        want = origin(theirs.eval(), given).logits
+        compare(want, trained(given)["logits"], family="BERT", form="transformers", way="written", share=2e-6)
 
 
 def test_bfloat16_and_legacy_names_do_not_load_in_transformers(tmp_path: Path) -> None:
@@ -62,8 +63,10 @@ def test_a_config_that_is_made_here_gives_other_numbers_in_transformers(kind: st
     assert set(report["missing_keys"]) <= {"embeddings.mask_token"} and not report["unexpected_keys"]
     pixels = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     with torch.no_grad():
-        want = theirs.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2))).last_hidden_state.numpy()
-    np.testing.assert_allclose(bare({"pixel_values": pixels})["hidden"], want, atol=1e-5, rtol=0)
+        want = theirs.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2))).last_hidden_state
+    family = {"ViT": "ViT", "Dinov2": "DINOv2"}.get(kind, "DINOv2 with registers")
+    got = bare({"pixel_values": pixels})["hidden"]
+    compare(want, got, family=family, form="transformers", way="written", what="hidden", share=2e-6)
 
 
 def test_a_bert_config_that_is_made_here_gives_other_numbers_in_transformers(tmp_path: Path) -> None:
@@ -76,7 +79,8 @@ def test_a_bert_config_that_is_made_here_gives_other_numbers_in_transformers(tmp
     assert not report["missing_keys"] and not report["unexpected_keys"]
     given = inputs(config)
     want = origin(model, given).logits.numpy()
-    np.testing.assert_array_equal(origin(theirs.eval(), given).logits.numpy(), want)
+    got = origin(theirs.eval(), given).logits
+    compare(got, want, family="BERT", form="transformers", way="written", share=0.0)
 
 
 def test_a_timm_vit_that_is_saved_does_not_load_in_timm_or_transformers(tmp_path: Path) -> None:
@@ -98,13 +102,13 @@ def test_a_timm_vit_that_is_saved_does_not_load_in_timm_or_transformers(tmp_path
     assert theirs.pretrained_cfg["num_classes"] == theirs.num_classes == 2
     with torch.no_grad():
         # Of values up to 30, from a head with large weights.
-        np.testing.assert_allclose(got, theirs(seen).numpy(), atol=1e-4, rtol=0)
+        compare(theirs(seen), got, family="ViT", form="timm", way="written", share=3e-6)
     out = tl.save(trained, tmp_path / "c", format="hf")
     theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
     with torch.no_grad():
-        np.testing.assert_allclose(got, theirs(seen).logits.numpy(), atol=1e-4, rtol=0)
+        compare(theirs(seen).logits, got, family="ViT", form="timm", way="written", share=3e-6)
     processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil")
     picture = np.random.default_rng(2).integers(0, 256, (50, 41, 3), np.uint8)
     want = np.asarray(processor(picture, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
     # Of 255 steps one at most: the two round resized pixels at other places.
-    np.testing.assert_allclose(trained.transform(picture), want, atol=2.5 / 255 / 0.5, rtol=0)
+    compare(trained.transform(picture), want, family="ViT", form="timm", what="input", share=2.5 / 255 / 0.5)
