@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,24 @@ def test_an_npz_is_read_whole_when_one_array_is_wanted(tmp_path: Path, monkeypat
     assert tensors["b"].shape == (4,) and not seen
     tensors["b"].read()
     assert len(seen) == 1
+
+
+def test_two_threads_parse_headers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.11 can fail there, now and then, and for no fault of the file."""
+    np.savez(tmp_path / "x.npz", **{str(i): np.ones(3) for i in range(8)})
+    plain, inside, most = np.lib.format.read_array, [], []
+
+    def slow(*args, **settings):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return plain(*args, **settings)
+
+    monkeypatch.setattr(np.lib.format, "read_array", slow)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda tensor: tensor.read(), read_npz(tmp_path / "x.npz").values()))
+    assert max(most) == 1 and len(most) == 8
 
 
 @pytest.fixture(scope="module")

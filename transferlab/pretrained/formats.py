@@ -6,6 +6,7 @@ import json
 import math
 import mmap
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -330,6 +331,10 @@ _DEFLATE_AT_MOST = 1032
 """How many times its size a deflated run of bytes can unpack to."""
 
 
+_PARSING = threading.Lock()
+"""numpy parses an array's header as Python, and two threads that parse at once can fail (CPython 3.11, gh-106905)."""
+
+
 def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str) -> LazyTensor:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -347,7 +352,8 @@ def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, k
     def read() -> np.ndarray:
         try:
             with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
+                with _PARSING:
+                    array = np.lib.format.read_array(file, allow_pickle=False)
         except _ZIP_DAMAGE as error:
             raise TransferlabError(f"{path}: cannot read '{key}' ({error}).") from None
         return array.view(ml_dtypes.bfloat16) if brain else array
