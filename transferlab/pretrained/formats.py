@@ -351,9 +351,8 @@ def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, k
 
     def read() -> np.ndarray:
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-                with _PARSING:
-                    array = np.lib.format.read_array(file, allow_pickle=False)
+            with zipfile.ZipFile(path) as archive, archive.open(member) as file, _PARSING:
+                array = np.lib.format.read_array(file, allow_pickle=False)
         except _ZIP_DAMAGE as error:
             raise TransferlabError(f"{path}: cannot read '{key}' ({error}).") from None
         return array.view(ml_dtypes.bfloat16) if brain else array
