@@ -2,8 +2,8 @@
 
 python experiments/benchmarks/probes.py [sweep given]     # needs the extra `parity`
 
-The seeds draw initialisation and order. ``sweep`` is a cold process: interpreter, compilation and the feature pass count. Its peer is a loop with a frozen
-transformers encoder, timed on one run of the 150 and multiplied. ``given`` starts from features in memory; its peer is
+The seeds draw initialisation and order. ``sweep`` is a cold process: interpreter, compilation and the feature pass count.
+Its peer is a loop with a frozen transformers encoder, timed on one run of the 150 and multiplied. ``given`` starts from features in memory; its peer is
 scikit-learn's logistic regression at 30 strengths of its penalty, 5 times each.
 """
 
