@@ -305,6 +305,8 @@ def _xla_gc_callback(*args):
     gc.callbacks.remove(_xla_gc_callback)
     signal.raise_signal(signal.SIGINT)
 
+# A shell that put the tests in the background has SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 catch_interrupts()
 gc.disable()
 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -211,3 +212,10 @@ def test_a_damaged_file_beside_the_weights_is_named(folder: Path, name: str) -> 
 def test_an_image_size_is_taken_by_a_text_model(source) -> None:
     with pytest.raises(TransferlabError, match="reads text"):
         source.resized(96)
+
+
+def test_a_source_cannot_be_jitted(folder: Path) -> None:
+    source, ids = tl.load(folder), np.array([[2, 5, 6, 3]])
+    got = jax.jit(lambda ids: source({"input_ids": ids})["hidden"])(ids)
+    np.testing.assert_allclose(got, source({"input_ids": ids})["hidden"], atol=1e-6)
+    assert jax.jit(source)({"input_ids": ids})["hidden"].shape == got.shape

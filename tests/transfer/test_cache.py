@@ -15,6 +15,7 @@ from transferlab.transfer import cache as module
 from transferlab.transfer.cache import FrontierCache
 
 LENGTHS = [3, 1, 5, 2]
+SPANS = [slice(0, length) for length in LENGTHS]
 
 
 def carry(seed: int = 0) -> dict[str, np.ndarray]:
@@ -30,7 +31,7 @@ RAGGED = ("hidden", "mask")
 def fill(cache: FrontierCache, key: str = "k", indices=(7, 3, 9, 1), seed: int = 0) -> dict[str, np.ndarray]:
     made = carry(seed)
     assert cache.missing(key, np.array(indices)).tolist() == sorted(indices)
-    cache.add(key, list(indices), made, RAGGED, LENGTHS)
+    cache.add(key, list(indices), made, RAGGED, SPANS)
     cache.flush(key, RAGGED)
     return made
 
@@ -82,7 +83,7 @@ cache = FrontierCache(Path(sys.argv[1]))
 for i in range(int(sys.argv[2]), int(sys.argv[2]) + 300, 3):
     cache.missing("k", np.array([i, i + 1, i + 2]))
     values = np.full((3, 50), i, np.float32) + np.arange(3, dtype=np.float32)[:, None]
-    cache.add("k", [i, i + 1, i + 2], {"pooled": values}, (), [0, 0, 0])
+    cache.add("k", [i, i + 1, i + 2], {"pooled": values}, (), [slice(0, 0)] * 3)
     cache.flush("k", ())
     print(i, flush=True)
 """

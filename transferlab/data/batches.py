@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import grain
 import numpy as np
 from jaxtyping import Float, Int
 
 from transferlab.data.dataset import Dataset
 from transferlab.data.images import ImageTransform
+from transferlab.data.packing import NARROWEST, Packed, pack
 from transferlab.data.text import Kept, TextTransform
 from transferlab.errors import TransferlabError
 
@@ -69,6 +69,28 @@ class Feed:
     def length(self, index: int) -> int:
         """Number of tokens of one text."""
         return len(self._kept.encoded[int(index)].ids)
+
+    def span(self, index: int, bucket: int) -> slice:
+        """Where a text's own tokens stand in a batch padded to ``bucket``; empty for an image, which has none."""
+        if not isinstance(self.transform, TextTransform):
+            return slice(0, 0)
+        length = self.length(index)
+        return slice(0, length) if self.transform.side == "right" else slice(bucket - length, bucket)
+
+    @property
+    def packs(self) -> bool:
+        """Whether it holds texts that can share rows; padded on the left, their positions hang on the padding."""
+        return isinstance(self.transform, TextTransform) and self.transform.side == "right"
+
+    def packed(self, indices: Int[np.ndarray, " n"], tokens: int, first_position: int) -> list[Packed]:
+        """Batches of about ``tokens`` that hold each of these texts once, many to a row."""
+        assert isinstance(self.transform, TextTransform)
+        self.prepare(indices)
+        texts = [self._kept.encoded[int(i)] for i in indices]
+        kind = self.transform
+        longest = max((len(text.ids) for text in texts), default=0)
+        width = kind.bucket(max(longest, min(NARROWEST, kind.max_length)))
+        return pack(texts, width, tokens, pad=kind.pad_id, types=kind.types, first_position=first_position)
 
     def inputs(self, indices: Int[np.ndarray, " n"], bucket: int, rows: int) -> dict[str, np.ndarray]:
         """Model inputs for these examples, padded to ``rows`` and, for texts, to ``bucket`` tokens."""
@@ -187,6 +209,9 @@ def stream(
     order: Order, make: Callable[[Any], dict[str, Any]], start: int, prefetch: int = 2
 ) -> Iterator[dict[str, Any]]:
     """Iterate over finished batches from ``start`` on, made ahead of time in a thread by Grain."""
+    # Imported where batches are streamed: with what it brings, a fifth of a second of each start.
+    import grain
+
     made = grain.MapDataset.source(_Made(order, make))[start:]
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     yield from made.to_iter_dataset(options)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 
 Curve = Mapping[int, Sequence[float]]
 """Labels → one score per seed."""
@@ -80,7 +80,7 @@ def _invert(scratch: Curve, score: float, budget: int) -> tuple[float, Literal["
     budgets = np.array(sorted(scratch), np.float64)
     x = np.log(budgets)
     means = np.array([np.mean(scratch[int(n)]) for n in budgets])
-    y = isotonic_regression(means).x
+    y = scipy.optimize.isotonic_regression(means).x
     # Equal but for the rounding of means, which must not turn a tie into a bound.
     level = budgets[np.abs(y - score) < 1e-9]
     if len(level):

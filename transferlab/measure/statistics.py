@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # Its parts load when they are used: half a second that a start does without.
 from jaxtyping import Bool, Float
-from scipy import stats
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -16,7 +16,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     x = np.asarray(values, np.float64)
     if len(x) < 2:
         return float("nan"), float("nan")
-    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    half = scipy.stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
 
 
@@ -24,7 +24,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     """Wilson's score interval of a proportion (Wilson 1927): the variance of drawing the test set."""
     if n < 1:
         return float("nan"), float("nan")
-    found = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    found = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
     return float(found.low), float(found.high)
 
 
@@ -65,7 +65,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     p_flip = float((np.abs(means) >= abs(difference.mean()) - 1e-12).mean())
     constant = np.ptp(difference) == 0
     spread = difference.std(ddof=1) / np.sqrt(len(difference))
-    p_t = float(2 * stats.t.sf(abs(difference.mean()) / spread, len(difference) - 1)) if not constant else 0.0
+    p_t = float(2 * scipy.stats.t.sf(abs(difference.mean()) / spread, len(difference) - 1)) if not constant else 0.0
     if constant and difference[0] == 0:
         p_t = 1.0
     return Paired(float(difference.mean()), low, high, p_t, p_flip)
@@ -74,7 +74,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
 def mcnemar_exact(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"]) -> float:
     """Two-sided exact p of McNemar's test: two models, one test set."""
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
-    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
+    return 1.0 if only_a + only_b == 0 else float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
 def bootstrap_interval(

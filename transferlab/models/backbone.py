@@ -64,6 +64,10 @@ class Model(nnx.Module):
     ragged: tuple[str, ...] = ()
     """Names of carry entries whose second axis is the length of a text; they are padded with zeros to a bucket."""
 
+    first_position: int | None = None
+    """Position of a text's first token, for a backbone whose rows may hold several texts: with ``position_ids`` and a mask
+    (batch, length, length) that says which tokens see each other; None where it takes neither."""
+
     poolings: tuple[str, ...] = ("mean", "stages")
     """How a head may make one vector of an example."""
 

@@ -209,6 +209,7 @@ class Encoder(Model):
     """Embeddings, post-norm layers, an optional pooler (tanh over the first token) and an optional head."""
 
     ragged = ("hidden", "mask")
+    first_position: int | None = 0
     poolings = ("mean", "first", "pooler", "stages")
     borrows: tuple[str, ...] = ()
     """Path prefixes of leaves that every layer uses and another stage owns."""

@@ -233,7 +233,8 @@ class Layer(nnx.Module):
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
         places = np.arange(x.shape[1])
         if self.reach is not None:
-            mask = mask[:, None, :] & (np.abs(places[:, None] - places[None, :]) <= self.reach)
+            seen = mask if mask.ndim == 3 else mask[:, None, :]
+            mask = seen & (np.abs(places[:, None] - places[None, :]) <= self.reach)
         rotate = rotation(jnp.asarray(places)[None] if positions is None else positions, self.theta)
         normal = x if self.attention.norm is None else self.attention.norm(x)
         mixed = self.attention(normal, mask, keys[0], rotate=rotate)
@@ -264,6 +265,7 @@ class ModernBert(Model):
     """ModernBERT. Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``."""
 
     ragged = ("hidden", "mask", "positions")
+    first_position = 0
     poolings = ("mean", "first", "stages")
 
     def __init__(self, config: ModernBertConfig, head: ClassifierConfig | None = None):

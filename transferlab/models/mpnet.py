@@ -141,6 +141,7 @@ class MPNet(Encoder):
     """MPNet. Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``."""
 
     borrows = ("embed/relative",)
+    first_position = PAD + 1
 
     def __init__(self, config: MPNetConfig, head: ClassifierConfig | None = None):
         embed = Embed(config)

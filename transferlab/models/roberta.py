@@ -152,3 +152,4 @@ class Roberta(Encoder):
 
     def __init__(self, config: RobertaConfig, head: ClassifierConfig | None = None):
         super().__init__(config, Embed(config), head)
+        self.first_position = config.pad_token_id + 1

@@ -93,7 +93,7 @@ class LazyLeaf:
         return out if dtype is None else out.astype(dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A pretrained model, weights unread.
 

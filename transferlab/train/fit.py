@@ -17,7 +17,6 @@ from transferlab import trees
 from transferlab.files import write_json
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
-from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
@@ -183,7 +182,12 @@ def prepare(run: Run, shared: dict[str, Any]) -> tuple[Member, State]:
     if key is None and run.decision.cached:
         key = run.features(params, stats)
     state = run.program.initial(trainable, stats)
-    checkpoints = Checkpoints(run.directory / "checkpoints") if run.directory is not None else None
+    checkpoints = None
+    if run.directory is not None:
+        # Orbax is imported where there is something to keep.
+        from transferlab.train.checkpoints import Checkpoints
+
+        checkpoints = Checkpoints(run.directory / "checkpoints")
     needed = trees.cast(run.program.needed(frozen), run.settings.precision)
     member = Member(run, needed, key, MetricsWriter(None), checkpoints)
     if checkpoints is not None and (last := checkpoints.last) is not None:

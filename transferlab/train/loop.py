@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,15 @@ from jaxtyping import Float, Int
 from transferlab import trees
 from transferlab.data.batches import Batch, evaluation_order, stream, weights
 from transferlab.measure.metrics import accuracy, cross_entropy
-from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.memory import Memory, held
 from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report
 from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
+
+if TYPE_CHECKING:
+    from transferlab.train.checkpoints import Checkpoints
 
 CHUNK = 200
 """Most steps that a resident population takes in one call: Ctrl-C waits for no more."""

@@ -24,7 +24,6 @@ from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
-from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.run import plan_for
 
 
@@ -90,6 +89,8 @@ def open_run(directory: str | Path) -> Predictor:
         raise TransferlabError(
             f"{directory} kept its predictions but not its weights; those of the best run of each arm are kept."
         )
+    from transferlab.train.checkpoints import Checkpoints
+
     checkpoints = Checkpoints(directory / "checkpoints")
     step = checkpoints.best
     if step is None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import jax
@@ -46,6 +47,7 @@ class Compiled:
         self._varies = varies
         self._programs: dict[tuple, Any] = {}
         self._flops: dict[tuple, float] = {}
+        self._lock = Lock()
         self.seconds = 0.0
 
     @property
@@ -57,11 +59,13 @@ class Compiled:
 
     def _compiled(self, args: tuple[Any, ...]) -> Any:
         mark = self._mark(args)
-        if mark not in self._programs:
-            start = time.perf_counter()
-            self._programs[mark] = self._lower(mark, args).compile()
-            self.seconds += time.perf_counter() - start
-        return self._programs[mark]
+        # Two threads that meet a new shape compile it once.
+        with self._lock:
+            if mark not in self._programs:
+                start = time.perf_counter()
+                self._programs[mark] = self._lower(mark, args).compile()
+                self.seconds += time.perf_counter() - start
+            return self._programs[mark]
 
     def flops(self, *args: Any) -> float:
         """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
@@ -321,11 +325,19 @@ class Program:
 
         return Compiled(prefix_function(self.definition, self.frontier, self.compute), varies=(2,))
 
+    @cached_property
+    def packed_prefix(self) -> Compiled:
+        """The same for texts that share rows, as :func:`transferlab.data.packing.pack` lays them out."""
+        from transferlab.transfer.frontier import packed_function
+
+        return Compiled(packed_function(self.definition, self.frontier, self.compute), varies=(2,))
+
     @property
     def compile_seconds(self) -> float:
         """Time spent compiling any of its functions."""
         functions = (
             self.step, self.population, self.together, self.predict, self.population_predict, self.prefix,
+            self.packed_prefix,
         )  # fmt: skip
         return sum(function.seconds for function in functions)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,17 @@ from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
 from transferlab.tasks.classification import Classification
+from transferlab.train.ahead import ahead
 from transferlab.train.memory import Execution, Memory, memory_of
 from transferlab.train.program import Program, program_for
 from transferlab.train.result import Report, Result
 from transferlab.train.settings import Settings
 from transferlab.transfer.cache import shared_cache
-from transferlab.transfer.frontier import Decision, cache_key, decide
+from transferlab.transfer.frontier import Decision, cache_key, can_pack, decide
 from transferlab.transfer.plan import Plan, plan
+
+PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
+"""Tokens of a batch of packed texts in a feature pass: on CPU a layer's activations then stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -242,15 +246,32 @@ class Run:
         """Compute the carries at the frontier that are not in the cache yet; return their key."""
         key = self._key(params, stats)
         missing = self.cache.missing(key, self._wanted)
-        rows = self.settings.batch_size
-        for batch in evaluation_order(missing, self.feed.buckets(missing), rows):
-            inputs = self.feed.inputs(batch.indices, batch.bucket, rows)
-            carry = jax.device_get(self.program.prefix(params, stats, inputs))
+        for indices, carry, spans in self._carries(params, stats, missing):
             ragged = [name for name in carry if name in self._ragged]
-            lengths = [self.feed.length(int(i)) if ragged else 0 for i in batch.indices]
-            self.cache.add(key, batch.indices.tolist(), carry, ragged, lengths)
+            self.cache.add(key, indices, carry, ragged, spans)
         self.cache.flush(key, self._ragged)
         return key
+
+    def _carries(
+        self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
+    ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
+        """Compute carries at the frontier: (examples, their carry, which part of a ragged entry is each example's)."""
+        rows, feed, program = self.settings.batch_size, self.feed, self.program
+        if feed.packs and can_pack(self._plan.definition):
+            tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+            packed = feed.packed(indices, tokens, self._plan.definition.module.first_position)
+            got = ahead(lambda batch: jax.device_get(program.packed_prefix(params, stats, batch.inputs)), packed)
+            for batch, carry in zip(packed, got, strict=True):
+                texts = indices[batch.texts].tolist()
+                yield texts, carry, [slice(0, feed.length(text)) for text in texts]
+            return
+        batches = evaluation_order(indices, feed.buckets(indices), rows)
+
+        def one(batch: Batch) -> dict[str, np.ndarray]:
+            return jax.device_get(program.prefix(params, stats, feed.inputs(batch.indices, batch.bucket, rows)))
+
+        for batch, carry in zip(batches, ahead(one, batches), strict=True):
+            yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
 
     @property
     def _wanted(self) -> Int[np.ndarray, " n"]:

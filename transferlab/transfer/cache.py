@@ -78,14 +78,14 @@ class FrontierCache:
         return found
 
     def add(
-        self, key: str, indices: Sequence[int], carry: Carry, ragged: Sequence[str], lengths: Sequence[int]
+        self, key: str, indices: Sequence[int], carry: Carry, ragged: Sequence[str], spans: Sequence[slice]
     ) -> None:
-        """Take in the rows of a computed carry; what is ragged is cut to each example's own length."""
+        """Take in the rows of a computed carry; what is ragged is cut to each example's own span."""
         store = self._stores[key]
         for row, index in enumerate(indices):
-            length = lengths[row]
-            own = {n: np.array(v[row, :length] if n in ragged else v[row]) for n, v in carry.items()}
-            store.pending.append((int(index), own, length))
+            span = spans[row]
+            own = {n: np.array(v[row, span] if n in ragged else v[row]) for n, v in carry.items()}
+            store.pending.append((int(index), own, span.stop - span.start))
             store.pending_bytes += sum(value.nbytes for value in own.values())
         self.computed += len(indices)
         if store.pending_bytes > CHUNK_BYTES:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
@@ -93,6 +94,38 @@ def prefix_function(definition: trees.Definition, stop: int, compute: str = "flo
     def prefix(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> Carry:
         model = definition.merge(params, state, partial=True, compute=compute)
         return run_stages(model, trees.cast(inputs, compute), 0, stop)
+
+    return prefix
+
+
+def can_pack(definition: trees.Definition) -> bool:
+    """Whether :func:`packed_function` may stand for :func:`prefix_function`: the model reads texts that share a row, and
+    no stage on the way is pooled by itself.
+    """
+    model = definition.module
+    return model.first_position is not None and not (model.head is not None and model.head.taps)
+
+
+def packed_function(definition: trees.Definition, stop: int, compute: str = "float32") -> Callable[..., Carry]:
+    """Return the pure function (params, state, inputs) → carry of ``stages[:stop]``, in evaluation, on packed texts.
+
+    ``inputs`` are those of :class:`transferlab.data.packing.Packed`. The carry is that of :func:`prefix_function`: a row for
+    each text, as long as the packed rows are wide, with the mask of its own tokens.
+    """
+    last = definition.module.feature_stages()[-1]
+    names = [stage.name for stage in definition.module.all_stages()]
+    tokens = min(stop, names.index(last) + 1)
+
+    def prefix(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> Carry:
+        model = definition.merge(params, state, partial=True, compute=compute)
+        given = dict(inputs)
+        segments, starts, lengths = (given.pop(name) for name in ("segments", "starts", "lengths"))
+        seen = segments[:, :, None] == segments[:, None, :]
+        carry = run_stages(model, {**given, "attention_mask": seen}, 0, tokens)
+        place = jnp.arange(segments.shape[1])
+        at = jnp.minimum(starts[:, None] + place, segments.size - 1)
+        carry = {name: x.reshape(-1, *x.shape[2:])[at] for name, x in carry.items() if name != "mask"}
+        return run_stages(model, {**carry, "mask": place < lengths[:, None]}, tokens, stop)
 
     return prefix
 

@@ -1,0 +1,112 @@
+"""The feature pass: carries of packed texts are those of texts padded one to a row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import write_bert
+
+import transferlab as tl
+from transferlab import trees
+from transferlab.data.batches import Batch
+from transferlab.data.packing import pack
+from transferlab.data.text import Encoded
+from transferlab.models import (
+    BertConfig,
+    ClassifierConfig,
+    DistilBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+)
+from transferlab.transfer.cache import FrontierCache
+from transferlab.transfer.frontier import can_pack, packed_function, prefix_function
+from transferlab.transfer.groups import Group
+
+SMALL = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+         "max_position_embeddings": 80}  # fmt: skip
+CONFIGS = {
+    "bert": BertConfig(**SMALL),
+    "roberta": RobertaConfig(**SMALL),
+    "mpnet": MPNetConfig(**SMALL),
+    "distilbert": DistilBertConfig(vocab_size=90, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=80),
+    "modernbert": ModernBertConfig(**{**SMALL, "local_attention": 8, "layer_types": ("full_attention", "sliding_attention")}),
+}  # fmt: skip
+CASES = [
+    (name, pooling, stop)
+    for name, config in CONFIGS.items()
+    for pooling, stop in (("mean", "layers/1"), ("mean", "head"), ("first", "head"), ("pooler", "head"))
+    if pooling != "pooler" or getattr(config, "pooler", False)
+]
+
+
+def drawn(definition: trees.Definition) -> trees.Tree:
+    rng = np.random.default_rng(0)
+    shapes = trees.flatten(definition.params)
+    return trees.unflatten({path: rng.normal(0, 0.5, leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+
+
+@pytest.mark.parametrize(("name", "pooling", "until"), CASES)
+def test_a_text_sees_another_in_its_row_or_other_positions(name: str, pooling, until: str) -> None:
+    definition = trees.define(CONFIGS[name].build(ClassifierConfig(("a", "b"), pooling=pooling)))
+    assert can_pack(definition)
+    model, params = definition.module, drawn(definition)
+    stop = [stage.name for stage in model.all_stages()].index(until)
+    rng = np.random.default_rng(1)
+    lengths = [5, 31, 2, 17, 64, 9, 1, 40]
+    texts = [Encoded(tuple(rng.integers(3, 90, n).tolist()), (0,) * n, 0) for n in lengths]
+    ids, mask = np.full((8, 64), getattr(model.config, "pad_token_id", 1), np.int32), np.zeros((8, 64), np.int32)
+    for row, text in enumerate(texts):
+        ids[row, : lengths[row]], mask[row, : lengths[row]] = text.ids, 1
+    want = jax.jit(prefix_function(definition, stop))(params, {}, {"input_ids": ids, "attention_mask": mask})
+    (batch,) = pack(texts, 64, 512, pad=0, types=False, first_position=model.first_position)
+    got = jax.jit(packed_function(definition, stop))(params, {}, batch.inputs)
+    assert got.keys() - {"positions"} == want.keys() and len({*batch.inputs["segments"].max(1)}) > 1
+    for place, text in enumerate(batch.texts):
+        own = slice(0, lengths[text])
+        if "pooled" in want:
+            np.testing.assert_allclose(got["pooled"][place], want["pooled"][text], atol=2e-5)
+            continue
+        assert got["mask"][place].tolist() == want["mask"][text].tolist()
+        np.testing.assert_allclose(got["hidden"][place, own], want["hidden"][text, own], atol=2e-5)
+        if "positions" in got:
+            assert got["positions"][place, own].tolist() == list(range(lengths[text]))
+
+
+def test_features_of_every_stage_are_packed() -> None:
+    definition = trees.define(CONFIGS["bert"].build(ClassifierConfig(("a", "b"), pooling="stages")))
+    assert not can_pack(definition)
+
+
+@dataclass(frozen=True)
+class LastLayer(tl.methods.Full):
+    """Trains from the middle on, so that a carry with tokens is kept."""
+
+    def groups(self) -> tuple[Group, ...]:
+        return (Group("layers/1"), Group("head"))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_is_kept_in_place_of_a_texts_tokens(side: str, films, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
+    folder = write_bert(tmp_path / "bert")
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "padding_side": side}))
+    run = tl.adapt(tl.load(folder), films.subset(16, 0), method=LastLayer())
+    run.cache = FrontierCache(None)
+    params, stats = run._plan.place(0)
+    key = run.features(params, stats)
+    prefix = jax.jit(prefix_function(run._plan.definition, run._plan.frontier))
+    for index in run.data.train.tolist():
+        chosen = np.array([index])
+        bucket, length = int(run.feed.buckets(chosen)[0]), run.feed.length(index)
+        want = prefix(params, stats, run.feed.inputs(chosen, bucket, 1))
+        got = run.carry(Batch(chosen, bucket), 1, key)
+        own = slice(0, length) if side == "right" else slice(bucket - length, bucket)
+        np.testing.assert_allclose(got["hidden"][0, :length], want["hidden"][0, own], atol=1e-5)
+        assert got["mask"][0].tolist() == [True] * length + [False] * (bucket - length)

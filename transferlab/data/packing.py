@@ -1,0 +1,137 @@
+"""Packing: many texts laid end to end in rows of one width, so that a feature pass computes hardly any padding.
+
+A row's texts do not see each other: ``segments`` says which text a token belongs to (Krell et al. 2021, section 3.2). Rows
+are filled by best fit, the longest text first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from transferlab.data.text import Encoded
+
+NARROWEST = 64
+"""Tokens of the narrowest row: the cost of attention, a sixth of a layer's at this width, grows with it."""
+
+SHORT = 16
+"""Tokens of a text when as many stand in a batch as may; more at widths beyond 128, to bound what unpacking holds."""
+
+WORTHWHILE = 8
+"""Batches that narrower rows must fill before they are worth a program of their own."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of packed rows.
+
+    Attributes:
+        texts: places of its texts in what was packed, in the order of ``starts``.
+        inputs: int32 arrays. (rows, width): ``input_ids``, ``position_ids``, ``segments`` (0 where nothing stands, a number
+            from 1 in each row's texts) and, if the model has types, ``token_type_ids``. (texts,): ``starts``, where
+            each text begins in the flattened rows, and ``lengths``; padded with zeros.
+    """
+
+    texts: list[int]
+    inputs: dict[str, Int[np.ndarray, "..."]]
+
+
+def pack(
+    texts: Sequence[Encoded], width: int, tokens: int, *, pad: int, types: bool, first_position: int
+) -> list[Packed]:
+    """Return batches that hold every text once, in few shapes.
+
+    Args:
+        texts: tokenised.
+        width: tokens of a row; the longest text fits in it.
+        tokens: of a batch; it has at least one row.
+        pad: id of what stands where nothing does.
+        types: whether the model has token types.
+        first_position: position of a text's first token.
+    """
+    out = []
+    lengths = np.array([len(text.ids) for text in texts], np.int64)
+    for wide, rows in _by_width(lengths, width, tokens):
+        high, most = max(1, tokens // wide), _most(wide, tokens)
+        out += [_batch(texts, some, high, wide, most, pad, types, first_position) for some in _deal(rows, high, most)]
+    return out
+
+
+def _most(width: int, tokens: int) -> int:
+    """Texts that a batch has room for."""
+    return max(1, tokens // width, tokens // max(SHORT, width // 8))
+
+
+def _deal(rows: list[list[int]], high: int, most: int) -> list[list[list[int]]]:
+    """Rows for each batch: at most ``high``, with at most ``most`` texts; rows of many texts and of few are spread evenly."""
+    rows = sorted(rows, key=len)
+    batches = max(-(-len(rows) // high), -(-sum(map(len, rows)) // most))
+    while True:
+        dealt = [rows[number::batches] for number in range(batches)]
+        if max(sum(map(len, some)) for some in dealt) <= most:
+            return dealt
+        batches += 1
+
+
+def _by_width(lengths: Int[np.ndarray, " n"], width: int, tokens: int) -> list[tuple[int, list[list[int]]]]:
+    """(width, rows) for a few widths, each half of the one before; a row is a list of texts."""
+    out, left = [], np.argsort(-lengths, kind="stable").tolist()
+    while left:
+        narrower = width // 2
+        short = [text for text in left if lengths[text] <= narrower]
+        if narrower < NARROWEST or lengths[short].sum() < WORTHWHILE * tokens:
+            narrower = 0
+        rows, left = _fill(left, lengths, width, narrower, _most(width, tokens))
+        out.append((width, rows))
+        width = narrower
+    return out
+
+
+def _fill(
+    texts: list[int], lengths: Int[np.ndarray, " n"], width: int, opens: int, most: int
+) -> tuple[list[list[int]], list[int]]:
+    """Best fit: (rows of at most ``most`` texts, what is left over). Texts come longest first; only those longer than
+    ``opens`` open a row.
+    """
+    rows: list[list[int]] = []
+    room: list[list[list[int]]] = [[] for _ in range(width + 1)]
+    left = []
+    for text in texts:
+        length = int(lengths[text])
+        free = next((free for free in range(length, width + 1) if room[free]), None)
+        if free is None:
+            if length <= opens:
+                left.append(text)
+                continue
+            free = width
+            rows.append([])
+            room[free].append(rows[-1])
+        row = room[free].pop()
+        row.append(text)
+        if len(row) < most:
+            room[free - length].append(row)
+    return rows, left
+
+
+def _batch(
+    texts: Sequence[Encoded], rows: list[list[int]], high: int, width: int, most: int, pad: int, types: bool, first: int
+) -> Packed:
+    shape = (high, width)
+    ids, kinds = np.full(shape, pad, np.int32), np.zeros(shape, np.int32)
+    positions, segments = np.full(shape, first, np.int32), np.zeros(shape, np.int32)
+    starts, lengths, order = np.zeros(most, np.int32), np.zeros(most, np.int32), []
+    for number, row in enumerate(rows):
+        start = 0
+        for segment, text in enumerate(row, 1):
+            one = texts[text]
+            own = slice(start, start + len(one.ids))
+            ids[number, own], kinds[number, own], segments[number, own] = one.ids, one.types, segment
+            positions[number, own] = np.arange(first, first + len(one.ids))
+            starts[len(order)], lengths[len(order)] = number * width + start, len(one.ids)
+            order.append(text)
+            start = own.stop
+    inputs = {"input_ids": ids, "position_ids": positions, "segments": segments, "starts": starts, "lengths": lengths}
+    return Packed(order, {**inputs, "token_type_ids": kinds} if types else inputs)
