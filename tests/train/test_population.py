@@ -56,6 +56,33 @@ def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
     assert len(set(losses)) == len(losses)
 
 
+# (orders, runs on each): cut within the orders, between them, and not at all.
+@pytest.mark.parametrize(("orders", "alike"), [(2, 4), (3, 4), (8, 1), (3, 3)])
+def test_halves_that_step_side_by_side_are_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
+    monkeypatch.setattr("transferlab.train.loop.CHUNK", 6)
+
+    def made() -> list[Run]:
+        settings = replace(QUICK, steps=12)
+        return [
+            tl.adapt(
+                source, films.subset(24, order), method=tl.methods.Probe(head_dropout=0.2), seed=order,
+                settings=replace(settings, learning_rate=1e-2 * (order + 1), weight_decay=0.1 * number),
+            )
+            for order in range(orders)
+            for number in range(alike)
+        ]  # fmt: skip
+
+    together = fit_together(made())
+    monkeypatch.setattr("transferlab.train.loop.HALVED", 1000)
+    whole = fit_together(made())
+    for one, other in zip(together, whole, strict=True):
+        assert len(one.history) == 12
+        for row, same in zip(one.history, other.history, strict=True):
+            assert row == pytest.approx(same, rel=1e-5, abs=1e-6)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
+    assert len({result.history[-1]["loss"] for result in together}) == len(together)
+
+
 @dataclass(frozen=True)
 class LastLayer(tl.methods.Full):
     """Trains from the middle on, so that carries with tokens come from the cache."""

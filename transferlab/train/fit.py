@@ -49,7 +49,7 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
                 results[i] = read_result(run.directory)
                 continue
         left.append(i)
-    shared: dict[int, dict[str, Any]] = {}
+    shared: dict[int, dict[Any, Any]] = {}
     for group in _groups(runs, left):
         # One alone keeps no copy of the base beside its own state.
         ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
@@ -60,7 +60,7 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
     return [results[i] for i in range(len(runs))]
 
 
-def _base(shared: dict[int, dict[str, Any]], run: Run) -> dict[str, Any]:
+def _base(shared: dict[int, dict[Any, Any]], run: Run) -> dict[Any, Any]:
     """Leaves of the run's source that are in memory already."""
     return shared.setdefault(id(run.source), {})
 
@@ -170,7 +170,7 @@ def _chosen(member: Member, last: State) -> State:
     return last if member.best is None else jax.tree.map(jnp.asarray, member.best[2])
 
 
-def prepare(run: Run, shared: dict[str, Any]) -> tuple[Member, State]:
+def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     """See that a step fits, place the leaves, compute what the cache lacks, and restore a checkpoint if there is one."""
     if not run.resident:
         make_fit(run)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from transferlab import trees
 from transferlab.data.batches import Batch, evaluation_order, stream, weights
 from transferlab.measure.metrics import accuracy, cross_entropy
+from transferlab.train.ahead import ahead
 from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.memory import Memory, held
 from transferlab.train.program import State, evaluated
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 CHUNK = 200
 """Most steps that a resident population takes in one call: Ctrl-C waits for no more."""
+
+HALVED = 8
+"""Least members of a resident population whose halves step side by side on CPU."""
+
+
+Columns = dict[str, list[float]]
+"""Metrics of consecutive steps: by name, a value for each; empty for no steps."""
 
 
 @dataclass
@@ -83,14 +91,18 @@ class Member:
         """Whether the validation split is scored after this step."""
         return len(self.run.data.validation) > 0 and done in self._validations
 
-    def log(self, first: int, metrics: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+    def log(self, first: int, metrics: Columns) -> list[dict[str, Any]]:
         """Take in the metrics of the steps after ``first``; return the rows that are complete."""
-        rows, settings = [], self.run.settings
-        for step, one in enumerate(metrics, first + 1):
-            self.pending.append(one)
-            if step % settings.log_every == 0 or step == self.total:
-                rows.append({"step": step, **_means(self.pending)})
-                self.pending = []
+        if not metrics:
+            return []
+        every = self.run.settings.log_every
+        columns = {name: [row[name] for row in self.pending] + values for name, values in metrics.items()}
+        before, start, rows = first - len(self.pending), 0, []
+        last = first + len(metrics["loss"])
+        for end in (step for step in range(first + 1, last + 1) if step % every == 0 or step == self.total):
+            rows.append({"step": end, **_means(columns, slice(start, end - before))})
+            start = end - before
+        self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*_from(columns, start), strict=True)]
         return rows
 
     def score(self, probabilities: Float[np.ndarray, "n labels"]) -> dict[str, float]:
@@ -124,8 +136,8 @@ class Engine(Protocol):
         """The runs it takes along."""
         ...
 
-    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
-        """Take steps until ``upto`` or until a stop is asked for; return each member's metrics, a dict a step."""
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
+        """Take steps until ``upto`` or until a stop is asked for; return each member's metrics."""
         ...
 
     def state(self, member: int) -> State:
@@ -212,7 +224,7 @@ class Streaming:
         self._batches = stream(member.run.order, lambda batch: make_batch(member, batch), self.done)
         self._ahead: Any = None
 
-    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         member = self.members[0]
         run, waiting = member.run, []
         # A row of metrics is written when it is complete.
@@ -229,7 +241,8 @@ class Streaming:
             if report is not None and self.done < upto:
                 report(self.done, member.total, {})
         # One transfer for the metrics of all these steps.
-        return [[{name: float(value) for name, value in row.items()} for row in jax.device_get(waiting)]]
+        rows = jax.device_get(waiting)
+        return [{name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}]
 
     def state(self, member: int) -> State:
         return self._state
@@ -340,7 +353,7 @@ class Companions(Population):
 
         return stream(range(max(member.total for member in members)), make, self.done)
 
-    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         every = self.members[0].run.settings.log_every
         upto = min(upto, (self.done // every + 1) * every)
         waiting: list[tuple[list[int], Any]] = []
@@ -358,11 +371,12 @@ class Companions(Population):
             self.done += 1
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})
-        out: list[list[dict[str, float]]] = [[] for _ in self.members]
+        out: list[Columns] = [{} for _ in self.members]
         for step, (slots, metrics) in enumerate(jax.device_get(waiting), self.done - len(waiting)):
             for slot, i in enumerate(slots):
                 if step < self.members[i].total:
-                    out[i].append({name: float(value[slot]) for name, value in metrics.items()})
+                    for name, values in metrics.items():
+                        out[i].setdefault(name, []).append(float(values[slot]))
         return out
 
     def predict(
@@ -390,30 +404,43 @@ class Resident(Population):
         self._length = 0
         self._host: State | None = None
 
-    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[list[dict[str, float]]]:
-        out: list[list[dict[str, float]]] = [[] for _ in self.members]
+    def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
+        out: list[Columns] = [{} for _ in self.members]
         while self.done < upto and not stop.asked:
             left = upto - self.done
             n = -(-left // -(-left // CHUNK))
             # Calls of nearly equal lengths are one compiled program; the last steps of a call may be idle.
             self._length = self._length if n <= self._length <= 1.25 * n else n
             self._compact()
-            first, rows = self._first, self._rows(n, self._length)
+            rows = self._rows(n, self._length)
             self._count_flops(self._one_batch(rows), n)
-            arguments = (self._states, first.frozen, self._table, rows, self._hypers)
-            population = first.run.program.population
-            self._temporary = self._temporary or population.temporary_bytes(*arguments)
-            self._states, metrics = population(*arguments)
+            self._states, metrics = self._call(rows)
             self._host = None
-            fetched = {name: values.tolist() for name, values in jax.device_get(metrics).items()}
-            for slot, i in enumerate(self._slots):
-                steps = min(n, self.members[i].total - self.done)
-                columns = [fetched[name][slot][:steps] for name in fetched]
-                out[i] += [dict(zip(fetched, values, strict=True)) for values in zip(*columns, strict=True)]
+            for name, values in jax.device_get(metrics).items():
+                for i, column in zip(self._slots, values.tolist(), strict=True):
+                    out[i].setdefault(name, []).extend(column[: self.members[i].total - self.done][:n])
             self.done += n
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})
         return out
+
+    def _call(self, rows: dict[str, np.ndarray]) -> tuple[State, dict[str, Any]]:
+        """Take the steps of ``rows`` with all members. On CPU their halves go side by side: operations so small run on one
+        core each.
+        """
+        first, given = self._first, (self._states, self._hypers)
+        population = first.run.program.population
+        split = _halves(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
+        parts = [(given, rows)] if split is None else split.apart(jax.device_get(given), rows)
+
+        def call(part: tuple[tuple[State, Any], dict[str, np.ndarray]]) -> tuple[State, dict[str, Any]]:
+            (states, hypers), rows = part
+            arguments = (states, first.frozen, self._table, rows, hypers)
+            self._temporary = self._temporary or population.temporary_bytes(*arguments) * len(parts)
+            return population(*arguments) if split is None else jax.device_get(population(*arguments))
+
+        made = list(ahead(call, parts))
+        return made[0] if split is None else split.together(made)
 
     def _slice(self, slot: int) -> State:
         # A member's state is small, and all are asked for at the same time: one transfer.
@@ -468,6 +495,48 @@ class Resident(Population):
         return {i: got[row, : len(wanted[i])] for row, i in enumerate(chosen)}
 
 
+@dataclass(frozen=True)
+class _Halves:
+    """Members in a grid of orders and those alike in their order, cut in two along one of these axes."""
+
+    orders: int
+    alike: int
+    axis: int
+
+    def apart(self, given: Any, rows: dict[str, np.ndarray]) -> list[tuple[Any, dict[str, np.ndarray]]]:
+        """The halves of what has a leading axis of members, each with the rows of its orders."""
+
+        def half(tree: Any, number: int) -> Any:
+            return jax.tree.map(lambda x: self._cut(x.reshape(self.orders, self.alike, *x.shape[1:]), number), tree)
+
+        n = self.orders // 2
+        cut = [{name: x[k * n : (k + 1) * n] for name, x in rows.items()} for k in range(2)]
+        return [(half(given, k), rows if self.axis else cut[k]) for k in range(2)]
+
+    def _cut(self, x: np.ndarray, number: int) -> np.ndarray:
+        part = np.split(x, 2, axis=self.axis)[number]
+        return part.reshape(-1, *x.shape[2:])
+
+    def together(self, halves: Sequence[Any]) -> Any:
+        """Undo :meth:`apart`."""
+
+        def join(*parts: np.ndarray) -> np.ndarray:
+            orders = self.orders if self.axis else self.orders // 2
+            grids = [part.reshape(orders, -1, *part.shape[1:]) for part in parts]
+            whole = np.concatenate(grids, axis=self.axis)
+            return whole.reshape(-1, *whole.shape[2:])
+
+        return jax.tree.map(join, *halves)
+
+
+def _halves(orders: int, members: int) -> _Halves | None:
+    """How a population is cut in two equal halves; None where it cannot be, or is too small."""
+    alike = members // orders
+    if members < HALVED or (alike % 2 and orders % 2):
+        return None
+    return _Halves(orders, alike, int(alike % 2 == 0))
+
+
 def stacked(trees_: Sequence[Any]) -> Any:
     """Return one tree of arrays on the device with a leading axis of members; one transfer for each leaf."""
     if any(isinstance(x, jax.Array) and x.size > _SMALL for x in jax.tree.leaves(trees_[0])):
@@ -479,7 +548,11 @@ _SMALL = 1 << 16
 """Numbers of a leaf below which members are stacked on the host."""
 
 
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean loss and accuracy since the last row; the newest of what is not averaged."""
-    out = {name: sum(row[name] for row in rows) / len(rows) for name in ("loss", "accuracy")}
-    return out | {name: rows[-1][name] for name in ("gradient_norm", "learning_rate")}
+def _means(columns: Columns, window: slice) -> dict[str, float]:
+    """Mean loss and accuracy of a window of steps; the newest of what is not averaged."""
+    out = {name: sum(part := columns[name][window]) / len(part) for name in ("loss", "accuracy")}
+    return out | {name: columns[name][window.stop - 1] for name in ("gradient_norm", "learning_rate")}
+
+
+def _from(columns: Columns, start: int) -> list[list[float]]:
+    return [values[start:] for values in columns.values()]

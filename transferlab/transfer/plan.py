@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Action = Literal["copied", "resized", "derived", "initialised"]
 Weights = Literal["pretrained", "random"]
 
+SMALL = 1 << 16
+"""Most numbers of a drawn leaf that runs share in memory."""
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -145,20 +148,24 @@ class Plan:
         }
 
     def place(
-        self, seed: int, shared: dict[str, Any] | None = None, only: Collection[str] | None = None
+        self, seed: int, shared: dict[Any, Any] | None = None, only: Collection[str] | None = None
     ) -> tuple[trees.Tree, trees.Tree]:
         """Return (params, state) in memory: copied leaves read once, the others drawn by one compiled program.
 
         Args:
             seed: of what is drawn.
-            shared: copied leaves that are in memory already, by path; those that are read are added. For runs on one
-                source that are alive together.
+            shared: leaves that are in memory already: copied ones by path, drawn ones by (definition, seed, path);
+                those that are read are added, and small ones that are drawn. For runs on one source that are alive together.
             only: paths of the parameters that are wanted; all by default. A draw does not hang on what else is drawn.
         """
         shared = {} if shared is None else shared
         leaves = [leaf for leaf in self.leaves if only is None or leaf.kind == "state" or leaf.path in only]
         drawn = [leaf.path for leaf in leaves if leaf.read is None]
-        values: dict[str, Any] = dict(self.definition.initialise(drawn, jax.random.key(seed)))
+        marks = {path: (self.definition, seed, path) for path in drawn}
+        values: dict[str, Any] = {path: shared[mark] for path, mark in marks.items() if mark in shared}
+        if new := [path for path in drawn if path not in values]:
+            values |= self.definition.initialise(new, jax.random.key(seed))
+            shared.update({marks[path]: values[path] for path in new if values[path].size <= SMALL})
         for leaf in leaves:
             if leaf.derive is not None:
                 values[leaf.path] = trees.placed(leaf.derive(np.asarray(values[leaf.path])), leaf.dtype)
