@@ -244,6 +244,13 @@ def write_decoder(folder: Path, kind: str, *, scale: float = 0.4, **changes) -> 
     return tensors
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The differences for the table are collected in one process."""
+    if config.getoption("--parity-table"):
+        config.option.numprocesses, config.option.dist = 0, "no"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--parity-table FILE``: where the differences from the origins' numbers are written, as Markdown."""
     parser.addoption("--parity-table", type=Path, help="write the table of largest differences from the origins here")

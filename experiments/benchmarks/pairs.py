@@ -2,7 +2,7 @@
 
 A benchmark file registers sides with ``@side("row", "ours")``: a function that prepares, and returns the work to time.
 ``compare`` starts both processes of a row, warms them up, and lets them work in turn, so that what else the machine
-does meets both alike. Medians and their ratio are printed, with the quartiles of each side. Our side gets the large
+does meets both alike. Medians and their ratio are printed, with the quartiles of each side. What is ours gets the large
 pages that ``transferlab run`` gives itself; with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 both have them.
 """
 
@@ -20,15 +20,25 @@ from transferlab.host import large_pages
 
 Work = Callable[[], object]
 SIDES: dict[tuple[str, str], Callable[[], Work]] = {}
+OWN: set[str] = set()
+"""Sides that run our code."""
+
 COLD: set[str] = set()
 """Rows whose work starts with the process: interpreter, imports and compilation are timed."""
 
 
-def side(row: str, name: str, cold: bool = False) -> Callable[[Callable[[], Work]], Callable[[], Work]]:
-    """Register one side of a row; with ``cold`` each measurement is a process of its own, timed from its start."""
+def side(
+    row: str, name: str, cold: bool = False, own: bool | None = None
+) -> Callable[[Callable[[], Work]], Callable[[], Work]]:
+    """Register one side of a row; with ``cold`` each measurement is a process of its own, timed from its start.
+
+    ``own`` says that the code is ours; by default that of the side "ours" is.
+    """
 
     def register(prepare: Callable[[], Work]) -> Callable[[], Work]:
         SIDES[row, name] = prepare
+        if name == "ours" if own is None else own:
+            OWN.add(f"{row} {name}")
         if cold:
             COLD.add(f"{row} {name}")
         return prepare
@@ -41,7 +51,7 @@ class Worker:
 
     def __init__(self, script: str, row: str, name: str):
         self.command = [sys.executable, script, "--worker", row, name]
-        self.environment = {**os.environ, **(large_pages(os.environ) if name == "ours" else {})}
+        self.environment = {**os.environ, **(large_pages(os.environ) if f"{row} {name}" in OWN else {})}
         self.cold = f"{row} {name}" in COLD
         self.process = None if self.cold else self._start()
         self.said: dict = {}

@@ -38,7 +38,7 @@ def ours() -> Work:
     return sixteen("auto")
 
 
-@side("lora", "peer")
+@side("lora", "peer", own=True)
 def peer() -> Work:
     return sixteen("never")
 
