@@ -22,6 +22,7 @@ will; RssAnon at its highest is what the process itself allocated. Both are beyo
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -30,6 +31,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+from transferlab.host import large_pages
 
 REPEATS = 5
 
@@ -156,7 +159,9 @@ def main() -> None:
         for _ in range(REPEATS):
             for name in rows:
                 command = [sys.executable, __file__, "--worker", name, str(folder)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                # As in pairs.py, what is ours gets the large pages that `transferlab run` gives itself.
+                environment = {**os.environ, **(large_pages(os.environ) if name.startswith("ours") else {})}
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
                 if done.returncode:
                     raise SystemExit(done.stderr)
                 rows[name].append(json.loads(done.stdout.splitlines()[-1]))
