@@ -24,7 +24,7 @@ def texts_of(lengths: list[int]) -> list[Encoded]:
 def test_a_text_is_lost_split_or_mixed_with_another(lengths: list[int], tokens: int, first: int) -> None:
     texts = texts_of(lengths)
     width = max([NARROWEST, *lengths])
-    batches = pack(texts, width, tokens, pad=7, types=True, first_position=first)
+    batches = list(pack(texts, width, tokens, pad=7, types=True, first_position=first))
     assert sorted(text for batch in batches for text in batch.texts) == list(range(len(texts)))
     for batch in batches:
         flat = {
@@ -51,7 +51,7 @@ def test_a_text_is_lost_split_or_mixed_with_another(lengths: list[int], tokens: 
 def test_packed_rows_are_mostly_padding_or_of_many_shapes(longest: int) -> None:
     rng = np.random.default_rng(0)
     lengths = np.minimum(rng.geometric(1 / 20, 3000) + 2, longest).tolist()
-    batches = pack(texts_of(lengths), max(longest, NARROWEST), 2048, pad=0, types=False, first_position=0)
+    batches = list(pack(texts_of(lengths), max(longest, NARROWEST), 2048, pad=0, types=False, first_position=0))
     assert len({tuple(x.shape for x in batch.inputs.values()) for batch in batches}) <= 3
     assert sum(lengths) > 0.9 * sum(batch.inputs["input_ids"].size for batch in batches)
     assert "token_type_ids" not in batches[0].inputs

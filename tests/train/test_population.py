@@ -73,7 +73,7 @@ def test_halves_that_step_side_by_side_are_mixed_up(source, films, monkeypatch, 
         ]  # fmt: skip
 
     together = fit_together(made())
-    monkeypatch.setattr("transferlab.train.loop.HALVED", 1000)
+    monkeypatch.setattr("transferlab.train.halves.HALVED", 1000)
     whole = fit_together(made())
     for one, other in zip(together, whole, strict=True):
         assert len(one.history) == 12

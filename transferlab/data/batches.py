@@ -82,7 +82,7 @@ class Feed:
         """Whether it holds texts that can share rows; padded on the left, their positions hang on the padding."""
         return isinstance(self.transform, TextTransform) and self.transform.side == "right"
 
-    def packed(self, indices: Int[np.ndarray, " n"], tokens: int, first_position: int) -> list[Packed]:
+    def packed(self, indices: Int[np.ndarray, " n"], tokens: int, first_position: int) -> Iterator[Packed]:
         """Batches of about ``tokens`` that hold each of these texts once, many to a row."""
         assert isinstance(self.transform, TextTransform)
         self.prepare(indices)

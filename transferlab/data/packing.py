@@ -6,7 +6,7 @@ are filled by best fit, the longest text first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +41,8 @@ class Packed:
 
 def pack(
     texts: Sequence[Encoded], width: int, tokens: int, *, pad: int, types: bool, first_position: int
-) -> list[Packed]:
-    """Return batches that hold every text once, in few shapes.
+) -> Iterator[Packed]:
+    """Iterate over batches that hold every text once, in few shapes; each is made when it is asked for.
 
     Args:
         texts: tokenised.
@@ -52,12 +52,11 @@ def pack(
         types: whether the model has token types.
         first_position: position of a text's first token.
     """
-    out = []
     lengths = np.array([len(text.ids) for text in texts], np.int64)
     for wide, rows in _by_width(lengths, width, tokens):
         high, most = max(1, tokens // wide), _most(wide, tokens)
-        out += [_batch(texts, some, high, wide, most, pad, types, first_position) for some in _deal(rows, high, most)]
-    return out
+        for some in _deal(rows, high, most):
+            yield _batch(texts, some, high, wide, most, pad, types, first_position)
 
 
 def _most(width: int, tokens: int) -> int:

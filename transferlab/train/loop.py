@@ -23,6 +23,7 @@ from transferlab import trees
 from transferlab.data.batches import Batch, evaluation_order, stream, weights
 from transferlab.measure.metrics import accuracy, cross_entropy
 from transferlab.train.ahead import ahead
+from transferlab.train.halves import halves_of
 from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.memory import Memory, held
 from transferlab.train.program import State, evaluated
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
 CHUNK = 200
 """Most steps that a resident population takes in one call: Ctrl-C waits for no more."""
-
-HALVED = 8
-"""Least members of a resident population whose halves step side by side on CPU."""
-
 
 Columns = dict[str, list[float]]
 """Metrics of consecutive steps: by name, a value for each; empty for no steps."""
@@ -102,7 +99,8 @@ class Member:
         for end in (step for step in range(first + 1, last + 1) if step % every == 0 or step == self.total):
             rows.append({"step": end, **_means(columns, slice(start, end - before))})
             start = end - before
-        self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*_from(columns, start), strict=True)]
+        left = [values[start:] for values in columns.values()]
+        self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*left, strict=True)]
         return rows
 
     def score(self, probabilities: Float[np.ndarray, "n labels"]) -> dict[str, float]:
@@ -430,7 +428,7 @@ class Resident(Population):
         """
         first, given = self._first, (self._states, self._hypers)
         population = first.run.program.population
-        split = _halves(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
+        split = halves_of(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
         parts = [(given, rows)] if split is None else split.apart(jax.device_get(given), rows)
 
         def call(part: tuple[tuple[State, Any], dict[str, np.ndarray]]) -> tuple[State, dict[str, Any]]:
@@ -495,48 +493,6 @@ class Resident(Population):
         return {i: got[row, : len(wanted[i])] for row, i in enumerate(chosen)}
 
 
-@dataclass(frozen=True)
-class _Halves:
-    """Members in a grid of orders and those alike in their order, cut in two along one of these axes."""
-
-    orders: int
-    alike: int
-    axis: int
-
-    def apart(self, given: Any, rows: dict[str, np.ndarray]) -> list[tuple[Any, dict[str, np.ndarray]]]:
-        """The halves of what has a leading axis of members, each with the rows of its orders."""
-
-        def half(tree: Any, number: int) -> Any:
-            return jax.tree.map(lambda x: self._cut(x.reshape(self.orders, self.alike, *x.shape[1:]), number), tree)
-
-        n = self.orders // 2
-        cut = [{name: x[k * n : (k + 1) * n] for name, x in rows.items()} for k in range(2)]
-        return [(half(given, k), rows if self.axis else cut[k]) for k in range(2)]
-
-    def _cut(self, x: np.ndarray, number: int) -> np.ndarray:
-        part = np.split(x, 2, axis=self.axis)[number]
-        return part.reshape(-1, *x.shape[2:])
-
-    def together(self, halves: Sequence[Any]) -> Any:
-        """Undo :meth:`apart`."""
-
-        def join(*parts: np.ndarray) -> np.ndarray:
-            orders = self.orders if self.axis else self.orders // 2
-            grids = [part.reshape(orders, -1, *part.shape[1:]) for part in parts]
-            whole = np.concatenate(grids, axis=self.axis)
-            return whole.reshape(-1, *whole.shape[2:])
-
-        return jax.tree.map(join, *halves)
-
-
-def _halves(orders: int, members: int) -> _Halves | None:
-    """How a population is cut in two equal halves; None where it cannot be, or is too small."""
-    alike = members // orders
-    if members < HALVED or (alike % 2 and orders % 2):
-        return None
-    return _Halves(orders, alike, int(alike % 2 == 0))
-
-
 def stacked(trees_: Sequence[Any]) -> Any:
     """Return one tree of arrays on the device with a leading axis of members; one transfer for each leaf."""
     if any(isinstance(x, jax.Array) and x.size > _SMALL for x in jax.tree.leaves(trees_[0])):
@@ -552,7 +508,3 @@ def _means(columns: Columns, window: slice) -> dict[str, float]:
     """Mean loss and accuracy of a window of steps; the newest of what is not averaged."""
     out = {name: sum(part := columns[name][window]) / len(part) for name in ("loss", "accuracy")}
     return out | {name: columns[name][window.stop - 1] for name in ("gradient_norm", "learning_rate")}
-
-
-def _from(columns: Columns, start: int) -> list[list[float]]:
-    return [values[start:] for values in columns.values()]

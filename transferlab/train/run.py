@@ -16,6 +16,7 @@ from transferlab import trees
 from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
 from transferlab.data.dataset import Dataset
+from transferlab.data.packing import Packed
 from transferlab.errors import TransferlabError
 from transferlab.methods import Full, Method
 from transferlab.models.heads import ClassifierConfig
@@ -260,8 +261,11 @@ class Run:
         if feed.packs and can_pack(self._plan.definition):
             tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
             packed = feed.packed(indices, tokens, self._plan.definition.module.first_position)
-            got = ahead(lambda batch: jax.device_get(program.packed_prefix(params, stats, batch.inputs)), packed)
-            for batch, carry in zip(packed, got, strict=True):
+
+            def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
+                return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
+
+            for batch, carry in ahead(shared, packed):
                 texts = indices[batch.texts].tolist()
                 yield texts, carry, [slice(0, feed.length(text)) for text in texts]
             return
