@@ -11,6 +11,25 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from transferlab.data.dataset import Dataset
+
+
+def probabilities(name: str, data: Dataset) -> Float[np.ndarray, "test classes"]:
+    """What a baseline, trained on the training split, says of the test split.
+
+    Args:
+        name: ``majority``, ``tfidf`` (texts) or ``pixels`` (pictures).
+        data: its labels, and its texts or pictures.
+    """
+    labels, classes = data.labels[data.train], len(data.label_names)
+    if name == "majority":
+        return majority(labels, len(data.test), classes)
+    content = "text" if name == "tfidf" else "image"
+    train = [data.records[int(i)][content] for i in data.train]
+    test = [data.records[int(i)][content] for i in data.test]
+    fit = tfidf if name == "tfidf" else pixels
+    return fit(train, labels, test, classes)
+
 
 def majority(labels: Int[np.ndarray, " train"], n_test: int, classes: int) -> Float[np.ndarray, "test classes"]:
     """The shares of the training labels, for every test example: predicts the most frequent label."""

@@ -16,14 +16,11 @@ import numpy as np
 
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError
-from transferlab.evaluate import baselines
 from transferlab.files import file_lock, read_json, write_json, write_text
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.studies.environment import environment
-from transferlab.studies.figures import learning_curves, palette_of, standalone, step_by_stage
-from transferlab.studies.report import write_report
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
 from transferlab.train.fit import fit_together
@@ -193,6 +190,8 @@ class Study:
         Raises:
             TransferlabError: the directory holds another study.
         """
+        from transferlab.studies.figures import standalone, step_by_stage
+
         self._claim()
         for name in self.plans:
             arm = self.config.methods[name]
@@ -210,6 +209,10 @@ class Study:
 
     def report(self) -> dict[str, Any]:
         """Write the tables and the report from what is finished; return ``result.json``'s content."""
+        # matplotlib is imported where there is something to draw: a run begins without it.
+        from transferlab.studies.figures import learning_curves, palette_of, standalone
+        from transferlab.studies.report import write_report
+
         records = self.records()
         if not records:
             raise TransferlabError(f"{self.directory} has no finished run to report on.")
@@ -324,10 +327,13 @@ class Study:
         )
 
     def _baseline(self, cell: Cell) -> dict[str, Any]:
+        # scikit-learn is imported where there is a baseline, and before the clock runs.
+        from transferlab.evaluate import baselines
+
         self.observer.cells([cell], "baseline")
         data = self.data.subset(cell.budget, cell.seed)
         started = time.perf_counter()
-        probabilities = self._baseline_probabilities(cell.arm, data)
+        probabilities = baselines.probabilities(cell.arm, data)
         seconds = time.perf_counter() - started
         write_predictions(cell.directory(self.directory), data, probabilities)
         return {
@@ -349,16 +355,6 @@ class Study:
             "truncated": 0,
             "compilations": 0,
         }
-
-    def _baseline_probabilities(self, name: str, data: Dataset) -> np.ndarray:
-        labels, classes = data.labels[data.train], len(data.label_names)
-        if name == "majority":
-            return baselines.majority(labels, len(data.test), classes)
-        content = "text" if name == "tfidf" else "image"
-        train = [data.records[int(i)][content] for i in data.train]
-        test = [data.records[int(i)][content] for i in data.test]
-        fit = baselines.tfidf if name == "tfidf" else baselines.pixels
-        return fit(train, labels, test, classes)
 
     def _keep_best(self, arm: str) -> None:
         """Keep the weights of the arm's best run (by test accuracy); the others keep their predictions."""
