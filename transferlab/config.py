@@ -68,7 +68,9 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
         for f in fields(StudyConfig)
         if f.name in raw and f.name not in ("methods", "raw")
     }
-    out = StudyConfig(**values, methods=arms, raw=dict(raw))
+    # One value may stand for several: what is recorded, and held against a study's directory, has them as a tuple too.
+    raw |= {name: value for name, value in values.items() if isinstance(value, tuple)}
+    out = StudyConfig(**values, methods=arms, raw=raw)
     for name in out.baselines:
         if name not in BASELINES:
             raise TransferlabError(f"config.baselines: unknown baseline '{name}'.{nearest(name, BASELINES)}")

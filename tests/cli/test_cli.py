@@ -205,6 +205,18 @@ def test_the_full_grid_tunes_on_a_fifth_and_runs_scratch_on_every_label(config: 
     assert {row["budget"] for row in result["arms"] if row["name"] == "scratch"} == {20, 120}
 
 
+def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_path: Path) -> None:
+    from transferlab.config import read_config
+    from transferlab.studies.study import Study
+
+    words = ["budgets=12", "seeds=1", "baselines=majority", f"workdir={tmp_path / 'films'}"]
+    read = read_config(config, [f"--config.{word}" for word in words])
+    assert (read.budgets, read.seeds, read.baselines) == ((12,), (1,), ("majority",))
+    for _ in range(2):
+        assert next(Study(read).profiles())[0] in read.methods
+    assert json.loads((tmp_path / "films" / "config.json").read_text())["seeds"] == [1]
+
+
 def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path, tmp_path: Path) -> None:
     words = [
         sys.executable,
