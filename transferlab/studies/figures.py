@@ -123,7 +123,8 @@ def step_by_stage(stages: Sequence[tuple[str, str, float]], seconds: float) -> s
         axes.tick_params(axis="y", length=0, labelsize=9)
         axes.set_xlabel(f"ms of a step of {seconds * 1e3:.0f} ms")
         axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
-        axes.legend(loc="lower right", fontsize=9)
+        # Above the bars: any of them may be the longest.
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize=9, borderaxespad=0.2)
         return _svg(figure)
 
 
