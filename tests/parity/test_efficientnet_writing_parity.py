@@ -52,3 +52,17 @@ def test_an_efficientnet_that_timm_has_not_is_written_for_it(tmp_path: Path) -> 
     with pytest.raises(TransferlabError, match=r"padding 'symmetric' has eps 1e-05, not 0\.0001"):
         tl.save(source, tmp_path / "out", format="timm")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.network
+def test_published_weights_answer_otherwise_in_timm(tmp_path: Path) -> None:
+    timm = import_timm()
+    source = tl.load("efficientnet-lite0")
+    tl.save(source, tmp_path / "out", format="timm")
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    given = pixels(224, 224)
+    with torch.no_grad():
+        got = again(channels_first(given))
+    family = "EfficientNet-Lite (published weights)"
+    want = source({"pixel_values": given})["logits"]
+    compare(got, want, family=family, form="timm", way="written", share=1e-5)
