@@ -345,3 +345,11 @@ def test_the_models_lack_their_sizes_or_an_unknown_family_is_listed() -> None:
     assert "109,482,240" in sizes and "tl.models.BertConfig.base()" in sizes and "from_hf" not in sizes
     unknown = transferlab("models", "berd")
     assert unknown.returncode and "Unknown family 'berd'." in unknown.stderr and "'bert'" in unknown.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path / "file" / "cache"))
+    done = transferlab("inspect", "minilm-l6")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"The cache is {tmp_path / 'file' / 'cache'}; set TRANSFERLAB_CACHE" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def test_tables_in_capitals_with_marks_and_odd_line_ends_are_read(tmp_path: Path
     (tmp_path / "v.csv").write_text("text,label\n")
     with pytest.raises(TransferlabError, match="holds no examples"):
         tl.dataset(tmp_path / "v.csv")
+
+
+def test_a_text_as_long_as_a_book_is_read_from_a_table(tmp_path: Path) -> None:
+    limit, book = csv.field_size_limit(), "word " * 40_000
+    lines = [f"{book},1", *(f"film {i},{i % 2}" for i in range(8))]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *lines]))
+    assert len(tl.dataset(tmp_path / "t.csv", test_examples=2).records[0]["text"]) == len(book)
+    assert csv.field_size_limit() == limit
 
 
 def test_seeds_and_sizes_out_of_range_are_named(tmp_path: Path) -> None:

@@ -17,6 +17,17 @@ from transferlab.host import restart_with_large_pages
 OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
+def _cache_hint(where: object) -> str:
+    """What can be done about a file of the cache that cannot be written."""
+    from transferlab.files import cache_dir
+
+    cache = cache_dir()
+    path = Path(str(where))
+    if path != cache and cache not in path.parents and path not in cache.parents:
+        return ""
+    return f" The cache is {cache}; set TRANSFERLAB_CACHE to a directory that can be written."
+
+
 class _Commands(click.Group):
     """Turns errors that are meant for users into one line and a non-zero exit status."""
 
@@ -39,7 +50,8 @@ class _Commands(click.Group):
                 sys.exit(130)
             if isinstance(error, OSError):
                 click.secho("Error: ", fg="red", nl=False, err=True)
-                click.echo(f"{error.strerror or error} ({error.filename or 'no file named'}).", err=True)
+                where = error.filename or "no file named"
+                click.echo(f"{error.strerror or error} ({where}).{_cache_hint(where)}", err=True)
                 sys.exit(1)
             raise
 

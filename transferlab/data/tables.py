@@ -59,6 +59,8 @@ def _separated_rows(path: Path, kind: str, columns: tuple[str, ...]) -> list[Row
     with path.open(encoding="utf-8-sig", newline="") as file:
         # Strict: a stray quote at the start of a field would otherwise swallow the rows up to the next one.
         reader = csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",", strict=True)
+        # csv refuses fields of more than 131 072 characters unless told; here a text may be as long as its file.
+        before = csv.field_size_limit(min(max(path.stat().st_size, csv.field_size_limit()), 2**31 - 1))
         try:
             names = list(reader.fieldnames or ())
             for column in columns:
@@ -73,4 +75,6 @@ def _separated_rows(path: Path, kind: str, columns: tuple[str, ...]) -> list[Row
                 rows.append((number, row))
         except csv.Error as error:
             raise TransferlabError(f"{path}, row {len(rows) + 1}: {error}.") from None
+        finally:
+            csv.field_size_limit(before)
     return rows
