@@ -129,6 +129,12 @@ def test_tables_in_capitals_with_marks_and_odd_line_ends_are_read(tmp_path: Path
         tl.dataset(tmp_path / "v.csv")
 
 
+def test_labels_that_differ_in_white_space_alone_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"film {i},good{' ' * (i % 2)}\n" for i in range(9)))
+    with pytest.raises(TransferlabError, match=r"t\.csv: the labels 'good' and 'good ' differ in white space alone"):
+        tl.dataset(tmp_path / "t.csv", test_examples=2)
+
+
 def test_a_text_as_long_as_a_book_is_read_from_a_table(tmp_path: Path) -> None:
     limit, book = csv.field_size_limit(), "word " * 40_000
     lines = [f"{book},1", *(f"film {i},{i % 2}" for i in range(8))]

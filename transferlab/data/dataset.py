@@ -283,13 +283,14 @@ def _text(value: Any) -> str:
 def _table(path: Path, text_column: str, label_column: str) -> _Whole:
     texts, labels = [], []
     for number, row in read_rows(path, (text_column, label_column)):
-        if row[label_column] in (None, ""):
+        if row[label_column] is None or not str(row[label_column]).strip():
             raise TransferlabError(f"{path}, row {number}: the label is empty.")
         if not isinstance(row[text_column], str):
             raise TransferlabError(f"{path}, row {number}: the text is {row[text_column]!r}.")
         texts.append((number, row[text_column]))
         labels.append(str(row[label_column]))
     names = tuple(sorted(set(labels)))
+    _no_two_alike(path, names)
     index = {name: i for i, name in enumerate(names)}
 
     def record(i: int) -> dict[str, Any]:
@@ -299,6 +300,15 @@ def _table(path: Path, text_column: str, label_column: str) -> _Whole:
         return f"row {texts[i][0]}", index[labels[i]], _same_text(texts[i][1])
 
     return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {})
+
+
+def _no_two_alike(path: Path, names: tuple[str, ...]) -> None:
+    """A label with a space too many would be a class of its own, and nobody would see why."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(" ".join(name.split()), name)
+        if other != name:
+            raise TransferlabError(f"{path}: the labels {other!r} and {name!r} differ in white space alone.")
 
 
 def _folder(path: Path) -> _Whole:
