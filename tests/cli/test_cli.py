@@ -146,6 +146,9 @@ def test_typing_the_same_line_again_changes_nothing_and_added_seeds_continue(stu
     after = {p: p.stat().st_mtime_ns for p in study.glob("runs/**/predictions.npz")}
     assert {p: after[p] for p in before} == before
     assert {p.parent.name for p in after.keys() - before.keys()} == {"2"}
+    done = transferlab("run", config, f"--config.workdir={study}", seeds, "--config.baselines=majority")
+    assert done.returncode == 0 and "Not in the table: tfidf" in done.stdout, done.stderr
+    assert done.stdout.count("Not in the table") == 1 and any(study.glob("runs/tfidf/**/record.json"))
 
 
 def test_two_processes_do_not_run_one_study_at_the_same_time(study: Path, config: Path) -> None:

@@ -36,6 +36,9 @@ class Watcher(Observer):
     def left_out(self, arm: str) -> None:
         self.console.print(LEFT_OUT.format(arm))
 
+    def dropped(self, arm: str) -> None:
+        self.console.print(f"Not in the table: {arm}, which this config has no more; its runs stay in runs/{arm}.")
+
     def began(self, cells: int, finished: int) -> None:
         self.count, self.done = cells, finished
         if finished:

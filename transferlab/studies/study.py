@@ -66,6 +66,9 @@ class Observer:
     def left_out(self, arm: str) -> None:
         """An arm has no run: its ``largest_budget`` is below every budget."""
 
+    def dropped(self, arm: str) -> None:
+        """The directory has runs of an arm that the config no longer has."""
+
     def began(self, cells: int, finished: int) -> None:
         """How many cells there are, and how many an earlier start has finished."""
 
@@ -145,6 +148,12 @@ class Study:
         """Arms without a run: the quick grid's ``largest_budget`` of theirs is below every budget."""
         return [name for name in self.config.methods if name not in self.plans]
 
+    @property
+    def dropped(self) -> list[str]:
+        """Arms with finished runs in the directory that the config no longer has."""
+        ran = {path.relative_to(self.directory).parts[1] for path in self.directory.glob("runs/*/*/*/record.json")}
+        return sorted(ran - self.config.methods.keys() - set(self.config.baselines))
+
     @cached_property
     def cells(self) -> list[Cell]:
         """All runs: baselines, then arm by arm, so that runs that share a compiled program are neighbours."""
@@ -172,6 +181,8 @@ class Study:
             self.observer.planned(name, made)
         for name in self.left_out:
             self.observer.left_out(name)
+        for name in self.dropped:
+            self.observer.dropped(name)
         cells = self.cells
         done = [cell for cell in cells if (cell.directory(self.directory) / "record.json").exists()]
         self.observer.began(len(cells), len(done))
