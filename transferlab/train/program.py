@@ -73,8 +73,12 @@ class Compiled:
         """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
         mark = self._mark(args)
         if mark not in self._flops:
-            # XLA counts while the device works on the first call, if the call was made before.
-            lowered = self._lowered.pop(mark, None) or self._jit.lower(*args)
+            lowered = self._lowered.pop(mark, None)
+            if lowered is None:
+                start = time.perf_counter()
+                lowered = self._jit.lower(*args)
+                self.seconds += time.perf_counter() - start
+            # XLA counts while the device works on the first call, if the call was made before: that is not added.
             self._flops[mark] = float((lowered.cost_analysis() or {}).get("flops", 0.0))
         return self._flops[mark]
 
