@@ -217,7 +217,11 @@ def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_
     assert (read.budgets, read.seeds, read.baselines) == ((12,), (1,), ("majority",))
     for _ in range(2):
         assert next(Study(read).profiles())[0] in read.methods
-    assert json.loads((tmp_path / "films" / "config.json").read_text())["seeds"] == [1]
+    recorded = json.loads((tmp_path / "films" / "config.json").read_text())
+    assert recorded["seeds"] == [1]
+    # As earlier versions recorded them.
+    (tmp_path / "films" / "config.json").write_text(json.dumps({**recorded, "seeds": 1, "budgets": 12}))
+    assert next(Study(read).profiles())[0] in read.methods
 
 
 def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path, tmp_path: Path) -> None:

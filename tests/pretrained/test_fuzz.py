@@ -200,3 +200,15 @@ def test_a_nan_of_some_type_is_not_seen_or_another_number_is_taken_for_one(dtype
             wrong[place] = nan
             assert holds_nan(wrong) and holds_nan(wrong.T)
     assert not holds_nan(np.array([-1, 1 << 62]))
+
+
+def test_a_nan_in_any_piece_of_a_large_array_is_seen() -> None:
+    from transferlab.pretrained.formats import holds_nan
+
+    large = np.zeros((1 << 12, (1 << 10) + 3), np.float32)
+    assert not holds_nan(large)
+    flat = large.reshape(-1)
+    for place in (0, (1 << 21) - 1, 1 << 21, (1 << 21) + (1 << 16), flat.size // 2, flat.size - 1):
+        flat[place] = np.nan
+        assert holds_nan(large) and holds_nan(large.T), place
+        flat[place] = 0.0

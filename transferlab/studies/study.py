@@ -498,11 +498,16 @@ def _changed(theirs: dict[str, Any], mine: dict[str, Any]) -> Iterable[str]:
     if theirs.get("grid") != mine.get("grid"):
         yield "grid"
     for name in ("budgets", "seeds"):
-        if not set(theirs.get(name, ())) <= set(mine.get(name, ())):
+        if not _each(theirs.get(name)) <= _each(mine.get(name)):
             yield f"{name} (some were removed)"
     for name, arm in theirs.get("methods", {}).items():
         if name in mine["methods"] and _without_caps(mine["methods"][name]) != _without_caps(arm):
             yield f"methods.{name}"
+
+
+def _each(value: Any) -> set[Any]:
+    """Seeds or budgets of a ``config.json``; earlier versions wrote a single one as it was given on the command line."""
+    return set(value) if isinstance(value, list) else {value} - {None}
 
 
 def _without_caps(arm: dict[str, Any]) -> dict[str, Any]:
