@@ -37,14 +37,22 @@ def evaluated(state: State) -> trees.Tree:
 class Compiled:
     """A jitted function that is compiled ahead of time, once for each shape of what varies, and counts what it costs.
 
+    Args:
+        function: to compile.
+        varies: places of the arguments whose shapes vary.
+        donate: places of the arguments that a call takes over.
+        counted: whether ``flops`` will be asked for each shape: what was traced is kept till then.
+
     Attributes:
         compilations: how many shapes were compiled.
         seconds: time spent compiling.
     """
 
-    def __init__(self, function: Callable[..., Any], varies: tuple[int, ...], donate: tuple[int, ...] = ()):
+    def __init__(
+        self, function: Callable[..., Any], varies: tuple[int, ...], donate: tuple[int, ...] = (), counted: bool = False
+    ):
         self._jit = jax.jit(function, donate_argnums=donate)
-        self._varies = varies
+        self._varies, self._counted = varies, counted
         self._programs: dict[tuple, Any] = {}
         self._lowered: dict[tuple, Any] = {}
         self._flops: dict[tuple, float] = {}
@@ -64,8 +72,10 @@ class Compiled:
         with self._lock:
             if mark not in self._programs:
                 start = time.perf_counter()
-                self._lowered[mark] = self._jit.lower(*args)
-                self._programs[mark] = self._lowered[mark].compile()
+                lowered = self._jit.lower(*args)
+                self._programs[mark] = lowered.compile()
+                if self._counted and mark not in self._flops:
+                    self._lowered[mark] = lowered
                 self.seconds += time.perf_counter() - start
             return self._programs[mark]
 
@@ -246,7 +256,7 @@ class Program:
     @cached_property
     def step(self) -> Compiled:
         """(state, frozen, batch, hyper) → (state, metrics). The state is donated; the frozen tree is not."""
-        return Compiled(self.advance, varies=(2,), donate=(0,))
+        return Compiled(self.advance, varies=(2,), donate=(0,), counted=True)
 
     @cached_property
     def population(self) -> Compiled:
