@@ -9,7 +9,8 @@ import pytest
 from scipy.special import erf
 
 from transferlab import trees
-from transferlab.models.layers import Attention, Embedding, LayerNorm, Linear, dropout, gelu
+from transferlab.models.attention import Attention
+from transferlab.models.layers import Embedding, LayerNorm, Linear, dropout, gelu
 
 KEY = jax.random.key(3)
 

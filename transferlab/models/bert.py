@@ -16,12 +16,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import (
     ACTIVATIONS,
-    Attention,
     Embedding,
     Key,
     LayerNorm,

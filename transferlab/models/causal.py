@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
-from transferlab.models.layers import Key, dropout
+from transferlab.models.layers import Key
 
 # ---------------------------------------------------------------------------------------------------------------
 # Positions
@@ -170,43 +170,6 @@ def visible(carry: Carry, window: int | None = None) -> Bool[Array, "batch queri
     if window is not None:
         seen = seen & (carry["positions"][:, :, None] - positions[:, None, :] < window)
     return seen
-
-
-def grouped_attention(
-    query: Float[Array, "batch queries heads width"],
-    key: Float[Array, "batch keys groups width"],
-    value: Float[Array, "batch keys groups width"],
-    seen: Bool[Array, "batch queries keys"],
-    *,
-    scale: float,
-    soft_cap: float | None = None,
-    rate: float = 0.0,
-    random: Key | None = None,
-) -> Float[Array, "batch queries features"]:
-    """Attention in which neighbouring heads share keys and values (Ainslie et al. 2023), which are not repeated.
-
-    Scores become float32 before the soft cap, the mask and the softmax. A row that sees nothing attends evenly.
-
-    Args:
-        query: after any norm and rotation.
-        key: likewise.
-        value: of each key.
-        seen: which keys each query may see.
-        scale: of the scores.
-        soft_cap: ``cap · tanh(score / cap)``.
-        rate: of dropout on the weights.
-        random: its key; None drops nothing.
-    """
-    batch, length, heads, width = query.shape
-    groups = key.shape[2]
-    query = (query * scale).reshape(batch, length, groups, heads // groups, width)
-    scores = jnp.einsum("bqgnd,bkgd->bgnqk", query, key).astype(jnp.float32)
-    if soft_cap is not None:
-        scores = jnp.tanh(scores / soft_cap) * soft_cap
-    scores = jnp.where(seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), rate, random)
-    mixed = jnp.einsum("bgnqk,bkgd->bqgnd", weights, value)
-    return mixed.reshape(batch, length, heads * width)
 
 
 # ---------------------------------------------------------------------------------------------------------------

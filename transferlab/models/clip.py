@@ -16,11 +16,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, tower_stages
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length
 from transferlab.models.layers import (
     ACTIVATIONS,
-    Attention,
     Constant,
     Embedding,
     Key,

@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry
-from transferlab.models.causal import Decoder, grouped_attention, remember, token_ids, token_inputs, visible
+from transferlab.models.causal import Decoder, remember, token_ids, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, LayerNorm, Linear, Normal, dropout
 
@@ -148,9 +149,8 @@ class SelfAttention(nnx.Module):
             for project, k in zip((self.query, self.key, self.value), keys, strict=False)
         )
         carry, key_, value = remember(carry, self.number, key_, value)
-        mixed = grouped_attention(
-            query, key_, value, visible(carry), scale=self.scale, rate=self.dropout, random=keys[3]
-        )
+        seen = visible(carry)
+        mixed = attend(query, key_, value, scale=self.scale, mask=seen, rate=self.dropout, random=keys[3])
         return carry, self.output(mixed, keys[4])
 
 

@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 Key = jax.Array
 
@@ -174,66 +174,6 @@ class RMSNorm(nnx.Module):
         if self.offset:
             return (normal * (1.0 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
         return self.scale[...].astype(x.dtype) * normal.astype(x.dtype)
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels.
-
-    ``bias`` says whether query, key and value have one, ``output_bias`` whether the output has.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        heads: int,
-        *,
-        dropout: float,
-        bias: bool = True,
-        output_bias: bool = True,
-        initialiser: Initialiser = TruncatedNormal(0.02),
-    ):
-        self.query = Linear(features, features, bias=bias, initialiser=initialiser)
-        self.key = Linear(features, features, bias=bias, initialiser=initialiser)
-        self.value = Linear(features, features, bias=bias, initialiser=initialiser)
-        self.output = Linear(features, features, bias=output_bias, initialiser=initialiser)
-        self.heads = heads
-        self.dropout = dropout
-
-    def __call__(
-        self,
-        x: Float[Array, "batch length features"],
-        mask: Bool[Array, "batch length"] | Bool[Array, "batch length length"] | None,
-        key: Key | None = None,
-        *,
-        bias: Float[Array, "heads length length"] | None = None,
-        rotate: Callable[[Array], Array] | None = None,
-    ) -> Float[Array, "batch length features"]:
-        """Attend over the positions where ``mask`` is true (everywhere without one); it may say so for each query.
-
-        A row whose mask is all false attends evenly. ``bias`` is added to the scaled scores; ``rotate`` acts on queries
-        and keys (batch, heads, length, width), as rotary positions do.
-        """
-        batch, length, features = x.shape
-        keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
-
-        def split(y: Float[Array, "batch length features"]) -> Float[Array, "batch heads length width"]:
-            return y.reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3)
-
-        query, key_, value = (
-            split(project(x, k)) for project, k in zip((self.query, self.key, self.value), keys, strict=False)
-        )
-        if rotate is not None:
-            query, key_ = rotate(query), rotate(key_)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query * (1.0 / math.sqrt(features // self.heads)), key_)
-        scores = scores.astype(jnp.float32)
-        if bias is not None:
-            scores = scores + bias
-        if mask is not None:
-            seen = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-            scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
-        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
-        return self.output(mixed.transpose(0, 2, 1, 3).reshape(batch, length, features), keys[4])
 
 
 @jax.custom_jvp

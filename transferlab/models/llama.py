@@ -16,11 +16,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry
 from transferlab.models.causal import (
     Decoder,
     Rope,
-    grouped_attention,
     remember,
     rotate,
     token_ids,
@@ -416,8 +416,8 @@ class SelfAttention(nnx.Module):
             query, key_ = self.query_norm(query), self.key_norm(key_)
         query, key_ = (rotate(one, carry["positions"], self.rope) for one in (query, key_))
         carry, key_, value = remember(carry, self.number, key_, value)
-        mixed = grouped_attention(
-            query, key_, value, visible(carry, self.window), scale=self.scale, soft_cap=self.soft_cap,
+        mixed = attend(
+            query, key_, value, scale=self.scale, mask=visible(carry, self.window), soft_cap=self.soft_cap,
             rate=self.dropout, random=keys[3],
         )  # fmt: skip
         y = self.output(mixed, keys[4])

@@ -19,13 +19,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
 from transferlab.models.layers import (
     ACTIVATIONS,
-    Attention,
     Embedding,
     Key,
     LayerNorm,
@@ -243,17 +243,17 @@ class Layer(nnx.Module):
 
 
 def rotation(positions: Int[Array, "batch length"], theta: float) -> Callable[[Array], Array]:
-    """Return the map that turns (batch, heads, length, width) by its positions (Su et al. 2021, section 3.2).
+    """Return the map that turns (batch, length, heads, width) by its positions (Su et al. 2021, section 3.2).
 
     Feature ``i`` of the first half and of the second are one pair; it turns by ``position · theta^(-2i / width)``.
     Computed in float32.
     """
 
-    def rotate(x: Float[Array, "batch heads length width"]) -> Float[Array, "batch heads length width"]:
+    def rotate(x: Float[Array, "batch length heads width"]) -> Float[Array, "batch length heads width"]:
         width = x.shape[-1]
         # In float32 as the origin: in a long text the last bit of a frequency shows.
         speeds = np.float32(1.0) / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
-        angles = positions[:, None, :, None].astype(jnp.float32) * speeds
+        angles = positions[:, :, None, None].astype(jnp.float32) * speeds
         cos, sin = jnp.cos(angles), jnp.sin(angles)
         first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)

@@ -7,7 +7,6 @@ come from the config; window, shift and mask follow from shapes and are static.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import jax
@@ -17,11 +16,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import (
     ACTIVATIONS,
-    Attention,
     Key,
     LayerNorm,
     Linear,
@@ -162,23 +161,8 @@ class WindowAttention(Attention):
         self, x: Float[Array, "batch windows length features"], mask: np.ndarray | None, key: Key | None
     ) -> Float[Array, "batch windows length features"]:
         """Attend within the windows; ``mask`` (windows, length, length) is added to the scores."""
-        batch, windows, length, features = x.shape
-        keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
-
-        def split(y: Array) -> Array:
-            return y.reshape(batch, windows, length, self.heads, -1).transpose(0, 1, 3, 2, 4)
-
-        query, key_, value = (
-            split(project(x, k)) for project, k in zip((self.query, self.key, self.value), keys, strict=False)
-        )
-        scores = jnp.einsum("bwhqd,bwhkd->bwhqk", query * (1.0 / math.sqrt(features // self.heads)), key_)
         bias = self.position_bias[...][_differences(self.side)].transpose(2, 0, 1)
-        scores = scores.astype(jnp.float32) + bias
-        if mask is not None:
-            scores = scores + mask[:, None]
-        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
-        mixed = jnp.einsum("bwhqk,bwhkd->bwhqd", weights, value)
-        return self.output(mixed.transpose(0, 1, 3, 2, 4).reshape(batch, windows, length, features), keys[4])
+        return self(x, None, key, bias=bias if mask is None else bias + mask[:, None])
 
 
 def _differences(side: int) -> np.ndarray:

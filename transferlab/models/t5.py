@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, build_head
@@ -168,18 +169,12 @@ class Attention(nnx.Module):
         """Attend over the states where ``mask`` is true; a row whose mask is all false attends evenly."""
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
 
-        def split(y: Float[Array, "batch length features"]) -> Float[Array, "batch heads length width"]:
-            return y.reshape(*y.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
-
-        query = split(self.query(x, keys[0]))
-        key_, value = split(self.key(states, keys[1])), split(self.value(states, keys[2]))
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key_).astype(jnp.float32)
-        if bias is not None:
-            scores = scores + bias.astype(jnp.float32)
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, keys[3])
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).transpose(0, 2, 1, 3)
-        return self.output(mixed.reshape(*x.shape[:2], -1), keys[4])
+        query, key_, value = (
+            project(given, k).reshape(*given.shape[:2], self.heads, -1)
+            for project, given, k in zip((self.query, self.key, self.value), (x, states, states), keys, strict=False)
+        )
+        mixed = attend(query, key_, value, scale=1.0, mask=mask, bias=bias, rate=self.dropout, random=keys[3])
+        return self.output(mixed, keys[4])
 
 
 class Mlp(nnx.Module):

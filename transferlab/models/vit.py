@@ -18,11 +18,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool
 from transferlab.models.layers import (
     ACTIVATIONS,
-    Attention,
     Constant,
     Key,
     LayerNorm,

@@ -14,11 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import HeadConfig, build_head
 from transferlab.models.layers import (
     ACTIVATIONS,
-    Attention,
     Key,
     LayerNorm,
     Linear,

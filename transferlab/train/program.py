@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from transferlab import trees
+from transferlab.models.attention import plain
 from transferlab.models.backbone import Carry, key_for, run_stages
 from transferlab.select import owns
 from transferlab.tasks.classification import Classification
@@ -295,7 +296,8 @@ class Program:
         """
 
         def member(state: State, frozen: trees.Tree, batch: dict, live: jax.Array, hyper: dict) -> tuple[State, dict]:
-            new, metrics = self.advance(state, frozen, batch, hyper)
+            with plain():
+                new, metrics = self.advance(state, frozen, batch, hyper)
             return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, state), metrics
 
         return Compiled(jax.vmap(member, in_axes=(0, None, 0, 0, 0)), varies=(2,), donate=(0,))

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferlab import trees
+from transferlab import models, trees
 from transferlab.models.backbone import Carry, run_stages
 
 FLOPS_PER_BYTE = 100.0
@@ -170,7 +171,7 @@ def _described(definition: trees.Definition, stop: int, transform: Any, data_sha
 
 @cache
 def code_version(module: str) -> str:
-    """Hash of the source of a family's file and of what families share: changed code is another key."""
-    names = (module, "transferlab.models.layers", "transferlab.models.backbone", "transferlab.models.heads")
-    text = "".join(inspect.getsource(sys.modules[name]) for name in names)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Hash of the source of a model's module and of all families and what they share: changed code is another key."""
+    families = sorted(Path(models.__file__).parent.glob("*.py"))
+    texts = [inspect.getsource(sys.modules[module]), *(file.read_text(encoding="utf-8") for file in families)]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]

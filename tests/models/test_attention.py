@@ -1,0 +1,155 @@
+"""Attention against its definition, in all forms that families ask for; what goes to a GPU's fused kernel, and what not."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferlab.models import attention
+from transferlab.models.attention import attend
+
+QUERIES, KEYS, WIDTH = 4, 6, 8
+BIAS = np.random.default_rng(2).normal(size=(6, QUERIES, KEYS)).astype(np.float32)
+
+
+def drawn(heads: int, groups: int, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    shapes = [(2, QUERIES, heads, WIDTH), (2, KEYS, groups, WIDTH), (2, KEYS, groups, WIDTH)]
+    query, key, value = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+    return query, key, value
+
+
+def masks() -> dict[str, np.ndarray | None]:
+    seen = np.random.default_rng(1).random((2, QUERIES, KEYS)) < 0.6
+    seen[..., 0] = True
+    return {"none": None, "of keys": seen[:, 0], "of each query": seen}
+
+
+def defined(query, key, value, *, scale, mask=None, bias=0.0, soft_cap=None) -> np.ndarray:
+    """The definition in float64, a head at a time."""
+    query, key, value = (np.asarray(x.astype(jnp.float32), np.float64) for x in (query, key, value))
+    batch, queries, heads, width = query.shape
+    shared = heads // key.shape[2]
+    out = np.zeros((batch, queries, heads, width))
+    bias = np.broadcast_to(bias, (heads, queries, key.shape[1]))
+    for b, h in np.ndindex(batch, heads):
+        scores = query[b, :, h] @ key[b, :, h // shared].T * scale
+        scores = scores if soft_cap is None else np.tanh(scores / soft_cap) * soft_cap
+        scores = scores + bias[h]
+        if mask is not None:
+            scores = np.where(mask[b] if mask.ndim == 3 else mask[b][None], scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        out[b, :, h] = weights / weights.sum(-1, keepdims=True) @ value[b, :, h // shared]
+    return out.reshape(batch, queries, heads * width)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("more", [{}, {"soft_cap": 1.5}, {"bias": BIAS}])
+def test_attention_is_not_the_definitions(groups: int, mask: str, more: dict[str, Any]) -> None:
+    given = drawn(6, groups)
+    want = defined(*given, scale=0.3, mask=masks()[mask], **more)
+    more = {name: jnp.asarray(value) if name == "bias" else value for name, value in more.items()}
+    np.testing.assert_allclose(attend(*given, scale=0.3, mask=_array(masks()[mask]), **more), want, atol=1e-5)
+
+
+def test_windows_beside_the_batch_see_each_other() -> None:
+    query, key, value = drawn(6, 6)
+    bias = jnp.asarray(np.random.default_rng(2).normal(size=(3, 6, QUERIES, KEYS)), jnp.float32)
+    windows = [jnp.stack([x * (w + 1) for w in range(3)], axis=1) for x in (query, key, value)]
+    got = attend(*windows, scale=0.3, bias=bias)
+    for w in range(3):
+        one = attend(query * (w + 1), key * (w + 1), value * (w + 1), scale=0.3, bias=bias[w])
+        np.testing.assert_allclose(got[:, w], one, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("mask", masks())
+def test_half_precision_is_far_from_the_definition(dtype: Any, mask: str) -> None:
+    # On a GPU this is the fused kernel.
+    given = drawn(6, 2, dtype)
+    got = jax.jit(partial(attend, scale=0.3))(*given, mask=_array(masks()[mask]))
+    assert got.dtype == dtype
+    want = defined(*given, scale=0.3, mask=masks()[mask])
+    np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.03)
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("cut", [(0, 0), (1, 1), (0, 1), (1, 0)])
+def test_jaxs_own_call_is_asked_for_something_else(
+    groups: int, mask: str, cut: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel is asked for, by JAX's portable form of the same call: values and gradients, of odd lengths too."""
+    given = tuple(x[:, n:] for x, n in zip(drawn(6, groups), (cut[0], cut[1], cut[1]), strict=True))
+    seen = masks()[mask]
+    seen = None if seen is None else seen[..., cut[1] :] if seen.ndim == 2 else seen[:, cut[0] :, cut[1] :]
+    target = jnp.asarray(np.random.default_rng(3).normal(size=(2, QUERIES - cut[0], 48)), jnp.float32)
+
+    def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return (attend(query, key, value, scale=0.3, mask=_array(seen)) * target).sum()
+
+    plain = jax.value_and_grad(loss, argnums=(0, 1, 2))(*given)
+    fused, asked = attention._fused, []
+    monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: True)
+    monkeypatch.setattr(attention, "_fused", lambda *args: asked.append(args[-1]) or fused(*args[:-1], "xla"))
+    portable = jax.value_and_grad(loss, argnums=(0, 1, 2))(*given)
+    assert asked == ["cudnn"]
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(portable), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_the_kernel_is_given_what_it_cannot_do_or_not_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_kernel_compiles", lambda *kind: True)
+    asked = []
+    monkeypatch.setattr(attention, "_fused", lambda *args: asked.append(args) or args[0])
+    key, bias = jax.random.key(0), jnp.zeros((6, QUERIES, KEYS))
+    mask = jnp.ones((2, KEYS), bool)
+
+    def goes(dtype: Any = jnp.bfloat16, width: int = WIDTH, **more: Any) -> bool:
+        asked.clear()
+        query, keys, value = (x[..., :width] for x in drawn(6, 2, dtype))
+        attend(query, keys, value, scale=1.0, **more)
+        return bool(asked)
+
+    assert goes() and goes(jnp.float16) and goes(mask=mask) and goes(rate=0.1)
+    assert goes(rate=0.0, random=key)
+    assert not goes(jnp.float32) and not goes(rate=0.1, random=key) and not goes(bias=bias) and not goes(soft_cap=30.0)
+    assert not goes(width=6)
+    with attention.plain():
+        assert not goes()
+    assert goes()
+
+
+def test_a_kernel_that_is_not_to_be_had_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = drawn(6, 6, jnp.bfloat16)
+    want = jax.jit(partial(attend, scale=0.3))(*given)
+    # A driver without cuDNN's kernels: JAX raises when it is asked for them.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_fused", _refused)
+    attention._kernel_compiles.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                np.testing.assert_array_equal(jax.jit(partial(attend, scale=0.3))(*given), want)
+        assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1
+        assert "cuDNN is not detected" in caplog.text
+    finally:
+        attention._kernel_compiles.cache_clear()
+
+
+def _refused(*args: Any) -> jax.Array:
+    raise RuntimeError("cuDNN is not detected.")
+
+
+def _array(mask: np.ndarray | None) -> jax.Array | None:
+    return None if mask is None else jnp.asarray(mask)

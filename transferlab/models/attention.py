@@ -1,0 +1,194 @@
+"""Scaled dot-product attention, written once for all families, and the module that most of them use.
+
+On a GPU, cuDNN's fused kernel (Dao et al. 2022, "FlashAttention") takes what it can: half precision, no bias, no dropout
+on the weights. It never holds the scores in memory. Everything else, and every other device, has the plain form.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from transferlab.models.layers import Initialiser, Key, Linear, TruncatedNormal, dropout
+
+Mask = Bool[Array, "*batch keys"] | Bool[Array, "*batch #queries keys"]
+"""Which keys may be seen: by all queries, or by each."""
+
+
+def attend(
+    query: Float[Array, "*batch queries heads width"],
+    key: Float[Array, "*batch keys groups width"],
+    value: Float[Array, "*batch keys groups width"],
+    *,
+    scale: float,
+    mask: Mask | None = None,
+    bias: Float[Array, "*#batch heads queries keys"] | None = None,
+    soft_cap: float | None = None,
+    rate: float = 0.0,
+    random: Key | None = None,
+) -> Float[Array, "*batch queries features"]:
+    """Attention (Vaswani et al. 2017, equation 1), in which neighbouring heads may share keys and values (Ainslie et al.
+    2023), which are not repeated.
+
+    Scores become float32 before the soft cap, the bias, the mask and the softmax. A query whose mask is all false attends
+    evenly.
+
+    Args:
+        query: after any norm and rotation.
+        key: likewise, for as many groups as divide the heads.
+        value: of each key.
+        scale: of the scores.
+        mask: true where a key may be seen; everywhere without one.
+        bias: added to the scaled scores.
+        soft_cap: ``cap · tanh(score / cap)``.
+        rate: of dropout on the weights.
+        random: its key; None drops nothing.
+    """
+    *batch, queries, heads, width = query.shape
+    keys, groups = key.shape[-3:-1]
+    if mask is not None:
+        mask = mask[..., None, None, :] if mask.ndim == len(batch) + 1 else mask[..., None, :, :]
+    whole = bias is None and soft_cap is None and (random is None or rate == 0.0)
+    if whole and len(batch) == 1 and _fits_kernel(query.dtype, queries, keys, width, mask is not None):
+        return _fused(query, key, value, scale, mask, "cudnn").reshape(*batch, queries, heads * width)
+    # The heads of a group stand beside each other as queries: one product of two matrices for each group.
+    asked = (query * scale).swapaxes(-2, -3).reshape(*batch, groups, heads // groups * queries, width)
+    key, value = key.swapaxes(-2, -3), value.swapaxes(-2, -3)
+    scores = jnp.einsum("...qd,...kd->...qk", asked, key).reshape(*batch, heads, queries, keys)
+    scores = scores.astype(jnp.float32)
+    if soft_cap is not None:
+        scores = jnp.tanh(scores / soft_cap) * soft_cap
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), rate, random)
+    mixed = jnp.einsum("...qk,...kd->...qd", weights.reshape(*batch, groups, -1, keys), value)
+    mixed = mixed.reshape(*batch, heads, queries, width).swapaxes(-2, -3)
+    return mixed.reshape(*batch, queries, heads * width)
+
+
+def _fused(
+    query: Array, key: Array, value: Array, scale: float, mask: Array | None, implementation: Literal["cudnn", "xla"]
+) -> Float[Array, "batch queries heads width"]:
+    """What JAX has as one call. It refuses odd lengths where gradients are asked for, so they become even."""
+    (batch, queries), keys = query.shape[:2], key.shape[1]
+    more, asked, answered = (queries % 2, keys % 2), None, None
+    if mask is not None:
+        # cuDNN wants a mask for each query.
+        mask = jnp.broadcast_to(mask, (batch, 1, queries, keys))
+    if any(more):
+        query, key, value = (
+            jnp.pad(x, ((0, 0), (0, n), (0, 0), (0, 0)))
+            for x, n in ((query, more[0]), (key, more[1]), (value, more[1]))
+        )
+        if mask is None:
+            asked, answered = (jnp.full((batch,), length, jnp.int32) for length in (queries, keys))
+        else:
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, more[0]), (0, more[1])))
+    mixed = jax.nn.dot_product_attention(
+        query, key, value, mask=mask, scale=scale, query_seq_lengths=asked, key_value_seq_lengths=answered,
+        implementation=implementation,
+    )  # fmt: skip
+    return mixed[:, :queries]
+
+
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Keep the fused kernel out of what is traced within: it cannot be mapped over (``jax.vmap``) with a mask, or where
+    lengths are odd.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def _fits_kernel(dtype: jnp.dtype, queries: int, keys: int, width: int, masked: bool) -> bool:
+    """Whether cuDNN's kernel takes this."""
+    if _plain.get():
+        return False
+    if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16) or width % 8 or width > 128:
+        return False
+    return _kernel_compiles(jnp.dtype(dtype).name, width, masked, bool(queries % 2 or keys % 2))
+
+
+@cache
+def _kernel_compiles(dtype: str, width: int, masked: bool, odd: bool) -> bool:
+    """Try it once: whether this device, driver and cuDNN have the kernel is for them to say."""
+    length = 63 if odd else 64
+    x = jax.ShapeDtypeStruct((1, length, 1, width), dtype)
+    mask = jax.ShapeDtypeStruct((1, 1, length, length), bool) if masked else None
+
+    def total(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+        return _fused(query, key, value, 1.0, mask, "cudnn").astype(jnp.float32).sum()
+
+    try:
+        jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(x, x, x, mask).compile()
+    except Exception as error:
+        logging.getLogger(__name__).warning("cuDNN's attention is not to be had here, the plain one is used: %s", error)
+        return False
+    return True
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention (Vaswani et al. 2017) with separate query, key, value and output kernels.
+
+    ``bias`` says whether query, key and value have one, ``output_bias`` whether the output has.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        *,
+        dropout: float,
+        bias: bool = True,
+        output_bias: bool = True,
+        initialiser: Initialiser = TruncatedNormal(0.02),
+    ):
+        self.query = Linear(features, features, bias=bias, initialiser=initialiser)
+        self.key = Linear(features, features, bias=bias, initialiser=initialiser)
+        self.value = Linear(features, features, bias=bias, initialiser=initialiser)
+        self.output = Linear(features, features, bias=output_bias, initialiser=initialiser)
+        self.heads = heads
+        self.dropout = dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch length features"],
+        mask: Mask | None,
+        key: Key | None = None,
+        *,
+        bias: Float[Array, "*#batch heads length length"] | None = None,
+        rotate: Callable[[Array], Array] | None = None,
+    ) -> Float[Array, "*batch length features"]:
+        """Attend over the positions where ``mask`` is true (everywhere without one); it may say so for each query.
+
+        ``bias`` is added to the scaled scores; ``rotate`` acts on queries and keys (batch, length, heads, width), as
+        rotary positions do.
+        """
+        keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
+        query, key_, value = (
+            project(x, k).reshape(*x.shape[:-1], self.heads, -1)
+            for project, k in zip((self.query, self.key, self.value), keys, strict=False)
+        )
+        if rotate is not None:
+            query, key_ = rotate(query), rotate(key_)
+        scale = 1.0 / math.sqrt(query.shape[-1])
+        mixed = attend(query, key_, value, scale=scale, mask=mask, bias=bias, rate=self.dropout, random=keys[3])
+        return self.output(mixed, keys[4])
