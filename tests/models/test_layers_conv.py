@@ -120,3 +120,11 @@ def test_padding_rows_leak_into_the_statistics_of_a_training_batch():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     want_state, got_state = trees.state_of(one), trees.state_of(other)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got_state, want_state)
+
+
+def test_a_part_that_is_all_padding_moves_the_statistics() -> None:
+    norm = filled(BatchNorm(3, eps=1e-3, momentum=0.1))
+    before = np.asarray(norm.mean[...]), np.asarray(norm.var[...])
+    norm(jnp.zeros((4, 2, 2, 3)), jax.random.key(0), jnp.zeros(4))
+    np.testing.assert_array_equal(norm.mean[...], before[0])
+    np.testing.assert_array_equal(norm.var[...], before[1])

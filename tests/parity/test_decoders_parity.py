@@ -143,6 +143,33 @@ def test_a_config_as_transformers_4_wrote_it_means_another_model(name: str, tmp_
     assert tl.load(tmp_path).config == want
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama 3.1", {"rope_scaling": YARN}),
+        ("qwen3", {"rope_scaling": {"type": "linear", "factor": 3.0}, "rope_theta": 700.0}),
+        ("gemma 2", {"rope_scaling": {}, "rope_theta": 700.0}),
+        ("gemma 3", {"rope_scaling": YARN, "rope_theta": 700.0}),
+    ],
+)
+def test_of_two_descriptions_of_the_rotary_positions_the_origin_follows_the_other(
+    name: str, changes: dict, tmp_path: Path
+) -> None:
+    model = made(name)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    raw = json.loads(path.read_text())
+    assert "rope_parameters" in raw
+    path.write_text(json.dumps({**raw, **changes}))
+    theirs = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    given = inputs()
+    seen = given["attention_mask"].astype(bool)
+    near(name)(np.asarray(tl.load(tmp_path)(given)["logits"])[seen], origin(theirs, given).logits[seen])
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gemma 3"])
 def test_a_classifier_of_the_origin_sees_another_token(name: str, tmp_path: Path) -> None:
     labels = {"id2label": {0: "bad", 1: "fair", 2: "good"}, "label2id": {"bad": 0, "fair": 1, "good": 2}}
@@ -151,6 +178,29 @@ def test_a_classifier_of_the_origin_sees_another_token(name: str, tmp_path: Path
     source, given = tl.load(tmp_path), inputs()
     near(name)(source(given)["logits"], origin(model, given).logits)
     assert source.labels == ("bad", "fair", "good") and source.head.pooling == "last"
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("llama", "ForTokenClassification"),
+        ("llama", "ForQuestionAnswering"),
+        ("mistral", "ForQuestionAnswering"),
+        ("gpt2, untied", "ForTokenClassification"),
+        ("gpt2, untied", "ForQuestionAnswering"),
+        ("gpt2", "DoubleHeadsModel"),
+    ],
+)
+def test_the_origins_head_of_another_task_keeps_its_decoder_unread(name: str, task: str, tmp_path: Path) -> None:
+    body, family = made(name, "body"), MODELS[name][0]
+    model = getattr(transformers, f"{family}{task}")(body.config)
+    getattr(model, "transformer" if hasattr(model, "transformer") else "model").load_state_dict(body.state_dict())
+    model.save_pretrained(tmp_path)
+    source, given = tl.load(tmp_path), inputs()
+    assert source.unused and all("another task" in why for _, why in source.unused)
+    seen = given["attention_mask"].astype(bool)
+    want = origin(body, given).last_hidden_state[seen]
+    near(name)(np.asarray(source(given)["hidden"])[seen], want, what="hidden")
 
 
 @pytest.mark.parametrize("name", ["gpt2, untied", "llama", "gemma 2"])

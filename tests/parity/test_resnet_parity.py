@@ -80,6 +80,19 @@ def test_feature_maps_and_logits_equal_transformers(name: str, tmp_path: Path) -
     assert source.labels == ("cat", "dog", "cow")
 
 
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+@pytest.mark.parametrize("act", ["gelu", "silu"])
+def test_another_activation_acts_between_a_blocks_convolutions(act: str, kind: str, tmp_path: Path) -> None:
+    """``hidden_act`` is of the stem and after the sum."""
+    config = transformers.ResNetConfig(
+        embedding_size=6, hidden_sizes=[8, 12], depths=[2, 1], layer_type=kind, hidden_act=act, num_labels=3
+    )
+    made = moved(transformers.ResNetForImageClassification(config))
+    made.save_pretrained(tmp_path)
+    given = pixels(45, 71)
+    near(tl.load(tmp_path)({"pixel_values": given})["logits"], made(channels_first(given)).logits)
+
+
 def test_written_here_is_read_by_transformers(tmp_path: Path) -> None:
     config = transformers.ResNetConfig(**ORIGINS["bottlenecks, fourteen blocks"])
     moved(transformers.ResNetModel(config)).save_pretrained(tmp_path / "old")

@@ -89,6 +89,25 @@ def test_a_head_of_its_own_is_read_and_unscaled(tmp_path: Path) -> None:
     assert np.abs(hidden.logits.numpy() - origin(model, given).logits.numpy()).max() > 0.1
 
 
+@pytest.mark.parametrize("size", ["1.0, twelve layers", "gated silu, one head, one decoder layer"])
+def test_a_scaled_head_of_its_own_is_thrown_away_or_unscaled(size: str, tmp_path: Path) -> None:
+    """Where a file holds an ``lm_head`` that is not the table, the origin does not tie it; its scale stays."""
+    config = transformers.T5Config(**SIZES[size])
+    randomised(transformers.T5ForConditionalGeneration(config)).save_pretrained(tmp_path)
+    file, given = tmp_path / "model.safetensors", inputs(config.vocab_size)
+    head = np.random.default_rng(1).normal(size=(config.vocab_size, config.d_model)).astype(np.float32)
+    save_file(load_file(file) | {"lm_head.weight": head}, file, {"format": "pt"})
+    seen = given["decoder_attention_mask"].astype(bool)
+    model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    source = tl.load(tmp_path)
+    near(source(given)["logits"], origin(model, given).logits, seen, size)
+    assert source.head == source.config.language_model(tied=False) and not source.unused
+    leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
+    save_file(to_file(source.names, leaves), file, {"format": "pt"})
+    again = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    near(origin(again, given).logits, tl.load(tmp_path)(given)["logits"], seen, size, way="written")
+
+
 def test_mt5_equals_the_origin(tmp_path: Path) -> None:
     config = transformers.MT5Config(d_model=20, d_kv=8, d_ff=30, num_layers=2, num_heads=4, vocab_size=50)
     model = randomised(transformers.MT5ForConditionalGeneration(config))
@@ -115,6 +134,22 @@ def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> Non
     again = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours").eval()
     got = tl.load(tmp_path / "ours")(given)["hidden"]
     near(origin_encoder(again, given), got, seen, "1.0, twelve layers", what="hidden", way="written")
+
+
+@pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
+def test_the_origins_head_of_another_task_keeps_its_encoder_unread(task: str, tmp_path: Path) -> None:
+    size = "1.0, twelve layers"
+    config = transformers.T5Config(**SIZES[size], decoder_start_token_id=0)
+    model = randomised(getattr(transformers, f"T5For{task}")(config))
+    model.save_pretrained(tmp_path)
+    source = tl.load(tmp_path)
+    source = source.encoder() if source.config.num_decoder_layers else source
+    given = {name: value for name, value in inputs(71).items() if not name.startswith("decoder")}
+    body = getattr(model, "transformer", model).encoder
+    with torch.no_grad():
+        want = body(**{name: torch.tensor(value) for name, value in given.items()})
+    seen = given["attention_mask"].astype(bool)
+    near(source(given)["hidden"], want.last_hidden_state, seen, size, what="hidden")
 
 
 def origin_encoder(model, given):

@@ -74,3 +74,52 @@ def test_t5s_sentencepiece_vocabulary_gives_other_ids_than_the_origins(extra: in
     theirs = transformers.T5Tokenizer(vocab=[*entries, *sentinels], extra_ids=count)
     compare(tmp_path, "t5", theirs, [*AWKWARD, "the<extra_id_0> sat <extra_id_6>on", "<pad> and </s>"])
     compare(tmp_path, "mt5", theirs, AWKWARD[:4])
+
+
+GENERAL = {"tokenizer_class": "PreTrainedTokenizerFast"}
+UNCASED, PREFIXED = {"do_lower_case": False}, {"add_prefix_space": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("bert", UNCASED),
+        ("bert", {"strip_accents": False}),
+        ("bert", {"tokenize_chinese_chars": False}),
+        ("bert", {**UNCASED, "tokenizer_class": None}),
+        ("bert", {**UNCASED, **GENERAL}),
+        ("bert, cased", {"do_lower_case": None}),
+        ("distilbert", UNCASED),
+        ("mpnet", UNCASED),
+        ("roberta", PREFIXED),
+        ("roberta", {**PREFIXED, **GENERAL}),
+        ("gpt2", PREFIXED),
+        ("llama", {**PREFIXED, "tokenizer_class": None}),
+        ("llama", {**PREFIXED, "tokenizer_class": "GPT2Tokenizer"}),
+        ("qwen2", PREFIXED),
+        ("xlm-roberta", {"add_prefix_space": False}),
+        ("camembert", {"add_prefix_space": False}),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_tokenizer_json_give_other_ids_than_the_origins(
+    kind: str, settings: dict, tmp_path: Path
+) -> None:
+    kind, _, cased = kind.partition(", ")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    if kind in ("bert", "distilbert", "mpnet"):
+        write_wordpiece(tmp_path, MPNET if kind == "mpnet" else BERT)
+        cls = transformers.MPNetTokenizer if kind == "mpnet" else transformers.BertTokenizer
+        made = cls.from_pretrained(tmp_path, do_lower_case=not cased)
+    elif kind in ("xlm-roberta", "camembert"):
+        first = [(token, 0.0) for token in ROBERTA[:4]]
+        cls = transformers.XLMRobertaTokenizer if kind == "xlm-roberta" else transformers.CamembertTokenizer
+        made = cls(vocab=[*first, *pieces()[3:], ("<mask>", 0.0)])
+    else:
+        write_bpe(tmp_path, ROBERTA if kind == "roberta" else ("<|endoftext|>",))
+        cls = {"roberta": "RobertaTokenizer", "qwen2": "Qwen2Tokenizer"}.get(kind, "GPT2Tokenizer")
+        made = getattr(transformers, cls).from_pretrained(tmp_path)
+    made.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    raw = {**json.loads(path.read_text()), **settings}
+    path.write_text(json.dumps({name: value for name, value in raw.items() if value is not None}))
+    compare(tmp_path, kind, transformers.AutoTokenizer.from_pretrained(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -222,6 +223,47 @@ def test_features_and_logits_equal_timms(name: str, timm, tmp_path: Path) -> Non
     near(name, "timm")(got["hidden"], features, what="hidden", share=8e-6)
     near(name, "timm")(got["logits"], made(channels_first(given)))
     near(name, "timm")(got["pooled"], made.forward_head(features, pre_logits=True), what="pooled")
+
+
+@pytest.mark.parametrize("prefix", [{"class_token": False}, {}, {"reg_tokens": 3}])
+def test_attention_pools_the_tokens_before_the_patches_too(prefix: dict, timm, tmp_path: Path) -> None:
+    sizes = {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3, "global_pool": "map"}
+    made = from_timm(timm, tmp_path, "vit_tiny_patch16_224", **sizes, **prefix)
+    source, given = tl.load(tmp_path), pixels(32)
+    got, features = source({"pixel_values": given}), made.forward_features(channels_first(given))
+    near("ViT", "timm")(got["hidden"], features, what="hidden")
+    near("ViT", "timm")(got["pooled"], made.forward_head(features, pre_logits=True), what="pooled")
+    near("ViT", "timm")(got["logits"], made(channels_first(given)))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pictures_of_other_channels_are_normalised_otherwise_than_timm_does(
+    channels: int, timm, tmp_path: Path
+) -> None:
+    made = from_timm(timm, tmp_path, "vit_tiny_patch16_224", img_size=32, depth=2, in_chans=channels)
+    source = tl.load(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
+    wanted = timm.data.resolve_model_data_config(made)
+    given = replace(source.transform, crop_fraction=1.0)(picture)[None]
+    mean, std = (np.resize(np.float32(wanted[name]), channels) for name in ("mean", "std"))
+    np.testing.assert_allclose(given[0], (picture / np.float32(255) - mean) / std, atol=1e-6)
+    near("ViT", "timm")(source({"pixel_values": given})["logits"], made(channels_first(given)))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pictures_of_other_channels_equal_transformers(channels: int, tmp_path: Path) -> None:
+    sizes = {**WIDE, "intermediate_size": 30, "num_channels": channels, "image_size": 32, "patch_size": 8}
+    made = randomised(transformers.ViTModel(transformers.ViTConfig(**sizes)))
+    made.save_pretrained(tmp_path)
+    values = {"image_mean": [0.1, 0.2, 0.3, 0.4][:channels], "image_std": [0.5, 0.6, 0.7, 0.8][:channels]}
+    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, **values)
+    processor.save_pretrained(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
+    source = tl.load(tmp_path)
+    given = source.transform(picture)[None]
+    want = processor(torch.tensor(picture).permute(2, 0, 1), return_tensors="pt")["pixel_values"]
+    near("ViT")(given.transpose(0, 3, 1, 2), want, what="input")
+    near("ViT")(source({"pixel_values": given})["hidden"], made(want).last_hidden_state, what="hidden")
 
 
 def test_a_distilled_timm_model_equals_timms_features(timm, tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def test_encoder_states_equal_the_origin_and_go_back(size: str, tmp_path: Path) 
     near(encoded(again, features), tl.load(tmp_path)({"input_features": features})["hidden"], way="written")
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_origins_classifier_keeps_its_encoder_unread(weighted: bool, tmp_path: Path) -> None:
+    size = SIZES["one head, 128 bands, tanh gelu"]
+    config = transformers.WhisperConfig(**size, **DECODER, classifier_proj_size=6, use_weighted_layer_sum=weighted)
+    model = randomised(transformers.WhisperForAudioClassification(config))
+    model.save_pretrained(tmp_path)
+    source = tl.load(tmp_path)
+    heads = {f"{name}.{part}" for name in ("projector", "classifier") for part in ("weight", "bias")}
+    assert {key for key, _ in source.unused} == heads | ({"layer_weights"} if weighted else set())
+    features = np.random.default_rng(0).normal(size=(2, 62, 128)).astype(np.float32)
+    near(source({"input_features": features})["hidden"], encoded(model, features))
+
+
 @pytest.mark.parametrize("bands", [80, 128])
 @pytest.mark.parametrize("seconds", [0.3, 7.7, 30.0, 41.0])
 def test_spectrograms_equal_the_origin_sample_by_sample(bands: int, seconds: float, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_a_timm_name_gives_another_size() -> None:
     assert mobilenet_from_timm(timm("mobilenetv2_140", drop_rate=0.2)) == MobileNetV2Config.w140()
     assert convnext_from_timm(timm("convnextv2_huge")) == ConvNeXtConfig.huge().v2()
     assert convnext_from_timm(timm("convnext_nano", ls_init_value=None)).layer_scale_init_value is None
+    assert resnet_from_timm(timm("resnet18", global_pool="", num_classes=0)) == ResNetConfig.resnet18()
     assert bit_from_timm(timm("resnetv2_152x4_bit", 480)) == replace(BitConfig.r152x1().wide(4), image_size=480)
     assert swin_from_timm(timm("swin_large_patch4_window7_224")) == SwinConfig.large()
     large = swin_from_timm(timm("swin_base_patch4_window12_384", 384))
@@ -121,6 +122,9 @@ def test_a_timm_name_gives_another_size() -> None:
     [
         (resnet_from_timm, "resnet50", {"stem_type": "deep"}, r"model_args\.stem_type 'deep' is not supported"),
         (resnet_from_timm, "resnet50", {"global_pool": "max"}, "global_pool 'max' is not supported"),
+        (resnet_from_timm, "resnet50", {"global_pool": ""}, "global_pool '' is not supported; only 'avg'"),
+        (convnext_from_timm, "convnext_tiny", {"global_pool": ""}, "global_pool '' is not supported; only 'avg'"),
+        (swin_from_timm, "swin_tiny_patch4_window7_224", {"global_pool": ""}, "global_pool '' is not supported"),
         (resnet_from_timm, "resnet18", {"in_chans": 1}, r"model_args\.in_chans 1 is not supported"),
         (mobilenet_from_timm, "mobilenetv2_100", {"se_layer": "ese"}, r"model_args\.se_layer 'ese'"),
         (convnext_from_timm, "convnext_tiny", {"head_norm_first": True}, r"model_args\.head_norm_first True"),

@@ -34,7 +34,7 @@ def test_a_directory_comes_back_with_other_bytes_or_without_its_head(kind: str, 
     assert {leaf.key for leaf in source.leaves.values()} == set(tensors)
     back = to_file(source.names, {path: leaf.read() for path, leaf in source.leaves.items()})
     for key, tensor in back.items():
-        full = key if key in tensors else source.names.prefixes[0] + key
+        full = key if key in tensors else source.names.prefixes[-1] + key
         np.testing.assert_array_equal(tensor, tensors[full], err_msg=key)
     if tied:
         out = source(GIVEN)
@@ -75,6 +75,12 @@ def test_a_classifier_on_a_language_model_keeps_the_old_head_or_loses_a_leaf(kin
             {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
             "rope_scaling.rope_type 'dynamic' is not supported",
         ),
+        (
+            "llama",
+            {"quantization_config": {"quant_method": "bitnet"}},
+            r"config\.json: quantization_config has the quant_method 'bitnet'",
+        ),
+        ("gpt2", {"quantization_config": {"load_in_8bit": True}}, "quantization_config has the quant_method 'None'"),
         ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type 'longrope'"),
         ("llama", {"rope_parameters": {"rope_type": "linear"}}, "rope_type 'linear' lacks 'factor'"),
         ("llama", {"rope_parameters": {"rope_theta": 1.0, "factr": 2.0}}, "unknown 'factr'.*factor"),
@@ -95,6 +101,12 @@ def test_a_field_that_changes_the_numbers_is_ignored(kind: str, changes: dict, m
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(TransferlabError, match=message):
         tl.load(tmp_path)
+
+
+@pytest.mark.parametrize("empty", [None, {}])
+def test_a_model_without_quantisation_is_refused_for_saying_so(empty, tmp_path: Path) -> None:
+    write_decoder(tmp_path, "llama", quantization_config=empty)
+    assert tl.load(tmp_path).family == "llama"
 
 
 def test_what_a_config_leaves_out_is_not_the_models_own_default() -> None:
@@ -283,6 +295,38 @@ def test_a_trained_classifier_is_lost_or_the_old_head_is_written_with_it(kind: s
     assert again.labels == ("bad", "good") and again.head.pooling == "last"
     np.testing.assert_array_equal(again.leaves["head/kernel"].read(), params["head"]["kernel"])
     assert {"score.weight"} == {key for key in again.tensors if not key.startswith(source.names.prefixes)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "prefix", "heads"),
+    [
+        ("llama", "LlamaForTokenClassification", "model.", ("score.weight", "score.bias")),
+        ("llama", "LlamaForQuestionAnswering", "transformer.", ("qa_outputs.weight", "qa_outputs.bias")),
+        ("gemma", "Gemma2ForTokenClassification", "model.", ("score.weight", "score.bias")),
+        ("gpt2", "GPT2ForTokenClassification", "transformer.", ("classifier.weight", "classifier.bias")),
+        ("gpt2", "GPT2ForQuestionAnswering", "transformer.", ("qa_outputs.weight", "qa_outputs.bias")),
+        ("gpt2", "GPT2DoubleHeadsModel", "transformer.", ("multiple_choice_head.summary.weight",)),
+    ],
+)
+def test_the_head_of_another_task_keeps_a_decoder_unread_or_goes_with_a_new_head(
+    kind: str, task: str, prefix: str, heads: tuple[str, ...], tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = write_decoder(tmp_path / "in", kind, tie_word_embeddings=False, architectures=[task])
+    body = {key: tensor for key, tensor in tensors.items() if key != "lm_head.weight"}
+    moved = {prefix + key.partition(".")[2]: tensor for key, tensor in body.items()}
+    others = {key: np.ones((2, 16)[: 1 + key.endswith("weight")], np.float32) for key in heads}
+    save_file(moved | others, str(tmp_path / "in" / "model.safetensors"))
+    source = tl.load(tmp_path / "in")
+    assert source.head is None and {key for key, _ in source.unused} == set(heads)
+    for leaf in source.leaves.values():
+        np.testing.assert_array_equal(leaf.tensor.read(), moved[leaf.key])
+    params, _ = (plan := plan_for(source, ("bad", "good"), Probe())).place(0)
+    save(source.with_params({"head": params["head"]}, head=plan.head), tmp_path / "out")
+    again = tl.load(tmp_path / "out")
+    assert again.tensors.keys() == {*body, "score.weight"} and again.labels == ("bad", "good")
+    np.testing.assert_array_equal(again.leaves["head/kernel"].read(), params["head"]["kernel"])
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])

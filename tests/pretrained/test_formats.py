@@ -84,6 +84,20 @@ def test_shards_do_not_come_back_as_one_checkpoint(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensors[key].read(), want)
 
 
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_an_index_left_beside_a_later_model_brings_back_its_old_shards_or_refuses_it(
+    index: str, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a.weight": "gone"}}))
+    tensors, files = read_directory(tmp_path)
+    assert files == [file] and tensors.keys() == TENSORS.keys()
+
+
+def test_shards_of_safetensors_give_way_to_a_pickle(tmp_path: Path) -> None:
+    (shards(tmp_path) / "pytorch_model.bin").write_bytes(b"")
+    assert read_directory(tmp_path)[0].keys() == TENSORS.keys()
+
+
 def test_a_missing_shard_is_not_named(tmp_path: Path) -> None:
     (shards(tmp_path) / "two.safetensors").unlink()
     with pytest.raises(TransferlabError, match=r"names the shard 'two\.safetensors', which is not there"):

@@ -52,3 +52,14 @@ def test_the_table_counts_other_numbers_than_the_file_holds(bert_folder: Path) -
     total = sum(int(np.prod(shape)) for _, shape, _, _ in seen.rows)
     assert f"{len(seen.rows)} tensors, {total:,} numbers" in str(seen.table().caption)
     assert len(seen.to_dict()["tensors"]) == len(seen.rows)
+
+
+def test_an_orbax_tree_with_lists_is_a_traceback(tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(
+            tmp_path / "tree", {"layers": [{"kernel": np.ones((2, 3), np.float32)}, {"kernel": np.zeros((4,))}]}
+        )
+    rows = {path: shape for path, shape, _, _ in inspect_checkpoint(tmp_path / "tree").rows}
+    assert rows == {"layers/0/kernel": (2, 3), "layers/1/kernel": (4,)}

@@ -64,6 +64,56 @@ def test_copies_of_the_tied_table_are_unknown_keys(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tl.load(tmp_path).leaves[WORD].read(), table)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "heads"),
+    [
+        ("transformer.", ("classification_head.dense.weight", "classification_head.out_proj.bias")),
+        ("transformer.", ("classifier.weight", "classifier.bias")),
+        ("", ("qa_outputs.weight", "qa_outputs.bias")),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_head_of_another_task_keeps_a_t5_unread(
+    prefix: str, heads: tuple[str, ...], alone: bool, tmp_path: Path
+) -> None:
+    tensors = write_t5(tmp_path, RAW)
+    body = {prefix + key: x for key, x in tensors.items() if not (alone and key.startswith("decoder."))}
+    copy = {f"{prefix}encoder.embed_tokens.weight": tensors["shared.weight"]}
+    others = {key: np.ones((2, 12), np.float32) for key in heads}
+    save_file(body | copy | others, str(tmp_path / "model.safetensors"))
+    source = tl.load(tmp_path)
+    assert (source.head is None) == (source.config.num_decoder_layers == 0) == alone
+    assert {key for key, _ in source.unused} == {*heads, *copy}
+    for leaf in source.leaves.values():
+        np.testing.assert_array_equal(leaf.tensor.read(), body[leaf.key])
+
+
+@pytest.mark.parametrize("raw", [RAW, V1_1])
+def test_a_head_that_equals_the_table_is_a_leaf_of_its_own(raw: dict, tmp_path: Path) -> None:
+    tensors = write_t5(tmp_path, raw)
+    again = {"lm_head.weight": tensors["shared.weight"]}
+    save_file(tensors | again, str(tmp_path / "model.safetensors"))
+    source = tl.load(tmp_path)
+    assert source.head == source.config.language_model(tied=True) and "head/kernel" not in source.leaves
+    assert source.unused == (("lm_head.weight", "equal to the embedding table, to which it is tied"),)
+    del tensors["shared.weight"]
+    save_file(tensors | {f"{k}.weight": again["lm_head.weight"] for k in ("lm_head", "encoder.embed_tokens")},
+              str(tmp_path / "model.safetensors"))  # fmt: skip
+    keys = {name.key for name in tl.load(tmp_path).names.names}
+    assert "encoder.embed_tokens.weight" in keys and not keys & {"shared.weight", "lm_head.weight"}
+
+
+@pytest.mark.parametrize("key", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"])
+def test_another_table_of_tokens_is_thrown_away_as_a_copy(key: str, tmp_path: Path) -> None:
+    tensors = write_t5(tmp_path, RAW)
+    other = tensors["shared.weight"].copy()
+    other[-1, -1] += 1.0
+    for table in (other, other[:-1]):
+        save_file(tensors | {key: table}, str(tmp_path / "model.safetensors"))
+        with pytest.raises(TransferlabError, match=rf"'{key}' differs from 'shared\.weight'"):
+            tl.load(tmp_path)
+
+
 def test_a_decoder_with_a_missing_layer_is_taken_for_none(tmp_path: Path) -> None:
     tensors = write_t5(tmp_path, RAW)
     gone = {key for key in tensors if key.startswith("decoder.") and "block.1.layer.2" not in key}

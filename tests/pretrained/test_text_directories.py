@@ -139,6 +139,21 @@ def test_a_config_that_cannot_be_honoured_is_ignored(kind: str, changes: dict, m
 
 
 @pytest.mark.parametrize(
+    ("given", "thetas"),
+    [
+        ({"local_rope_theta": None}, (160_000.0, 160_000.0)),
+        ({"local_rope_theta": None, "global_rope_theta": 500.0}, (500.0, 500.0)),
+        ({"local_rope_theta": 30.0, "global_rope_theta": 500.0}, (500.0, 30.0)),
+        ({"global_rope_theta": 500.0}, (500.0, 10_000.0)),
+        ({"local_rope_theta": None, "rope_parameters": {"sliding_attention": {"rope_theta": 77.0}}}, (160_000.0, 77.0)),
+    ],
+)
+def test_local_layers_without_a_base_of_their_own_turn_otherwise_than_global_ones(given: dict, thetas: tuple) -> None:
+    config = FAMILIES["modernbert"].from_hf({"model_type": "modernbert", **given})
+    assert (config.global_rope_theta, config.local_rope_theta) == thetas
+
+
+@pytest.mark.parametrize(
     ("kind", "field", "value", "wanted"),
     [
         ("bert", "hidden_size", "x", "an integer"),

@@ -166,10 +166,10 @@ def test_a_timm_directorys_preprocessing_and_labels_are_lost(tmp_path: Path) -> 
     write_vit(tmp_path, "timm")
     source = tl.load(tmp_path)
     assert source.labels == ("cat", "dog")
-    assert source.transform == tl.data.ImageTransform(16, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.9)
+    assert source.transform == tl.data.ImageTransform(16, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.9, crop_rounds=True)
     flat = {"architecture": "vit_tiny_patch16_224", **TIMM["pretrained_cfg"], "crop_mode": "squash"}
     assert TimmConfig.read(flat).transform().fit == "squash"
-    for field, value in (("crop_mode", "border"), ("interpolation", "random"), ("mean", [0.5])):
+    for field, value in (("crop_mode", "border"), ("interpolation", "random"), ("mean", [0.5, 0.5])):
         with pytest.raises(TransferlabError, match=field):
             TimmConfig.read({**flat, field: value}).transform()
 
@@ -204,7 +204,10 @@ def test_a_preprocessors_size_means_something_else(
         ({"size": 16, "crop_size": 20}, "crop_size 20 is larger than size 16"),
         ({"size": 16, "resample": 0}, r"resample is 0; it can be 2 \(bilinear\)"),
         ({"size": 16, "do_resize": False}, "do_resize is false"),
-        ({"size": 16, "image_mean": [0.5]}, "image_mean .* three channels"),
+        (
+            {"size": 16, "image_mean": [0.5, 0.5]},
+            r"image_mean \[0\.5, 0\.5\] has 2 values; .* 3 channels it can have 1 or 3\.",
+        ),
     ],
 )
 def test_a_preprocessor_that_cannot_be_honoured_is_ignored(given: dict, message: str, tmp_path: Path) -> None:
@@ -212,6 +215,60 @@ def test_a_preprocessor_that_cannot_be_honoured_is_ignored(given: dict, message:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     with pytest.raises(TransferlabError, match=rf"preprocessor_config\.json: .*{message}"):
         tl.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean", "applied"),
+    [
+        (1, None, (0.5,)),
+        (1, [0.2], (0.2,)),
+        (1, [0.1, 0.2, 0.6], (0.3,)),
+        (3, 0.2, (0.2, 0.2, 0.2)),
+        (3, [0.2], (0.2, 0.2, 0.2)),
+        (4, [0.2], (0.2, 0.2, 0.2, 0.2)),
+        (4, [0.1, 0.2, 0.6], (0.1, 0.2, 0.6, 0.1)),
+        (4, [0.1, 0.2, 0.3, 0.4], (0.1, 0.2, 0.3, 0.4)),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["vit", "timm"])
+def test_pictures_of_other_channels_are_read_as_rgb(
+    dialect: str, channels: int, mean: list | float | None, applied: tuple, tmp_path: Path
+) -> None:
+    given = {} if mean is None else {"mean": mean}
+    if dialect == "timm":
+        arguments, pretrained = (
+            TIMM["model_args"] | {"in_chans": channels},
+            TIMM["pretrained_cfg"] | given,
+        )
+        write_vit(tmp_path, "timm", model_args=arguments, pretrained_cfg=pretrained)
+    else:
+        write_vit(tmp_path, "vit", num_channels=channels)
+        given = {"size": 16, **{f"image_{name}": value for name, value in given.items()}}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
+    source = tl.load(tmp_path)
+    picture = np.full((20, 24, channels), 255, np.uint8)
+    got = source.transform(picture)
+    assert source.transform.channels == channels and got.shape == (16, 16, channels)
+    deviation = source.transform.per_channel(source.transform.std)
+    np.testing.assert_allclose(got[0, 0], (1 - np.array(applied)) / deviation, rtol=1e-5)
+    assert source({"pixel_values": got[None]})["hidden"].shape[0] == 1
+    # What is written says the same.
+    again = tl.load(tl.save(source, tmp_path / "again"))
+    np.testing.assert_allclose(again.transform(picture), got, rtol=1e-6)
+
+
+def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path) -> None:
+    write_vit(tmp_path, "vit", num_channels=1)
+    source = tl.load(tmp_path)
+    alone = tl.load(tmp_path / "model.safetensors", config=source.config)
+    for one in (source, alone):
+        assert one.transform(np.zeros((20, 24, 3), np.uint8)).shape == (16, 16, 1)
+    # The origin's processor takes one value for one channel.
+    written = json.loads((tl.save(source, tmp_path / "again") / "preprocessor_config.json").read_text())
+    assert written["image_mean"] == written["image_std"] == [0.5]
+    assert tl.load(tmp_path / "again").transform.channels == 1
+    tl.save(source, tmp_path / "orbax", format="orbax")
+    assert tl.load(tmp_path / "orbax").transform.channels == 1
 
 
 def test_a_squashed_picture_keeps_its_proportions_or_loses_a_border() -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers made from vocabulary files, where a directory has no ``tokenizer.json``.
+"""Tokenizers made from vocabulary files, where a directory has no ``tokenizer.json``; settings that stand over one.
 
 ``vocab.txt`` is WordPiece (BERT, DistilBERT, MPNet), ``vocab.json`` with ``merges.txt`` byte-level BPE (RoBERTa, GPT-2),
 ``sentencepiece.bpe.model`` and ``spiece.model`` a SentencePiece unigram model (XLM-R, CamemBERT; T5). What stands between text and vocabulary
@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,62 @@ def tokenizer_from_vocabulary(
     return tokenizer, paths
 
 
+_PREFIXED = {"roberta": False, "gpt2": False, "qwen2": False, "qwen3": False, "xlm-roberta": True, "camembert": True}
+"""Kinds whose class reads ``add_prefix_space``, and what it is where the settings lack it."""
+
+
+def apply_settings(tokenizer: Tokenizer, kind: str, settings: Mapping[str, Any]) -> bool:
+    """Set what the origin's class sets over ``tokenizer.json`` when it is loaded, its defaults too.
+
+    Args:
+        tokenizer: as ``tokenizer.json`` has it; its parts are changed in place.
+        kind: its ``model_type``, where ``settings`` name no ``tokenizer_class``. A general class changes nothing.
+        settings: ``tokenizer_config.json``.
+
+    Returns:
+        Whether anything is other than the file has it.
+    """
+    cls = settings.get("tokenizer_class")
+    name, changed = _kind(cls, "" if cls else kind).lower(), False
+    if name in KINDS and KINDS[name].files == WORDPIECE:
+        for part in _parts(tokenizer.normalizer):
+            if isinstance(part, normalizers.BertNormalizer):
+                changed |= _set(part, **_bert_settings(settings))
+    elif name in _PREFIXED:
+        prefixed = bool(settings.get("add_prefix_space", _PREFIXED[name]))
+        for part in _parts(tokenizer.pre_tokenizer):
+            if isinstance(part, pre_tokenizers.ByteLevel):
+                changed |= _set(part, add_prefix_space=prefixed)
+            elif isinstance(part, pre_tokenizers.Metaspace):
+                changed |= _set(part, prepend_scheme="always" if prefixed else "never")
+    return changed
+
+
+def _bert_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What BERT's settings are to its normaliser."""
+    return {
+        "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
+        "strip_accents": settings.get("strip_accents"),
+        "lowercase": bool(settings.get("do_lower_case", True)),
+    }
+
+
+def _parts(whole: Any) -> Iterator[Any]:
+    """The normalisers or splitters that one is made of."""
+    if isinstance(whole, (normalizers.Sequence, pre_tokenizers.Sequence)):
+        for part in whole:
+            yield from _parts(part)
+    elif whole is not None:
+        yield whole
+
+
+def _set(part: Any, **values: Any) -> bool:
+    differs = {name: value for name, value in values.items() if getattr(part, name) != value}
+    for name, value in differs.items():
+        setattr(part, name, value)
+    return bool(differs)
+
+
 def _kind(cls: Any, model_type: str) -> str:
     """``XLMRobertaTokenizerFast`` → ``xlm-roberta``; without a class, or with a general one, the ``model_type``."""
     plain = re.sub(r"Tokenizer(Fast)?$", "", str(cls or ""))
@@ -118,12 +174,7 @@ def _token(given: Any, default: str) -> AddedToken:
 def _wordpiece(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
     model = models.WordPiece.from_file(str(paths[0]), unk_token=special["unk"].content)
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=bool(settings.get("do_lower_case", True)),
-    )
+    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **_bert_settings(settings))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     return tokenizer

@@ -210,7 +210,7 @@ class Encoder(Model):
 
     ragged = ("hidden", "mask")
     first_position: int | None = 0
-    poolings = ("mean", "first", "pooler", "stages")
+    poolings: tuple[str, ...] = ("mean", "first", "pooler", "stages")
     borrows: tuple[str, ...] = ()
     """Path prefixes of leaves that every layer uses and another stage owns."""
 
@@ -218,6 +218,8 @@ class Encoder(Model):
         self, config: EncoderConfig, embed: nnx.Module, head: ClassifierConfig | None, layer: type[Layer] = Layer
     ):
         self.config = config
+        if not config.pooler:
+            self.poolings = tuple(kind for kind in self.poolings if kind != "pooler")
         self.embed = embed
         self.layers = nnx.List([layer(config) for _ in range(config.num_hidden_layers)])
         normal = TruncatedNormal(config.initializer_range)

@@ -410,8 +410,10 @@ class BatchNorm(nnx.Module):
             axes, positions = tuple(range(x.ndim - 1)), math.prod(x.shape[1:-1])
             mean = (wide * share).sum(axes) / positions
             var = (jnp.square(wide - mean) * share).sum(axes) / positions
-            self.mean[...] = (1 - self.momentum) * self.mean[...] + self.momentum * mean
-            self.var[...] = (1 - self.momentum) * self.var[...] + self.momentum * var
+            # A part of a batch that is all padding has no statistics.
+            moved = self.momentum * (rows.sum() > 0)
+            self.mean[...] = (1 - moved) * self.mean[...] + moved * mean
+            self.var[...] = (1 - moved) * self.var[...] + moved * var
         factor = jax.lax.rsqrt(var + self.eps) * self.scale[...]
         return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
 

@@ -247,9 +247,10 @@ def _shared(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 
 
 def _rope(given: Mapping[str, Any], positions: int, theta: float = 10000.0) -> Rope:
-    """``rope_parameters``, or ``rope_theta`` and ``rope_scaling`` as transformers 4 writes them."""
-    parameters = given.get("rope_parameters", given.get("rope_scaling", {}))
-    where = "rope_parameters" if "rope_parameters" in given else "rope_scaling"
+    """``rope_scaling`` as transformers 4 writes it, else ``rope_parameters``; ``rope_theta`` where that holds no base."""
+    # With both in the file the origin drops all of rope_parameters, its base too.
+    where = "rope_scaling" if given.get("rope_scaling") else "rope_parameters"
+    parameters = given.get(where, {})
     if "partial_rotary_factor" in given:
         parameters = {"partial_rotary_factor": given["partial_rotary_factor"], **parameters}
     return Rope.from_hf(parameters, float(given.get("rope_theta", theta)), positions, where)
@@ -335,12 +336,10 @@ def _gemma(given: Mapping[str, Any]) -> LlamaConfig:
 
 
 def _gemma_ropes(given: Mapping[str, Any], positions: int) -> tuple[Rope, Rope]:
-    """Gemma 3's two: of the layers without and with a window."""
-    parameters = given.get("rope_parameters")
-    if parameters is None:
-        whole, local = given.get("rope_scaling", {}), {}
-    else:
-        whole, local = (parameters.get(name) or {} for name in ("full_attention", "sliding_attention"))
+    """Gemma 3's two: of the layers without and with a window. ``rope_scaling`` is of the first, over what it has."""
+    parameters = given.get("rope_parameters", {})
+    whole, local = (parameters.get(name) or {} for name in ("full_attention", "sliding_attention"))
+    whole = {**whole, **given.get("rope_scaling", {})}
     return (
         Rope.from_hf(whole, float(given.get("rope_theta", 1e6)), positions, "rope_parameters.full_attention"),
         Rope.from_hf(

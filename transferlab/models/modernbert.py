@@ -134,6 +134,9 @@ class ModernBertConfig:
         for name, kind in zip(_THETAS, LAYER_TYPES, strict=True):
             if theta := _theta(config, kind):
                 given[name] = theta
+        if "local_rope_theta" in config and "local_rope_theta" not in given:
+            # Where a config of old has null, the local layers turn as the global ones.
+            given["local_rope_theta"] = given.get("global_rope_theta", cls.global_rope_theta)
         return cls(**given, layer_types=tuple(kinds))
 
     def build(self, head: ClassifierConfig | None = None) -> ModernBert:

@@ -37,6 +37,8 @@ class ResNetConfig:
         hidden_sizes: channels that each stage returns.
         depths: blocks of each stage.
         layer_type: ``basic`` (two 3×3 convolutions) or ``bottleneck`` (1×1, 3×3, 1×1).
+        hidden_act: of the stem and after the sum of a block; between a block's convolutions it is ReLU, as the origin
+            has it.
         groups, width_per_group: of a bottleneck's 3×3 convolution, as torchvision counts them: its channels are
             ``hidden / 4 · width_per_group / 64 · groups``.
         downsample_in_first_stage: the first stage has stride 2 too.
@@ -201,7 +203,7 @@ class BasicBlock(Block):
         self.second_norm = _norm(block.outputs, config)
 
     def branch(self, x: Array, key: Key | None, weight: Array | None) -> Array:
-        y = ACTIVATIONS[self.act](self.first_norm(self.first(x), key, weight))
+        y = jax.nn.relu(self.first_norm(self.first(x), key, weight))
         return self.second_norm(self.second(y), key, weight)
 
 
@@ -222,9 +224,8 @@ class Bottleneck(Block):
 
     def branch(self, x: Array, key: Key | None, weight: Array | None) -> Array:
         keys = [None] * 2 if key is None else list(jax.random.split(key, 2))
-        act = ACTIVATIONS[self.act]
-        y = act(self.reduce_norm(self.reduce(every(self.first_stride, x), keys[0]), key, weight))
-        y = act(self.spatial_norm(self.spatial(y), key, weight))
+        y = jax.nn.relu(self.reduce_norm(self.reduce(every(self.first_stride, x), keys[0]), key, weight))
+        y = jax.nn.relu(self.spatial_norm(self.spatial(y), key, weight))
         return self.expand_norm(self.expand(y, keys[1]), key, weight)
 
 

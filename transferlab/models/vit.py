@@ -442,10 +442,10 @@ class ViT(Model):
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
     def run_pooler(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``pooled``, as the origin's pooler: by attention, or tanh of a linear map of the first token."""
+        """Add ``pooled``, as the origin's pooler: by attention over the patches, or tanh of a linear map of the first token."""
         assert self.pooler is not None
         if isinstance(self.pooler, AttentionPooler):
-            return {**carry, "pooled": self.pooler(carry["hidden"], key)}
+            return {**carry, "pooled": self.pooler(carry["hidden"][:, self.config.prefix :], key)}
         return {**carry, "pooled": jnp.tanh(self.pooler(carry["hidden"][:, 0], key))}
 
     def project(self, carry: Carry, key: Key | None) -> Carry:

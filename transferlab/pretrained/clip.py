@@ -313,7 +313,7 @@ def open_clip_transform(raw: Mapping[str, Any], config: ClipConfig) -> ImageTran
     mean, std = tuple(given.get("mean") or plain.mean), tuple(given.get("std") or plain.std)
     if len(mean) != 3 or len(std) != 3:
         raise TransferlabError(f"{OPEN_CLIP}: preprocess_cfg mean {mean} and std {std} are not of three channels.")
-    return ImageTransform(config.vision.image_size, mean, std, resize, 1.0, fits[mode])
+    return ImageTransform(config.vision.image_size, mean, std, resize, 1.0, fits[mode], crop_rounds=True)
 
 
 def open_clip_weights(directory: Path) -> Path:

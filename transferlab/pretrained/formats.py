@@ -197,15 +197,12 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
 
 def read_directory(directory: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
     """Read a Hugging Face directory's weights, single or sharded. Returns (tensors, the files they are in)."""
-    for index_name, reader in (
-        ("model.safetensors.index.json", read_safetensors),
-        ("pytorch_model.bin.index.json", read_torch_file),
-    ):
-        if (directory / index_name).exists():
-            return _read_sharded(directory, index_name, reader)
+    # The origin's order: where a directory holds several, old shards lie beside a model that was saved later, whole.
     for name, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch_file)):
         if (directory / name).exists():
             return reader(directory / name), [directory / name]
+        if (directory / f"{name}.index.json").exists():
+            return _read_sharded(directory, f"{name}.index.json", reader)
     there = sorted(p.name for p in directory.iterdir())
     raise TransferlabError(
         f"{directory}: no weights; expected model.safetensors or pytorch_model.bin (or their index). There is: {there}."

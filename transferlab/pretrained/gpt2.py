@@ -7,6 +7,7 @@ from typing import Any
 
 from transferlab.models.gpt2 import GPT2Config
 from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.pretrained.bert import BUFFER, OTHER_TASK
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama import language_model_heads
 from transferlab.pretrained.names import LINEAR, SAME, Name, Names, fused, with_prefix
@@ -38,7 +39,10 @@ def gpt2_names(config: GPT2Config, head: str = "lm_head") -> Names:
     return Names(
         tuple(names),
         prefixes=("transformer.",),
-        ignored=((r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias", "a constant buffer, no parameter"),),
+        ignored=(
+            (r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias", BUFFER),
+            (r"(qa_outputs|classifier|multiple_choice_head\.summary)\.(weight|bias)", OTHER_TASK),
+        ),
         language_model=None if head == "score" else replace(config.language_model(), tied=not head),
     )
 

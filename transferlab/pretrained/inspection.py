@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.formats import read_any
+from transferlab.pretrained.formats import read_any, read_orbax
 from transferlab.pretrained.loading import DESCRIPTION, load
 from transferlab.pretrained.registry import REGISTRY
 
@@ -106,17 +106,6 @@ def _gguf(path: Path, name: str) -> Inspection:
 
 
 def _orbax(path: Path, name: str) -> Inspection:
-    import orbax.checkpoint as ocp
-
-    from transferlab.trees import flatten
-
     inner = path / "tree" if (path / "tree").is_dir() else path / "default" if (path / "default").is_dir() else path
-    try:
-        metadata: Any = ocp.StandardCheckpointer().metadata(inner.resolve()).item_metadata
-        flat = flatten(getattr(metadata, "tree", metadata))
-    except Exception as error:
-        raise TransferlabError(
-            f"{path} is not a readable Orbax checkpoint ({type(error).__name__}: {error})."
-        ) from None
-    rows = tuple((key, tuple(leaf.shape), str(leaf.dtype), key) for key, leaf in sorted(flat.items()))
+    rows = tuple((key, t.shape, str(t.dtype), key) for key, t in sorted(read_orbax(inner).items()))
     return Inspection(name, "Orbax checkpoint", rows)

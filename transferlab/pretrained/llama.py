@@ -8,6 +8,7 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.models.llama import MODEL_TYPES, LlamaConfig
+from transferlab.pretrained.bert import BUFFER, OTHER_TASK
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
 from transferlab.pretrained.names import LINEAR, Name, Names, linear, with_prefix
@@ -44,8 +45,13 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
         names.append(Name("head/kernel", f"{head}.weight", LINEAR))
     return Names(
         tuple(names),
-        prefixes=("model.",),
-        ignored=((r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "a constant buffer, no parameter"),),
+        # The origin's models of questions and answers say transformer where all others say model.
+        prefixes=("transformer.", "model."),
+        ignored=(
+            (r"((model|transformer)\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", BUFFER),
+            # A score of texts has no bias; one of tokens has.
+            (r"score\.bias|qa_outputs\.(weight|bias)", OTHER_TASK),
+        ),
         language_model=None if head == "score" else replace(config.language_model(), tied=not head),
     )
 

@@ -216,11 +216,23 @@ def _transforms(
     if family.modality == "audio":
         return read_audio(directory) or family.transform(config), {}
     if timm is not None:
-        return timm.transform(), {}
-    images = read_preprocessor(directory) or family.transform(config)
+        return timm.transform(_channels(family, config)), {}
+    images = read_preprocessor(directory, _channels(family, config)) or family.transform(config)
     if family.modality == "image and text":
         return None, {"vision": images, "text": _tokenizer(directory, family, config, kind)}
     return images, {}
+
+
+def _channels(family: Family, config: Any) -> int:
+    """Channels of the pictures that the model, or its one tower of pictures, reads."""
+    reads = config.towers()["vision"] if family.modality == "image and text" else config
+    return getattr(reads, "num_channels", 3)
+
+
+def _of_channels(transform: Transform | None, family: Family, config: Any) -> Transform | None:
+    if isinstance(transform, ImageTransform):
+        return replace(transform, channels=_channels(family, config))
+    return transform
 
 
 _HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
@@ -254,6 +266,7 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     with reading(path):
         timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
         family = _family(raw.get("model_type"), timm, path)
+    _check_plain(raw, path)
     tensors, files = read_directory(directory)
     check_scalars(family.config, raw, where=str(path))
     with reading(path):
@@ -312,6 +325,17 @@ def _check_layers(config: Any, tensors: int, path: Path) -> None:
             raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
 
 
+def _check_plain(raw: Mapping[str, Any], path: Path) -> None:
+    """Weights that the origin unpacks, or rounds as it computes, are another model when they are read as they stand."""
+    quantised = raw.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise TransferlabError(
+            f"{path}: quantization_config has the quant_method {str(method)[:40]!r}, which is not supported; load the "
+            "model's weights as they were before, or a GGUF file of it."
+        )
+
+
 def _classifies(raw: Mapping[str, Any]) -> bool:
     """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
     return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
@@ -352,13 +376,18 @@ def _assemble(
     towers: Mapping[str, Transform | None] | None = None,
 ) -> Source:
     """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
+    # A family's own preprocessing does not say how many channels its pictures have.
+    transform = _of_channels(transform, family, config)
+    towers = {tower: _of_channels(reads, family, config) for tower, reads in (towers or {}).items()}
     names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
     unused = []
-    if getattr(config, "tie_word_embeddings", False) and names.language_model is not None and _is_table(found):
+    tables = family.names(config) if names.language_model is not None and "head/kernel" in found else ()
+    tied = [table for table in tables if table.language_model and table.language_model.tied]
+    if tied and _is_table(found, family.vocabulary):
         unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
-        names = next(table for table in family.names(config) if table.language_model and table.language_model.tied)
+        names = max(tied, key=lambda table: _hits(table, tensors))
     if names.language_model is None and (not classifies or "head/kernel" not in found):
         for path in [path for path in found if path.startswith("head/")]:
             unused.append((found.pop(path).key, "the head of another task than classifying"))
@@ -376,7 +405,14 @@ def _assemble(
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
     for key in leftover:
         reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
-        if reason is None:
+        twin = next(
+            (found[path] for pattern, path in names.copies if path in found and re.fullmatch(pattern, key)), None
+        )
+        if twin is not None and _equal(tensors[key], twin.tensor):
+            unused.append((key, f"'{twin.key}' once more"))
+        elif twin is not None:
+            problems.append(f"the file's key '{key}' differs from '{twin.key}'; {family.name} has one table for both.")
+        elif reason is None:
             problems.append(f"the file's key '{key}' {tensors[key].shape} matches no leaf of {family.name}.")
         else:
             unused.append((key, reason))
@@ -395,16 +431,25 @@ def _assemble(
     origin = {"name": name, "family": family.name, **origin}
     return Source(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
-        tensors=tensors, towers=towers or {},
+        tensors=tensors, towers=towers,
     )  # fmt: skip
 
 
-def _is_table(found: Mapping[str, LazyLeaf]) -> bool:
+def _is_table(found: Mapping[str, LazyLeaf], vocabulary: str) -> bool:
     """Whether a language-model head's kernel is the embedding table once more."""
-    head, table = found.get("head/kernel"), found.get("embed/word/embedding")
-    if head is None or table is None or head.tensor.shape != table.tensor.shape:
+    head, table = found.get("head/kernel"), found.get(vocabulary)
+    return head is not None and table is not None and _equal(head.tensor, table.tensor)
+
+
+def _equal(one: LazyTensor, other: LazyTensor) -> bool:
+    """Whether two tensors hold the same; block by block, as those that differ do so in the first."""
+    if one.shape != other.shape:
         return False
-    return np.array_equal(head.tensor.read(), table.tensor.read())
+    a, b = (tensor.read().reshape(-1) for tensor in (one, other))
+    return all(np.array_equal(a[i : i + _BLOCK], b[i : i + _BLOCK]) for i in range(0, len(a), _BLOCK))
+
+
+_BLOCK = 1 << 20
 
 
 def _head(

@@ -130,6 +130,7 @@ class Names:
         prefixes: what may stand before every key (``bert.``), longest first; the empty prefix is always tried.
         renames: pairs (suffix in old files, suffix today), as ``LayerNorm.gamma`` → ``LayerNorm.weight``.
         ignored: pairs (regular expression over whole keys, reason): what a file may hold beside the model.
+        copies: pairs (regular expression over whole keys, path of a leaf): what a file may hold once more, if it is equal.
         language_model: the head of the files that follow this table, where it predicts tokens.
     """
 
@@ -137,6 +138,7 @@ class Names:
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
     language_model: LanguageModelConfig | None = None
 
 

@@ -14,8 +14,12 @@ from transferlab.errors import TransferlabError
 _FILTERS: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
-def read_preprocessor(directory: Path) -> ImageTransform | None:
+def read_preprocessor(directory: Path, channels: int = 3) -> ImageTransform | None:
     """Return the transform that the directory's ``preprocessor_config.json`` describes; None without that file.
+
+    Args:
+        directory: with the model's files.
+        channels: of the pictures that the model reads.
 
     Raises:
         TransferlabError: what :class:`ImageTransform` cannot do; the field is named.
@@ -28,7 +32,7 @@ def read_preprocessor(directory: Path) -> ImageTransform | None:
     except ValueError as error:
         raise TransferlabError(f"{path}: not readable JSON ({error}).") from None
     try:
-        return _transform(raw)
+        return _transform(raw, channels)
     except TransferlabError as error:
         raise TransferlabError(f"{path}: {error}") from None
 
@@ -47,12 +51,12 @@ def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(transform.mean),
-        "image_std": list(transform.std),
+        "image_mean": list(transform.per_channel(transform.mean)),
+        "image_std": list(transform.per_channel(transform.std)),
     }
 
 
-def _transform(raw: Mapping[str, Any]) -> ImageTransform:
+def _transform(raw: Mapping[str, Any], channels: int) -> ImageTransform:
     if not raw.get("do_resize", True):
         raise TransferlabError("do_resize is false; pictures of any size are not supported.")
     resample = raw.get("resample", 2)
@@ -76,10 +80,11 @@ def _transform(raw: Mapping[str, Any]) -> ImageTransform:
     factor = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if raw.get("do_normalize", True):
-        mean, std = (_channels(raw, field, factor) for field in ("image_mean", "image_std"))
+        given = (per_channel(raw.get(field, (0.5, 0.5, 0.5)), channels, field) for field in ("image_mean", "image_std"))
+        mean, std = (tuple(value / factor for value in values) for values in given)
     else:
         std = (1 / factor, 1 / factor, 1 / factor)
-    return ImageTransform(size, mean, std, _FILTERS[resample], size / resized, fit)
+    return ImageTransform(size, mean, std, _FILTERS[resample], size / resized, fit, channels)
 
 
 def _resized(raw: Mapping[str, Any]) -> tuple[int, Fit]:
@@ -99,11 +104,17 @@ def _shorter(raw: Mapping[str, Any]) -> int:
     return _side(size["shortest_edge"] if isinstance(size, Mapping) and "shortest_edge" in size else size, "size")
 
 
-def _channels(raw: Mapping[str, Any], field: str, factor: float) -> tuple[float, float, float]:
-    values = [float(x) / factor for x in raw.get(field, (0.5, 0.5, 0.5))]
-    if len(values) != 3:
-        raise TransferlabError(f"{field} {values} is not of three channels.")
-    return values[0], values[1], values[2]
+def per_channel(given: Any, channels: int, field: str) -> tuple[float, ...]:
+    """Return a mean or deviation that pictures of so many channels can be normalised by; ``field`` begins the error."""
+    values = tuple(float(x) for x in (given if isinstance(given, (list, tuple)) else (given,)))
+    # That of RGB pictures is known for others too: the transform says what it does with it.
+    fitting = sorted({1, 3, channels})
+    if len(values) not in fitting:
+        raise TransferlabError(
+            f"{field} {list(values)} has {len(values)} values; for pictures of {channels} channels it can have "
+            f"{', '.join(map(str, fitting[:-1]))} or {fitting[-1]}."
+        )
+    return values
 
 
 def _side(size: Any, field: str) -> int:

@@ -347,6 +347,11 @@ class Source:
 
     def checked(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The inputs as arrays; a name that the model does not know, or its first missing, is an error."""
+        if not isinstance(inputs, Mapping):
+            first = FAMILIES[self.family].inputs[0]
+            raise TransferlabError(
+                f"{self.name} is given arrays by name, as {{'{first}': …}}; this is a {type(inputs).__name__}."
+            )
         for tower, model in self.definition.module.towers().items():
             if model.inputs[0] not in inputs:
                 raise TransferlabError(

@@ -8,8 +8,11 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.models.t5 import T5Config
+from transferlab.pretrained.bert import OTHER_TASK
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, Name, Names
+from transferlab.pretrained.names import LINEAR, Name, Names, with_prefix
+
+_TABLE = "encoder/embed/word/embedding"
 
 
 def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
@@ -21,32 +24,40 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
         table: key of that table; some files say ``encoder.embed_tokens``.
     """
     decoder = config.num_decoder_layers > 0
-    names = [Name("encoder/embed/word/embedding", f"{table}.weight")]
+    names = [Name(_TABLE, f"{table}.weight")]
     for tower, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
         for i in range(layers):
             names += _layer(config, f"{tower}/layers/{i}", f"{tower}.block.{i}.layer", tower == "decoder", i == 0)
         names += [Name(f"{tower}/norm/scale", f"{tower}.final_layer_norm.weight")] if layers else []
-    ignored = [
-        (r"(encoder|decoder)\.embed_tokens\.weight|shared\.weight", "the table of tokens once more"),
-        (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight", "read by no version of T5"),
-    ]
-    if decoder and tied and config.scale_decoder_outputs:
-        ignored.append((r"lm_head\.weight", "the table of tokens once more: T5 1.0 ties it"))
     if decoder and not tied:
         names.append(Name("head/kernel", "lm_head.weight", LINEAR))
     head = config.language_model(tied) if decoder else None
-    return Names(tuple(names), ignored=tuple(ignored), language_model=head)
+    ignored = (
+        (
+            r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+            "read by no version of T5",
+        ),
+        (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
+        (
+            r"classification_head\.(dense|out_proj)\.(weight|bias)",
+            "the origin's classifier, which reads the decoder and is not built",
+        ),
+    )
+    copies = ((r"(transformer\.)?((encoder|decoder)\.embed_tokens|shared)\.weight", _TABLE),)
+    return Names(tuple(names), ignored=ignored, copies=copies, language_model=head)
 
 
 def _tables(config: T5Config) -> tuple[Names, ...]:
-    """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own (never T5 1.0).
+    """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own.
 
-    Each with either key of the table of tokens; of those that fit equally well the first is taken.
+    Each with either key of the table of tokens, and without or with the prefix that the origin's classifiers have; of those
+    that fit equally well the first is taken.
     """
     kinds = [(config.encoder_only(), True)]
     if config.num_decoder_layers:
-        kinds += [(config, True)] if config.scale_decoder_outputs else [(config, True), (config, False)]
-    return tuple(t5_names(kind, tied, key) for kind, tied in kinds for key in ("shared", "encoder.embed_tokens"))
+        kinds += [(config, True), (config, False)]
+    plain = [t5_names(kind, tied, key) for kind, tied in kinds for key in ("shared", "encoder.embed_tokens")]
+    return (*plain, *(with_prefix(table, "transformer.", but=("head/",)) for table in plain))
 
 
 def _layer(config: T5Config, here: str, there: str, decoder: bool, first: bool) -> list[Name]:
@@ -112,5 +123,5 @@ T5 = Family(
     adjust=_adjust,
     transform=lambda config: None,
     encoder=T5Config.encoder_only,
-    vocabulary="encoder/embed/word/embedding",
+    vocabulary=_TABLE,
 )

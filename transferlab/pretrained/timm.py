@@ -8,6 +8,7 @@ from typing import Any
 
 from transferlab.data.images import Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
+from transferlab.pretrained.preprocessing import per_channel
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's channels."""
@@ -45,7 +46,10 @@ class TimmConfig:
         for key, value in self.arguments.items():
             if key not in read and value and (key, value) != ("in_chans", 3):
                 raise TransferlabError(f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, read)}")
-        if (pool := self.arguments.get("global_pool") or "avg") != "avg":
+        pool = self.arguments.get("global_pool")
+        # Without a head nothing reads what '' leaves unpooled.
+        bare = self.arguments.get("num_classes", self.pretrained.get("num_classes")) == 0
+        if pool not in (None, "avg") and not (pool == "" and bare):
             raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; only 'avg'.")
         return self.arguments
 
@@ -60,8 +64,8 @@ class TimmConfig:
         """Names of the labels; empty where the directory has none, as most."""
         return tuple(self.pretrained.get("label_names") or self.pretrained.get("labels") or ())
 
-    def transform(self) -> ImageTransform:
-        """Preprocessing as timm evaluates.
+    def transform(self, channels: int = 3) -> ImageTransform:
+        """Preprocessing as timm evaluates, of pictures of so many channels.
 
         Raises:
             TransferlabError: a ``crop_mode``, ``interpolation`` or number of channels that it does not know.
@@ -72,11 +76,12 @@ class TimmConfig:
             raise TransferlabError(f"config.json: crop_mode '{mode}' is not supported.{nearest(mode, _FITS)}")
         if resize not in ("bicubic", "bilinear"):
             raise TransferlabError(f"config.json: interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
-        mean, std = (tuple(given.get(n) or d) for n, d in zip(("mean", "std"), IMAGENET, strict=True))
-        if len(mean) != 3 or len(std) != 3:
-            raise TransferlabError(f"config.json: mean {mean} and std {std} are not of three channels.")
+        mean, std = (
+            per_channel(given.get(name) or default, channels, f"config.json: {name}")
+            for name, default in zip(("mean", "std"), IMAGENET, strict=True)
+        )
         fraction = float(given.get("crop_pct") or 0.875)
-        return ImageTransform(self.image_size, mean, std, resize, fraction, _FITS[mode])
+        return ImageTransform(self.image_size, mean, std, resize, fraction, _FITS[mode], channels, crop_rounds=True)
 
     def written(self, transform: ImageTransform | None, labels: tuple[str, ...]) -> dict[str, Any]:
         """Return ``config.json`` as timm's ``save_for_hf`` lays it out, with this preprocessing and these labels."""
@@ -86,9 +91,10 @@ class TimmConfig:
         if transform is not None:
             mode = next(name for name, fit in _FITS.items() if fit == transform.fit)
             pretrained |= {
-                "input_size": [3, transform.size, transform.size], "interpolation": transform.resize,
-                "crop_pct": transform.crop_fraction, "crop_mode": mode, "mean": list(transform.mean),
-                "std": list(transform.std),
+                "input_size": [transform.channels, transform.size, transform.size], "interpolation": transform.resize,
+                "crop_pct": transform.crop_fraction, "crop_mode": mode,
+                "mean": list(transform.per_channel(transform.mean)),
+                "std": list(transform.per_channel(transform.std)),
             }  # fmt: skip
         raw = {"architecture": self.architecture, "num_classes": len(labels), "pretrained_cfg": pretrained}
         return raw | ({"model_args": dict(self.arguments)} if self.arguments else {})

@@ -46,7 +46,14 @@ def whisper_names(config: WhisperConfig) -> Names:
             names.append(Name(f"{here}/mlp/{ours}/bias", f"{there}.{key}.bias"))
         names += _norm(f"{here}/mlp/norm", f"{there}.final_layer_norm", "weight", "bias")
     names += _norm("norm", "layer_norm", "weight", "bias")
-    ignored = ((r"(model\.)?decoder\..*", _DECODER), (r"proj_out\.weight", _DECODER))
+    ignored = (
+        (r"(model\.)?decoder\..*", _DECODER),
+        (r"proj_out\.weight", _DECODER),
+        (
+            r"(projector|classifier)\.(weight|bias)|layer_weights",
+            "the origin's classifier, which has a projection of its own and is not built",
+        ),
+    )
     return Names(tuple(names), ("model.encoder.", "encoder."), ignored=ignored)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json, write_json
+from transferlab.files import make_usual, read_json, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
@@ -167,14 +167,14 @@ def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
         raise TransferlabError(f"{target} is a file; a directory is written.")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise TransferlabError(f"{target} is not empty. Give another directory, or overwrite it.")
+    if target.is_dir() and any(target.iterdir()):
+        _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     old = temporary.with_name(temporary.name + ".old")
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        make_usual(temporary, 0o777)
         if target.is_dir():
             os.replace(target, old)
         os.replace(temporary, target)
@@ -208,7 +208,9 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     if resized:
         _set_image_size(raw, source)
     head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
-    added = not head_keys <= source.tensors.keys()
+    # A head of another task can have the key of ours.
+    unused = {key for key, _ in source.unused}
+    added = any(key not in source.tensors or key in unused for key in head_keys)
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
@@ -295,7 +297,7 @@ def _usual_dtype(source: Source) -> np.dtype | None:
 def _prefixed(
     tensors: dict[str, LazyTensor], source: Source, raw: Mapping[str, Any], head_keys: set[str]
 ) -> dict[str, LazyTensor]:
-    """A head goes on a bare backbone: transformers then has a prefix on all keys but the head's.
+    """A head goes on a backbone that is bare, or was under another: transformers has one prefix on all keys but the head's.
 
     What the file held beside the model (``unused``) stays behind; it belonged to another head.
     """
@@ -303,11 +305,12 @@ def _prefixed(
     used = {leaf.key for leaf in source.leaves.values()}
     kept = {key: tensor for key, tensor in tensors.items() if key in used}
     prefixes = source.names.prefixes
-    if not prefixes or any(key.startswith(prefixes) for key in kept):
-        return kept
     own = f"{raw.get('model_type')}."
-    prefix = own if own in prefixes else prefixes[-1]
-    return {key if key in head_keys else prefix + key: tensor for key, tensor in kept.items()}
+    prefix = own if own in prefixes else prefixes[-1] if prefixes else ""
+    if any(key.startswith(prefix) for key in kept):
+        return kept
+    bare = {key: next((key.removeprefix(one) for one in prefixes if key.startswith(one)), key) for key in kept}
+    return {key if key in head_keys else prefix + bare[key]: tensor for key, tensor in kept.items()}
 
 
 def _written_labels(raw: Mapping[str, Any], head: Any) -> tuple[str, ...]:
@@ -400,6 +403,19 @@ def _with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return {**raw, **dict.fromkeys(fields or (["dtype"] if "model_type" in raw else []), dtype)}
 
 
+def _check_replaceable(target: Path) -> None:
+    """Only a model's directory is replaced: what else lies there would be lost."""
+    files = sorted(target.iterdir())
+    if not any(_DESCRIBES.fullmatch(file.name) for file in files):
+        raise TransferlabError(f"{target} holds no model, so it is not overwritten. There is: {files[0].name}.")
+    for file in files:
+        known = _DIRECTORIES if file.is_dir() else re.compile(f"{_WEIGHTS.pattern}|{_COMPANIONS.pattern}|{_HIDDEN}")
+        if not known.fullmatch(file.name):
+            raise TransferlabError(
+                f"{target} is not overwritten: '{file.name}' is no part of a model, and would be lost."
+            )
+
+
 def _metadata(source: Source) -> dict[str, str]:
     """What stood beside the tensors in the source's files; transformers asks for the format."""
     for file in source.files.values():
@@ -417,6 +433,9 @@ _WEIGHTS = re.compile(
 )
 _COMPANIONS = re.compile(r".*\.(json|txt|model|md|jinja|py\.txt)|LICENSE.*|NOTICE.*")
 _LARGEST_COMPANION = 1 << 28
+_DIRECTORIES = re.compile(r"\d+_\w+|additional_chat_templates|tree")
+_DESCRIBES = re.compile(r"config\.json|adapter_config\.json|open_clip_config\.json|transferlab\.json")
+_HIDDEN = r"\.gitattributes|\.gitignore|\.DS_Store"
 
 
 def _copy_companions(source: Source, made: Path) -> None:
@@ -436,7 +455,7 @@ def _copy_companions(source: Source, made: Path) -> None:
 def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
     """Where the files do not say how the source reads images, or say otherwise, write it."""
     transform = source.image_transform
-    if transform is None or kind == "timm" or read_preprocessor(made) == transform:
+    if transform is None or kind == "timm" or read_preprocessor(made, transform.channels) == transform:
         return
     path = made / "preprocessor_config.json"
     old = read_json(path) if path.exists() else {}
