@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +215,31 @@ def test_tweets_and_animals_are_what_was_published() -> None:
         tweets.records[i]["text"] for i in range(len(tweets.records)) if "LMAO, AMAZING" in tweets.records[i]["text"]
     ]
     assert len(positive) == 1
+
+
+def test_two_data_sets_that_a_cased_model_reads_apart_are_one(tmp_path: Path) -> None:
+    loud = [(text.upper(), label) for text, label in ROWS]
+    one, other = (
+        tl.dataset(write(tmp_path / name, rows), test_examples=20) for name, rows in (("a.csv", ROWS), ("b.csv", loud))
+    )
+    assert one.sha256 != other.sha256
+    assert one.sha256 == tl.dataset(write(tmp_path / "a.csv", ROWS), test_examples=20).sha256
+
+
+def test_small_classes_are_never_tested_and_a_class_of_one_is_never_learned(tmp_path: Path) -> None:
+    rows = [(f"o{i}", "other") for i in range(180)] + [(f"{c}.{i}", f"intent {c}") for c in range(40) for i in range(3)]
+    data = tl.dataset(write(tmp_path / "t.csv", [*rows, ("alone", "single")]), test_examples=30)
+    tested = data.labels[data.test]
+    assert abs((tested == data.label_names.index("other")).mean() - 0.6) < 0.04
+    assert len(set(tested.tolist())) >= 12
+    single = data.label_names.index("single")
+    assert single not in tested and single in data.labels[data.train]
+    assert single in data.labels[data.hold_out(0.3, 0).train]
+
+
+def test_half_a_character_is_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"t {i}", "label": i % 2}) for i in range(9)) + "\n"
+                    + json.dumps({"text": "cut \ud83d", "label": 1}))  # fmt: skip
+    with pytest.raises(TransferlabError, match="row 10: the text holds half of a character"):
+        tl.dataset(path)

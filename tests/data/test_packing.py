@@ -55,3 +55,9 @@ def test_packed_rows_are_mostly_padding_or_of_many_shapes(longest: int) -> None:
     assert len({tuple(x.shape for x in batch.inputs.values()) for batch in batches}) <= 3
     assert sum(lengths) > 0.9 * sum(batch.inputs["input_ids"].size for batch in batches)
     assert "token_type_ids" not in batches[0].inputs
+
+
+@pytest.mark.parametrize("lengths", [[300, *[40] * 1000], [0], [0, 0, 70], [200, *[3] * 3000]])
+def test_lengths_that_leave_a_width_without_a_row_are_a_traceback(lengths: list[int]) -> None:
+    batches = list(pack(texts_of(lengths), max(NARROWEST, *lengths), 1024, pad=0, types=True, first_position=0))
+    assert sorted(text for batch in batches for text in batch.texts) == list(range(len(lengths)))

@@ -13,7 +13,9 @@ from vocabulary_files import pieces, write_bpe, write_sentencepiece, write_wordp
 from transferlab.data.sentencepiece import read_sentencepiece
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
+from transferlab.files import sha256_file
 
+BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
@@ -36,7 +38,7 @@ def test_a_bpe_vocabulary_is_framed_or_split_otherwise_than_its_kind(tmp_path: P
     assert (framed[0], framed[-1]) == ("<s>", "</s>") and "".join(framed[1:-1]) == "theĠcat" and len(framed) < 9
     assert tokens(gpt2, "the cat<|endoftext|>") == [*framed[1:-1], "<|endoftext|>"]
     assert tokens(roberta, "é 💚")[1] != "<unk>" and roberta.tokenizer.decode(roberta("é 💚").ids) == "é 💚"
-    assert roberta.pad_id == 1 and gpt2.sha256 == roberta.sha256
+    assert roberta.pad_id == 1 and gpt2.sha256 != roberta.sha256
     assert tokens(read(tmp_path, "roberta", add_prefix_space=True), "the")[1] == "Ġthe"
     long = roberta("the cat sat on the mat " * 20)
     assert len(long.ids) == 32 and long.cut > 0
@@ -90,6 +92,57 @@ def test_a_vocabulary_of_an_unknown_kind_is_guessed_at(kind: str, settings: dict
     write_bpe(tmp_path, ROBERTA)
     with pytest.raises(TransferlabError, match=message.replace("merges.txt, vocab.json", "vocab.json, merges.txt")):
         read(tmp_path, kind, **settings)
+
+
+def cased(folder: Path, **settings) -> TextTransform:
+    """A ``tokenizer.json`` that keeps capitals, in a directory of a BERT, with these settings."""
+    write_wordpiece(folder, BERT)
+    made = read(folder, "bert", do_lower_case=False)
+    made.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text("{}")
+    return read(folder, "bert", model_max_length=32, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "want"),
+    [
+        ({"do_lower_case": False}, False),
+        ({"do_lower_case": True}, True),
+        ({}, True),
+        ({"tokenizer_class": "BertTokenizerFast", "strip_accents": False}, True),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}, False),
+        ({"tokenizer_class": "XLMRobertaTokenizer", "do_lower_case": True}, False),
+    ],
+)
+def test_the_settings_of_a_class_do_not_stand_over_tokenizer_json_or_those_of_another_do(
+    settings: dict, want: bool, tmp_path: Path
+) -> None:
+    made = cased(tmp_path, **settings)
+    assert (tokens(made, "THE")[1] == "the") == want
+    assert (made.sha256 != sha256_file(tmp_path / "tokenizer.json")) == want
+
+
+def test_a_tokenizer_alone_is_taken_for_that_of_a_model(tmp_path: Path) -> None:
+    cased(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert tokens(read(tmp_path, "bert"), "THE")[1] != "the"
+
+
+def test_a_setting_of_the_wrong_type_is_a_trace(tmp_path: Path) -> None:
+    with pytest.raises(TransferlabError, match=r"tokenizer_config\.json: it holds a value that cannot be used"):
+        cased(tmp_path, strip_accents="yes")
+
+
+def test_the_lower_case_of_sentence_transformers_is_not_made_or_not_hashed(tmp_path: Path) -> None:
+    before = cased(tmp_path, do_lower_case=False)
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    after = read(tmp_path, "bert", do_lower_case=False)
+    assert tokens(after, "THE Cat") == tokens(before, "the cat") != tokens(before, "THE Cat")
+    assert after.sha256 != before.sha256
+    (tmp_path / "bpe").mkdir()
+    write_bpe(tmp_path / "bpe", ROBERTA)
+    (tmp_path / "bpe" / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    assert tokens(read(tmp_path / "bpe", "roberta"), "THE")[1] == "the"
 
 
 def test_a_file_that_is_no_vocabulary_is_a_trace(tmp_path: Path) -> None:
@@ -149,3 +202,20 @@ def test_a_batch_is_padded_on_the_other_side_or_has_types_that_the_model_lacks(t
     (tmp_path.parent / "moved" / "tokenizer_config.json").write_text('{"padding_side": "both"}')
     with pytest.raises(TransferlabError, match="padding_side 'both'"):
         read_tokenizer(tmp_path.parent / "moved", 8)
+
+
+def test_a_setting_of_the_vocabulary_is_no_part_of_what_identifies_it(tmp_path: Path) -> None:
+    write_wordpiece(tmp_path, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "THE", "CAT"))
+    upper, lower = read(tmp_path, "bert", do_lower_case=False), read(tmp_path, "bert", do_lower_case=True)
+    assert upper("THE CAT").ids != lower("THE CAT").ids
+    assert upper.sha256 != lower.sha256 == read(tmp_path, "bert", do_lower_case=True).sha256
+
+
+def test_the_wrong_end_is_cut_off_or_too_much_is_said_to_be(tmp_path: Path) -> None:
+    write_wordpiece(tmp_path, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat"))
+    text = "cat " + "the " * 40
+    for side, first in (("right", "cat"), ("left", "the")):
+        made = read(tmp_path, "bert", truncation_side=side)
+        assert tokens(made, text)[1] == first and made(text).cut == 41 - 30
+    with pytest.raises(TransferlabError, match="truncation_side 'middle'"):
+        read(tmp_path, "bert", truncation_side="middle")

@@ -49,3 +49,9 @@ def test_a_table_shows_other_scores_than_these_three():
     }
     assert got["accuracy"] == pytest.approx(2 / 3)
     assert got["balanced_accuracy"] == pytest.approx(3 / 4)
+
+
+def test_a_model_that_diverged_is_right_about_the_first_class():
+    nothing, labels = np.full((4, 2), np.nan, np.float32), np.array([0, 0, 0, 1])
+    assert accuracy(nothing, labels) == balanced_accuracy(nothing, labels) == 0.0
+    assert np.isnan(cross_entropy(nothing, labels))

@@ -7,6 +7,7 @@ import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,13 +60,15 @@ class Dataset:
         Raises:
             TransferlabError: more labels than there are, or a subset of a single class.
         """
+        if not isinstance(examples, Integral):
+            raise TransferlabError(f"A budget is a whole number of labels; {examples!r} was asked for.")
         if examples > len(self.train):
             raise TransferlabError(
                 f"A budget of {examples} labels was asked for; '{self.name}' has {len(self.train)} for training."
             )
         if examples < 1:
             raise TransferlabError(f"A budget is at least one label; {examples} was asked for.")
-        chosen = self.train[stratified_order(self.labels[self.train], seed)[:examples]]
+        chosen = self.train[stratified_order(self.labels[self.train], seed, examples)[:examples]]
         present = {self.label_names[i] for i in set(self.labels[chosen].tolist())}
         if len(present) < 2:
             raise TransferlabError(
@@ -80,7 +83,7 @@ class Dataset:
         held = max(1, round(fraction * len(self.train)))
         if held >= len(self.train):
             raise TransferlabError(f"{len(self.train)} labels are too few to hold some out for validation.")
-        order = stratified_order(self.labels[self.train], seed + 1_000_003)
+        order = _set_apart(self.labels[self.train], seed + 1_000_003, held)
         return replace(self, validation=np.sort(self.train[order[:held]]), train=self.train[np.sort(order[held:])])
 
     def describe(self) -> dict[str, Any]:
@@ -132,8 +135,8 @@ def dataset(
         ("seed", seed, 0),
         ("split_seed", split_seed, 0),
     ):
-        if value < least:
-            raise TransferlabError(f"{field_name} is {value}; it must be at least {least}.")
+        if not isinstance(value, Integral) or value < least:
+            raise TransferlabError(f"{field_name} is {value!r}; it must be a whole number, at least {least}.")
     text = str(name)
     if text in DATASETS:
         whole = _named(text)
@@ -151,21 +154,48 @@ def dataset(
     return made if examples is None else made.subset(examples, seed)
 
 
-def stratified_order(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
-    """Return an order in which every prefix is as close to the class proportions as whole examples can be.
+def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None = None) -> Int[np.ndarray, " n"]:
+    """Return an order of which every prefix holds each class in its proportion, as nearly as whole examples can.
 
-    Each class is shuffled; its k-th of n_c examples is put at (k + u) / n_c with one u for the class, so classes are
-    spread evenly and their starts differ by seed. A class's first example stands at 1 / 2 of its stride, so that
-    small prefixes hold the large classes first.
+    The next example is of the class that lacks most of its share. Where several lack as much, that one comes whose next
+    example stands first when each class, shuffled, is spread evenly with half a stride before it.
+
+    Args:
+        labels: of all examples.
+        seed: of the shuffles.
+        first: the length up to which prefixes are asked for; the rest follows in the even spread.
     """
     rng = np.random.default_rng([seed, 7])
-    place = np.zeros(len(labels))
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    n, place = len(labels), np.zeros(len(labels))
+    _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    for label in range(len(counts)):
+        rows = np.flatnonzero(column == label)
         rank = np.empty(len(rows))
         rank[rng.permutation(len(rows))] = np.arange(len(rows))
         place[rows] = (rank + 0.5) / len(rows)
-    return np.lexsort((rng.random(len(labels)), place))
+    even = np.lexsort((rng.random(n), place))
+    # Each class's examples by where they stand in the even spread, and behind them none.
+    waiting = [np.append(np.flatnonzero(column[even] == label), n) for label in range(len(counts))]
+    ahead = np.array([places[0] for places in waiting])
+    taken, chosen = np.zeros(len(counts), np.int64), []
+    for k in range(1, (n if first is None else min(first, n)) + 1):
+        lacks = np.where(ahead < n, k * counts - taken * n, np.iinfo(np.int64).min)
+        most = np.flatnonzero(lacks == lacks.max())
+        label = most[ahead[most].argmin()]
+        chosen.append(ahead[label])
+        taken[label] += 1
+        ahead[label] = waiting[label][taken[label]]
+    rest = np.ones(n, bool)
+    rest[chosen] = False
+    return np.concatenate([even[chosen], even[rest]]) if chosen else even
+
+
+def _set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.ndarray, " n"]:
+    """Return an order whose first ``size`` are set aside: what is the only one of its class comes last, to be learned from."""
+    _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    several = counts[column] > 1
+    order = np.flatnonzero(several)[stratified_order(labels[several], seed, size)]
+    return np.concatenate([order, np.flatnonzero(~several)])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -179,8 +209,8 @@ class _Whole:
     modality: Modality
     label_names: tuple[str, ...]
     records: Sequence[dict[str, Any]]
-    content: Callable[[int], tuple[str, int, bytes]]
-    """Index → (id, label, what makes two examples the same)."""
+    content: Callable[[int], tuple[str, int, bytes, bytes]]
+    """Index → (id, label, what makes two examples the same, what a model reads or its hash)."""
     about: dict[str, str]
 
 
@@ -190,7 +220,7 @@ def _split(whole: _Whole, test_examples: int, split_seed: int) -> Dataset:
     kept, ids, labels = [], [], []
     duplicates = conflicting = 0
     for i in range(len(whole.records)):
-        name, label, content = whole.content(i)
+        name, label, content, read = whole.content(i)
         if content in seen:
             duplicates += 1
             conflicting += seen[content] != label
@@ -199,7 +229,8 @@ def _split(whole: _Whole, test_examples: int, split_seed: int) -> Dataset:
         kept.append(i)
         ids.append(name)
         labels.append(label)
-        digest.update(f"\0{name}\0{label}\0".encode() + content)
+        # Not by what makes two the same: a cased model reads texts apart that differ in case alone.
+        digest.update(f"\0{name}\0{label}\0{len(read)}\0".encode() + read)
     if not labels:
         raise TransferlabError(f"'{whole.name}' holds no examples.")
     column = np.array(labels, np.int32)
@@ -207,7 +238,7 @@ def _split(whole: _Whole, test_examples: int, split_seed: int) -> Dataset:
         only = whole.label_names[labels[0]]
         raise TransferlabError(f"'{whole.name}' has a single label, '{only}'; a classifier needs two classes at least.")
     n_test = min(test_examples, len(kept) // 2)
-    order = stratified_order(column, split_seed + 2_000_003)
+    order = _set_apart(column, split_seed + 2_000_003, n_test)
     return Dataset(
         whole.name, whole.modality, whole.label_names, _View(whole.records, kept), tuple(ids), column,
         train=np.sort(order[n_test:]), validation=np.zeros(0, np.int64), test=np.sort(order[:n_test]),
@@ -265,12 +296,14 @@ def _named(name: str) -> _Whole:
         content = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
         return {"id": _text(raw["id"]), entry.modality: content, "label": int(raw["label"])}
 
-    def content(i: int) -> tuple[str, int, bytes]:
+    def content(i: int) -> tuple[str, int, bytes, bytes]:
         raw = stored[i]
         if entry.modality == "image":
             # The builder encodes equal pictures to equal bytes.
-            return _text(raw["id"]), int(raw["label"]), hashlib.sha256(raw["image"]).digest()
-        return _text(raw["id"]), int(raw["label"]), _same_text(_text(raw["text"]))
+            same = hashlib.sha256(raw["image"]).digest()
+            return _text(raw["id"]), int(raw["label"]), same, same
+        text = _text(raw["text"])
+        return _text(raw["id"]), int(raw["label"]), _same_text(text), text.encode()
 
     about = {"licence": entry.licence, "citation": entry.citation, "version": entry.version}
     return _Whole(name, entry.modality, entry.labels, _Lazy(len(stored), record), content, about)
@@ -287,6 +320,10 @@ def _table(path: Path, text_column: str, label_column: str) -> _Whole:
             raise TransferlabError(f"{path}, row {number}: the label is empty.")
         if not isinstance(row[text_column], str):
             raise TransferlabError(f"{path}, row {number}: the text is {row[text_column]!r}.")
+        try:
+            row[text_column].encode()
+        except UnicodeEncodeError:
+            raise TransferlabError(f"{path}, row {number}: the text holds half of a character.") from None
         texts.append((number, row[text_column]))
         labels.append(str(row[label_column]))
     names = tuple(sorted(set(labels)))
@@ -296,8 +333,8 @@ def _table(path: Path, text_column: str, label_column: str) -> _Whole:
     def record(i: int) -> dict[str, Any]:
         return {"id": f"row {texts[i][0]}", "text": texts[i][1], "label": index[labels[i]]}
 
-    def content(i: int) -> tuple[str, int, bytes]:
-        return f"row {texts[i][0]}", index[labels[i]], _same_text(texts[i][1])
+    def content(i: int) -> tuple[str, int, bytes, bytes]:
+        return f"row {texts[i][0]}", index[labels[i]], _same_text(texts[i][1]), texts[i][1].encode()
 
     return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {})
 
@@ -329,8 +366,9 @@ def _folder(path: Path) -> _Whole:
         file, label = files[i]
         return {"id": str(file.relative_to(path)), "image": read_image(file), "label": label}
 
-    def content(i: int) -> tuple[str, int, bytes]:
+    def content(i: int) -> tuple[str, int, bytes, bytes]:
         one = record(i)
-        return one["id"], one["label"], _same_image(one["image"])
+        same = _same_image(one["image"])
+        return one["id"], one["label"], same, same
 
     return _Whole(str(path), "image", names, _Lazy(len(files), record), content, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -29,22 +30,25 @@ class ImageTransform:
 
     Attributes:
         size: height and width of the result, in pixels.
-        mean, std: per channel, of values from 0 to 1.
+        mean, std: per channel, of values from 0 to 1; one value is that of every channel.
         resize: Pillow's filter.
         crop_fraction: pictures are resized to ``size / crop_fraction`` before the centre is cut.
         fit: which side becomes that long: the shorter one (``crop``), or both, whatever the picture's proportions
             (``squash``); with ``crop_fraction`` 1 that is a plain resize.
         channels: 3 reads pictures as RGB, 1 as grey with the mean of ``mean`` and of ``std``; any other number takes
             arrays of so many channels as they are, with ``mean`` and ``std`` repeated in turn.
+        crop_rounds: whether half a pixel of the centre's offset goes to the even side, as torchvision has it (timm,
+            open_clip), not down, as transformers has it.
     """
 
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resize: Filter = "bicubic"
     crop_fraction: float = 0.875
     fit: Fit = "crop"
     channels: int = 3
+    crop_rounds: bool = False
 
     def __call__(self, image: UInt8[np.ndarray, "height width channels"]) -> Float[np.ndarray, "size size bands"]:
         """Return float32 (size, size, channels)."""
@@ -55,9 +59,14 @@ class ImageTransform:
         ]  # fmt: skip
         kind = "RGB" if self.channels == 3 else "L"
         cuts = [np.atleast_3d(self._cut(picture.convert(kind))) for picture in pictures]
-        mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
-        mean, std = (x.mean() if self.channels == 1 else np.resize(x, self.channels) for x in (mean, std))
+        mean, std = (np.array(self.per_channel(values), np.float32) for values in (self.mean, self.std))
         return (np.concatenate(cuts, -1) - mean) / std
+
+    def per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """``mean`` or ``std`` with one value for each channel that is read."""
+        if self.channels == 1:
+            return (sum(values) / len(values),)
+        return tuple(values[i % len(values)] for i in range(self.channels))
 
     def _cut(self, picture: Image.Image) -> Float[np.ndarray, "size size *bands"]:
         """The resized picture's centre, from 0 to 1."""
@@ -71,12 +80,16 @@ class ImageTransform:
             target = self.size if shorter < self.size else target
             width, height = (target * side // shorter for side in picture.size)
         picture = picture.resize((width, height), _RESAMPLE[self.resize])
-        left, top = (width - self.size) // 2, (height - self.size) // 2
+        over = (width - self.size, height - self.size)
+        left, top = (round(n / 2) if self.crop_rounds else n // 2 for n in over)
         return np.asarray(picture.crop((left, top, left + self.size, top + self.size)), np.float32) / 255.0
 
     def describe(self) -> dict[str, object]:
         """What identifies this preprocessing, as plain data."""
-        return {"kind": "image", **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
+        given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if not self.crop_rounds:
+            given.pop("crop_rounds")
+        return {"kind": "image", **given}
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -93,17 +106,25 @@ def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height
     name = str(file) if isinstance(file, (str, Path)) else "image"
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
-            upright = ImageOps.exif_transpose(picture)
+            upright = _upright(picture)
+            if upright.mode.startswith("I"):
+                # 16 bits of grey: Pillow would cut all above 255 to white.
+                upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 # Transparent parts show white, as on a page.
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            if upright.mode.startswith("I"):
-                # 16 bits of grey: Pillow would cut all above 255 to white.
-                upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
             return np.array(upright.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise TransferlabError(f"{name} cannot be read as a picture ({error}).") from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; a damaged EXIF block says nothing."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (struct.error, SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return picture
 
 
 def png(image: UInt8[np.ndarray, "height width *channels"]) -> bytes:

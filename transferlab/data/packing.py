@@ -84,7 +84,8 @@ def _by_width(lengths: Int[np.ndarray, " n"], width: int, tokens: int) -> list[t
         if narrower < NARROWEST or lengths[short].sum() < WORTHWHILE * tokens:
             narrower = 0
         rows, left = _fill(left, lengths, width, narrower, _most(width, tokens))
-        out.append((width, rows))
+        if rows:
+            out.append((width, rows))
         width = narrower
     return out
 
@@ -102,7 +103,7 @@ def _fill(
         length = int(lengths[text])
         free = next((free for free in range(length, width + 1) if room[free]), None)
         if free is None:
-            if length <= opens:
+            if opens > 0 and length <= opens:
                 left.append(text)
                 continue
             free = width

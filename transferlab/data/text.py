@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
-from transferlab.data.vocabularies import tokenizer_from_vocabulary
+from transferlab.data.vocabularies import apply_settings, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json, sha256_file
+from transferlab.files import read_json, reading, sha256_file
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""
@@ -73,7 +73,7 @@ class TextTransform:
         """Tokenise many texts; an empty text has only its special tokens."""
         out = []
         for one in self.tokenizer.encode_batch(list(texts)):
-            cut = sum(sum(part.attention_mask) for part in one.overflowing)
+            cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in one.overflowing)
             out.append(Encoded(tuple(one.ids), tuple(one.type_ids), cut))
         return out
 
@@ -108,7 +108,8 @@ def read_tokenizer(
     """Read a Hugging Face directory's tokenizer; None where it has none.
 
     ``tokenizer.json`` is used where there is one, else the vocabulary
-    (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). The length is the smallest of ``limit`` (the
+    (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). Where ``tokenizer_config.json`` says otherwise than
+    ``tokenizer.json``, it is followed as the origin does it. The length is the smallest of ``limit`` (the
     model's positions), sentence-transformers' ``max_seq_length`` and ``model_max_length``.
 
     Args:
@@ -123,13 +124,16 @@ def read_tokenizer(
         TransferlabError: files that cannot be read, or of a kind that no tokenizer can be made from.
     """
     settings = {**_json(directory / "special_tokens_map.json"), **_json(directory / "tokenizer_config.json")}
-    sentence = _json(directory / "sentence_bert_config.json")
+    sentence, changed = _json(directory / "sentence_bert_config.json"), False
     if (directory / "tokenizer.json").exists():
         paths = (directory / "tokenizer.json",)
         try:
             tokenizer = Tokenizer.from_file(str(paths[0]))
         except Exception as error:
             raise TransferlabError(f"{paths[0]}: not a readable tokenizer ({error}).") from None
+        with reading(directory / "tokenizer_config.json"):
+            # A directory that is no model's has no class but the one that its settings name.
+            changed = apply_settings(tokenizer, kind if (directory / "config.json").exists() else "", settings)
     elif is_clip_vocabulary(directory):
         tokenizer, paths = clip_tokenizer(directory, settings), (directory / "vocab.json", directory / "merges.txt")
     else:
@@ -137,6 +141,10 @@ def read_tokenizer(
         if made is None:
             return None
         tokenizer, paths = made
+    if sentence.get("do_lower_case"):
+        # sentence-transformers' own lower case: of the text, before its tokenizer sees it.
+        before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer, changed = normalizers.Sequence([normalizers.Lowercase(), *before]), True
     lengths = [limit, sentence.get("max_seq_length"), settings.get("model_max_length")]
     longest = min(int(length) for length in lengths if length)
     padding = tokenizer.padding or {}
@@ -150,8 +158,16 @@ def read_tokenizer(
     if whole_length:
         token = tokenizer.id_to_token(pad_id) or "[PAD]"
         tokenizer.enable_padding(direction=side, length=longest, pad_id=pad_id, pad_token=token)
-    tokenizer.enable_truncation(longest)
+    cut = settings.get("truncation_side") or (tokenizer.truncation or {}).get("direction") or "right"
+    if cut not in ("right", "left"):
+        raise TransferlabError(
+            f"{directory / 'tokenizer_config.json'}: truncation_side '{cut}' is not 'right' or 'left'."
+        )
+    tokenizer.enable_truncation(longest, direction=cut)
     digests = [sha256_file(path) for path in paths]
+    if changed or cut != "right" or paths[0].name != "tokenizer.json":
+        # What the settings make of a file, lower case among it, is no less the tokenizer than the file.
+        digests.append(hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 def accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
-    """Share of examples whose most probable label is theirs; NaN for none."""
-    return float((probabilities.argmax(-1) == labels).mean()) if len(labels) else float("nan")
+    """Share of examples whose most probable label is theirs; NaN for none. A row of NaN recognises nothing."""
+    return float(_hits(probabilities, labels).mean()) if len(labels) else float("nan")
+
+
+def _hits(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    # The largest of NaN is the first: a model that diverged would be right about the first class.
+    return (probabilities.argmax(-1) == labels) & np.isfinite(probabilities).all(-1)
 
 
 def balanced_accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
     """Mean over the classes present in ``labels`` of the share recognised (recall)."""
-    hit = probabilities.argmax(-1) == labels
+    hit = _hits(probabilities, labels)
     recalls = [hit[labels == label].mean() for label in np.unique(labels)]
     return float(np.mean(recalls)) if recalls else float("nan")
 
