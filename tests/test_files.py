@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from transferlab.errors import TransferlabError
-from transferlab.files import Artifact, atomic_path, fetch_artifact, read_json, require_file, unpack, write_json
+from transferlab.files import (
+    Artifact,
+    atomic_directory,
+    atomic_path,
+    fetch_artifact,
+    read_json,
+    require_file,
+    unpack,
+    write_json,
+)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -121,3 +130,13 @@ def test_a_bucket_without_its_package_is_a_traceback(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(TransferlabError, match=f"pip install {package}"):
         fetch_bucket(f"{scheme}://bucket/model")
+
+
+def test_what_is_kept_for_all_is_shut_to_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with atomic_directory(tmp_path / "kept") as folder:
+            (folder / "file").write_text("x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o755

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import types
+import typing
 from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any, Literal
 
 
 class TransferlabError(Exception):
@@ -24,3 +28,22 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         return ""
     shown = ", ".join(choices[:12]) + (", …" if len(choices) > 12 else "")
     return f" Choose from: {shown}."
+
+
+def check_fields(made: Any) -> None:
+    """Hold a dataclass's fields that are one of a few words, or a number, against what they are declared as.
+
+    Raises:
+        TransferlabError: another value; the field, and the nearest word, are named.
+    """
+    for name, hint in typing.get_type_hints(type(made)).items():
+        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        words = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
+        value = getattr(made, name)
+        if words and value not in words and not (value is None and type(None) in parts):
+            raise TransferlabError(f"{name} is {value!r}.{nearest(str(value), map(str, words))}")
+        if value is None and type(None) in parts:
+            continue
+        known, called = (Real, "a number") if float in parts else (Integral, "a whole number")
+        if (float in parts or int in parts) and (not isinstance(value, known) or isinstance(value, bool)):
+            raise TransferlabError(f"{name} is {value!r}; it must be {called}.")

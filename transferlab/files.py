@@ -51,14 +51,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; a result is as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        make_usual(temporary, 0o666)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def make_usual(temporary: Path, bits: int) -> None:
+    """Give a temporary file or directory, which is private, the rights that any other of the user has."""
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(bits & ~umask)
 
 
 @contextmanager
@@ -68,6 +72,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
+        make_usual(temporary, 0o777)
         try:
             os.replace(temporary, path)
         except OSError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -337,17 +337,15 @@ def _abstract(variable: nnx.Variable) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(value.shape), value.dtype)
 
 
-_compiled_initialisers: dict[Any, Callable[[jax.Array], dict[str, jax.Array]]] = {}
-
-
 def _initialise(definition: Definition, paths: tuple[str, ...]) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """One compiled program per (module, leaves): seeds do not recompile."""
     shapes = {**flatten(definition.params), **flatten(definition.state)}
-    spec = tuple((p, definition.initialisers[p], shapes[p].shape, shapes[p].dtype) for p in paths)
-    if spec not in _compiled_initialisers:
+    return _drawing(tuple((p, definition.initialisers[p], shapes[p].shape, shapes[p].dtype) for p in paths))
 
-        def draw(key: jax.Array) -> dict[str, jax.Array]:
-            return {path: init(key_of(key, path), shape, dtype) for path, init, shape, dtype in spec}
 
-        _compiled_initialisers[spec] = jax.jit(draw)
-    return _compiled_initialisers[spec]
+@lru_cache(maxsize=64)
+def _drawing(spec: tuple[tuple[str, Any, tuple[int, ...], Any], ...]) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        return {path: init(key_of(key, path), shape, dtype) for path, init, shape, dtype in spec}
+
+    return jax.jit(draw)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import transferlab as tl
+from transferlab import trees
 from transferlab.train import Interrupted, Optimizer, Seeds, Settings
-from transferlab.train.fit import fit_together
-from transferlab.train.program import _programs
+from transferlab.train.fit import fit_together, prepare
+from transferlab.train.program import _shared
 from transferlab.train.run import Run
 from transferlab.transfer.groups import Group
 
@@ -164,7 +165,7 @@ def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monke
 
 
 def test_a_population_compiles_for_every_member(source, films) -> None:
-    _programs.clear()
+    _shared.cache_clear()
     made = runs(source, films, steps=20)
     fit_together(made)
     assert made[0].program is made[-1].program
@@ -245,3 +246,15 @@ def test_weights_that_are_not_wanted_stay_on_disk(source, films, tmp_path, metho
     assert run.fit().test["accuracy"] > 0
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert (tmp_path / "run" / "predictions.npz").exists()
+
+
+def test_members_in_bfloat16_hold_the_base_each_for_itself(source, films) -> None:
+    shared: dict = {}
+    settings = Settings(learning_rate=1e-3, steps=4, batch_size=8, precision="bfloat16", together="always")
+    frozen = [
+        trees.flatten(prepare(tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=settings,
+                                       seed=seed), shared)[0].frozen)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    assert all(leaf is frozen[1][path] for path, leaf in frozen[0].items())
+    assert {str(leaf.dtype) for leaf in frozen[0].values()} == {"bfloat16"}

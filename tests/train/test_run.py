@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import write_bert
 
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.train import Optimizer, Settings
+from transferlab.train import Optimizer, Seeds, Settings
 from transferlab.train.checkpoints import Checkpoints
+from transferlab.train.fit import prepare
+from transferlab.train.loop import make_batch
+from transferlab.train.run import _check_kinds
 from transferlab.transfer.cache import FrontierCache
 
 QUICK = Settings(learning_rate=1e-2, epochs=3, batch_size=8, log_every=2)
@@ -70,8 +76,6 @@ def test_memory_is_reported_for_what_is_not_there(source, films) -> None:
 
 def test_dropout_is_off_in_frozen_stages_and_on_where_something_trains(source, films) -> None:
     """A probe's features do not depend on the seed of dropout; full fine-tuning's losses do."""
-    from transferlab.train import Seeds
-
     data = films.subset(40, 0)
     probes = [fit(source, data, tl.methods.Probe(), seed=Seeds(0, order))[0] for order in (0, 1)]
     assert all(run.plan.training == {"head"} for run in probes)
@@ -158,9 +162,9 @@ def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(sou
 
 
 def test_the_number_of_compilations_is_one_per_padded_length(source, films) -> None:
-    from transferlab.train.program import _programs
+    from transferlab.train.program import _shared
 
-    _programs.clear()
+    _shared.cache_clear()
     lengths, tested = set(), set()
     for seed in (0, 1):
         run, _ = fit(source, films.subset(40, seed), tl.methods.Full(), seed=seed)
@@ -359,3 +363,147 @@ def test_a_full_disk_while_checkpointing_is_one_clear_error_and_the_run_continue
     assert "said: A checkpoint could not be written" in failed.stdout
     assert go("roomy").returncode == 0
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_pooler_that_was_asked_for_is_replaced_by_the_mean(films, tmp_path: Path) -> None:
+    bare = tl.load(write_bert(tmp_path / "bare", drop=("pooler.dense.weight", "pooler.dense.bias")))
+    with pytest.raises(TransferlabError, match=r"cannot pool by 'pooler'.* It can by mean, first, stages"):
+        tl.adapt(bare, films.subset(16, 0), method=tl.methods.Full(pooling="pooler"), settings=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: tl.methods.Full(weights="rand"), "weights is 'rand'. Did you mean 'random'"),  # type: ignore[arg-type]
+        (lambda: tl.methods.Probe(pooling="men"), "pooling is 'men'. Did you mean 'mean'"),  # type: ignore[arg-type]
+        (lambda: tl.methods.Full(head_lr_scale=-1.0), "head_lr_scale is -1"),
+        (lambda: tl.methods.Full(head_dropout=1.0), "head_dropout is 1"),
+        (lambda: tl.methods.LoRA(dropout=1.5), "dropout is 1.5"),
+        (lambda: tl.methods.LoRA(alpha=float("nan")), "alpha is nan"),
+        (lambda: Settings(memory_bytes=0), "memory_bytes is 0"),
+        (lambda: Settings(checkpoint_steps=0), "checkpoint_steps is 0"),
+    ],
+)
+def test_a_mistyped_word_in_python_is_taken_for_another(make, said: str) -> None:
+    with pytest.raises(TransferlabError, match=re.escape(said)):
+        make()
+
+
+def test_the_step_donates_what_is_frozen_or_keeps_what_it_replaces(source, films) -> None:
+    run = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=QUICK)
+    member, state = prepare(run, {})
+    batch = jax.device_put(make_batch(member, run.order[0]))
+    run.program.step(state, member.frozen, batch, run.hyper())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state["params"], state["optimizer"])))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(member.frozen))
+
+
+def test_the_backward_pass_goes_through_what_is_frozen(source, films) -> None:
+    """A probe whose features are not cached costs a forward pass and little more: full fine-tuning three."""
+    data, cost = films.subset(16, 0), {}
+    for name, method in (("full", tl.methods.Full()), ("probe", tl.methods.Probe())):
+        run = tl.adapt(source, data, method=method, settings=replace(QUICK, cache_bytes=0))
+        member, state = prepare(run, {})
+        assert not run.decision.cached
+        cost[name] = run.program.step.flops(state, member.frozen, make_batch(member, run.order[0]), run.hyper())
+    assert cost["probe"] < 0.45 * cost["full"]
+
+
+def test_the_seed_of_the_order_draws_the_head_or_that_of_the_head_the_order(source, films) -> None:
+    def made(initialisation: int, order: int):
+        run = tl.adapt(source, films.subset(40, 0), settings=QUICK, seed=Seeds(initialisation, order))
+        head = flat(run._plan.place(initialisation)[0])["head/kernel"]
+        return np.asarray(head), run.order[0].indices.tolist()
+
+    (head, first), (same, other), (drawn, again) = made(0, 0), made(0, 1), made(1, 0)
+    np.testing.assert_array_equal(head, same)
+    assert first != other and first == again and not np.array_equal(head, drawn)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Settings(checkpoint_steps=-3), "checkpoint_steps is -3"),
+        (lambda: Seeds(0, -1), "The seed of the order is -1"),
+        (lambda: Seeds(2**32, 0), "The seed of the initialisation is 4294967296"),
+    ],
+)
+def test_a_number_out_of_its_range_is_a_traceback(make, said: str) -> None:
+    with pytest.raises(TransferlabError, match=re.escape(said)):
+        make()
+
+
+@pytest.mark.parametrize("method", [tl.methods.Probe(weights="random"), tl.methods.LoRA(rank=2, weights="random")])
+def test_what_began_with_random_weights_is_exported_with_the_pretrained_ones(
+    source, films, tmp_path: Path, method
+) -> None:
+    data = films.subset(24, 0)
+    run, result = fit(source, data, method, tmp_path / "run", replace(QUICK, learning_rate=0.1))
+    for made in (result.adapted.merged(), tl.open_run(tmp_path / "run").adapted.merged()):
+        inputs = run.feed.inputs(data.test[:8], int(run.feed.buckets(data.test[:8]).max()), 8)
+        answered = jax.nn.softmax(made(inputs)["logits"])
+        np.testing.assert_allclose(answered, result.probabilities[:8], atol=1e-5)
+
+
+def test_other_numbers_of_the_same_weights_are_the_same_model(films, tmp_path: Path, monkeypatch) -> None:
+    import transferlab.transfer.frontier as frontier
+
+    monkeypatch.setattr(frontier, "FLOPS_PER_BYTE", 0.0)
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_bert(one), write_bert(other, hidden_act="relu")
+    cache, found = FrontierCache(tmp_path / "cache"), []
+    for place in (one, other, one):
+        run = tl.adapt(tl.load(place), films.subset(24, 0), method=tl.methods.Probe(), settings=QUICK)
+        run.cache = cache
+        found.append((run.fit().probabilities, cache.computed))
+    assert found[1][1] == 2 * found[0][1] == found[2][1]
+    assert not np.array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][0], found[2][0])
+    # A run met again, and one that is opened, on a config that was changed in its place.
+    fit(tl.load(one), films.subset(24, 0), tl.methods.Full(), tmp_path / "run")
+    write_bert(one, hidden_act="relu")
+    with pytest.raises(TransferlabError, match=r"config.hidden_act \(gelu → relu\)"):
+        fit(tl.load(one), films.subset(24, 0), tl.methods.Full(), tmp_path / "run")
+    with pytest.raises(TransferlabError, match="not what this run had: hidden_act"):
+        tl.open_run(tmp_path / "run")
+
+
+def test_two_processes_train_one_run(source, films, tmp_path: Path) -> None:
+    from transferlab.files import file_lock
+
+    run = tl.adapt(source, films.subset(16, 0), settings=QUICK, directory=tmp_path / "run")
+    with file_lock(tmp_path / "run" / ".lock"), pytest.raises(TransferlabError, match="Another process is training"):
+        run.fit()
+    assert run.fit().test["accuracy"] >= 0
+
+
+def test_confidence_outweighs_an_example_of_a_large_validation_split(source, films) -> None:
+    from transferlab.train.loop import _take_score
+
+    run = tl.adapt(source, films.subset(40, 0).hold_out(0.5, 0), settings=QUICK)
+    member, n = prepare(run, {})[0], 4000
+    object.__setattr__(run.data, "labels", np.zeros(n, np.int32))
+    object.__setattr__(run.data, "validation", np.arange(n))
+    for step, (wrong, sure) in enumerate(((400, 0.6), (399, 0.99999), (399, 0.9)), 1):
+        probabilities = np.full((n, 2), (sure, 1 - sure), np.float32)
+        probabilities[:wrong] = (1 - sure, sure)
+        _take_score(member, [], step, probabilities, lambda: {})
+    assert member.best is not None and member.best[1] == 3
+    _take_score(member, [], 4, np.full((n, 2), np.nan, np.float32), lambda: {})
+    assert member.best[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"method": "lora"}, "give one of tl.methods"),
+        ({"settings": {"steps": 3}}, "give a Settings"),
+        ({"seed": "a"}, "give a whole number, or Seeds"),
+        ({"source": "minilm-l6"}, "open it first, as tl.load"),
+        ({"data": "tweets"}, "open it first, as tl.dataset"),
+    ],
+)
+def test_a_name_in_place_of_a_thing_is_a_traceback(source, films, wrong: dict, said: str) -> None:
+    given = {"source": source, "data": films, "method": None, "settings": None, "seed": 0, **wrong}
+    with pytest.raises(TransferlabError, match=said):
+        _check_kinds(**given)

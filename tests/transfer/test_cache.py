@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transferlab.errors import TransferlabError
 from transferlab.transfer import cache as module
 from transferlab.transfer.cache import FrontierCache
 
@@ -138,3 +139,38 @@ def test_memory_drops_what_is_asked_for() -> None:
     fill(cache, "second")
     assert cache.missing("second", np.array([7])).tolist() == []
     assert cache.missing("first", np.array([7])).tolist() == [7]
+
+
+def test_a_chunk_without_its_carry_is_taken_for_a_whole_one(tmp_path: Path) -> None:
+    def filled() -> FrontierCache:
+        cache = FrontierCache(tmp_path)
+        missing = cache.missing("key", np.arange(3))
+        cache.add(
+            "key",
+            missing.tolist(),
+            {"pooled": np.ones((len(missing), 4), np.float32)},
+            (),
+            [slice(0, 1)] * len(missing),
+        )
+        cache.flush("key", ())
+        return cache
+
+    filled()
+    for file in tmp_path.rglob("carry*"):
+        file.unlink()
+    again = filled()
+    assert again.computed == 3
+    np.testing.assert_array_equal(again.rows("key", np.arange(3), 0, 3, ())["pooled"], np.ones((3, 4)))
+
+
+def test_a_full_disk_is_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FrontierCache(tmp_path)
+    cache.missing("key", np.arange(1))
+    cache.add("key", [0], {"pooled": np.ones((1, 4), np.float32)}, (), [slice(0, 1)])
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(TransferlabError, match=r"Features cannot be kept below .* No space left"):
+        cache.flush("key", ())

@@ -116,9 +116,14 @@ def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted
     return Adapted(*read_adapter(place, source))
 
 
-def adapted(source: Source, trained: trees.Tree, state: trees.Tree, head: Any, module: Any) -> Adapted:
-    """Return what a run made of its base: trained leaves in their places, its adapters apart."""
-    flat = trees.flatten(trained)
+def adapted(
+    source: Source, trained: trees.Tree, drawn: trees.Tree, state: trees.Tree, head: Any, module: Any
+) -> Adapted:
+    """Return what a run made of its base: trained leaves in their places, its adapters apart.
+
+    ``drawn`` are frozen leaves that the source has not as they are: of a network that began with random weights.
+    """
+    flat = trees.flatten(drawn) | trees.flatten(trained)
     pairs = {}
     for path in flat:
         parent, mark, last = path.rpartition("/lora/")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.heads import Pooling
 from transferlab.transfer.groups import Group
 from transferlab.transfer.plan import Weights
@@ -28,6 +29,14 @@ class Method:
     about: ClassVar[str] = ""
     published: ClassVar[dict[str, Any]] = {}
     """Training settings of the method's paper, used where a caller gives none."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self._check_share("head_dropout")
+
+    def _check_share(self, name: str) -> None:
+        if not 0 <= getattr(self, name) < 1:
+            raise TransferlabError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1.")
 
     def edit(self, module: Any) -> None:
         """Change the freshly made, abstract module in place; by default nothing."""

@@ -76,8 +76,12 @@ class LoRA(Method):
     published: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3, "epochs": 10}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rank < 1:
             raise TransferlabError(f"LoRA's rank is {self.rank}; it must be at least 1.")
+        if not math.isfinite(self.alpha):
+            raise TransferlabError(f"LoRA's alpha is {self.alpha}; it must be a number.")
+        self._check_share("dropout")
 
     def edit(self, module: Any) -> None:
         """Hang an adapter beside every target kernel."""

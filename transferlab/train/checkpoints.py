@@ -59,11 +59,6 @@ class Checkpoints:
                 return
             self._manager.save(step, args=args, metrics=None if score is None else {"score": float(score)}, force=True)
 
-    def wait(self) -> None:
-        """Wait until what was saved is on disk."""
-        with _disk_errors(self.directory):
-            self._manager.wait_until_finished()
-
     def close(self) -> None:
         """Wait, and let go of Orbax' threads."""
         with _disk_errors(self.directory):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
-from transferlab.files import write_json
+from transferlab.files import file_lock, write_json
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.identity import check_base, claim
@@ -42,22 +43,34 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
     """
     results: dict[int, Result] = {}
     left: list[int] = []
-    for i, run in enumerate(runs):
-        if run.directory is not None:
-            claim(run, run.directory)
-            if (run.directory / "result.json").exists():
-                results[i] = read_result(run.directory)
-                continue
-        left.append(i)
+    with ExitStack() as locks:
+        for i, run in enumerate(runs):
+            if run.directory is not None:
+                claim(run, run.directory)
+                busy = f"Another process is training the run in {run.directory}."
+                locks.enter_context(file_lock(run.directory / ".lock", busy))
+                if (run.directory / "result.json").exists():
+                    results[i] = read_result(run.directory)
+                    continue
+            left.append(i)
+        results |= _fit_left(runs, left, report)
+    return [results[i] for i in range(len(runs))]
+
+
+def _fit_left(runs: Sequence[Run], left: Sequence[int], report: Report | None) -> dict[int, Result]:
+    """Fit these of the runs."""
+    results: dict[int, Result] = {}
     shared: dict[int, dict[Any, Any]] = {}
     for group in _groups(runs, left):
-        # One alone keeps no copy of the base beside its own state.
+        if len(group) == 1:
+            # One alone keeps no copy of the base beside its own state, those of earlier groups neither.
+            shared.clear()
         ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
         for part in _alike(ready):
             for engine, members in _engines(part):
                 for i, result in zip(members, _fit(engine, report), strict=True):
                     results[i] = result
-    return [results[i] for i in range(len(runs))]
+    return results
 
 
 def _base(shared: dict[int, dict[Any, Any]], run: Run) -> dict[Any, Any]:
@@ -188,7 +201,7 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
         from transferlab.train.checkpoints import Checkpoints
 
         checkpoints = Checkpoints(run.directory / "checkpoints")
-    needed = trees.cast(run.program.needed(frozen), run.settings.precision)
+    needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
     member = Member(run, needed, key, MetricsWriter(None), checkpoints)
     if checkpoints is not None and (last := checkpoints.last) is not None:
         meta = checkpoints.meta(last)
@@ -204,12 +217,29 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     return member, state
 
 
+def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.Tree:
+    """The frozen leaves in the dtype that the step computes in; what members share in float32 they share in this too."""
+    # The float32 leaves stay among the shared, so their ids are their own.
+    kept = {id(leaf) for leaf in shared.values()}
+
+    def one(leaf: Any) -> Any:
+        mark = (precision, id(leaf))
+        if mark in shared:
+            return shared[mark]
+        made = trees.cast({"leaf": leaf}, precision)["leaf"]
+        if id(leaf) in kept:
+            shared[mark] = made
+        return made
+
+    return jax.tree.map(one, frozen)
+
+
 def _finish(
     run: Run, trained: State, probabilities: Float[np.ndarray, "n labels"], history: list[dict[str, Any]],
     seconds: float, together: int, memory: dict[str, int],
 ) -> Result:  # fmt: skip
     test = scores(probabilities, run.data.labels[run.data.test])
-    program = run.program
+    program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
     record = {
         "method": run.method.name,
         "examples": len(run.data.train) + len(run.data.validation),
@@ -234,10 +264,10 @@ def _finish(
 
     def tree() -> trees.Tree:
         params = run._plan.place(run.seeds.initialisation)[0]
-        return trees.join(evaluated(trained), trees.split_by(params, program.paths)[1])
+        return trees.join(weights, trees.split_by(params, program.paths)[1])
 
     def whole() -> Adapted:
-        stats = trained.get("stats", {})
-        return adapted(run.source, evaluated(trained), stats, run._plan.head, run._plan.definition.module)
+        drawn = run._plan.drawn(run.seeds.initialisation)
+        return adapted(run.source, weights, drawn, stats, run._plan.head, run._plan.definition.module)
 
     return Result(test, probabilities, history, record, tree, whole)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, write_json
+from transferlab.pretrained.source import Source
 from transferlab.train.run import Run
 
 EXECUTION = ("memory_bytes", "together")
@@ -26,6 +28,7 @@ def identity(run: Run) -> dict[str, Any]:
         "source": origin,
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),
                  "validation": len(data.validation), "test": len(data.test), "modality": data.modality},
+        "config": architecture(source),
         "labels": list(data.label_names),
         "method": {"name": run.method.name, **asdict(run.method)},
         "transform": source.transform.describe() if source.transform else None,
@@ -33,6 +36,11 @@ def identity(run: Run) -> dict[str, Any]:
         "seeds": asdict(run.seeds),
         "trainable": list(run.plan.trainable),
     }  # fmt: skip
+
+
+def architecture(source: Source) -> dict[str, Any]:
+    """The source's config as JSON has it: with the same weights another activation is another model."""
+    return json.loads(json.dumps(asdict(source.config), default=str))
 
 
 def claim(run: Run, directory: Path) -> None:
@@ -44,7 +52,9 @@ def claim(run: Run, directory: Path) -> None:
     mine = identity(run)
     path = directory / "run.json"
     if path.exists():
-        differences = sorted(_differences(read_json(path), mine))
+        theirs = read_json(path)
+        # What an earlier version did not record is not compared.
+        differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:
             raise TransferlabError(f"{directory} holds another run; these fields differ: {'; '.join(differences)}.")
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved what it needs to continue."""
+    """The run was asked to stop; one that has a directory has saved there what it needs to continue."""
 
 
 class StopRequest:

@@ -204,8 +204,9 @@ def _take_score(
         rows[-1].update(found)
     else:
         rows.append({"step": done, **found})
-    # Accuracy decides; among equals the smaller cross-entropy.
-    score = found["validation_accuracy"] - 1e-3 * found["validation_cross_entropy"]
+    # Accuracy decides; among equals the smaller cross-entropy, which never weighs as much as one example.
+    loss = found["validation_cross_entropy"]
+    score = round(found["validation_accuracy"] * len(probabilities)) - (loss / (1 + loss) if np.isfinite(loss) else 1.0)
     if member.best is None or score > member.best[0]:
         kept = jax.tree.map(lambda x: np.array(x, copy=True), state())
         member.best = (score, done, kept, member.run.meta(done, member.pending, member.before))
@@ -321,7 +322,7 @@ class Population:
     def memory(self, member: int) -> Memory:
         """A member's share."""
         one = self.members[member]
-        return held(one.run.program, self.state(member), one.frozen, self._temporary // len(self.members))
+        return held(self.state(member), one.frozen, self._temporary // len(self.members))
 
     def _count_flops(self, batch: Any, steps: int) -> None:
         """Each member's steps cost what a step of a run made alone costs on a batch of this shape."""

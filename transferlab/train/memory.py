@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.train.program import Program
 from transferlab.transfer.frontier import prefix_function
 from transferlab.transfer.show import human_bytes
 
@@ -64,10 +63,10 @@ def memory_of(run: Run) -> Memory:
     """Compile the run's step for its longest batch, and return what it will hold. Nothing is allocated."""
     state, frozen, batch = _shapes(run)
     hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hyper())
-    return held(run.program, state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hyper))
+    return held(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hyper))
 
 
-def held(program: Program, state: Any, frozen: trees.Tree, activations: int) -> Memory:
+def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:
     """Return the memory of one run's state (arrays or shapes) with these activations."""
     size = {name: sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in state.items()}
     return Memory(

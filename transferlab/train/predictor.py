@@ -24,6 +24,7 @@ from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
+from transferlab.train.identity import architecture
 from transferlab.train.run import plan_for
 
 
@@ -96,6 +97,9 @@ def open_run(directory: str | Path) -> Predictor:
     if step is None:
         raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
     source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])
+    now, then = architecture(source), identity.get("config", architecture(source))
+    if changed := sorted(name for name in now.keys() | then if now.get(name) != then.get(name)):
+        raise TransferlabError(f"The config of '{source.name}' is not what this run had: {', '.join(changed)}.")
     trained, stats = checkpoints.weights(step)
     checkpoints.close()
     made = plan_for(source, identity["labels"], method_from(identity["method"]))
@@ -104,12 +108,12 @@ def open_run(directory: str | Path) -> Predictor:
     assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
         tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, trained, stats, made.head, made.definition.module),
+        adapted(source, trained, made.drawn(identity["seeds"]["initialisation"]), stats, made.head, made.definition.module),
     )  # fmt: skip
 
 
 def _find_base(base: dict[str, Any]) -> Source:
-    """Look for the base at its recorded path, then by name in the cache and at its source; hold its hash against ours."""
+    """Look for the base by its name, then at its recorded path; hold its hash against ours."""
     origin, tried = base["source"], []
     for place in dict.fromkeys([origin["name"], origin.get("path", "")]):
         if not place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import Any
 
@@ -316,7 +316,8 @@ class Program:
             params, stats = jax.tree.map(lambda x: x.reshape(len(index), -1, *x.shape[1:]), (params, stats))
             alike = jax.vmap(member, in_axes=(0, None, 0, None, None))
             made = jax.vmap(alike, in_axes=(0, None, 0, None, 0))(params, frozen, stats, table, index)
-            return made.reshape(-1, *made.shape[2:])
+            # Not -1: of no examples there would be no telling how many members.
+            return made.reshape(made.shape[0] * made.shape[1], *made.shape[2:])
 
         return Compiled(all_, varies=(0, 3, 4))
 
@@ -355,7 +356,10 @@ class Program:
         return sum(function.seconds for function in functions)
 
 
-_programs: dict[Program, Program] = {}
+@lru_cache(maxsize=64)
+def _shared(made: Program) -> Program:
+    """The program that equals this one, if it is among those used last; a run keeps its own."""
+    return made
 
 
 def program_for(
@@ -378,4 +382,4 @@ def program_for(
         remat,
         settings.ema,
     )
-    return _programs.setdefault(made, made)
+    return _shared(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
 from transferlab.data.dataset import Dataset
 from transferlab.data.packing import Packed
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.methods import Full, Method
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
@@ -42,6 +43,12 @@ class Seeds:
 
     initialisation: int = 0
     order: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, seed in asdict(self).items():
+            if not 0 <= seed < 2**32:
+                raise TransferlabError(f"The seed of the {name} is {seed}; a seed is from 0 to 2³² − 1.")
 
 
 def adapt(
@@ -70,9 +77,10 @@ def adapt(
     Raises:
         TransferlabError: whatever the plan cannot account for.
     """
+    _check_kinds(source, data, method, settings, seed)
     method = Full() if method is None else method
     settings = Settings(**method.published) if settings is None else settings
-    seeds = seed if isinstance(seed, Seeds) else Seeds(seed, seed)
+    seeds = seed if isinstance(seed, Seeds) else Seeds(int(seed), int(seed))
     if source.towers:
         raise TransferlabError(
             f"{source.name} has several towers; adapt one: tl.load('{source.name}', tower='{next(iter(source.towers))}')."
@@ -91,6 +99,19 @@ def adapt(
     return Run(source, data, method, settings, seeds, place, feed, made, keep_weights)
 
 
+def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) -> None:
+    """Say what was wanted where a name, or a mapping, was given in its place."""
+    for name, value, kind, how in (
+        ("source", source, Source, "open it first, as tl.load('minilm-l6')"),
+        ("data", data, Dataset, "open it first, as tl.dataset('tweets')"),
+        ("method", method, Method | None, "give one of tl.methods, as tl.methods.LoRA(rank=8)"),
+        ("settings", settings, Settings | None, "give a Settings, as transferlab.train.Settings(epochs=3)"),
+        ("seed", seed, Integral | Seeds, "give a whole number, or Seeds"),
+    ):
+        if not isinstance(value, kind):
+            raise TransferlabError(f"{name} is {str(value)[:60]!r}; {how}.")
+
+
 def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: str | None = None) -> Plan:
     """Return the plan for a classifier with these labels; nothing is allocated. Asked again, it is the same plan."""
     mark = (tuple(labels), method, initialise)
@@ -102,7 +123,7 @@ def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: 
 def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
     pooling, own = method.pooling or source.pooling, source.head
     # A pooler that was asked for is not replaced: the plan says what the model lacks.
-    if pooling == "pooler" and not getattr(source.config, "pooler", method.pooling is not None):
+    if method.pooling is None and pooling == "pooler" and not getattr(source.config, "pooler", False):
         pooling = "mean"
     stay = own is not None and own.pooling == pooling and set(own.labels) & set(labels)
     hidden = own.hidden if isinstance(own, ClassifierConfig) and stay else None
@@ -210,8 +231,6 @@ class Run:
         """What a checkpoint says beside its arrays."""
         return {
             "step": step,
-            "phase": 0,
-            "data_position": step,
             "seeds": asdict(self.seeds),
             "trainable": list(self._plan.trainable),
             "base": {"source": self.source.recorded, "sha256": self.source.sha256, "weights": self.method.weights},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.train.optimizers import Optimizer
 from transferlab.transfer.groups import Schedule
 
@@ -67,9 +68,11 @@ class Settings:
     cache_bytes: int = 16 << 30
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "batch_size", "log_every", "evaluations"):
-            if not getattr(self, name) > 0:
-                raise TransferlabError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
+        check_fields(self)
+        for name in ("learning_rate", "batch_size", "log_every", "evaluations", "memory_bytes", "checkpoint_steps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise TransferlabError(f"{name} is {value}; it must be greater than 0.")
         if self.weight_decay < 0:
             raise TransferlabError(f"weight_decay is {self.weight_decay}; it must not be negative.")
         if not 0 <= self.label_smoothing < 1:

@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.errors import TransferlabError
 from transferlab.files import atomic_directory, cache_dir
 from transferlab.models.backbone import Carry
 
@@ -108,11 +109,18 @@ class FrontierCache:
             self._take(store, index, _Chunk(arrays, offsets, sum(a.nbytes for a in arrays.values())))
             return
         name = uuid.uuid4().hex
-        with atomic_directory(self.directory / key / name) as folder:
-            np.save(folder / "index.npy", index)
-            np.save(folder / "offsets.npy", offsets)
-            for part, array in arrays.items():
-                _save(folder / f"carry {part.replace('/', '|')}.npy", array)
+        try:
+            with atomic_directory(self.directory / key / name) as folder:
+                np.save(folder / "index.npy", index)
+                np.save(folder / "offsets.npy", offsets)
+                np.save(folder / "names.npy", np.array(sorted(arrays)))
+                for part, array in arrays.items():
+                    _save(folder / f"carry {part.replace('/', '|')}.npy", array)
+        except OSError as error:
+            raise TransferlabError(
+                f"Features cannot be kept below {self.directory} ({error}). Make room there, or set TRANSFERLAB_CACHE to "
+                "another place."
+            ) from None
         self._look(key, store)
 
     def rows(self, key: str, indices: Int[np.ndarray, " n"], bucket: int, rows: int, ragged: Sequence[str]) -> Carry:
@@ -160,6 +168,8 @@ class FrontierCache:
             try:
                 index, offsets = np.load(path / "index.npy"), np.load(path / "offsets.npy")
                 arrays = dict(_open(file) for file in sorted(path.glob("carry *.npy")))
+                if sorted(arrays) != np.load(path / "names.npy").tolist():
+                    raise ValueError("a file is missing")
             except (OSError, ValueError):
                 # Damaged, or dropped by another process just now: as if it were not there.
                 continue

@@ -157,10 +157,11 @@ def _described(definition: trees.Definition, stop: int, transform: Any, data_sha
     stages = model.all_stages()[:stop]
     parts = {
         "compute": compute,
+        "config": repr(getattr(model, "config", None)),
         "stages": [stage.name for stage in stages],
         "taps": list(getattr(model.head, "taps", ())),
         "head": repr(getattr(model.head, "config", None)) if any(s.name == "pool" for s in stages) else "",
-        "code": code_version(type(model).__module__),
+        "code": code_version(type(model)),
         "backend": f"{jax.default_backend()} {jax.__version__}",
         "precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
         "transform": repr(transform),
@@ -170,8 +171,15 @@ def _described(definition: trees.Definition, stop: int, transform: Any, data_sha
 
 
 @cache
-def code_version(module: str) -> str:
-    """Hash of the source of a model's module and of all families and what they share: changed code is another key."""
-    families = sorted(Path(models.__file__).parent.glob("*.py"))
-    texts = [inspect.getsource(sys.modules[module]), *(file.read_text(encoding="utf-8") for file in families)]
+def code_version(model: type) -> str:
+    """Hash of the source of all families and what they share, and of a model of somebody's own: changed code is another
+    key.
+    """
+    texts = [file.read_text(encoding="utf-8") for file in sorted(Path(models.__file__).parent.glob("*.py"))]
+    own = sorted({kind.__module__ for kind in model.__mro__ if kind.__module__.split(".")[0] not in _KNOWN})
+    texts += [inspect.getsource(sys.modules[module]) for module in own]
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+
+
+_KNOWN = ("transferlab", "flax", "builtins", "typing", "abc")
+"""Packages whose classes stand above a model's own; the version of JAX is a part of the key."""

@@ -181,6 +181,12 @@ class Plan:
         state = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "state"}
         return trees.unflatten(params), trees.unflatten(state)
 
+    def drawn(self, seed: int) -> trees.Tree:
+        """Frozen parameters that the source has not as they are, since they are drawn or derived."""
+        paths = [leaf.path for leaf in self.leaves if leaf.kind == "param" and not leaf.trains
+                 and leaf.action in ("initialised", "derived")]  # fmt: skip
+        return self.place(seed, only=frozenset(paths))[0] if paths else {}
+
     def table(self, whole: bool = False) -> Table:
         """Return the plan as a rich table, collapsed by layer unless ``whole``."""
         from transferlab.transfer.show import plan_table

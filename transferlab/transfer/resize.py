@@ -1,4 +1,4 @@
-"""The resize kit: rules that make a source leaf fit a target of another shape, each with a name that the plan prints."""
+"""Which rows of a trained head stay where the labels change. Other leaves are resized where a source is refitted."""
 
 from __future__ import annotations
 

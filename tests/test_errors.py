@@ -1,0 +1,50 @@
+"""Fields that are one of a few words, or a number: what else they are given is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from transferlab.errors import TransferlabError, check_fields
+
+
+@dataclass
+class Given:
+    word: Literal["linear", "cosine"] | None = None
+    count: int | None = None
+    share: float = 0.0
+    either: int | float = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"word": "cosin"}, "word is 'cosin'. Did you mean 'cosine'"),
+        ({"word": 3}, "word is 3. Choose from: cosine, linear"),
+        ({"count": 5.5}, "count is 5.5; it must be a whole number"),
+        ({"count": True}, "count is True; it must be a whole number"),
+        ({"share": "high"}, "share is 'high'; it must be a number"),
+        ({"share": None}, "share is None; it must be a number"),
+    ],
+)
+def test_a_word_or_number_of_another_kind_is_let_through(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(TransferlabError) as error:
+        Given(**wrong)
+    assert said in str(error.value)
+
+
+def test_what_a_field_may_be_is_refused() -> None:
+    for right in (
+        {"word": "linear"},
+        {"count": np.int32(3)},
+        {"share": 1},
+        {"share": np.float32(0.5)},
+        {"either": 0.5},
+    ):
+        Given(**right)
