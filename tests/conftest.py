@@ -244,7 +244,7 @@ def write_decoder(folder: Path, kind: str, *, scale: float = 0.4, **changes) -> 
     leaves = {p: rng.normal(0, scale, leaf.shape).astype(np.float32) for p, leaf in shapes.items()}
     names = family.names(config)[0]
     tensors = {
-        key if key.startswith("lm_head") else names.prefixes[0] + key: tensor
+        key if key.startswith("lm_head") else names.prefixes[-1] + key: tensor
         for key, tensor in to_file(names, leaves).items()
     }
     (folder / "config.json").write_text(json.dumps(raw))

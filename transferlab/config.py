@@ -18,7 +18,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from transferlab.errors import TransferlabError, nearest
-from transferlab.methods import METHODS, method_named
+from transferlab.methods import METHODS, Scratch, method_named
 from transferlab.studies.settings import BASELINES, ArmConfig, StudyConfig
 from transferlab.train.settings import Settings
 
@@ -111,12 +111,20 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
     train = _settings({**cls.published, **_mapping(common, "config.train"), **own_train}, f"{where}.train")
     hints = typing.get_type_hints(ArmConfig)
     rest = {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in arm and k != "train"}
-    for i, trial in enumerate(rest.get("tune", ())):
-        _settings({**dataclasses.asdict(train), **trial}, f"{where}.tune[{i}]")
+    if "tune" in rest:
+        rest["tune"] = tuple(_trial(train, trial, f"{where}.tune[{i}]") for i, trial in enumerate(rest["tune"]))
+    if name == "scratch" and not isinstance(method, Scratch):
+        raise TransferlabError(f"{where} is of the method '{kind}'; name it otherwise: 'scratch' is the control.")
     for cap in ("largest_budget", "first_seeds"):
         if rest.get(cap) is not None and rest[cap] < 1:
             raise TransferlabError(f"{where}.{cap} is {rest[cap]}; it must be at least 1.")
     return ArmConfig(method, train, **rest)
+
+
+def _trial(train: Settings, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a trial changes of the arm's settings, as the settings hold it."""
+    made = _settings({**dataclasses.asdict(train), **changes}, where)
+    return {name: getattr(made, name) for name in changes}
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

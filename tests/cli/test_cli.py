@@ -27,7 +27,7 @@ def get_config():
     config.train = ConfigDict({{"batch_size": 8, "epochs": 2, "learning_rate": 1e-2}})
     config.methods = ConfigDict({{
         "probe-random": {{"method": "probe", "weights": "random", "train": {{"steps": 20}}}},
-        "probe": {{"train": {{"steps": 20}}}},
+        "probe": {{"train": {{"steps": 20}}, "tune": ({{"learning_rate": 1e-2}}, {{"optimizer": {{"name": "sgd"}}}})}},
         "full": {{"first_seeds": 1, "tune": ({{"learning_rate": 1e-2}}, {{"learning_rate": 1e-3}})}},
         "scratch": {{"largest_budget": 12, "all_labels": True}},
     }})
@@ -206,6 +206,9 @@ def test_the_full_grid_tunes_on_a_fifth_and_runs_scratch_on_every_label(config: 
     assert full["tuning"]["trials"] == 2 and full["tuning"]["validation_examples"] == 4
     assert full["settings"]["learning_rate"] == full["tuning"]["chosen"]["learning_rate"]
     assert {row["budget"] for row in result["arms"] if row["name"] == "scratch"} == {20, 120}
+    probe = next(row for row in result["arms"] if row["name"] == "probe")
+    assert [trial["settings"] for trial in probe["tuning"]["validation"]][1]["optimizer"]["name"] == "sgd"
+    assert "optimizer" in (tmp_path / "s" / "report.html").read_text()
 
 
 def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_path: Path) -> None:
@@ -360,3 +363,38 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     done = transferlab("inspect", "minilm-l6")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"The cache is {tmp_path / 'file' / 'cache'}; set TRANSFERLAB_CACHE" in done.stderr
+
+
+def test_a_file_of_another_kind_is_classified_by_its_name(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text("{}")
+    for place in (tmp_path / "data.json", tmp_path):
+        done = transferlab("predict", study, place)
+        assert done.returncode == 1 and "lies on disk, but is no file of texts" in done.stderr, done.stderr
+
+
+def test_a_report_hangs_on_where_it_is_asked_for(config: Path, table: Path, tmp_path: Path) -> None:
+    from transferlab.config import parse_config, read_config
+    from transferlab.studies.study import Study, recorded_config
+
+    here, before = tmp_path / "here", os.getcwd()
+    here.mkdir()
+    shutil.copy(table, here / "table.csv")
+    words = ["data=table.csv", "budgets=12", "seeds=1", "baselines=majority", "workdir=made"]
+    try:
+        os.chdir(here)
+        read = read_config(config, [f"--config.{word}" for word in words])
+        next(Study(read).profiles())
+        os.chdir(tmp_path)
+        assert (
+            Study(parse_config(recorded_config(here / "made"))).data.sha256
+            == Study(parse_config({**recorded_config(here / "made"), "data": str(here / "table.csv")})).data.sha256
+        )
+    finally:
+        os.chdir(before)
+
+
+def test_a_terminal_of_few_letters_gets_a_traceback(config: Path) -> None:
+    command = [sys.executable, "-m", "transferlab", "plan", str(config)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-500:]

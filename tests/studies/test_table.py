@@ -11,7 +11,18 @@ import pytest
 from rich.console import Console
 from synthetic import study
 
-from transferlab.studies.table import markdown_page, markdown_table, results_csv, rich_table, study_result, summarise
+from transferlab.studies.report import _difference, caveats
+from transferlab.studies.table import (
+    markdown_page,
+    markdown_table,
+    multiplier_at,
+    reference_of,
+    results_csv,
+    rich_table,
+    shown,
+    study_result,
+    summarise,
+)
 
 
 def _rows(records, **kwargs):
@@ -70,10 +81,28 @@ def test_a_study_without_scratch_compares_nothing_with_it():
     assert all("multiplier" not in row and "over_scratch" not in row for row in rows)
 
 
-def test_another_reference_can_be_named():
-    rows = _rows(study(), reference="lora")
-    assert rows["full", 256]["over_scratch"]["mean"] == pytest.approx(0.014)
-    assert "over_scratch" not in rows["lora", 256]
+def test_the_arm_from_scratch_is_known_by_its_name_and_not_by_what_it_does():
+    renamed = [{**r, "name": {"scratch": "control", "lora": "scratch"}.get(r["name"], r["name"])} for r in study()]
+    rows = _rows(renamed)
+    assert rows["full", 256]["over_scratch"]["mean"] == pytest.approx(0.214)
+    assert "over_scratch" not in rows["control", 256] and "over_scratch" in rows["scratch", 256]
+    assert reference_of(renamed) == "control" and reference_of(study(names=("lora",))) is None
+
+
+def test_a_run_that_diverged_is_a_row_like_any_other():
+    records = study()
+    records[-1]["test"]["cross_entropy"] = float("nan")
+    records[-2]["test"]["cross_entropy"] = None  # as it comes back from a record
+    summary = summarise(records)
+    assert [row["diverged"] for row in summary][-1] == 2 and sum(row["diverged"] for row in summary) == 2
+    assert any("diverged in 2 of 3 runs" in line for line in caveats(summary))
+
+
+def test_a_wide_interval_loses_a_digit():
+    row = {"accuracy": 0.81, "low": 0.81 - 10.165, "interval": "t over seeds"}
+    assert shown(row) == ".810 ±10.165"
+    over = {"mean": -0.5, "low": -10.665, "high": 9.665, "pairs": 2}
+    assert _difference({"over_scratch": over}) == "−.500 ±10.165"
 
 
 def test_csv_has_a_line_per_run_and_reads_back():
@@ -151,3 +180,25 @@ def test_the_markdown_page_lacks_a_table():
     assert "| lora | 256 | 3 | 148,226 | 120 | 2.5 TFLOP | 4.2 | 12.0 MB |" in page
     alone = markdown_page(summarise(study(names=("majority", "lora"))), "tweets")
     assert "×" not in alone
+
+
+def test_a_weak_bound_stands_for_a_strong_one():
+    rows = {
+        ("full", n): {"multiplier": {"censored": side, "value": value, "text": text}}
+        for n, side, value, text in (
+            (16, "below", 1.0, "<1.0×"),
+            (64, "above", 4.0, ">4.0×"),
+            (256, "above", 1.0, ">1.0×"),
+        )
+    }
+    assert multiplier_at("full", [16, 64, 256], rows) == ">4.0× at 64"
+    assert multiplier_at("full", [16], rows) == "<1.0× at 16"
+    rows["full", 64]["multiplier"] = {"censored": None, "value": 2.0, "text": "2.0×"}
+    assert multiplier_at("full", [16, 64, 256], rows) == "2.0× at 64"
+
+
+def test_a_narrow_terminal_loses_the_scores():
+    console = Console(width=40, file=io.StringIO())
+    console.print(rich_table(summarise(study()), narrow=True))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ".900" in text and ".650" in text and "…" not in text and "labels saved" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -116,13 +117,9 @@ def report(study: Path) -> None:
     """Write the tables and report.html of the study in DIR again, from its finished runs."""
     from transferlab.cli.watch import show_result
     from transferlab.config import parse_config
-    from transferlab.files import read_json
-    from transferlab.studies.study import Study
+    from transferlab.studies.study import Study, recorded_config
 
-    if not (study / "config.json").exists():
-        raise TransferlabError(f"{study} holds no study (no config.json).")
-    config = parse_config({**read_json(study / "config.json"), "workdir": str(study)})
-    show_result(Study(config).report(), study)
+    show_result(Study(parse_config(recorded_config(study))).report(), study)
 
 
 @cli.command()
@@ -242,10 +239,10 @@ def methods() -> None:
 
 @cli.command()
 def data() -> None:
-    """List the data sets that have a name."""
+    """List the data sets that have a name, with their licences."""
     from transferlab.data.builders import DATASETS
 
-    _listing(("data", ""), [(name, entry.about) for name, entry in DATASETS.items()])
+    _listing(("data", "licence", ""), [(name, entry.licence, entry.about) for name, entry in DATASETS.items()])
 
 
 def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -288,6 +285,10 @@ def catch_interrupts() -> None:
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no "…" shows a question mark.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if sys.argv[1:2] == ["run"]:
         restart_with_large_pages()
     catch_interrupts()

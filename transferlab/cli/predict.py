@@ -65,7 +65,7 @@ def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]
         path = Path(text)
         suffix = path.suffix.lower()
         try:
-            exists = path.exists()
+            exists = text != "" and path.exists()  # no text at all is not the current directory
         except (OSError, ValueError):
             exists = False  # A long text, or one with a NUL, is no file's name.
         if modality == "image":
@@ -76,6 +76,9 @@ def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]
             yield from _table(path)
         elif not exists and suffix in (".txt", *SUFFIXES, *PICTURES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
+        elif exists and (path.is_dir() or suffix or "/" in text):
+            known = ", ".join((".txt", *SUFFIXES))
+            raise TransferlabError(f"'{text}' lies on disk, but is no file of texts; those are {known}.")
         else:
             yield text, text
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from transferlab.studies.settings import StudyConfig
@@ -108,7 +109,10 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
 def show_result(result: Mapping[str, Any], directory: Path, console: Console | None = None) -> None:
     """Print the final table and where the report is."""
     console = console or Console(width=None if os.isatty(1) else 120)
-    console.print(rich_table(result["summary"]))
+    table = rich_table(result["summary"])
+    if Measurement.get(console, console.options, table).minimum > console.width:
+        table = rich_table(result["summary"], narrow=True)
+    console.print(table)
     console.print(
         f"{directory / 'report.html'}  {directory / 'result.json'}  {directory / 'results.csv'}", highlight=False
     )

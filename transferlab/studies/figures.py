@@ -55,8 +55,9 @@ def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
                 axes.axhline(y[-1], color=_INK, linewidth=0.7, linestyle=":")
                 ends.append((budgets[-1], y[-1], name, _INK))
                 continue
-            down = [_gap(r["accuracy"], r["low"]) for r in rows]
-            up = [_gap(r["high"], r["accuracy"]) for r in rows]
+            # An interval of Student's t knows of no bounds; an accuracy does.
+            down = [_gap(r["accuracy"], max(r["low"], 0.0)) for r in rows]
+            up = [_gap(min(r["high"], 1.0), r["accuracy"]) for r in rows]
             dashed = rows[0]["kind"] == "baseline"
             axes.errorbar(
                 x, y, yerr=[down, up], color=palette[name], linestyle="--" if dashed else "-", marker="o",

@@ -12,7 +12,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from transferlab.files import write_text
 from transferlab.studies.figures import palette_of, training_curves
-from transferlab.studies.table import Record, Row, magnitude, memory, multiplier_at, pivot, shown, variance_note
+from transferlab.studies.table import (
+    Record,
+    Row,
+    magnitude,
+    memory,
+    multiplier_at,
+    pivot,
+    reference_of,
+    shown,
+    variance_note,
+    without_zero,
+)
 
 
 def write_report(
@@ -30,6 +41,7 @@ def write_report(
 ) -> None:
     """Write the report atomically. ``curve`` is the figure of the learning curves, ``plan`` maps an arm to ``Plan.to_dict()``, ``curves`` an arm to its runs' metrics."""
     names, budgets, rows = pivot(summary)
+    reference = reference_of(summary)
     palette = palette_of(summary)
     loader = Environment(
         loader=PackageLoader("transferlab.studies", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -46,10 +58,10 @@ def write_report(
         budgets=budgets,
         accuracy={(n, b): shown(rows.get((n, b))) for n in names for b in budgets},
         balanced={(n, b): shown(rows.get((n, b)), "balanced_accuracy", "balanced_low") for n in names for b in budgets},
-        multipliers=[(n, [_multiplier(rows.get((n, b))) for b in budgets]) for n in names if n != "scratch"],
+        multipliers=[(n, [_multiplier(rows.get((n, b))) for b in budgets]) for n in names if n != reference],
         summary_multiplier={n: multiplier_at(n, budgets, rows) for n in names},
         has_multipliers=any("multiplier" in row for row in summary),
-        differences=[(n, [_difference(rows.get((n, b))) for b in budgets]) for n in names if n != "scratch"],
+        differences=[(n, [_difference(rows.get((n, b))) for b in budgets]) for n in names if n != reference],
         costs=[row for row in summary if row["kind"] == "method"],
         seeds={(r["name"], r["budget"]): r["seeds"] for r in summary},
         tuned=[r for r in records if r.get("tuning")],
@@ -66,13 +78,14 @@ def write_report(
     write_text(path, page)
 
 
-def answer(summary: Sequence[Row], reference: str = "scratch") -> str:
+def answer(summary: Sequence[Row]) -> str:
     """Return one sentence: what transfer bought at the largest budget where it can be compared with scratch."""
+    reference = reference_of(summary)
     methods = [row for row in summary if row["kind"] == "method" and row["name"] != reference]
     compared = [row for row in methods if "over_scratch" in row]
     if not compared:
         if not methods:
-            return "No method has finished yet."
+            return f"No {'other ' if reference else ''}method has finished yet."
         best = max(methods, key=lambda row: row["accuracy"])
         return (
             f"The best accuracy is {best['accuracy']:.3f} ({best['name']}, {best['budget']:,} labels); without a "
@@ -108,6 +121,10 @@ def caveats(summary: Sequence[Row]) -> list[str]:
                 f"{row['name']} at {row['budget']:,} labels {verdict} scratch: difference {_signed(over['mean'])}"
                 f"{_between(over['low'], over['high'])} over {over['pairs']} paired seeds."
             )
+    for row in summary:
+        if row["diverged"]:
+            out.append(f"{row['name']} at {row['budget']:,} labels diverged in {row['diverged']} of {row['seeds']} runs: "
+                       "their probabilities are not finite, and whatever they answer counts as wrong.")  # fmt: skip
     compared = [row for row in summary if row["kind"] == "method" and row.get("over_scratch")]
     if len({row["name"] for row in compared}) > 1:
         out.append("The arm named above is the best by test accuracy, which flatters it; the tables show every arm.")
@@ -139,15 +156,16 @@ def _between(low: float | int | None, high: float | int | None) -> str:
 
 def _signed(value: float | int) -> str:
     """``+.013`` or ``−.207``, with the minus sign that is as wide as the plus."""
-    return f"{value:+.3f}".replace("-", "−").replace("0.", ".", 1)
+    return without_zero(f"{value:+.3f}".replace("-", "−"))
 
 
 def _score(row: Row) -> str:
     """``.914 [.902, .926]``, as prose."""
     text = f"{row['accuracy']:.3f}"
     if row["low"] is not None and math.isfinite(row["low"]):
-        text += f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return text.replace("0.", ".")
+        # An interval of Student's t knows of no bounds; an accuracy does.
+        text += f" [{max(row['low'], 0.0):.3f}, {min(row['high'], 1.0):.3f}]"
+    return without_zero(text)
 
 
 def _multiplier(row: Row | None) -> str:
@@ -159,4 +177,4 @@ def _difference(row: Row | None) -> str:
     if not over:
         return ""
     half = over["mean"] - over["low"]
-    return _signed(over["mean"]) + (f" ±{half:.3f}".replace("0.", ".") if math.isfinite(half) else "")
+    return _signed(over["mean"]) + (f" ±{without_zero(f'{half:.3f}')}" if math.isfinite(half) else "")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,12 @@ class Study:
 
     @cached_property
     def plans(self) -> dict[str, Plan]:
-        """The plan of every arm, at its smallest budget, the cheapest first; nothing is allocated."""
+        """The plan of every arm, at its smallest budget, the one that trains least first; nothing is allocated."""
         out = {}
         for name, arm in self.config.methods.items():
             cells = self.config.arms_at(arm, len(self.data.train))
             if cells:
-                budget, seed = cells[0]
+                budget, seed = min(cells)
                 subset = self.data.subset(budget, seed)
                 made = adapt(self.source, subset, method=arm.method, settings=arm.train, seed=seed).plan
                 out[name] = replace(made, method=name)
@@ -391,8 +392,8 @@ class Study:
             if tuning is not None:
                 arm = self.config.methods[cell.arm]
                 number = (
-                    [dict(t) for t in arm.tune].index(tuning["chosen"])
-                    if tuning["chosen"] in map(dict, arm.tune)
+                    [_plain(t) for t in arm.tune].index(tuning["chosen"])
+                    if tuning["chosen"] in map(_plain, arm.tune)
                     else 0
                 )
                 trial = read_metrics(directory / "trials" / str(number) / "metrics.jsonl")
@@ -431,6 +432,10 @@ class Study:
             "preprocessing": {"name": self.source.name, "mark": self.source.transform.describe()},
             "data": {"name": self.data.name, "mark": self.data.sha256},
         }
+        # A config may name them from where the study was started.
+        for kind, given in (("source", self.config.source), ("data", self.config.data)):
+            if Path(given).expanduser().exists():
+                mine[kind]["path"] = str(Path(given).expanduser().resolve())
         path = self.directory / INPUTS
         if not path.exists():
             write_json(path, mine)
@@ -457,13 +462,14 @@ def _winner(
     for result in results:
         last = next(row for row in reversed(result.history) if "validation_accuracy" in row)
         scores.append((last["validation_accuracy"], -last["validation_cross_entropy"]))
-    best = max(range(len(scores)), key=lambda i: scores[i])
+    # One that diverged is the last choice.
+    best = max(range(len(scores)), key=lambda i: (math.isfinite(scores[i][1]), *scores[i]))
     tuning = {
         "trials": len(arm.tune),
-        "chosen": dict(arm.tune[best]),
+        "chosen": _plain(arm.tune[best]),
         "validation_examples": validation,
         "validation": [
-            {"settings": dict(changes), "accuracy": score, "cross_entropy": -loss}
+            {"settings": _plain(changes), "accuracy": score, "cross_entropy": -loss}
             for changes, (score, loss) in zip(arm.tune, scores, strict=True)
         ],
     }
@@ -471,9 +477,31 @@ def _winner(
     return replace(arm.train, **arm.tune[best]), tuning, seconds
 
 
+def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's settings as a record holds them."""
+    return {name: asdict(value) if is_dataclass(value) else value for name, value in changes.items()}  # type: ignore[arg-type]
+
+
 def run_study(config: StudyConfig, observer: Observer | None = None) -> dict[str, Any]:
     """Run a study from start (or from where it was) to its report; return ``result.json``'s content."""
     return Study(config, observer).run()
+
+
+def recorded_config(directory: Path) -> dict[str, Any]:
+    """Return the config that a study's directory recorded, with its source and data where they lie from here.
+
+    Raises:
+        TransferlabError: there is no study.
+    """
+    if not (directory / "config.json").exists():
+        raise TransferlabError(f"{directory} holds no study (no config.json).")
+    raw = {**read_json(directory / "config.json"), "workdir": str(directory)}
+    held = read_json(directory / INPUTS) if (directory / INPUTS).exists() else {}
+    for kind in ("source", "data"):
+        place = held.get(kind, {}).get("path")
+        if place is not None and Path(place).exists() and not Path(str(raw[kind])).expanduser().exists():
+            raw[kind] = place
+    return raw
 
 
 def study_directory(config: StudyConfig) -> Path:

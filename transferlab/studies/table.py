@@ -32,12 +32,20 @@ def variance_note(summary: Sequence[Row]) -> str:
     return " ".join(sentence for kind, sentence in _VARIANCE.items() if kind in kinds)
 
 
-def summarise(records: Sequence[Record], *, reference: str = "scratch", test_examples: int | None = None) -> list[Row]:
+def reference_of(rows: Sequence[Record] | Sequence[Row]) -> str | None:
+    """Return the name of the arm that trains from scratch: of several, the one called so, else the first."""
+    names = [row["name"] for row in rows if row["method"] == "scratch"]
+    return "scratch" if "scratch" in names else next(iter(names), None)
+
+
+def summarise(records: Sequence[Record], *, test_examples: int | None = None) -> list[Row]:
     """Return one row per arm and budget, in the order in which they first stand in the records.
 
-    Each row has means and intervals of accuracy and balanced accuracy, the paired difference to ``reference`` over the
-    seeds both have, the data multiplier over it, and mean cost.
+    Each row has means and intervals of accuracy and balanced accuracy, the paired difference to the arm from scratch
+    over the seeds both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs whose
+    probabilities are not finite: what they answer is wrong.
     """
+    reference = reference_of(records)
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         groups.setdefault((record["name"], record["budget"]), []).append(record)
@@ -55,8 +63,10 @@ def summarise(records: Sequence[Record], *, reference: str = "scratch", test_exa
         row: Row = {
             "name": name,
             "kind": group[0]["kind"],
+            "method": group[0]["method"],
             "budget": budget,
             "seeds": len(group),
+            "diverged": sum(not _finite(r["test"]["cross_entropy"]) for r in group),
             "accuracy": float(np.mean(accuracies)),
             "low": low,
             "high": high,
@@ -87,6 +97,11 @@ def summarise(records: Sequence[Record], *, reference: str = "scratch", test_exa
     return rows
 
 
+def _finite(value: float | None) -> bool:
+    # What is no number comes back from a record as null.
+    return value is not None and math.isfinite(value)
+
+
 def _interval(values: Sequence[float], test_examples: int | None) -> tuple[float, float, str]:
     if len(values) > 1:
         return *t_interval(values), "t over seeds"
@@ -106,6 +121,8 @@ def results_csv(records: Sequence[Record]) -> str:
     for record in records:
         flat = {**record, **record["test"], "trials": (record.get("tuning") or {}).get("trials", 0)}
         flat |= {name: record["settings"].get(name, "") for name in ("learning_rate", "epochs")}
+        if record["settings"].get("steps") is not None:
+            flat["epochs"] = ""  # the number of steps was given
         writer.writerow({name: flat.get(name, "") for name in columns})
     return out.getvalue()
 
@@ -144,22 +161,28 @@ def shown(row: Row | None, name: str = "accuracy", low: str = "low") -> str:
     if edge is None or not math.isfinite(edge):
         return text
     if row["interval"] == "Wilson over the test set":
-        return text + f" [{edge:.2f}, {row['high']:.2f}]".replace("0.", ".")
+        return text + without_zero(f" [{edge:.2f}, {row['high']:.2f}]")
     half = mean - edge
-    return text if half < 0.0005 else f"{text} ±{half:.3f}".replace("±0.", "±.")
+    return text if half < 0.0005 else f"{text} ±{without_zero(f'{half:.3f}')}"
+
+
+def without_zero(text: str) -> str:
+    """Shares as tables print them: ``.914`` for ``0.914``."""
+    return re.sub(r"(?<!\d)0\.", ".", text)
 
 
 def multiplier_at(name: str, budgets: Sequence[int], rows: Mapping[tuple[str, int], Row]) -> str:
     """The data multiplier at the largest budget at which it is known, as ``8.2× at 64``.
 
-    Where every budget gives only a bound ("scratch never got there"), it is the highest, at the smallest budget.
+    Where every budget gives only a bound, it is the highest from below ("scratch never got there"), else the last.
     """
     found = [(budget, rows.get((name, budget), {}).get("multiplier")) for budget in sorted(budgets)]
     found = [(budget, ratio) for budget, ratio in found if ratio]
-    known = [pair for pair in found if pair[1]["censored"] != "above"]
     if not found:
         return ""
-    budget, ratio = known[-1] if known else found[0]
+    known = [pair for pair in found if pair[1]["censored"] is None]
+    above = [pair for pair in found if pair[1]["censored"] == "above"]
+    budget, ratio = known[-1] if known else max(above, key=lambda pair: pair[1]["value"]) if above else found[-1]
     return f"{ratio['text']} at {budget:,}"
 
 
@@ -176,8 +199,8 @@ def memory(row: Row) -> str:
     return human_bytes(row["memory"]) if row["memory"] else ""
 
 
-def rich_table(summary: Sequence[Row]) -> Table:
-    """Return the table for the terminal."""
+def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
+    """Return the table for the terminal; a narrow one has the scores alone."""
     names, budgets, rows = pivot(summary)
     table = Table(
         title="Test accuracy by labels", caption=variance_note(summary), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
@@ -188,7 +211,7 @@ def rich_table(summary: Sequence[Row]) -> Table:
     for budget in budgets:
         # Wraps at its space where the terminal is narrow: a number is never cut.
         table.add_column(f"{budget:,}", justify="right")
-    for column in ("labels saved", "trains", "s a run"):
+    for column in () if narrow else ("labels saved", "trains", "s a run"):
         table.add_column(column, justify="right", no_wrap=True)
     kinds = {name: next(r["kind"] for r in summary if r["name"] == name) for name in names}
     for kind in ("baseline", "method"):
@@ -198,10 +221,8 @@ def rich_table(summary: Sequence[Row]) -> Table:
             parameters = magnitude(own[-1]["trainable_parameters"]) if kind == "method" else ""
             # The interval of the multiplier is in the report: here it would push the scores out.
             saved = re.sub(r" \[.*?\]", "", multiplier_at(name, budgets, rows))
-            table.add_row(
-                name, *(shown(row) for row in cells), saved, parameters,
-                f"{own[-1]['seconds']:.1f}",
-            )  # fmt: skip
+            more = () if narrow else (saved, parameters, f"{own[-1]['seconds']:.1f}")
+            table.add_row(name, *(shown(row) for row in cells), *more)
         if kind == "baseline" and "baseline" in kinds.values():
             table.add_section()
     return table
