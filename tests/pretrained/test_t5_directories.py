@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.t5 import t5_from_hf, t5_names
 from transferlab.train.run import plan_for
@@ -173,3 +174,15 @@ def test_new_tokens_change_old_logits_or_have_none(raw: dict, tmp_path: Path) ->
 def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         t5_from_hf({**RAW, **changes})
+
+
+def test_a_classifier_that_the_origin_has_not_is_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    save_file(write_t5(tmp_path / "a", RAW), str(tmp_path / "a" / "model.safetensors"))
+    source = tl.load(tmp_path / "a").encoder()
+    head = {"kernel": np.ones((source.config.d_model, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    trained = source.with_params({"head": head}, head=ClassifierConfig(("x", "y"), pooling="mean"))
+    with pytest.raises(TransferlabError, match=r"no key in t5's files.* Write the format 'orbax'"):
+        tl.save(trained, tmp_path / "b", format="hf")
+    assert not (tmp_path / "b").exists()
+    assert tl.load(tl.save(trained, tmp_path / "c", format="orbax")).labels == ("x", "y")

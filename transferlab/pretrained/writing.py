@@ -197,6 +197,10 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     by_path = {name.path: name for name in source.names.names}
     groups: dict[str, list[tuple[Name, LazyLeaf]]] = {}
     for path, leaf in source.leaves.items():
+        if path not in by_path:
+            raise TransferlabError(
+                f"'{path}' has no key in {source.family}'s files: the origin has no such head. Write the format 'orbax'."
+            )
         groups.setdefault(leaf.key, []).append((by_path[path], leaf))
     out, resized = dict(source.tensors), False
     for key, parts in groups.items():
