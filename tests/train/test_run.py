@@ -507,3 +507,21 @@ def test_a_name_in_place_of_a_thing_is_a_traceback(source, films, wrong: dict, s
     given = {"source": source, "data": films, "method": None, "settings": None, "seed": 0, **wrong}
     with pytest.raises(TransferlabError, match=said):
         _check_kinds(**given)
+
+
+def test_what_was_computed_before_a_stop_is_computed_again(source, films, tmp_path: Path, monkeypatch) -> None:
+    run = tl.adapt(source, films.subset(40, 0), method=tl.methods.Probe(), settings=QUICK)
+    run.cache = FrontierCache(tmp_path)
+    params, stats = run._plan.place(0)
+    whole = run._carries
+
+    def stopped(*args):
+        yield next(iter(whole(*args)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_carries", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run.features(params, stats)
+    before = len(run._wanted)
+    again = FrontierCache(tmp_path)
+    assert 0 < len(again.missing(run._key(params, stats), run._wanted)) < before

@@ -94,6 +94,9 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
     watcher = Watcher(console)
     started = time.monotonic()
     study = Study(config, watcher)
+    if study.data.duplicates_removed:
+        other = f", {study.data.conflicting} of them with another label" if study.data.conflicting else ""
+        console.print(f"Left out of '{study.data.name}': {study.data.duplicates_removed:,} duplicates{other}.")
     if profile:
         for arm, found in study.profiles():
             console.print(f"Profile: {arm}", style="bold")

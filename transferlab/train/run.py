@@ -266,10 +266,13 @@ class Run:
         """Compute the carries at the frontier that are not in the cache yet; return their key."""
         key = self._key(params, stats)
         missing = self.cache.missing(key, self._wanted)
-        for indices, carry, spans in self._carries(params, stats, missing):
-            ragged = [name for name in carry if name in self._ragged]
-            self.cache.add(key, indices, carry, ragged, spans)
-        self.cache.flush(key, self._ragged)
+        try:
+            for indices, carry, spans in self._carries(params, stats, missing):
+                ragged = [name for name in carry if name in self._ragged]
+                self.cache.add(key, indices, carry, ragged, spans)
+        finally:
+            # What was computed before a Ctrl-C is not computed again.
+            self.cache.flush(key, self._ragged)
         return key
 
     def _carries(
