@@ -48,3 +48,15 @@ def test_what_a_field_may_be_is_refused() -> None:
         {"either": 0.5},
     ):
         Given(**right)
+
+
+def test_a_class_that_was_written_within_a_function_is_a_traceback() -> None:
+    class Kind:
+        pass
+
+    @dataclass
+    class Local:
+        kind: Kind | None = None
+        count: int = 0
+
+    check_fields(Local(count=3))

@@ -36,7 +36,11 @@ def check_fields(made: Any) -> None:
     Raises:
         TransferlabError: another value; the field, and the nearest word, are named.
     """
-    for name, hint in typing.get_type_hints(type(made)).items():
+    try:
+        hints = typing.get_type_hints(type(made))
+    except NameError:
+        return  # a class of somebody's own, whose types are known where it was written alone
+    for name, hint in hints.items():
         parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
         words = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
         value = getattr(made, name)
