@@ -10,7 +10,7 @@ from transferlab.models.bert import BertConfig
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Name, Names, linear, norm, with_prefix
 
 
 def bert_names(config: BertConfig) -> Names:
@@ -38,9 +38,6 @@ def bert_names(config: BertConfig) -> Names:
 
 LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 """Suffixes of old files."""
-
-BUFFER = "a constant buffer, no parameter"
-OTHER_TASK = "the head of another task than classifying texts"
 
 
 def layer_names(layers: int) -> list[Name]:

@@ -7,10 +7,9 @@ from typing import Any
 
 from transferlab.models.gpt2 import GPT2Config
 from transferlab.models.heads import ClassifierConfig, HeadConfig
-from transferlab.pretrained.bert import BUFFER, OTHER_TASK
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama import language_model_heads
-from transferlab.pretrained.names import LINEAR, SAME, Name, Names, fused, with_prefix
+from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Name, Names, fused, with_prefix
 
 
 def gpt2_names(config: GPT2Config, head: str = "lm_head") -> Names:

@@ -8,10 +8,9 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.models.llama import MODEL_TYPES, LlamaConfig
-from transferlab.pretrained.bert import BUFFER, OTHER_TASK
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
-from transferlab.pretrained.names import LINEAR, Name, Names, linear, with_prefix
+from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, Name, Names, linear, with_prefix
 
 
 def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:

@@ -8,9 +8,9 @@ from typing import Any
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.mpnet import PAD, MPNetConfig
-from transferlab.pretrained.bert import BUFFER, LEGACY, OTHER_TASK
+from transferlab.pretrained.bert import LEGACY
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Name, Names, linear, norm, with_prefix
 
 
 def mpnet_names(config: MPNetConfig) -> Names:

@@ -90,6 +90,11 @@ def squeezed(axes: int) -> Layout:
     )
 
 
+BUFFER = "a constant buffer, no parameter"
+OTHER_TASK = "the head of another task than classifying texts"
+"""Why a key that a file may hold beside the model is left unread."""
+
+
 @dataclass(frozen=True)
 class Name:
     """One leaf: its path in the tree, its key in the file (without any prefix), and the layout between them."""

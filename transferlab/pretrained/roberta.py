@@ -9,9 +9,9 @@ from typing import Any
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.roberta import RobertaConfig
-from transferlab.pretrained.bert import BUFFER, LEGACY, OTHER_TASK, layer_names
+from transferlab.pretrained.bert import LEGACY, layer_names
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Name, Names, linear, norm, with_prefix
 
 
 def roberta_names(config: RobertaConfig) -> Names:

@@ -437,7 +437,8 @@ _WEIGHTS = re.compile(
 )
 _COMPANIONS = re.compile(r".*\.(json|txt|model|md|jinja|py\.txt)|LICENSE.*|NOTICE.*")
 _LARGEST_COMPANION = 1 << 28
-_DIRECTORIES = re.compile(r"\d+_\w+|additional_chat_templates|tree")
+_MODULES = re.compile(r"\d+_\w+|additional_chat_templates")
+_DIRECTORIES = re.compile(f"{_MODULES.pattern}|tree")
 _DESCRIBES = re.compile(r"config\.json|adapter_config\.json|open_clip_config\.json|transferlab\.json")
 _HIDDEN = r"\.gitattributes|\.gitignore|\.DS_Store"
 
@@ -448,7 +449,7 @@ def _copy_companions(source: Source, made: Path) -> None:
     if "path" not in source.origin or not place.is_dir():
         return
     for file in sorted(place.iterdir()):
-        if file.is_dir() and re.fullmatch(r"\d+_\w+|additional_chat_templates", file.name):
+        if file.is_dir() and _MODULES.fullmatch(file.name):
             shutil.copytree(file, made / file.name)
             continue
         wanted = _COMPANIONS.fullmatch(file.name) and not _WEIGHTS.fullmatch(file.name)

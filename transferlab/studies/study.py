@@ -479,7 +479,10 @@ def _winner(
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's settings as a record holds them."""
-    return {name: asdict(value) if is_dataclass(value) else value for name, value in changes.items()}  # type: ignore[arg-type]
+    return {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in changes.items()
+    }
 
 
 def run_study(config: StudyConfig, observer: Observer | None = None) -> dict[str, Any]:
