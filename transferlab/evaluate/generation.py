@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from transferlab import trees
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.backbone import run_stages
+from transferlab.models.backbone import last_token, run_stages
 from transferlab.models.causal import Decoder
-from transferlab.models.heads import LanguageModelConfig, last_token
+from transferlab.models.heads import LanguageModelConfig
 from transferlab.models.layers import Key
 from transferlab.pretrained.source import Source
 

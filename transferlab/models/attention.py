@@ -24,6 +24,9 @@ from transferlab.models.layers import Initialiser, Key, Linear, TruncatedNormal,
 Mask = Bool[Array, "*batch keys"] | Bool[Array, "*batch #queries keys"]
 """Which keys may be seen: by all queries, or by each."""
 
+Rotation = Callable[[Float[Array, "batch tokens heads width"]], Float[Array, "batch tokens heads width"]]
+"""Turns each head's features by its token's position."""
+
 
 def attend(
     query: Float[Array, "*batch queries heads width"],
@@ -119,8 +122,8 @@ def plain() -> Iterator[None]:
 
 
 def _fits_kernel(dtype: jnp.dtype, queries: int, keys: int, width: int, masked: bool) -> bool:
-    """Whether cuDNN's kernel takes this."""
-    if _plain.get():
+    """Whether cuDNN's kernel takes this, and gains by it: the scores of one query are no larger than its keys."""
+    if _plain.get() or queries == 1:
         return False
     if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16) or width % 8 or width > 128:
         return False
@@ -174,21 +177,23 @@ class Attention(nnx.Module):
         mask: Mask | None,
         key: Key | None = None,
         *,
-        bias: Float[Array, "*#batch heads length length"] | None = None,
-        rotate: Callable[[Array], Array] | None = None,
-    ) -> Float[Array, "*batch length features"]:
+        asking: Float[Array, "*batch queries features"] | None = None,
+        bias: Float[Array, "*#batch heads queries length"] | None = None,
+        rotate: tuple[Rotation, Rotation] | None = None,
+    ) -> Float[Array, "*batch queries features"]:
         """Attend over the positions where ``mask`` is true (everywhere without one); it may say so for each query.
 
-        ``bias`` is added to the scaled scores; ``rotate`` acts on queries and keys (batch, length, heads, width), as
-        rotary positions do.
+        The tokens of ``asking`` ask, those of ``x`` answer; without the first, all ask. ``bias`` is added to the scaled
+        scores; ``rotate`` acts on queries and on keys (batch, tokens, heads, width), as rotary positions do.
         """
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
+        asking = x if asking is None else asking
         query, key_, value = (
-            project(x, k).reshape(*x.shape[:-1], self.heads, -1)
-            for project, k in zip((self.query, self.key, self.value), keys, strict=False)
+            project(tokens, k).reshape(*tokens.shape[:-1], self.heads, -1)
+            for project, tokens, k in zip((self.query, self.key, self.value), (asking, x, x), keys, strict=False)
         )
         if rotate is not None:
-            query, key_ = rotate(query), rotate(key_)
+            query, key_ = rotate[0](query), rotate[1](key_)
         scale = 1.0 / math.sqrt(query.shape[-1])
         mixed = attend(query, key_, value, scale=scale, mask=mask, bias=bias, rate=self.dropout, random=keys[3])
         return self.output(mixed, keys[4])

@@ -7,12 +7,14 @@ layer-cut studies are made of. A carry is a flat dict of arrays whose first axis
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from transferlab.errors import TransferlabError
 from transferlab.models.layers import Key
@@ -20,6 +22,42 @@ from transferlab.trees import key_of
 
 Carry = dict[str, Any]
 """``hidden`` and what rides along (``mask``); the first stage's carry is the mapping of inputs."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """The one token of an example whose final hidden state a head reads: the first, the last that is no padding, or the one
+    at the carry's ``pooled_position``.
+
+    The last layer need not compute the others: one token asks, all are asked, and the rest of the layer sees that one.
+    """
+
+    place: Literal["first", "last", "pooled"]
+
+    def of(self, carry: Carry, x: Shaped[Array, "batch length *rest"]) -> Shaped[Array, "batch 1 *rest"]:
+        """What ``x`` has at the token."""
+        if self.place == "first":
+            return x[:, :1]
+        at = last_token(carry["mask"]) if self.place == "last" else carry["pooled_position"]
+        return x[jnp.arange(len(x)), at][:, None]
+
+    def alone(self, before: Carry, after: Carry, ragged: tuple[str, ...]) -> Carry:
+        """The carry of texts of one token, in which every pooling that reads it finds it.
+
+        Args:
+            before: the carry with all tokens.
+            after: the same with ``hidden`` (batch, 1, features) of this token.
+            ragged: entries with an axis of length.
+        """
+        rest = {name: self.of(before, after[name]) for name in ragged if name in after and name != "hidden"}
+        if "pooled_position" in after:
+            rest["pooled_position"] = jnp.zeros_like(after["pooled_position"])
+        return {**after, **rest}
+
+
+def last_token(mask: Bool[Array, "batch length"]) -> Int[Array, " batch"]:
+    """Index of the last position where ``mask`` is true; 0 for a row that has none."""
+    return jnp.argmax(jnp.arange(1, mask.shape[1] + 1) * mask, axis=1)
 
 
 @dataclass(frozen=True)
@@ -32,6 +70,7 @@ class Stage:
         owns: path prefixes of the leaves that live in this stage.
         borrows: path prefixes of leaves that it uses and another stage owns.
         random: whether it draws anything when it trains (dropout, stochastic depth).
+        narrow: of a tower's last layer: the same for one token of each example, whose ``hidden`` is (batch, 1, features).
     """
 
     name: str
@@ -39,6 +78,7 @@ class Stage:
     owns: tuple[str, ...] = ()
     borrows: tuple[str, ...] = ()
     random: bool = False
+    narrow: Callable[[Carry, Key | None, Token], Carry] | None = None
 
 
 class Head(nnx.Module):
@@ -47,8 +87,12 @@ class Head(nnx.Module):
     taps: tuple[str, ...] = ()
 
     def stages(self, model: Model) -> tuple[Stage, ...]:
-        """The stages after the backbone's."""
+        """The stages after the backbone's; the first of them reads the hidden states."""
         raise NotImplementedError
+
+    def reads(self, model: Model) -> Token | None:
+        """The only token of an example whose final hidden state it looks at, if there is one such."""
+        return None
 
 
 class Model(nnx.Module):
@@ -83,6 +127,10 @@ class Model(nnx.Module):
     def tap(self, carry: Carry) -> Float[Array, "batch features"]:
         """One vector per example from a carry's hidden states, as the family pools them by default."""
         raise NotImplementedError
+
+    def pooled_token(self, pooling: str) -> Token | None:
+        """The only token that this pooling, of those in ``poolings``, makes its vector of; None if it needs others too."""
+        return {"first": Token("first"), "last": Token("last")}.get(pooling)
 
     def towers(self) -> Mapping[str, Model]:
         """The towers by name; empty for a model of one. Each is an ordinary backbone when taken alone."""
@@ -133,14 +181,43 @@ def run_stages(
     A stage not named in ``training`` gets no key: its dropout is off and its batch statistics stay, whatever the rest
     of the model does. Each stage's key is ``key`` folded with its name.
     """
-    taps = () if model.head is None else model.head.taps
-    for stage in model.all_stages()[start:stop]:
-        live = key if stage.name in training else None
-        # The name is what a profile shows.
-        with jax.named_scope(stage.name):
-            carry = stage.run(carry, None if live is None else key_of(live, stage.name))
-        if stage.name in taps:
-            carry = {**carry, f"tap {stage.name}": model.tap(carry)}
+    for stage in stages_between(model, start, stop):
+        carry = run_stage(model, stage, carry, key, training)
+    return carry
+
+
+def stages_between(model: Model, start: int, stop: int) -> tuple[Stage, ...]:
+    """Return ``stages[start:stop]``, the last layer computed only for the token that the head reads, if it reads but one.
+
+    That is so where both the last layer and the head's pooling are among them: no one else sees the other tokens then.
+    """
+    stages = model.all_stages()
+    token = None if model.head is None else model.head.reads(model)
+    if token is None or stop <= len(model.backbone_stages()):
+        return stages[start:stop]
+
+    def narrowed(stage: Stage) -> Stage:
+        if stage.narrow is None:
+            return stage
+
+        def run(carry: Carry, key: Key | None, narrow: Callable[[Carry, Key | None, Token], Carry]) -> Carry:
+            return token.alone(carry, narrow(carry, key, token), model.ragged)
+
+        return replace(stage, run=partial(run, narrow=stage.narrow))
+
+    return tuple(narrowed(stage) for stage in stages[start:stop])
+
+
+def run_stage(
+    model: Model, stage: Stage, carry: Carry, key: Key | None = None, training: frozenset[str] = frozenset()
+) -> Carry:
+    """Run one of :func:`stages_between`, as :func:`run_stages` does."""
+    live = key if stage.name in training else None
+    # The name is what a profile shows.
+    with jax.named_scope(stage.name):
+        carry = stage.run(carry, None if live is None else key_of(live, stage.name))
+    if model.head is not None and stage.name in model.head.taps:
+        carry = {**carry, f"tap {stage.name}": model.tap(carry)}
     return carry
 
 

@@ -6,7 +6,7 @@ from BERT in their embeddings (RoBERTa, DistilBERT, MPNet) build on :class:`Enco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
-from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import (
@@ -197,12 +197,27 @@ class Layer(nnx.Module):
         self.mlp = Mlp(config)
         self.dropout = config.hidden_dropout_prob
 
-    def __call__(self, carry: Carry, key: Key | None, bias: Float[Array, "heads length length"] | None = None) -> Carry:
+    def __call__(
+        self,
+        carry: Carry,
+        key: Key | None,
+        only: Token | None = None,
+        bias: Float[Array, "heads queries length"] | None = None,
+    ) -> Carry:
         x, mask = carry["hidden"], carry["mask"]
+        asking = x if only is None else only.of(carry, x)
         keys = [None] * 4 if key is None else jax.random.split(key, 4)
-        x = self.attention.norm(x + dropout(self.attention(x, mask, keys[0], bias=bias), self.dropout, keys[1]))
+        mixed = self.attention(x, mask, keys[0], asking=asking, bias=bias)
+        x = self.attention.norm(asking + dropout(mixed, self.dropout, keys[1]))
         x = self.mlp.norm(x + dropout(self.mlp(x, keys[2]), self.dropout, keys[3]))
         return {**carry, "hidden": x}
+
+
+@runtime_checkable
+class LayerRun(Protocol):
+    """A layer: of all tokens, or of one of each text."""
+
+    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry: ...
 
 
 class Encoder(Model):
@@ -236,14 +251,19 @@ class Encoder(Model):
         noisy = self.config.hidden_dropout_prob > 0 or self.config.attention_probs_dropout_prob > 0
         stages = [Stage("embed", self.embed, owns=("embed",), random=self.config.hidden_dropout_prob > 0)]
         for i, layer in enumerate(self.layers):
-            stages.append(Stage(f"layers/{i}", self.run(layer), (f"layers/{i}",), self.borrows, noisy))
+            run = self.run(layer)
+            narrow = run if i + 1 == len(self.layers) else None
+            stages.append(Stage(f"layers/{i}", run, (f"layers/{i}",), self.borrows, noisy, narrow))
         if self.pooler is not None:
             stages.append(Stage("pooler", self.pool_first, owns=("pooler",)))
         return tuple(stages)
 
-    def run(self, layer: Layer) -> Callable[[Carry, Key | None], Carry]:
+    def run(self, layer: Layer) -> LayerRun:
         """What a layer's stage runs."""
         return layer
+
+    def pooled_token(self, pooling: str) -> Token | None:
+        return Token("first") if pooling == "pooler" else super().pooled_token(pooling)
 
     def pool_first(self, carry: Carry, key: Key | None) -> Carry:
         """Add ``pooled``: tanh of a linear map of the first token, as the origin's pooler."""

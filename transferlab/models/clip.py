@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
-from transferlab.models.backbone import Carry, Model, Stage, tower_stages
+from transferlab.models.backbone import Carry, Model, Stage, Token, tower_stages
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length
 from transferlab.models.layers import (
     ACTIVATIONS,
@@ -289,14 +289,18 @@ class TextLayer(nnx.Module):
         self.mlp = TextMlp(config)
         self.causal = config.causal
 
-    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
         x, mask = carry["hidden"], carry["mask"]
         first, second = (None, None) if key is None else jax.random.split(key)
         seen = mask
         if self.causal:
             before = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
             seen = mask[:, None, :] & before
-        x = x + self.attention(self.attention.norm(x), seen, first)
+        normal = asking = self.attention.norm(x)
+        if only is not None:
+            x, asking = only.of(carry, x), only.of(carry, normal)
+            seen = only.of(carry, seen) if self.causal else seen
+        x = x + self.attention(normal, seen, first, asking=asking)
         return {**carry, "hidden": x + self.mlp(self.mlp.norm(x), second)}
 
 
@@ -332,14 +336,18 @@ class TextTower(Model):
         noisy = self.config.attention_dropout > 0
         stages = [Stage("embed", self.embed, owns=("embed",))]
         for i, layer in enumerate(self.layers):
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy))
+            narrow = layer if i + 1 == len(self.layers) else None
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=narrow))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         if self.projection is not None:
             stages.append(Stage("projection", self.project, owns=("projection",)))
         return tuple(stages)
 
+    def pooled_token(self, pooling: str) -> Token | None:
+        return Token("pooled") if pooling in ("pooler", "embedding") else None
+
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
-        """The final norm, and ``pooled``: what it makes of the pooled token."""
+        """The final norm, and ``pooled``: what it makes of the token that stands for the text."""
         hidden = self.norm(carry["hidden"])
         pooled = jnp.take_along_axis(hidden, carry["pooled_position"][:, None, None], axis=1)[:, 0]
         return {**carry, "hidden": hidden, "pooled": pooled}

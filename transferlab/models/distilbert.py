@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError
-from transferlab.models.backbone import Carry
+from transferlab.models.backbone import Carry, Token
 from transferlab.models.bert import Encoder, Layer, check_encoder
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
@@ -132,10 +132,17 @@ class Embed(nnx.Module):
 class DistilLayer(Layer):
     """BERT's layer; no dropout stands between attention and its residual."""
 
-    def __call__(self, carry: Carry, key: Key | None, bias: Float[Array, "heads length length"] | None = None) -> Carry:
+    def __call__(
+        self,
+        carry: Carry,
+        key: Key | None,
+        only: Token | None = None,
+        bias: Float[Array, "heads queries length"] | None = None,
+    ) -> Carry:
         x, mask = carry["hidden"], carry["mask"]
+        asking = x if only is None else only.of(carry, x)
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
-        x = self.attention.norm(x + self.attention(x, mask, keys[0], bias=bias))
+        x = self.attention.norm(asking + self.attention(x, mask, keys[0], asking=asking, bias=bias))
         x = self.mlp.norm(x + dropout(self.mlp(x, keys[1]), self.dropout, keys[2]))
         return {**carry, "hidden": x}
 

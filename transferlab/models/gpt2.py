@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import attend
-from transferlab.models.backbone import Carry
+from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import Decoder, remember, token_ids, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, LayerNorm, Linear, Normal, dropout
@@ -141,15 +141,19 @@ class SelfAttention(nnx.Module):
             self.scale /= number + 1
         self.dropout, self.number = config.attn_pdrop, number
 
-    def __call__(self, carry: Carry, key: Key | None) -> tuple[Carry, Float[Array, "batch length features"]]:
-        x = self.norm(carry["hidden"])
+    def __call__(
+        self, carry: Carry, key: Key | None, only: Token | None = None
+    ) -> tuple[Carry, Float[Array, "batch queries features"]]:
+        x = asking = self.norm(carry["hidden"])
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
+        seen = visible(carry)
+        if only is not None:
+            asking, seen = only.of(carry, x), only.of(carry, seen)
         query, key_, value = (
-            project(x, k).reshape(*x.shape[:2], self.groups, self.width)
-            for project, k in zip((self.query, self.key, self.value), keys, strict=False)
+            project(tokens, k).reshape(*tokens.shape[:2], self.groups, self.width)
+            for project, tokens, k in zip((self.query, self.key, self.value), (asking, x, x), keys, strict=False)
         )
         carry, key_, value = remember(carry, self.number, key_, value)
-        seen = visible(carry)
         mixed = attend(query, key_, value, scale=self.scale, mask=seen, rate=self.dropout, random=keys[3])
         return carry, self.output(mixed, keys[4])
 
@@ -185,10 +189,11 @@ class Layer(nnx.Module):
         self.dropout = config.resid_pdrop
         self.random = config.resid_pdrop > 0 or config.attn_pdrop > 0
 
-    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        carry, y = self.attention(carry, keys[0])
-        x = carry["hidden"] + dropout(y, self.dropout, keys[1])
+        carry, y = self.attention(carry, keys[0], only)
+        x = carry["hidden"] if only is None else only.of(carry, carry["hidden"])
+        x = x + dropout(y, self.dropout, keys[1])
         return {**carry, "hidden": x + dropout(self.mlp(x, keys[2]), self.dropout, keys[3])}
 
 

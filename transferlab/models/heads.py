@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from transferlab.models.backbone import Carry, Head, Stage
+from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
 from transferlab.models.layers import ACTIVATIONS, Key, LayerNorm, Linear, TruncatedNormal, dropout, parameter, zeros
 from transferlab.trees import submodule
 
@@ -112,6 +112,10 @@ class Classifier(Head):
             Stage("head", self.classify, owns=("head",), random=self.config.dropout > 0),
         )
 
+    def reads(self, model: Model) -> Token | None:
+        """The token that it pools, where that is one."""
+        return None if self.taps else model.pooled_token(self.config.pooling)
+
     def pool(self, model: Model, carry: Carry) -> Float[Array, "batch features"]:
         """One vector per example."""
         if self.taps:
@@ -195,11 +199,6 @@ def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch fe
     if pooling == "first and mean":
         return jnp.concatenate([carry["hidden"][:, 0], model.tap(carry)], axis=-1)
     return model.tap(carry)
-
-
-def last_token(mask: Bool[Array, "batch length"]) -> Int[Array, " batch"]:
-    """Index of the last position where ``mask`` is true; 0 for a row that has none."""
-    return jnp.argmax(jnp.arange(1, mask.shape[1] + 1) * mask, axis=1)
 
 
 def unit_length(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import attend
-from transferlab.models.backbone import Carry
+from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import (
     Decoder,
     Rope,
@@ -404,20 +404,25 @@ class SelfAttention(nnx.Module):
         self.window = config.sliding_window if local else None
         self.rope = config.local_rope if local and config.local_rope is not None else config.rope
 
-    def __call__(self, carry: Carry, key: Key | None) -> tuple[Carry, Float[Array, "batch length features"]]:
-        x = self.norm(carry["hidden"])
+    def __call__(
+        self, carry: Carry, key: Key | None, only: Token | None = None
+    ) -> tuple[Carry, Float[Array, "batch queries features"]]:
+        x = asking = self.norm(carry["hidden"])
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
+        positions = asked_at = carry["positions"]
+        seen = visible(carry, self.window)
+        if only is not None:
+            asking, asked_at, seen = (only.of(carry, one) for one in (x, positions, seen))
         query, key_, value = (
-            project(x, k).reshape(*x.shape[:2], -1, self.width)
-            for project, k in zip((self.query, self.key, self.value), keys, strict=False)
+            project(tokens, k).reshape(*tokens.shape[:2], -1, self.width)
+            for project, tokens, k in zip((self.query, self.key, self.value), (asking, x, x), keys, strict=False)
         )
         if self.query_norm is not None and self.key_norm is not None:
             query, key_ = self.query_norm(query), self.key_norm(key_)
-        query, key_ = (rotate(one, carry["positions"], self.rope) for one in (query, key_))
+        query, key_ = rotate(query, asked_at, self.rope), rotate(key_, positions, self.rope)
         carry, key_, value = remember(carry, self.number, key_, value)
         mixed = attend(
-            query, key_, value, scale=self.scale, mask=visible(carry, self.window), soft_cap=self.soft_cap,
-            rate=self.dropout, random=keys[3],
+            query, key_, value, scale=self.scale, mask=seen, soft_cap=self.soft_cap, rate=self.dropout, random=keys[3]
         )  # fmt: skip
         y = self.output(mixed, keys[4])
         return carry, y if self.norm_after is None else self.norm_after(y)
@@ -457,10 +462,10 @@ class Layer(nnx.Module):
         self.mlp = Mlp(config)
         self.random = config.attention_dropout > 0
 
-    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
         first, second = (None, None) if key is None else jax.random.split(key)
-        carry, y = self.attention(carry, first)
-        x = carry["hidden"] + y
+        carry, y = self.attention(carry, first, only)
+        x = (carry["hidden"] if only is None else only.of(carry, carry["hidden"])) + y
         return {**carry, "hidden": x + self.mlp(x, second)}
 
 

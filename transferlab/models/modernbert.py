@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
-from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
@@ -231,16 +231,21 @@ class Layer(nnx.Module):
         self.reach = None if whole else config.local_attention // 2
         self.theta = config.global_rope_theta if whole else config.local_rope_theta
 
-    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
         x, mask, positions = carry["hidden"], carry["mask"], carry.get("positions")
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
         places = np.arange(x.shape[1])
         if self.reach is not None:
             seen = mask if mask.ndim == 3 else mask[:, None, :]
             mask = seen & (np.abs(places[:, None] - places[None, :]) <= self.reach)
-        rotate = rotation(jnp.asarray(places)[None] if positions is None else positions, self.theta)
         normal = x if self.attention.norm is None else self.attention.norm(x)
-        mixed = self.attention(normal, mask, keys[0], rotate=rotate)
+        asking, asked_at = normal, positions = normal, jnp.asarray(places)[None] if positions is None else positions
+        if only is not None:
+            x, asking = only.of(carry, x), only.of(carry, normal)
+            asked_at = only.of(carry, jnp.broadcast_to(positions, normal.shape[:2]))
+            mask = only.of(carry, mask) if mask.ndim == 3 else mask
+        rotate = rotation(asked_at, self.theta), rotation(positions, self.theta)
+        mixed = self.attention(normal, mask, keys[0], asking=asking, rotate=rotate)
         x = x + dropout(mixed, self.attention.dropout, keys[1])
         return {**carry, "hidden": x + self.mlp(x, keys[2])}
 
@@ -288,7 +293,8 @@ class ModernBert(Model):
         noisy = config.attention_dropout > 0 or config.mlp_dropout > 0
         stages = [Stage("embed", self.embed, owns=("embed",), random=config.embedding_dropout > 0)]
         for i, layer in enumerate(self.layers):
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy))
+            narrow = layer if i + 1 == len(self.layers) else None
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=narrow))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         return tuple(stages)
 

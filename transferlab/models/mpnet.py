@@ -7,7 +7,7 @@ away.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.errors import TransferlabError
-from transferlab.models.backbone import Carry
-from transferlab.models.bert import Encoder, Layer, check_encoder, refuse_decoders
+from transferlab.models.backbone import Carry, Token
+from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder, refuse_decoders
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, LayerNorm, TruncatedNormal, dropout
@@ -148,6 +148,12 @@ class MPNet(Encoder):
         super().__init__(config, embed, head)
         self.embed = embed
 
-    def run(self, layer: Layer) -> Callable[[Carry, Key | None], Carry]:
+    def run(self, layer: Layer) -> LayerRun:
         """A layer with the bias of the text's length."""
-        return lambda carry, key: layer(carry, key, self.embed.bias(carry["hidden"].shape[1]))
+
+        def run(carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
+            bias = self.embed.bias(carry["hidden"].shape[1])
+            # The one token that a pooling of this family reads alone is the first.
+            return layer(carry, key, only, bias if only is None else bias[:, :1])
+
+        return run

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
-from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool
 from transferlab.models.layers import (
     ACTIVATIONS,
@@ -350,10 +350,14 @@ class Layer(nnx.Module):
         self.mlp = Mlp(config)
         self.dropout, self.drop_path = config.hidden_dropout_prob, rate
 
-    def __call__(self, carry: Carry, key: Key | None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
         keys = [None] * 6 if key is None else list(jax.random.split(key, 6))
         x = carry["hidden"]
-        y = dropout(self.attention(self.attention.norm(x), None, keys[0]), self.dropout, keys[1])
+        normal = self.attention.norm(x)
+        if only is not None:
+            x = only.of(carry, x)
+        asking = normal if only is None else only.of(carry, normal)
+        y = dropout(self.attention(normal, None, keys[0], asking=asking), self.dropout, keys[1])
         x = x + drop_path(_scaled(y, self.attention.layer_scale), self.drop_path, keys[2])
         y = dropout(self.mlp(self.mlp.norm(x), keys[3]), self.dropout, keys[4])
         return {**carry, "hidden": x + drop_path(_scaled(y, self.mlp.layer_scale), self.drop_path, keys[5])}
@@ -427,13 +431,19 @@ class ViT(Model):
         stages = [Stage("embed", self.embed, owns=("embed",), random=config.hidden_dropout_prob > 0)]
         for i, layer in enumerate(self.layers):
             random = noisy or layer.drop_path > 0
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random))
+            narrow = layer if i + 1 == len(self.layers) else None
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random, narrow=narrow))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         if self.pooler is not None:
             stages.append(Stage("pooler", self.run_pooler, owns=("pooler",)))
         if self.projection is not None:
             stages.append(Stage("projection", self.project, owns=("projection",)))
         return tuple(stages)
+
+    def pooled_token(self, pooling: str) -> Token | None:
+        if pooling == "pooler" and not isinstance(self.pooler, AttentionPooler):
+            return Token("first")
+        return super().pooled_token(self.config.pooling if pooling == "embedding" else pooling)
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
         """The final norm: of every token, or of the patches' mean (then ``hidden`` stays, as timm returns it)."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from transferlab import trees
 from transferlab.models.attention import plain
-from transferlab.models.backbone import Carry, key_for, run_stages
+from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
 from transferlab.select import owns
 from transferlab.tasks.classification import Classification
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
@@ -231,17 +231,18 @@ class Program:
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: Carry, key: jax.Array
     ) -> tuple[Carry, trees.Tree]:
         """(last carry, batch statistics) of the stages from the frontier on, in training."""
-        stages = self.definition.module.all_stages()
+        end = len(self.definition.module.all_stages())
         if not self.remat:
             model = self._model(params, frozen, stats)
-            out = run_stages(model, carry, self.frontier, len(stages), key, self.training)
+            out = run_stages(model, carry, self.frontier, end, key, self.training)
             return out, trees.state_of(model)
         leaves, moving = trees.flatten(trees.join(params, frozen)), trees.flatten(stats)
-        for number, stage in enumerate(stages[self.frontier :], self.frontier):
+        for number, stage in enumerate(stages_between(self.definition.module, self.frontier, end)):
             # A stage is a pure function of its own leaves here: its module lives and dies within it.
             def again(used: dict, own: dict, carry: Carry, key: jax.Array, number: int = number) -> tuple[Carry, dict]:
                 model = self._model(trees.unflatten(used), {}, trees.unflatten(own))
-                carry = run_stages(model, carry, number, number + 1, key, self.training)
+                own_stage = stages_between(model, self.frontier, end)[number]
+                carry = run_stage(model, own_stage, carry, key, self.training)
                 after = trees.flatten(trees.state_of(model))
                 return carry, {path: after[path] for path in own}
 
