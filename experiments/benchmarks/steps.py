@@ -1,9 +1,10 @@
 """One full fine-tuning or LoRA update on a batch of 32, against the peer's: transformers, peft, timm.
 
-python experiments/benchmarks/steps.py [full lora efficientnet vit …]      # needs `parity`, peft and timm
+python experiments/benchmarks/steps.py [full lora full-mean efficientnet vit …]      # needs `parity`, peft and timm
 
-MiniLM-L6 reads texts of 64 tokens with its dropout on; EfficientNet-Lite0 reads 96 pixels, ViT-S/16 224. The optimizer
-is AdamW behind a clipping of the gradient's norm on both sides.
+MiniLM-L6 reads texts of 64 tokens with its dropout on, as transformers' BertForSequenceClassification: a pooler over the
+first token, dropout, a linear map; in ``full-mean`` both sides classify the mean of the tokens. EfficientNet-Lite0 reads
+96 pixels, ViT-S/16 224. The optimizer is AdamW behind a clipping of the gradient's norm on both sides.
 """
 
 from __future__ import annotations
@@ -91,13 +92,22 @@ def peer_text(adapt) -> Work:
     import torch
     from transformers import BertForSequenceClassification
 
+    model = adapt(BertForSequenceClassification.from_pretrained(minilm(), num_labels=2))
+    ids, mask, labels = tensors()
+    return peer(model, lambda model: torch.nn.functional.cross_entropy(model(ids, mask).logits, labels))
+
+
+def minilm() -> Path:
     import transferlab as tl
 
-    folder = Path(tl.load("minilm-l6").origin["path"])
-    model = adapt(BertForSequenceClassification.from_pretrained(folder, num_labels=2))
+    return Path(tl.load("minilm-l6").origin["path"])
+
+
+def tensors():
+    import torch
+
     inputs, labels = texts()
-    ids, mask, labels = (torch.tensor(x).long() for x in (inputs["input_ids"], inputs["attention_mask"], labels))
-    return peer(model, lambda model: model(input_ids=ids, attention_mask=mask, labels=labels).loss)
+    return (torch.tensor(x).long() for x in (inputs["input_ids"], inputs["attention_mask"], labels))
 
 
 def peer_image(name: str, side: int) -> Work:
@@ -120,7 +130,7 @@ def peer_image(name: str, side: int) -> Work:
 def full_ours() -> Work:
     import transferlab as tl
 
-    return ours_text(tl.methods.Full())
+    return ours_text(tl.methods.Full(pooling="pooler", head_dropout=0.1))
 
 
 @side("full", "peer")
@@ -132,7 +142,7 @@ def full_peer() -> Work:
 def lora_ours() -> Work:
     import transferlab as tl
 
-    return ours_text(tl.methods.LoRA(rank=8, alpha=16.0))
+    return ours_text(tl.methods.LoRA(rank=8, alpha=16.0, pooling="pooler", head_dropout=0.1))
 
 
 @side("lora", "peer")
@@ -144,6 +154,30 @@ def lora_peer() -> Work:
         return get_peft_model(model, config)
 
     return peer_text(adapt)
+
+
+@side("full-mean", "ours")
+def full_mean_ours() -> Work:
+    import transferlab as tl
+
+    return ours_text(tl.methods.Full(pooling="mean"))
+
+
+@side("full-mean", "peer")
+def full_mean_peer() -> Work:
+    import torch
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(minilm(), add_pooling_layer=False)
+    model.classifier = torch.nn.Linear(model.config.hidden_size, 2)
+    ids, mask, labels = tensors()
+
+    def loss(model):
+        hidden = model(ids, mask).last_hidden_state
+        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return torch.nn.functional.cross_entropy(model.classifier(mean), labels)
+
+    return peer(model, loss)
 
 
 @side("efficientnet", "ours")
@@ -193,6 +227,7 @@ if __name__ == "__main__":
         {
             "full": "full fine-tuning step, MiniLM-L6, 32 × 64 tokens, dropout on; peer: transformers",
             "lora": "LoRA step, rank 8 on query and value, same; peer: peft",
+            "full-mean": "the full step, the mean of the tokens classified on both sides",
             "efficientnet": "full step, EfficientNet-Lite0, 32 pictures of 96 px; peer: timm",
             "vit": "full step, ViT-S/16, 32 pictures of 224 px; peer: timm",
         },
