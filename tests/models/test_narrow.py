@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import transferlab as tl
 from transferlab import trees
 from transferlab.models import (
     BertConfig,
@@ -150,3 +151,12 @@ def test_the_last_layer_is_computed_for_tokens_that_nobody_reads(config, pooling
 def test_a_head_that_reads_all_tokens_gets_one(config, pooling: str) -> None:
     model = config.build(ClassifierConfig(("cat", "dog"), pooling=pooling))
     assert model.head.reads(model) is None
+
+
+def test_the_plan_keeps_still_about_tokens_that_are_not_computed(source, films) -> None:
+    said = {
+        pooling: str(tl.adapt(source, films, method=tl.methods.Full(pooling=pooling)).plan)
+        for pooling in ("first", "mean")
+    }
+    assert "'layers/1' is computed for the first token alone" in said["first"]
+    assert "alone" not in said["mean"]

@@ -111,7 +111,10 @@ def test_a_cached_bfloat16_carry_comes_back_as_bytes(still, films, tmp_path: Pat
         np.testing.assert_array_equal(results[0].probabilities, results[1].probabilities)
 
 
-@pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2, dropout=0.2), LastLayer()])
+@pytest.mark.parametrize(
+    "method",
+    [tl.methods.Full(), tl.methods.Full(pooling="first"), tl.methods.LoRA(rank=2, dropout=0.2), LastLayer()],
+)
 def test_activations_computed_again_give_other_gradients(source, films, method) -> None:
     """Dropout is on: what is computed again must draw the same."""
     data, settings = films.subset(24, 0), replace(QUICK, optimizer=Optimizer("sgd"), learning_rate=0.1)

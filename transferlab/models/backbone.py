@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -33,6 +32,9 @@ class Token:
     """
 
     place: Literal["first", "last", "pooled"]
+
+    def __str__(self) -> str:
+        return {"first": "first token", "last": "last token", "pooled": "token that stands for the text"}[self.place]
 
     def of(self, carry: Carry, x: Shaped[Array, "batch length *rest"]) -> Shaped[Array, "batch 1 *rest"]:
         """What ``x`` has at the token."""
@@ -186,26 +188,29 @@ def run_stages(
     return carry
 
 
+def narrowed(model: Model) -> tuple[Stage, Token] | None:
+    """Return the last layer and the one token that the head reads of it; None where it reads several."""
+    token = None if model.head is None else model.head.reads(model)
+    if token is None:
+        return None
+    return next(((stage, token) for stage in model.backbone_stages() if stage.narrow is not None), None)
+
+
 def stages_between(model: Model, start: int, stop: int) -> tuple[Stage, ...]:
     """Return ``stages[start:stop]``, the last layer computed only for the token that the head reads, if it reads but one.
 
     That is so where both the last layer and the head's pooling are among them: no one else sees the other tokens then.
     """
-    stages = model.all_stages()
-    token = None if model.head is None else model.head.reads(model)
-    if token is None or stop <= len(model.backbone_stages()):
+    stages, found = model.all_stages(), narrowed(model)
+    if found is None or stop <= len(model.backbone_stages()):
         return stages[start:stop]
+    last, token = found
 
-    def narrowed(stage: Stage) -> Stage:
-        if stage.narrow is None:
-            return stage
+    def run(carry: Carry, key: Key | None) -> Carry:
+        assert last.narrow is not None
+        return token.alone(carry, last.narrow(carry, key, token), model.ragged)
 
-        def run(carry: Carry, key: Key | None, narrow: Callable[[Carry, Key | None, Token], Carry]) -> Carry:
-            return token.alone(carry, narrow(carry, key, token), model.ragged)
-
-        return replace(stage, run=partial(run, narrow=stage.narrow))
-
-    return tuple(narrowed(stage) for stage in stages[start:stop])
+    return tuple(replace(stage, run=run) if stage.name == last.name else stage for stage in stages[start:stop])
 
 
 def run_stage(

@@ -20,6 +20,7 @@ from transferlab.data.dataset import Dataset
 from transferlab.data.packing import Packed
 from transferlab.errors import TransferlabError, check_fields
 from transferlab.methods import Full, Method
+from transferlab.models.backbone import narrowed
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
@@ -168,8 +169,11 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, with what was decided about the frontier."""
-        return replace(self._plan, notes=(*self._plan.notes, self.decision.sentence))
+        """The plan, with what was decided about the frontier, and what is not computed as nobody reads it."""
+        notes, found = [*self._plan.notes, self.decision.sentence], narrowed(self._plan.definition.module)
+        if found is not None:
+            notes.append(f"'{found[0].name}' is computed for the {found[1]} alone, the only one that the head reads")
+        return replace(self._plan, notes=tuple(notes))
 
     @property
     def program(self) -> Program:
