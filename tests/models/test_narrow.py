@@ -19,7 +19,6 @@ from transferlab.models import (
     LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
-    RobertaConfig,
     TextTowerConfig,
     ViTConfig,
     run_stages,
@@ -53,7 +52,6 @@ GEMMA = replace(
 FIRST = {
     "BERT": (BERT, "first"),
     "BERT's pooler": (BERT, "pooler"),
-    "RoBERTa": (RobertaConfig(**SIZES, max_position_embeddings=16), "first"),
     "DistilBERT": (DistilBertConfig(20, 8, 2, 2, 12, max_position_embeddings=16), "first"),
     "MPNet": (MPNetConfig(**SIZES, max_position_embeddings=16), "first"),
     "ModernBERT": (MODERN, "first"),
@@ -102,14 +100,15 @@ def objective(definition, inputs: dict, cut: int | None, training: bool):
             carry = run_stages(model, carry, start, end, key, names)
         return (carry["logits"] * jnp.array([1.0, -0.5])).sum(), carry["logits"]
 
-    return jax.jit(jax.value_and_grad(total, has_aux=True))
+    # Compiled in a hurry: each is called once.
+    return jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.mark.parametrize(
     ("config", "pooling", "training"),
-    [(*case, training) for case in FIRST.values() for training in (False, True)]
-    + [(*case, False) for case in OTHERS.values()],
-    ids=[f"{name}{said}" for name in FIRST for said in ("", ", training")] + list(OTHERS),
+    # Dropout has the same bits for the first token; those of another one hang on where it stands.
+    [(*case, True) for case in FIRST.values()] + [(*case, False) for case in OTHERS.values()],
+    ids=[*FIRST, *OTHERS],
 )
 def test_logits_or_gradients_differ_from_those_of_all_tokens(config, pooling: str, training: bool) -> None:
     definition, params = concrete(config, pooling)
