@@ -82,7 +82,7 @@ def test_half_precision_is_far_from_the_definition(dtype: Any, mask: str) -> Non
 
 @pytest.mark.parametrize("groups", [2, 6])
 @pytest.mark.parametrize("mask", masks())
-@pytest.mark.parametrize("cut", [(0, 0), (1, 1), (0, 1)])
+@pytest.mark.parametrize("cut", [(0, 0), (1, 1), (0, 1), (1, 0)])
 def test_jaxs_own_call_is_asked_for_something_else(
     groups: int, mask: str, cut: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from transferlab.models import (
     LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
+    RobertaConfig,
     TextTowerConfig,
     ViTConfig,
     run_stages,
@@ -52,6 +53,7 @@ GEMMA = replace(
 FIRST = {
     "BERT": (BERT, "first"),
     "BERT's pooler": (BERT, "pooler"),
+    "RoBERTa": (RobertaConfig(**SIZES, max_position_embeddings=16), "first"),
     "DistilBERT": (DistilBertConfig(20, 8, 2, 2, 12, max_position_embeddings=16), "first"),
     "MPNet": (MPNetConfig(**SIZES, max_position_embeddings=16), "first"),
     "ModernBERT": (MODERN, "first"),
@@ -59,6 +61,7 @@ FIRST = {
     "ViT": (VIT, "first"),
     "ViT's pooler": (replace(VIT, pooler=True), "pooler"),
     "CLIP's vision": (replace(VIT, pre_norm=True, projection_dim=6, pooling="first"), "embedding"),
+    "a vision tower's pooler, projected": (replace(VIT, pooler=True, projection_dim=6, pooling="pooler"), "embedding"),
 }
 OTHERS = {
     "CLIP's text": (TEXT, "embedding"),

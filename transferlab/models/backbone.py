@@ -72,7 +72,7 @@ class Stage:
         owns: path prefixes of the leaves that live in this stage.
         borrows: path prefixes of leaves that it uses and another stage owns.
         random: whether it draws anything when it trains (dropout, stochastic depth).
-        narrow: of a tower's last layer: the same for one token of each example, whose ``hidden`` is (batch, 1, features).
+        narrow: of a layer: the same for one token of each example, whose ``hidden`` is (batch, 1, features).
     """
 
     name: str
@@ -189,11 +189,11 @@ def run_stages(
 
 
 def narrowed(model: Model) -> tuple[Stage, Token] | None:
-    """Return the last layer and the one token that the head reads of it; None where it reads several."""
+    """Return the last layer and the one token that the head reads of it; None where it reads several, or there is no such layer."""
     token = None if model.head is None else model.head.reads(model)
     if token is None:
         return None
-    return next(((stage, token) for stage in model.backbone_stages() if stage.narrow is not None), None)
+    return next(((stage, token) for stage in reversed(model.backbone_stages()) if stage.narrow is not None), None)
 
 
 def stages_between(model: Model, start: int, stop: int) -> tuple[Stage, ...]:

@@ -195,7 +195,7 @@ class Layer(nnx.Module):
     def __init__(self, config: EncoderConfig):
         self.attention = SelfAttention(config)
         self.mlp = Mlp(config)
-        self.dropout = config.hidden_dropout_prob
+        self.dropout = self.mixed_dropout = config.hidden_dropout_prob
 
     def __call__(
         self,
@@ -208,7 +208,7 @@ class Layer(nnx.Module):
         asking = x if only is None else only.of(carry, x)
         keys = [None] * 4 if key is None else jax.random.split(key, 4)
         mixed = self.attention(x, mask, keys[0], asking=asking, bias=bias)
-        x = self.attention.norm(asking + dropout(mixed, self.dropout, keys[1]))
+        x = self.attention.norm(asking + dropout(mixed, self.mixed_dropout, keys[1]))
         x = self.mlp.norm(x + dropout(self.mlp(x, keys[2]), self.dropout, keys[3]))
         return {**carry, "hidden": x}
 
@@ -252,8 +252,7 @@ class Encoder(Model):
         stages = [Stage("embed", self.embed, owns=("embed",), random=self.config.hidden_dropout_prob > 0)]
         for i, layer in enumerate(self.layers):
             run = self.run(layer)
-            narrow = run if i + 1 == len(self.layers) else None
-            stages.append(Stage(f"layers/{i}", run, (f"layers/{i}",), self.borrows, noisy, narrow))
+            stages.append(Stage(f"layers/{i}", run, (f"layers/{i}",), self.borrows, noisy, narrow=run))
         if self.pooler is not None:
             stages.append(Stage("pooler", self.pool_first, owns=("pooler",)))
         return tuple(stages)

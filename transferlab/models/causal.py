@@ -260,8 +260,7 @@ class Decoder(Model):
     def backbone_stages(self) -> tuple[Stage, ...]:
         stages = [Stage("embed", self.embed, owns=("embed",), random=self.embed.random)]
         for i, layer in enumerate(self.layers):
-            narrow = layer if i + 1 == len(self.layers) else None
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=layer.random, narrow=narrow))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=layer.random, narrow=layer))
         return (*stages, Stage("norm", self.normalise, owns=("norm",)))
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:

@@ -336,8 +336,7 @@ class TextTower(Model):
         noisy = self.config.attention_dropout > 0
         stages = [Stage("embed", self.embed, owns=("embed",))]
         for i, layer in enumerate(self.layers):
-            narrow = layer if i + 1 == len(self.layers) else None
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=narrow))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=layer))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         if self.projection is not None:
             stages.append(Stage("projection", self.project, owns=("projection",)))

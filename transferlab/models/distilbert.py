@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError
-from transferlab.models.backbone import Carry, Token
-from transferlab.models.bert import Encoder, Layer, check_encoder
+from transferlab.models.backbone import Carry
+from transferlab.models.bert import Encoder, EncoderConfig, Layer, check_encoder
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, LayerNorm, TruncatedNormal, dropout
@@ -132,19 +130,9 @@ class Embed(nnx.Module):
 class DistilLayer(Layer):
     """BERT's layer; no dropout stands between attention and its residual."""
 
-    def __call__(
-        self,
-        carry: Carry,
-        key: Key | None,
-        only: Token | None = None,
-        bias: Float[Array, "heads queries length"] | None = None,
-    ) -> Carry:
-        x, mask = carry["hidden"], carry["mask"]
-        asking = x if only is None else only.of(carry, x)
-        keys = [None] * 3 if key is None else jax.random.split(key, 3)
-        x = self.attention.norm(asking + self.attention(x, mask, keys[0], asking=asking, bias=bias))
-        x = self.mlp.norm(x + dropout(self.mlp(x, keys[1]), self.dropout, keys[2]))
-        return {**carry, "hidden": x}
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.mixed_dropout = 0.0
 
 
 class DistilBert(Encoder):

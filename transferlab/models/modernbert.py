@@ -293,8 +293,7 @@ class ModernBert(Model):
         noisy = config.attention_dropout > 0 or config.mlp_dropout > 0
         stages = [Stage("embed", self.embed, owns=("embed",), random=config.embedding_dropout > 0)]
         for i, layer in enumerate(self.layers):
-            narrow = layer if i + 1 == len(self.layers) else None
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=narrow))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=layer))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         return tuple(stages)
 

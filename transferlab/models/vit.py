@@ -431,8 +431,7 @@ class ViT(Model):
         stages = [Stage("embed", self.embed, owns=("embed",), random=config.hidden_dropout_prob > 0)]
         for i, layer in enumerate(self.layers):
             random = noisy or layer.drop_path > 0
-            narrow = layer if i + 1 == len(self.layers) else None
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random, narrow=narrow))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random, narrow=layer))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         if self.pooler is not None:
             stages.append(Stage("pooler", self.run_pooler, owns=("pooler",)))
@@ -441,9 +440,10 @@ class ViT(Model):
         return tuple(stages)
 
     def pooled_token(self, pooling: str) -> Token | None:
-        if pooling == "pooler" and not isinstance(self.pooler, AttentionPooler):
+        kind = self.config.pooling if pooling == "embedding" else pooling
+        if kind == "pooler" and not isinstance(self.pooler, AttentionPooler):
             return Token("first")
-        return super().pooled_token(self.config.pooling if pooling == "embedding" else pooling)
+        return super().pooled_token(kind)
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
         """The final norm: of every token, or of the patches' mean (then ``hidden`` stays, as timm returns it)."""
