@@ -103,8 +103,7 @@ def objective(definition, inputs: dict, cut: int | None, training: bool):
             carry = run_stages(model, carry, start, end, key, names)
         return (carry["logits"] * jnp.array([1.0, -0.5])).sum(), carry["logits"]
 
-    # Compiled in a hurry: each is called once.
-    return jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
 
 
 @pytest.mark.parametrize(
