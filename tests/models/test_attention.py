@@ -69,6 +69,45 @@ def test_windows_beside_the_batch_see_each_other() -> None:
         np.testing.assert_allclose(got[:, w], one, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", ["none", "of keys", "of each query", "bias of all", "bias of each"])
+def test_parts_of_a_batch_answer_otherwise_than_the_whole(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    query, key, value, target = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((8, QUERIES, 6, WIDTH), (8, KEYS, 2, WIDTH), (8, KEYS, 2, WIDTH), (8, QUERIES, 6 * WIDTH))
+    )
+    seen = jnp.asarray(rng.random((8, QUERIES, KEYS)) < 0.6)
+    more = {
+        "none": {}, "of keys": {"mask": seen[:, 0]}, "of each query": {"mask": seen}, "bias of all": {"bias": jnp.asarray(BIAS[None])},
+        "bias of each": {"bias": jnp.asarray(rng.normal(size=(8, 6, QUERIES, KEYS)), jnp.float32)},
+    }[rows]  # fmt: skip
+
+    def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return (attend(query, key, value, scale=0.3, **more) * target).sum()
+
+    def answered() -> tuple[list[jax.Array], int]:
+        calls = []
+        monkeypatch.setattr(attention, "_attend", lambda *args, **more: calls.append(args) or plain(*args, **more))
+        return jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1, 2))(query, key, value)), len(calls)
+
+    plain = attention._attend
+    whole, calls = answered()
+    assert calls == 1
+    monkeypatch.setattr(attention, "_WHOLE", 8 * 6 * QUERIES * KEYS - 1)
+    parts, calls = answered()
+    assert calls == 4
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    # Dropout's bits are of the whole batch, and seven rows have no quarters.
+    for number, more in ((8, {"rate": 0.5, "random": jax.random.key(0)}), (7, {})):
+        calls = []
+        monkeypatch.setattr(
+            attention, "_attend", lambda *args, calls=calls, **more: calls.append(args) or plain(*args, **more)
+        )
+        attend(query[:number], key[:number], value[:number], scale=0.3, **more)
+        assert len(calls) == 1
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("mask", masks())
 def test_half_precision_is_far_from_the_definition(dtype: Any, mask: str) -> None:

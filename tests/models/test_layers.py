@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf
+from scipy import special
 
 from transferlab import trees
 from transferlab.models.attention import Attention
-from transferlab.models.layers import Embedding, LayerNorm, Linear, dropout, gelu
+from transferlab.models.layers import Embedding, LayerNorm, Linear, dropout, gelu, softmax
 
 KEY = jax.random.key(3)
 
@@ -80,9 +80,20 @@ def test_dropout_of_a_text_hangs_on_how_far_it_is_padded() -> None:
     np.testing.assert_array_equal(dropout(jnp.ones((4, 2, 16, 16)), 0.3, KEY), attention[:, :, :16, :16])
 
 
+def test_softmax_or_its_slope_is_not_the_definitions() -> None:
+    x = np.random.default_rng(0).normal(0, 20, (5, 7)).astype(np.float32)
+    x[0] = np.finfo(np.float32).min  # nothing seen: all alike
+    dx = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
+    share = special.softmax(x.astype(np.float64), axis=-1)
+    slope = share * (dx - (share * dx).sum(-1, keepdims=True))
+    np.testing.assert_allclose(softmax(jnp.asarray(x)), share, atol=1e-6)
+    np.testing.assert_allclose(jax.jvp(softmax, (jnp.asarray(x),), (jnp.asarray(dx),))[1], slope, atol=1e-6)
+    np.testing.assert_allclose(jax.vjp(softmax, jnp.asarray(x))[1](jnp.asarray(dx))[0], slope, atol=1e-6)
+
+
 def test_gelu_or_its_slope_is_not_the_definitions() -> None:
     x = np.linspace(-8, 8, 4001)
-    share = 0.5 * (1 + erf(x / np.sqrt(2)))
+    share = 0.5 * (1 + special.erf(x / np.sqrt(2)))
     slope = share + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), x * share, atol=2e-6)
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32)), slope, atol=2e-6)

@@ -1,7 +1,8 @@
 """Scaled dot-product attention, written once for all families, and the module that most of them use.
 
 On a GPU, cuDNN's fused kernel (Dao et al. 2022, "FlashAttention") takes what it can: half precision, no bias, no dropout
-on the weights. It never holds the scores in memory. Everything else, and every other device, has the plain form.
+on the weights. It never holds the scores in memory. Everything else, and every other device, has the plain form; on a CPU
+a large batch has it in parts, which run beside each other and each keep their scores nearer to the core.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
-from typing import Literal
+from functools import cache, partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from transferlab.models.layers import Initialiser, Key, Linear, TruncatedNormal, dropout
+from transferlab.models.layers import Initialiser, Key, Linear, TruncatedNormal, dropout, softmax
 
 Mask = Bool[Array, "*batch keys"] | Bool[Array, "*batch #queries keys"]
 """Which keys may be seen: by all queries, or by each."""
@@ -58,12 +59,37 @@ def attend(
         random: its key; None drops nothing.
     """
     *batch, queries, heads, width = query.shape
-    keys, groups = key.shape[-3:-1]
+    keys = key.shape[-3]
     if mask is not None:
         mask = mask[..., None, None, :] if mask.ndim == len(batch) + 1 else mask[..., None, :, :]
     whole = bias is None and soft_cap is None and (random is None or rate == 0.0)
     if whole and len(batch) == 1 and _fits_kernel(query.dtype, queries, keys, width, mask is not None):
         return _fused(query, key, value, scale, mask, "cudnn").reshape(*batch, queries, heads * width)
+    if bias is not None:
+        bias = bias.astype(jnp.float32)
+    drops = random is not None and rate > 0.0
+    parts = 1 if drops or len(batch) != 1 else _parts(batch[0], heads * queries * keys)
+    if parts > 1:
+        cut = [_cut(x, parts, len(query.shape)) for x in (query, key, value, mask, bias)]
+        return jnp.concatenate(list(map(partial(_attend, scale=scale, soft_cap=soft_cap), *cut)))
+    return _attend(query, key, value, mask, bias, scale=scale, soft_cap=soft_cap, rate=rate, random=random)
+
+
+def _attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    bias: Array | None,
+    *,
+    scale: float,
+    soft_cap: float | None,
+    rate: float = 0.0,
+    random: Key | None = None,
+) -> Float[Array, "*batch queries features"]:
+    """The plain form; the mask and the bias have the axes of the scores."""
+    *batch, queries, heads, width = query.shape
+    keys, groups = key.shape[-3:-1]
     # The heads of a group stand beside each other as queries: one product of two matrices for each group.
     asked = (query * scale).swapaxes(-2, -3).reshape(*batch, groups, heads // groups * queries, width)
     key, value = key.swapaxes(-2, -3), value.swapaxes(-2, -3)
@@ -72,13 +98,34 @@ def attend(
     if soft_cap is not None:
         scores = jnp.tanh(scores / soft_cap) * soft_cap
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
+        scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), rate, random)
+    weights = dropout(softmax(scores).astype(value.dtype), rate, random)
     mixed = jnp.einsum("...qk,...kd->...qd", weights.reshape(*batch, groups, -1, keys), value)
     mixed = mixed.reshape(*batch, heads, queries, width).swapaxes(-2, -3)
     return mixed.reshape(*batch, queries, heads * width)
+
+
+_WHOLE = 2**21
+"""Scores up to which a batch stays whole: 8 MiB."""
+
+
+def _parts(rows: int, scores: int) -> int:
+    """In how many parts of the batch to attend, where each row has so many scores.
+
+    XLA's CPU backend runs a product of many small matrices on one thread, and passes over all scores of a batch several
+    times. Quarters were the fastest of 1 to 8 parts, of the batch or of the heads. Dropout's bits would not be those of
+    the whole batch, so where something is dropped nothing is cut.
+    """
+    return 4 if jax.default_backend() == "cpu" and rows % 4 == 0 and rows * scores > _WHOLE else 1
+
+
+def _cut(x: Array | None, parts: int, axes: int) -> list[Any]:
+    """The parts; all alike for what rows share."""
+    if x is None or x.ndim < axes or x.shape[0] == 1:
+        return [x] * parts
+    return jnp.split(x, parts)
 
 
 def _fused(

@@ -177,6 +177,20 @@ class RMSNorm(nnx.Module):
 
 
 @jax.custom_jvp
+def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """Of the last axis. The backward pass keeps the result alone; ``jax.nn.softmax`` keeps the exponentials as well."""
+    raised = jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True)))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+@softmax.defjvp
+def _softmax_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    share = softmax(x)
+    return share, share * (dx - (share * dx).sum(-1, keepdims=True))
+
+
+@jax.custom_jvp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``x Φ(x)`` with the exact Gaussian distribution (Hendrycks & Gimpel 2016), as BERT and ViT have it."""
     return x * _normal_distribution(x)

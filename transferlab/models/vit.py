@@ -31,6 +31,7 @@ from transferlab.models.layers import (
     drop_path,
     dropout,
     parameter,
+    softmax,
     zeros,
 )
 
@@ -375,7 +376,7 @@ class FromProbe(Attention):
         query = self.query(probe, keys[0]).reshape(self.heads, -1) * (1.0 / math.sqrt(features // self.heads))
         asked = self.key(x, keys[1]).reshape(batch, length, self.heads, -1)
         scores = jnp.einsum("hd,blhd->bhl", query, asked).astype(jnp.float32)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        weights = softmax(scores).astype(x.dtype)
         value = self.value(x, keys[2]).reshape(batch, length, self.heads, -1)
         return self.output(jnp.einsum("bhl,blhd->bhd", weights, value).reshape(batch, features), keys[3])
 
