@@ -69,7 +69,7 @@ def test_windows_beside_the_batch_see_each_other() -> None:
         np.testing.assert_allclose(got[:, w], one, atol=1e-6)
 
 
-@pytest.mark.parametrize("rows", ["none", "of keys", "of each query", "bias of all", "bias of each"])
+@pytest.mark.parametrize("rows", ["none", "of keys", "of each query", "bias of all", "bias of each", "dropped"])
 def test_parts_of_a_batch_answer_otherwise_than_the_whole(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     query, key, value, target = (
@@ -80,6 +80,7 @@ def test_parts_of_a_batch_answer_otherwise_than_the_whole(rows: str, monkeypatch
     more = {
         "none": {}, "of keys": {"mask": seen[:, 0]}, "of each query": {"mask": seen}, "bias of all": {"bias": jnp.asarray(BIAS[None])},
         "bias of each": {"bias": jnp.asarray(rng.normal(size=(8, 6, QUERIES, KEYS)), jnp.float32)},
+        "dropped": {"rate": 0.5, "random": jax.random.key(0)},
     }[rows]  # fmt: skip
 
     def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -95,17 +96,14 @@ def test_parts_of_a_batch_answer_otherwise_than_the_whole(rows: str, monkeypatch
     assert calls == 1
     monkeypatch.setattr(attention, "_WHOLE", 8 * 6 * QUERIES * KEYS - 1)
     parts, calls = answered()
-    assert calls == 4
+    assert calls == 8
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-    # Dropout's bits are of the whole batch, and seven rows have no quarters.
-    for number, more in ((8, {"rate": 0.5, "random": jax.random.key(0)}), (7, {})):
-        calls = []
-        monkeypatch.setattr(
-            attention, "_attend", lambda *args, calls=calls, **more: calls.append(args) or plain(*args, **more)
-        )
-        attend(query[:number], key[:number], value[:number], scale=0.3, **more)
-        assert len(calls) == 1
+
+
+def test_seven_rows_have_eighths_or_few_scores_are_cut() -> None:
+    shapes = ((7, 2**20), (12, 2**20), (8, 2**18), (8, 2**18 + 1))
+    assert [attention._parts(*shape) for shape in shapes] == [1, 4, 1, 8]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

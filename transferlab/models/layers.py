@@ -76,15 +76,18 @@ def statistic(shape: tuple[int, ...], initialiser: Initialiser) -> nnx.BatchStat
     return nnx.BatchStat(jax.ShapeDtypeStruct(shape, jnp.dtype(jnp.float32)), initialiser=initialiser)
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Key | None) -> Float[Array, "..."]:
-    """Zero entries with probability ``rate`` and scale the rest; the identity if ``key`` is None."""
+def dropout(x: Float[Array, "..."], rate: float, key: Key | None, before: int = 0) -> Float[Array, "..."]:
+    """Zero entries with probability ``rate`` and scale the rest; the identity if ``key`` is None.
+
+    Where ``x`` is a part of an array, ``before`` rows of it stand before: a part drops what the whole array would.
+    """
     if key is None or rate == 0.0:
         return x
-    keep = _hash_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    keep = _hash_bits(key, x.shape, before) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
-def _hash_bits(key: Key, shape: tuple[int, ...]) -> Array:
+def _hash_bits(key: Key, shape: tuple[int, ...], before: int = 0) -> Array:
     """32 bits for each position: MurmurHash3's finaliser over (key, position).
 
     A handful of integer operations that XLA fuses with what uses them, and computes again in the backward pass
@@ -95,7 +98,8 @@ def _hash_bits(key: Key, shape: tuple[int, ...]) -> Array:
     first, second = words[0], words[-1]
     position = first
     for axis, factor in zip(reversed(range(len(shape))), _FACTORS, strict=False):
-        position = position + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(factor)
+        along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis) + jnp.uint32(0 if axis else before)
+        position = position + along * jnp.uint32(factor)
     bits = (position ^ (position >> 16)) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ second ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)
