@@ -94,11 +94,18 @@ def test_parts_of_a_batch_answer_otherwise_than_the_whole(rows: str, monkeypatch
     plain = attention._attend
     whole, calls = answered()
     assert calls == 1
-    monkeypatch.setattr(attention, "_WHOLE", 8 * 6 * QUERIES * KEYS - 1)
+    monkeypatch.setattr(attention, "_UNCUT", 8 * 6 * QUERIES * KEYS - 1)
     parts, calls = answered()
     assert calls == 8
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_keys_are_cut_for_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_UNCUT", 0)
+    monkeypatch.setattr(attention, "_cut", lambda *args: pytest.fail("cut"))
+    query, key, value = drawn(6, 2)
+    assert attend(query[:, :1], key, value, scale=0.3).shape == (2, 1, 6 * WIDTH)
 
 
 def test_seven_rows_have_eighths_or_few_scores_are_cut() -> None:

@@ -68,7 +68,8 @@ def attend(
     if bias is not None:
         bias = bias.astype(jnp.float32)
     attended = partial(_attend, scale=scale, soft_cap=soft_cap, rate=rate, random=random)
-    parts = _parts(batch[0], heads * queries * keys) if len(batch) == 1 else 1
+    # One query reads each key once: cutting would only copy them.
+    parts = _parts(batch[0], heads * queries * keys) if len(batch) == 1 and queries > 1 else 1
     if parts == 1:
         return attended(query, key, value, mask, bias)
     cut = [_cut(x, parts, query.ndim) for x in (query, key, value, mask, bias)]
@@ -109,7 +110,7 @@ def _attend(
     return mixed.reshape(*batch, queries, heads * width)
 
 
-_WHOLE = 2**21
+_UNCUT = 2**21
 """Scores up to which a batch stays whole: 8 MiB."""
 
 
@@ -119,7 +120,7 @@ def _parts(rows: int, scores: int) -> int:
     XLA's CPU backend runs a product of many small matrices on one thread, and passes over all scores of a batch several
     times. Eighths were the fastest of 1 to 8 parts, of the batch or of the heads.
     """
-    return math.gcd(rows, 8) if jax.default_backend() == "cpu" and rows * scores > _WHOLE else 1
+    return math.gcd(rows, 8) if jax.default_backend() == "cpu" and rows * scores > _UNCUT else 1
 
 
 def _cut(x: Array | None, parts: int, axes: int) -> list[Any]:
