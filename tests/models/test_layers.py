@@ -110,6 +110,36 @@ def test_layer_norm_is_not_the_definitions() -> None:
     np.testing.assert_allclose(layer(jnp.asarray(x)), want, atol=1e-5)
 
 
+def test_layer_norms_slope_is_not_the_derivative_of_its_steps() -> None:
+    rng = np.random.default_rng(1)
+    x, scale, bias, dy = (rng.normal(2, 3, shape) for shape in ((4, 5, 6), (6,), (6,), (4, 5, 6)))
+
+    def steps(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-3) * scale + bias
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        layer = LayerNorm(6, eps=1e-3)
+        layer.scale.set_value(scale)
+        layer.bias.set_value(bias)  # type: ignore[union-attr]
+        return layer(x)
+
+    narrow = [jnp.asarray(a, jnp.float32) for a in (x, scale, bias, dy)]
+    backward, forward = jax.vjp(ours, *narrow[:3])[1](narrow[3]), jax.jvp(ours, narrow[:3], narrow[:3])[1]
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(a) for a in (x, scale, bias, dy)]
+        want = jax.vjp(steps, *wide[:3])[1](wide[3]), jax.jvp(steps, wide[:3], wide[:3])[1]
+    for one, other in zip((*backward, forward), (*want[0], want[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_norm_or_an_activation_keeps_more_than_its_input() -> None:
+    x = jnp.ones((4, 5, 6), jnp.bfloat16)
+    for function in (filled(LayerNorm(6, eps=1e-3)), gelu):
+        kept = jax.tree.leaves(jax.vjp(function, x)[1])
+        assert [(a.dtype, a.shape) for a in kept if a.size >= x.size] == [(x.dtype, x.shape)]
+
+
 def test_attention_is_not_the_definitions() -> None:
     layer, heads, width = filled(Attention(6, 2, dropout=0.0)), 2, 3
     x = np.random.default_rng(2).normal(size=(2, 4, 6)).astype(np.float32)

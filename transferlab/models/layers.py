@@ -146,7 +146,10 @@ class Embedding(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32. ``eps`` is the origin's."""
+    """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32. ``eps`` is the origin's.
+
+    The backward pass keeps what came in and computes the rest again: less to write to memory and read.
+    """
 
     def __init__(self, features: int, eps: float, *, bias: bool = True):
         self.scale = parameter((features,), ones)
@@ -154,12 +157,33 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + self.eps)
-        scaled = normal * self.scale[...]
-        return (scaled if self.bias is None else scaled + self.bias[...]).astype(x.dtype)
+        @jax.checkpoint
+        def normed(x: Array, scale: Array, bias: Array | None) -> Array:
+            scaled = standardise(x.astype(jnp.float32), self.eps) * scale
+            return (scaled if bias is None else scaled + bias).astype(x.dtype)
+
+        return normed(x, self.scale[...], None if self.bias is None else self.bias[...])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def standardise(x: Float[Array, "*batch n"], eps: float) -> Float[Array, "*batch n"]:
+    """Mean 0 and variance 1 over the last axis; ``eps`` is added to the variance."""
+    return _standardised(x, eps)[0]
+
+
+@standardise.defjvp
+def _standardise_slope(eps: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """In closed form: two sums over the axis, where the derivative of each step has four."""
+    (x,), (dx,) = primals, tangents
+    normal, factor = _standardised(x, eps)
+    along = normal * (normal * dx).mean(-1, keepdims=True)
+    return normal, factor * (dx - dx.mean(-1, keepdims=True) - along)
+
+
+def _standardised(x: Array, eps: float) -> tuple[Array, Array]:
+    centred = x - x.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    return centred * factor, factor
 
 
 class RMSNorm(nnx.Module):
@@ -194,23 +218,13 @@ def _softmax_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array
     return share, share * (dx - (share * dx).sum(-1, keepdims=True))
 
 
-@jax.custom_jvp
+@jax.checkpoint
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``x Φ(x)`` with the exact Gaussian distribution (Hendrycks & Gimpel 2016), as BERT and ViT have it."""
-    return x * _normal_distribution(x)
+    """``x Φ(x)`` with the exact Gaussian distribution (Hendrycks & Gimpel 2016), as BERT and ViT have it.
 
-
-@gelu.defjvp
-def _gelu_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """Value and slope in one pass over x, so that the backward pass is a product and computes no second erf."""
-    (x,), (dx,) = primals, tangents
-    share = _normal_distribution(x)
-    density = jnp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-    return x * share, (share + x * density) * dx
-
-
-def _normal_distribution(x: Array) -> Array:
-    return 0.5 * (1.0 + jax.lax.erf(x * (1.0 / math.sqrt(2.0))))
+    The backward pass keeps ``x`` alone and computes Φ again: the erf costs less than to write it to memory and read it.
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * (1.0 / math.sqrt(2.0))))
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
