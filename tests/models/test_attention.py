@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from transferlab.methods.lora import LowRank
 from transferlab.models import attention
-from transferlab.models.attention import attend
+from transferlab.models.attention import Attention, attend
+from transferlab.models.layers import Normal
 
 QUERIES, KEYS, WIDTH = 4, 6, 8
 BIAS = np.random.default_rng(2).normal(size=(6, QUERIES, KEYS)).astype(np.float32)
@@ -106,6 +109,45 @@ def test_keys_are_cut_for_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_cut", lambda *args: pytest.fail("cut"))
     query, key, value = drawn(6, 2)
     assert attend(query[:, :1], key, value, scale=0.3).shape == (2, 1, 6 * WIDTH)
+
+
+@pytest.mark.parametrize("case", ["none", "of keys", "of each query", "bias", "dropped", "no bias of its own"])
+def test_one_query_answers_otherwise_among_all_or_maps_each_token(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    layer = Attention(8, 2, dropout=0.5, bias=case != "no bias of its own", initialiser=Normal(0.5))
+    graph, params = nnx.split(layer)
+    leaves, tree = jax.tree.flatten(params)
+    params = tree.unflatten([jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32) for leaf in leaves])
+    x = jnp.asarray(rng.normal(size=(3, 5, 8)), jnp.float32)
+    seen = jnp.asarray(rng.random((3, 5, 5)) < 0.6)
+    seen = seen.at[0].set(False)  # nothing to see: all alike
+    bias = jnp.asarray(rng.normal(size=(1, 2, 5, 5)), jnp.float32) if case == "bias" else None
+    key = jax.random.key(0) if case == "dropped" else None
+
+    def loss(params: Any, x: jax.Array, narrow: bool) -> tuple[jax.Array, jax.Array]:
+        mask = {"of keys": seen[:, 0], "of each query": seen}.get(case)
+        asked = {"asking": x[:, :1], "bias": None if bias is None else bias[:, :, :1]} if narrow else {"bias": bias}
+        mask = mask[:, :1] if narrow and mask is not None and mask.ndim == 3 else mask
+        answer = nnx.merge(graph, params)(x, mask, key, **asked)[:, 0]
+        return jnp.square(answer).sum(), answer
+
+    whole = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x, False)
+    monkeypatch.setattr(attention, "attend", lambda *args, **more: pytest.fail("keys of all tokens"))
+    alone = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x, True)
+    for one, other in zip(*map(jax.tree.leaves, (whole, alone)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_one_query_passes_over_a_lora_beside_keys_or_values(part: str) -> None:
+    rng = np.random.default_rng(6)
+    layer = Attention(8, 2, dropout=0.0, initialiser=Normal(0.5))
+    x = jnp.asarray(rng.normal(size=(3, 5, 8)), jnp.float32)
+    getattr(layer, part).lora = LowRank(8, 8, 2, 4.0, 0.0)
+    graph, params = nnx.split(layer)
+    leaves, tree = jax.tree.flatten(params)
+    layer = nnx.merge(graph, tree.unflatten([jnp.asarray(rng.normal(size=a.shape), jnp.float32) for a in leaves]))
+    np.testing.assert_allclose(layer(x, None, asking=x[:, :1]), layer(x, None)[:, :1], atol=1e-5)
 
 
 def test_seven_rows_have_eighths_or_few_scores_are_cut() -> None:

@@ -60,8 +60,7 @@ def attend(
     """
     *batch, queries, heads, width = query.shape
     keys = key.shape[-3]
-    if mask is not None:
-        mask = mask[..., None, None, :] if mask.ndim == len(batch) + 1 else mask[..., None, :, :]
+    mask = _as_scores(mask, len(batch))
     whole = bias is None and soft_cap is None and (random is None or rate == 0.0)
     if whole and len(batch) == 1 and _fits_kernel(query.dtype, queries, keys, width, mask is not None):
         return _fused(query, key, value, scale, mask, "cudnn").reshape(*batch, queries, heads * width)
@@ -97,6 +96,21 @@ def _attend(
     asked = (query * scale).swapaxes(-2, -3).reshape(*batch, groups, heads // groups * queries, width)
     key, value = key.swapaxes(-2, -3), value.swapaxes(-2, -3)
     scores = jnp.einsum("...qd,...kd->...qk", asked, key).reshape(*batch, heads, queries, keys)
+    weights = dropout(_weights(scores, mask, bias, soft_cap).astype(value.dtype), rate, random, before)
+    mixed = jnp.einsum("...qk,...kd->...qd", weights.reshape(*batch, groups, -1, keys), value)
+    mixed = mixed.reshape(*batch, heads, queries, width).swapaxes(-2, -3)
+    return mixed.reshape(*batch, queries, heads * width)
+
+
+def _as_scores(mask: Mask | None, batch: int) -> Array | None:
+    """With the axes of the scores: (batch, 1, 1 or queries, keys)."""
+    if mask is None:
+        return None
+    return mask[..., None, None, :] if mask.ndim == batch + 1 else mask[..., None, :, :]
+
+
+def _weights(scores: Array, mask: Array | None, bias: Array | None, soft_cap: float | None) -> Array:
+    """Softmax of the scores, in float32."""
     scores = scores.astype(jnp.float32)
     if soft_cap is not None:
         scores = jnp.tanh(scores / soft_cap) * soft_cap
@@ -104,10 +118,35 @@ def _attend(
         scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(softmax(scores).astype(value.dtype), rate, random, before)
-    mixed = jnp.einsum("...qk,...kd->...qd", weights.reshape(*batch, groups, -1, keys), value)
-    mixed = mixed.reshape(*batch, heads, queries, width).swapaxes(-2, -3)
-    return mixed.reshape(*batch, queries, heads * width)
+    return softmax(scores)
+
+
+def attend_by_one(
+    query: Float[Array, "*batch 1 heads width"],
+    x: Float[Array, "*batch tokens features"],
+    key: Float[Array, "features heads width"],
+    value: Float[Array, "features heads width"],
+    value_bias: Float[Array, "heads width"] | None,
+    *,
+    scale: float,
+    mask: Mask | None = None,
+    bias: Float[Array, "*#batch heads 1 tokens"] | None = None,
+    rate: float = 0.0,
+    random: Key | None = None,
+) -> Float[Array, "*batch 1 mixed"]:
+    """:func:`attend` for one query, with the kernels of keys and values in place of keys and values.
+
+    ``q · (x K) = (K q) · x`` and ``Σ wᵢ (xᵢ V) = (Σ wᵢ xᵢ) V``: the kernels act on one vector a head, not on each token.
+    The keys' bias adds the same to all scores of a query, which the softmax does not see.
+    """
+    mask = _as_scores(mask, x.ndim - 2)
+    asked = jnp.einsum("...qhw,fhw->...hqf", query * scale, key)
+    scores = jnp.einsum("...hqf,...tf->...hqt", asked, x)
+    weights = dropout(_weights(scores, mask, bias, None).astype(x.dtype), rate, random)
+    mixed = jnp.einsum("...hqf,fhw->...qhw", jnp.einsum("...hqt,...tf->...hqf", weights, x), value)
+    if value_bias is not None:
+        mixed = mixed + weights.sum(-1).swapaxes(-1, -2)[..., None] * value_bias
+    return mixed.reshape(*mixed.shape[:-2], -1)
 
 
 _UNCUT = 2**21
@@ -237,12 +276,17 @@ class Attention(nnx.Module):
         """
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
         asking = x if asking is None else asking
-        query, key_, value = (
-            project(tokens, k).reshape(*tokens.shape[:-1], self.heads, -1)
-            for project, tokens, k in zip((self.query, self.key, self.value), (asking, x, x), keys, strict=False)
-        )
+        query = self._heads(self.query(asking, keys[0]))
+        how = {"scale": 1.0 / math.sqrt(query.shape[-1]), "mask": mask, "bias": bias}
+        how |= {"rate": self.dropout, "random": keys[3]}
+        if asking.shape[-2] == 1 and rotate is None and self.key.lora is None and self.value.lora is None:
+            kernels = self._heads(self.key.kernel[...]), self._heads(self.value.kernel[...])
+            value_bias = None if self.value.bias is None else self._heads(self.value.bias[...])
+            return self.output(attend_by_one(query, x, *kernels, value_bias, **how), keys[4])
+        key_, value = self._heads(self.key(x, keys[1])), self._heads(self.value(x, keys[2]))
         if rotate is not None:
             query, key_ = rotate[0](query), rotate[1](key_)
-        scale = 1.0 / math.sqrt(query.shape[-1])
-        mixed = attend(query, key_, value, scale=scale, mask=mask, bias=bias, rate=self.dropout, random=keys[3])
-        return self.output(mixed, keys[4])
+        return self.output(attend(query, key_, value, **how), keys[4])
+
+    def _heads(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch heads width"]:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
