@@ -157,12 +157,14 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-        @jax.checkpoint
-        def normed(x: Array, scale: Array, bias: Array | None) -> Array:
-            scaled = standardise(x.astype(jnp.float32), self.eps) * scale
-            return (scaled if bias is None else scaled + bias).astype(x.dtype)
+        return _layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.eps)
 
-        return normed(x, self.scale[...], None if self.bias is None else self.bias[...])
+
+# At the top level, so that JAX traces it once for all layers of a width.
+@partial(jax.checkpoint, static_argnums=(3,))
+def _layer_norm(x: Array, scale: Array, bias: Array | None, eps: float) -> Array:
+    scaled = standardise(x.astype(jnp.float32), eps) * scale
+    return (scaled if bias is None else scaled + bias).astype(x.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
