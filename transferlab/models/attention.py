@@ -65,6 +65,7 @@ def attend(
     if whole and len(batch) == 1 and _fits_kernel(query.dtype, queries, keys, width, mask is not None):
         return _fused(query, key, value, scale, mask, "cudnn").reshape(*batch, queries, heads * width)
     if bias is not None:
+        # Before it is cut: the gradient of a bias that rows share is summed over the parts.
         bias = bias.astype(jnp.float32)
     attended = partial(_attend, scale=scale, soft_cap=soft_cap, rate=rate, random=random)
     # One query reads each key once: cutting would only copy them.

@@ -8,7 +8,6 @@ projection; SigLIP (Zhai et al. 2023) pools by attention. All sizes come from th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,7 +30,6 @@ from transferlab.models.layers import (
     drop_path,
     dropout,
     parameter,
-    softmax,
     zeros,
 )
 
@@ -364,35 +362,20 @@ class Layer(nnx.Module):
         return {**carry, "hidden": x + drop_path(_scaled(y, self.mlp.layer_scale), self.drop_path, keys[5])}
 
 
-class FromProbe(Attention):
-    """Attention in which one vector asks, and the tokens answer."""
-
-    def ask(
-        self, probe: Float[Array, " features"], x: Float[Array, "batch length features"], key: Key | None = None
-    ) -> Float[Array, "batch features"]:
-        """Return what ``probe`` is answered by each example's tokens."""
-        batch, length, features = x.shape
-        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        query = self.query(probe, keys[0]).reshape(self.heads, -1) * (1.0 / math.sqrt(features // self.heads))
-        asked = self.key(x, keys[1]).reshape(batch, length, self.heads, -1)
-        scores = jnp.einsum("hd,blhd->bhl", query, asked).astype(jnp.float32)
-        weights = softmax(scores).astype(x.dtype)
-        value = self.value(x, keys[2]).reshape(batch, length, self.heads, -1)
-        return self.output(jnp.einsum("bhl,blhd->bhd", weights, value).reshape(batch, features), keys[3])
-
-
 class AttentionPooler(nnx.Module):
     """Multi-head attention pooling, MAP (Zhai et al. 2022, "Scaling vision transformers"): a learned query, then an MLP."""
 
     def __init__(self, config: ViTConfig):
         normal = TruncatedNormal(config.initializer_range)
         self.probe = parameter((config.hidden_size,), normal)
-        self.attention = FromProbe(config.hidden_size, config.num_attention_heads, dropout=0.0, initialiser=normal)
+        self.attention = Attention(config.hidden_size, config.num_attention_heads, dropout=0.0, initialiser=normal)
         self.mlp = Mlp(replace(config, swiglu=False, layer_scale=None))
 
     def __call__(self, x: Float[Array, "batch length features"], key: Key | None) -> Float[Array, "batch features"]:
         first, second = (None, None) if key is None else jax.random.split(key)
-        y = self.attention.ask(self.probe[...], x, first)
+        # Of each example the one query asks, and its tokens answer.
+        probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1]))
+        y = self.attention(x, None, first, asking=probe)[:, 0]
         return y + self.mlp(self.mlp.norm(y), second)
 
 
