@@ -69,6 +69,33 @@ def test_an_archive_that_would_write_outside_is_refused(tmp_path: Path, kind: st
     assert not (tmp_path / "evil").exists()
 
 
+def test_a_source_distribution_loses_files_or_a_link_leads_out_of_it(tmp_path: Path) -> None:
+    def packed(name: str, links: dict[str, str]) -> Path:
+        with tarfile.open(tmp_path / name, "w:gz") as out:
+            folder = tarfile.TarInfo("a-1.0/empty")
+            folder.type = tarfile.DIRTYPE
+            out.addfile(folder)
+            info = tarfile.TarInfo("a-1.0/deep/words.txt")
+            info.size = 5
+            out.addfile(info, io.BytesIO(b"words"))
+            for link, to in links.items():
+                info = tarfile.TarInfo(link)
+                info.type, info.linkname = tarfile.SYMTYPE, to
+                out.addfile(info)
+        return tmp_path / name
+
+    unpack(packed("good.tar.gz", {"a-1.0/same.txt": "deep/words.txt"}), tmp_path / "good")
+    found = {str(path.relative_to(tmp_path / "good")): path for path in (tmp_path / "good").rglob("*") if path.is_file()}
+    assert {name: path.read_bytes() for name, path in found.items()} == {
+        "a-1.0/deep/words.txt": b"words", "a-1.0/same.txt": b"words",
+    }  # fmt: skip
+    assert not any(path.is_symlink() for path in found.values())
+    (tmp_path / "secret").write_text("mine")
+    with pytest.raises(TransferlabError, match="links to none in it; refused"):
+        unpack(packed("evil.tar.gz", {"a-1.0/out.txt": "../../secret"}), tmp_path / "evil")
+    assert not (tmp_path / "evil" / "a-1.0" / "out.txt").exists()
+
+
 def test_what_is_in_the_cache_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
