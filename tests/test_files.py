@@ -85,7 +85,9 @@ def test_a_source_distribution_loses_files_or_a_link_leads_out_of_it(tmp_path: P
         return tmp_path / name
 
     unpack(packed("good.tar.gz", {"a-1.0/same.txt": "deep/words.txt"}), tmp_path / "good")
-    found = {str(path.relative_to(tmp_path / "good")): path for path in (tmp_path / "good").rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(tmp_path / "good")): path for path in (tmp_path / "good").rglob("*") if path.is_file()
+    }
     assert {name: path.read_bytes() for name, path in found.items()} == {
         "a-1.0/deep/words.txt": b"words", "a-1.0/same.txt": b"words",
     }  # fmt: skip
