@@ -6,6 +6,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -36,13 +37,7 @@ def check_fields(made: Any) -> None:
     Raises:
         TransferlabError: another value; the field, and the nearest word, are named.
     """
-    try:
-        hints = typing.get_type_hints(type(made))
-    except NameError:
-        return  # a class of somebody's own, whose types are known where it was written alone
-    for name, hint in hints.items():
-        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-        words = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
+    for name, parts, words in _declared(type(made)):
         value = getattr(made, name)
         if words and value not in words and not (value is None and type(None) in parts):
             raise TransferlabError(f"{name} is {value!r}.{nearest(str(value), map(str, words))}")
@@ -51,3 +46,18 @@ def check_fields(made: Any) -> None:
         known, called = (Real, "a number") if float in parts else (Integral, "a whole number")
         if (float in parts or int in parts) and (not isinstance(value, known) or isinstance(value, bool)):
             raise TransferlabError(f"{name} is {value!r}; it must be {called}.")
+
+
+@cache
+def _declared(kind: type) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
+    """Each field of a class with the types that it may have, and the words."""
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError:
+        return []  # a class of somebody's own, whose types are known where it was written alone
+    fields = []
+    for name, hint in hints.items():
+        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        words = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
+        fields.append((name, parts, words))
+    return fields

@@ -4,6 +4,8 @@ A benchmark file registers sides with ``@side("row", "ours")``: a function that 
 ``compare`` starts both processes of a row, warms them up, and lets them work in turn, so that what else the machine
 does meets both alike. Medians and their ratio are printed, with the quartiles of each side. What is ours gets the large
 pages that ``transferlab run`` gives itself; with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 both have them.
+
+On a machine with a GPU both sides run on it: both in bfloat16 with float32 parameters, the peer's model compiled.
 """
 
 from __future__ import annotations
@@ -19,12 +21,44 @@ from collections.abc import Callable
 from transferlab.host import large_pages
 
 Work = Callable[[], object]
+STEPS = 50
+"""Steps of one piece of work on a GPU, which are waited for together, as in training."""
+
 SIDES: dict[tuple[str, str], Callable[[], Work]] = {}
 OWN: set[str] = set()
 """Sides that run our code."""
 
 COLD: set[str] = set()
 """Rows whose work starts with the process: interpreter, imports and compilation are timed."""
+
+
+def on_gpu() -> bool:
+    """Whether JAX has a GPU here; for our side."""
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
+def torch_device() -> str:
+    """The peer's device; on CPU it gets two threads."""
+    import torch
+
+    torch.set_num_threads(2)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def in_a_row(step: Callable[[], object], wait: Callable[[object], object], times: int) -> Work:
+    """So many steps without waiting, and then for the last; returns the seconds of one."""
+
+    def work() -> dict[str, float]:
+        started = time.perf_counter()
+        last = None
+        for _ in range(times):
+            last = step()
+        wait(last)
+        return {"seconds": (time.perf_counter() - started) / times}
+
+    return work
 
 
 def side(
@@ -52,6 +86,8 @@ class Worker:
     def __init__(self, script: str, row: str, name: str):
         self.command = [sys.executable, script, "--worker", row, name]
         self.environment = {**os.environ, **(large_pages(os.environ) if f"{row} {name}" in OWN else {})}
+        # On a GPU both sides are there at once.
+        self.environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".4")
         self.cold = f"{row} {name}" in COLD
         self.process = None if self.cold else self._start()
         self.said: dict = {}
@@ -86,15 +122,16 @@ class Worker:
 
 
 def work(row: str, name: str) -> None:
-    """The worker's side: prepare, then time one piece of work for each line that comes in."""
+    """The worker's side: prepare, then time one piece of work for each line that comes in.
+
+    What a piece of work returns is said beside its time: a word, or a mapping with its own ``seconds`` and ``said``.
+    """
     do = SIDES[row, name]()
     for _ in sys.stdin:
         started = time.perf_counter()
         said = do()
-        seconds = time.perf_counter() - started
-        print(
-            json.dumps({"seconds": seconds, "said": said if isinstance(said, (str, float, int)) else None}), flush=True
-        )
+        line = {"seconds": time.perf_counter() - started, "said": said if isinstance(said, (str, float, int)) else None}
+        print(json.dumps(line | said if isinstance(said, dict) else line), flush=True)
 
 
 def main(script: str, titles: dict[str, str], repeats: int = 9, settle: int = 0) -> None:

@@ -92,14 +92,15 @@ class Member:
         """Take in the metrics of the steps after ``first``; return the rows that are complete."""
         if not metrics:
             return []
-        every = self.run.settings.log_every
+        every, total = self.run.settings.log_every, self.total
         columns = {name: [row[name] for row in self.pending] + values for name, values in metrics.items()}
-        before, start, rows = first - len(self.pending), 0, []
-        last = first + len(metrics["loss"])
-        for end in (step for step in range(first + 1, last + 1) if step % every == 0 or step == self.total):
-            rows.append({"step": end, **_means(columns, slice(start, end - before))})
-            start = end - before
-        left = [values[start:] for values in columns.values()]
+        before, last = first - len(self.pending), first + len(metrics["loss"])
+        ends = [step for step in range((first // every + 1) * every, last + 1, every) if step != total]
+        ends += [total] if last == total else []
+        rows = [
+            {"step": end, **row} for end, row in zip(ends, _windows(columns, [e - before for e in ends]), strict=True)
+        ]
+        left = [values[ends[-1] - before if ends else 0 :] for values in columns.values()]
         self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*left, strict=True)]
         return rows
 
@@ -505,7 +506,14 @@ _SMALL = 1 << 16
 """Numbers of a leaf below which members are stacked on the host."""
 
 
-def _means(columns: Columns, window: slice) -> dict[str, float]:
-    """Mean loss and accuracy of a window of steps; the newest of what is not averaged."""
-    out = {name: sum(part := columns[name][window]) / len(part) for name in ("loss", "accuracy")}
-    return out | {name: columns[name][window.stop - 1] for name in ("gradient_norm", "learning_rate")}
+def _windows(columns: Columns, ends: list[int]) -> list[dict[str, float]]:
+    """Of the windows that end before these places: mean loss and accuracy, and the newest of what is not averaged."""
+    if not ends:
+        return []
+    starts = [0, *ends[:-1]]
+    out = {}
+    for name in ("loss", "accuracy"):
+        sums = np.add.reduceat(np.asarray(columns[name][: ends[-1]], np.float64), starts)
+        out[name] = (sums / np.subtract(ends, starts)).tolist()
+    out |= {name: [columns[name][end - 1] for end in ends] for name in ("gradient_norm", "learning_rate")}
+    return [dict(zip(out, row, strict=True)) for row in zip(*out.values(), strict=True)]
