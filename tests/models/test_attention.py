@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from transferlab import trees
 from transferlab.methods.lora import LowRank
 from transferlab.models import attention
 from transferlab.models.attention import Attention, attend
@@ -189,6 +190,32 @@ def test_jaxs_own_call_is_asked_for_something_else(
     assert asked == ["cudnn"]
     for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(portable), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("tokens", [5, 6])
+def test_a_token_more_for_the_kernel_changes_what_the_others_get(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = trees.define(Attention(16, 2, dropout=0.1))
+    shapes = trees.flatten(layer.params).items()
+    layer = layer.merge(trees.unflatten({p: 0.3 * jax.random.normal(jax.random.key(0), v.shape) for p, v in shapes}))
+    x, target = jax.random.normal(jax.random.key(1), (2, 3, tokens, 16))
+
+    def loss(x: jax.Array) -> jax.Array:
+        return (layer(x, None, asking=x) * target).sum()
+
+    plain = jax.value_and_grad(loss)(x)
+    fused, asked = attention._fused, []
+    monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: True)
+    monkeypatch.setattr(
+        attention, "_fused", lambda *args: asked.append((args[0].shape[1], args[-2])) or fused(*args[:-1], "xla")
+    )
+    portable = jax.value_and_grad(loss)(x)
+    assert asked == [(6, 5 if tokens == 5 else None)]
+    for one, other in zip(plain, portable, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+    # Dropout acts on the weights, which the kernel does not have: no token is added.
+    asked.clear()
+    layer(x, None, jax.random.key(2))
+    assert asked == []
 
 
 def test_the_kernel_is_given_what_it_cannot_do_or_not_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:

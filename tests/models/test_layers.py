@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from scipy import special
 
 from transferlab import trees
 from transferlab.models.attention import Attention
-from transferlab.models.layers import Embedding, LayerNorm, Linear, dropout, gelu, softmax
+from transferlab.models.layers import FEW_ROWS, Embedding, LayerNorm, Linear, dropout, gelu, lookup, softmax
 
 KEY = jax.random.key(3)
 
@@ -177,3 +179,29 @@ def test_attention_without_a_mask_is_not_attention_to_everything() -> None:
     x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 6)), jnp.float32)
     np.testing.assert_array_equal(layer(x, None), layer(x, jnp.ones((2, 4), bool)))
     assert not np.allclose(layer(x, None), layer(x, jnp.array([[True] * 3 + [False]] * 2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [3, FEW_ROWS + 1])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_looked_up_rows_gradient_is_not_the_sum_of_its_uses(rows: int, dtype: Any) -> None:
+    table = jax.random.normal(jax.random.key(0), (rows, 4)).astype(dtype)
+    # 999 uses of row 1: in bfloat16 a sum of as many ones, one after another, stays at 256.
+    ids = jnp.asarray([[1] * 999 + [0, rows + 5]])
+    found, back = jax.vjp(lambda table: lookup(table, ids), table)
+    np.testing.assert_array_equal(found[0], table[jnp.asarray([1] * 999 + [0, rows - 1])])
+    assert found.dtype == dtype
+    (slope,) = back(jnp.ones_like(found))
+    uses = np.zeros(rows)
+    uses[[1, 0, rows - 1]] = 999, 1, 1
+    np.testing.assert_allclose(slope.astype(jnp.float32)[:, 0], uses, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_rounded_softmaxs_slope_is_not_that_of_the_definition(dtype: Any) -> None:
+    x, dy = jax.random.normal(jax.random.key(0), (2, 5, 7))
+    share, back = jax.vjp(lambda x: softmax(x, dtype), x)
+    assert share.dtype == dtype
+    want, definition = jax.vjp(jax.nn.softmax, x)
+    tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(share.astype(jnp.float32), want, atol=tolerance)
+    np.testing.assert_allclose(back(dy.astype(dtype))[0], definition(dy)[0], atol=tolerance)

@@ -40,6 +40,7 @@ def attend(
     soft_cap: float | None = None,
     rate: float = 0.0,
     random: Key | None = None,
+    tokens: int | None = None,
 ) -> Float[Array, "*batch queries features"]:
     """Attention (Vaswani et al. 2017, equation 1), in which neighbouring heads may share keys and values (Ainslie et al.
     2023), which are not repeated.
@@ -57,13 +58,14 @@ def attend(
         soft_cap: ``cap · tanh(score / cap)``.
         rate: of dropout on the weights.
         random: its key; None drops nothing.
+        tokens: how many queries and keys there are; those after them are padding. Only what goes through the kernel has any.
     """
     *batch, queries, heads, width = query.shape
     keys = key.shape[-3]
     mask = _as_scores(mask, len(batch))
     whole = bias is None and soft_cap is None and (random is None or rate == 0.0)
     if whole and len(batch) == 1 and _fits_kernel(query.dtype, queries, keys, width, mask is not None):
-        return _fused(query, key, value, scale, mask, "cudnn").reshape(*batch, queries, heads * width)
+        return _fused(query, key, value, scale, mask, tokens, "cudnn").reshape(*batch, queries, heads * width)
     if bias is not None:
         # Before it is cut: the gradient of a bias that rows share is summed over the parts.
         bias = bias.astype(jnp.float32)
@@ -97,7 +99,7 @@ def _attend(
     asked = (query * scale).swapaxes(-2, -3).reshape(*batch, groups, heads // groups * queries, width)
     key, value = key.swapaxes(-2, -3), value.swapaxes(-2, -3)
     scores = jnp.einsum("...qd,...kd->...qk", asked, key).reshape(*batch, heads, queries, keys)
-    weights = dropout(_weights(scores, mask, bias, soft_cap).astype(value.dtype), rate, random, before)
+    weights = dropout(_weights(scores, mask, bias, soft_cap, value.dtype), rate, random, before)
     mixed = jnp.einsum("...qk,...kd->...qd", weights.reshape(*batch, groups, -1, keys), value)
     mixed = mixed.reshape(*batch, heads, queries, width).swapaxes(-2, -3)
     return mixed.reshape(*batch, queries, heads * width)
@@ -110,8 +112,10 @@ def _as_scores(mask: Mask | None, batch: int) -> Array | None:
     return mask[..., None, None, :] if mask.ndim == batch + 1 else mask[..., None, :, :]
 
 
-def _weights(scores: Array, mask: Array | None, bias: Array | None, soft_cap: float | None) -> Array:
-    """Softmax of the scores, in float32."""
+def _weights(
+    scores: Array, mask: Array | None, bias: Array | None, soft_cap: float | None, dtype: jnp.dtype
+) -> Array:  # fmt: skip
+    """Softmax of the scores, computed in float32."""
     scores = scores.astype(jnp.float32)
     if soft_cap is not None:
         scores = jnp.tanh(scores / soft_cap) * soft_cap
@@ -119,7 +123,7 @@ def _weights(scores: Array, mask: Array | None, bias: Array | None, soft_cap: fl
         scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    return softmax(scores)
+    return softmax(scores, dtype)
 
 
 def attend_by_one(
@@ -143,7 +147,7 @@ def attend_by_one(
     mask = _as_scores(mask, x.ndim - 2)
     asked = jnp.einsum("...qhw,fhw->...hqf", query * scale, key)
     scores = jnp.einsum("...hqf,...tf->...hqt", asked, x)
-    weights = dropout(_weights(scores, mask, bias, None).astype(x.dtype), rate, random)
+    weights = dropout(_weights(scores, mask, bias, None, x.dtype), rate, random)
     mixed = jnp.einsum("...hqf,fhw->...qhw", jnp.einsum("...hqt,...tf->...hqf", weights, x), value)
     if value_bias is not None:
         mixed = mixed + weights.sum(-1).swapaxes(-1, -2)[..., None] * value_bias
@@ -171,11 +175,17 @@ def _cut(x: Array | None, parts: int, axes: int) -> list[Any]:
 
 
 def _fused(
-    query: Array, key: Array, value: Array, scale: float, mask: Array | None, implementation: Literal["cudnn", "xla"]
+    query: Array,
+    key: Array,
+    value: Array,
+    scale: float,
+    mask: Array | None,
+    tokens: int | None,
+    implementation: Literal["cudnn", "xla"],
 ) -> Float[Array, "batch queries heads width"]:
     """What JAX has as one call. It refuses odd lengths where gradients are asked for, so they become even."""
     (batch, queries), keys = query.shape[:2], key.shape[1]
-    more, asked, answered = (queries % 2, keys % 2), None, None
+    more, lengths = (queries % 2, keys % 2), (tokens, tokens)
     if mask is not None:
         # cuDNN wants a mask for each query.
         mask = jnp.broadcast_to(mask, (batch, 1, queries, keys))
@@ -185,9 +195,10 @@ def _fused(
             for x, n in ((query, more[0]), (key, more[1]), (value, more[1]))
         )
         if mask is None:
-            asked, answered = (jnp.full((batch,), length, jnp.int32) for length in (queries, keys))
+            lengths = (queries, keys)
         else:
             mask = jnp.pad(mask, ((0, 0), (0, 0), (0, more[0]), (0, more[1])))
+    asked, answered = (None if length is None else jnp.full((batch,), length, jnp.int32) for length in lengths)
     mixed = jax.nn.dot_product_attention(
         query, key, value, mask=mask, scale=scale, query_seq_lengths=asked, key_value_seq_lengths=answered,
         implementation=implementation,
@@ -227,7 +238,7 @@ def _kernel_compiles(dtype: str, width: int, masked: bool, odd: bool) -> bool:
     mask = jax.ShapeDtypeStruct((1, 1, length, length), bool) if masked else None
 
     def total(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
-        return _fused(query, key, value, 1.0, mask, "cudnn").astype(jnp.float32).sum()
+        return _fused(query, key, value, 1.0, mask, None, "cudnn").astype(jnp.float32).sum()
 
     try:
         jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(x, x, x, mask).compile()
@@ -276,7 +287,11 @@ class Attention(nnx.Module):
         scores; ``rotate`` acts on queries and on keys (batch, tokens, heads, width), as rotary positions do.
         """
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
-        asking = x if asking is None else asking
+        asking, tokens = x if asking is None else asking, None
+        if asking is x and mask is None and bias is None and rotate is None and self._evens(x, key):
+            # Once for x, and not for queries, keys, values, what they mix, and the gradients of each.
+            tokens, x = x.shape[1], jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+            asking = x
         query = self._heads(self.query(asking, keys[0]))
         how = {"scale": 1.0 / math.sqrt(query.shape[-1]), "mask": mask, "bias": bias}
         how |= {"rate": self.dropout, "random": keys[3]}
@@ -287,7 +302,14 @@ class Attention(nnx.Module):
         key_, value = self._heads(self.key(x, keys[1])), self._heads(self.value(x, keys[2]))
         if rotate is not None:
             query, key_ = rotate[0](query), rotate[1](key_)
-        return self.output(attend(query, key_, value, **how), keys[4])
+        mixed = self.output(attend(query, key_, value, **how, tokens=tokens), keys[4])
+        return mixed if tokens is None else mixed[:, :tokens]
+
+    def _evens(self, x: Array, key: Key | None) -> bool:
+        """Whether all of x attend through cuDNN's kernel, and are one too few for it."""
+        if x.ndim != 3 or x.shape[1] % 2 == 0 or (key is not None and self.dropout > 0.0):
+            return False
+        return _fits_kernel(x.dtype, x.shape[1], x.shape[1], x.shape[2] // self.heads, False)
 
     def _heads(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch heads width"]:
         return x.reshape(*x.shape[:-1], self.heads, -1)

@@ -28,6 +28,7 @@ from transferlab.models.layers import (
     TruncatedNormal,
     drop_path,
     dropout,
+    lookup,
     parameter,
 )
 
@@ -161,7 +162,7 @@ class WindowAttention(Attention):
         self, x: Float[Array, "batch windows length features"], mask: np.ndarray | None, key: Key | None
     ) -> Float[Array, "batch windows length features"]:
         """Attend within the windows; ``mask`` (windows, length, length) is added to the scores."""
-        bias = self.position_bias[...][_differences(self.side)].transpose(2, 0, 1)
+        bias = lookup(self.position_bias[...], jnp.asarray(_differences(self.side))).transpose(2, 0, 1)
         return self(x, None, key, bias=bias if mask is None else bias + mask[:, None])
 
 
