@@ -22,6 +22,7 @@ from transferlab.select import owns
 from transferlab.tasks.classification import Classification
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
+from transferlab.transfer.flops import flops_of, lowered_to_count
 from transferlab.transfer.groups import Claim
 from transferlab.transfer.plan import Plan
 
@@ -52,7 +53,7 @@ class Compiled:
     def __init__(
         self, function: Callable[..., Any], varies: tuple[int, ...], donate: tuple[int, ...] = (), counted: bool = False
     ):
-        self._jit = jax.jit(function, donate_argnums=donate)
+        self._function, self._jit = function, jax.jit(function, donate_argnums=donate)
         self._varies, self._counted = varies, counted
         self._programs: dict[tuple, Any] = {}
         self._lowered: dict[tuple, Any] = {}
@@ -84,18 +85,19 @@ class Compiled:
         """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
         mark = self._mark(args)
         if mark not in self._flops:
-            lowered = self._lowered.pop(mark, None)
-            if lowered is None:
-                start = time.perf_counter()
-                lowered = self._jit.lower(*args)
-                self.seconds += time.perf_counter() - start
             # XLA counts while the device works on the first call, if the call was made before: that is not added.
-            self._flops[mark] = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+            found = None if (lowered := self._lowered.pop(mark, None)) is None else flops_of(lowered)
+            if found is None:
+                start = time.perf_counter()
+                lowered = lowered_to_count(self._function, *args)
+                self.seconds += time.perf_counter() - start
+                found = flops_of(lowered)
+            self._flops[mark] = found or 0.0
         return self._flops[mark]
 
-    def text(self, *args: Any) -> str:
-        """The compiled program for these arguments (arrays or shapes), as XLA writes it."""
-        return self._compiled(args).as_text()
+    def executable(self, *args: Any, options: dict[str, Any] | None = None) -> Any:
+        """The compiled program for these arguments (arrays or shapes); with options for XLA one of its own, not kept."""
+        return self._compiled(args) if options is None else self._jit.lower(*args).compile(compiler_options=options)
 
     def temporary_bytes(self, *args: Any) -> int:
         """What a call with these arguments (arrays or shapes) holds beside them and its results: activations, gradients."""

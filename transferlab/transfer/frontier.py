@@ -21,6 +21,7 @@ import numpy as np
 
 from transferlab import models, trees
 from transferlab.models.backbone import Carry, run_stages
+from transferlab.transfer.flops import flops_of, lowered_to_count
 
 FLOPS_PER_BYTE = 100.0
 """A carry is kept where recomputing it costs at least this many operations for each byte that keeping it reads."""
@@ -81,9 +82,8 @@ def _cost(
 ) -> tuple[float, int, tuple[str, ...], bool]:
     """Return (operations, bytes of the carry, names of the stages, whether the carry is ragged) for one example."""
     given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in inputs}
-    lowered = jax.jit(prefix_function(definition, stop, compute)).lower(definition.params, definition.state, given)
-    model = definition.module
-    flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+    lowered = lowered_to_count(prefix_function(definition, stop, compute), definition.params, definition.state, given)
+    model, flops = definition.module, flops_of(lowered) or 0.0
     size = sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(lowered.out_info))
     ragged = any(name in model.ragged for name in lowered.out_info)
     return flops, size, tuple(stage.name for stage in model.all_stages()), ragged

@@ -1,0 +1,33 @@
+"""What a program costs, in operations: the same count on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from transferlab.models.attention import plain
+
+
+def lowered_to_count(function: Callable[..., Any], *args: Any) -> jax.stages.Lowered:
+    """Lower a function for the CPU, with arguments (arrays or shapes) of which only the shapes are looked at.
+
+    A GPU and a TPU give no count of a program before it is compiled, and after that leave out what libraries compute:
+    the matrix products.
+    """
+    host = SingleDeviceSharding(jax.devices("cpu")[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), args)
+
+    def counted(*args: Any) -> Any:
+        with plain():
+            return function(*args)
+
+    return jax.jit(counted).lower(*shapes)
+
+
+def flops_of(lowered: jax.stages.Lowered) -> float | None:
+    """Floating-point operations as XLA counts them before it optimises; None on a device that does not say."""
+    found = lowered.cost_analysis()
+    return None if found is None else float(found.get("flops", 0.0))
