@@ -57,7 +57,7 @@ class Profile:
         batch = f"{self.rows} examples" + (f" of {self.length} tokens" if self.length else "")
         achieved = self.flops / self.step_seconds
         lines = [
-            f"A step on {batch}: {self.step_seconds * 1e3:.0f} ms, {self.flops / 1e9:.1f} GFLOP, "
+            f"A step on {batch}: {self.step_seconds * 1e3:.3g} ms, {self.flops / 1e9:.1f} GFLOP, "
             f"{achieved / 1e9:.0f} GFLOP/s: {achieved / self.peak:.0%} of a matrix product's {self.peak / 1e9:.0f} here; "
             f"{self.idle:.0%} of the time nothing ran.",
             "",
@@ -88,7 +88,9 @@ def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
     batch = jax.device_put(make_batch(member, chosen))
     state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
     flops = program.step.flops(state, member.frozen, batch, hyper)
-    text = program.step.text(state, member.frozen, batch, hyper)
+    # A GPU replays operations as one graph, in a trace too: there the program is traced without.
+    apart = {"xla_gpu_graph_min_graph_size": 1 << 30} if jax.default_backend() == "gpu" else None
+    traced = program.step.executable(state, member.frozen, batch, hyper, options=apart)
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
@@ -98,11 +100,12 @@ def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
     shutil.rmtree(trace, ignore_errors=True)
     with jax.profiler.trace(str(trace)):
         for _ in range(steps):
-            state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
+            state, _ = jax.block_until_ready(traced(state, member.frozen, batch, hyper))
     spans = read_trace(trace)
     names = [stage.name for stage in run.plan.definition.module.all_stages()]
     made = Profile(
-        float(np.median(seconds)), idle_share(spans), flops, matrix_product_speed(), by_stage(spans, text, names),
+        float(np.median(seconds)), idle_share(spans), flops, matrix_product_speed(run.settings.precision),
+        by_stage(spans, traced.as_text(), names),
         len(batch["label"]), length, trace,
     )  # fmt: skip
     write_text(directory / "profile.txt", f"{made}\n")
@@ -167,13 +170,17 @@ def _place(origin: str, stages: list[str]) -> tuple[str, str]:
     return ("optimizer", "update") if parts else ("other", "forward")
 
 
-def matrix_product_speed(size: int = 2048, repeats: int = 5) -> float:
-    """Operations per second of a float32 matrix product: the best of a few, since a lull is no property of a device."""
-    product, x = jax.jit(jnp.matmul), jnp.ones((size, size), jnp.float32)
+def matrix_product_speed(dtype: str = "float32", repeats: int = 5, in_a_row: int = 10) -> float:
+    """Operations per second of a large matrix product: the best of a few, since a lull is no property of a device.
+
+    A float32 product of the default precision, as the models' are: on a GPU XLA rounds its operands to TF32.
+    """
+    size, times = (2048, 1) if jax.default_backend() == "cpu" else (8192, in_a_row)
+    product, x = jax.jit(jnp.matmul), jax.random.normal(jax.random.key(0), (size, size), dtype)
     jax.block_until_ready(product(x, x))
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
-        jax.block_until_ready(product(x, x))
-        best = min(best, time.perf_counter() - started)
+        jax.block_until_ready([product(x, x) for _ in range(times)])
+        best = min(best, (time.perf_counter() - started) / times)
     return 2.0 * size**3 / best
