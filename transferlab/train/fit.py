@@ -190,11 +190,15 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     started, compiling = time.perf_counter(), run.program.compile_seconds
     run.flops = 0.0
     key = run.known_features() if run.decision.cached else None
-    params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
-    trainable, frozen = trees.split_by(params, run.program.paths)
-    if key is None and run.decision.cached:
-        key = run.features(params, stats)
-    state = run.program.initial(trainable, stats)
+    # Members whose features are known start on the host, where they are stacked: they are small, and many.
+    host = run.resident and key is not None and jax.default_backend() != "cpu"
+    shared = shared.setdefault("host", {}) if host else shared
+    with jax.default_device(jax.devices("cpu")[0] if host else None):
+        params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
+        trainable, frozen = trees.split_by(params, run.program.paths)
+        if key is None and run.decision.cached:
+            key = run.features(params, stats)
+        state = run.program.initial(trainable, stats)
     checkpoints = None
     if run.directory is not None:
         # Orbax is imported where there is something to keep.
@@ -202,6 +206,7 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
 
         checkpoints = Checkpoints(run.directory / "checkpoints")
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
+    needed = jax.device_put(needed, jax.devices()[0]) if host else needed
     member = Member(run, needed, key, MetricsWriter(None), checkpoints)
     if checkpoints is not None and (last := checkpoints.last) is not None:
         meta = checkpoints.meta(last)
