@@ -9,11 +9,12 @@ Both classify the first token of a text, in ``last-mean`` the mean of its tokens
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 
 import pairs
-from pairs import Work, side
+from pairs import Work, on_gpu, side, torch_device
 
 LABELS, EPOCHS, BATCH, RATE = 1000, 10, 32, 3e-4
 
@@ -38,7 +39,8 @@ def ours(pooling) -> Work:
     source, data = opened()
 
     def work() -> str:
-        settings = Settings(learning_rate=RATE, epochs=EPOCHS, batch_size=BATCH)
+        precision = "bfloat16" if on_gpu() else "float32"
+        settings = Settings(learning_rate=RATE, epochs=EPOCHS, batch_size=BATCH, precision=precision)
         run = tl.adapt(source, data, method=LastLayer(pooling=pooling), settings=settings)
         run.cache = FrontierCache(None)
         return f"accuracy {run.fit().test['accuracy']:.3f}"
@@ -55,19 +57,22 @@ def peer(pooling) -> Work:
 
     from transferlab.data.batches import Feed, TrainingOrder
 
-    torch.set_num_threads(2)
+    device = torch_device()
     source, data = opened()
     feed = Feed(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = TrainingOrder(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
+    model = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval().to(device)
+    called = torch.compile(model) if device == "cuda" else model
+    model.requires_grad_(False)
+    last = model.encoder.layer[-1].requires_grad_(True)
+    pretrained = copy.deepcopy(last.state_dict())
 
     def work() -> str:
         torch.manual_seed(0)
-        model = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval()
-        head = torch.nn.Linear(384, 2)
-        model.requires_grad_(False)
-        last = model.encoder.layer[-1]
-        last.requires_grad_(True).train()
+        last.load_state_dict(pretrained)
+        last.train()
+        head = torch.nn.Linear(384, 2).to(device)
         moving = [*last.parameters(), *head.parameters()]
         optimizer = torch.optim.AdamW(moving, lr=RATE, weight_decay=0.01)
         warm = round(0.1 * steps)
@@ -77,16 +82,17 @@ def peer(pooling) -> Work:
 
         def logits(indices, bucket):
             inputs = feed.inputs(indices, bucket, len(indices))
-            ids, mask = torch.tensor(inputs["input_ids"]).long(), torch.tensor(inputs["attention_mask"])
-            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            ids, mask = (torch.tensor(inputs[name]).long().to(device) for name in ("input_ids", "attention_mask"))
+            hidden = called(input_ids=ids, attention_mask=mask).last_hidden_state
             if pooling == "first":
                 return head(hidden[:, 0])
             return head((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
         for step in range(steps):
             chosen = order[step]
-            labels = torch.tensor(data.labels[chosen.indices]).long()
-            loss = torch.nn.functional.cross_entropy(logits(chosen.indices, chosen.bucket), labels)
+            labels = torch.tensor(data.labels[chosen.indices]).long().to(device)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss = torch.nn.functional.cross_entropy(logits(chosen.indices, chosen.bucket), labels)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(moving, 1.0)
@@ -94,11 +100,11 @@ def peer(pooling) -> Work:
             schedule.step()
         last.eval()
         hits, buckets = 0, feed.buckets(data.test)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             for bucket in np.unique(buckets):
                 rows = data.test[buckets == bucket]
                 for some in (rows[i : i + BATCH] for i in range(0, len(rows), BATCH)):
-                    hits += int((logits(some, int(bucket)).argmax(1).numpy() == data.labels[some]).sum())
+                    hits += int((logits(some, int(bucket)).argmax(1).cpu().numpy() == data.labels[some]).sum())
         return f"accuracy {hits / len(data.test):.3f}"
 
     return work

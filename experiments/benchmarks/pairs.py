@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,11 @@ def on_gpu() -> bool:
     import jax
 
     return jax.default_backend() == "gpu"
+
+
+def gpu_here() -> bool:
+    """The same, asked without taking the GPU."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def torch_device() -> str:

@@ -10,7 +10,7 @@ scikit-learn's logistic regression at 30 strengths of its penalty, 5 times each.
 from __future__ import annotations
 
 import pairs
-from pairs import Work, side
+from pairs import Work, on_gpu, side, torch_device
 
 LABELS, EPOCHS, SEEDS, BATCH = 1000, 10, 5, 32
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -22,11 +22,13 @@ def runs(source, data):
     from transferlab.train import Settings
 
     chosen = data.subset(LABELS, 0)
+    precision = "bfloat16" if on_gpu() else "float32"
     return [
         tl.adapt(
             source, chosen, method=tl.methods.Probe(), seed=seed,
             settings=Settings(
-                learning_rate=rate, weight_decay=decay, epochs=EPOCHS, batch_size=BATCH, schedule="cosine", warmup=0.0
+                learning_rate=rate, weight_decay=decay, epochs=EPOCHS, batch_size=BATCH, schedule="cosine", warmup=0.0,
+                precision=precision,
             ),
         )
         for seed in range(SEEDS)
@@ -70,29 +72,31 @@ def sweep_peer() -> Work:
     import transferlab as tl
     from transferlab.data.batches import Feed, TrainingOrder
 
-    torch.set_num_threads(2)
+    device = torch_device()
     source, data = tl.load("minilm-l6"), tl.dataset("tweets").subset(LABELS, 0)
-    encoder = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval()
+    encoder = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval().to(device)
+    called = torch.compile(encoder) if device == "cuda" else encoder
     feed = Feed(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = TrainingOrder(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
 
     def features(indices, bucket):
         inputs = feed.inputs(indices, bucket, len(indices))
-        ids, mask = torch.tensor(inputs["input_ids"]).long(), torch.tensor(inputs["attention_mask"])
-        with torch.no_grad():
-            hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        ids, mask = (torch.tensor(inputs[name]).long().to(device) for name in ("input_ids", "attention_mask"))
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            hidden = called(input_ids=ids, attention_mask=mask).last_hidden_state
         return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
     def work() -> str:
         torch.manual_seed(0)
-        head = torch.nn.Linear(384, 2)
+        head = torch.nn.Linear(384, 2).to(device)
         optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
             chosen = order[step]
             loss = torch.nn.functional.cross_entropy(
-                head(features(chosen.indices, chosen.bucket)), torch.tensor(data.labels[chosen.indices]).long()
+                head(features(chosen.indices, chosen.bucket)),
+                torch.tensor(data.labels[chosen.indices]).long().to(device),
             )
             optimizer.zero_grad()
             loss.backward()
@@ -105,7 +109,7 @@ def sweep_peer() -> Work:
                 rows = data.test[buckets == bucket]
                 for i in range(0, len(rows), BATCH):
                     some = rows[i : i + BATCH]
-                    hits += int((head(features(some, int(bucket))).argmax(1).numpy() == data.labels[some]).sum())
+                    hits += int((head(features(some, int(bucket))).argmax(1).cpu().numpy() == data.labels[some]).sum())
         return f"accuracy {hits / len(data.test):.3f}, one run of 150"
 
     return work
@@ -118,11 +122,11 @@ def features():
     from transferlab.train.fit import prepare
 
     source, data = tl.load("minilm-l6"), tl.dataset("tweets")
-    run = tl.adapt(source, data, method=tl.methods.Probe())
+    run = runs(source, data)[0]
     member, _ = prepare(run, {})
-    indices = np.sort(np.concatenate([data.train, data.test]))
+    indices = np.sort(np.concatenate([run.data.train, run.data.test]))
     table = run.cache.rows(member.key, indices, 0, len(indices), ())["pooled"]
-    return source, data, indices, table
+    return source, data, indices, table.astype(np.float32)
 
 
 @side("given", "ours")

@@ -6,9 +6,9 @@ python experiments/benchmarks/together.py
 from __future__ import annotations
 
 import pairs
-from pairs import Work, side
+from pairs import Work, gpu_here, on_gpu, side
 
-LABELS, STEPS, RUNS = 256, 4, 16
+LABELS, STEPS, RUNS = 256, 200 if gpu_here() else 4, 16
 
 
 def sixteen(together: str) -> Work:
@@ -19,12 +19,13 @@ def sixteen(together: str) -> Work:
     from transferlab.train.fit import fit_together
 
     source, data = tl.load("minilm-l6"), tl.dataset("tweets", examples=LABELS, test_examples=64)
+    precision = "bfloat16" if on_gpu() else "float32"
 
     def work() -> str:
         runs = [
             tl.adapt(
                 source, data, method=tl.methods.LoRA(rank=8, alpha=16.0), seed=0,
-                settings=Settings(learning_rate=float(rate), steps=STEPS, together=together),
+                settings=Settings(learning_rate=float(rate), steps=STEPS, together=together, precision=precision),
             )
             for rate in np.logspace(-4, -2, RUNS)
         ]  # fmt: skip
