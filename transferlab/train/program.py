@@ -83,15 +83,16 @@ class Compiled:
     def flops(self, *args: Any) -> float:
         """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
         mark = self._mark(args)
-        if mark not in self._flops:
-            lowered = self._lowered.pop(mark, None)
-            if lowered is None:
-                start = time.perf_counter()
-                lowered = self._jit.lower(*args)
-                self.seconds += time.perf_counter() - start
-            # XLA counts while the device works on the first call, if the call was made before: that is not added.
-            self._flops[mark] = float((lowered.cost_analysis() or {}).get("flops", 0.0))
-        return self._flops[mark]
+        with self._lock:
+            if mark not in self._flops:
+                lowered = self._lowered.pop(mark, None)
+                if lowered is None:
+                    start = time.perf_counter()
+                    lowered = self._jit.lower(*args)
+                    self.seconds += time.perf_counter() - start
+                # XLA counts while the device works on the first call, if the call was made before: that is not added.
+                self._flops[mark] = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+            return self._flops[mark]
 
     def text(self, *args: Any) -> str:
         """The compiled program for these arguments (arrays or shapes), as XLA writes it."""
