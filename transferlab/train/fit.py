@@ -102,7 +102,9 @@ def _most(run: Run) -> int:
     limit, one = run.settings.memory_bytes or device_bytes(), run.memory
     if limit is None:
         return COMPANIONS
-    return max(1, min(COMPANIONS, (limit - one.frozen) // max(1, one.total - one.frozen)))
+    # Of what trains, the base stays too: each state begins as a copy.
+    base = one.frozen + sum(leaf.bytes for leaf in run._plan.leaves if leaf.trains and leaf.action == "copied")
+    return max(1, min(COMPANIONS, (limit - base) // max(1, one.total - one.frozen)))
 
 
 def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
@@ -155,27 +157,20 @@ def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) 
 def _fit(engine: Engine, report: Report | None) -> list[Result]:
     """Train an engine's members, and test each once."""
     members = engine.members
-    program = members[0].run.program
-    started, compiling = time.perf_counter(), program.compile_seconds
-    with StopRequest() as stop:
+    with StopRequest() as stop, ExitStack() as leaving:
         for member in members:
+            # However this ends, each member's last checkpoint is written to its end.
+            if member.checkpoints is not None:
+                leaving.callback(member.checkpoints.close)
             member.writer = MetricsWriter(member.run.directory, engine.done)
-        try:
-            train(engine, stop, report)
-        finally:
-            for member in members:
-                member.writer.close()
+            leaving.callback(member.writer.close)
+        train(engine, stop, report)
     states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
-    elapsed = time.perf_counter() - started - (program.compile_seconds - compiling)
     probabilities = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
-    out = []
-    for i, member in enumerate(members):
-        if member.checkpoints is not None:
-            member.checkpoints.close()
-        run, seconds = member.run, elapsed / len(members) + member.before
-        memory = asdict(engine.memory(i))
-        out.append(_finish(run, states[i], probabilities[i], member.writer.rows, seconds, len(members), memory))
-    return out
+    return [
+        _finish(member, states[i], probabilities[i], len(members), asdict(engine.memory(i)))
+        for i, member in enumerate(members)
+    ]
 
 
 def _chosen(member: Member, last: State) -> State:
@@ -187,7 +182,7 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     """See that a step fits, place the leaves, compute what the cache lacks, and restore a checkpoint if there is one."""
     if not run.resident:
         make_fit(run)
-    started, compiling = time.perf_counter(), run.program.compile_seconds
+    started = run.program.clock()
     run.flops = 0.0
     key = run.known_features() if run.decision.cached else None
     params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
@@ -209,11 +204,11 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
         best, like = checkpoints.best, state
         assert best is not None
         state = checkpoints.restore(last, like)
-        member.before, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
+        member.seconds, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
         if (score := checkpoints.meta(best).get("score")) is not None:
             kept = state if best == last else checkpoints.restore(best, like)
             member.best = (score, best, jax.tree.map(np.array, kept), checkpoints.meta(best))
-    member.before += time.perf_counter() - started - (run.program.compile_seconds - compiling)
+    member.seconds += run.program.clock() - started
     return member, state
 
 
@@ -235,9 +230,9 @@ def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.T
 
 
 def _finish(
-    run: Run, trained: State, probabilities: Float[np.ndarray, "n labels"], history: list[dict[str, Any]],
-    seconds: float, together: int, memory: dict[str, int],
-) -> Result:  # fmt: skip
+    member: Member, trained: State, probabilities: Float[np.ndarray, "n labels"], together: int, memory: dict[str, int]
+) -> Result:
+    run = member.run
     test = scores(probabilities, run.data.labels[run.data.test])
     program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
     record = {
@@ -246,7 +241,7 @@ def _finish(
         "test": test,
         "trainable_parameters": run._plan.trainable_parameters,
         "flops": run.flops + run.decision.flops_per_example * len(run.data.train),
-        "seconds": seconds,
+        "seconds": member.seconds,
         "together": together,
         "memory": memory,
         "squeezed": run.squeezed,
@@ -270,4 +265,4 @@ def _finish(
         drawn = run._plan.drawn(run.seeds.initialisation)
         return adapted(run.source, weights, drawn, stats, run._plan.head, run._plan.definition.module)
 
-    return Result(test, probabilities, history, record, tree, whole)
+    return Result(test, probabilities, member.writer.rows, record, tree, whole)

@@ -51,7 +51,7 @@ class Member:
         key: of its carries in the frontier cache; None where nothing is cached.
         writer, checkpoints: where its metrics and states go.
         pending: metrics of steps that no row covers yet.
-        before: seconds that earlier starts of it took.
+        seconds: what it took so far, earlier starts and its share of what was spent on many included, compiling not.
         best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
     """
 
@@ -61,7 +61,7 @@ class Member:
     writer: MetricsWriter
     checkpoints: Checkpoints | None
     pending: list[dict[str, float]] = field(default_factory=list)
-    before: float = 0.0
+    seconds: float = 0.0
     best: tuple[float, int, State, dict[str, Any]] | None = None
 
     @property
@@ -112,7 +112,7 @@ class Member:
             "validation_cross_entropy": cross_entropy(probabilities, labels),
         }
 
-    def save(self, state: Callable[[], State], done: int, seconds: float) -> None:
+    def save(self, state: Callable[[], State], done: int) -> None:
         """Write the best state, if it is not on disk yet, and then this one."""
         if self.checkpoints is None:
             return
@@ -120,7 +120,7 @@ class Member:
             score, _, best, meta = self.best
             self.checkpoints.save(best, {**meta, "score": score}, score)
         score = self.best[0] if self.best is not None and self.best[1] == done else None
-        self.checkpoints.save(state(), {**self.run.meta(done, self.pending, seconds), "score": score}, score)
+        self.checkpoints.save(state(), {**self.run.meta(done, self.pending, self.seconds), "score": score}, score)
 
 
 @runtime_checkable
@@ -162,7 +162,8 @@ def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
     members = engine.members
     total = max(member.total for member in members)
     settings = members[0].run.settings
-    started = saved = time.perf_counter()
+    program = members[0].run.program
+    clock, saved = program.clock(), time.perf_counter()
     while engine.done < total:
         first = engine.done
         live = [i for i, member in enumerate(members) if member.total > first]
@@ -180,18 +181,18 @@ def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
                 members[i].writer.write(row)
         if report is not None and live:
             report(done, total, rows[live[0]][-1] if rows[live[0]] else {})
+        # What passed is shared by those that still train.
+        before, clock = clock, program.clock()
+        for i in live:
+            members[i].seconds += (clock - before) / len(live)
         every = settings.checkpoint_steps
         due = done % every == 0 if every else time.perf_counter() - saved > settings.checkpoint_seconds
         for i in live:
             if due or stop.asked or (done == members[i].total and members[i].run.keep_weights):
-                seconds = members[i].before + (time.perf_counter() - started) / len(members)
-                members[i].save(lambda i=i: engine.state(i), done, seconds)
+                members[i].save(lambda i=i: engine.state(i), done)
         if due:
             saved = time.perf_counter()
         if stop.asked and done < total:
-            for member in members:
-                if member.checkpoints is not None:
-                    member.checkpoints.close()
             raise Interrupted(f"Stopped after step {done} of {total}.")
 
 
@@ -209,7 +210,7 @@ def _take_score(
     score = round(found["validation_accuracy"] * len(probabilities)) - (loss / (1 + loss) if np.isfinite(loss) else 1.0)
     if member.best is None or score > member.best[0]:
         kept = jax.tree.map(lambda x: np.array(x, copy=True), state())
-        member.best = (score, done, kept, member.run.meta(done, member.pending, member.before))
+        member.best = (score, done, kept, member.run.meta(done, member.pending, member.seconds))
 
 
 class Streaming:

@@ -357,6 +357,10 @@ class Program:
         )  # fmt: skip
         return sum(function.seconds for function in functions)
 
+    def clock(self) -> float:
+        """Seconds on a clock that stands still while any of its functions is compiled."""
+        return time.perf_counter() - self.compile_seconds
+
 
 @lru_cache(maxsize=64)
 def _shared(made: Program) -> Program:
