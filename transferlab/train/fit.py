@@ -18,6 +18,8 @@ from transferlab import trees
 from transferlab.files import file_lock, write_json
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.train.abreast import Abreast
+from transferlab.train.ahead import SIDE_BY_SIDE
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
@@ -28,15 +30,16 @@ from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
 
 COMPANIONS = 64
-"""Most runs that step together, each on its own batches."""
+"""Most runs that step in one program, each on its own batches."""
 
 
 def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 
-    Runs of one program are a *population* and step together: on the same cached features (probes with other seeds,
-    budgets or learning rates), or, on an accelerator and where a timing shows a gain, each on its own batches (LoRA with
-    other learning rates). The others go one by one. ``Settings.together`` overrides that.
+    Runs of one program that read the same cached features (probes with other seeds, budgets or learning rates) are a
+    *population* and step together. Those that each have their own batches (LoRA with other learning rates) step together
+    on an accelerator, where a timing shows a gain; on CPU they train in pairs, side by side, where memory holds two. The
+    others go one by one. ``Settings.together`` overrides that.
 
     Raises:
         TransferlabError, Interrupted: as ``Run.fit``.
@@ -88,7 +91,7 @@ def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
     for i in left:
         run = runs[i]
         # Alone: `i` is its own.
-        mark = (id(run.program), run.settings.batch_size) if run.resident or run.companionable else (i,)
+        mark = (id(run.program), run.settings.batch_size) if run.settings.together != "never" else (i,)
         groups.setdefault(mark, []).append(i)
     out = []
     for group in groups.values():
@@ -98,13 +101,14 @@ def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
 
 
 def _most(run: Run) -> int:
-    """How many such runs the device holds at once."""
+    """How many such runs train at once, as far as the device holds them."""
+    most = SIDE_BY_SIDE if run.abreast else COMPANIONS
     limit, one = run.settings.memory_bytes or device_bytes(), run.memory
     if limit is None:
-        return COMPANIONS
+        return most
     # Of what trains, the base stays too: each state begins as a copy.
     base = one.frozen + sum(leaf.bytes for leaf in run._plan.leaves if leaf.trains and leaf.action == "copied")
-    return max(1, min(COMPANIONS, (limit - base) // max(1, one.total - one.frozen)))
+    return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))
 
 
 def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
@@ -126,6 +130,8 @@ def _engines(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
     run = members[0].run
     if run.resident:
         yield Resident(members, states), numbers
+    elif len(part) > 1 and run.abreast:
+        yield Abreast(members, states), numbers
     elif len(part) > 1 and (run.settings.together == "always" or _pays(members, states)):
         yield Companions(members, states), numbers
     else:

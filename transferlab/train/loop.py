@@ -1,8 +1,8 @@
 """The loop: steps between events (a row of metrics, a validation, a checkpoint, a stop), for one run or many at once.
 
 An *engine* advances its members and answers for them. :class:`Streaming` takes one run through batches that are made as
-they are needed. Populations take many: :class:`Companions` each through its own batches, :class:`Resident` runs whose
-carries lie on the device.
+they are needed; :class:`transferlab.train.abreast.Abreast` takes two so, side by side. Populations take many in one
+program: :class:`Companions` each through its own batches, :class:`Resident` runs whose carries lie on the device.
 """
 
 from __future__ import annotations
