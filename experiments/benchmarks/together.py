@@ -1,4 +1,4 @@
-"""Sixteen LoRA runs with different learning rates: as a population where that pays, against one after another.
+"""Sixteen LoRA runs with different learning rates: together as it is done by itself, against one after another.
 
 python experiments/benchmarks/together.py
 """

@@ -137,7 +137,7 @@ def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monke
     """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
     from transferlab.train import fit
 
-    monkeypatch.setattr(Run, "companionable", property(lambda run: run.settings.together != "never"))
+    monkeypatch.setattr(Run, "abreast", False)
     asked, answers = [], iter([True, False])
 
     def pays(*arguments) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def evaluation_order(indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " 
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """All batches of a run, by step. ``order[step]`` costs one epoch's shuffle at most."""
+    """All batches of a run, by step. ``order[step]`` costs one epoch's shuffle at most. Threads may share it."""
 
     indices: Int[np.ndarray, " n"]
     buckets: Int[np.ndarray, " n"]
@@ -156,6 +157,7 @@ class TrainingOrder:
     seed: int
     group: bool
     _epochs: dict[int, list[Batch]] = field(default_factory=dict, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -167,11 +169,13 @@ class TrainingOrder:
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch not in self._epochs:
-            if len(self._epochs) > 3:
-                self._epochs.pop(min(self._epochs))
-            self._epochs[epoch] = epoch_order(self.indices, self.buckets, self.size, self.seed, epoch, self.group)
-        return self._epochs[epoch][place]
+        # Runs on one order that train side by side are not in the same epoch.
+        with self._lock:
+            if epoch not in self._epochs:
+                if len(self._epochs) > 3:
+                    self._epochs.pop(min(self._epochs))
+                self._epochs[epoch] = epoch_order(self.indices, self.buckets, self.size, self.seed, epoch, self.group)
+            return self._epochs[epoch][place]
 
 
 _orders: weakref.WeakValueDictionary[tuple, TrainingOrder] = weakref.WeakValueDictionary()

@@ -24,6 +24,7 @@ from transferlab.pretrained.source import Source
 from transferlab.studies.environment import environment
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
+from transferlab.train.ahead import SIDE_BY_SIDE
 from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
@@ -258,19 +259,19 @@ class Study:
     # -----------------------------------------------------------------------------------------------------------
 
     def _groups(self, cells: Sequence[Cell]) -> list[list[Cell]]:
-        """Cells that are run together: an arm's, where its runs can share one program step by step, else one by one."""
+        """Cells that are run together: an arm's, as many as may train at the same time."""
         groups: dict[tuple, list[Cell]] = {}
-        for number, cell in enumerate(cells):
-            groups.setdefault((cell.arm, 0 if self._may_join(cell) else number), []).append(cell)
-        size = TOGETHER
-        return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+        for cell in cells:
+            groups.setdefault((cell.arm, self._most(cell)), []).append(cell)
+        return [group[i : i + most] for (_, most), group in groups.items() for i in range(0, len(group), most)]
 
-    def _may_join(self, cell: Cell) -> bool:
+    def _most(self, cell: Cell) -> int:
+        """How many cells like this one are run together."""
         arm = self.config.methods.get(cell.arm)
-        if arm is None:
-            return False
+        if arm is None or arm.train.together == "never":
+            return 1
         run = self._make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed))
-        return run.resident or run.companionable
+        return SIDE_BY_SIDE if run.abreast else TOGETHER
 
     def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Tune (in the full grid), train and test cells of one arm; return their records."""

@@ -18,6 +18,8 @@ from transferlab import trees
 from transferlab.files import file_lock, write_json
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.train.abreast import Abreast
+from transferlab.train.ahead import SIDE_BY_SIDE
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
@@ -28,15 +30,16 @@ from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
 
 COMPANIONS = 64
-"""Most runs that step together, each on its own batches."""
+"""Most runs that step in one program, each on its own batches."""
 
 
 def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 
-    Runs of one program are a *population* and step together: on the same cached features (probes with other seeds,
-    budgets or learning rates), or, on an accelerator and where a timing shows a gain, each on its own batches (LoRA with
-    other learning rates). The others go one by one. ``Settings.together`` overrides that.
+    Runs of one program that read the same cached features (probes with other seeds, budgets or learning rates) are a
+    *population* and step together. Those that each have their own batches (LoRA with other learning rates) step together
+    on an accelerator, where a timing shows a gain; on CPU they train in pairs, side by side, where memory holds two. The
+    others go one by one. ``Settings.together`` overrides that.
 
     Raises:
         TransferlabError, Interrupted: as ``Run.fit``.
@@ -88,7 +91,7 @@ def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
     for i in left:
         run = runs[i]
         # Alone: `i` is its own.
-        mark = (id(run.program), run.settings.batch_size) if run.resident or run.companionable else (i,)
+        mark = (id(run.program), run.settings.batch_size) if run.settings.together != "never" else (i,)
         groups.setdefault(mark, []).append(i)
     out = []
     for group in groups.values():
@@ -98,11 +101,14 @@ def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
 
 
 def _most(run: Run) -> int:
-    """How many such runs the device holds at once."""
+    """How many such runs train at once, as far as the device holds them."""
+    most = SIDE_BY_SIDE if run.abreast else COMPANIONS
     limit, one = run.settings.memory_bytes or device_bytes(), run.memory
     if limit is None:
-        return COMPANIONS
-    return max(1, min(COMPANIONS, (limit - one.frozen) // max(1, one.total - one.frozen)))
+        return most
+    # Of what trains, the base stays too: each state begins as a copy.
+    base = one.frozen + sum(leaf.bytes for leaf in run._plan.leaves if leaf.trains and leaf.action == "copied")
+    return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))
 
 
 def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
@@ -124,6 +130,8 @@ def _engines(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
     run = members[0].run
     if run.resident:
         yield Resident(members, states), numbers
+    elif len(part) > 1 and run.abreast:
+        yield Abreast(members, states), numbers
     elif len(part) > 1 and (run.settings.together == "always" or _pays(members, states)):
         yield Companions(members, states), numbers
     else:
@@ -155,27 +163,20 @@ def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) 
 def _fit(engine: Engine, report: Report | None) -> list[Result]:
     """Train an engine's members, and test each once."""
     members = engine.members
-    program = members[0].run.program
-    started, compiling = time.perf_counter(), program.compile_seconds
-    with StopRequest() as stop:
+    with StopRequest() as stop, ExitStack() as leaving:
         for member in members:
+            # However this ends, each member's last checkpoint is written to its end.
+            if member.checkpoints is not None:
+                leaving.callback(member.checkpoints.close)
             member.writer = MetricsWriter(member.run.directory, engine.done)
-        try:
-            train(engine, stop, report)
-        finally:
-            for member in members:
-                member.writer.close()
+            leaving.callback(member.writer.close)
+        train(engine, stop, report)
     states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
-    elapsed = time.perf_counter() - started - (program.compile_seconds - compiling)
     probabilities = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
-    out = []
-    for i, member in enumerate(members):
-        if member.checkpoints is not None:
-            member.checkpoints.close()
-        run, seconds = member.run, elapsed / len(members) + member.before
-        memory = asdict(engine.memory(i))
-        out.append(_finish(run, states[i], probabilities[i], member.writer.rows, seconds, len(members), memory))
-    return out
+    return [
+        _finish(member, states[i], probabilities[i], len(members), asdict(engine.memory(i)))
+        for i, member in enumerate(members)
+    ]
 
 
 def _chosen(member: Member, last: State) -> State:
@@ -187,7 +188,7 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     """See that a step fits, place the leaves, compute what the cache lacks, and restore a checkpoint if there is one."""
     if not run.resident:
         make_fit(run)
-    started, compiling = time.perf_counter(), run.program.compile_seconds
+    started = run.program.clock()
     run.flops = 0.0
     key = run.known_features() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
@@ -214,11 +215,11 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
         best, like = checkpoints.best, state
         assert best is not None
         state = checkpoints.restore(last, like)
-        member.before, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
+        member.seconds, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
         if (score := checkpoints.meta(best).get("score")) is not None:
             kept = state if best == last else checkpoints.restore(best, like)
             member.best = (score, best, jax.tree.map(np.array, kept), checkpoints.meta(best))
-    member.before += time.perf_counter() - started - (run.program.compile_seconds - compiling)
+    member.seconds += run.program.clock() - started
     return member, state
 
 
@@ -240,9 +241,9 @@ def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.T
 
 
 def _finish(
-    run: Run, trained: State, probabilities: Float[np.ndarray, "n labels"], history: list[dict[str, Any]],
-    seconds: float, together: int, memory: dict[str, int],
-) -> Result:  # fmt: skip
+    member: Member, trained: State, probabilities: Float[np.ndarray, "n labels"], together: int, memory: dict[str, int]
+) -> Result:
+    run = member.run
     test = scores(probabilities, run.data.labels[run.data.test])
     program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
     record = {
@@ -251,7 +252,7 @@ def _finish(
         "test": test,
         "trainable_parameters": run._plan.trainable_parameters,
         "flops": run.flops + run.decision.flops_per_example * len(run.data.train),
-        "seconds": seconds,
+        "seconds": member.seconds,
         "together": together,
         "memory": memory,
         "squeezed": run.squeezed,
@@ -275,4 +276,4 @@ def _finish(
         drawn = run._plan.drawn(run.seeds.initialisation)
         return adapted(run.source, weights, drawn, stats, run._plan.head, run._plan.definition.module)
 
-    return Result(test, probabilities, history, record, tree, whole)
+    return Result(test, probabilities, member.writer.rows, record, tree, whole)

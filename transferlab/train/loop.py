@@ -1,8 +1,8 @@
 """The loop: steps between events (a row of metrics, a validation, a checkpoint, a stop), for one run or many at once.
 
 An *engine* advances its members and answers for them. :class:`Streaming` takes one run through batches that are made as
-they are needed. Populations take many: :class:`Companions` each through its own batches, :class:`Resident` runs whose
-carries lie on the device.
+they are needed; :class:`transferlab.train.abreast.Abreast` takes two so, side by side. Populations take many in one
+program: :class:`Companions` each through its own batches, :class:`Resident` runs whose carries lie on the device.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Member:
         key: of its carries in the frontier cache; None where nothing is cached.
         writer, checkpoints: where its metrics and states go.
         pending: metrics of steps that no row covers yet.
-        before: seconds that earlier starts of it took.
+        seconds: what it took so far, earlier starts and its share of what was spent on many included, compiling not.
         best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
     """
 
@@ -61,7 +61,7 @@ class Member:
     writer: MetricsWriter
     checkpoints: Checkpoints | None
     pending: list[dict[str, float]] = field(default_factory=list)
-    before: float = 0.0
+    seconds: float = 0.0
     best: tuple[float, int, State, dict[str, Any]] | None = None
 
     @property
@@ -113,7 +113,7 @@ class Member:
             "validation_cross_entropy": cross_entropy(probabilities, labels),
         }
 
-    def save(self, state: Callable[[], State], done: int, seconds: float) -> None:
+    def save(self, state: Callable[[], State], done: int) -> None:
         """Write the best state, if it is not on disk yet, and then this one."""
         if self.checkpoints is None:
             return
@@ -121,7 +121,7 @@ class Member:
             score, _, best, meta = self.best
             self.checkpoints.save(best, {**meta, "score": score}, score)
         score = self.best[0] if self.best is not None and self.best[1] == done else None
-        self.checkpoints.save(state(), {**self.run.meta(done, self.pending, seconds), "score": score}, score)
+        self.checkpoints.save(state(), {**self.run.meta(done, self.pending, self.seconds), "score": score}, score)
 
 
 @runtime_checkable
@@ -163,7 +163,8 @@ def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
     members = engine.members
     total = max(member.total for member in members)
     settings = members[0].run.settings
-    started = saved = time.perf_counter()
+    program = members[0].run.program
+    clock, saved = program.clock(), time.perf_counter()
     while engine.done < total:
         first = engine.done
         live = [i for i, member in enumerate(members) if member.total > first]
@@ -181,18 +182,18 @@ def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
                 members[i].writer.write(row)
         if report is not None and live:
             report(done, total, rows[live[0]][-1] if rows[live[0]] else {})
+        # What passed is shared by those that still train.
+        before, clock = clock, program.clock()
+        for i in live:
+            members[i].seconds += (clock - before) / len(live)
         every = settings.checkpoint_steps
         due = done % every == 0 if every else time.perf_counter() - saved > settings.checkpoint_seconds
         for i in live:
             if due or stop.asked or (done == members[i].total and members[i].run.keep_weights):
-                seconds = members[i].before + (time.perf_counter() - started) / len(members)
-                members[i].save(lambda i=i: engine.state(i), done, seconds)
+                members[i].save(lambda i=i: engine.state(i), done)
         if due:
             saved = time.perf_counter()
         if stop.asked and done < total:
-            for member in members:
-                if member.checkpoints is not None:
-                    member.checkpoints.close()
             raise Interrupted(f"Stopped after step {done} of {total}.")
 
 
@@ -210,7 +211,7 @@ def _take_score(
     score = round(found["validation_accuracy"] * len(probabilities)) - (loss / (1 + loss) if np.isfinite(loss) else 1.0)
     if member.best is None or score > member.best[0]:
         kept = jax.tree.map(lambda x: np.array(x, copy=True), state())
-        member.best = (score, done, kept, member.run.meta(done, member.pending, member.before))
+        member.best = (score, done, kept, member.run.meta(done, member.pending, member.seconds))
 
 
 class Streaming:

@@ -84,16 +84,17 @@ class Compiled:
     def flops(self, *args: Any) -> float:
         """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
         mark = self._mark(args)
-        if mark not in self._flops:
-            # XLA counts while the device works on the first call, if the call was made before: that is not added.
-            found = None if (lowered := self._lowered.pop(mark, None)) is None else flops_of(lowered)
-            if found is None:
-                start = time.perf_counter()
-                lowered = lowered_to_count(self._function, *args)
-                self.seconds += time.perf_counter() - start
-                found = flops_of(lowered)
-            self._flops[mark] = found or 0.0
-        return self._flops[mark]
+        with self._lock:
+            if mark not in self._flops:
+                # XLA counts while the device works on the first call, if the call was made before: that is not added.
+                found = None if (lowered := self._lowered.pop(mark, None)) is None else flops_of(lowered)
+                if found is None:
+                    start = time.perf_counter()
+                    lowered = lowered_to_count(self._function, *args)
+                    self.seconds += time.perf_counter() - start
+                    found = flops_of(lowered)
+                self._flops[mark] = found or 0.0
+            return self._flops[mark]
 
     def executable(self, *args: Any, options: dict[str, Any] | None = None) -> Any:
         """The compiled program for these arguments (arrays or shapes); with options for XLA one of its own, not kept."""
@@ -357,6 +358,10 @@ class Program:
             self.packed_prefix,
         )  # fmt: skip
         return sum(function.seconds for function in functions)
+
+    def clock(self) -> float:
+        """Seconds on a clock that stands still while any of its functions is compiled."""
+        return time.perf_counter() - self.compile_seconds
 
 
 @lru_cache(maxsize=64)

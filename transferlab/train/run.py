@@ -196,14 +196,14 @@ class Run:
         return self.decision.cached and not self.decision.ragged and self.settings.together != "never"
 
     @property
-    def companionable(self) -> bool:
-        """Whether a timing may show that such runs step faster together, each on its own batches.
+    def abreast(self) -> bool:
+        """Whether such runs, each on its own batches, train side by side and not as one program.
 
-        On CPU it does not (``Settings.together`` of ``always`` tries all the same): a step there is bound by
-        arithmetic, which is the same for the runs one by one.
+        So on CPU, unless ``Settings.together`` says otherwise: stepping as one gains nothing there, where arithmetic takes
+        the time, but a run alone leaves parts of the cores idle. It is not timed first: where little is gained, nothing
+        was found to be lost.
         """
-        wish = self.settings.together
-        return wish == "always" or (wish == "auto" and jax.default_backend() != "cpu")
+        return self.settings.together == "auto" and jax.default_backend() == "cpu" and not self.resident
 
     @cached_property
     def order(self) -> TrainingOrder:
