@@ -12,7 +12,7 @@ from scipy import special
 
 from transferlab import trees
 from transferlab.models.attention import Attention
-from transferlab.models.layers import FEW_ROWS, Embedding, LayerNorm, Linear, dropout, gelu, lookup, softmax
+from transferlab.models.layers import FEW_ROWS, Embedding, LayerNorm, Linear, dropout, gelu, layer_norm, lookup, softmax
 
 KEY = jax.random.key(3)
 
@@ -103,6 +103,14 @@ def test_gelu_or_its_slope_is_not_the_definitions() -> None:
     np.testing.assert_allclose(forward, slope, atol=2e-6)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is written for each kind of device, run on this one."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("backend")
 def test_layer_norm_is_not_the_definitions() -> None:
     layer = filled(LayerNorm(6, eps=1e-3))
     x = np.random.default_rng(1).normal(2, 3, (4, 5, 6)).astype(np.float32)
@@ -112,6 +120,7 @@ def test_layer_norm_is_not_the_definitions() -> None:
     np.testing.assert_allclose(layer(jnp.asarray(x)), want, atol=1e-5)
 
 
+@pytest.mark.usefixtures("backend")
 def test_layer_norms_slope_is_not_the_derivative_of_its_steps() -> None:
     rng = np.random.default_rng(1)
     x, scale, bias, dy = (rng.normal(2, 3, shape) for shape in ((4, 5, 6), (6,), (6,), (4, 5, 6)))
@@ -179,6 +188,21 @@ def test_attention_without_a_mask_is_not_attention_to_everything() -> None:
     x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 6)), jnp.float32)
     np.testing.assert_array_equal(layer(x, None), layer(x, jnp.ones((2, 4), bool)))
     assert not np.allclose(layer(x, None), layer(x, jnp.array([[True] * 3 + [False]] * 2)), atol=1e-3)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("moving", ["x", "scale", "bias"])
+def test_layer_norms_slope_hangs_on_what_is_frozen(moving: str) -> None:
+    rng = np.random.default_rng(1)
+    given = {name: jnp.asarray(rng.normal(2, 3, shape), jnp.float32)
+             for name, shape in {"x": (4, 5, 6), "scale": (6,), "bias": (6,)}.items()}  # fmt: skip
+    dy = jnp.asarray(rng.normal(size=(4, 5, 6)), jnp.float32)
+
+    def loss(given: dict[str, jax.Array]) -> jax.Array:
+        return (layer_norm(given["x"], given["scale"], given["bias"], 1e-3) * dy).sum()
+
+    alone = jax.grad(lambda value: loss({**given, moving: value}))(given[moving])
+    np.testing.assert_allclose(alone, jax.grad(loss)(given)[moving], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [3, FEW_ROWS + 1])

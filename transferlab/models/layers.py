@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -167,8 +168,7 @@ def lookup(table: Float[Array, "rows features"], ids: Int[Array, "*batch"]) -> F
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32. ``eps`` is the origin's.
 
-    The backward pass keeps what came in, its mean and its deviation, and computes the rest again: less to write to memory
-    and read.
+    The backward pass keeps what came in and computes the rest again: less to write to memory and read.
     """
 
     def __init__(self, features: int, eps: float, *, bias: bool = True):
@@ -180,42 +180,86 @@ class LayerNorm(nnx.Module):
         return layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.eps)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "*batch features"], scale: Float[Array, " features"], bias: Float[Array, " features"] | None, eps: float
 ) -> Float[Array, "*batch features"]:  # fmt: skip
-    """Mean 0 and variance 1 over the last axis, then gain and bias; all in float32. ``eps`` is added to the variance."""
-    return _layer_norm(x, scale, bias, *_moments(x, eps))
+    """Mean 0 and variance 1 over the last axis, then gain and bias; all in float32. ``eps`` is added to the variance.
+
+    The backward pass computes again what was normalised, on CPU from x alone (2 % of a step faster there), elsewhere from x and
+    its moments (from x alone, a GPU wrote it in float32 and read it back).
+    """
+    return (_norm_by_input if jax.default_backend() == "cpu" else _norm_by_moments)(x, scale, bias, eps)
 
 
-@layer_norm.defjvp
-def _layer_norm_slope(eps: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    x, scale, bias = primals
-    moments = _moments(x, eps)
-    return _layer_norm(x, scale, bias, *moments), _layer_norm_tangent(x, scale, *moments, *tangents)
+# At the top level, so that JAX traces it once for all layers of a width.
+@partial(jax.checkpoint, static_argnums=(3,))
+def _norm_by_input(x: Array, scale: Array, bias: Array | None, eps: float) -> Array:
+    scaled = _standardise(x.astype(jnp.float32), eps) * scale
+    return (scaled if bias is None else scaled + bias).astype(x.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _standardise(x: Array, eps: float) -> Array:
+    return _standardised(x, eps)[0]
+
+
+@_standardise.defjvp
+def _standardise_slope(eps: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    normal, factor = _standardised(primals[0], eps)
+    return normal, _standard_tangent(normal, factor, tangents[0])
+
+
+def _standardised(x: Array, eps: float) -> tuple[Array, Array]:
+    centred = x - x.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    return centred * factor, factor
 
 
 def _moments(x: Array, eps: float) -> tuple[Array, Array]:
-    """Mean, and the reciprocal of the deviation."""
+    """Mean over the last axis, and the reciprocal of the deviation; in float32."""
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     return mean, jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + eps)
 
 
-def _layer_norm(x: Array, scale: Array, bias: Array | None, mean: Array, factor: Array) -> Array:
+def _standard_tangent(normal: Array, factor: Array, dx: Array) -> Array:
+    """In closed form: two sums over the axis, where the derivative of each step has four."""
+    # This first: in the other order XLA's CPU backend computes the slope once for each of its uses (a fifth of a LoRA step).
+    along = normal * (normal * dx).mean(-1, keepdims=True)
+    return factor * (dx - dx.mean(-1, keepdims=True) - along)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _norm_by_moments(x: Array, scale: Array, bias: Array | None, eps: float) -> Array:
+    return _norm(x, scale, bias, *_moments(x, eps))
+
+
+@partial(_norm_by_moments.defjvp, symbolic_zeros=True)
+def _norm_by_moments_slope(eps: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    x, scale, bias = primals
+    moments = _moments(x, eps)
+    # Of what is frozen no tangent is computed.
+    moving = [None if isinstance(t, SymbolicZero) else t for t in tangents]
+    return _norm(x, scale, bias, *moments), _norm_tangent(x, scale, *moments, *moving)
+
+
+def _norm(x: Array, scale: Array, bias: Array | None, mean: Array, factor: Array) -> Array:
     scaled = (x.astype(jnp.float32) - mean) * factor * scale
     return (scaled if bias is None else scaled + bias).astype(x.dtype)
 
 
 @jax.checkpoint
-def _layer_norm_tangent(
-    x: Array, scale: Array, mean: Array, factor: Array, dx: Array, dscale: Array, dbias: Array | None
+def _norm_tangent(
+    x: Array, scale: Array, mean: Array, factor: Array, dx: Array | None, dscale: Array | None, dbias: Array | None
 ) -> Array:
-    """In closed form: two sums over the axis, where the derivative of each step has four."""
-    normal, along = (x.astype(jnp.float32) - mean) * factor, dx.astype(jnp.float32)
-    along = factor * (along - along.mean(-1, keepdims=True) - normal * (normal * along).mean(-1, keepdims=True))
-    moved = along * scale + normal * dscale
-    return (moved if dbias is None else moved + dbias).astype(x.dtype)
+    normal, moved = (x.astype(jnp.float32) - mean) * factor, jnp.zeros((), jnp.float32)
+    if dx is not None:
+        moved = _standard_tangent(normal, factor, dx.astype(jnp.float32)) * scale
+    if dscale is not None:
+        moved = moved + normal * dscale
+    if dbias is not None:
+        moved = moved + dbias
+    return jnp.broadcast_to(moved, x.shape).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
