@@ -37,7 +37,12 @@ def on_gpu() -> bool:
     """Whether JAX has a GPU here; for our side."""
     import jax
 
-    return jax.default_backend() == "gpu"
+    found = jax.default_backend() == "gpu"
+    if found != gpu_here():
+        raise SystemExit(
+            f"JAX runs on {jax.default_backend()}: no comparison with a peer that has what nvidia-smi shows."
+        )
+    return found
 
 
 def gpu_here() -> bool:
@@ -50,6 +55,8 @@ def torch_device() -> str:
     import torch
 
     torch.set_num_threads(2)
+    if torch.cuda.is_available() != gpu_here():
+        raise SystemExit("This torch does not run on the GPU that is here: no comparison with JAX on it.")
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -212,6 +212,13 @@ def test_a_token_more_for_the_kernel_changes_what_the_others_get(tokens: int, mo
     assert asked == [(6, 5 if tokens == 5 else None)]
     for one, other in zip(plain, portable, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+    # Padding is seen by nobody in the plain form either.
+    query, key, value = drawn(6, 6)
+    padded = [jnp.pad(x[:, :4], ((0, 0), (0, 2), (0, 0), (0, 0)), constant_values=9.0) for x in (query, key, value)]
+    monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: False)
+    got = attend(*padded, scale=0.3, tokens=4)[:, :4]
+    np.testing.assert_allclose(got, attend(query, key[:, :4], value[:, :4], scale=0.3), atol=1e-6)
+    monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: True)
     # Dropout acts on the weights, which the kernel does not have: no token is added.
     asked.clear()
     layer(x, None, jax.random.key(2))

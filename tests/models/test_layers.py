@@ -103,6 +103,14 @@ def test_gelu_or_its_slope_is_not_the_definitions() -> None:
     np.testing.assert_allclose(forward, slope, atol=2e-6)
 
 
+def test_dropouts_factor_is_rounded_to_half_precision() -> None:
+    # Rounded, 1 / 0.9 is 1.109: all that is kept would be too small.
+    x = 1.0 + jax.random.uniform(KEY, (400, 400))
+    kept = np.asarray(dropout(x.astype(jnp.bfloat16), 0.1, KEY).astype(jnp.float32))
+    share = (kept[kept > 0] / np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32))[kept > 0]).mean()
+    assert share == pytest.approx(1 / 0.9, rel=2e-4)
+
+
 @pytest.fixture(params=["cpu", "gpu"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is written for each kind of device, run on this one."""

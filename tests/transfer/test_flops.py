@@ -41,3 +41,27 @@ def test_a_device_that_counts_nothing_makes_a_program_free(monkeypatch: pytest.M
     dumb = Compiled(jnp.matmul, varies=(0,), counted=True)
     dumb(x, x)
     assert dumb.flops(x, x) == want.flops(x, x) > 2 * 16**3 - 1
+
+
+def test_without_a_cpu_device_a_count_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``JAX_PLATFORMS=cuda`` leaves JAX without one."""
+    devices = jax.devices
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+
+    def without(kind: str | None = None) -> list[jax.Device]:
+        if kind == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return devices(kind)
+
+    monkeypatch.setattr(jax, "devices", without)
+    assert flops.host() is None
+    assert lowered_to_count(jnp.matmul, shape, shape).out_info.shape == (64, 64)
+
+
+def test_an_executable_with_options_is_kept_or_answers_otherwise() -> None:
+    x = jnp.ones((4, 4))
+    program = Compiled(jnp.matmul, varies=(0,))
+    apart = program.executable(x, x, options={"xla_gpu_graph_min_graph_size": 1 << 30})
+    assert program.compilations == 0
+    assert (apart(x, x) == program(x, x)).all()
+    assert program.executable(x, x) is program.executable(x, x)

@@ -58,7 +58,7 @@ def attend(
         soft_cap: ``cap · tanh(score / cap)``.
         rate: of dropout on the weights.
         random: its key; None drops nothing.
-        tokens: how many queries and keys there are; those after them are padding. Only what goes through the kernel has any.
+        tokens: how many queries and keys there are, where those after them are padding and there is no mask.
     """
     *batch, queries, heads, width = query.shape
     keys = key.shape[-3]
@@ -66,6 +66,8 @@ def attend(
     whole = bias is None and soft_cap is None and (random is None or rate == 0.0)
     if whole and len(batch) == 1 and _fits_kernel(query.dtype, queries, keys, width, mask is not None):
         return _fused(query, key, value, scale, mask, tokens, "cudnn").reshape(*batch, queries, heads * width)
+    if tokens is not None:
+        mask = _as_scores(jnp.broadcast_to(jnp.arange(keys) < tokens, (*batch, keys)), len(batch))
     if bias is not None:
         # Before it is cut: the gradient of a bias that rows share is summed over the parts.
         bias = bias.astype(jnp.float32)
@@ -112,9 +114,7 @@ def _as_scores(mask: Mask | None, batch: int) -> Array | None:
     return mask[..., None, None, :] if mask.ndim == batch + 1 else mask[..., None, :, :]
 
 
-def _weights(
-    scores: Array, mask: Array | None, bias: Array | None, soft_cap: float | None, dtype: jnp.dtype
-) -> Array:  # fmt: skip
+def _weights(scores: Array, mask: Array | None, bias: Array | None, soft_cap: float | None, dtype: jnp.dtype) -> Array:
     """Softmax of the scores, computed in float32."""
     scores = scores.astype(jnp.float32)
     if soft_cap is not None:
@@ -309,7 +309,7 @@ class Attention(nnx.Module):
         """Whether all of x attend through cuDNN's kernel, and are one too few for it."""
         if x.ndim != 3 or x.shape[1] % 2 == 0 or (key is not None and self.dropout > 0.0):
             return False
-        return _fits_kernel(x.dtype, x.shape[1], x.shape[1], x.shape[2] // self.heads, False)
+        return _fits_kernel(x.dtype, x.shape[1] + 1, x.shape[1] + 1, x.shape[2] // self.heads, False)
 
     def _heads(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch heads width"]:
         return x.reshape(*x.shape[:-1], self.heads, -1)

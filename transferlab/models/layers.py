@@ -86,7 +86,9 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key | None, before: int = 
     if key is None or rate == 0.0:
         return x
     keep = _hash_bits(key, x.shape, before) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(keep, x * (1.0 / (1.0 - rate)), jnp.zeros((), x.dtype))
+    # In float32: in bfloat16 the factor itself would be off by up to 0.4 %, for every entry alike.
+    scaled = (x.astype(jnp.float32) * (1.0 / (1.0 - rate))).astype(x.dtype)
+    return jnp.where(keep, scaled, jnp.zeros((), x.dtype))
 
 
 def _hash_bits(key: Key, shape: tuple[int, ...], before: int = 0) -> Array:
@@ -185,8 +187,8 @@ def layer_norm(
 ) -> Float[Array, "*batch features"]:  # fmt: skip
     """Mean 0 and variance 1 over the last axis, then gain and bias; all in float32. ``eps`` is added to the variance.
 
-    The backward pass computes again what was normalised, on CPU from x alone (2 % of a step faster there), elsewhere from x and
-    its moments (from x alone, a GPU wrote it in float32 and read it back).
+    The backward pass computes again what was normalised, on CPU from x alone (a step is 2 to 4 % faster there), elsewhere from
+    x and its moments (from x alone, a GPU wrote it in float32 and read it back).
     """
     return (_norm_by_input if jax.default_backend() == "cpu" else _norm_by_moments)(x, scale, bias, eps)
 
@@ -194,8 +196,7 @@ def layer_norm(
 # At the top level, so that JAX traces it once for all layers of a width.
 @partial(jax.checkpoint, static_argnums=(3,))
 def _norm_by_input(x: Array, scale: Array, bias: Array | None, eps: float) -> Array:
-    scaled = _standardise(x.astype(jnp.float32), eps) * scale
-    return (scaled if bias is None else scaled + bias).astype(x.dtype)
+    return _gained(_standardise(x.astype(jnp.float32), eps), scale, bias, x.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -244,8 +245,12 @@ def _norm_by_moments_slope(eps: float, primals: tuple, tangents: tuple) -> tuple
 
 
 def _norm(x: Array, scale: Array, bias: Array | None, mean: Array, factor: Array) -> Array:
-    scaled = (x.astype(jnp.float32) - mean) * factor * scale
-    return (scaled if bias is None else scaled + bias).astype(x.dtype)
+    return _gained((x.astype(jnp.float32) - mean) * factor, scale, bias, x.dtype)
+
+
+def _gained(normal: Array, scale: Array, bias: Array | None, dtype: DTypeLike) -> Array:
+    scaled = normal * scale
+    return (scaled if bias is None else scaled + bias).astype(dtype)
 
 
 @jax.checkpoint

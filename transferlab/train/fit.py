@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +28,7 @@ from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, read_result, write_predictions
 from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
+from transferlab.transfer.flops import host
 
 COMPANIONS = 64
 """Most runs that step in one program, each on its own batches."""
@@ -192,9 +193,9 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     run.flops = 0.0
     key = run.known_features() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
-    host = run.resident and key is not None and jax.default_backend() != "cpu"
-    shared = shared.setdefault("host", {}) if host else shared
-    with jax.default_device(jax.devices("cpu")[0] if host else None):
+    cpu = host() if run.resident and key is not None and jax.default_backend() != "cpu" else None
+    shared = shared if cpu is None else shared.setdefault("host", {})
+    with nullcontext() if cpu is None else jax.default_device(cpu):
         params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
         trainable, frozen = trees.split_by(params, run.program.paths)
         if key is None and run.decision.cached:
@@ -207,7 +208,7 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
 
         checkpoints = Checkpoints(run.directory / "checkpoints")
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
-    needed = jax.device_put(needed, jax.devices()[0]) if host else needed
+    needed = needed if cpu is None else jax.device_put(jax.device_get(needed))
     member = Member(run, needed, key, MetricsWriter(None), checkpoints)
     if checkpoints is not None and (last := checkpoints.last) is not None:
         meta = checkpoints.meta(last)

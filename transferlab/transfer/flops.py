@@ -1,4 +1,4 @@
-"""What a program costs, in operations: the same count on every device."""
+"""What a program costs, in operations: counted alike on every device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from jax.sharding import SingleDeviceSharding
 from transferlab.models.attention import plain
 
 
+def host() -> Any:
+    """Return the CPU as a device of JAX; None where ``JAX_PLATFORMS`` leaves it out."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return None
+
+
 def lowered_to_count(function: Callable[..., Any], *args: Any) -> jax.stages.Lowered:
     """Lower a function for the CPU, with arguments (arrays or shapes) of which only the shapes are looked at.
 
     A GPU and a TPU give no count of a program before it is compiled, and after that leave out what libraries compute:
-    the matrix products.
+    the matrix products. What a model computes in another form there (depthwise convolutions) is counted in that form.
     """
-    host = SingleDeviceSharding(jax.devices("cpu")[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), args)
+    place = None if (cpu := host()) is None else SingleDeviceSharding(cpu)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
 
     def counted(*args: Any) -> Any:
         with plain():

@@ -57,7 +57,8 @@ def decide(
     shapes = tuple((name, tuple(np.shape(value)), str(value.dtype)) for name, value in sorted(inputs.items()))
     flops, size, names, ragged = _cost(definition, stop, shapes, compute)
     until = f"'{names[stop - 1]}'"
-    if flops < FLOPS_PER_BYTE * size:
+    # Where no device counts, it is kept: most prefixes cost far more than their carry.
+    if flops is not None and flops < FLOPS_PER_BYTE * size:
         return Decision(
             False, f"the stages up to {until} are frozen, and recomputed: that is cheaper than keeping them"
         )
@@ -71,7 +72,7 @@ def decide(
         True,
         f"the stages up to {until} are computed once per example and kept ({size:,} bytes each)",
         size,
-        flops,
+        flops or 0.0,
         ragged,
     )
 
@@ -79,11 +80,11 @@ def decide(
 @cache
 def _cost(
     definition: trees.Definition, stop: int, inputs: tuple[tuple[str, tuple[int, ...], str], ...], compute: str
-) -> tuple[float, int, tuple[str, ...], bool]:
+) -> tuple[float | None, int, tuple[str, ...], bool]:
     """Return (operations, bytes of the carry, names of the stages, whether the carry is ragged) for one example."""
     given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in inputs}
     lowered = lowered_to_count(prefix_function(definition, stop, compute), definition.params, definition.state, given)
-    model, flops = definition.module, flops_of(lowered) or 0.0
+    model, flops = definition.module, flops_of(lowered)
     size = sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(lowered.out_info))
     ragged = any(name in model.ragged for name in lowered.out_info)
     return flops, size, tuple(stage.name for stage in model.all_stages()), ragged
