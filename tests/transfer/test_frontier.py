@@ -24,6 +24,7 @@ from transferlab.models import (
     MPNetConfig,
     RobertaConfig,
 )
+from transferlab.transfer import frontier
 from transferlab.transfer.cache import FrontierCache
 from transferlab.transfer.frontier import can_pack, packed_function, prefix_function
 from transferlab.transfer.groups import Group
@@ -110,3 +111,15 @@ def test_padding_is_kept_in_place_of_a_texts_tokens(side: str, films, tmp_path: 
         own = slice(0, length) if side == "right" else slice(bucket - length, bucket)
         np.testing.assert_allclose(got["hidden"][0, :length], want["hidden"][0, own], atol=1e-5)
         assert got["mask"][0].tolist() == [True] * length + [False] * (bucket - length)
+
+
+def test_where_no_device_counts_operations_a_frozen_prefix_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = trees.define(BertConfig(**SMALL).build())
+    inputs = {name: np.ones((1, 16), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    frontier._cost.cache_clear()
+    monkeypatch.setattr(frontier, "flops_of", lambda lowered: None)
+    try:
+        made = frontier.decide(definition, 2, inputs, 1 << 30, 100)
+        assert made.cached and made.flops_per_example == 0.0
+    finally:
+        frontier._cost.cache_clear()
