@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import filled
 from flax import nnx
+from scipy import special
 
 from transferlab import trees
 from transferlab.methods.lora import LowRank
 from transferlab.models import attention
-from transferlab.models.attention import Attention, attend
-from transferlab.models.layers import Normal
+from transferlab.models.attention import Attention, attend, softmax
+from transferlab.models.layers import Linear, Normal
 
 QUERIES, KEYS, WIDTH = 4, 6, 8
 BIAS = np.random.default_rng(2).normal(size=(6, QUERIES, KEYS)).astype(np.float32)
@@ -273,3 +275,57 @@ def _refused(*args: Any) -> jax.Array:
 
 def _array(mask: np.ndarray | None) -> jax.Array | None:
     return None if mask is None else jnp.asarray(mask)
+
+
+def test_softmax_or_its_slope_is_not_the_definitions() -> None:
+    x = np.random.default_rng(0).normal(0, 20, (5, 7)).astype(np.float32)
+    x[0] = np.finfo(np.float32).min  # nothing seen: all alike
+    dx = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
+    share = special.softmax(x.astype(np.float64), axis=-1)
+    slope = share * (dx - (share * dx).sum(-1, keepdims=True))
+    np.testing.assert_allclose(softmax(jnp.asarray(x)), share, atol=1e-6)
+    np.testing.assert_allclose(jax.jvp(softmax, (jnp.asarray(x),), (jnp.asarray(dx),))[1], slope, atol=1e-6)
+    np.testing.assert_allclose(jax.vjp(softmax, jnp.asarray(x))[1](jnp.asarray(dx))[0], slope, atol=1e-6)
+
+
+def test_the_module_is_not_the_definition() -> None:
+    layer, heads, width = filled(Attention(6, 2, dropout=0.0)), 2, 3
+    x = np.random.default_rng(2).normal(size=(2, 4, 6)).astype(np.float32)
+    mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
+
+    def project(part: Linear) -> np.ndarray:
+        y = x @ np.asarray(part.kernel[...]) + np.asarray(part.bias[...])  # type: ignore[index]
+        return y.reshape(2, 4, heads, width)
+
+    query, key, value = project(layer.query), project(layer.key), project(layer.value)
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(width)
+    scores = np.where(mask[:, None, None, :], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    mixed = np.einsum("bhqk,bkhd->bqhd", weights, value).reshape(2, 4, 6)
+    want = mixed @ np.asarray(layer.output.kernel[...]) + np.asarray(layer.output.bias[...])  # type: ignore[index]
+    np.testing.assert_allclose(layer(jnp.asarray(x), jnp.asarray(mask)), want, atol=1e-5)
+
+
+def test_a_row_that_is_all_padding_gives_nan() -> None:
+    layer = filled(Attention(4, 2, dropout=0.0))
+    out = layer(jnp.ones((1, 3, 4)), jnp.zeros((1, 3), bool))
+    assert np.isfinite(out).all()
+
+
+def test_attention_without_a_mask_is_not_attention_to_everything() -> None:
+    layer = filled(Attention(6, 2, dropout=0.0))
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 6)), jnp.float32)
+    np.testing.assert_array_equal(layer(x, None), layer(x, jnp.ones((2, 4), bool)))
+    assert not np.allclose(layer(x, None), layer(x, jnp.array([[True] * 3 + [False]] * 2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_rounded_softmaxs_slope_is_not_that_of_the_definition(dtype: Any) -> None:
+    x, dy = jax.random.normal(jax.random.key(0), (2, 5, 7))
+    share, back = jax.vjp(lambda x: softmax(x, dtype), x)
+    assert share.dtype == dtype
+    want, definition = jax.vjp(jax.nn.softmax, x)
+    tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(share.astype(jnp.float32), want, atol=tolerance)
+    np.testing.assert_allclose(back(dy.astype(dtype))[0], definition(dy)[0], atol=tolerance)

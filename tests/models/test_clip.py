@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn
 from scipy.special import erf
 
 from transferlab import trees
@@ -34,11 +35,7 @@ IDS = np.array([[1, 5, 9, 7, 7, 0], [1, 7, 0, 0, 0, 29], [1, 2, 3, 4, 5, 7]])
 
 
 def concrete(config, head: ClassifierConfig | None = None):
-    definition = trees.define(config.build() if head is None else config.build(head))
-    rng = np.random.default_rng(0)
-    shapes = trees.flatten(definition.params)
-    params = {p: jnp.asarray(rng.normal(0, 0.4, leaf.shape), jnp.float32) for p, leaf in shapes.items()}
-    return definition, trees.unflatten(params)
+    return drawn(config.build() if head is None else config.build(head))
 
 
 def given(size: int = 16) -> dict[str, jax.Array]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn_convnet
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
@@ -21,7 +22,7 @@ from transferlab.models import (
     run_stages,
 )
 from transferlab.models.backbone import check_ownership
-from transferlab.models.layers import max_pool
+from transferlab.models.convolutions import max_pool
 
 KEY = jax.random.key(0)
 TINY = {
@@ -39,19 +40,7 @@ HEAD = ClassifierConfig(("cat", "dog"))
 
 
 def concrete(config, head: ClassifierConfig | None = HEAD, seed: int = 0):
-    """A model with weights drawn and every norm away from its start."""
-    definition = trees.define(config.build(head))
-    rng, leaves = np.random.default_rng(seed), {}
-    for path, leaf in {**trees.flatten(definition.params), **trees.flatten(definition.state)}.items():
-        if path.endswith("kernel"):
-            drawn = rng.normal(0.0, np.sqrt(2.0 / np.prod(leaf.shape[:-1])), leaf.shape)
-        elif path.endswith(("/scale", "/var")):
-            drawn = rng.uniform(0.5, 1.5, leaf.shape)
-        else:
-            drawn = rng.normal(0.0, 0.2, leaf.shape)
-        leaves[path] = jnp.asarray(drawn, jnp.float32)
-    params = trees.unflatten({p: leaves[p] for p in trees.flatten(definition.params)})
-    return definition, params, trees.unflatten({p: leaves[p] for p in trees.flatten(definition.state)})
+    return drawn_convnet(config.build(head), seed)
 
 
 def compiled(definition, start: int = 0, stop: int | None = None, training: tuple[str, ...] = (), compute=None):

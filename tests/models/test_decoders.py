@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
@@ -39,11 +40,7 @@ MASK = jnp.array([[1] * 9, [1] * 5 + [0] * 4, [0] * 3 + [1] * 6])
 
 
 def concrete(config, head="language model"):
-    definition = trees.define(config.build(config.language_model() if head == "language model" else head))
-    rng = np.random.default_rng(0)
-    shapes = trees.flatten(definition.params)
-    params = {p: jnp.asarray(rng.normal(0, 0.4, leaf.shape), jnp.float32) for p, leaf in shapes.items()}
-    return definition, trees.unflatten(params)
+    return drawn(config.build(config.language_model() if head == "language model" else head))
 
 
 def run(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn_convnet
 
 from transferlab import trees
 from transferlab.models import ClassifierConfig, EfficientNetConfig, run_stages
@@ -19,21 +20,7 @@ SMALL = EfficientNetConfig(width=0.25, depth=0.5, lite=True, image_size=32)
 
 
 def concrete(config: EfficientNetConfig, head: ClassifierConfig | None = None, seed: int = 0):
-    """A model with weights drawn and every batch-norm leaf away from its start."""
-    definition = trees.define(config.build(head))
-    shapes = trees.flatten(definition.params) | trees.flatten(definition.state)
-    rng, leaves = np.random.default_rng(seed), {}
-    for path, leaf in shapes.items():
-        if path.endswith("kernel"):
-            drawn = rng.normal(0.0, np.sqrt(2.0 / np.prod(leaf.shape[:-1])), leaf.shape)
-        elif path.endswith(("/scale", "/var")):
-            drawn = rng.uniform(0.5, 1.5, leaf.shape)
-        else:
-            drawn = rng.normal(0.0, 0.2, leaf.shape)
-        leaves[path] = jnp.asarray(drawn, jnp.float32)
-    params = trees.unflatten({p: leaves[p] for p in trees.flatten(definition.params)})
-    state = trees.unflatten({p: leaves[p] for p in trees.flatten(definition.state)})
-    return definition, params, state
+    return drawn_convnet(config.build(head), seed)
 
 
 def compiled(definition, start: int, stop: int | None = None, training: tuple[str, ...] = ()):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn
 
 import transferlab as tl
 from transferlab import trees
@@ -78,11 +79,7 @@ KEY = jax.random.key(3)
 
 
 def concrete(config, pooling: str):
-    definition = trees.define(config.build(ClassifierConfig(("cat", "dog"), pooling=pooling)))
-    rng = np.random.default_rng(0)
-    shapes = trees.flatten(definition.params)
-    params = {p: jnp.asarray(rng.normal(0, 0.4, leaf.shape), jnp.float32) for p, leaf in shapes.items()}
-    return definition, trees.unflatten(params)
+    return drawn(config.build(ClassifierConfig(("cat", "dog"), pooling=pooling)))
 
 
 def inputs_of(config) -> dict:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
@@ -48,11 +49,7 @@ INPUTS = {"input_ids": IDS, "attention_mask": jnp.array([[1] * 4 + [0] * 4, [1] 
 
 
 def concrete(config, head: ClassifierConfig | None = HEAD):
-    definition = trees.define(config.build(head))
-    rng = np.random.default_rng(0)
-    shapes = trees.flatten(definition.params)
-    params = {p: jnp.asarray(rng.normal(0, 0.4, leaf.shape), jnp.float32) for p, leaf in shapes.items()}
-    return definition, trees.unflatten(params)
+    return drawn(config.build(head))
 
 
 def compiled(definition, start: int = 0, stop: int | None = None, training: frozenset[str] = frozenset()):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn
 from scipy.special import erf
 
 from transferlab import trees
@@ -33,11 +34,7 @@ HEAD = ClassifierConfig(("cat", "dog"))
 
 
 def concrete(config: ViTConfig, head: ClassifierConfig | None = None):
-    definition = trees.define(config.build(head))
-    rng = np.random.default_rng(0)
-    shapes = trees.flatten(definition.params)
-    params = {p: jnp.asarray(rng.normal(0, 0.4, leaf.shape), jnp.float32) for p, leaf in shapes.items()}
-    return definition, trees.unflatten(params)
+    return drawn(config.build(head))
 
 
 def images(size: int = 17, batch: int = 2):

@@ -226,7 +226,7 @@ def test_a_group_follows_the_runs_schedule_instead_of_its_own(source, films) -> 
 
 
 def test_batch_statistics_are_kept_in_bfloat16() -> None:
-    from transferlab.models.layers import BatchNorm
+    from transferlab.models.norms import BatchNorm
 
     definition = trees.define(BatchNorm(3, eps=1e-3, momentum=0.1))
     params = definition.initialise(["scale", "bias"], jax.random.key(0))

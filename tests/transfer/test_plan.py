@@ -176,7 +176,7 @@ def test_batch_statistics_move_only_where_the_norm_itself_trains() -> None:
 def test_a_frozen_norm_uses_and_keeps_its_running_statistics_while_its_stage_trains() -> None:
     import jax.numpy as jnp
 
-    from transferlab.models.layers import BatchNorm
+    from transferlab.models.norms import BatchNorm
 
     norm = BatchNorm(3, eps=1e-3, momentum=0.1)
     norm.frozen = True

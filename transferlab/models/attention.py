@@ -18,9 +18,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from transferlab.models.layers import Initialiser, Key, Linear, TruncatedNormal, dropout, softmax
+from transferlab.models.layers import Initialiser, Key, Linear, TruncatedNormal, dropout
 
 Mask = Bool[Array, "*batch keys"] | Bool[Array, "*batch #queries keys"]
 """Which keys may be seen: by all queries, or by each."""
@@ -124,6 +125,24 @@ def _weights(scores: Array, mask: Array | None, bias: Array | None, soft_cap: fl
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     return softmax(scores, dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax(x: Float[Array, "*batch n"], dtype: DTypeLike = jnp.float32) -> Float[Array, "*batch n"]:
+    """Of the last axis, computed in the dtype of ``x`` and rounded to ``dtype``.
+
+    The backward pass keeps the rounded result alone; ``jax.nn.softmax`` keeps the exponentials as well.
+    """
+    raised = jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True)))
+    return (raised / raised.sum(-1, keepdims=True)).astype(dtype)
+
+
+@softmax.defjvp
+def _softmax_slope(dtype: DTypeLike, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    share = softmax(x, dtype)
+    wide = share.astype(x.dtype)
+    return share, (wide * (dx - (wide * dx).sum(-1, keepdims=True))).astype(dtype)
 
 
 def attend_by_one(

@@ -20,15 +20,8 @@ from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import (
-    ACTIVATIONS,
-    Embedding,
-    Key,
-    LayerNorm,
-    Linear,
-    TruncatedNormal,
-    dropout,
-)
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout
+from transferlab.models.norms import LayerNorm
 
 
 @dataclass(frozen=True)

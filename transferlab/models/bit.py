@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.convolutions import convolve
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import ACTIVATIONS, Key, Normal, convolve, drop_path, ones, parameter, zeros
+from transferlab.models.layers import ACTIVATIONS, Key, Normal, drop_path, ones, parameter, zeros
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,8 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token, tower_stages
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length
-from transferlab.models.layers import (
-    ACTIVATIONS,
-    Constant,
-    Embedding,
-    Key,
-    LayerNorm,
-    Linear,
-    TruncatedNormal,
-    parameter,
-)
+from transferlab.models.layers import ACTIVATIONS, Constant, Embedding, Key, Linear, TruncatedNormal, parameter
+from transferlab.models.norms import LayerNorm
 from transferlab.models.vit import ViT, ViTConfig
 
 PooledToken = Literal["end", "highest", "last"]

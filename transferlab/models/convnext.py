@@ -15,20 +15,10 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.convolutions import DepthwiseConv, Patches
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import (
-    ACTIVATIONS,
-    Constant,
-    DepthwiseConv,
-    Key,
-    LayerNorm,
-    Linear,
-    Patches,
-    TruncatedNormal,
-    drop_path,
-    parameter,
-    zeros,
-)
+from transferlab.models.layers import ACTIVATIONS, Constant, Key, Linear, TruncatedNormal, drop_path, parameter, zeros
+from transferlab.models.norms import LayerNorm
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import BatchNorm, Conv, DepthwiseConv, Key, drop_path, pointwise
+from transferlab.models.layers import Key, drop_path
+from transferlab.models.norms import BatchNorm
 
 # Repeats, kernel, stride, expansion, filters of the seven stages of B0 (Tan & Le 2019, table 1).
 _STAGES = (

@@ -15,7 +15,8 @@ from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import Decoder, remember, token_ids, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, LayerNorm, Linear, Normal, dropout
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout
+from transferlab.models.norms import LayerNorm
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
-from transferlab.models.layers import ACTIVATIONS, Key, LayerNorm, Linear, TruncatedNormal, dropout, parameter, zeros
+from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, dropout, parameter, zeros
+from transferlab.models.norms import LayerNorm
 from transferlab.trees import submodule
 
 if TYPE_CHECKING:

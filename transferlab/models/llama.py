@@ -28,7 +28,8 @@ from transferlab.models.causal import (
     visible,
 )
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, RMSNorm
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal
+from transferlab.models.norms import RMSNorm
 
 PLAIN = Rope()
 

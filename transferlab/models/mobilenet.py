@@ -14,8 +14,10 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError
 from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import BatchNorm, Conv, DepthwiseConv, Key, drop_path, pointwise
+from transferlab.models.layers import Key, drop_path
+from transferlab.models.norms import BatchNorm
 
 # Expansion, filters, repeats, stride of the seven stages (Sandler et al. 2018, table 2).
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -24,15 +24,8 @@ from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
-from transferlab.models.layers import (
-    ACTIVATIONS,
-    Embedding,
-    Key,
-    LayerNorm,
-    Linear,
-    TruncatedNormal,
-    dropout,
-)
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout
+from transferlab.models.norms import LayerNorm
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 

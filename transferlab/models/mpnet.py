@@ -21,7 +21,8 @@ from transferlab.models.backbone import Carry, Token
 from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder, refuse_decoders
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
-from transferlab.models.layers import Embedding, Key, LayerNorm, TruncatedNormal, dropout
+from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
+from transferlab.models.norms import LayerNorm
 from transferlab.models.roberta import counted_positions
 
 PAD = 1

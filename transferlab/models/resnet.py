@@ -15,17 +15,10 @@ from jaxtyping import Array, Float
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.convolutions import Conv, every, max_pool, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import (
-    ACTIVATIONS,
-    BatchNorm,
-    Conv,
-    Key,
-    drop_path,
-    every,
-    max_pool,
-    pointwise,
-)
+from transferlab.models.layers import ACTIVATIONS, Key, drop_path
+from transferlab.models.norms import BatchNorm
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, check_encoder, refuse_decoders
 from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
-from transferlab.models.layers import Embedding, Key, LayerNorm, TruncatedNormal, dropout
+from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
+from transferlab.models.norms import LayerNorm
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,10 @@ from jaxtyping import Array, Float
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
+from transferlab.models.convolutions import Patches
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import (
-    ACTIVATIONS,
-    Key,
-    LayerNorm,
-    Linear,
-    Patches,
-    TruncatedNormal,
-    drop_path,
-    dropout,
-    lookup,
-    parameter,
-)
+from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, drop_path, dropout, lookup, parameter
+from transferlab.models.norms import LayerNorm
 
 
 @dataclass(frozen=True)

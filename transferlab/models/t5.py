@@ -21,7 +21,8 @@ from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, RMSNorm, dropout
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout
+from transferlab.models.norms import RMSNorm
 
 _GATES = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 """The origin's gated ``gelu`` is the tanh approximation."""

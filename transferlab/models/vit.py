@@ -24,7 +24,6 @@ from transferlab.models.layers import (
     ACTIVATIONS,
     Constant,
     Key,
-    LayerNorm,
     Linear,
     TruncatedNormal,
     drop_path,
@@ -32,6 +31,7 @@ from transferlab.models.layers import (
     parameter,
     zeros,
 )
+from transferlab.models.norms import LayerNorm
 
 PositionRule = Literal["bicubic", "bicubic antialias", "linear zoom"]
 """How the origin brings its positions to another grid; :mod:`transferlab.pretrained.positions` holds the formulas."""

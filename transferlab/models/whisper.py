@@ -17,17 +17,8 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import HeadConfig, build_head
-from transferlab.models.layers import (
-    ACTIVATIONS,
-    Key,
-    LayerNorm,
-    Linear,
-    Normal,
-    dropout,
-    gelu,
-    parameter,
-    zeros,
-)
+from transferlab.models.layers import ACTIVATIONS, Key, Linear, Normal, dropout, gelu, parameter, zeros
+from transferlab.models.norms import LayerNorm
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from transferlab import trees
-from transferlab.models.layers import BatchNorm, Conv, DepthwiseConv
+from transferlab.models.convolutions import Conv, DepthwiseConv
+from transferlab.models.norms import BatchNorm
 
 KEY = jax.random.key(0)
 
