@@ -17,8 +17,8 @@ from scipy import special
 from transferlab import trees
 from transferlab.methods.lora import LowRank
 from transferlab.models import attention
-from transferlab.models.attention import Attention, attend, softmax
-from transferlab.models.layers import Linear, Normal
+from transferlab.models.attention import Attention, attend, dropped_softmax, softmax
+from transferlab.models.layers import Linear, Normal, dropout
 
 QUERIES, KEYS, WIDTH = 4, 6, 8
 BIAS = np.random.default_rng(2).normal(size=(6, QUERIES, KEYS)).astype(np.float32)
@@ -329,3 +329,46 @@ def test_a_rounded_softmaxs_slope_is_not_that_of_the_definition(dtype: Any) -> N
     tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
     np.testing.assert_allclose(share.astype(jnp.float32), want, atol=tolerance)
     np.testing.assert_allclose(back(dy.astype(dtype))[0], definition(dy)[0], atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_slope_through_dropped_weights_is_not_that_of_softmax_and_dropout(dtype: Any) -> None:
+    x, dy = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 16))
+    key = jax.random.key(1)
+    kept, back = jax.vjp(lambda x: dropped_softmax(x, key, dtype, 0.3), x)
+    want, definition = jax.vjp(lambda x: dropout(jax.nn.softmax(x), 0.3, key), x)
+    tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
+    assert kept.dtype == dtype
+    assert 0.2 < (np.asarray(kept) == 0.0).mean() < 0.4
+    np.testing.assert_allclose(kept.astype(jnp.float32), want, atol=tolerance)
+    np.testing.assert_allclose(back(dy.astype(dtype))[0], definition(dy)[0], atol=tolerance)
+
+
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("more", [{}, {"soft_cap": 1.5}, {"bias": BIAS}])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_another_device_weighs_otherwise(
+    mask: str, more: dict[str, Any], rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def total(*given: jax.Array) -> jax.Array:
+        how = {"mask": _array(masks()[mask]), "rate": rate, "random": jax.random.key(5)}
+        how |= {name: jnp.asarray(x) if name == "bias" else x for name, x in more.items()}
+        return (attend(*given, scale=0.3, **how) ** 2).sum()
+
+    given = drawn(6, 2)
+    want = jax.grad(total, (0, 1, 2))(*given)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for ours, theirs in zip(jax.grad(total, (0, 1, 2))(*given), want, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_gpus_backward_pass_keeps_the_weights_in_float32_or_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    scores = jax.random.normal(jax.random.key(0), (2, 3, 4, 5)).astype(jnp.bfloat16)
+    seen = jnp.ones((2, 1, 1, 5), bool)
+
+    def weigh(scores: jax.Array) -> jax.Array:
+        return attention._weights(scores, seen, None, jax.random.key(1), None, scores.dtype, 0.3, 0)
+
+    kept = [x for x in jax.tree.leaves(jax.vjp(weigh, scores)[1]) if x.size >= scores.size]
+    assert [(x.dtype, x.shape) for x in kept] == [(scores.dtype, scores.shape)] * 2

@@ -8,7 +8,7 @@ import pytest
 
 from transferlab.models import attention
 from transferlab.models.attention import attend
-from transferlab.train.program import Compiled
+from transferlab.train.compiled import Compiled
 from transferlab.transfer import flops
 from transferlab.transfer.flops import flops_of, lowered_to_count
 
@@ -37,7 +37,7 @@ def test_a_device_that_counts_nothing_makes_a_program_free(monkeypatch: pytest.M
     want = Compiled(jnp.matmul, varies=(0,), counted=True)
     want(x, x)
     said, real = [None], flops.flops_of
-    monkeypatch.setattr("transferlab.train.program.flops_of", lambda lowered: said.pop() if said else real(lowered))
+    monkeypatch.setattr("transferlab.train.compiled.flops_of", lambda lowered: said.pop() if said else real(lowered))
     dumb = Compiled(jnp.matmul, varies=(0,), counted=True)
     dumb(x, x)
     assert dumb.flops(x, x) == want.flops(x, x) > 2 * 16**3 - 1
@@ -56,12 +56,3 @@ def test_without_a_cpu_device_a_count_is_a_crash(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(jax, "devices", without)
     assert flops.host() is None
     assert lowered_to_count(jnp.matmul, shape, shape).out_info.shape == (64, 64)
-
-
-def test_an_executable_with_options_is_kept_or_answers_otherwise() -> None:
-    x = jnp.ones((4, 4))
-    program = Compiled(jnp.matmul, varies=(0,))
-    apart = program.executable(x, x, options={"xla_gpu_graph_min_graph_size": 1 << 30})
-    assert program.compilations == 0
-    assert (apart(x, x) == program(x, x)).all()
-    assert program.executable(x, x) is program.executable(x, x)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 def accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
     """Share of examples whose most probable label is theirs; NaN for none. A row of NaN recognises nothing."""
-    return float(_hits(probabilities, labels).mean()) if len(labels) else float("nan")
+    return _share(_hits(probabilities, labels))
 
 
 def _hits(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
@@ -16,11 +16,19 @@ def _hits(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, 
     return (probabilities.argmax(-1) == labels) & np.isfinite(probabilities).all(-1)
 
 
+def _share(hit: Bool[np.ndarray, " n"]) -> float:
+    return float(hit.mean()) if len(hit) else float("nan")
+
+
 def balanced_accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
     """Mean over the classes present in ``labels`` of the share recognised (recall)."""
-    hit = _hits(probabilities, labels)
-    recalls = [hit[labels == label].mean() for label in np.unique(labels)]
-    return float(np.mean(recalls)) if recalls else float("nan")
+    return _balanced(_hits(probabilities, labels), labels)
+
+
+def _balanced(hit: Bool[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
+    counts = np.bincount(labels)
+    present = counts > 0
+    return float((np.bincount(labels, hit)[present] / counts[present]).mean()) if len(labels) else float("nan")
 
 
 def cross_entropy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
@@ -35,8 +43,9 @@ def scores(
     probabilities: Float[np.ndarray, "examples labels"], labels: Int[np.ndarray, " examples"]
 ) -> dict[str, float]:
     """Return what every table shows of a test split: accuracy, balanced accuracy and cross-entropy (nats)."""
+    hit = _hits(probabilities, labels)
     return {
-        "accuracy": accuracy(probabilities, labels),
-        "balanced_accuracy": balanced_accuracy(probabilities, labels),
+        "accuracy": _share(hit),
+        "balanced_accuracy": _balanced(hit, labels),
         "cross_entropy": cross_entropy(probabilities, labels),
     }

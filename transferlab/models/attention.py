@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -102,7 +103,7 @@ def _attend(
     asked = (query * scale).swapaxes(-2, -3).reshape(*batch, groups, heads // groups * queries, width)
     key, value = key.swapaxes(-2, -3), value.swapaxes(-2, -3)
     scores = jnp.einsum("...qd,...kd->...qk", asked, key).reshape(*batch, heads, queries, keys)
-    weights = dropout(_weights(scores, mask, bias, soft_cap, value.dtype), rate, random, before)
+    weights = _weights(scores, mask, bias, random, soft_cap, value.dtype, rate, before)
     mixed = jnp.einsum("...qk,...kd->...qd", weights.reshape(*batch, groups, -1, keys), value)
     mixed = mixed.reshape(*batch, heads, queries, width).swapaxes(-2, -3)
     return mixed.reshape(*batch, queries, heads * width)
@@ -115,8 +116,35 @@ def _as_scores(mask: Mask | None, batch: int) -> Array | None:
     return mask[..., None, None, :] if mask.ndim == batch + 1 else mask[..., None, :, :]
 
 
-def _weights(scores: Array, mask: Array | None, bias: Array | None, soft_cap: float | None, dtype: jnp.dtype) -> Array:
-    """Softmax of the scores, computed in float32."""
+def _weights(
+    scores: Array,
+    mask: Array | None,
+    bias: Array | None,
+    random: Key | None,
+    soft_cap: float | None,
+    dtype: jnp.dtype,
+    rate: float,
+    before: int,
+) -> Array:
+    """Softmax of the scores, computed in float32, rounded, and dropout.
+
+    On a GPU the backward pass starts from the scores again, in the step's dtype: a softmax that it shares with the forward
+    pass was written in float32 and read three times.
+    """
+    once = _weights_once if jax.default_backend() == "cpu" else _weights_again
+    return once(scores, mask, bias, random, soft_cap, dtype, rate, before)
+
+
+def _weights_once(
+    scores: Array,
+    mask: Array | None,
+    bias: Array | None,
+    random: Key | None,
+    soft_cap: float | None,
+    dtype: jnp.dtype,
+    rate: float,
+    before: int,
+) -> Array:
     scores = scores.astype(jnp.float32)
     if soft_cap is not None:
         scores = jnp.tanh(scores / soft_cap) * soft_cap
@@ -124,7 +152,18 @@ def _weights(scores: Array, mask: Array | None, bias: Array | None, soft_cap: fl
         scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    return softmax(scores, dtype)
+    if random is None or rate == 0.0:
+        return softmax(scores, dtype)
+    return dropped_softmax(scores, random, dtype, rate, before)
+
+
+_LEFT = "left by dropout"
+
+_weights_again = jax.checkpoint(
+    _weights_once,
+    static_argnums=(4, 5, 6, 7),
+    policy=jax.checkpoint_policies.save_only_these_names(_LEFT),
+)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -143,6 +182,27 @@ def _softmax_slope(dtype: DTypeLike, primals: tuple[Array], tangents: tuple[Arra
     share = softmax(x, dtype)
     wide = share.astype(x.dtype)
     return share, (wide * (dx - (wide * dx).sum(-1, keepdims=True))).astype(dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def dropped_softmax(
+    x: Float[Array, "*batch n"], key: Key, dtype: DTypeLike, rate: float, before: int = 0
+) -> Float[Array, "*batch n"]:
+    """``dropout(softmax(x, dtype), rate, key, before)``, whose backward pass needs no mask: where ``y`` is the softmax and
+    ``z`` what dropout left of it, a gradient ``g`` becomes ``z g − y Σ z g``.
+    """
+    return dropout(softmax(x, dtype), rate, key, before)
+
+
+@dropped_softmax.defjvp
+def _dropped_softmax_slope(
+    dtype: DTypeLike, rate: float, before: int, primals: tuple[Array, Key], tangents: tuple[Array, Any]
+) -> tuple[Array, Array]:
+    (x, key), (dx, _) = primals, tangents
+    share = softmax(x, dtype)
+    left = checkpoint_name(dropout(share, rate, key, before), _LEFT)
+    wide, wide_left = share.astype(x.dtype), left.astype(x.dtype)
+    return left, (wide_left * (dx - (wide * dx).sum(-1, keepdims=True))).astype(dtype)
 
 
 def attend_by_one(
@@ -166,7 +226,7 @@ def attend_by_one(
     mask = _as_scores(mask, x.ndim - 2)
     asked = jnp.einsum("...qhw,fhw->...hqf", query * scale, key)
     scores = jnp.einsum("...hqf,...tf->...hqt", asked, x)
-    weights = dropout(_weights(scores, mask, bias, None, x.dtype), rate, random)
+    weights = _weights(scores, mask, bias, random, None, x.dtype, rate, 0)
     mixed = jnp.einsum("...hqf,fhw->...qhw", jnp.einsum("...hqt,...tf->...hqf", weights, x), value)
     if value_bias is not None:
         mixed = mixed + weights.sum(-1).swapaxes(-1, -2)[..., None] * value_bias

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -293,6 +294,7 @@ class Population:
         self._hypers = self._stack_hypers()
         self._finished: dict[int, State] = {}
         self._temporary = 0
+        self._one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._states)
 
     @property
     def _first(self) -> Member:
@@ -322,15 +324,18 @@ class Population:
         return self._finished[member] if member in self._finished else self._slice(self._slots.index(member))
 
     def memory(self, member: int) -> Memory:
-        """A member's share."""
-        one = self.members[member]
-        return held(self.state(member), one.frozen, self._temporary // len(self.members))
+        """A member's share; all have the same."""
+        return self._memory
+
+    @cached_property
+    def _memory(self) -> Memory:
+        return held(self._one, self.members[0].frozen, self._temporary // len(self.members))
 
     def _count_flops(self, batch: Any, steps: int) -> None:
         """Each member's steps cost what a step of a run made alone costs on a batch of this shape."""
-        run, one = self._first.run, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._states)
+        run = self._first.run
         hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._hypers)
-        cost = run.program.step.flops(one, self._first.frozen, batch, hyper)
+        cost = run.program.step.flops(self._one, self._first.frozen, batch, hyper)
         for i in self._slots:
             self.members[i].run.flops += cost * max(0, min(steps, self.members[i].total - self.done))
 
@@ -464,12 +469,16 @@ class Resident(Population):
         weight, live = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
         for row, i in enumerate(first):
             run = self.members[i].run
-            for s in range(min(n, run.steps - self.done)):
-                chosen = run.order[self.done + s].indices
-                index[row, s, : len(chosen)] = np.searchsorted(self._examples, chosen)
-                label[row, s, : len(chosen)] = run.data.labels[chosen]
-                weight[row, s, : len(chosen)] = 1.0
-                live[row, s] = True
+            batches = [run.order[step].indices for step in range(self.done, min(self.done + n, run.steps))]
+            if not batches:
+                continue
+            lengths = np.array([len(batch) for batch in batches])
+            filled, chosen = np.arange(size) < lengths[:, None], np.concatenate(batches)
+            live[row, : len(batches)] = True
+            for table, values in (
+                (index, np.searchsorted(self._examples, chosen)), (label, run.data.labels[chosen]), (weight, 1.0),
+            ):  # fmt: skip
+                table[row, : len(batches)][filled] = values
         return {"index": index, "label": label, "weight": weight, "live": live}
 
     def _one_batch(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:

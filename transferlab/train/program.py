@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from threading import Lock
 from typing import Any
 
 import jax
@@ -20,9 +19,9 @@ from transferlab.models.attention import plain
 from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
 from transferlab.select import owns
 from transferlab.tasks.classification import Classification
+from transferlab.train.compiled import Compiled
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
-from transferlab.transfer.flops import flops_of, lowered_to_count
 from transferlab.transfer.groups import Claim
 from transferlab.transfer.plan import Plan
 
@@ -31,83 +30,13 @@ State = dict[str, Any]
 ``params`` is kept: plain, saved as it is."""
 
 
+METRICS = ("loss", "accuracy", "gradient_norm", "learning_rate")
+"""What a step says of itself."""
+
+
 def evaluated(state: State) -> trees.Tree:
     """The trainable leaves that are validated, tested and kept: their moving average, where there is one."""
     return state.get("ema", state["params"])
-
-
-class Compiled:
-    """A jitted function that is compiled ahead of time, once for each shape of what varies, and counts what it costs.
-
-    Args:
-        function: to compile.
-        varies: places of the arguments whose shapes vary.
-        donate: places of the arguments that a call takes over.
-        counted: whether ``flops`` will be asked for each shape: what was traced is kept till then.
-
-    Attributes:
-        compilations: how many shapes were compiled.
-        seconds: time spent compiling.
-    """
-
-    def __init__(
-        self, function: Callable[..., Any], varies: tuple[int, ...], donate: tuple[int, ...] = (), counted: bool = False
-    ):
-        self._function, self._jit = function, jax.jit(function, donate_argnums=donate)
-        self._varies, self._counted = varies, counted
-        self._programs: dict[tuple, Any] = {}
-        self._lowered: dict[tuple, Any] = {}
-        self._flops: dict[tuple, float] = {}
-        self._lock = Lock()
-        self.seconds = 0.0
-
-    @property
-    def compilations(self) -> int:
-        return len(self._programs)
-
-    def __call__(self, *args: Any) -> Any:
-        return self._compiled(args)(*args)
-
-    def _compiled(self, args: tuple[Any, ...]) -> Any:
-        mark = self._mark(args)
-        # Two threads that meet a new shape compile it once.
-        with self._lock:
-            if mark not in self._programs:
-                start = time.perf_counter()
-                lowered = self._jit.lower(*args)
-                self._programs[mark] = lowered.compile()
-                if self._counted and mark not in self._flops:
-                    self._lowered[mark] = lowered
-                self.seconds += time.perf_counter() - start
-            return self._programs[mark]
-
-    def flops(self, *args: Any) -> float:
-        """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
-        mark = self._mark(args)
-        with self._lock:
-            if mark not in self._flops:
-                # XLA counts while the device works on the first call, if the call was made before: that is not added.
-                found = None if (lowered := self._lowered.pop(mark, None)) is None else flops_of(lowered)
-                if found is None:
-                    start = time.perf_counter()
-                    lowered = lowered_to_count(self._function, *args)
-                    self.seconds += time.perf_counter() - start
-                    found = flops_of(lowered)
-                self._flops[mark] = found or 0.0
-            return self._flops[mark]
-
-    def executable(self, *args: Any, options: dict[str, Any] | None = None) -> Any:
-        """The compiled program for these arguments (arrays or shapes); with options for XLA one of its own, not kept."""
-        return self._compiled(args) if options is None else self._jit.lower(*args).compile(compiler_options=options)
-
-    def temporary_bytes(self, *args: Any) -> int:
-        """What a call with these arguments (arrays or shapes) holds beside them and its results: activations, gradients."""
-        found = self._compiled(args).memory_analysis()
-        return 0 if found is None else int(found.temp_size_in_bytes)
-
-    def _mark(self, args: tuple[Any, ...]) -> tuple:
-        leaves = jax.tree_util.tree_leaves_with_path([args[i] for i in self._varies])
-        return tuple((str(path), leaf.shape, str(leaf.dtype)) for path, leaf in leaves)
 
 
 @dataclass(frozen=True)
@@ -175,7 +104,7 @@ class Program:
         updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
         decays = {path: hyper["weight_decay"] * claim.decay if claim.decay else 0.0 for path, claim in self.trainable}
         params = apply_updates(state["params"], updates, self._rates(rate, now, hyper), decays)
-        metrics = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(grads), "learning_rate": rate}
+        metrics = dict(zip(METRICS, (loss, accuracy, global_norm(grads), rate), strict=True))
         new = {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
             kept = jnp.minimum(self.ema, (1.0 + now) / (10.0 + now))
@@ -275,13 +204,17 @@ class Program:
         """
 
         def member(state: State, frozen: trees.Tree, table: dict, rows: dict, hyper: dict) -> tuple[State, dict]:
-            def one(state: State, row: dict) -> tuple[State, dict]:
+            def one(state: State, row: dict) -> tuple[State, jax.Array]:
                 carry = {name: values[row["index"]] for name, values in table.items()}
                 batch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
                 new, metrics = self.advance(state, frozen, batch, hyper)
-                return jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state), metrics
+                # One row to write a step, not one a metric.
+                return jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state), jnp.stack(
+                    [*metrics.values()]
+                )
 
-            return jax.lax.scan(one, state, rows)
+            state, metrics = jax.lax.scan(one, state, rows)
+            return state, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True))
 
         def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hypers: dict) -> tuple[State, dict]:
             orders = len(rows["live"])
