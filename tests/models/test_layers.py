@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from drawing import filled
 from scipy import special
 
-from transferlab.models.layers import FEW_ROWS, Embedding, dropout, gelu, lookup
+from transferlab.models.layers import ACTIVATIONS, FEW_ROWS, Embedding, dropout, gated, gelu, lookup
 from transferlab.models.norms import LayerNorm
 
 KEY = jax.random.key(3)
@@ -91,11 +92,29 @@ def test_dropouts_factor_is_rounded_to_half_precision() -> None:
     assert share == pytest.approx(1 / 0.9, rel=2e-4)
 
 
-def test_a_norm_or_an_activation_keeps_more_than_its_input() -> None:
+@pytest.mark.parametrize("name", [None, *sorted(set(ACTIVATIONS) - {"relu", "tanh"})])
+def test_a_norm_or_an_activation_keeps_more_than_its_input(name: str | None) -> None:
     x = jnp.ones((4, 5, 6), jnp.bfloat16)
-    for function in (filled(LayerNorm(6, eps=1e-3)), gelu):
-        kept = jax.tree.leaves(jax.vjp(function, x)[1])
-        assert [(a.dtype, a.shape) for a in kept if a.size >= x.size] == [(x.dtype, x.shape)]
+    kept = jax.tree.leaves(jax.vjp(filled(LayerNorm(6, eps=1e-3)) if name is None else ACTIVATIONS[name], x)[1])
+    assert [(a.dtype, a.shape) for a in kept if a.size >= x.size] == [(x.dtype, x.shape)]
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_an_activation_in_half_precision_is_more_than_a_rounding_off(name: str) -> None:
+    x = jnp.linspace(-6, 6, 4001).astype(jnp.bfloat16)
+    want = ACTIVATIONS[name](x.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(ACTIVATIONS[name](x), want)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_a_gate_is_not_the_activation_times_the_other_or_keeps_more(name: str) -> None:
+    gate, up, dy = jax.random.normal(jax.random.key(0), (3, 4, 6))
+    y, back = jax.vjp(partial(gated, name), gate, up)
+    want, definition = jax.vjp(lambda gate, up: ACTIVATIONS[name](gate) * up, gate, up)
+    np.testing.assert_allclose(y, want, atol=1e-6)
+    for ours, theirs in zip(back(dy), definition(dy), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert len([x for x in jax.tree.leaves(back) if x.size >= gate.size]) == 2
 
 
 def test_a_tied_table_is_a_second_table() -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import Key, drop_path
+from transferlab.models.layers import ACTIVATIONS, Key, drop_path
 from transferlab.models.norms import BatchNorm
 
 # Repeats, kernel, stride, expansion, filters of the seven stages of B0 (Tan & Le 2019, table 1).
@@ -245,4 +245,4 @@ class EfficientNet(Model):
 
 def activation(x: Float[Array, "..."], lite: bool) -> Float[Array, "..."]:
     """ReLU6 for Lite, SiLU otherwise."""
-    return jnp.clip(x, 0.0, 6.0) if lite else jax.nn.silu(x)
+    return jnp.clip(x, 0.0, 6.0) if lite else ACTIVATIONS["silu"](x)

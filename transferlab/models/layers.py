@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -164,27 +165,49 @@ def lookup(table: Float[Array, "rows features"], ids: Int[Array, "*batch"]) -> F
     return jnp.take(table.astype(jnp.float32), ids, axis=0, mode="clip").astype(table.dtype)
 
 
-@jax.checkpoint
+def _exact_gelu(x: Array) -> Array:
+    return 0.5 * x * (1.0 + jax.lax.erf(x * (1.0 / math.sqrt(2.0))))
+
+
+_SMOOTH: dict[str, Callable[[Array], Array]] = {
+    "gelu": _exact_gelu,
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+def _in_float32(name: str, x: Array) -> Array:
+    if name not in _SMOOTH:
+        return ACTIVATIONS[name](x)
+    return _SMOOTH[name](x.astype(jnp.float32)).astype(x.dtype)
+
+
+_activate = jax.checkpoint(_in_float32, static_argnums=(0,))
+
+
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``x Φ(x)`` with the exact Gaussian distribution (Hendrycks & Gimpel 2016), as BERT and ViT have it; in float32.
 
     The backward pass keeps ``x`` alone and computes Φ again: the erf costs less than to write it to memory and read it.
     """
-    wide = x.astype(jnp.float32)
-    return (0.5 * wide * (1.0 + jax.lax.erf(wide * (1.0 / math.sqrt(2.0))))).astype(x.dtype)
+    return _activate("gelu", x)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": gelu,
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    **{name: partial(_activate, name) for name in _SMOOTH},
     "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
-"""Activations by the names that Hugging Face configs use."""
+"""Activations by the names that Hugging Face configs use; in float32, and what came in is all that they keep."""
+
+
+@partial(jax.checkpoint, static_argnums=(0,))
+def gated(activation: str, gate: Float[Array, "..."], up: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``activation(gate) · up`` (Shazeer 2020). The backward pass keeps the two alone."""
+    return _in_float32(activation, gate) * up
 
 
 def drop_path(x: Float[Array, "batch ..."], rate: float, key: Key | None) -> Float[Array, "batch ..."]:

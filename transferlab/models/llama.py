@@ -28,7 +28,7 @@ from transferlab.models.causal import (
     visible,
 )
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, gated
 from transferlab.models.norms import RMSNorm
 
 PLAIN = Rope()
@@ -447,7 +447,7 @@ class Mlp(nnx.Module):
     ) -> Float[Array, "batch length features"]:
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
         x = self.norm(x)
-        y = self.down(ACTIVATIONS[self.activation](self.gate(x, keys[0])) * self.up(x, keys[1]), keys[2])
+        y = self.down(gated(self.activation, self.gate(x, keys[0]), self.up(x, keys[1])), keys[2])
         return y if self.norm_after is None else self.norm_after(y)
 
 

@@ -24,7 +24,7 @@ from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout, gated
 from transferlab.models.norms import LayerNorm
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -210,7 +210,7 @@ class Mlp(nnx.Module):
     ) -> Float[Array, "batch length features"]:
         keys = [None] * 4 if key is None else jax.random.split(key, 4)
         x = self.norm(x)
-        x = ACTIVATIONS[self.activation](self.gate(x, keys[0])) * self.up(x, keys[1])
+        x = gated(self.activation, self.gate(x, keys[0]), self.up(x, keys[1]))
         return self.down(dropout(x, self.dropout, keys[2]), keys[3])
 
 

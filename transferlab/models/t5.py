@@ -21,7 +21,7 @@ from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout, gated
 from transferlab.models.norms import RMSNorm
 
 _GATES = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
@@ -196,8 +196,8 @@ class Mlp(nnx.Module):
         self, x: Float[Array, "batch length features"], key: Key | None
     ) -> Float[Array, "batch length features"]:
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        act, y = ACTIVATIONS[self.activation], self.up(x, keys[0])
-        y = act(y) if self.gate is None else act(self.gate(x, keys[1])) * y
+        y, act = self.up(x, keys[0]), self.activation
+        y = ACTIVATIONS[act](y) if self.gate is None else gated(act, self.gate(x, keys[1]), y)
         return self.down(dropout(y, self.dropout, keys[2]), keys[3])
 
 

@@ -28,6 +28,7 @@ from transferlab.models.layers import (
     TruncatedNormal,
     drop_path,
     dropout,
+    gated,
     parameter,
     zeros,
 )
@@ -337,7 +338,7 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "*batch features"], key: Key | None) -> Float[Array, "*batch features"]:
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
         y = self.up(x, keys[0])
-        y = ACTIVATIONS[self.activation](y) if self.gate is None else jax.nn.silu(self.gate(x, keys[1])) * y
+        y = ACTIVATIONS[self.activation](y) if self.gate is None else gated("silu", self.gate(x, keys[1]), y)
         return self.down(y, keys[2])
 
 
