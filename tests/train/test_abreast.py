@@ -147,3 +147,13 @@ def test_memory_for_one_is_given_to_two(source, films, method) -> None:
     both = base + 2 * (one.memory.total - one.memory.frozen)
     assert together(both) == [2, 2]
     assert together(both - 1) == [1, 1]
+
+
+@pytest.mark.parametrize(("more", "want"), [(0, 2), (-2, 1)])
+def test_a_second_run_takes_more_than_half_of_a_machine(source, films, more: int, want: int, monkeypatch) -> None:
+    one = runs(source, films, LORA, MEMBERS[:1])[0]
+    base = sum(leaf.bytes for leaf in one.plan.leaves if leaf.action == "copied")
+    both = base + 2 * (one.memory.total - one.memory.frozen)
+    monkeypatch.setattr("transferlab.train.fit.device_bytes", lambda: 2 * both + more)
+    made = fit_together(runs(source, films, LORA, MEMBERS[:2], steps=2))
+    assert [result.record["together"] for result in made] == [want, want]

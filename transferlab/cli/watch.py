@@ -57,7 +57,7 @@ class Watcher(Observer):
     def cells(self, cells: Sequence[Cell], what: str) -> None:
         if self.progress is not None:
             first = cells[0]
-            which = f"{first.budget} labels · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs together"
+            which = f"{first.budget} labels · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs"
             name = f"{first.arm} · {which}" + ("" if what == "run" else f" · {what}")
             self.progress.reset(self.one, description=name, total=None, note="")
 

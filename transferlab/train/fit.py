@@ -107,6 +107,9 @@ def _most(run: Run) -> int:
     limit, one = run.settings.memory_bytes or device_bytes(), run.memory
     if limit is None:
         return most
+    if run.abreast and not run.settings.memory_bytes:
+        # A machine's memory is not a run's alone, as an accelerator's is.
+        limit //= 2
     # Of what trains, the base stays too: each state begins as a copy.
     base = one.frozen + sum(leaf.bytes for leaf in run._plan.leaves if leaf.trains and leaf.action == "copied")
     return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))

@@ -57,8 +57,8 @@ class Profile:
         batch = f"{self.rows} examples" + (f" of {self.length} tokens" if self.length else "")
         achieved = self.flops / self.step_seconds
         lines = [
-            f"A step on {batch}: {self.step_seconds * 1e3:.3g} ms, {self.flops / 1e9:.1f} GFLOP, "
-            f"{achieved / 1e9:.0f} GFLOP/s: {achieved / self.peak:.0%} of a matrix product's {self.peak / 1e9:.0f} here; "
+            f"A step on {batch}: {self.step_seconds * 1e3:.3g} ms, {_human(self.flops)}FLOP, {_human(achieved)}FLOP/s: "
+            f"{achieved / self.peak:.0%} of a matrix product's {_human(self.peak)}FLOP/s here; "
             f"{self.idle:.0%} of the time nothing ran.",
             "",
             f"{'stage':<16}{'forward':>10}{'backward':>10}{'update':>10}",
@@ -70,6 +70,13 @@ class Profile:
             cells = (f"{shares[d]:>10.1%}" if d in shares else " " * 10 for d in ("forward", "backward", "update"))
             lines.append(f"{stage:<16}{''.join(cells)}".rstrip())
         return "\n".join([*lines, "", f"Shares of the operations' time. Trace: {self.trace}"])
+
+
+def _human(operations: float) -> str:
+    """A number of operations with the prefix of its unit."""
+    size, prefix = (1e12, "T") if operations >= 1e12 else (1e9, "G")
+    number = operations / size
+    return f"{number:.0f} {prefix}" if number >= 100 else f"{number:.3g} {prefix}"
 
 
 def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
