@@ -1,6 +1,6 @@
 """What a GPU's step would read and write: compiled for an H200 that need not be there.
 
-python experiments/benchmarks/traffic.py [bert-base vit-b16]       # needs `pip install "jax[cuda13]"`, and no GPU
+python experiments/benchmarks/traffic.py [bert-base vit-b16]       # needs the extra `cuda13`, and no GPU
 
 A full fine-tuning step in bfloat16, of the sizes in ``steps.py``, as XLA compiles it without trying its kernels on a
 device. Bytes are those of each kernel's operands and results, from the compiled program's text; what cuBLAS and cuDNN take

@@ -368,7 +368,7 @@ def test_a_gpus_backward_pass_keeps_the_weights_in_float32_or_a_mask(monkeypatch
     seen = jnp.ones((2, 1, 1, 5), bool)
 
     def weigh(scores: jax.Array) -> jax.Array:
-        return attention._weights(scores, seen, None, jax.random.key(1), None, scores.dtype, 0.3, 0)
+        return attention._weighing()(scores, seen, None, jax.random.key(1), None, scores.dtype, 0.3, 0)
 
     kept = [x for x in jax.tree.leaves(jax.vjp(weigh, scores)[1]) if x.size >= scores.size]
     assert [(x.dtype, x.shape) for x in kept] == [(scores.dtype, scores.shape)] * 2

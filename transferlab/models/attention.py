@@ -103,7 +103,7 @@ def _attend(
     asked = (query * scale).swapaxes(-2, -3).reshape(*batch, groups, heads // groups * queries, width)
     key, value = key.swapaxes(-2, -3), value.swapaxes(-2, -3)
     scores = jnp.einsum("...qd,...kd->...qk", asked, key).reshape(*batch, heads, queries, keys)
-    weights = _weights(scores, mask, bias, random, soft_cap, value.dtype, rate, before)
+    weights = _weighing()(scores, mask, bias, random, soft_cap, value.dtype, rate, before)
     mixed = jnp.einsum("...qk,...kd->...qd", weights.reshape(*batch, groups, -1, keys), value)
     mixed = mixed.reshape(*batch, heads, queries, width).swapaxes(-2, -3)
     return mixed.reshape(*batch, queries, heads * width)
@@ -126,25 +126,7 @@ def _weights(
     rate: float,
     before: int,
 ) -> Array:
-    """Softmax of the scores, computed in float32, rounded, and dropout.
-
-    On a GPU the backward pass starts from the scores again, in the step's dtype: a softmax that it shares with the forward
-    pass was written in float32 and read three times.
-    """
-    once = _weights_once if jax.default_backend() == "cpu" else _weights_again
-    return once(scores, mask, bias, random, soft_cap, dtype, rate, before)
-
-
-def _weights_once(
-    scores: Array,
-    mask: Array | None,
-    bias: Array | None,
-    random: Key | None,
-    soft_cap: float | None,
-    dtype: jnp.dtype,
-    rate: float,
-    before: int,
-) -> Array:
+    """Softmax of the scores, computed in float32, rounded, and dropout."""
     scores = scores.astype(jnp.float32)
     if soft_cap is not None:
         scores = jnp.tanh(scores / soft_cap) * soft_cap
@@ -160,10 +142,17 @@ def _weights_once(
 _LEFT = "left by dropout"
 
 _weights_again = jax.checkpoint(
-    _weights_once,
+    _weights,
     static_argnums=(4, 5, 6, 7),
     policy=jax.checkpoint_policies.save_only_these_names(_LEFT),
 )
+
+
+def _weighing() -> Callable[..., Array]:
+    """:func:`_weights`; on a GPU the backward pass starts from the scores again, in the step's dtype: a softmax that it shared
+    with the forward pass was written in float32 and read three times.
+    """
+    return _weights if jax.default_backend() == "cpu" else _weights_again
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -226,7 +215,7 @@ def attend_by_one(
     mask = _as_scores(mask, x.ndim - 2)
     asked = jnp.einsum("...qhw,fhw->...hqf", query * scale, key)
     scores = jnp.einsum("...hqf,...tf->...hqt", asked, x)
-    weights = _weights(scores, mask, bias, random, None, x.dtype, rate, 0)
+    weights = _weighing()(scores, mask, bias, random, None, x.dtype, rate, 0)
     mixed = jnp.einsum("...hqf,fhw->...qhw", jnp.einsum("...hqt,...tf->...hqf", weights, x), value)
     if value_bias is not None:
         mixed = mixed + weights.sum(-1).swapaxes(-1, -2)[..., None] * value_bias
