@@ -82,7 +82,7 @@ def compiled(function, arguments):
         place = topologies.get_topology_desc("one", "cuda", target_config=H200, topology="1x1x1").devices[0]
     except Exception as error:
         raise SystemExit(
-            f'JAX cannot compile for CUDA here: {error}\npip install "jax[cuda13]"; no GPU is needed.'
+            f"JAX cannot compile for CUDA here: {error}\nThe extra cuda13 is needed, a GPU is not."
         ) from error
     there = jax.sharding.SingleDeviceSharding(place)
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), arguments)
@@ -127,6 +127,6 @@ if __name__ == "__main__":
     for name in names:
         made = compiled(*makers[name]())
         found = kernels(made.as_text())
-        products, rest = (sum(size for product, size in found if product is wanted) / 1e9 for wanted in (True, False))
+        products, rest = (sum(moved for product, moved in found if product is wanted) / 1e9 for wanted in (True, False))
         held = made.memory_analysis().temp_size_in_bytes / 1e9
         print(f"| {name} | {len(found)} | {products:.1f} | {rest:.1f} | {held:.1f} |")

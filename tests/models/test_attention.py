@@ -350,16 +350,18 @@ def test_the_slope_through_dropped_weights_is_not_that_of_softmax_and_dropout(dt
 def test_another_device_weighs_otherwise(
     mask: str, more: dict[str, Any], rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def total(*given: jax.Array) -> jax.Array:
-        how = {"mask": _array(masks()[mask]), "rate": rate, "random": jax.random.key(5)}
-        how |= {name: jnp.asarray(x) if name == "bias" else x for name, x in more.items()}
-        return (attend(*given, scale=0.3, **how) ** 2).sum()
+    bias = jnp.asarray(more.get("bias", np.zeros((1, 1, 1))), jnp.float32)
 
-    given = drawn(6, 2)
-    want = jax.grad(total, (0, 1, 2))(*given)
+    def total(bias: jax.Array, *given: jax.Array) -> jax.Array:
+        how = {"mask": _array(masks()[mask]), "rate": rate, "random": jax.random.key(5)}
+        bias = jnp.broadcast_to(bias, BIAS.shape)
+        return (attend(*given, bias=bias, scale=0.3, soft_cap=more.get("soft_cap"), **how) ** 2).sum()
+
+    given = bias, *drawn(6, 2)
+    want = jax.grad(total, (0, 1, 2, 3))(*given)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for ours, theirs in zip(jax.grad(total, (0, 1, 2))(*given), want, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for ours, theirs in zip(jax.grad(total, (0, 1, 2, 3))(*given), want, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_gpus_backward_pass_keeps_the_weights_in_float32_or_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,8 @@ def test_a_gate_is_not_the_activation_times_the_other_or_keeps_more(name: str) -
     for ours, theirs in zip(back(dy), definition(dy), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert len([x for x in jax.tree.leaves(back) if x.size >= gate.size]) == 2
+    half = gate.astype(jnp.bfloat16), up.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(gated(name, *half), ACTIVATIONS[name](half[0]) * half[1])
 
 
 def test_a_tied_table_is_a_second_table() -> None:

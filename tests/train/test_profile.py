@@ -10,7 +10,7 @@ import pytest
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.train import Settings
-from transferlab.train.profile import by_stage, idle_share, profile, read_trace
+from transferlab.train.profile import _human, by_stage, idle_share, profile, read_trace
 
 QUICK = Settings(learning_rate=1e-2, steps=4, batch_size=8)
 
@@ -32,7 +32,7 @@ def test_a_stage_lacks_its_share(source, films, tmp_path: Path, method) -> None:
     assert made.flops > 1e5
     text = (tmp_path / "profile.txt").read_text()
     assert "layers/1" in text
-    assert len(re.findall(r"\d [GT]FLOP/s", text)) == 2
+    assert len(re.findall(r"\d [kMGT]?FLOP/s", text)) == 2
     assert list(made.trace.rglob("*.xplane.pb"))
     assert run.fit().record["steps"] == 4  # the profile took nothing from the run
 
@@ -59,3 +59,8 @@ def test_an_operation_is_put_in_a_stage_that_only_begins_alike() -> None:
 def test_a_folder_without_a_trace_is_a_traceback(tmp_path: Path) -> None:
     with pytest.raises(TransferlabError, match="holds no trace"):
         read_trace(tmp_path)
+
+
+def test_a_number_of_operations_has_another_units_prefix() -> None:
+    said = [_human(x) for x in (12.0, 12e3, 147e3, 999.7e9, 5e9, 352e9, 7.9e14, 2e15)]
+    assert said == ["12 ", "12 k", "147 k", "1 T", "5 G", "352 G", "790 T", "2000 T"]

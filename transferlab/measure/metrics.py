@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 def accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
     """Share of examples whose most probable label is theirs; NaN for none. A row of NaN recognises nothing."""
-    return _share(_hits(probabilities, labels))
+    return _share(_hits(probabilities, labels)) if len(labels) else float("nan")
 
 
 def _hits(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
@@ -17,18 +17,17 @@ def _hits(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, 
 
 
 def _share(hit: Bool[np.ndarray, " n"]) -> float:
-    return float(hit.mean()) if len(hit) else float("nan")
+    return float(hit.mean())
 
 
 def balanced_accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
     """Mean over the classes present in ``labels`` of the share recognised (recall)."""
-    return _balanced(_hits(probabilities, labels), labels)
+    return _balanced(_hits(probabilities, labels), labels) if len(labels) else float("nan")
 
 
 def _balanced(hit: Bool[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    counts = np.bincount(labels)
-    present = counts > 0
-    return float((np.bincount(labels, hit)[present] / counts[present]).mean()) if len(labels) else float("nan")
+    _, column = np.unique(labels, return_inverse=True)
+    return float((np.bincount(column, hit) / np.bincount(column)).mean())
 
 
 def cross_entropy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
@@ -43,6 +42,8 @@ def scores(
     probabilities: Float[np.ndarray, "examples labels"], labels: Int[np.ndarray, " examples"]
 ) -> dict[str, float]:
     """Return what every table shows of a test split: accuracy, balanced accuracy and cross-entropy (nats)."""
+    if not len(labels):
+        return dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), float("nan"))
     hit = _hits(probabilities, labels)
     return {
         "accuracy": _share(hit),

@@ -149,8 +149,8 @@ _weights_again = jax.checkpoint(
 
 
 def _weighing() -> Callable[..., Array]:
-    """:func:`_weights`; on a GPU the backward pass starts from the scores again, in the step's dtype: a softmax that it shared
-    with the forward pass was written in float32 and read three times.
+    """:func:`_weights` in the form for this device. On any but a CPU the backward pass starts from the scores again, in the
+    step's dtype: a softmax that it shares with the forward pass is written in float32, and read three times on a GPU.
     """
     return _weights if jax.default_backend() == "cpu" else _weights_again
 
@@ -159,7 +159,7 @@ def _weighing() -> Callable[..., Array]:
 def softmax(x: Float[Array, "*batch n"], dtype: DTypeLike = jnp.float32) -> Float[Array, "*batch n"]:
     """Of the last axis, computed in the dtype of ``x`` and rounded to ``dtype``.
 
-    The backward pass keeps the rounded result alone; ``jax.nn.softmax`` keeps the exponentials as well.
+    The backward pass keeps the result alone; ``jax.nn.softmax`` keeps the exponentials as well.
     """
     raised = jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True)))
     return (raised / raised.sum(-1, keepdims=True)).astype(dtype)

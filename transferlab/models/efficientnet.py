@@ -145,7 +145,7 @@ class SqueezeExcite(nnx.Module):
         self.expand = pointwise(reduced, channels, bias=True)
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
-        gate = self.expand(jax.nn.silu(self.reduce(x.mean((1, 2), keepdims=True))))
+        gate = self.expand(ACTIVATIONS["silu"](self.reduce(x.mean((1, 2), keepdims=True))))
         return x * jax.nn.sigmoid(gate)
 
 

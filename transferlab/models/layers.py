@@ -201,7 +201,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
 }
-"""Activations by the names that Hugging Face configs use; in float32, and what came in is all that they keep."""
+"""Activations by the names that Hugging Face configs use. The smooth ones are float32 inside and keep only what came in."""
 
 
 @partial(jax.checkpoint, static_argnums=(0,))

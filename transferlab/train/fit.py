@@ -108,7 +108,7 @@ def _most(run: Run) -> int:
     if limit is None:
         return most
     if run.abreast and not run.settings.memory_bytes:
-        # A machine's memory is not a run's alone, as an accelerator's is.
+        # Others use a machine's memory too; `memory_bytes` says what is this run's.
         limit //= 2
     # Of what trains, the base stays too: each state begins as a copy.
     base = one.frozen + sum(leaf.bytes for leaf in run._plan.leaves if leaf.trains and leaf.action == "copied")

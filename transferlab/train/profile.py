@@ -74,9 +74,11 @@ class Profile:
 
 def _human(operations: float) -> str:
     """A number of operations with the prefix of its unit."""
-    size, prefix = (1e12, "T") if operations >= 1e12 else (1e9, "G")
-    number = operations / size
-    return f"{number:.0f} {prefix}" if number >= 100 else f"{number:.3g} {prefix}"
+    for prefix in ("", "k", "M", "G"):
+        if operations < 999.5:
+            return f"{operations:.3g} {prefix}"
+        operations /= 1000
+    return f"{operations:.0f} T" if operations >= 100 else f"{operations:.3g} T"
 
 
 def profile(run: Run, directory: Path, steps: int = 5) -> Profile:

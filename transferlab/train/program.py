@@ -208,10 +208,9 @@ class Program:
                 carry = {name: values[row["index"]] for name, values in table.items()}
                 batch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
                 new, metrics = self.advance(state, frozen, batch, hyper)
+                kept = jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state)
                 # One row to write a step, not one a metric.
-                return jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state), jnp.stack(
-                    [*metrics.values()]
-                )
+                return kept, jnp.stack([metrics[name] for name in METRICS])
 
             state, metrics = jax.lax.scan(one, state, rows)
             return state, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True))

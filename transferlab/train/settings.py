@@ -28,7 +28,8 @@ class Settings:
         memory_bytes: most that a step may hold; a step that needs more is run with ``remat``, then in more parts, and the
             record says so. None for what the device has.
         together: whether runs of one program train at the same time (``fit_together``, studies): ``auto`` as one where
-            that was found faster, on CPU else in pairs, side by side; ``always`` as one; ``never``.
+            that was found faster, on CPU else in pairs, side by side, where two hold no more than ``memory_bytes``, or half of the
+            machine's; ``always`` as one; ``never``.
         precision: ``bfloat16`` computes in it, with float32 parameters, optimizer, reductions and statistics; frozen leaves
             are kept in it.
         weight_decay: decoupled (AdamW), on matrices and tables only.
