@@ -196,6 +196,29 @@ def test_a_folder_names_labels_without_pictures_and_skips_hidden_files(tmp_path:
         tl.dataset(tmp_path, test_examples=1)
 
 
+def test_pictures_a_folder_deeper_are_passed_over_silently(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for place in (tmp_path / label, tmp_path / label / ".thumbnails"):
+            place.mkdir()
+            for i in range(2):
+                Image.fromarray(np.full((3, 3), 10 * i + ord(label[0]), np.uint8)).save(place / f"{i}.tiff")
+    assert len(tl.dataset(tmp_path, test_examples=1).records) == 4
+    (tmp_path / "dog" / "puppies" / "more").mkdir(parents=True)
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "dog" / "puppies" / "more" / "a.png")
+    with pytest.raises(TransferlabError, match=r"puppies/more/a\.png lies a folder deeper .* there are 1 such"):
+        tl.dataset(tmp_path, test_examples=1)
+
+
+def test_labels_of_a_json_table_go_by_how_python_prints_them(tmp_path: Path) -> None:
+    rows = [("1", i) for i in range(4)] + [("1.0", i) for i in range(4, 8)] + [("true", i) for i in range(8, 16)]
+    lines = [f'{{"text": "film {i}", "label": {label}}}' for label, i in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert tl.dataset(tmp_path / "t.jsonl", test_examples=4).label_names == ("1", "true")
+    (tmp_path / "u.jsonl").write_text('{"text": "a", "label": ["x", "y"]}\n')
+    with pytest.raises(TransferlabError, match=r"u\.jsonl, row 1: the label is \['x', 'y'\]"):
+        tl.dataset(tmp_path / "u.jsonl", test_examples=1)
+
+
 def test_a_picture_too_large_to_decode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferlab.data.images import read_image
 

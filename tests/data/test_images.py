@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from transferlab.data.images import ImageTransform, read_image
+from transferlab.errors import TransferlabError
 
 
 def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
@@ -31,6 +33,14 @@ def test_a_damaged_exif_block_is_a_traceback() -> None:
     assert read_image(jpeg(exif(turned))).shape == (16, 8, 3)
     # A resolution of two letters: Pillow cannot write it back when it has turned the picture.
     assert read_image(jpeg(exif(turned, (0x0128, 2, 4, b"abc\0")))).shape in {(16, 8, 3), (8, 16, 3)}
+
+
+def test_a_picture_of_floating_point_numbers_is_cut_to_black_and_white(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 1, 9, dtype=np.float32).reshape(3, 3)).save(tmp_path / "map.tiff")
+    with pytest.raises(
+        TransferlabError, match=r"map\.tiff cannot be read as a picture \(its pixels are floating-point"
+    ):
+        read_image(tmp_path / "map.tiff")
 
 
 def test_grey_of_sixteen_bits_with_a_transparent_value_is_white() -> None:

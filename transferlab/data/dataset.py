@@ -325,7 +325,7 @@ def _table(path: Path, text_column: str, label_column: str) -> _Whole:
         except UnicodeEncodeError:
             raise TransferlabError(f"{path}, row {number}: the text holds half of a character.") from None
         texts.append((number, row[text_column]))
-        labels.append(str(row[label_column]))
+        labels.append(_label(row[label_column], f"{path}, row {number}"))
     names = tuple(sorted(set(labels)))
     _no_two_alike(path, names)
     index = {name: i for i, name in enumerate(names)}
@@ -339,6 +339,15 @@ def _table(path: Path, text_column: str, label_column: str) -> _Whole:
     return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {})
 
 
+def _label(value: Any, where: str) -> str:
+    """A label of a table by its name. JSON has one kind of number: 1.0 is 1; and its `true` stays `true`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, dict)):
+        raise TransferlabError(f"{where}: the label is {value!r}; each row has one, a text or a number.")
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def _no_two_alike(path: Path, names: tuple[str, ...]) -> None:
     """A label with a space too many would be a class of its own, and nobody would see why."""
     seen: dict[str, str] = {}
@@ -349,7 +358,7 @@ def _no_two_alike(path: Path, names: tuple[str, ...]) -> None:
 
 
 def _folder(path: Path) -> _Whole:
-    from transferlab.data.images import SUFFIXES, picture_files, read_image
+    from transferlab.data.images import SUFFIXES, nested_pictures, picture_files, read_image
 
     names = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
     pictures = {name: picture_files(path / name) for name in names}
@@ -357,6 +366,11 @@ def _folder(path: Path) -> _Whole:
     if not files:
         raise TransferlabError(f"{path} holds no pictures; expected {path}/<label>/*.png or .jpg.")
     for name, found in pictures.items():
+        if deeper := nested_pictures(path / name):
+            raise TransferlabError(
+                f"{deeper[0]} lies a folder deeper than the pictures of a label ({path}/<label>/*); there are {len(deeper)} "
+                "such. Move them up, or away."
+            )
         if not found:
             raise TransferlabError(
                 f"{path / name} holds no pictures ({', '.join(SUFFIXES)}), so nothing has the label '{name}'."

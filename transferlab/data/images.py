@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from transferlab.errors import TransferlabError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 """Pictures that are looked for in folders, in any case."""
 
 Fit = Literal["crop", "squash"]
@@ -97,6 +97,12 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
+def nested_pictures(folder: Path) -> list[Path]:
+    """Return pictures in folders of a folder, at any depth, which :func:`picture_files` does not see; not in hidden ones."""
+    inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return [found for place in inside for found in (*picture_files(place), *nested_pictures(place))]
+
+
 def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Read a picture as RGB: one channel, 16 bits, palette, alpha and CMYK are converted, EXIF rotation is applied.
 
@@ -107,6 +113,8 @@ def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             upright = _upright(picture)
+            if upright.mode == "F":
+                raise ValueError("its pixels are floating-point numbers, whose range nothing tells")
             if upright.mode.startswith("I"):
                 # 16 bits of grey: Pillow would cut all above 255 to white.
                 upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
