@@ -98,18 +98,31 @@ class Program:
         """One update, to be traced: (state, frozen, batch, hyper) → (state, metrics)."""
         key = key_for(hyper["seed"], state["step"])
         loss, accuracy, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
+        moving = {name: part for name, part in state.items() if name != "stats"}
+        moved, norm, rate = self._update(grads, moving, hyper)
+        metrics = dict(zip(METRICS, (loss, accuracy, norm, rate), strict=True))
+        return {**moved, "stats": stats}, metrics
+
+    @cached_property
+    def _update(self) -> Callable[[trees.Tree, State, dict], tuple[State, jax.Array, jax.Array]]:
+        """(gradients, state but for its statistics, hyper) → (that state after the update, gradient's norm, learning rate).
+
+        It is the same for batches of every shape, and so it is traced once.
+        """
+        return jax.jit(self._updated, inline=True)
+
+    def _updated(self, grads: trees.Tree, state: State, hyper: dict) -> tuple[State, jax.Array, jax.Array]:
         now = state["step"].astype(jnp.float32)
         rate = learning_rate(self.schedule, now, hyper["learning_rate"], hyper["total"], hyper["warmup"])
         updates: Any
         updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
         decays = {path: hyper["weight_decay"] * claim.decay if claim.decay else 0.0 for path, claim in self.trainable}
         params = apply_updates(state["params"], updates, self._rates(rate, now, hyper), decays)
-        metrics = dict(zip(METRICS, (loss, accuracy, global_norm(grads), rate), strict=True))
-        new = {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}
+        new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
             kept = jnp.minimum(self.ema, (1.0 + now) / (10.0 + now))
             new["ema"] = jax.tree.map(lambda old, p: kept * old + (1.0 - kept) * p, state["ema"], params)
-        return new, metrics
+        return new, global_norm(grads), rate
 
     def _rates(self, rate: jax.Array, now: jax.Array, hyper: dict) -> dict[str, jax.Array]:
         """The learning rate of each leaf: the run's, or by its group's own schedule, times the group's scale."""
