@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,8 +100,11 @@ def picture_files(folder: Path) -> list[Path]:
 
 def nested_pictures(folder: Path) -> list[Path]:
     """Return pictures in folders of a folder, at any depth, which :func:`picture_files` does not see; not in hidden ones."""
-    inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    return [found for place in inside for found in (*picture_files(place), *nested_pictures(place))]
+    found = []
+    for place, inside, _ in os.walk(folder):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        found += picture_files(Path(place)) if Path(place) != folder else []
+    return found
 
 
 def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height width 3"]:

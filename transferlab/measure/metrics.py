@@ -8,16 +8,12 @@ from jaxtyping import Bool, Float, Int
 
 def accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
     """Share of examples whose most probable label is theirs; NaN for none. A row of NaN recognises nothing."""
-    return _share(_hits(probabilities, labels)) if len(labels) else float("nan")
+    return float(_hits(probabilities, labels).mean()) if len(labels) else float("nan")
 
 
 def _hits(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     # The largest of NaN is the first: a model that diverged would be right about the first class.
     return (probabilities.argmax(-1) == labels) & np.isfinite(probabilities).all(-1)
-
-
-def _share(hit: Bool[np.ndarray, " n"]) -> float:
-    return float(hit.mean())
 
 
 def balanced_accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
@@ -46,7 +42,7 @@ def scores(
         return dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), float("nan"))
     hit = _hits(probabilities, labels)
     return {
-        "accuracy": _share(hit),
+        "accuracy": float(hit.mean()),
         "balanced_accuracy": _balanced(hit, labels),
         "cross_entropy": cross_entropy(probabilities, labels),
     }

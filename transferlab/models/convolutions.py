@@ -53,9 +53,17 @@ class Patches(nnx.Module):
     Kernel (height, width, in, out). What is left over at the right and below is not seen.
     """
 
-    def __init__(self, inputs: int, outputs: int, side: int, *, initialiser: Initialiser = TruncatedNormal(0.02)):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        side: int,
+        *,
+        bias: bool = True,
+        initialiser: Initialiser = TruncatedNormal(0.02),
+    ):
         self.kernel = parameter((side, side, inputs, outputs), initialiser)
-        self.bias = parameter((outputs,), zeros)
+        self.bias = parameter((outputs,), zeros) if bias else None
         self.side = side
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
@@ -65,7 +73,8 @@ class Patches(nnx.Module):
         patches = whole.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
         kernel = self.kernel[...]
         flat = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
-        return (flat + self.bias[...]).reshape(batch, rows, columns, -1)
+        flat = flat if self.bias is None else flat + self.bias[...]
+        return flat.reshape(batch, rows, columns, -1)
 
 
 def pointwise(inputs: int, outputs: int, *, bias: bool = False) -> Linear:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
+from transferlab.models.convolutions import Patches
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool
 from transferlab.models.layers import (
     ACTIVATIONS,
@@ -30,7 +31,6 @@ from transferlab.models.layers import (
     dropout,
     gated,
     parameter,
-    zeros,
 )
 from transferlab.models.norms import LayerNorm
 
@@ -246,35 +246,14 @@ def _poolings(config: ViTConfig) -> tuple[Pooling, ...]:
     return ("mean", *first, *pooler, *shared, "stages")
 
 
-class PatchEmbed(nnx.Module):
-    """Square patches, each mapped to a vector: a convolution whose stride is its kernel, computed as one product.
-
-    Kernel (height, width, in, out).
-    """
-
-    def __init__(self, config: ViTConfig):
-        side, features = config.patch_size, config.hidden_size
-        self.kernel = parameter((side, side, config.num_channels, features), TruncatedNormal(config.initializer_range))
-        self.bias = parameter((features,), zeros) if config.patch_bias else None
-        self.side = side
-
-    def __call__(self, pixels: Float[Array, "batch height width channels"]) -> Float[Array, "batch patches features"]:
-        batch, height, width, channels = pixels.shape
-        rows, columns, side = height // self.side, width // self.side, self.side
-        whole = pixels[:, : rows * side, : columns * side]
-        patches = whole.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
-        kernel = self.kernel[...]
-        flat = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
-        flat = flat if self.bias is None else flat + self.bias[...]
-        return flat.reshape(batch, rows * columns, -1)
-
-
 class Embed(nnx.Module):
     """Patches and the tokens before them, with their positions."""
 
     def __init__(self, config: ViTConfig):
         features, normal = config.hidden_size, TruncatedNormal(config.initializer_range)
-        self.patch = PatchEmbed(config)
+        self.patch = Patches(
+            config.num_channels, features, config.patch_size, bias=config.patch_bias, initialiser=normal
+        )
         self.class_token = parameter((features,), normal) if config.class_token else None
         self.distillation_token = parameter((features,), normal) if config.distillation_token else None
         self.registers = parameter((config.registers, features), normal) if config.registers else None
@@ -290,7 +269,7 @@ class Embed(nnx.Module):
                 f"source.resized({pixels.shape[1]}) brings its positions to another size."
             )
         position = self.position[...]
-        patches = self.patch(pixels) + position[self.slots :]
+        patches = self.patch(pixels).reshape(len(pixels), -1, position.shape[-1]) + position[self.slots :]
         tokens = [token[...][None] for token in (self.class_token, self.distillation_token) if token is not None]
         if self.registers is not None:
             tokens.append(self.registers[...])

@@ -18,7 +18,7 @@ _TRITON = "xla_gpu_enable_triton_gemm"
 def compiler_options() -> dict[str, Any]:
     """What XLA is told for the device that programs run on; ``XLA_FLAGS`` may say otherwise.
 
-    On a GPU products go to cuBLAS alone. XLA else compiles kernels of Triton's for each and times them, which was half of
+    On a GPU products go to cuBLAS alone. XLA else compiles kernels of Triton's for each and times them, which was nearly half of
     the time to compile a step of MiniLM, and the step no faster; cuBLAS adds biases and residuals to what it writes.
     """
     told = jax.default_backend() != "gpu" or _TRITON in os.environ.get("XLA_FLAGS", "")
