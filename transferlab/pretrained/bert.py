@@ -10,22 +10,34 @@ from transferlab.models.bert import BertConfig
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+LAYERS = """
+linear  layers/{i}/attention/{query,key,value}  encoder.layer.{i}.attention.self.{query,key,value}
+linear  layers/{i}/attention/output             encoder.layer.{i}.attention.output.dense
+norm    layers/{i}/attention/norm               encoder.layer.{i}.attention.output.LayerNorm
+linear  layers/{i}/mlp/{up,down}                encoder.layer.{i}.{intermediate,output}.dense
+norm    layers/{i}/mlp/norm                     encoder.layer.{i}.output.LayerNorm
+"""
+"""BERT's layers, as RoBERTa has them too."""
+
+RULES = f"""
+table   embed/{{word,position,token_type}}      embeddings.{{word,position,token_type}}_embeddings
+norm    embed/norm                              embeddings.LayerNorm
+{LAYERS}
+linear? pooler                                  pooler.dense
+linear? head                                    classifier
+"""
+
+LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
+"""Suffixes of old files."""
 
 
 def bert_names(config: BertConfig) -> Names:
     """Return the table for this config."""
-    names = [
-        Name("embed/word/embedding", "embeddings.word_embeddings.weight"),
-        Name("embed/position/embedding", "embeddings.position_embeddings.weight"),
-        Name("embed/token_type/embedding", "embeddings.token_type_embeddings.weight"),
-        *norm("embed/norm", "embeddings.LayerNorm"),
-        *layer_names(config.num_hidden_layers),
-        *linear("pooler", "pooler.dense"),
-        *linear("head", "classifier"),
-    ]
     return Names(
-        tuple(names),
+        named(RULES, leaves_of(config)),
         prefixes=("bert.",),
         renames=LEGACY,
         ignored=(
@@ -34,25 +46,6 @@ def bert_names(config: BertConfig) -> Names:
             (r"qa_outputs\..*", OTHER_TASK),
         ),
     )
-
-
-LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
-"""Suffixes of old files."""
-
-
-def layer_names(layers: int) -> list[Name]:
-    """BERT's layers, as RoBERTa has them too."""
-    names = []
-    for i in range(layers):
-        here, there = f"layers/{i}", f"encoder.layer.{i}"
-        for part in ("query", "key", "value"):
-            names += linear(f"{here}/attention/{part}", f"{there}.attention.self.{part}")
-        names += linear(f"{here}/attention/output", f"{there}.attention.output.dense")
-        names += norm(f"{here}/attention/norm", f"{there}.attention.output.LayerNorm")
-        names += linear(f"{here}/mlp/up", f"{there}.intermediate.dense")
-        names += linear(f"{here}/mlp/down", f"{there}.output.dense")
-        names += norm(f"{here}/mlp/norm", f"{there}.output.LayerNorm")
-    return names
 
 
 def _adjust(config: BertConfig, found: set[str]) -> BertConfig:

@@ -16,11 +16,12 @@ from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import clip_tables
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, linear, norm, squeezed, with_prefix
+from transferlab.pretrained.names import BUFFER, SAME, Layout, Name, Names, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig, square
 from transferlab.pretrained.vit import (
-    tower_layer,
+    TOWER,
     vision_tower_from_hf,
     vision_tower_to_hf,
     vit_from_timm,
@@ -31,26 +32,30 @@ from transferlab.pretrained.vit import (
 Dialect = Literal["clip", "open_clip"]
 
 
+_TEXT_TOWERS = {
+    "clip": f"""
+table     embed/{{word,position}}                       embeddings.{{token,position}}_embedding
+{TOWER["clip"]}
+norm      norm                                          final_layer_norm
+matrix    projection/kernel                             text_projection.weight
+""",
+    "open_clip": f"""
+table     embed/word                                    token_embedding
+same      embed/position/embedding                      positional_embedding
+{TOWER["open_clip"]}
+norm      norm                                          ln_final
+same      projection/kernel                             text_projection
+""",
+}
+
+
 def text_names(config: TextTowerConfig, dialect: Dialect) -> Names:
     """Return the text tower's table in one of the dialects, its keys as they stand in a file of this tower alone."""
-    ours = dialect == "clip"
-    word, position = (
-        ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight")
-        if ours
-        else ("token_embedding.weight", "positional_embedding")
-    )
-    names = [Name("embed/word/embedding", word), Name("embed/position/embedding", position)]
-    for i in range(config.num_hidden_layers):
-        names += tower_layer(i, dialect)
-    names += norm("norm", "final_layer_norm" if ours else "ln_final")
+    text = _TEXT_TOWERS[dialect]
     if config.projection_bias:
-        names += linear("projection", "head" if ours else "text_projection")
-    elif ours:
-        names.append(Name("projection/kernel", "text_projection.weight", LINEAR))
-    else:
-        names.append(Name("projection/kernel", "text_projection"))
-    ignored = ((r"(text_model\.)?embeddings\.position_ids", "a constant buffer, no parameter"),)
-    return Names(tuple(names), ("text_model.",), ignored=ignored)
+        text = f"linear projection {'head' if dialect == 'clip' else 'text_projection'}\n{text}"
+    ignored = ((r"(text_model\.)?embeddings\.position_ids", BUFFER),)
+    return Names(named(text, leaves_of(config)), ("text_model.",), ignored=ignored)
 
 
 def clip_names(config: ClipConfig) -> tuple[Names, ...]:
@@ -78,8 +83,8 @@ def _both(vision: Names, before: str, text: Names, inside: str, scalar: Layout, 
     names += [replace(n, path=f"text/{n.path}") for n in with_prefix(text, inside, but=beside).names]
     names += [Name(path, path, scalar) for path in ("logit_scale", "logit_bias")]
     ignored = (
-        (r"(text_model|vision_model)\.embeddings\.position_ids", "a constant buffer, no parameter"),
-        (r"(text\.)?attn_mask", "a constant buffer, no parameter"),
+        (r"(text_model|vision_model)\.embeddings\.position_ids", BUFFER),
+        (r"(text\.)?attn_mask", BUFFER),
     )
     return Names(tuple(names), ("module.",), ignored=ignored)
 

@@ -10,28 +10,25 @@ from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.pretrained.bert import LEGACY
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+RULES = """
+table   embed/{word,position}                   embeddings.{word,position}_embeddings
+norm    embed/norm                              embeddings.LayerNorm
+linear  layers/{i}/attention/{query,key,value,output}   transformer.layer.{i}.attention.{q,k,v,out}_lin
+norm    layers/{i}/attention/norm               transformer.layer.{i}.sa_layer_norm
+linear  layers/{i}/mlp/{up,down}                transformer.layer.{i}.ffn.{lin1,lin2}
+norm    layers/{i}/mlp/norm                     transformer.layer.{i}.output_layer_norm
+linear? head/dense                              pre_classifier
+linear? head                                    classifier
+"""
 
 
 def distilbert_names(config: DistilBertConfig) -> Names:
     """Return the table for this config."""
-    names = [
-        Name("embed/word/embedding", "embeddings.word_embeddings.weight"),
-        Name("embed/position/embedding", "embeddings.position_embeddings.weight"),
-        *norm("embed/norm", "embeddings.LayerNorm"),
-    ]
-    for i in range(config.n_layers):
-        here, there = f"layers/{i}", f"transformer.layer.{i}"
-        for part, key in (("query", "q_lin"), ("key", "k_lin"), ("value", "v_lin"), ("output", "out_lin")):
-            names += linear(f"{here}/attention/{part}", f"{there}.attention.{key}")
-        names += norm(f"{here}/attention/norm", f"{there}.sa_layer_norm")
-        names += linear(f"{here}/mlp/up", f"{there}.ffn.lin1")
-        names += linear(f"{here}/mlp/down", f"{there}.ffn.lin2")
-        names += norm(f"{here}/mlp/norm", f"{there}.output_layer_norm")
-    names += linear("head/dense", "pre_classifier")
-    names += linear("head", "classifier")
     return Names(
-        tuple(names),
+        named(RULES, leaves_of(config)),
         prefixes=("distilbert.",),
         renames=LEGACY,
         ignored=(

@@ -10,7 +10,29 @@ from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.models.llama import MODEL_TYPES, LlamaConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
-from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, Name, Names, linear, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+_LAYERS = """
+table   embed/word                                      embed_tokens
+norm    layers/{i}/attention/norm                       layers.{i}.input_layernorm
+linear  layers/{i}/attention/{query,key,value,output}   layers.{i}.self_attn.{q,k,v,o}_proj
+norm    layers/{i}/attention/{query,key}_norm           layers.{i}.self_attn.{q,k}_norm
+linear  layers/{i}/mlp/{gate,up,down}                   layers.{i}.mlp.{gate,up,down}_proj
+norm    norm                                            norm
+"""
+
+_LLAMA = f"""
+{_LAYERS}
+norm    layers/{{i}}/mlp/norm                           layers.{{i}}.post_attention_layernorm
+"""
+
+# What Llama calls post_attention_layernorm comes before its MLP; in Gemma it does what its name says.
+_GEMMA = f"""
+{_LAYERS}
+norm    layers/{{i}}/attention/norm_after               layers.{{i}}.post_attention_layernorm
+norm    layers/{{i}}/mlp/{{norm,norm_after}}            layers.{{i}}.{{pre,post}}_feedforward_layernorm
+"""
 
 
 def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
@@ -21,29 +43,9 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
         head: ``lm_head`` for the files of language models and bare decoders, ``score`` for those of classifiers, empty
             where the embedding table is the head.
     """
-    names = [Name("embed/word/embedding", "embed_tokens.weight"), Name("norm/scale", "norm.weight")]
-    for i in range(config.num_hidden_layers):
-        here, there = f"layers/{i}", f"layers.{i}"
-        for path, key in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "o_proj")):
-            bias = config.output_bias if path == "output" else config.qkv_bias
-            names += linear(f"{here}/attention/{path}", f"{there}.self_attn.{key}", bias=bias)
-        for part in ("gate", "up", "down"):
-            names += linear(f"{here}/mlp/{part}", f"{there}.mlp.{part}_proj", bias=config.mlp_bias)
-        if config.query_norm:
-            names.append(Name(f"{here}/attention/query_norm/scale", f"{there}.self_attn.q_norm.weight"))
-            names.append(Name(f"{here}/attention/key_norm/scale", f"{there}.self_attn.k_norm.weight"))
-        names.append(Name(f"{here}/attention/norm/scale", f"{there}.input_layernorm.weight"))
-        if config.norm_after:
-            # What Llama calls post_attention_layernorm comes before its MLP; in Gemma it does what its name says.
-            names.append(Name(f"{here}/attention/norm_after/scale", f"{there}.post_attention_layernorm.weight"))
-            names.append(Name(f"{here}/mlp/norm/scale", f"{there}.pre_feedforward_layernorm.weight"))
-            names.append(Name(f"{here}/mlp/norm_after/scale", f"{there}.post_feedforward_layernorm.weight"))
-        else:
-            names.append(Name(f"{here}/mlp/norm/scale", f"{there}.post_attention_layernorm.weight"))
-    if head:
-        names.append(Name("head/kernel", f"{head}.weight", LINEAR))
+    text = (_GEMMA if config.norm_after else _LLAMA) + (f"matrix? head/kernel {head}.weight" if head else "")
     return Names(
-        tuple(names),
+        named(text, leaves_of(config)),
         # The origin's models of questions and answers say transformer where all others say model.
         prefixes=("transformer.", "model."),
         ignored=(

@@ -9,32 +9,30 @@ from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import Names, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+RULES = """
+table   embed/word                              embeddings.tok_embeddings
+norm    embed/norm                              embeddings.norm
+norm    layers/{i}/{attention,mlp}/norm         layers.{i}.{attn,mlp}_norm
+linear  layers/{i}/attention/{query,key,value}  layers.{i}.attn.Wqkv
+linear  layers/{i}/attention/output             layers.{i}.attn.Wo
+linear  layers/{i}/mlp/{gate,up}                layers.{i}.mlp.Wi
+linear  layers/{i}/mlp/down                     layers.{i}.mlp.Wo
+norm    norm                                    final_norm
+matrix? head/dense/kernel                       head.dense.weight
+same?   head/norm/scale                         head.norm.weight
+linear? head                                    classifier
+"""
 
 
 def modernbert_names(config: ModernBertConfig) -> Names:
     """Return the table for this config. The file fuses query, key and value, and gate and up."""
-    names = [
-        Name("embed/word/embedding", "embeddings.tok_embeddings.weight"),
-        *norm("embed/norm", "embeddings.norm", bias=config.norm_bias),
-    ]
-    for i in range(config.num_hidden_layers):
-        here, there = f"layers/{i}", f"layers.{i}"
-        if i > 0:
-            names += norm(f"{here}/attention/norm", f"{there}.attn_norm", bias=config.norm_bias)
-        for n, part in enumerate(("query", "key", "value")):
-            names += linear(f"{here}/attention/{part}", f"{there}.attn.Wqkv", n, 3, bias=config.attention_bias)
-        names += linear(f"{here}/attention/output", f"{there}.attn.Wo", bias=config.attention_bias)
-        names += norm(f"{here}/mlp/norm", f"{there}.mlp_norm", bias=config.norm_bias)
-        for n, part in enumerate(("gate", "up")):
-            names += linear(f"{here}/mlp/{part}", f"{there}.mlp.Wi", n, 2, bias=config.mlp_bias)
-        names += linear(f"{here}/mlp/down", f"{there}.mlp.Wo", bias=config.mlp_bias)
-    names += norm("norm", "final_norm", bias=config.norm_bias)
-    names += linear("head/dense", "head.dense", bias=config.classifier_bias)
-    names += norm("head/norm", "head.norm", bias=config.norm_bias)
-    names += linear("head", "classifier")
+    biases = [name for name, there in (("dense", config.classifier_bias), ("norm", config.norm_bias)) if there]
+    text = "\n".join([RULES, *(f"same? head/{name}/bias head.{name}.bias" for name in biases)])
     ignored = ((r"decoder\.(weight|bias)", "the pre-training head, not part of the encoder"),)
-    return Names(tuple(names), prefixes=("model.",), ignored=ignored)
+    return Names(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
 
 
 def _head_hidden(config: ModernBertConfig) -> Hidden:

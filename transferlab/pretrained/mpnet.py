@@ -10,30 +10,27 @@ from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.bert import LEGACY
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+RULES = """
+table   embed/{word,position}                   embeddings.{word,position}_embeddings
+table   embed/relative                          encoder.relative_attention_bias
+norm    embed/norm                              embeddings.LayerNorm
+linear  layers/{i}/attention/{query,key,value,output}   encoder.layer.{i}.attention.attn.{q,k,v,o}
+norm    layers/{i}/attention/norm               encoder.layer.{i}.attention.LayerNorm
+linear  layers/{i}/mlp/{up,down}                encoder.layer.{i}.{intermediate,output}.dense
+norm    layers/{i}/mlp/norm                     encoder.layer.{i}.output.LayerNorm
+linear? pooler                                  pooler.dense
+linear? head/dense                              classifier.dense
+linear? head                                    classifier.out_proj
+"""
 
 
 def mpnet_names(config: MPNetConfig) -> Names:
     """Return the table for this config."""
-    names = [
-        Name("embed/word/embedding", "embeddings.word_embeddings.weight"),
-        Name("embed/position/embedding", "embeddings.position_embeddings.weight"),
-        Name("embed/relative/embedding", "encoder.relative_attention_bias.weight"),
-        *norm("embed/norm", "embeddings.LayerNorm"),
-    ]
-    for i in range(config.num_hidden_layers):
-        here, there = f"layers/{i}", f"encoder.layer.{i}"
-        for part in ("query", "key", "value", "output"):
-            names += linear(f"{here}/attention/{part}", f"{there}.attention.attn.{part[0]}")
-        names += norm(f"{here}/attention/norm", f"{there}.attention.LayerNorm")
-        names += linear(f"{here}/mlp/up", f"{there}.intermediate.dense")
-        names += linear(f"{here}/mlp/down", f"{there}.output.dense")
-        names += norm(f"{here}/mlp/norm", f"{there}.output.LayerNorm")
-    names += linear("pooler", "pooler.dense")
-    names += linear("head/dense", "classifier.dense")
-    names += linear("head", "classifier.out_proj")
     return Names(
-        tuple(names),
+        named(RULES, leaves_of(config)),
         prefixes=("mpnet.",),
         renames=LEGACY,
         ignored=(

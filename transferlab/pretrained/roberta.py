@@ -9,25 +9,25 @@ from typing import Any
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.roberta import RobertaConfig
-from transferlab.pretrained.bert import LEGACY, layer_names
+from transferlab.pretrained.bert import LAYERS, LEGACY
 from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+RULES = f"""
+table   embed/{{word,position,token_type}}      embeddings.{{word,position,token_type}}_embeddings
+norm    embed/norm                              embeddings.LayerNorm
+{LAYERS}
+linear? pooler                                  pooler.dense
+linear? head/dense                              classifier.dense
+linear? head                                    classifier.out_proj
+"""
 
 
 def roberta_names(config: RobertaConfig) -> Names:
     """Return the table for this config."""
-    names = [
-        Name("embed/word/embedding", "embeddings.word_embeddings.weight"),
-        Name("embed/position/embedding", "embeddings.position_embeddings.weight"),
-        Name("embed/token_type/embedding", "embeddings.token_type_embeddings.weight"),
-        *norm("embed/norm", "embeddings.LayerNorm"),
-        *layer_names(config.num_hidden_layers),
-        *linear("pooler", "pooler.dense"),
-        *linear("head/dense", "classifier.dense"),
-        *linear("head", "classifier.out_proj"),
-    ]
     return Names(
-        tuple(names),
+        named(RULES, leaves_of(config)),
         prefixes=("roberta.",),
         renames=LEGACY,
         ignored=(

@@ -17,169 +17,141 @@ from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import vit_tables
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.names import (
-    CONV,
-    LINEAR,
-    SAME,
-    Name,
-    Names,
-    fused,
-    linear,
-    norm,
-    squeezed,
-    with_prefix,
-)
+from transferlab.pretrained.names import BUFFER, Names, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig, square
 
 Dialect = Literal["vit", "dinov2", "timm", "clip", "open_clip"]
 """Whose keys: Hugging Face's ViT and DeiT, its DINOv2, timm's, Hugging Face's CLIP and SigLIP, open_clip's."""
 
 
+_BLOCKS = """
+norm    layers/{i}/{attention,mlp}/norm                 blocks.{i}.{norm1,norm2}
+linear  layers/{i}/attention/{query,key,value}          blocks.{i}.attn.qkv
+linear  layers/{i}/attention/output                     blocks.{i}.attn.proj
+linear  layers/{i}/mlp/{gate,up}                        blocks.{i}.mlp.fc1
+linear  layers/{i}/mlp/{up,down}                        blocks.{i}.mlp.{fc1,fc2}
+same    layers/{i}/{attention,mlp}/layer_scale          blocks.{i}.{ls1,ls2}.gamma
+"""
+
+_TIMM = f"""
+conv    embed/patch                                     patch_embed.proj
+row     embed/position                                  pos_embed
+token   embed/{{class_token,distillation_token}}        {{cls,dist}}_token
+row     embed/registers                                 reg_token
+norm    embed/norm                                      norm_pre
+{_BLOCKS}
+token   pooler/probe                                    attn_pool.latent
+linear  pooler/attention/query                          attn_pool.q
+linear  pooler/attention/{{key,value}}                  attn_pool.kv
+linear  pooler/attention/output                         attn_pool.proj
+norm    pooler/mlp/norm                                 attn_pool.norm
+linear  pooler/mlp/{{up,down}}                          attn_pool.mlp.{{fc1,fc2}}
+"""
+
+_EMBED = """
+conv    embed/patch                                     embeddings.patch_embeddings.projection
+row     embed/position                                  embeddings.position_embeddings
+token   embed/{class_token,distillation_token}          embeddings.{cls,distillation}_token
+row     embed/registers                                 embeddings.register_tokens
+linear  layers/{i}/attention/{query,key,value}          encoder.layer.{i}.attention.attention.{query,key,value}
+linear  layers/{i}/attention/output                     encoder.layer.{i}.attention.output.dense
+norm    norm                                            layernorm
+same    layers/{i}/{attention,mlp}/layer_scale          encoder.layer.{i}.{layer_scale1,layer_scale2}.lambda1
+linear? pooler                                          pooler.dense
+linear? head                                            classifier
+"""
+
+_VIT = f"""
+norm    layers/{{i}}/{{attention,mlp}}/norm             encoder.layer.{{i}}.layernorm_{{before,after}}
+linear  layers/{{i}}/mlp/{{up,down}}                    encoder.layer.{{i}}.{{intermediate,output}}.dense
+{_EMBED}
+"""
+
+_DINOV2 = f"""
+norm    layers/{{i}}/{{attention,mlp}}/norm             encoder.layer.{{i}}.{{norm1,norm2}}
+linear  layers/{{i}}/mlp/{{up,down}}                    encoder.layer.{{i}}.mlp.{{fc1,fc2}}
+{_EMBED}
+"""
+
+_DINOV2_GATED = f"""
+linear  layers/{{i}}/mlp/{{gate,up}}                    encoder.layer.{{i}}.mlp.weights_in
+linear  layers/{{i}}/mlp/down                           encoder.layer.{{i}}.mlp.weights_out
+{_DINOV2}
+"""
+
+TOWER = {
+    "clip": """
+norm    layers/{i}/{attention,mlp}/norm                 encoder.layers.{i}.{layer_norm1,layer_norm2}
+linear  layers/{i}/attention/{query,key,value,output}   encoder.layers.{i}.self_attn.{q,k,v,out}_proj
+linear  layers/{i}/mlp/{up,down}                        encoder.layers.{i}.mlp.{fc1,fc2}
+""",
+    "open_clip": """
+norm      layers/{i}/{attention,mlp}/norm               transformer.resblocks.{i}.{ln_1,ln_2}
+attention layers/{i}/attention/{query,key,value}        transformer.resblocks.{i}.attn
+linear    layers/{i}/attention/output                   transformer.resblocks.{i}.attn.out_proj
+linear    layers/{i}/mlp/{up,down}                      transformer.resblocks.{i}.mlp.{c_fc,c_proj}
+""",
+}
+"""The layers of a tower, for images or texts, as Hugging Face's CLIP and open_clip have them."""
+
+_ATTENTION_POOLER = """
+token     pooler/probe                                  head.probe
+attention pooler/attention/{query,key,value}            head.attention
+linear    pooler/attention/output                       head.attention.out_proj
+norm      pooler/mlp/norm                               head.layernorm
+linear    pooler/mlp/{up,down}                          head.mlp.{fc1,fc2}
+"""
+
+_TOWERS = {
+    "clip": f"""
+conv      embed/patch                                   embeddings.patch_embedding
+same      embed/position                                embeddings.position_embedding.weight
+same      embed/class_token                             embeddings.class_embedding
+norm      embed/norm                                    pre_layrnorm
+{TOWER["clip"]}
+norm      norm                                          post_layernorm
+{_ATTENTION_POOLER}
+matrix    projection/kernel                             visual_projection.weight
+""",
+    "open_clip": f"""
+conv      embed/patch                                   conv1
+same      embed/position                                positional_embedding
+same      embed/class_token                             class_embedding
+norm      embed/norm                                    ln_pre
+{TOWER["open_clip"]}
+norm      norm                                          ln_post
+{_ATTENTION_POOLER}
+same      projection/kernel                             proj
+""",
+}
+
+
 def vit_names(config: ViTConfig, dialect: Dialect) -> Names:
-    """Return the table for this config in one of the dialects."""
+    """Return the table for this config in one of the dialects. Those of towers are without what stands before their keys."""
+    leaves = leaves_of(config)
     if dialect in ("clip", "open_clip"):
-        return _tower_names(config, dialect)
-    timm = dialect == "timm"
-    patch, inside = ("patch_embed.proj", "") if timm else ("embeddings.patch_embeddings.projection", "embeddings.")
-    names = [
-        Name("embed/patch/kernel", f"{patch}.weight", CONV),
-        *([Name("embed/patch/bias", f"{patch}.bias")] if config.patch_bias else []),
-        Name("embed/position", f"{inside}{'pos_embed' if timm else 'position_embeddings'}", squeezed(1)),
-    ]
-    if config.class_token:
-        names.append(Name("embed/class_token", f"{inside}cls_token", squeezed(2)))
-    if config.distillation_token:
-        key = "dist_token" if timm else "distillation_token"
-        names.append(Name("embed/distillation_token", f"{inside}{key}", squeezed(2)))
-    if config.registers:
-        names.append(Name("embed/registers", f"{inside}{'reg_token' if timm else 'register_tokens'}", squeezed(1)))
-    if config.pre_norm and timm:
-        names += norm("embed/norm", "norm_pre")
-    for i in range(config.num_hidden_layers):
-        names += _layer(config, dialect, f"layers/{i}", f"blocks.{i}" if timm else f"encoder.layer.{i}")
-    names += norm("norm", "fc_norm" if config.norm_pooled else "norm" if timm else "layernorm")
+        prefixes = ("vision_model.",) if dialect == "clip" else ("visual.",)
+        return Names(
+            named(_TOWERS[dialect], leaves), prefixes, ignored=((r"(vision_model\.)?embeddings\.position_ids", BUFFER),)
+        )
     ignored = [(r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder")]
-    if not timm:
-        names += [*linear("pooler", "pooler.dense"), *linear("head", "classifier")]
-        ignored.append((r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"))
-        ignored.append((r"(cls|distillation)_classifier\.(weight|bias)", _TWO_HEADS))
-    elif config.pooler:
-        names += [*_attention_pooler(dialect), *linear("head", "head")]
-    elif config.distillation_token:
-        ignored.append((r"head(_dist)?\.(weight|bias)", _TWO_HEADS))
-    else:
-        names += linear("head", "head")
-    prefixes = () if timm else ("dinov2_with_registers.", "dinov2.", "deit.", "vit.")
-    return Names(tuple(names), prefixes, ignored=tuple(ignored))
+    if dialect == "timm":
+        text = f"norm norm {'fc_norm' if config.norm_pooled else 'norm'}\n{_TIMM}"
+        if config.distillation_token and not config.pooler:
+            ignored.append((r"head(_dist)?\.(weight|bias)", _TWO_HEADS))
+        else:
+            text += "linear? head head"
+        return Names(named(text, leaves), ignored=tuple(ignored))
+    text = _VIT if dialect == "vit" else _DINOV2_GATED if config.swiglu else _DINOV2
+    ignored.append((r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"))
+    ignored.append((r"(cls|distillation)_classifier\.(weight|bias)", _TWO_HEADS))
+    prefixes = ("dinov2_with_registers.", "dinov2.", "deit.", "vit.")
+    return Names(named(text, leaves), prefixes, ignored=tuple(ignored))
 
 
 _TWO_HEADS = "one of two heads whose mean a distilled model answers by; a new head takes their place"
-
-
-def _attention_pooler(dialect: Dialect) -> list[Name]:
-    """The pooler that asks by attention: timm's ``attn_pool``, Hugging Face's ``head``."""
-    if dialect == "timm":
-        return [
-            Name("pooler/probe", "attn_pool.latent", squeezed(2)),
-            *linear("pooler/attention/query", "attn_pool.q"),
-            *linear("pooler/attention/key", "attn_pool.kv", 0, 2),
-            *linear("pooler/attention/value", "attn_pool.kv", 1, 2),
-            *linear("pooler/attention/output", "attn_pool.proj"),
-            *norm("pooler/mlp/norm", "attn_pool.norm"),
-            *linear("pooler/mlp/up", "attn_pool.mlp.fc1"),
-            *linear("pooler/mlp/down", "attn_pool.mlp.fc2"),
-        ]
-    return [
-        Name("pooler/probe", "head.probe", squeezed(2)),
-        *in_projection("pooler/attention", "head.attention"),
-        *norm("pooler/mlp/norm", "head.layernorm"),
-        *linear("pooler/mlp/up", "head.mlp.fc1"),
-        *linear("pooler/mlp/down", "head.mlp.fc2"),
-    ]
-
-
-def _tower_names(config: ViTConfig, dialect: Dialect) -> Names:
-    """The vision towers of CLIP and SigLIP; the keys without what stands before them beside a text tower."""
-    ours = dialect == "clip"
-    names = [
-        Name("embed/patch/kernel", "embeddings.patch_embedding.weight" if ours else "conv1.weight", CONV),
-        Name("embed/position", "embeddings.position_embedding.weight" if ours else "positional_embedding"),
-    ]
-    if config.patch_bias:
-        names.append(Name("embed/patch/bias", "embeddings.patch_embedding.bias" if ours else "conv1.bias"))
-    if config.class_token:
-        names.append(Name("embed/class_token", "embeddings.class_embedding" if ours else "class_embedding"))
-    if config.pre_norm:
-        names += norm("embed/norm", "pre_layrnorm" if ours else "ln_pre")
-    for i in range(config.num_hidden_layers):
-        names += tower_layer(i, dialect)
-    names += norm("norm", "post_layernorm" if ours else "ln_post")
-    if config.pooler:
-        names += _attention_pooler(dialect)
-    if config.projection_dim and ours:
-        names.append(Name("projection/kernel", "visual_projection.weight", LINEAR))
-    elif config.projection_dim:
-        names.append(Name("projection/kernel", "proj"))
-    ignored = ((r"(vision_model\.)?embeddings\.position_ids", "a constant buffer, no parameter"),)
-    return Names(tuple(names), ("vision_model.",) if ours else ("visual.",), ignored=ignored)
-
-
-def tower_layer(i: int, dialect: Dialect) -> list[Name]:
-    """Layer ``i`` of a tower, for images or texts, as Hugging Face's CLIP (``clip``) or open_clip has it."""
-    here = f"layers/{i}"
-    if dialect == "clip":
-        there, first, second, up, down = f"encoder.layers.{i}", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"
-        attention = [
-            name
-            for part, key in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "out"))
-            for name in linear(f"{here}/attention/{part}", f"{there}.self_attn.{key}_proj")
-        ]
-    else:
-        there, first, second, up, down = f"transformer.resblocks.{i}", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj"
-        attention = in_projection(f"{here}/attention", f"{there}.attn")
-    return [
-        *norm(f"{here}/attention/norm", f"{there}.{first}"),
-        *attention,
-        *norm(f"{here}/mlp/norm", f"{there}.{second}"),
-        *linear(f"{here}/mlp/up", f"{there}.{up}"),
-        *linear(f"{here}/mlp/down", f"{there}.{down}"),
-    ]
-
-
-def in_projection(path: str, key: str) -> list[Name]:
-    """The names of torch's ``MultiheadAttention``, which fuses query, key and value under names of its own."""
-    names = linear(f"{path}/output", f"{key}.out_proj")
-    for n, part in enumerate(("query", "key", "value")):
-        names.append(Name(f"{path}/{part}/kernel", f"{key}.in_proj_weight", fused(LINEAR, n, 3)))
-        names.append(Name(f"{path}/{part}/bias", f"{key}.in_proj_bias", fused(SAME, n, 3)))
-    return names
-
-
-def _layer(config: ViTConfig, dialect: Dialect, here: str, there: str) -> list[Name]:
-    timm, vit = dialect == "timm", dialect == "vit"
-    first, second = ("layernorm_before", "layernorm_after") if vit else ("norm1", "norm2")
-    names = [*norm(f"{here}/attention/norm", f"{there}.{first}"), *norm(f"{here}/mlp/norm", f"{there}.{second}")]
-    for n, part in enumerate(("query", "key", "value")):
-        if timm:
-            names += linear(f"{here}/attention/{part}", f"{there}.attn.qkv", n, 3, bias=config.qkv_bias)
-        else:
-            names += linear(f"{here}/attention/{part}", f"{there}.attention.attention.{part}", bias=config.qkv_bias)
-    names += linear(f"{here}/attention/output", f"{there}.{'attn.proj' if timm else 'attention.output.dense'}")
-    up, down = ("intermediate.dense", "output.dense") if vit else ("mlp.fc1", "mlp.fc2")
-    if config.swiglu:
-        # Both dialects fuse gate and up, in this order.
-        up, down = (up, down) if timm else ("mlp.weights_in", "mlp.weights_out")
-        names += linear(f"{here}/mlp/gate", f"{there}.{up}", 0, 2) + linear(f"{here}/mlp/up", f"{there}.{up}", 1, 2)
-    else:
-        names += linear(f"{here}/mlp/up", f"{there}.{up}")
-    names += linear(f"{here}/mlp/down", f"{there}.{down}")
-    if config.layer_scale is not None:
-        for n, block in enumerate(("attention", "mlp"), 1):
-            names.append(
-                Name(f"{here}/{block}/layer_scale", f"{there}.{f'ls{n}.gamma' if timm else f'layer_scale{n}.lambda1'}")
-            )
-    return names
 
 
 def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:

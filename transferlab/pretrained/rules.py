@@ -1,0 +1,172 @@
+"""Name rules as text: how a dialect's files call the leaves of a network, one line for each kind of leaf.
+
+Which leaves there are follows from the network; a rule says how they are called::
+
+    linear  layers/{i}/attention/{query,key,value}   encoder.layer.{i}.attention.self.{query,key,value}
+    linear  layers/{i}/mlp/{gate,up}                 layers.{i}.mlp.Wi
+    linear? head                                     classifier
+
+``{i}`` is a number. ``{a,b}`` are alternatives, matched by place; where the key has none, the file fuses them in one tensor
+in this order, and the rule applies where the network has all of them. The first rule that applies to a leaf counts. A
+kind that ends in ``?`` names leaves that the file may hold although the network has not asked for them yet: heads, poolers.
+
+The kinds are ``linear``, ``conv`` and ``pointwise`` (kernel, bias), ``norm`` (scale, bias), ``batch_norm`` (and statistics),
+``table`` (embedding), ``attention`` (torch's ``MultiheadAttention``, which fuses query, key and value under names of its own),
+``same`` (a leaf as it is), ``matrix`` (a leaf that the file holds transposed), ``row`` and ``token`` (a leaf that the file
+holds with one and two leading axes of length 1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+from transferlab import trees
+from transferlab.errors import TransferlabError
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Layout, Name, fused, squeezed
+
+_KERNEL = (("/kernel", ".weight", LINEAR), ("/bias", ".bias", SAME))
+_NORM = (("/scale", ".weight", SAME), ("/bias", ".bias", SAME))
+_KINDS: dict[str, tuple[tuple[str, str, Layout], ...]] = {
+    "linear": _KERNEL,
+    "conv": (("/kernel", ".weight", CONV), _KERNEL[1]),
+    "pointwise": (("/kernel", ".weight", POINTWISE), _KERNEL[1]),
+    "norm": _NORM,
+    "batch_norm": (*_NORM, ("/mean", ".running_mean", SAME), ("/var", ".running_var", SAME)),
+    "table": (("/embedding", ".weight", SAME),),
+    "attention": (("/kernel", ".in_proj_weight", LINEAR), ("/bias", ".in_proj_bias", SAME)),
+    "same": (("", "", SAME),),
+    "matrix": (("", "", LINEAR),),
+    "row": (("", "", squeezed(1)),),
+    "token": (("", "", squeezed(2)),),
+}
+"""Kind → (what follows the path, what follows the key, the layout between them)."""
+
+_CHOICE = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line.
+
+    Attributes:
+        kind: a key of the kinds above.
+        path, key: the two patterns.
+        optional: whether it also names leaves that the network has not.
+    """
+
+    kind: str
+    path: str
+    key: str
+    optional: bool = False
+
+    def names(self, paths: frozenset[str]) -> Iterator[tuple[Name, ...]]:
+        """Yield the leaves that one tensor of the file fills, each time those that these paths hold."""
+        for ending, suffix, layout in _KINDS[self.kind]:
+            for numbers in self._numbers(paths, ending):
+                for filled, choices in _filled(self.path, numbers):
+                    key = _key(self.key, numbers, [place for place, _ in choices])
+                    if key is not None:
+                        group = (Name(filled + ending, key + suffix, layout),)
+                    elif choices[-1][0] > 0:
+                        continue  # its tensor was yielded with the first of its parts
+                    else:
+                        group = self._parts(numbers, choices, ending, suffix, layout)
+                    if self.optional or all(name.path in paths for name in group):
+                        yield group
+
+    def _numbers(self, paths: frozenset[str], ending: str) -> list[tuple[str, ...]]:
+        """The numbers that ``{i}`` stands for, in the order of the layers."""
+        if "{i}" not in self.path:
+            return [()]
+        pattern = re.compile("".join(_pattern(self.path)) + re.escape(ending))
+        found = {match.groups() for match in map(pattern.fullmatch, paths) if match is not None}
+        return sorted(found, key=lambda numbers: [int(number) for number in numbers])
+
+    def _parts(
+        self, numbers: tuple[str, ...], choices: list[tuple[int, str]], ending: str, suffix: str, layout: Layout
+    ) -> tuple[Name, ...]:
+        """The leaves of one tensor: all alternatives of the last choice."""
+        before = [place for place, _ in choices[:-1]]
+        key = _key(self.key, numbers, before)
+        assert key is not None, self
+        parts = [path for path, taken in _filled(self.path, numbers) if [p for p, _ in taken[:-1]] == before]
+        return tuple(Name(path + ending, key + suffix, fused(layout, n, len(parts))) for n, path in enumerate(parts))
+
+
+@cache
+def rules(text: str) -> tuple[Rule, ...]:
+    """Read the rules of a text, a line each; empty lines and those that begin with ``#`` are passed over.
+
+    Raises:
+        TransferlabError: a line of another form; the line is shown.
+    """
+    found = []
+    for line in text.strip().splitlines():
+        parts = line.split()
+        if not parts or parts[0].startswith("#"):
+            continue
+        kind = parts[0].removesuffix("?")
+        if len(parts) != 3 or kind not in _KINDS:
+            raise TransferlabError(
+                f"'{line.strip()}' is not a name rule: expected 'KIND PATH KEY', KIND one of {', '.join(_KINDS)}."
+            )
+        found.append(Rule(kind, parts[1], parts[2], parts[0].endswith("?")))
+    return tuple(found)
+
+
+@cache
+def leaves_of(config: Any) -> frozenset[str]:
+    """Return the paths of the network of this config, without a head; nothing is allocated."""
+    definition = trees.define(config.build())
+    return frozenset({**trees.flatten(definition.params), **trees.flatten(definition.state)})
+
+
+def named(text: str, paths: Iterable[str]) -> tuple[Name, ...]:
+    """Return how the files that follow these rules call the leaves at ``paths``.
+
+    A leaf that no rule is about is left out: such files cannot hold it.
+    """
+    wanted = frozenset(paths)
+    found: dict[str, Name] = {}
+    for rule in rules(text):
+        for group in rule.names(wanted):
+            # All of a tensor's leaves, or none: an earlier rule names them otherwise.
+            if not any(name.path in found for name in group):
+                found.update((name.path, name) for name in group)
+    return tuple(found.values())
+
+
+def _pattern(text: str) -> Iterator[str]:
+    """A pattern's regular expression, in parts: ``{i}`` is a group, alternatives are none."""
+    last = 0
+    for choice in _CHOICE.finditer(text):
+        yield re.escape(text[last : choice.start()])
+        words = choice.group(1)
+        yield r"(\d+)" if words == "i" else f"(?:{'|'.join(map(re.escape, words.split(',')))})"
+        last = choice.end()
+    yield re.escape(text[last:])
+
+
+def _filled(text: str, numbers: tuple[str, ...]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Each text that a pattern stands for with these numbers, with the (place, word) of its alternatives."""
+    words = [list(enumerate(c.split(","))) for c in _CHOICE.findall(text) if c != "i"]
+    for choices in product(*words):
+        yield _fill(text, numbers, [word for _, word in choices]), list(choices)
+
+
+def _key(text: str, numbers: tuple[str, ...], places: list[int]) -> str | None:
+    """The key where each choice of the path has one in it, in order; None where the key has fewer."""
+    words = [c.split(",") for c in _CHOICE.findall(text) if c != "i"]
+    if len(words) < len(places):
+        return None
+    return _fill(text, numbers, [those[place] for those, place in zip(words, places, strict=True)])
+
+
+def _fill(text: str, numbers: tuple[str, ...], words: list[str]) -> str:
+    number, word = iter(numbers), iter(words)
+    return _CHOICE.sub(lambda choice: next(number) if choice.group(1) == "i" else next(word), text)
