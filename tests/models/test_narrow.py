@@ -61,7 +61,7 @@ FIRST = {
     "ModernBERT, a window": (replace(MODERN, layer_types=("full_attention", "sliding_attention")), "first"),
     "ViT": (VIT, "first"),
     "ViT's pooler": (replace(VIT, pooler=True), "pooler"),
-    "CLIP's vision": (replace(VIT, pre_norm=True, projection_dim=6, pooling="first"), "embedding"),
+    "CLIP's vision": (replace(VIT, pre_norm=True, projection_dim=6, pooling="first", norm_hidden=False), "embedding"),
     "a vision tower's pooler, projected": (replace(VIT, pooler=True, projection_dim=6, pooling="pooler"), "embedding"),
 }
 OTHERS = {

@@ -29,6 +29,7 @@ VARIANTS = {
     "swiglu": replace(TINY, swiglu=True, layer_scale=0.3),
     "no token": replace(TINY, class_token=False, position_slots=0, pooling="mean"),
     "norm after the mean": replace(TINY, norm_pooled=True, pooling="mean"),
+    "hidden before the norm": replace(TINY, norm_hidden=False),
 }
 HEAD = ClassifierConfig(("cat", "dog"))
 
@@ -107,8 +108,9 @@ def in_numpy(config: ViTConfig, leaves: dict[str, np.ndarray], x: np.ndarray) ->
     if config.norm_pooled:
         pooled = norm(hidden[:, len(tokens) :].mean(1), "norm")
     else:
-        hidden = norm(hidden, "norm")
-        pooled = hidden[:, len(tokens) :].mean(1)
+        normal = norm(hidden, "norm")
+        pooled = normal[:, len(tokens) :].mean(1)
+        hidden = normal if config.norm_hidden else hidden
     return hidden, linear(pooled, "head")
 
 

@@ -194,12 +194,17 @@ def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch fe
     if pooling == "embedding":
         return carry["embedding"]
     if pooling == "first":
-        return carry["hidden"][:, 0]
+        return read_hidden(carry)[:, 0]
     if pooling == "last":
         return jnp.take_along_axis(carry["hidden"], last_token(carry["mask"])[:, None, None], axis=1)[:, 0]
     if pooling == "first and mean":
-        return jnp.concatenate([carry["hidden"][:, 0], model.tap(carry)], axis=-1)
+        return jnp.concatenate([read_hidden(carry)[:, 0], model.tap(carry)], axis=-1)
     return model.tap(carry)
+
+
+def read_hidden(carry: Carry) -> Float[Array, "batch length features"]:
+    """The hidden states that are pooled: ``normal`` where a family keeps them apart from what its origin returns."""
+    return carry.get("normal", carry["hidden"])
 
 
 def unit_length(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:

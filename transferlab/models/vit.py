@@ -20,7 +20,7 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.convolutions import Patches
-from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool
+from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, read_hidden
 from transferlab.models.layers import (
     ACTIVATIONS,
     Constant,
@@ -57,6 +57,8 @@ class ViTConfig:
         projection_dim: width of the space shared with texts, to which the pooled vector is mapped; None has no map.
         pooling: how the origin's head pools.
         norm_pooled: the final norm acts on the pooled vector and not on the tokens (timm's ``fc_norm``).
+        norm_hidden: whether ``hidden`` has passed the final norm; Hugging Face's CLIP (and OpenAI's) returns it as the last
+            layer left it, where timm's and open_clip's return it normalised. What pools reads normalised tokens anyway.
         drop_path: rate of stochastic depth at the last layer, rising linearly from 0.
         position_rule: how the origin resizes positions.
     """
@@ -87,6 +89,7 @@ class ViTConfig:
     projection_dim: int | None = None
     pooling: Pooling = "first"
     norm_pooled: bool = False
+    norm_hidden: bool = True
     drop_path: float = 0.0
     position_rule: PositionRule = "bicubic antialias"
 
@@ -185,7 +188,7 @@ class ViTConfig:
         """The vision tower of CLIP ViT-B/32: 87.8 M parameters, 0.4 M of them the projection."""
         return cls(
             patch_size=32, hidden_act="quick_gelu", layer_norm_eps=1e-5, patch_bias=False, pre_norm=True,
-            projection_dim=512, position_rule="bicubic",
+            projection_dim=512, norm_hidden=False, position_rule="bicubic",
         )  # fmt: skip
 
     @classmethod
@@ -410,17 +413,21 @@ class ViT(Model):
         return super().pooled_token(kind)
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
-        """The final norm: of every token, or of the patches' mean (then ``hidden`` stays, as timm returns it)."""
+        """The final norm: of every token, or of the patches' mean (then ``hidden`` stays, as timm returns it).
+
+        Where the origin's ``hidden`` has not passed the norm, what has is ``normal``.
+        """
         if self.config.norm_pooled:
             return {**carry, "mean": self.norm(self.tap(carry))}
-        return {**carry, "hidden": self.norm(carry["hidden"])}
+        return {**carry, "hidden" if self.config.norm_hidden else "normal": self.norm(carry["hidden"])}
 
     def run_pooler(self, carry: Carry, key: Key | None) -> Carry:
         """Add ``pooled``, as the origin's pooler: by attention over the patches, or tanh of a linear map of the first token."""
         assert self.pooler is not None
+        hidden = read_hidden(carry)
         if isinstance(self.pooler, AttentionPooler):
-            return {**carry, "pooled": self.pooler(carry["hidden"][:, self.config.prefix :], key)}
-        return {**carry, "pooled": jnp.tanh(self.pooler(carry["hidden"][:, 0], key))}
+            return {**carry, "pooled": self.pooler(hidden[:, self.config.prefix :], key)}
+        return {**carry, "pooled": jnp.tanh(self.pooler(hidden[:, 0], key))}
 
     def project(self, carry: Carry, key: Key | None) -> Carry:
         """Add ``embedding``: the origin's one vector of an image, in the space shared with texts."""
@@ -429,7 +436,7 @@ class ViT(Model):
 
     def tap(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the patches, as timm's ``avg``; the tokens before them do not count."""
-        return carry["mean"] if "mean" in carry else carry["hidden"][:, self.config.prefix :].mean(1)
+        return carry["mean"] if "mean" in carry else read_hidden(carry)[:, self.config.prefix :].mean(1)
 
 
 def _pooler(config: ViTConfig) -> Linear | AttentionPooler | None:

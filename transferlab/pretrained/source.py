@@ -337,7 +337,8 @@ class Source:
                 ``input_features`` (batch, frames, bands).
 
         Returns:
-            ``hidden`` (last hidden states, or the final feature map), ``pooled`` where the origin pools, ``embedding``
+            ``hidden`` (the last hidden states as the origin's base model returns them, or the final feature map with its
+            channels last; docs/models.md has a row for each family), ``pooled`` where the origin pools, ``embedding``
             where it maps that to a space shared with another tower, ``encoded`` (the encoder's states) where a decoder
             follows, and ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of
             a language model. Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and
