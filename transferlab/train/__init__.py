@@ -1,5 +1,6 @@
 """Training: settings, the compiled step, the loop, checkpoints, and opening a finished run."""
 
+from transferlab.train.divergence import Diverged
 from transferlab.train.interrupt import Interrupted
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.predictor import Predictor, open_run
@@ -7,4 +8,15 @@ from transferlab.train.result import Result
 from transferlab.train.run import Run, Seeds, adapt
 from transferlab.train.settings import Settings
 
-__all__ = ["Interrupted", "Optimizer", "Predictor", "Result", "Run", "Seeds", "Settings", "adapt", "open_run"]
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "Optimizer",
+    "Predictor",
+    "Result",
+    "Run",
+    "Seeds",
+    "Settings",
+    "adapt",
+    "open_run",
+]

@@ -19,7 +19,7 @@ from transferlab.train.result import Report
 class Abreast:
     """Runs of one program, each on its own batches: :class:`Streaming` for each, so that their numbers are the same bits.
 
-    The states have taken equally many steps. Between two calls of ``advance`` so have all members that have not finished.
+    The states have taken equally many steps. Between two calls of ``advance`` so have all members that have not ended.
     """
 
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
@@ -30,7 +30,7 @@ class Abreast:
         self._order = sorted(range(len(members)), key=lambda i: -members[i].total)
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
-        lead, *others = live = [i for i in self._order if self.members[i].total > self.done]
+        lead, *others = live = [i for i in self._order if self.members[i].trains(self.done)]
         out: list[Columns] = [{} for _ in self.members]
         with ThreadPoolExecutor(SIDE_BY_SIDE - 1, thread_name_prefix="abreast") as threads:
             beside = {i: threads.submit(self._each[i].advance, upto, stop, None) for i in others}
@@ -57,4 +57,6 @@ class Abreast:
         def one(i: int) -> Float[np.ndarray, "n labels"]:
             return self._each[i].predict({0: wanted[i]}, None if states is None else {0: states[i]})[0]
 
-        return dict(zip(wanted, ahead(one, wanted), strict=True))
+        # Each is computed by itself: one that diverged may be left out.
+        asked = [i for i in wanted if self.members[i].diverged is None]
+        return dict(zip(asked, ahead(one, asked), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -20,12 +20,13 @@ from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.abreast import Abreast
 from transferlab.train.ahead import SIDE_BY_SIDE
+from transferlab.train.divergence import FINISHED, raise_diverged, sentence
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
 from transferlab.train.memory import device_bytes, make_fit
 from transferlab.train.program import State, evaluated
-from transferlab.train.result import Report, Result, read_result, write_predictions
+from transferlab.train.result import Report, Result, read_result, untested, write_predictions
 from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
 from transferlab.transfer.flops import host
@@ -42,9 +43,22 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
     on an accelerator, where a timing shows a gain; on CPU they train in pairs, side by side, where memory holds two. The
     others go one by one. ``Settings.together`` overrides that.
 
+    A run that diverges ends there, and the others are trained to their ends as if nothing had happened.
+
     Raises:
+        Diverged: one or more of them did; all results are in its ``results``, in order.
         TransferlabError, Interrupted: as ``Run.fit``.
     """
+    results = fit_each(runs, report)
+    found = {i: result.diverged for i, result in enumerate(results)}
+    raise_diverged(
+        results, {i: sentence(one, runs[i].settings, runs[i].directory) for i, one in found.items() if one is not None}
+    )
+    return results
+
+
+def fit_each(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
+    """The same, with a result for every run: the ``status`` of one that diverged says so."""
     results: dict[int, Result] = {}
     left: list[int] = []
     with ExitStack() as locks:
@@ -169,18 +183,30 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
     members = engine.members
     with StopRequest() as stop, ExitStack() as leaving:
         for member in members:
+            leaving.callback(_drop_diverged, member)
             # However this ends, each member's last checkpoint is written to its end.
             if member.checkpoints is not None:
                 leaving.callback(member.checkpoints.close)
             member.writer = MetricsWriter(member.run.directory, engine.done)
             leaving.callback(member.writer.close)
-        train(engine, stop, report)
-    states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
-    probabilities = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
-    return [
-        _finish(member, states[i], probabilities[i], len(members), asdict(engine.memory(i)))
-        for i, member in enumerate(members)
-    ]
+        ended: dict[int, Result] = {}
+
+        def diverged(i: int) -> None:
+            # Recorded at once: whatever happens to the others, this run is not tried again.
+            ended[i] = _diverged(members[i], len(members), asdict(engine.memory(i)))
+
+        train(engine, stop, report, diverged)
+    if len(ended) < len(members):
+        states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
+        probabilities = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
+        for i, member in enumerate(members):
+            if member.diverged is None and not np.isfinite(probabilities[i]).all():
+                member.diverge(member.total, "the probabilities of the test split are not finite", member.total)
+                diverged(i)
+                _drop_diverged(member)
+            if member.diverged is None:
+                ended[i] = _finish(member, states[i], probabilities[i], len(members), asdict(engine.memory(i)))
+    return [ended[i] for i in range(len(members))]
 
 
 def _chosen(member: Member, last: State) -> State:
@@ -250,10 +276,53 @@ def _finish(
     run = member.run
     test = scores(probabilities, run.data.labels[run.data.test])
     program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
-    record = {
+    record = _record(member, test, together, memory)
+    if run.directory is not None:
+        write_predictions(run.directory, run.data, probabilities)
+        # Written last: its presence is what says that the run has ended.
+        write_json(run.directory / "result.json", record)
+        _drop_checkpoints(run)
+
+    def tree() -> trees.Tree:
+        params = run._plan.place(run.seeds.initialisation)[0]
+        return trees.join(weights, trees.split_by(params, program.paths)[1])
+
+    def whole() -> Adapted:
+        drawn = run._plan.drawn(run.seeds.initialisation)
+        return adapted(run.source, weights, drawn, stats, run._plan.head, run._plan.definition.module)
+
+    return Result(test, probabilities, member.writer.rows, record, tree, whole)
+
+
+def _diverged(member: Member, together: int, memory: dict[str, int]) -> Result:
+    """The result of a run that has no numbers to test."""
+    run = member.run
+    record = _record(member, dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy")), together, memory)
+    if run.directory is not None:
+        write_json(run.directory / "result.json", record)
+    return untested(record, member.writer.rows, len(run.data.test), len(run.data.label_names))
+
+
+def _drop_checkpoints(run: Run) -> None:
+    """Remove the checkpoints of a run that has ended and whose weights nobody wants."""
+    if run.directory is not None and not run.keep_weights:
+        shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+
+
+def _drop_diverged(member: Member) -> None:
+    if member.diverged is not None:
+        _drop_checkpoints(member.run)
+
+
+def _record(member: Member, test: Mapping[str, float | None], together: int, memory: dict[str, int]) -> dict[str, Any]:
+    """What ``result.json`` says of a run that has ended, one way or the other."""
+    run, program = member.run, member.run.program
+    return {
         "method": run.method.name,
+        "status": FINISHED if member.diverged is None else member.diverged.status,
+        "diverged": None if member.diverged is None else asdict(member.diverged),
         "examples": len(run.data.train) + len(run.data.validation),
-        "test": test,
+        "test": dict(test),
         "trainable_parameters": run._plan.trainable_parameters,
         "flops": run.flops + run.decision.flops_per_example * len(run.data.train),
         "seconds": member.seconds,
@@ -265,19 +334,3 @@ def _finish(
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
         "settings": asdict(run.settings),
     }
-    if run.directory is not None:
-        write_predictions(run.directory, run.data, probabilities)
-        # Written last: its presence is what says that the run is finished.
-        write_json(run.directory / "result.json", record)
-        if not run.keep_weights:
-            shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
-
-    def tree() -> trees.Tree:
-        params = run._plan.place(run.seeds.initialisation)[0]
-        return trees.join(weights, trees.split_by(params, program.paths)[1])
-
-    def whole() -> Adapted:
-        drawn = run._plan.drawn(run.seeds.initialisation)
-        return adapted(run.source, weights, drawn, stats, run._plan.head, run._plan.definition.module)
-
-    return Result(test, probabilities, member.writer.rows, record, tree, whole)

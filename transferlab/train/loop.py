@@ -7,6 +7,7 @@ program: :class:`Companions` each through its own batches, :class:`Resident` run
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from transferlab import trees
 from transferlab.data.batches import Batch, evaluation_order, stream, weights
 from transferlab.measure.metrics import accuracy, cross_entropy
 from transferlab.train.ahead import ahead
+from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
 from transferlab.train.halves import halves_of
 from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.memory import Memory, held
@@ -54,6 +56,8 @@ class Member:
         pending: metrics of steps that no row covers yet.
         seconds: what it took so far, earlier starts and its share of what was spent on many included, compiling not.
         best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
+        diverged: where it stopped being finite; it is then not trained, scored or saved any more.
+        learning_rate: of its newest step.
     """
 
     run: Run
@@ -64,11 +68,40 @@ class Member:
     pending: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     best: tuple[float, int, State, dict[str, Any]] | None = None
+    diverged: Divergence | None = None
+    learning_rate: float = math.nan
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
         return self.run.steps
+
+    def trains(self, done: int) -> bool:
+        """Whether it takes the step after ``done``."""
+        return self.diverged is None and self.total > done
+
+    def diverge(self, step: int, what: str, updates: int) -> None:
+        """Remember where it stopped being finite."""
+        self.diverged = Divergence(step, self.total, what, self.learning_rate, updates)
+
+    def check(self, first: int, metrics: Columns) -> Columns:
+        """Look at every one of the steps after ``first``; return their metrics, up to the one that diverged if one did."""
+        if not metrics:
+            return metrics
+        found = first_not_finite(metrics)
+        if found is not None:
+            metrics = {name: values[: found[0] + 1] for name, values in metrics.items()}
+        self.learning_rate = metrics["learning_rate"][-1]
+        if found is not None:
+            # Loss and gradient are those of the parameters before the step.
+            self.diverge(first + found[0] + 1, found[1], first + found[0])
+        return metrics
+
+    def check_state(self, state: State, done: int) -> None:
+        """Look at all that a checkpoint holds."""
+        what = state_not_finite(state)
+        if what is not None:
+            self.diverge(done, what, done)
 
     def next_event(self, done: int) -> int:
         """The step at which something has to be looked at."""
@@ -93,7 +126,7 @@ class Member:
         """Take in the metrics of the steps after ``first``; return the rows that are complete."""
         if not metrics:
             return []
-        every, total = self.run.settings.log_every, self.total
+        every, total = self.run.settings.log_every, self.total if self.diverged is None else self.diverged.step
         columns = {name: [row[name] for row in self.pending] + values for name, values in metrics.items()}
         before, last = first - len(self.pending), first + len(metrics["loss"])
         ends = [step for step in range((first // every + 1) * every, last + 1, every) if step != total]
@@ -155,8 +188,13 @@ class Engine(Protocol):
         ...
 
 
-def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
-    """Take every member to its last step.
+def train(
+    engine: Engine, stop: StopRequest, report: Report | None, ended: Callable[[int], None] = lambda member: None
+) -> None:
+    """Take every member to its last step, or to the one at which it diverged: ``ended`` is then told its number.
+
+    The steps of one that diverged are taken on where they are computed with the others': these stay what they are, bit
+    by bit. Every step's metrics are looked at before anything is scored or saved.
 
     Raises:
         Interrupted: a stop was asked for; members that keep checkpoints wrote one first.
@@ -166,18 +204,20 @@ def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
     settings = members[0].run.settings
     program = members[0].run.program
     clock, saved = program.clock(), time.perf_counter()
-    while engine.done < total:
+    while any(member.trains(engine.done) for member in members):
         first = engine.done
-        live = [i for i, member in enumerate(members) if member.total > first]
-        metrics = engine.advance(min(members[i].next_event(first) for i in live), stop, report)
+        taken = [i for i, member in enumerate(members) if member.total > first]
+        live = [i for i in taken if members[i].trains(first)]
+        metrics = engine.advance(min(members[i].next_event(first) for i in taken), stop, report)
         done = engine.done
-        rows = {i: members[i].log(first, metrics[i]) for i in live}
+        rows = {i: members[i].log(first, members[i].check(first, metrics[i])) for i in live}
         # A stop that was asked for before the first of these steps leaves nothing new to score.
-        scored = [i for i in live if done > first and members[i].validates(done)]
-        if scored:
+        scored = [i for i in taken if done > first and members[i].validates(done)]
+        if any(members[i].diverged is None for i in scored):
             probabilities = engine.predict({i: members[i].run.data.validation for i in scored})
             for i in scored:
-                _take_score(members[i], rows[i], done, probabilities[i], lambda i=i: engine.state(i))
+                if members[i].diverged is None:
+                    _take_score(members[i], rows[i], done, probabilities[i], lambda i=i: engine.state(i))
         for i in live:
             for row in rows[i]:
                 members[i].writer.write(row)
@@ -190,11 +230,16 @@ def train(engine: Engine, stop: StopRequest, report: Report | None) -> None:
         every = settings.checkpoint_steps
         due = done % every == 0 if every else time.perf_counter() - saved > settings.checkpoint_seconds
         for i in live:
-            if due or stop.asked or (done == members[i].total and members[i].run.keep_weights):
-                members[i].save(lambda i=i: engine.state(i), done)
+            member, last = members[i], done == members[i].total
+            if member.diverged is None and done > first and (last or ((due or stop.asked) and member.checkpoints)):
+                member.check_state(engine.state(i), done)
+            if member.diverged is not None:
+                ended(i)
+            elif due or stop.asked or (last and member.run.keep_weights):
+                member.save(lambda i=i: engine.state(i), done)
         if due:
             saved = time.perf_counter()
-        if stop.asked and done < total:
+        if stop.asked and any(member.trains(done) for member in members):
             raise Interrupted(f"Stopped after step {done} of {total}.")
 
 
@@ -209,10 +254,15 @@ def _take_score(
         rows.append({"step": done, **found})
     # Accuracy decides; among equals the smaller cross-entropy, which never weighs as much as one example.
     loss = found["validation_cross_entropy"]
-    score = round(found["validation_accuracy"] * len(probabilities)) - (loss / (1 + loss) if np.isfinite(loss) else 1.0)
+    if not math.isfinite(loss):
+        member.diverge(done, f"the validation loss is {loss}", done)
+        return
+    score = round(found["validation_accuracy"] * len(probabilities)) - loss / (1 + loss)
     if member.best is None or score > member.best[0]:
         kept = jax.tree.map(lambda x: np.array(x, copy=True), state())
-        member.best = (score, done, kept, member.run.meta(done, member.pending, member.seconds))
+        member.check_state(kept, done)
+        if member.diverged is None:
+            member.best = (score, done, kept, member.run.meta(done, member.pending, member.seconds))
 
 
 class Streaming:

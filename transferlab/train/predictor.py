@@ -24,6 +24,7 @@ from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
+from transferlab.train.divergence import Divergence
 from transferlab.train.identity import architecture
 from transferlab.train.run import plan_for
 
@@ -80,11 +81,13 @@ def open_run(directory: str | Path) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base it stands on.
 
     Raises:
-        TransferlabError: no finished run there, its weights were not kept, or the base is absent or not what it was.
+        TransferlabError: no finished run there (or one that diverged), its weights were not kept, or the base is absent or not what it was.
     """
     directory = Path(directory)
     if not (directory / "result.json").exists() or not (directory / "run.json").exists():
         raise TransferlabError(f"{directory} holds no finished run (no result.json and run.json).")
+    if (found := read_json(directory / "result.json").get("diverged")) is not None:
+        raise TransferlabError(f"The run in {directory} {Divergence(**found)}; it has nothing to predict with.")
     identity = read_json(directory / "run.json")
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(

@@ -1,7 +1,8 @@
-"""What a finished run has to say, in memory and read back from its directory."""
+"""What a run that has ended has to say, in memory and read back from its directory."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from transferlab.data.dataset import Dataset
 from transferlab.files import atomic_path, read_json
 from transferlab.methods.adapted import Adapted
 from transferlab.pretrained.source import Source
+from transferlab.train.divergence import FINISHED, Divergence
 from transferlab.train.writers import read_metrics
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -24,7 +26,7 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run has to say.
+    """What a run that has ended has to say; of one that diverged, ``test`` and ``probabilities`` are NaN.
 
     Attributes:
         test: accuracy, balanced accuracy and cross-entropy (nats) on the test split, measured once.
@@ -40,14 +42,25 @@ class Result:
     _tree: Callable[[], trees.Tree] | None = field(repr=False, default=None)
     _adapted: Callable[[], Adapted] | None = field(repr=False, default=None)
 
+    @property
+    def status(self) -> str:
+        """``finished``, or ``diverged at step 12``."""
+        return self.record.get("status", FINISHED)
+
+    @property
+    def diverged(self) -> Divergence | None:
+        """Where it diverged, if it did."""
+        found = self.record.get("diverged")
+        return None if found is None else Divergence(**found)
+
     @cached_property
     def params(self) -> trees.Tree | None:
-        """The whole adapted tree; None for a run read from disk (``open_run`` brings its weights back)."""
+        """The whole adapted tree; None for a run read from disk (``open_run`` brings its weights back) or that diverged."""
         return None if self._tree is None else self._tree()
 
     @cached_property
     def adapted(self) -> Adapted | None:
-        """The base, what was trained as a whole, and the adapters apart; None for a run read from disk."""
+        """The base, what was trained as a whole, and the adapters apart; None where ``params`` is."""
         return None if self._adapted is None else self._adapted()
 
     @property
@@ -67,8 +80,18 @@ def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.nd
 
 
 def read_result(directory: Path) -> Result:
-    """Read a finished run's result from its directory (without weights)."""
+    """Read the result of a run that has ended from its directory (without weights)."""
     record = read_json(directory / "result.json")
+    if record.get("diverged") is not None:
+        identity = read_json(directory / "run.json")
+        rows = read_metrics(directory / "metrics.jsonl")
+        return untested(record, rows, identity["data"]["test"], len(identity["labels"]))
     with np.load(directory / "predictions.npz", allow_pickle=False) as saved:
         probabilities = saved["probabilities"]
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
+
+
+def untested(record: dict[str, Any], history: list[dict[str, Any]], examples: int, labels: int) -> Result:
+    """The result of a run that diverged: nothing was tested."""
+    test = dict.fromkeys(record["test"], math.nan)
+    return Result(test, np.full((examples, labels), math.nan, np.float32), history, record)

@@ -244,9 +244,11 @@ class Run:
         }
 
     def fit(self, report: Report | None = None) -> Result:
-        """Train, test once, and return the result; a finished or interrupted run in ``directory`` is continued.
+        """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
 
         Raises:
+            Diverged: a loss, a gradient or what trains is not finite. The directory records it, so that ``fit`` says so
+                again, and keeps the last checkpoint before. Other settings are another run, in another directory.
             TransferlabError: the directory holds another run (the fields that differ are named), or a full disk.
             Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
         """

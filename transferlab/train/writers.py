@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,7 +38,8 @@ class MetricsWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in row.items():
-            if name != "step":
+            # tensorboardX warns of what is not finite, on the terminal; the JSON lines have it.
+            if name != "step" and math.isfinite(value):
                 self._events.add_scalar(name, value, row["step"])
 
     def __enter__(self) -> MetricsWriter:
