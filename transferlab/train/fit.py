@@ -213,16 +213,15 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
     needed = needed if cpu is None else jax.device_put(jax.device_get(needed))
     member = Member(run, needed, key, MetricsWriter(None), checkpoints)
-    if checkpoints is not None and (last := checkpoints.last) is not None:
+    if checkpoints is not None and (found := checkpoints.latest()) is not None:
+        (last, best), like = found, state
         meta = checkpoints.meta(last)
         check_base(run, meta)
-        best, like = checkpoints.best, state
-        assert best is not None
         state = checkpoints.restore(last, like)
         member.seconds, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
-        if (score := checkpoints.meta(best).get("score")) is not None:
-            kept = state if best == last else checkpoints.restore(best, like)
-            member.best = (score, best, jax.tree.map(np.array, kept), checkpoints.meta(best))
+        if best is not None:
+            kept, meta = state if best == last else checkpoints.restore(best, like), checkpoints.meta(best)
+            member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
     member.seconds += run.program.clock() - started
     return member, state
 
@@ -271,6 +270,8 @@ def _finish(
         write_json(run.directory / "result.json", record)
         if not run.keep_weights:
             shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+        elif member.checkpoints is not None:
+            member.checkpoints.finish()
 
     def tree() -> trees.Tree:
         params = run._plan.place(run.seeds.initialisation)[0]

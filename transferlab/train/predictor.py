@@ -93,7 +93,7 @@ def open_run(directory: str | Path) -> Predictor:
     from transferlab.train.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(directory / "checkpoints")
-    step = checkpoints.best
+    step = checkpoints.chosen()
     if step is None:
         raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
     source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])
