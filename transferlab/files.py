@@ -107,9 +107,9 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-_TEMPORARY = ".tmp-written"
+TEMPORARY = ".tmp-written"
 """How the names of files and directories end that are being written."""
-_LITTER = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}")
+_LITTER = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY)}")
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def temporary_sibling(path: Path, directory: bool) -> Iterator[Path]:
     """Make a private sibling of ``path`` and hold its lock; what killed writers left beside it goes first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drop_litter(path.parent)
-    names = {"prefix": f".{path.name}.", "suffix": _TEMPORARY, "dir": path.parent}
+    names = {"prefix": f".{path.name}.", "suffix": TEMPORARY, "dir": path.parent}
     while True:
         if directory:
             temporary = Path(tempfile.mkdtemp(**names))
@@ -143,6 +143,12 @@ def drop_litter(folder: Path) -> None:
         with _held(path, wait=False) as held:
             if held:
                 remove(path)
+
+
+def is_written(path: Path) -> bool:
+    """Whether this temporary file or directory is there, and a process that lives writes it."""
+    with _held(path, wait=False) as held:
+        return path.exists() and not held
 
 
 def remove(path: Path) -> None:

@@ -26,7 +26,7 @@ def plain_path(path: Path) -> Iterator[Path]:
         TransferlabError: the temporary folder's own path is none.
     """
     whole = Path(os.path.abspath(path))
-    if os.name == "nt" and not set(str(whole)) & set("[]?*") or _PLAIN.fullmatch(str(whole)):
+    if (os.name == "nt" and not set(str(whole)) & set("[]?*")) or _PLAIN.fullmatch(str(whole)):
         yield whole
         return
     base = Path(tempfile.gettempdir()).resolve()

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.files import file_lock, write_json
+from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.abreast import Abreast
@@ -34,6 +35,7 @@ COMPANIONS = 64
 """Most runs that step in one program, each on its own batches."""
 
 
+@interruptible()
 def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 
