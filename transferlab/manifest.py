@@ -22,7 +22,9 @@ def write_manifest(directory: Path) -> None:
     files = {}
     for folder, _, names in os.walk(directory):
         for path in (Path(folder, name) for name in names):
-            files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            name = path.relative_to(directory).as_posix()
+            if name != MANIFEST:
+                files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     write_json(directory / MANIFEST, {"format": 1, "files": dict(sorted(files.items()))})
 
 
