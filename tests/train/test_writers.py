@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from transferlab.train.writers import MetricsWriter, read_metrics
 
 
@@ -62,3 +64,52 @@ def test_without_a_directory_anything_is_written(tmp_path: Path) -> None:
         writer.write({"step": 1, "loss": 2.0})
     assert writer.rows == [{"step": 1, "loss": 2.0}]
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_damaged_line_takes_the_later_ones_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3, 4):
+            writer.write({"step": step, "loss": 1.0 / step})
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(True)
+    for bad in (lines[1][:9] + b"\n", b"\xff" + lines[1][1:], b"[2]\n", b'{"loss": 0.5}\n', b"\n"):
+        caplog.clear()
+        path.write_bytes(b"".join([lines[0], bad, *lines[2:]]))
+        assert rows(tmp_path) == [1, 3, 4]
+        assert "line 2" in caplog.text and str(path) in caplog.text
+    # On a resume the rows up to it stay, for good.
+    with MetricsWriter(tmp_path, start=3) as writer:
+        writer.write({"step": 4, "loss": 0.0})
+    assert read_metrics(path)[1:] == [{"step": 3, "loss": 1.0 / 3}, {"step": 4, "loss": 0.0}]
+
+
+@pytest.mark.parametrize("when", ["opened", "written"])
+def test_a_full_disk_under_tensorboards_events_stops_the_run(tmp_path: Path, monkeypatch, caplog, when: str) -> None:
+    from tensorboardX import event_file_writer
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if when == "opened":
+        monkeypatch.setattr(event_file_writer.EventsWriter, "__init__", full)
+    writer = MetricsWriter(tmp_path)
+    if when == "written":
+        monkeypatch.setattr(event_file_writer.EventsWriter, "write_event", full)
+    for step in range(1, 30):
+        writer.write({"step": step, "loss": 2.0})
+    writer.close()
+    assert len(rows(tmp_path)) == 29
+    assert caplog.text.count("No space left") == 1 and "events" in caplog.text
+
+
+def test_metrics_need_room_in_shared_memory(tmp_path: Path, monkeypatch) -> None:
+    import multiprocessing
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Queue", full)
+    with MetricsWriter(tmp_path) as writer:
+        writer.write({"step": 1, "loss": 2.0})
+    (file,) = (tmp_path / "events").iterdir()
+    assert b"loss" in file.read_bytes()

@@ -6,14 +6,13 @@ import io
 import os
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from transferlab import __version__
 from transferlab.errors import TransferlabError
-from transferlab.host import restart_with_large_pages
+from transferlab.host import catch_interrupts, restart_with_large_pages
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
@@ -260,27 +259,6 @@ def _print(table: Any) -> None:
     from rich.console import Console
 
     (Console() if sys.stdout.isatty() else Console(width=180)).print(table)
-
-
-def catch_interrupts() -> None:
-    """Let no Ctrl-C get lost: Python drops what is raised in a finalizer, and JAX runs one at every garbage collection."""
-    import signal
-    import threading
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        while frame is not None:
-            if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
-                # Sent to the process: the main thread may be waiting, and wakes up for it.
-                again = threading.Timer(0.01, os.kill, (os.getpid(), number))
-                again.daemon = True
-                again.start()
-                return
-            frame = frame.f_back
-        raise KeyboardInterrupt
-
-    # What was started with Ctrl-C ignored, as by nohup, goes on ignoring it.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
 
 
 def main() -> None:

@@ -123,9 +123,7 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes, in the user's cache, so that a second start trains at once."""
-    import jax
-
     from transferlab.files import cache_dir
+    from transferlab.train.stored import keep_compiled
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    keep_compiled(cache_dir() / "xla")

@@ -19,12 +19,12 @@ from tensorflow_datasets.core import registered
 from transferlab.data.builders import Entry, Example
 from transferlab.data.images import png
 from transferlab.errors import TransferlabError
-from transferlab.files import cache_dir, file_lock
+from transferlab.files import file_lock, make_cache
 
 
 def data_source(entry: Entry) -> Any:
     """Return random access to a data set's examples, building it on first use; two processes build once."""
-    directory = cache_dir() / "tfds"
+    directory = make_cache("tfds")
     name = f"transferlab_{entry.name}"
     builder_class = _builder_class(entry)
     logging.getLogger("absl").setLevel(logging.CRITICAL)

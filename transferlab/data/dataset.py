@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from transferlab.data.tables import read_rows
 from transferlab.errors import TransferlabError, nearest
+from transferlab.host import interruptible
 
 Modality = Literal["text", "image"]
 
@@ -100,6 +101,7 @@ class Dataset:
         }
 
 
+@interruptible()
 def dataset(
     name: str | Path,
     *,

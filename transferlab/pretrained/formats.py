@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.pretrained.orbax import plain_path
 
 
 @dataclass(frozen=True)
@@ -273,32 +275,40 @@ def read_npz(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def read_orbax(path: Path) -> dict[str, LazyTensor]:
+def read_orbax(path: Path, check: Callable[[], object] | None = None) -> dict[str, LazyTensor]:
     """Read an Orbax checkpoint of a tree, ``{path: tensor}``; integer keys are written as their digits.
 
-    Each array is restored alone, when it is asked for.
+    Each array is restored alone, when it is asked for; ``check`` is called before the first.
     """
     import orbax.checkpoint as ocp
 
     try:
-        metadata: Any = ocp.StandardCheckpointer().metadata(path.resolve()).item_metadata
+        with plain_path(path) as plain:
+            metadata: Any = ocp.StandardCheckpointer().metadata(plain).item_metadata
         tree = getattr(metadata, "tree", metadata)
         flat = dict(_leaves_of(tree))
         shapes = {key: (tuple(leaf.shape), np.dtype(leaf.dtype)) for key, (_, leaf) in flat.items()}
+    except TransferlabError:
+        raise
     except Exception as error:
         raise TransferlabError(
             f"{path} is not a readable Orbax checkpoint ({type(error).__name__}: {str(error)[:200]})."
         ) from None
 
+    checked = cache(check) if check is not None else None
+
     def reader(key: str, place: tuple[Any, ...]) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
+            if checked is not None:
+                checked()
             item, args = None, None
             for part in reversed(place):
                 item = {part: jax.ShapeDtypeStruct(*shapes[key]) if item is None else item}
                 args = {part: ocp.RestoreArgs(restore_type=np.ndarray) if args is None else args}
             try:
                 restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
-                made: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path.resolve(), args=restore)
+                with plain_path(path) as plain:
+                    made: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(plain, args=restore)
                 for part in place:
                     made = made[part]
             except Exception as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -15,6 +16,8 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import fetch_bucket, read_json, reading
+from transferlab.host import interruptible
+from transferlab.manifest import MANIFEST, Damaged, check_manifest
 from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling
 from transferlab.pretrained.big_vision import config_of
@@ -31,7 +34,10 @@ from transferlab.pretrained.source import LazyLeaf, Source, Transform
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.whisper import read_audio
 
+_LOG = logging.getLogger(__name__)
 
+
+@interruptible()
 def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
@@ -172,8 +178,26 @@ DESCRIPTION = "transferlab.json"
 """What an Orbax directory of ours has beside its ``tree``: family, config, head."""
 
 
+def _is_data(file: str) -> bool:
+    """Whether a file of an Orbax directory holds arrays: those are long, and are compared when the first array is read."""
+    return "/d/" in file
+
+
+def _check_export(directory: Path, wanted: Callable[[str], bool]) -> bool:
+    """Compare what is wanted of an Orbax directory of ours with its manifest; False where it has none."""
+    try:
+        return check_manifest(directory, wanted)
+    except Damaged as error:
+        raise TransferlabError(
+            f"{error} Write {directory} again. If the file was changed on purpose, remove the manifest: "
+            f"rm '{directory / MANIFEST}'"
+        ) from None
+
+
 def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     path = directory / DESCRIPTION
+    if not _check_export(directory, lambda file: not _is_data(file)):
+        _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", directory)
     described = read_json(path)
     try:
         if described["format"] != 1:
@@ -189,7 +213,7 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         origin = {**described["origin"], "path": str(directory.resolve()), **origin}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
-    tensors = read_orbax(directory / "tree")
+    tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
     raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
     transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,12 +19,24 @@ import numpy as np
 from transferlab import trees
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import make_usual, read_json, write_json
+from transferlab.files import (
+    TEMPORARY,
+    is_written,
+    make_usual,
+    read_json,
+    sync_directory,
+    sync_tree,
+    temporary_sibling,
+    write_json,
+)
+from transferlab.host import interruptible
+from transferlab.manifest import write_manifest
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
+from transferlab.pretrained.orbax import write_tree
 from transferlab.pretrained.preprocessing import read_preprocessor, to_preprocessor
 from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.timm import TimmConfig
@@ -33,6 +45,7 @@ FORMATS = ("hf", "timm", "orbax")
 """What can be written: a directory of Hugging Face (safetensors), of timm, or an Orbax checkpoint with readable paths."""
 
 
+@interruptible()
 def save(
     source: Source,
     directory: str | Path,
@@ -92,6 +105,8 @@ def save(
             write_weights(made, tensors, shard_bytes, _metadata(source))
         _write_preprocessor(source, made, kind)
         _write_tokenizer(source, made)
+        if kind == "orbax":
+            write_manifest(made)
         _check(source, made)
     return target
 
@@ -163,28 +178,47 @@ def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         TransferlabError: the target is a file, or a directory that holds something, and ``overwrite`` is not given.
     """
+    _restore_old(target)
     if target.exists() and not target.is_dir():
         raise TransferlabError(f"{target} is a file; a directory is written.")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise TransferlabError(f"{target} is not empty. Give another directory, or overwrite it.")
     if target.is_dir() and any(target.iterdir()):
         _check_replaceable(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    old = temporary.with_name(temporary.name + ".old")
-    try:
-        yield temporary
-        make_usual(temporary, 0o777)
-        if target.is_dir():
-            os.replace(target, old)
-        os.replace(temporary, target)
-    except BaseException:
-        if old.is_dir() and not target.exists():
+    with temporary_sibling(target, directory=True) as temporary:
+        old = temporary.with_name(temporary.name + _OLD)
+        try:
+            yield temporary
+            sync_tree(temporary)
+            make_usual(temporary, 0o777)
+            if target.is_dir():
+                os.replace(target, old)
+            os.replace(temporary, target)
+        except BaseException:
+            if old.is_dir() and not target.exists():
+                os.replace(old, target)
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+    sync_directory(target.parent)
+
+
+_OLD = ".old"
+"""How the name of a directory ends that is being replaced."""
+
+
+def _restore_old(target: Path) -> None:
+    """Give back the name of what a writer was replacing when it was killed; where the new one has the name, the old goes."""
+    if not target.parent.is_dir():
+        return
+    for old in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}{_OLD}"):
+        if is_written(old.with_name(old.name.removesuffix(_OLD))):
+            continue
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
             os.replace(old, target)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -433,7 +467,7 @@ def _metadata(source: Source) -> dict[str, str]:
 
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pth?|npz|gguf|h5|msgpack|onnx|ckpt|index\.json)|config\.json|adapter_config\.json|"
-    r"pytorch_model.*|transferlab\.json|tree"
+    r"pytorch_model.*|transferlab\.json|files\.json|tree"
 )
 _COMPANIONS = re.compile(r".*\.(json|txt|model|md|jinja|py\.txt)|LICENSE.*|NOTICE.*")
 _LARGEST_COMPANION = 1 << 28
@@ -469,8 +503,6 @@ def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
 
 def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
     """``tree``: every leaf under its readable path; ``transferlab.json``: what is needed to open it."""
-    import orbax.checkpoint as ocp
-
     if source.raw is not None:
         write_json(made / "config.json", source.raw)
     write_json(
@@ -496,8 +528,7 @@ def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
 
     # The layout and the image size of the tree; Orbax writes the tree as a whole, so here it is in memory once.
     tree = trees.unflatten({path: one(leaf) for path, leaf in source.leaves.items()})
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((made / "tree").resolve(), tree)
+    write_tree(made / "tree", tree)
 
 
 def _table_number(source: Source) -> int:

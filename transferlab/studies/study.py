@@ -17,7 +17,8 @@ import numpy as np
 
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError
-from transferlab.files import file_lock, read_json, write_json, write_text
+from transferlab.files import drop_litter, file_lock, read_json, write_json, write_text
+from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
@@ -414,10 +415,14 @@ class Study:
                     f"{self.directory} holds a study with another config; these fields differ: {', '.join(problems)}. "
                     "Only added seeds, budgets and methods continue a study; choose another --config.workdir."
                 )
-        elif self.directory.is_dir() and any(self.directory.iterdir()):
-            raise TransferlabError(
-                f"{self.directory} is not empty and holds no study; choose another --config.workdir."
-            )
+        elif self.directory.is_dir():
+            drop_litter(self.directory)
+            # One that was killed before it wrote its config has run nothing: it begins anew, on what its sources hold now.
+            if any(path.name not in (INPUTS, LOCK) for path in self.directory.iterdir()):
+                raise TransferlabError(
+                    f"{self.directory} is not empty and holds no study; choose another --config.workdir."
+                )
+            (self.directory / INPUTS).unlink(missing_ok=True)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._hold_inputs()
         write_json(path, mine)
@@ -486,6 +491,7 @@ def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@interruptible()
 def run_study(config: StudyConfig, observer: Observer | None = None) -> dict[str, Any]:
     """Run a study from start (or from where it was) to its report; return ``result.json``'s content."""
     return Study(config, observer).run()

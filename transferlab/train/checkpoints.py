@@ -1,47 +1,54 @@
-"""Checkpoints with Orbax: asynchronous, the best and the last; what trains, and a reference to the base it stands on."""
+"""Checkpoints: written in the background, found whole before they are used; what trains, and a reference to its base."""
 
 from __future__ import annotations
 
 import errno
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as managers
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
+from transferlab.files import atomic_directory, drop_litter, read_json, remove, remove_directory, write_json
+from transferlab.manifest import Damaged, check_manifest, write_manifest
+from transferlab.pretrained.orbax import plain_path, read_tree, write_tree
 from transferlab.train.program import State, evaluated
 
 # Orbax logs the trace of each error that it also raises: a full disk is one clear error.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+_LOG = logging.getLogger(__name__)
+
+META = "meta/metadata"
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run: ``tree`` (params, stats, optimizer, step), which Orbax writes, and ``meta`` (JSON).
 
-    Each is a directory named by its step that Orbax commits by renaming, so that a killed writer leaves nothing that
-    looks finished. It holds ``tree`` (params, stats, optimizer, step) and ``meta`` (JSON).
+    Each is a directory named by its step, with a manifest of its files. It gets its name when all of it is on the disk, so
+    that a killed writer or a power cut leaves nothing that looks finished. A run keeps its two newest and its two best, so
+    that after the loss of any one of them it continues from another as if it had been killed then; a finished run keeps
+    its newest and its best.
+
+    Raises:
+        TransferlabError: nothing can be written or read at such a path.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._manager = ocp.CheckpointManager(
-            directory.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy(
-                    [
-                        managers.LatestN(1),
-                        managers.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False),
-                    ]
-                ),
-                best_fn=lambda m: m["score"],
-                enable_async_checkpointing=True,
-            ),
-        )
+        self._metas: dict[int, dict[str, Any]] = {}
+        self._damaged: dict[int, str] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._written: Future[None] | None = None
+        self._unverified = False
+        with plain_path(directory):
+            pass
+
+    # -----------------------------------------------------------------------------------------------------------
 
     def save(self, state: State, meta: dict[str, Any], score: float | None) -> None:
         """Copy the state to the host and write it in the background; waits for the write before it, if one is going on.
@@ -51,39 +58,213 @@ class Checkpoints:
         """
         # The state is donated to the next step, and on CPU a host view would share its memory: copy.
         tree = jax.tree.map(lambda x: np.array(x, copy=True), to_plain(state))
-        args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         step = int(tree["step"])
-        with _disk_errors(self.directory):
-            self._manager.wait_until_finished()
-            if step in self._manager.all_steps():
-                return
-            self._manager.save(step, args=args, metrics=None if score is None else {"score": float(score)}, force=True)
+        self._wait()
+        if step in self.steps and self._whole(step):
+            return
+        meta = {**meta, "score": score}
+        scored = self._scores() | ({} if score is None else {step: score})
+        # Which state is the best so far belongs to this one: a run continued without it would end otherwise.
+        meta["best"] = max(scored, key=lambda one: scored[one]) if scored else None
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._written = self._threads.submit(self._write, step, tree, meta)
+
+    def _write(self, step: int, tree: trees.Tree, meta: dict[str, Any]) -> None:
+        place = self.directory / str(step)
+        self._drop_old_litter()
+        remove_directory(place) if place.is_dir() else remove(place)
+        with atomic_directory(place) as made:
+            (made / META).parent.mkdir()
+            write_json(made / META, meta)
+            write_tree(made / "tree", tree)
+            write_manifest(made)
+        self._damaged.pop(step, None)
+        self._metas[step] = meta
+        self._keep(latest=2, best=2)
+
+    def _drop_old_litter(self) -> None:
+        """Remove what killed writers left, those of versions that left it to Orbax as well."""
+        if self.directory.is_dir():
+            drop_litter(self.directory)
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                remove(path)
+
+    def _keep(self, latest: int, best: int) -> None:
+        """Remove all but the newest and the best of those that are not known to be damaged."""
+        steps = sorted(set(self.steps) - self._damaged.keys(), reverse=True)
+        scores = self._scores()
+        scored = sorted(scores, key=lambda step: scores[step], reverse=True)
+        for step in set(self.steps) - {*steps[:latest], *scored[:best]}:
+            remove_directory(self.directory / str(step))
+            self._metas.pop(step, None)
+
+    def _scores(self) -> dict[int, float]:
+        """Validation scores by step, of those that have one and are not known to be damaged."""
+        found = {}
+        for step in set(self.steps) - self._damaged.keys():
+            with suppress(Damaged):
+                found[step] = self.meta(step).get("score")
+        return {step: score for step, score in found.items() if score is not None}
+
+    def _wait(self) -> None:
+        written, self._written = self._written, None
+        if written is not None:
+            with _disk_errors(self.directory):
+                written.result()
 
     def close(self) -> None:
-        """Wait, and let go of Orbax' threads."""
-        with _disk_errors(self.directory):
-            self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait for the last write.
+
+        Raises:
+            TransferlabError: it failed.
+        """
+        try:
+            self._wait()
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown()
+                self._threads = None
+
+    def finish(self) -> None:
+        """Keep what a finished run needs: the newest and the best."""
+        self._keep(latest=1, best=1)
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a directory; what else lies there is no checkpoint."""
+        if not self.directory.is_dir():
+            return []
+        names = (path.name for path in self.directory.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     @property
     def last(self) -> int | None:
-        """Step of the newest checkpoint."""
-        return self._manager.latest_step()
+        """Step of the newest whole checkpoint."""
+        return next((step for step in reversed(self.steps) if self._whole(step)), None)
 
-    @property
-    def best(self) -> int | None:
-        """Step of the one with the highest score, or the newest where none has a score."""
-        step = self._manager.best_step()
-        return self.last if step is None else step
+    def latest(self) -> tuple[int, int | None] | None:
+        """Where to continue: the newest step whose checkpoint, and that of the best step by then, are whole; and that best.
+
+        None where there are no checkpoints. Damaged ones are stepped over, which is logged.
+
+        Raises:
+            TransferlabError: there are checkpoints, and none is whole; each is named.
+        """
+        whole = []
+        for step in reversed(self.steps):
+            if not self._whole(step):
+                continue
+            whole.append(step)
+            best = self._best_at(step)
+            if best is None or (best in self.steps and self._whole(best)):
+                return step, best
+            _LOG.warning(
+                "The checkpoint of step %d in %s is not used: that of step %d, the best by then, is lost.",
+                step, self.directory, best,
+            )  # fmt: skip
+        if not self.steps:
+            return None
+        if not whole:
+            raise TransferlabError(
+                f"No checkpoint in {self.directory} is whole: {' '.join(map(str, self._damaged.values()))} Restore one from "
+                f"a copy, or delete {self.directory} to train from the beginning."
+            )
+        _LOG.warning(
+            "No older checkpoint in %s can be used: the run continues after step %d, and its best state will be one of those "
+            "that follow.", self.directory, whole[0],
+        )  # fmt: skip
+        return whole[0], None
+
+    def chosen(self) -> int | None:
+        """Step of the state that a finished run ended with: the best by its validation, or the newest; None for none.
+
+        Raises:
+            TransferlabError: its checkpoint is damaged; another would be another model.
+        """
+        if not (steps := self.steps):
+            return None
+        try:
+            last = steps[-1]
+            best = self._best_at(last)
+            step = last if best is None else best
+            if step not in steps:
+                raise Damaged(f"{self.directory / str(step)} is missing.")
+            self._check(step)
+        except Damaged as error:
+            raise TransferlabError(
+                f"{error} The weights of this run are lost, its predictions are not. Restore the file from a copy, or delete "
+                f"{self.directory.parent} and train it again."
+            ) from None
+        return step
+
+    def _best_at(self, step: int) -> int | None:
+        """The step that was the best of the validations up to this one; None where nothing was scored."""
+        meta = self.meta(step)
+        if "best" in meta:
+            return meta["best"]
+        # Earlier versions did not say it: they kept the newest, and the one with the highest score.
+        scored = {one: score for one, score in self._scores().items() if one <= step}
+        return max(scored, key=lambda one: scored[one]) if scored else None
+
+    def _whole(self, step: int) -> bool:
+        """Whether a checkpoint can be used; where it is damaged, that is logged once."""
+        if step in self._damaged:
+            return False
+        try:
+            self._check(step)
+        except Damaged as error:
+            self._damaged[step] = str(error)
+            _LOG.warning("The checkpoint of step %d is damaged and not used: %s", step, error)
+            return False
+        return True
+
+    def _check(self, step: int) -> None:
+        """Compare a checkpoint's files with its manifest, once."""
+        if step in self._metas:
+            return
+        place = self.directory / str(step)
+        if not check_manifest(place):
+            if not self._unverified:
+                _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", place)
+            self._unverified = True
+            self._tree(step)
+        self._metas[step] = self.meta(step)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The JSON part alone."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        """The JSON part alone.
+
+        Raises:
+            Damaged: it is not what was written.
+        """
+        if step in self._metas:
+            return self._metas[step]
+        place = self.directory / str(step)
+        check_manifest(place, lambda name: name == META)
+        try:
+            found = read_json(place / META)
+        except (TransferlabError, OSError) as error:
+            raise Damaged(f"{place / META} cannot be read ({error}).") from None
+        if not isinstance(found, dict):
+            raise Damaged(f"{place / META} is damaged: it is no JSON object.")
+        return found
+
+    def _tree(self, step: int) -> trees.Tree:
+        path = self.directory / str(step) / "tree"
+        try:
+            return read_tree(path)
+        except TransferlabError:
+            raise
+        except Exception as error:
+            raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}).") from None
 
     def restore(self, step: int, like: State) -> State:
         """Return the state at ``step`` with the structure, shapes and dtypes of ``like``; a difference is an error."""
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), to_plain(like))
-        saved = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore()))["tree"]
+        self._check(step)
+        saved = self._tree(step)
         want, got = trees.flatten(abstract), trees.flatten(saved)
         problems = [f"'{p}' is missing" for p in want.keys() - got.keys()]
         problems += [f"'{p}' is unknown" for p in got.keys() - want.keys()]
@@ -98,7 +279,8 @@ class Checkpoints:
 
     def weights(self, step: int) -> tuple[trees.Tree, trees.Tree]:
         """Return (trained params or their moving average, batch statistics) as they were saved."""
-        saved = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore()))["tree"]
+        self._check(step)
+        saved = self._tree(step)
         return evaluated(saved), saved.get("stats", {})
 
 

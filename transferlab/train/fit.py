@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.files import file_lock, write_json
+from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.abreast import Abreast
@@ -35,6 +36,7 @@ COMPANIONS = 64
 """Most runs that step in one program, each on its own batches."""
 
 
+@interruptible()
 def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 
@@ -239,16 +241,15 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
     needed = needed if cpu is None else jax.device_put(jax.device_get(needed))
     member = Member(run, needed, key, MetricsWriter(None), checkpoints)
-    if checkpoints is not None and (last := checkpoints.last) is not None:
+    if checkpoints is not None and (found := checkpoints.latest()) is not None:
+        (last, best), like = found, state
         meta = checkpoints.meta(last)
         check_base(run, meta)
-        best, like = checkpoints.best, state
-        assert best is not None
         state = checkpoints.restore(last, like)
         member.seconds, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
-        if (score := checkpoints.meta(best).get("score")) is not None:
-            kept = state if best == last else checkpoints.restore(best, like)
-            member.best = (score, best, jax.tree.map(np.array, kept), checkpoints.meta(best))
+        if best is not None:
+            kept, meta = state if best == last else checkpoints.restore(best, like), checkpoints.meta(best)
+            member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
     member.seconds += run.program.clock() - started
     return member, state
 
@@ -282,6 +283,8 @@ def _finish(
         # Written last: its presence is what says that the run has ended.
         write_json(run.directory / "result.json", record)
         _drop_checkpoints(run)
+        if run.keep_weights and member.checkpoints is not None:
+            member.checkpoints.finish()
 
     def tree() -> trees.Tree:
         params = run._plan.place(run.seeds.initialisation)[0]

@@ -7,13 +7,18 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from transferlab.host import interrupt
+
 
 class Interrupted(Exception):
     """The run was asked to stop; one that has a directory has saved there what it needs to continue."""
 
 
 class StopRequest:
-    """While it is entered, remembers the first SIGINT or SIGTERM in ``asked``; does nothing outside the main thread."""
+    """While it is entered, remembers the first SIGINT or SIGTERM in ``asked``; does nothing outside the main thread.
+
+    A signal that the process ignores, as a shell has it for what runs in the background, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -22,12 +27,15 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                # None: a handler that is not Python's, which could not be put back.
+                if signal.getsignal(number) in (signal.SIG_IGN, None):
+                    continue
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            interrupt(number, frame)
         self.asked = True
 
     def __exit__(

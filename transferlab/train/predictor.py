@@ -19,6 +19,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
+from transferlab.host import interruptible
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
@@ -77,6 +78,7 @@ class Predictor:
         return jax.jit(predict)
 
 
+@interruptible()
 def open_run(directory: str | Path) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base it stands on.
 
@@ -96,7 +98,7 @@ def open_run(directory: str | Path) -> Predictor:
     from transferlab.train.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(directory / "checkpoints")
-    step = checkpoints.best
+    step = checkpoints.chosen()
     if step is None:
         raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
     source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])

@@ -19,6 +19,7 @@ from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_orde
 from transferlab.data.dataset import Dataset
 from transferlab.data.packing import Packed
 from transferlab.errors import TransferlabError, check_fields
+from transferlab.host import interruptible
 from transferlab.methods import Full, Method
 from transferlab.models.backbone import narrowed
 from transferlab.models.heads import ClassifierConfig
@@ -52,6 +53,7 @@ class Seeds:
                 raise TransferlabError(f"The seed of the {name} is {seed}; a seed is from 0 to 2³² − 1.")
 
 
+@interruptible()
 def adapt(
     source: Source,
     data: Dataset,

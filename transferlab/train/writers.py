@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from transferlab.files import write_text
+
+_LOG = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -19,16 +24,15 @@ class MetricsWriter:
 
     def __init__(self, directory: Path | None, start: int = 0):
         self.rows: list[dict[str, Any]] = []
-        self._file = self._events = None
+        self._file = None
+        self._events: _Events | None = None
         if directory is None:
             return
-        from tensorboardX import SummaryWriter
-
         path = directory / "metrics.jsonl"
         self.rows = [row for row in read_metrics(path) if row["step"] <= start]
         write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(directory / "events"), purge_step=start + 1 if start else None)
+        self._events = _Events(directory / "events", start)
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one row; it must have ``step``."""
@@ -37,10 +41,7 @@ class MetricsWriter:
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            # tensorboardX warns of what is not finite, on the terminal; the JSON lines have it.
-            if name != "step" and math.isfinite(value):
-                self._events.add_scalar(name, value, row["step"])
+        self._events.write(row)
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -58,14 +59,86 @@ class MetricsWriter:
             self._events.close()
 
 
+class _Events:
+    """TensorBoard events, written as the rows come. Nothing depends on them: what fails is logged, and they end there."""
+
+    def __init__(self, directory: Path, start: int):
+        self._directory = directory
+        self._writer: Any = None
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+            directory.mkdir(parents=True, exist_ok=True)
+            # Not through tensorboardX.SummaryWriter: its queue needs room in /dev/shm, and a run waits for it for ever once
+            # its thread has met a full disk.
+            self._writer = EventsWriter(str(directory / "events"))
+            if start:
+                # What is past the step of a resume is not shown.
+                self._send(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._writer.flush()
+        except Exception as error:
+            self._end(error)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write a row's values as scalars."""
+        if self._writer is None:
+            return
+        try:
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.summary import scalar
+
+            for name, value in row.items():
+                # tensorboardX warns of what is not finite, on the terminal; the JSON lines have it.
+                if name != "step" and math.isfinite(value):
+                    self._send(Event(step=row["step"], summary=scalar(name, value)))
+            self._writer.flush()
+        except Exception as error:
+            self._end(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.close()
+        except Exception as error:
+            self._end(error)
+
+    def _send(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+
+    def _end(self, error: Exception) -> None:
+        self._writer = None
+        _LOG.warning("TensorBoard's events are not written to %s (%s); the run goes on.", self._directory, error)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``; a half-written last line, as a killed process leaves, is skipped."""
+    """Read ``metrics.jsonl``. A damaged line is left out, which is logged; a last line that has no end is one that a killed
+    process was writing.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    rows, damaged = [], []
+    *lines, unfinished = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is None:
+            damaged.append(number)
+        else:
+            rows.append(row)
+    if (row := _row(unfinished)) is not None:
+        rows.append(row)
+    if damaged:
+        _LOG.warning("%s: left out what is damaged: line %s.", path, ", ".join(map(str, damaged)))
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A row of metrics; None for a line that holds none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None

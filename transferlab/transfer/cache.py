@@ -1,12 +1,14 @@
 """Where carries at the frontier are kept: on disk, shared between runs and processes, or in memory alone.
 
 A key's carries lie in *chunks*, directories of ``.npy`` files that are written under a temporary name and renamed, and
-never changed: two writers at worst store an example twice, and a killed one leaves nothing that is read. Reading maps
-the files into memory.
+never changed: two writers at worst store an example twice, and a killed one leaves nothing that is read. Each has a
+manifest, and a damaged one is thrown away when it is met, so that its examples are computed again. Reading maps the
+files into memory.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -22,8 +24,11 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab.errors import TransferlabError
-from transferlab.files import atomic_directory, cache_dir
+from transferlab.files import atomic_directory, cache_dir, remove_directory
+from transferlab.manifest import Damaged, check_manifest, write_manifest
 from transferlab.models.backbone import Carry
+
+_LOG = logging.getLogger(__name__)
 
 CHUNK_BYTES = 64 << 20
 """A chunk is written when it has grown to this: what a killed feature pass loses at most."""
@@ -116,12 +121,13 @@ class FrontierCache:
                 np.save(folder / "names.npy", np.array(sorted(arrays)))
                 for part, array in arrays.items():
                     _save(folder / f"carry {part.replace('/', '|')}.npy", array)
+                write_manifest(folder)
         except OSError as error:
             raise TransferlabError(
                 f"Features cannot be kept below {self.directory} ({error}). Make room there, or set TRANSFERLAB_CACHE to "
                 "another place."
             ) from None
-        self._look(key, store)
+        self._look(key, store, own=name)
 
     def rows(self, key: str, indices: Int[np.ndarray, " n"], bucket: int, rows: int, ragged: Sequence[str]) -> Carry:
         """Return a batch's carry, padded with zeros to ``rows`` and to the bucket's length."""
@@ -157,21 +163,27 @@ class FrontierCache:
 
     # -----------------------------------------------------------------------------------------------------------
 
-    def _look(self, key: str, store: _Store) -> None:
-        """Map chunks that are on disk and not known yet."""
+    def _look(self, key: str, store: _Store, own: str = "") -> None:
+        """Map chunks that are on disk and not known yet; ``own`` was written by this process just now."""
         if self.directory is None or not (folder := self.directory / key).is_dir():
             return
-        os.utime(folder)
+        with suppress(OSError):
+            os.utime(folder)
         for path in sorted(folder.iterdir()):
             if path.name in store.names or path.name.startswith("."):
                 continue
             try:
+                if path.name != own and not check_manifest(path):
+                    raise Damaged(f"{path} has no manifest.")
                 index, offsets = np.load(path / "index.npy"), np.load(path / "offsets.npy")
                 arrays = dict(_open(file) for file in sorted(path.glob("carry *.npy")))
                 if sorted(arrays) != np.load(path / "names.npy").tolist():
                     raise ValueError("a file is missing")
-            except (OSError, ValueError):
-                # Damaged, or dropped by another process just now: as if it were not there.
+            except (OSError, ValueError, TransferlabError) as error:
+                # Another process may have dropped it just now.
+                if path.exists():
+                    _LOG.warning("Features are thrown away, and computed again: %s", error)
+                    _discard(path)
                 continue
             store.names.add(path.name)
             self._take(store, index, _Chunk(arrays, offsets, sum(a.nbytes for a in arrays.values())))
@@ -199,6 +211,15 @@ class FrontierCache:
             # One used within the hour may be another process's: a mapped file outlives its name, a chunk to come not.
             if path.stat().st_mtime < hour_ago:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _discard(path: Path) -> None:
+    """Remove what is no whole chunk; where that may not be done, it stays unread."""
+    if path.is_dir():
+        remove_directory(path)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _save(path: Path, array: np.ndarray) -> None:

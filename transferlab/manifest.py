@@ -1,0 +1,67 @@
+"""Manifests: which files a directory held when it was written, with their SHA-256, so that damage is found before use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from transferlab.errors import TransferlabError
+from transferlab.files import sha256_file, write_json
+
+MANIFEST = "files.json"
+
+
+class Damaged(TransferlabError):
+    """A file is not what was written."""
+
+
+def write_manifest(directory: Path) -> None:
+    """Write sizes and hashes of all files below a directory; the last thing before it gets its name."""
+    files = {}
+    for folder, _, names in os.walk(directory):
+        for path in (Path(folder, name) for name in names):
+            name = path.relative_to(directory).as_posix()
+            if name != MANIFEST:
+                files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    write_json(directory / MANIFEST, {"format": 1, "files": dict(sorted(files.items()))})
+
+
+def check_manifest(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> bool:
+    """Compare a directory's files, those whose names are wanted, with its manifest. Files that it does not name are not looked at.
+
+    Returns:
+        Whether there is a manifest; without one nothing can be said.
+
+    Raises:
+        Damaged: a file is not what was written; it is named.
+    """
+    path = directory / MANIFEST
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror}).") from None
+    try:
+        files = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in json.loads(text)["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Damaged(f"{path} is damaged: it is no manifest.") from None
+    for name, (size, digest) in files.items():
+        if not wanted(name):
+            continue
+        path = directory / name
+        try:
+            found = path.stat().st_size
+            if found != size:
+                raise Damaged(f"{path} is damaged: it has {found:,} bytes, expected {size:,}.")
+            if sha256_file(path) != digest:
+                raise Damaged(f"{path} is damaged: its SHA-256 is not that of what was written.")
+        except FileNotFoundError:
+            raise Damaged(f"{path} is missing.") from None
+        except PermissionError:
+            raise TransferlabError(f"{path} may not be read by this user.") from None
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read ({error.strerror}).") from None
+    return True
