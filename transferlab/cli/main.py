@@ -94,7 +94,7 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
-    from transferlab.cli.watch import LEFT_OUT
+    from transferlab.cli.watch import LEFT_OUT, data_line
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
@@ -105,6 +105,7 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
 
         click.echo(json.dumps({name: made.to_dict() for name, made in plans.items()}, indent=1))
         return
+    click.echo(data_line(study.data))
     for made in plans.values():
         _print(made.table(whole))
     for name in study.left_out:
