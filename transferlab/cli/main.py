@@ -127,15 +127,16 @@ def report(study: Path) -> None:
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool) -> None:
+@click.option("--text-column", help="Of tables; by default the one that RUN was trained on.")
+def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_column: str | None) -> None:
     """Answer with label names and probabilities from a finished RUN.
 
-    INPUTS are texts, image files, or files of many: .txt (a text a line), .csv, .tsv or .jsonl (column "text").
+    INPUTS are texts, image files, folders of them, or files of many texts: .txt (a text a line), .csv, .tsv or .jsonl.
     RUN is the directory of one run, or of a study, whose best run is taken.
     """
     from transferlab.cli.predict import predict_all
 
-    predict_all(run_directory, inputs, as_json)
+    predict_all(run_directory, inputs, as_json, text_column)
 
 
 @cli.command()

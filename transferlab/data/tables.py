@@ -70,7 +70,7 @@ def checked_text(value: Any, where: str) -> str:
         TransferlabError: it is none, or holds half of a character (a lone surrogate).
     """
     if not isinstance(value, str):
-        raise TransferlabError(f"{where}: the text is {value!r}.")
+        raise TransferlabError(f"{where}: the text is {value!r}, not a string.")
     try:
         value.encode()
     except UnicodeEncodeError:
