@@ -254,6 +254,7 @@ class Study:
             hashes=hashes,
             config=self.config.raw,
             title=self.config.name,
+            classes=len(np.unique(self.data.labels[self.data.test])),
         )
         return result
 
