@@ -113,11 +113,28 @@ def test_predict_takes_any_text_and_says_what_was_cut(study: Path, tmp_path: Pat
     long = "good day " * 300
     done = transferlab("predict", study, long, "", "\U0001f600", tmp_path / "MANY.CSV", "--json")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 4, done.stderr
+    assert re.search(
+        r"^Run: \S+/runs/\S+ \(test accuracy \d\.\d{3}, the best of 4 that kept their weights\)\.$", done.stderr, re.M
+    )
     assert json.loads(done.stdout.splitlines()[-1])["input"] == "two\nlines"
     assert "1 of 4 texts are longer than 48 tokens" in done.stderr
     (tmp_path / "number.jsonl").write_text('{"text": 3}\n')
     done = transferlab("predict", study, tmp_path / "number.jsonl")
     assert done.returncode == 1 and "row 1: the text is 3" in done.stderr
+
+
+def test_predict_answers_what_is_no_text_with_one_line(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
+    (tmp_path / "ragged.csv").write_text("text,id\na,1\nb\n")
+    for given, said in (
+        (b"caf\xe9", "Input 1: the text holds half of a character, or bytes that are not UTF-8."),
+        (tmp_path / "latin.txt", "latin.txt, line 2: not UTF-8"),
+        (tmp_path / "ragged.csv", "ragged.csv, row 2: 1 fields, where the header has 2"),
+    ):
+        command = [sys.executable, "-m", "transferlab", "predict", study, given]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=400)
+        errors = done.stderr.decode(errors="replace")
+        assert done.returncode == 1 and said in errors and "Traceback" not in errors, errors
 
 
 def test_predict_refuses_another_tokenizer_than_the_run_had(study: Path, tmp_path: Path) -> None:
@@ -255,6 +272,7 @@ def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path,
 
 def test_plan_stops_before_training_and_writes_nothing(config: Path, tmp_path: Path) -> None:
     done = transferlab("plan", config, f"--config.workdir={tmp_path / 's'}")
+    assert "160 texts of 2 labels (down, up): 120 to train, 40 to test, stratified." in done.stdout.replace("\n", "")
     assert done.returncode == 0 and "Plan: full" in done.stdout and "Plan: scratch" in done.stdout, done.stderr
     assert not (tmp_path / "s").exists()
 
@@ -279,6 +297,7 @@ def test_inspect_prints_readable_paths_of_models_files_and_runs(study: Path, ber
         ("--config.methods.full.train.epochs=ten", r"config.methods.full.train.epochs is 'ten' \(str\); expected int"),
         ("--config.budgets=(12,5000)", "5000 labels"),
         ("--config.grid=ful", "Did you mean 'full'"),
+        ("--config.label_kind=class", "Did you mean 'classes'"),
         ("--config.baselines=('tf-idf',)", "Did you mean 'tfidf'"),
         ("--config.label_column=lable", "Did you mean 'label'"),
         ("--config.seeds=(0,-1)", "seeds is"),

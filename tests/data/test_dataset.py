@@ -114,8 +114,8 @@ def test_a_row_with_an_unquoted_separator_is_named_and_makes_no_label_of_its_own
 
 def test_stray_quotes_in_a_tsv_swallow_no_rows(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text('text\tlabel\n"hello\ta\nmiddle\tb\nbye" all\tb\nmore\ta\n')
-    with pytest.raises(TransferlabError, match=r"t\.tsv, row 1"):
-        tl.dataset(tmp_path / "t.tsv")
+    data = tl.dataset(tmp_path / "t.tsv", test_examples=2)
+    assert [data.records[i]["text"] for i in range(4)] == ['"hello', "middle", 'bye" all', "more"]
 
 
 def test_tables_in_capitals_with_marks_and_odd_line_ends_are_read(tmp_path: Path) -> None:

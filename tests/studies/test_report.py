@@ -90,6 +90,21 @@ def test_report_shows_both_accuracies_the_multipliers_and_the_cost(tmp_path):
     assert "384×384" in page.text and "new head for 2 labels" in page.text and "cls.bias" in page.text
 
 
+@pytest.mark.parametrize(("classes", "chance"), [(2, ".5"), (4, ".25"), (3, ".333"), (50_000, "2e-05")])
+def test_report_says_what_one_label_for_all_gets_under_as_many_classes(tmp_path, classes, chance):
+    _, page = write(tmp_path, classes=classes)
+    assert (
+        f"over the {classes:,} classes of the test split of the share recognised: {chance} is what any one label"
+        in page.text
+    )
+
+
+def test_report_explains_the_lines_that_its_figure_has(tmp_path):
+    assert "Dashed: baselines" in write(tmp_path)[1].text and "Dotted: the share" in write(tmp_path)[1].text
+    words = write(tmp_path, study(names=("lora", "majority")), curves=curves(("lora",)))[1].text
+    assert "Dashed" not in words and "Dotted" in words
+
+
 def test_report_needs_no_other_file_and_no_network(tmp_path):
     html, page = write(tmp_path)
     assert [a for a in page.addresses if not a.startswith(("#", "data:"))] == []

@@ -209,6 +209,35 @@ def test_what_fit_trained_open_run_brings_back(source, films, tmp_path, method) 
     assert predictor.labels == ("down", "up")
 
 
+def test_a_predictor_names_what_is_no_text_and_knows_its_column(source, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from transferlab.cli.main import cli
+
+    rows = [f"{'good' if i % 2 else 'bad'} film {i},{i % 2}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["sentence,class", *rows]))
+    data = tl.dataset(tmp_path / "t.csv", test_examples=4, text_column="sentence", label_column="class")
+    tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(max_steps=1), directory=tmp_path / "run").fit()
+    predictor = tl.open_run(tmp_path / "run")
+    for wrong, said in (
+        ([None], r"texts\[0\]: the text is None"),
+        (["a", 3], r"texts\[1\]: the text is 3"),
+        (["caf\udce9"], r"texts\[0\]: the text holds half of a character"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            predictor(wrong)
+    with pytest.raises(TransferlabError, match=r"list of one: predictor\(\['a film'\]\)"):
+        predictor("a film")
+    (tmp_path / "new.tsv").write_text('id\tsentence\n1\t"good film\n2\tbad film"\n')
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.tsv")])
+    assert [line.split("\t")[1] for line in done.stdout.splitlines()] == ['"good film', 'bad film"']
+    (tmp_path / "new.csv").write_text("text\ngood film\n")
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")])
+    assert done.exit_code == 1 and "has no column 'sentence'" in done.output
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--text-column=text"])
+    assert done.exit_code == 0 and "good film" in done.stdout
+
+
 def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tmp_path) -> None:
     from conftest import write_bert
 

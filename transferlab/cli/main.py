@@ -93,7 +93,7 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
-    from transferlab.cli.watch import LEFT_OUT
+    from transferlab.cli.watch import LEFT_OUT, data_line
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
@@ -104,6 +104,7 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
 
         click.echo(json.dumps({name: made.to_dict() for name, made in plans.items()}, indent=1))
         return
+    click.echo(data_line(study.data))
     for made in plans.values():
         _print(made.table(whole))
     for name in study.left_out:
@@ -125,15 +126,16 @@ def report(study: Path) -> None:
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool) -> None:
+@click.option("--text-column", help="Of tables; by default the one that RUN was trained on.")
+def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_column: str | None) -> None:
     """Answer with label names and probabilities from a finished RUN.
 
-    INPUTS are texts, image files, or files of many: .txt (a text a line), .csv, .tsv or .jsonl (column "text").
+    INPUTS are texts, image files, folders of them, or files of many texts: .txt (a text a line), .csv, .tsv or .jsonl.
     RUN is the directory of one run, or of a study, whose best run is taken.
     """
     from transferlab.cli.predict import predict_all
 
-    predict_all(run_directory, inputs, as_json)
+    predict_all(run_directory, inputs, as_json, text_column)
 
 
 @cli.command()

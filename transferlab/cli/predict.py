@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,26 @@ from typing import Any
 import click
 
 from transferlab.data.images import SUFFIXES as PICTURES
-from transferlab.data.tables import SUFFIXES, read_rows
+from transferlab.data.tables import SUFFIXES, checked_text, read_rows, read_text
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 
 
-def predict_all(directory: Path, inputs: Sequence[str], as_json: bool) -> None:
-    """Print one line per example: its label, its probability, and the other labels'."""
+def predict_all(directory: Path, inputs: Sequence[str], as_json: bool, text_column: str | None = None) -> None:
+    """Print one line per example: its label, its probability, and the other labels'.
+
+    Args:
+        directory: of a run or a study.
+        inputs: texts, pictures, or files of them.
+        as_json: print JSON lines.
+        text_column: of tables; the one that the run was trained on by default.
+    """
     from transferlab.data.text import TextTransform
     from transferlab.train.predictor import open_run
 
     predictor = open_run(best_run(directory))
     names, examples = [], []
-    for name, example in _examples(inputs, predictor.modality):
+    for name, example in _examples(inputs, predictor.modality, text_column or predictor.text_column):
         names.append(name)
         examples.append(example)
     if not examples:
@@ -45,7 +53,7 @@ def predict_all(directory: Path, inputs: Sequence[str], as_json: bool) -> None:
 
 
 def best_run(directory: Path) -> Path:
-    """Return ``directory`` if it is a run; for a study, its best run that kept its weights."""
+    """Return ``directory`` if it is a run; for a study, its best run that kept its weights, and say which that is."""
     if (directory / "run.json").exists():
         return directory
     if not (directory / "runs").is_dir():
@@ -57,11 +65,13 @@ def best_run(directory: Path) -> Path:
     ]
     if not scored:
         raise TransferlabError(f"{directory} has no finished run that kept its weights.")
-    return max(scored, key=lambda pair: pair[0])[1]
+    score, run = max(scored, key=lambda pair: pair[0])
+    click.echo(f"Run: {run} (test accuracy {score:.3f}, the best of {len(scored)} that kept their weights).", err=True)
+    return run
 
 
-def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]:
-    for text in inputs:
+def _examples(inputs: Sequence[str], modality: str, text_column: str) -> Iterator[tuple[str, Any]]:
+    for number, text in enumerate(inputs, 1):
         path = Path(text)
         suffix = path.suffix.lower()
         try:
@@ -73,32 +83,32 @@ def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]
                 raise TransferlabError(f"There is no image file '{text}'.")
             yield from _images(path)
         elif exists and suffix in (".txt", *SUFFIXES):
-            yield from _table(path)
+            yield from _table(path, text_column)
         elif not exists and suffix in (".txt", *SUFFIXES, *PICTURES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
         elif exists and (path.is_dir() or suffix or "/" in text):
             known = ", ".join((".txt", *SUFFIXES))
             raise TransferlabError(f"'{text}' lies on disk, but is no file of texts; those are {known}.")
         else:
-            yield text, text
+            yield text, checked_text(text, f"Input {number}")
 
 
 def _images(path: Path) -> Iterator[tuple[str, Any]]:
-    from transferlab.data.images import picture_files, read_image
+    from transferlab.data.images import nested_pictures, picture_files, read_image
 
-    for file in picture_files(path) if path.is_dir() else [path]:
-        yield str(file), read_image(file)
+    files = sorted(picture_files(path) + nested_pictures(path)) if path.is_dir() else [path]
+    if not files:
+        raise TransferlabError(f"{path} holds no pictures ({', '.join(PICTURES)}).")
+    for file in files:
+        # A name that is not UTF-8 is still a file's name; it is printed with marks in place of what cannot be.
+        yield os.fsencode(file).decode("utf-8", "replace"), read_image(file)
 
 
-def _table(path: Path) -> Iterator[tuple[str, str]]:
+def _table(path: Path, text_column: str) -> Iterator[tuple[str, str]]:
     if path.suffix.lower() == ".txt":
-        try:
-            text = path.read_text("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise TransferlabError(f"{path} is not UTF-8 (byte {error.start}).") from None
-        yield from ((line, line) for line in text.split("\n") if line.strip())
+        lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
+        yield from ((line, line) for line in lines if line.strip())
         return
-    for number, row in read_rows(path, ("text",)):
-        if not isinstance(row["text"], str):
-            raise TransferlabError(f"{path}, row {number}: the text is {row['text']!r}.")
-        yield row["text"], row["text"]
+    for number, row in read_rows(path, (text_column,)):
+        text = checked_text(row[text_column], f"{path}, row {number}")
+        yield text, text

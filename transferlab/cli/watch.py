@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from transferlab.data.dataset import Dataset
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.study import Cell, Observer, Study
 from transferlab.studies.table import rich_table
@@ -94,9 +95,7 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
     watcher = Watcher(console)
     started = time.monotonic()
     study = Study(config, watcher)
-    if study.data.duplicates_removed:
-        other = f", {study.data.conflicting} of them with another label" if study.data.conflicting else ""
-        console.print(f"Left out of '{study.data.name}': {study.data.duplicates_removed:,} duplicates{other}.")
+    console.print(data_line(study.data))
     if profile:
         for arm, found in study.profiles():
             console.print(f"Profile: {arm}", style="bold")
@@ -107,6 +106,12 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
         watcher.close()
     show_result(result, study.directory, console)
     console.print(f"{(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+def data_line(data: Dataset) -> str:
+    """What was understood of a study's data."""
+    other = f" ({data.conflicting:,} duplicates have another label than the one kept)" if data.conflicting else ""
+    return f"Data: {data.name}: {data.summary}{other}."
 
 
 def show_result(result: Mapping[str, Any], directory: Path, console: Console | None = None) -> None:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int
 
-from transferlab.data.tables import read_rows
+from transferlab.data.labels import LabelKind, check_alike, ordered, read_labels
+from transferlab.data.tables import checked_text, read_rows
 from transferlab.errors import TransferlabError, nearest
 from transferlab.host import interruptible
 
 Modality = Literal["text", "image"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A target task's data.
 
@@ -37,21 +39,45 @@ class Dataset:
         duplicates_removed: exact duplicates dropped before splitting.
         conflicting: how many of those had another label than the one that was kept.
         about: licence and citation.
+        text_column: of the table that it was read from.
     """
 
     name: str
     modality: Modality
     label_names: tuple[str, ...]
-    records: Sequence[dict[str, Any]] = field(repr=False, compare=False)
-    ids: tuple[str, ...] = field(repr=False, compare=False)
-    labels: Int[np.ndarray, " examples"] = field(repr=False, compare=False)
-    train: Int[np.ndarray, " train"] = field(repr=False, compare=False)
-    validation: Int[np.ndarray, " validation"] = field(repr=False, compare=False)
-    test: Int[np.ndarray, " test"] = field(repr=False, compare=False)
-    sha256: str = field(repr=False)
+    records: Sequence[dict[str, Any]] = field(compare=False)
+    ids: tuple[str, ...] = field(compare=False)
+    labels: Int[np.ndarray, " examples"] = field(compare=False)
+    train: Int[np.ndarray, " train"] = field(compare=False)
+    validation: Int[np.ndarray, " validation"] = field(compare=False)
+    test: Int[np.ndarray, " test"] = field(compare=False)
+    sha256: str
     duplicates_removed: int = 0
     conflicting: int = 0
-    about: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    about: dict[str, str] = field(default_factory=dict, compare=False)
+    text_column: str | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}: {self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """What was understood, in a line: ``400 images of 2 labels (cat, dog): 320 to train, 80 to test, stratified``."""
+        names = ", ".join(self.label_names[:5]) + (", …" if len(self.label_names) > 5 else "")
+        parts = [(len(self.train), "train"), (len(self.validation), "validate"), (len(self.test), "test")]
+        split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
+        used = sum(n for n, _ in parts)
+        rest = f"; {len(self.labels) - used:,} are not used" if used < len(self.labels) else ""
+        half = (
+            "; half of the data is tested, test_examples sets how many"
+            if 2 * len(self.test) >= len(self.labels) - 1
+            else ""
+        )
+        copies = f", {self.duplicates_removed:,} duplicates left out" if self.duplicates_removed else ""
+        return (
+            f"{len(self.labels):,} {self.modality}s of {len(self.label_names):,} labels ({names}){copies}: {split}, "
+            f"stratified{half}{rest}"
+        )
 
     def subset(self, examples: int, seed: int) -> Dataset:
         """Return the same data with ``examples`` labels for training, validation included.
@@ -88,11 +114,13 @@ class Dataset:
         return replace(self, validation=np.sort(self.train[order[:held]]), train=self.train[np.sort(order[held:])])
 
     def describe(self) -> dict[str, Any]:
-        """Return counts, as plain data."""
+        """Return counts, and what was understood in a line (``summary``), as plain data."""
         counts = np.bincount(self.labels, minlength=len(self.label_names))
         return {
+            "summary": self.summary,
             "examples": len(self.labels),
             "train": len(self.train),
+            "validation": len(self.validation),
             "test": len(self.test),
             "duplicates_removed": self.duplicates_removed,
             "duplicates_with_another_label": self.conflicting,
@@ -111,11 +139,13 @@ def dataset(
     split_seed: int = 0,
     text_column: str = "text",
     label_column: str = "label",
+    label_kind: str = "auto",
 ) -> Dataset:
     """Open a data set.
 
     Exact duplicates (texts: after unescaping HTML, folding case and white space) are removed before the split, the
-    first one stays. The test split is stratified, drawn by ``split_seed``, and the same for every budget.
+    first one stays. The test split is stratified, drawn by ``split_seed``, and the same for every budget;
+    ``print(data)`` says how large it is.
 
     Args:
         name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column, or
@@ -125,10 +155,12 @@ def dataset(
         test_examples: size of the test split; at most half of the data is used for it.
         split_seed: of the split.
         text_column: of a table.
-        label_column: of a table.
+        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more.
+        label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
 
     Raises:
-        TransferlabError: an unknown name, an unreadable row or file (named), a single class, or too few examples.
+        TransferlabError: an unknown name, an unreadable row or file (named), a missing label (its row is named), a
+            column that is a regression target, tags or free text, a single class, or too few examples.
     """
     from transferlab.data.builders import DATASETS
 
@@ -139,6 +171,8 @@ def dataset(
     ):
         if not isinstance(value, Integral) or value < least:
             raise TransferlabError(f"{field_name} is {value!r}; it must be a whole number, at least {least}.")
+    if label_kind not in get_args(LabelKind):
+        raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
     text = str(name)
     if text in DATASETS:
         whole = _named(text)
@@ -147,7 +181,7 @@ def dataset(
         if path.is_dir():
             whole = _folder(path)
         elif path.is_file():
-            whole = _table(path, text_column, label_column)
+            whole = _table(path, text_column, label_column, label_kind)
         elif path.suffix or "/" in text:
             raise TransferlabError(f"There is no file or folder '{text}'.")
         else:
@@ -170,26 +204,41 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
     rng = np.random.default_rng([seed, 7])
     n, place = len(labels), np.zeros(len(labels))
     _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    for label in range(len(counts)):
-        rows = np.flatnonzero(column == label)
+    for rows in _by_class(column, counts):
         rank = np.empty(len(rows))
         rank[rng.permutation(len(rows))] = np.arange(len(rows))
         place[rows] = (rank + 0.5) / len(rows)
     even = np.lexsort((rng.random(n), place))
-    # Each class's examples by where they stand in the even spread, and behind them none.
-    waiting = [np.append(np.flatnonzero(column[even] == label), n) for label in range(len(counts))]
-    ahead = np.array([places[0] for places in waiting])
-    taken, chosen = np.zeros(len(counts), np.int64), []
+    # Each class's examples by where they stand in the even spread.
+    waiting = _by_class(column[even], counts)
+    # Of classes of one size that one is next which had fewest, then whose next example stands first: a heap for each size,
+    # so that a step looks at as many classes as there are sizes.
+    sizes = np.unique(counts)
+    heaps: list[list[tuple[int, int, int]]] = [[] for _ in sizes]
+    for label, size in enumerate(np.searchsorted(sizes, counts)):
+        heaps[size].append((0, int(waiting[label][0]), label))
+    for heap in heaps:
+        heapq.heapify(heap)
+    taken, ahead = np.zeros(len(sizes), np.int64), np.array([heap[0][1] for heap in heaps], np.int64)
+    chosen: list[int] = []
+    never = np.iinfo(np.int64).min
     for k in range(1, (n if first is None else min(first, n)) + 1):
-        lacks = np.where(ahead < n, k * counts - taken * n, np.iinfo(np.int64).min)
+        lacks = np.where(ahead < n, k * sizes - taken * n, never)
         most = np.flatnonzero(lacks == lacks.max())
-        label = most[ahead[most].argmin()]
-        chosen.append(ahead[label])
-        taken[label] += 1
-        ahead[label] = waiting[label][taken[label]]
+        size = most[ahead[most].argmin()]
+        done, position, label = heapq.heappop(heaps[size])
+        chosen.append(position)
+        if done + 1 < len(waiting[label]):
+            heapq.heappush(heaps[size], (done + 1, int(waiting[label][done + 1]), label))
+        taken[size], ahead[size] = heaps[size][0][:2] if heaps[size] else (0, n)
     rest = np.ones(n, bool)
     rest[chosen] = False
     return np.concatenate([even[chosen], even[rest]]) if chosen else even
+
+
+def _by_class(column: Int[np.ndarray, " n"], counts: Int[np.ndarray, " classes"]) -> list[Int[np.ndarray, " rows"]]:
+    """The rows of each class, in their order."""
+    return np.split(np.argsort(column, kind="stable"), np.cumsum(counts)[:-1])
 
 
 def _set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.ndarray, " n"]:
@@ -214,6 +263,7 @@ class _Whole:
     content: Callable[[int], tuple[str, int, bytes, bytes]]
     """Index → (id, label, what makes two examples the same, what a model reads or its hash)."""
     about: dict[str, str]
+    text_column: str | None = None
 
 
 def _split(whole: _Whole, test_examples: int, split_seed: int) -> Dataset:
@@ -245,6 +295,7 @@ def _split(whole: _Whole, test_examples: int, split_seed: int) -> Dataset:
         whole.name, whole.modality, whole.label_names, _View(whole.records, kept), tuple(ids), column,
         train=np.sort(order[n_test:]), validation=np.zeros(0, np.int64), test=np.sort(order[:n_test]),
         sha256=digest.hexdigest(), duplicates_removed=duplicates, conflicting=conflicting, about=whole.about,
+        text_column=whole.text_column,
     )  # fmt: skip
 
 
@@ -315,21 +366,14 @@ def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-def _table(path: Path, text_column: str, label_column: str) -> _Whole:
-    texts, labels = [], []
-    for number, row in read_rows(path, (text_column, label_column)):
-        if row[label_column] is None or not str(row[label_column]).strip():
-            raise TransferlabError(f"{path}, row {number}: the label is empty.")
-        if not isinstance(row[text_column], str):
-            raise TransferlabError(f"{path}, row {number}: the text is {row[text_column]!r}.")
-        try:
-            row[text_column].encode()
-        except UnicodeEncodeError:
-            raise TransferlabError(f"{path}, row {number}: the text holds half of a character.") from None
-        texts.append((number, row[text_column]))
-        labels.append(_label(row[label_column], f"{path}, row {number}"))
-    names = tuple(sorted(set(labels)))
-    _no_two_alike(path, names)
+def _table(path: Path, text_column: str, label_column: str, label_kind: str) -> _Whole:
+    if text_column == label_column:
+        raise TransferlabError(f"text_column and label_column are both '{text_column}'.")
+    rows = read_rows(path, (text_column, label_column), label_column)
+    texts = [(number, checked_text(row[text_column], f"{path}, row {number}")) for number, row in rows]
+    given = [(number, row[label_column]) for number, row in rows]
+    labels = read_labels(path, label_column, given, label_kind, path.suffix.lower() == ".jsonl")
+    names = ordered(labels)
     index = {name: i for i, name in enumerate(names)}
 
     def record(i: int) -> dict[str, Any]:
@@ -338,31 +382,14 @@ def _table(path: Path, text_column: str, label_column: str) -> _Whole:
     def content(i: int) -> tuple[str, int, bytes, bytes]:
         return f"row {texts[i][0]}", index[labels[i]], _same_text(texts[i][1]), texts[i][1].encode()
 
-    return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {})
-
-
-def _label(value: Any, where: str) -> str:
-    """A label of a table by its name. JSON has one kind of number: 1.0 is 1; and its `true` stays `true`."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (list, dict)):
-        raise TransferlabError(f"{where}: the label is {value!r}; each row has one, a text or a number.")
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def _no_two_alike(path: Path, names: tuple[str, ...]) -> None:
-    """A label with a space too many would be a class of its own, and nobody would see why."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(" ".join(name.split()), name)
-        if other != name:
-            raise TransferlabError(f"{path}: the labels {other!r} and {name!r} differ in white space alone.")
+    return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {}, text_column)
 
 
 def _folder(path: Path) -> _Whole:
     from transferlab.data.images import SUFFIXES, nested_pictures, picture_files, read_image
 
-    names = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    names = ordered(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    check_alike(str(path), names)
     pictures = {name: picture_files(path / name) for name in names}
     files = [(file, i) for i, name in enumerate(names) for file in pictures[name]]
     if not files:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer, normalizers
 
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
+from transferlab.data.tables import checked_text
 from transferlab.data.vocabularies import apply_settings, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, reading, sha256_file
@@ -69,8 +70,16 @@ class TextTransform:
     def __call__(self, text: str) -> Encoded:
         return self.encode([text])[0]
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenise many texts; an empty text has only its special tokens."""
+    def encode(self, texts: Sequence[Any]) -> list[Encoded]:
+        """Tokenise many texts; an empty text has only its special tokens.
+
+        Raises:
+            TransferlabError: one that is no string, or holds half of a character; its place is named.
+        """
+        if isinstance(texts, str):
+            raise TransferlabError(f"Texts come as a list, one as a list of one: [{texts[:40]!r}].")
+        for place, text in enumerate(texts):
+            checked_text(text, f"texts[{place}]")
         out = []
         for one in self.tokenizer.encode_batch(list(texts)):
             cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in one.overflowing)

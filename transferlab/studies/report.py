@@ -38,8 +38,13 @@ def write_report(
     hashes: Mapping[str, Any],
     config: Mapping[str, Any],
     title: str,
+    classes: int | None = None,
 ) -> None:
-    """Write the report atomically. ``curve`` is the figure of the learning curves, ``plan`` maps an arm to ``Plan.to_dict()``, ``curves`` an arm to its runs' metrics."""
+    """Write the report atomically.
+
+    ``curve`` is the figure of the learning curves, ``plan`` maps an arm to ``Plan.to_dict()``, ``curves`` an arm to its
+    runs' metrics; ``classes`` is how many classes the test split has.
+    """
     names, budgets, rows = pivot(summary)
     reference = reference_of(summary)
     palette = palette_of(summary)
@@ -58,6 +63,8 @@ def write_report(
         budgets=budgets,
         accuracy={(n, b): shown(rows.get((n, b))) for n in names for b in budgets},
         balanced={(n, b): shown(rows.get((n, b)), "balanced_accuracy", "balanced_low") for n in names for b in budgets},
+        chance=balanced_chance(classes),
+        lines=figure_lines(summary),
         multipliers=[(n, [_multiplier(rows.get((n, b))) for b in budgets]) for n in names if n != reference],
         summary_multiplier={n: multiplier_at(n, budgets, rows) for n in names},
         has_multipliers=any("multiplier" in row for row in summary),
@@ -76,6 +83,20 @@ def write_report(
         memory=memory,
     )
     write_text(path, page)
+
+
+def balanced_chance(classes: int | None) -> str:
+    """Return what the balanced accuracy is, and what one label for every example gets: 1 / classes."""
+    over = "" if classes is None else f" {classes:,}"
+    chance = "" if classes is None else f": {without_zero(f'{1 / classes:.3g}')} is what any one label for all gets"
+    return f"Mean over the{over} classes of the test split of the share recognised{chance}."
+
+
+def figure_lines(summary: Sequence[Row]) -> str:
+    """Return what the lines of the learning curves mean that this study has."""
+    baselines = {row["name"] for row in summary if row["kind"] == "baseline"}
+    dashed = "Dashed: baselines that use no pretrained weights. " if baselines - {"majority"} else ""
+    return dashed + ("Dotted: the share of the most frequent label." if "majority" in baselines else "")
 
 
 def answer(summary: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from transferlab.data.labels import LabelKind
 from transferlab.methods import Method
 from transferlab.train.settings import Settings
 
@@ -48,6 +49,7 @@ class StudyConfig:
         test_examples: size of the test split, which is the same for all runs.
         image_size: pixels, where the source's own is not wanted.
         text_column, label_column: for a user's own table.
+        label_kind: ``classes`` takes each value of that table's labels as a class, however many there are.
         keep_weights: of the best run of each arm.
         workdir: the study's directory; empty for one derived from the config's name and hash.
         name: of the study.
@@ -64,6 +66,7 @@ class StudyConfig:
     image_size: int | None = None
     text_column: str = "text"
     label_column: str = "label"
+    label_kind: LabelKind = "auto"
     keep_weights: bool = True
     workdir: str = ""
     name: str = "study"

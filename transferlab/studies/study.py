@@ -129,6 +129,7 @@ class Study:
             test_examples=config.test_examples,
             text_column=config.text_column,
             label_column=config.label_column,
+            label_kind=config.label_kind,
         )
 
     # -----------------------------------------------------------------------------------------------------------
@@ -254,6 +255,7 @@ class Study:
             hashes=hashes,
             config=self.config.raw,
             title=self.config.name,
+            classes=len(np.unique(self.data.labels[self.data.test])),
         )
         return result
 

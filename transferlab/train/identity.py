@@ -30,6 +30,7 @@ def identity(run: Run) -> dict[str, Any]:
                  "validation": len(data.validation), "test": len(data.test), "modality": data.modality},
         "config": architecture(source),
         "labels": list(data.label_names),
+        "text_column": data.text_column,
         "method": {"name": run.method.name, **asdict(run.method)},
         "transform": source.transform.describe() if source.transform else None,
         "settings": {name: value for name, value in asdict(run.settings).items() if name not in EXECUTION},

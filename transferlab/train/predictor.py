@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Predictor:
     Attributes:
         labels: label names, in the order of the columns.
         transform: the preprocessing it was trained with.
+        text_column: of the table that it was trained on.
         adapted: its base, what was trained as a whole, and its adapters apart; ``adapted.merged()`` is a source.
     """
 
@@ -46,6 +48,7 @@ class Predictor:
     params: trees.Tree = field(repr=False)
     state: trees.Tree = field(repr=False)
     adapted: Adapted = field(repr=False)
+    text_column: str = "text"
 
     @property
     def modality(self) -> str:
@@ -53,7 +56,18 @@ class Predictor:
         return "text" if isinstance(self.transform, TextTransform) else "image"
 
     def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples labels"]:
-        """Return probabilities for texts, or for images as uint8 arrays (height, width, channels)."""
+        """Return probabilities for texts, or for images as uint8 arrays (height, width, channels).
+
+        Raises:
+            TransferlabError: something else among the examples; its place is named.
+        """
+        if isinstance(examples, (str, bytes)):
+            raise TransferlabError(f"One example is a list of one: predictor([{str(examples)[:40]!r}]).")
+        if not isinstance(rows, Integral) or rows < 1:
+            raise TransferlabError(f"rows is {rows!r}; a batch has a whole number of rows, at least 1.")
+        if self.modality == "image":
+            for place, example in enumerate(examples):
+                _check_picture(example, f"examples[{place}]")
         rows = min(rows, max(len(examples), 1))
         out = np.zeros((len(examples), len(self.labels)), np.float32)
         encoded, buckets = [], np.zeros(len(examples), np.int32)
@@ -114,7 +128,18 @@ def open_run(directory: str | Path) -> Predictor:
     return Predictor(
         tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
         adapted(source, trained, made.drawn(identity["seeds"]["initialisation"]), stats, made.head, made.definition.module),
+        identity.get("text_column") or "text",
     )  # fmt: skip
+
+
+def _check_picture(example: Any, where: str) -> None:
+    """Raise where an example is no picture."""
+    if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
+        what = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
+        raise TransferlabError(
+            f"{where} is {what}; a picture is a uint8 array (height, width, channels), as "
+            "transferlab.data.images.read_image(file) gives it."
+        )
 
 
 def _find_base(base: dict[str, Any]) -> Source:

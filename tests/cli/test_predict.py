@@ -1,0 +1,58 @@
+"""``transferlab predict`` on pictures: files, folders of folders, and what is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_vit
+from PIL import Image
+
+import transferlab as tl
+from transferlab.cli.main import cli
+from transferlab.errors import TransferlabError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_vit(folder / "vit", "vit")
+    for number, label in enumerate(("emu", "yak")):
+        (folder / "data" / label).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.full((16, 16, 3), 100 * number + i, np.uint8)).save(folder / "data" / label / f"{i}.png")
+    data = tl.dataset(folder / "data", test_examples=2)
+    settings = tl.train.Settings(max_steps=1)
+    tl.adapt(
+        tl.load(folder / "vit"), data, method=tl.methods.Probe(), settings=settings, directory=folder / "run"
+    ).fit()
+    return folder / "run"
+
+
+def test_pictures_of_folders_in_folders_are_answered(run: Path, tmp_path: Path) -> None:
+    for place in ("a", "a/b", ".hidden"):
+        (tmp_path / place).mkdir()
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / place / "1.png")
+    done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path)])
+    assert [line.split("\t")[1] for line in done.stdout.splitlines()] == [
+        str(tmp_path / "a" / "1.png"), str(tmp_path / "a" / "b" / "1.png"),
+    ]  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path / "empty")])
+    assert done.exit_code == 1 and "empty holds no pictures" in done.output
+
+
+def test_a_predictor_names_what_is_no_picture(run: Path) -> None:
+    predictor = tl.open_run(run)
+    picture = np.zeros((16, 16, 3), np.uint8)
+    assert predictor([picture]).shape == (1, 2)
+    for wrong, said in (
+        ([None], r"examples\[0\] is None; a picture is a uint8 array"),
+        ([picture, picture / 255], r"examples\[1\] is float64 \(16, 16, 3\)"),
+        (list(picture), r"examples\[0\] is uint8 \(16, 3\)"),
+        (["1.png"], r"examples\[0\] is '1.png'"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            predictor(wrong)

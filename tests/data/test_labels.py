@@ -1,0 +1,136 @@
+"""Labels: which values are one class, what is missing, and columns that are no classes at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import transferlab as tl
+from transferlab.data.dataset import stratified_order
+from transferlab.errors import TransferlabError
+
+
+def opened(folder: Path, labels: list[Any], kind: str = "csv", **options: Any) -> tl.data.Dataset:
+    path = folder / f"t.{kind}"
+    if kind == "csv":
+        path.write_text("\n".join(["text,label", *(f'film {i},"{label}"' for i, label in enumerate(labels))]))
+    else:
+        path.write_text("\n".join(json.dumps({"text": f"film {i}", "label": label}) for i, label in enumerate(labels)))
+    return tl.dataset(path, test_examples=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["0", "1", "1.0", "0.0"] * 2, ("0", "1")),
+        ([str(i) for i in range(12)] * 2, tuple(map(str, range(12)))),
+        (["-1", "1", "0"] * 2, ("-1", "0", "1")),
+        (["07", "10", "08"] * 2, ("07", "08", "10")),
+        ([" yes", " no"] * 2, ("no", "yes")),
+        (["10", "9", "many"] * 2, ("10", "9", "many")),
+        (["None", "mild"] * 2, ("None", "mild")),
+        (["sports, men", "sports, women", "shoes, men", "shoes, women"] * 2,
+         ("shoes, men", "shoes, women", "sports, men", "sports, women")),
+        (["tench, Tinca tinca", "crane", "crane, bird"] * 2, ("crane", "crane, bird", "tench, Tinca tinca")),
+    ],
+)  # fmt: skip
+def test_labels_are_one_class_each_numbers_in_their_order(tmp_path: Path, labels: list[str], names: tuple) -> None:
+    assert opened(tmp_path, labels).label_names == names
+
+
+@pytest.mark.parametrize("label", ["nan", "NaN", "NA", "", "  ", "<NA>", "null"])
+def test_a_missing_label_is_an_error_that_names_its_row(tmp_path: Path, label: str) -> None:
+    with pytest.raises(TransferlabError, match=r"t\.csv, row 3: the label is"):
+        opened(tmp_path, ["a", "b", label, "a", "b"])
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), float("inf"), "nan", [], {"a": 1}])
+def test_a_missing_label_of_json_is_an_error_that_names_its_row(tmp_path: Path, label: Any) -> None:
+    with pytest.raises(TransferlabError, match=r"t\.jsonl, row 3: the label is"):
+        opened(tmp_path, [1, 0, label, 1, 0], "jsonl")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["1", "01"] * 2, "'1' and '01' are the same number"),
+        (["1", "1.0", "many"] * 2, "'1' and '1.0' are the same number"),
+        (["1", "None", "0"] * 2, "row 2: the label is 'None', where others are numbers"),
+        (["True", "true", "False"] * 2, "'True' and 'true' are one word in two spellings"),
+        (["caf\u00e9", "cafe\u0301", "bar"] * 2, "are one word in two spellings"),
+        (["yes", "yes ", "no"] * 2, "differ in white space alone"),
+        ([f"{i / 7:.3f}" for i in range(281)] + ["0.143"] * 19,
+         r"label: 281 distinct numbers in 300 rows: a regression target; only single-label classification is supported so far"),
+        (["0.5", "1.5"] * 4, "2 distinct numbers in 8 rows: a regression target"),
+        ([str(i % 21) for i in range(84)], "21 distinct integers in 84 rows: a regression target"),
+        (["0", "1", "0", "1", "7"], "3 distinct integers in 5 rows, of which 7 stands in one row alone"),
+        ([f"{i / 7:.1f}" for i in range(60)] * 9 + ["unknown"], r"\d+ distinct numbers, and words between them, as 'unknown' in row 541"),
+        ([f"what I think, {i}" for i in range(30)], "30 distinct texts in 30 rows: free text"),
+        ([f"what I think {i % 29}" for i in range(40)], "29 distinct texts in 40 rows: free text"),
+        (["a|b", "b", "a", "c", "b|c"] * 3, r"as 'a\|b': tags separated by '\|'"),
+        (["a, b", "b, c", "a, c"] * 3, "tags separated by ','"),
+        (["['a', 'b']", "['a']"] * 3, r"row 1: the label is \['a', 'b'\], a list of tags"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_no_classes_are_refused_in_a_sentence(tmp_path: Path, labels: list[str], said: str) -> None:
+    with pytest.raises(TransferlabError, match=said):
+        opened(tmp_path, labels)
+
+
+def test_who_insists_has_every_value_as_a_class(tmp_path: Path) -> None:
+    many = [str(i % 300) for i in range(700)]
+    assert opened(tmp_path, many, label_kind="classes").label_names == tuple(map(str, range(300)))
+    # In JSON a number may be written as a text, and is then none.
+    assert len(opened(tmp_path, many, "jsonl").label_names) == 300
+    for labels in (["a|b", "b", "a"], ["0.5", "1.5"], [f"topic {i % 29}" for i in range(40)]):
+        assert opened(tmp_path, labels * 2, label_kind="classes").label_names
+    with pytest.raises(TransferlabError, match=r"label_kind is 'class'\. Did you mean 'classes'"):
+        opened(tmp_path, ["a", "b"], label_kind="class")
+
+
+def test_numbers_of_json_are_classes_by_value(tmp_path: Path) -> None:
+    assert opened(tmp_path, [1, 1.0, "1", 0, 10, 10, 2, 2, 0], "jsonl").label_names == ("0", "1", "2", "10")
+    with pytest.raises(TransferlabError, match="a regression target"):
+        opened(tmp_path, [0.1 * i for i in range(30)], "jsonl")
+
+
+def test_folders_of_pictures_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for label in ("10", "9", "NA"):
+        (tmp_path / "mixed" / label).mkdir(parents=True)
+        (tmp_path / "numbers" / label.replace("NA", "0")).mkdir(parents=True)
+    for number, folder in enumerate(sorted(tmp_path.glob("*/*"))):
+        for i in range(2):
+            Image.fromarray(np.full((3, 3), 20 * number + i, np.uint8)).save(folder / f"{i}.png")
+    assert tl.dataset(tmp_path / "mixed", test_examples=1).label_names == ("10", "9", "NA")
+    assert tl.dataset(tmp_path / "numbers", test_examples=1).label_names == ("0", "9", "10")
+    (tmp_path / "numbers" / "9 ").mkdir()
+    with pytest.raises(TransferlabError, match="'9' and '9 ' differ in white space alone"):
+        tl.dataset(tmp_path / "numbers", test_examples=1)
+
+
+def test_fifty_thousand_labels_keep_nobody_waiting_for_the_split() -> None:
+    labels = (np.arange(100_000) % 50_000).astype(np.int32)
+    order = stratified_order(labels, 0, 50_000)
+    assert len(set(labels[order[:50_000]].tolist())) == 50_000
+
+
+def test_how_a_data_set_was_understood_is_one_line(tmp_path: Path) -> None:
+    data = opened(tmp_path, ["cat", "dog"] * 20)
+    assert (
+        repr(data)
+        == f"Dataset('{tmp_path / 't.csv'}': 40 texts of 2 labels (cat, dog): 38 to train, 2 to test, stratified)"
+    )
+    assert data.describe()["summary"] == data.summary
+    assert (
+        "8 to train, 2 to validate, 2 to test, stratified; 28 are not used"
+        in data.subset(10, 0).hold_out(0.2, 0).summary
+    )
+    halved = tl.dataset(tmp_path / "t.csv")
+    assert "20 to train, 20 to test, stratified; half of the data is tested, test_examples sets how many" in repr(
+        halved
+    )

@@ -1,0 +1,99 @@
+"""Tables: quotation marks of both kinds, and no row lost or merged without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import transferlab as tl
+from transferlab.data.tables import read_rows
+from transferlab.errors import TransferlabError
+
+ROWS = [(f"plain text {i}", str(i % 2)) for i in range(10)]
+STRAY = [('"I loved it', "1"), ("fine movie", "0"), ('they said great"', "1"), ("last", "1")]
+
+
+def write(path: Path, rows: list[tuple[str, str]], end: str = "") -> Path:
+    separator = "\t" if path.suffix == ".tsv" else ","
+    path.write_text("\n".join(separator.join(row) for row in [("text", "label"), *rows]) + "\n" + end, "utf-8")
+    return path
+
+
+def texts(path: Path) -> list[str]:
+    return [row["text"] for _, row in read_rows(path, ("text", "label"), "label")]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_marks_open_in_one_text_and_close_in_another_merge_no_rows(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / f"t.{kind}", [*ROWS, *STRAY])
+    assert texts(path) == [text for text, _ in (*ROWS, *STRAY)]
+    assert len(tl.dataset(path, test_examples=4).records) == 14
+
+
+@pytest.mark.parametrize("rows", [[('he "said" so', "1"), ('"Hello" he said', "0")], [('"never closed', "1")]])
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_marks_that_enclose_nothing_are_characters(tmp_path: Path, kind: str, rows: list[tuple[str, str]]) -> None:
+    assert texts(write(tmp_path / f"t.{kind}", [*ROWS, *rows]))[10:] == [text for text, _ in rows]
+
+
+def test_quotes_enclose_separators_lines_and_marks(tmp_path: Path) -> None:
+    rows = [('"Hello, world"', "1"), ('"two\nlines, or so"', "0"), ('"he said ""no"""', "1"), ("plain", "0")]
+    path = write(tmp_path / "t.csv", [*ROWS, *rows])
+    assert texts(path)[10:] == ["Hello, world", "two\nlines, or so", 'he said "no"', "plain"]
+    front = tmp_path / "u.csv"
+    front.write_text('label,text\n0,plain\n1,"a\nb, c"\n0,"d\ne"\n')
+    assert texts(front) == ["plain", "a\nb, c", "d\ne"]
+
+
+def test_a_table_that_can_be_read_in_two_ways_is_refused_by_its_row(tmp_path: Path) -> None:
+    # A row that needs its quotes, and a pair of stray marks around rows with labels that others have.
+    path = write(tmp_path / "t.csv", [*ROWS, *STRAY, ('"Hello, world"', "1")])
+    with pytest.raises(
+        TransferlabError, match=r"t\.csv, row 11: lines 12 to 14 are one text in double quotes, or 3 rows"
+    ):
+        texts(path)
+    front = tmp_path / "u.csv"
+    front.write_text('label,text\n0,plain\n1,"a\nb, c"\n')
+    with pytest.raises(TransferlabError, match=r"u\.csv, row 2: lines 3 to 4"):
+        texts(front)
+
+
+def test_one_row_whose_quotes_are_wrong_in_a_quoted_table_is_named(tmp_path: Path) -> None:
+    for name, row in (("t.csv", '"He" said'), ("u.csv", '"never closed')):
+        with pytest.raises(TransferlabError, match=rf"{name}, row 12: "):
+            texts(write(tmp_path / name, [*ROWS, ('"Hello, world"', "1"), (row, "0")]))
+    # Nearly every text stands in quotes: they are no part of it.
+    rows = [(f'"{text}"', label) for text, label in ROWS]
+    with pytest.raises(TransferlabError, match=r"v\.csv, row 11: "):
+        texts(write(tmp_path / "v.csv", [*rows, ('"a "good" film"', "1")]))
+
+
+def test_rows_of_other_lengths_nul_and_other_encodings_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for written, said in (
+        (b"text,label,id\na,1,7\nb,0\n", "row 2: 2 fields, where the header has 3"),
+        (b"text,label\na,1\nb,0,0\n", "row 2: 3 fields, where the header has 2"),
+        (b"text,label\na,1\nb\0c,0\n", "line 3: holds a NUL character"),
+        ("text,label\na,1\n".encode("utf-16"), "line 1: not UTF-8 .* looks like UTF-16"),
+        (b"text,label\na,1\ncaf\xe9,0\n", r"line 3: not UTF-8 \(byte 3\)"),
+        (b"text,label,label\na,1,0\n", "has 2 columns 'label'"),
+        (b"\xef\xbb\xbf\n", "is empty"),
+    ):
+        path.write_bytes(written)
+        with pytest.raises(TransferlabError, match=said):
+            texts(path)
+    path.write_bytes(b"\xef\xbb\xbftext,label\r\na,1\r\n\r\nb,0\r\n")
+    assert texts(path) == ["a", "b"]
+
+
+def test_a_line_that_is_no_object_or_has_a_name_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    for line, said in (
+        ('[["text", "a"], ["label", 1]]', "line 2: not a JSON object"),
+        ("[" * 100_000, "line 2: not a JSON object"),
+        ('{"text": "a", "label": 1, "label": 0}', "line 2: 'label' is given more than once"),
+    ):
+        path.write_text('{"text": "a", "label": 1}\n' + line + "\n")
+        with pytest.raises(TransferlabError, match=said):
+            texts(path)

@@ -1,0 +1,189 @@
+"""Labels of a table: each value a class by its name, a missing one named by its row, and what is no class refused."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from transferlab.errors import TransferlabError
+
+LabelKind = Literal["auto", "classes"]
+"""Whether what a column looks like decides if its values are classes, or the caller says that they are."""
+
+MOST_CLASSES = 20
+"""Integers of more distinct values are taken for a quantity; texts of more must repeat."""
+
+_LATER = "only single-label classification is supported so far"
+_INSIST = "If each value is a class, say so: label_kind='classes'."
+_MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
+"""What pandas and spreadsheets write, and read, where there is no value."""
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def read_labels(
+    path: Path, column: str, values: Sequence[tuple[int, Any]], kind: str = "auto", typed: bool = False
+) -> list[str]:
+    """Return the name of each row's class.
+
+    Numbers are classes if they are integers of at most 20 distinct values, each in two rows or more. Texts are, unless
+    they are nearly as many as the rows, or combine a few tags.
+
+    Args:
+        path: of the table, for errors.
+        column: of it, for errors.
+        values: row number and value of each row.
+        kind: ``classes`` takes numbers and texts of any number of values as classes.
+        typed: whether the file tells numbers from texts, as JSON does: integers written as texts are then texts.
+
+    Raises:
+        TransferlabError: a missing label, or several, in a row (it is named); two labels that only look different; a
+            column that is a regression target, tags or free text.
+    """
+    spelled = [_spelled(value, f"{path}, row {row}") for row, value in values]
+    row_of: dict[str, int] = {}
+    for text, (row, _) in zip(spelled, values, strict=True):
+        row_of.setdefault(text, row)
+    check_alike(str(path), row_of)
+    names = {text: text.strip() for text in row_of}
+    numbers = {text: number for text, name in names.items() if (number := _number(name)) is not None}
+    words = [text for text in names if text not in numbers]
+    if numbers and words and all(names[text].lower() in ("none", "na") for text in words):
+        raise TransferlabError(f"{path}, row {row_of[words[0]]}: the label is {words[0]!r}, where others are numbers.")
+    whole = not words and all(number.is_integer() for number in numbers.values())
+    if whole:
+        # pandas writes integers as 1.0 where a column had a gap: that is the label 1.
+        names = {text: str(int(numbers[text])) if re.search("[.eE]", name) else name for text, name in names.items()}
+    _no_number_twice(path, {names[text]: number for text, number in numbers.items()})
+    labels = [names[text] for text in spelled]
+    counts = Counter(labels)
+    if kind == "auto" and len(counts) > 1:
+        texts = typed and whole and all(isinstance(value, str) for _, value in values)
+        if words and len(names) - len(words) > MOST_CLASSES:
+            raise TransferlabError(
+                f"{path}: {column}: {len(numbers)} distinct numbers, and words between them, as {words[0]!r} in row "
+                f"{row_of[words[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
+            )
+        if words or texts:
+            _check_texts(f"{path}: {column}", counts)
+        else:
+            _check_numbers(f"{path}: {column}", counts, whole)
+    return labels
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Return each name once: numbers by their value (2 before 10), else by their letters."""
+    names = sorted(set(names))
+    numbers = [_number(name) for name in names]
+    if None in numbers:
+        return tuple(names)
+    return tuple(name for _, name in sorted(zip(numbers, names, strict=True), key=lambda pair: pair[0] or 0.0))
+
+
+def check_alike(where: str, names: Iterable[str]) -> None:
+    """Raise where two labels look like one: a space too many would make a class of its own, and nobody would see why.
+
+    Raises:
+        TransferlabError: names that differ in white space, in how an accent is encoded, or in ``True`` and ``true``.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", " ".join(name.split()))
+        key = key.lower() if key.lower() in ("true", "false") else key
+        if (other := seen.setdefault(key, name)) != name:
+            same = other.split() == name.split()
+            how = "differ in white space alone" if same else "are one word in two spellings"
+            raise TransferlabError(f"{where}: the labels {other!r} and {name!r} {how}.")
+
+
+def _spelled(value: Any, where: str) -> str:
+    """A label of a table by its name. JSON has one kind of number: 1.0 is 1; and its ``true`` stays ``true``."""
+    if isinstance(value, (list, dict)):
+        raise TransferlabError(f"{where}: the label is {value!r}; each row has one, a text or a number: {_LATER}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TransferlabError(f"{where}: the label is {json.dumps(value)}, which is no class.")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise TransferlabError(f"{where}: the label is empty.")
+    if not isinstance(value, str):
+        return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+    text = value.strip()
+    if text in _MISSING:
+        raise TransferlabError(
+            f"{where}: the label is '{text}', which stands for a missing one. Fill it in or remove the row; a class that is "
+            "truly called so needs a longer name."
+        )
+    if text[0] + text[-1] in ("[]", "{}", "()") and _is_list(text):
+        raise TransferlabError(f"{where}: the label is {text}, a list of tags; {_LATER}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise TransferlabError(f"{where}: the label holds half of a character.") from None
+    return value
+
+
+def _is_list(text: str) -> bool:
+    try:
+        return isinstance(ast.literal_eval(text), (list, tuple, dict, set))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+
+
+def _number(text: str) -> float | None:
+    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
+
+
+def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
+    seen: dict[float, str] = {}
+    for name, number in numbers.items():
+        # Beyond 2⁵³ neighbours are one float; such labels are not written with a point.
+        if abs(number) < 2**53 and (other := seen.setdefault(number, name)) != name:
+            raise TransferlabError(f"{path}: the labels '{other}' and '{name}' are the same number.")
+
+
+def _check_numbers(where: str, counts: Counter[str], whole: bool) -> None:
+    rows = counts.total()
+    kind = "integers" if whole else "numbers"
+    what = f"{where}: {len(counts)} distinct {kind} in {rows} rows"
+    alone = next((name for name, count in counts.items() if count == 1), None)
+    if whole and len(counts) <= MOST_CLASSES and alone is not None:
+        raise TransferlabError(
+            f"{what}, of which {alone} stands in one row alone: a class needs two rows, and a regression target cannot be "
+            f"learned: {_LATER}. {_INSIST}"
+        )
+    if not whole or len(counts) > MOST_CLASSES:
+        raise TransferlabError(f"{what}: a regression target; {_LATER}. {_INSIST}")
+
+
+def _check_texts(where: str, counts: Counter[str]) -> None:
+    rows = counts.total()
+    what = f"{where}: {len(counts)} distinct texts in {rows} rows"
+    if len(counts) == rows > 2 or (len(counts) > MOST_CLASSES and 2 * len(counts) > rows):
+        raise TransferlabError(f"{what}: free text, or identifiers; {_LATER}. {_INSIST}")
+    for separator in "|;,":
+        if separator in "".join(counts) and _are_tags([name.split(separator) for name in counts]):
+            example = next(name for name in counts if separator in name)
+            raise TransferlabError(f"{what}, as '{example}': tags separated by '{separator}'; {_LATER}. {_INSIST}")
+
+
+def _are_tags(labels: Sequence[Sequence[str]]) -> bool:
+    """Whether labels combine tags: half of their parts or more recur, in labels of other lengths or at other places.
+
+    ``sports, men`` and ``shoes, men`` are paths in a tree of classes, in which each level has its place.
+    """
+    places: dict[str, set[int]] = {}
+    found: Counter[str] = Counter()
+    for parts in labels:
+        clean = [part.strip() for part in parts]
+        found.update(set(clean))
+        for place, part in enumerate(clean):
+            places.setdefault(part, set()).add(place)
+    recur = sum(count > 1 for count in found.values())
+    free = len({len(parts) for parts in labels}) > 1 or any(len(where) > 1 for where in places.values())
+    return free and 2 * recur >= len(found)
