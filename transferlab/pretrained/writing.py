@@ -19,13 +19,13 @@ import numpy as np
 from transferlab import trees
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import make_usual, read_json, write_json
+from transferlab.files import make_usual, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
-from transferlab.pretrained.preprocessing import read_preprocessor, to_preprocessor
+from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
 from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -462,9 +462,7 @@ def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
     transform = source.image_transform
     if transform is None or kind == "timm" or read_preprocessor(made, transform.channels) == transform:
         return
-    path = made / "preprocessor_config.json"
-    old = read_json(path) if path.exists() else {}
-    write_json(path, {**old, **to_preprocessor(transform)})
+    write_preprocessor(made, transform)
 
 
 def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
