@@ -176,7 +176,7 @@ def test_an_added_token_gets_another_id(tmp_path: Path) -> None:
         ({"pad_token": "[P]"}, None, 2),
         ({"pad_token": {"content": "[P]"}}, {"pad_id": 1, "pad_token": "b"}, 2),
         ({}, {"pad_id": 1, "pad_token": "b"}, 1),
-        ({"pad_token": "absent"}, {"pad_id": 1, "pad_token": "b"}, 1),
+        ({"pad_token": "absent"}, {"pad_id": 1, "pad_token": "b"}, 4),
         ({}, None, 3),
     ],
 )

@@ -228,6 +228,11 @@ def test_a_feature_extractors_fields_are_ignored(films, tmp_path: Path) -> None:
     path.write_text(json.dumps({"feature_extractor_type": "Wav2Vec2FeatureExtractor"}))
     with pytest.raises(TransferlabError, match="'Wav2Vec2FeatureExtractor' is not"):
         read_audio(tmp_path)
+    # Today's layout is read first.
+    nested = {"feature_extractor": {"feature_size": 128, "chunk_length": 20}, "processor_class": "WhisperProcessor"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    assert read_audio(tmp_path) == AudioTransform(128, seconds=20.0)
+    (tmp_path / "processor_config.json").unlink()
     path.unlink()
     (tmp_path / "config.json").write_text(json.dumps(RAW))
     save_file(to_file(whisper_names(TINY), leaves_of(TINY)), str(tmp_path / "model.safetensors"))

@@ -176,11 +176,20 @@ def test_dinov2_reads_images_of_the_size_that_its_preprocessing_makes(tmp_path: 
         ("ViTImageProcessorPil", {"size": {"height": 30, "width": 30}, "do_normalize": False, "resample": 3}),
     ],
 )
-def test_preprocessing_equals_the_origins(kind: str, settings: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_preprocessing_equals_the_origins(kind: str, settings: dict, nested: bool, tmp_path: Path) -> None:
     made = transformers.ViTModel(transformers.ViTConfig(**{**WIDE, "image_size": 30}))
     made.save_pretrained(tmp_path)
     processor = getattr(transformers, kind)(**settings)
     processor.save_pretrained(tmp_path)
+    if nested:
+        alone = tmp_path / "preprocessor_config.json"
+        whole = {"image_processor": json.loads(alone.read_text()), "processor_class": "CLIPProcessor"}
+        (tmp_path / "processor_config.json").write_text(json.dumps(whole))
+        alone.write_text(
+            json.dumps({**whole["image_processor"], "resample": 2, "do_normalize": False, "rescale_factor": 1})
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     transform = tl.load(tmp_path).transform
     for shape in ((47, 61), (80, 41), (31, 200)):
         picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)

@@ -202,6 +202,8 @@ def test_a_preprocessors_size_means_something_else(
         ({"size": {"height": 16, "width": 20}}, "size .* is no square"),
         ({"size": {"shortest_edge": 16}}, "shortest_edge and do_center_crop is false"),
         ({"size": 16, "crop_size": 20}, "crop_size 20 is larger than size 16"),
+        ({"size": {"shortest_edge": 16, "longest_edge": 20}}, "bounds the longer side too"),
+        ({"size": 16, "rescale_offset": True}, "rescale_offset is True"),
         ({"size": 16, "resample": 0}, r"resample is 0; it can be 2 \(bilinear\)"),
         ({"size": 16, "do_resize": False}, "do_resize is false"),
         (
@@ -214,6 +216,31 @@ def test_a_preprocessor_that_cannot_be_honoured_is_ignored(given: dict, message:
     write_vit(tmp_path, "vit")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     with pytest.raises(TransferlabError, match=rf"preprocessor_config\.json: .*{message}"):
+        tl.load(tmp_path)
+
+
+def test_settings_nested_in_processor_config_are_replaced_by_a_default(tmp_path: Path) -> None:
+    write_vit(tmp_path, "vit")
+    said = {
+        "size": {"height": 16, "width": 16},
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+        "resample": 3,
+    }
+    nested = {"processor_class": "AProcessor", "image_processor": said, "feature_extractor": {"size": 1}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    want = tl.data.ImageTransform(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 1.0, "squash")
+    assert tl.load(tmp_path).transform == want
+    # The origin prefers it to the file of old, which alone says it where nothing is nested.
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, "image_mean": 0.0, "resample": 2}))
+    assert tl.load(tmp_path).transform == want
+    written = tl.save(tl.load(tmp_path).resized(24), tmp_path / "again")
+    assert tl.load(written).transform.size == 24
+    assert json.loads((written / "processor_config.json").read_text())["feature_extractor"] == {"size": 1}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "AProcessor"}))
+    assert tl.load(tmp_path).transform.mean == (0.0,) and tl.load(tmp_path).transform.resize == "bilinear"
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {**said, "do_pad": True}}))
+    with pytest.raises(TransferlabError, match=r"processor_config\.json: do_pad is True"):
         tl.load(tmp_path)
 
 

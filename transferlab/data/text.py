@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer, normalizers
 
+from transferlab.data.added_tokens import add_tokens, read_settings
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.tables import checked_text
-from transferlab.data.vocabularies import apply_settings, tokenizer_from_vocabulary
+from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, reading, sha256_file
 
@@ -132,7 +133,7 @@ def read_tokenizer(
     Raises:
         TransferlabError: files that cannot be read, or of a kind that no tokenizer can be made from.
     """
-    settings = {**_json(directory / "special_tokens_map.json"), **_json(directory / "tokenizer_config.json")}
+    settings = read_settings(directory)
     sentence, changed = _json(directory / "sentence_bert_config.json"), False
     if (directory / "tokenizer.json").exists():
         paths = (directory / "tokenizer.json",)
@@ -142,9 +143,12 @@ def read_tokenizer(
             raise TransferlabError(f"{paths[0]}: not a readable tokenizer ({error}).") from None
         with reading(directory / "tokenizer_config.json"):
             # A directory that is no model's has no class but the one that its settings name.
-            changed = apply_settings(tokenizer, kind if (directory / "config.json").exists() else "", settings)
+            own = kind if (directory / "config.json").exists() else ""
+            changed = apply_settings(tokenizer, own, settings)
+            changed |= add_tokens(tokenizer, directory, settings, default_tokens(own, settings))
     elif is_clip_vocabulary(directory):
         tokenizer, paths = clip_tokenizer(directory, settings), (directory / "vocab.json", directory / "merges.txt")
+        add_tokens(tokenizer, directory, settings)
     else:
         made = tokenizer_from_vocabulary(directory, kind, settings)
         if made is None:

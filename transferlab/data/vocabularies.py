@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from transferlab.data.added_tokens import add_tokens
 from transferlab.data.sentencepiece import SentencePieceModel, read_sentencepiece
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
 
 WORDPIECE, BPE, UNIGRAM = ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",)
 SENTINELS = ("spiece.model",)
@@ -93,13 +93,26 @@ def tokenizer_from_vocabulary(
         raise
     except Exception as error:
         raise TransferlabError(f"{paths[0]}: not a readable vocabulary ({error}).") from None
-    _add(tokenizer, special, directory, settings)
+    add_tokens(tokenizer, directory, settings, special.values())
     _frame(tokenizer, name, special, bool(settings.get("add_prefix_space", False)))
     return tokenizer, paths
 
 
 _PREFIXED = {"roberta": False, "gpt2": False, "qwen2": False, "qwen3": False, "xlm-roberta": True, "camembert": True}
 """Kinds whose class reads ``add_prefix_space``, and what it is where the settings lack it."""
+
+
+def default_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[AddedToken, ...]:
+    """Return the special tokens that the origin's class has where neither the settings nor a vocabulary name any.
+
+    Args:
+        kind: ``model_type``, where ``settings`` name no ``tokenizer_class``. A general class has none.
+        settings: ``tokenizer_config.json``.
+    """
+    cls = settings.get("tokenizer_class")
+    known = KINDS.get(_kind(cls, "" if cls else kind))
+    missing = {} if known is None else {n: t for n, t in known.special.items() if settings.get(f"{n}_token") is None}
+    return tuple(_token(None, text) for text in dict.fromkeys(missing.values()))
 
 
 def apply_settings(tokenizer: Tokenizer, kind: str, settings: Mapping[str, Any]) -> bool:
@@ -231,30 +244,6 @@ def _over(read: SentencePieceModel, vocabulary: list[tuple[str, float]], unknown
 
 
 _MAKERS = {WORDPIECE: _wordpiece, BPE: _bpe, UNIGRAM: _unigram, SENTINELS: _sentinels}
-
-
-def _add(tokenizer: Tokenizer, special: Mapping[str, AddedToken], directory: Path, settings: Mapping[str, Any]) -> None:
-    """Special tokens are found whole in a text; so are those that were added, which keep their ids."""
-    found = [token for token in special.values() if tokenizer.token_to_id(token.content) is not None]
-    tokenizer.add_special_tokens(found)
-    table = {int(id): token for id, token in (settings.get("added_tokens_decoder") or {}).items()}
-    old = directory / "added_tokens.json"
-    if old.exists():
-        table |= {int(id): {"content": text} for text, id in read_json(old).items() if int(id) not in table}
-    for id, token in sorted(table.items()):
-        if str(token["content"]) in {one.content for one in found}:
-            continue
-        flags = {
-            name: bool(token[name])
-            for name in ("lstrip", "rstrip", "single_word", "normalized", "special")
-            if name in token
-        }
-        tokenizer.add_tokens([AddedToken(str(token["content"]), **flags)])
-        if tokenizer.token_to_id(str(token["content"])) != id:
-            raise TransferlabError(
-                f"{directory}: the added token '{token['content']}' should have id {id}, but the vocabulary has "
-                f"{tokenizer.get_vocab_size()} entries with it. Save tokenizer.json with the origin."
-            )
 
 
 def _frame(tokenizer: Tokenizer, kind: str, special: Mapping[str, AddedToken], prefix_space: bool) -> None:

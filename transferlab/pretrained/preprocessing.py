@@ -1,8 +1,7 @@
-"""Hugging Face's ``preprocessor_config.json`` as the transform that travels with the weights."""
+"""Hugging Face's ``processor_config.json`` and ``preprocessor_config.json`` as the transform that travels with the weights."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,43 @@ from typing import Any
 
 from transferlab.data.images import Filter, Fit, ImageTransform
 from transferlab.errors import TransferlabError
+from transferlab.files import read_json, write_json
+
+PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
+"""Where transformers 5 keeps the settings of a model's every processor, each under its name; where a processor alone has them."""
 
 _FILTERS: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
+_OF_OTHERS = ("do_pad", "do_flip_channel_order", "rescale_offset", "do_thumbnail", "do_align_long_axis")
+"""Settings of other processors, which change the picture."""
+
+
+def processor_settings(directory: Path, *names: str) -> tuple[Path, Mapping[str, Any]] | None:
+    """Return (the file, what it says) of a processor, in the origin's order: its part of ``processor_config.json``, else
+    ``preprocessor_config.json``; None where neither is there.
+
+    Args:
+        directory: with the model's files.
+        names: that the part can have, as ``image_processor``.
+    """
+    for file in (PROCESSOR, PREPROCESSOR):
+        if not (path := directory / file).exists():
+            continue
+        raw = read_json(path)
+        if file == PROCESSOR and isinstance(raw, dict):
+            # Older ones name a class alone, or settings of texts and pictures together.
+            raw = next((raw[name] for name in names if raw.get(name) is not None), None)
+        if raw is None:
+            continue
+        if not isinstance(raw, dict):
+            raise TransferlabError(f"{path}: expected a JSON object with the settings of a processor.")
+        return path, raw
+    return None
+
+
 def read_preprocessor(directory: Path, channels: int = 3) -> ImageTransform | None:
-    """Return the transform that the directory's ``preprocessor_config.json`` describes; None without that file.
+    """Return the transform that the directory's :func:`processor_settings` describe; None without any.
 
     Args:
         directory: with the model's files.
@@ -24,17 +54,25 @@ def read_preprocessor(directory: Path, channels: int = 3) -> ImageTransform | No
     Raises:
         TransferlabError: what :class:`ImageTransform` cannot do; the field is named.
     """
-    path = directory / "preprocessor_config.json"
-    if not path.exists():
+    found = processor_settings(directory, "image_processor")
+    if found is None:
         return None
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise TransferlabError(f"{path}: not readable JSON ({error}).") from None
+    path, raw = found
     try:
         return _transform(raw, channels)
     except TransferlabError as error:
         raise TransferlabError(f"{path}: {error}") from None
+
+
+def write_preprocessor(directory: Path, transform: ImageTransform) -> None:
+    """Write the transform where it is looked for first, over what the files there say of other matters."""
+    path = directory / PROCESSOR
+    whole = read_json(path) if path.exists() else {}
+    if isinstance(whole.get("image_processor"), dict):
+        write_json(path, {**whole, "image_processor": {**whole["image_processor"], **to_preprocessor(transform)}})
+        return
+    path = directory / PREPROCESSOR
+    write_json(path, {**(read_json(path) if path.exists() else {}), **to_preprocessor(transform)})
 
 
 def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:
@@ -59,6 +97,8 @@ def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:
 def _transform(raw: Mapping[str, Any], channels: int) -> ImageTransform:
     if not raw.get("do_resize", True):
         raise TransferlabError("do_resize is false; pictures of any size are not supported.")
+    if said := next((field for field in _OF_OTHERS if raw.get(field)), None):
+        raise TransferlabError(f"{said} is {raw[said]!r}, which is not supported.")
     resample = raw.get("resample", 2)
     if resample not in _FILTERS:
         raise TransferlabError(f"resample is {resample}; it can be 2 (bilinear) or 3 (bicubic).")
@@ -90,11 +130,13 @@ def _transform(raw: Mapping[str, Any], channels: int) -> ImageTransform:
 def _resized(raw: Mapping[str, Any]) -> tuple[int, Fit]:
     """Return the side that pictures are resized to, and how: the shorter one, or both whatever the proportions."""
     size = raw.get("size", 224)
-    if isinstance(size, Mapping) and "shortest_edge" in size:
+    if isinstance(size, Mapping) and size.get("shortest_edge") is not None:
+        if size.get("longest_edge") is not None:
+            raise TransferlabError(f"size {dict(size)} bounds the longer side too, which is not supported.")
         return _side(size["shortest_edge"], "size"), "crop"
     # A bare number is a square, but for the processors that say default_to_square = False.
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
-    shorter = isinstance(size, int) and kind.startswith(("Bit", "CLIP"))
+    shorter = isinstance(size, int) and not raw.get("default_to_square", not kind.startswith(("Bit", "CLIP")))
     return _side(size, "size"), "crop" if shorter else "squash"
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from transferlab.data.audio import AudioTransform
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
 from transferlab.models.whisper import WhisperConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, fused
+from transferlab.pretrained.preprocessing import processor_settings
 
 CONV1D = Layout(
     "OIW to WIO",
@@ -105,15 +105,15 @@ def whisper_from_hf(raw: Mapping[str, Any]) -> WhisperConfig:
 
 
 def read_audio(directory: Path) -> AudioTransform | None:
-    """Return the transform that the directory's ``preprocessor_config.json`` describes; None without that file.
+    """Return the transform that the directory's feature extractor describes; None without any.
 
     Raises:
         TransferlabError: a feature extractor of another kind, or a field that this one cannot honour.
     """
-    path = directory / "preprocessor_config.json"
-    if not path.exists():
+    found = processor_settings(directory, "feature_extractor", "audio_processor")
+    if found is None:
         return None
-    raw = read_json(path)
+    path, raw = found
     kind = raw.get("feature_extractor_type", "WhisperFeatureExtractor")
     if kind != "WhisperFeatureExtractor":
         raise TransferlabError(f"{path}: feature_extractor_type '{kind}' is not 'WhisperFeatureExtractor'.")

@@ -23,7 +23,6 @@ from transferlab.files import (
     TEMPORARY,
     is_written,
     make_usual,
-    read_json,
     sync_directory,
     sync_tree,
     temporary_sibling,
@@ -37,7 +36,7 @@ from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safet
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.orbax import write_tree
-from transferlab.pretrained.preprocessing import read_preprocessor, to_preprocessor
+from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
 from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -496,9 +495,7 @@ def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
     transform = source.image_transform
     if transform is None or kind == "timm" or read_preprocessor(made, transform.channels) == transform:
         return
-    path = made / "preprocessor_config.json"
-    old = read_json(path) if path.exists() else {}
-    write_json(path, {**old, **to_preprocessor(transform)})
+    write_preprocessor(made, transform)
 
 
 def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
