@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from transferlab import limits
 from transferlab.data.sentencepiece import SentencePieceModel, read_sentencepiece
+from transferlab.data.tokenizer_json import check_growth
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
+from transferlab.files import check_file, read_object, reading
 
 WORDPIECE, BPE, UNIGRAM = ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",)
 SENTINELS = ("spiece.model",)
@@ -87,12 +89,11 @@ def tokenizer_from_vocabulary(
             raise TransferlabError(f"{directory / 'tokenizer_config.json'}: extra_ids is {str(count)[:40]!r}.")
         special |= {name: _token(None, f"<{name}>") for name in (f"extra_id_{i}" for i in reversed(range(count)))}
     paths = tuple(directory / file for file in known.files)
-    try:
+    for path in paths:
+        check_file(path, limits.VOCABULARY_BYTES)
+    with reading(paths[0], "not a readable vocabulary"):
         tokenizer = _MAKERS[known.files](paths, name, special, settings)
-    except TransferlabError:
-        raise
-    except Exception as error:
-        raise TransferlabError(f"{paths[0]}: not a readable vocabulary ({error}).") from None
+    check_growth(tokenizer, paths[0])
     _add(tokenizer, special, directory, settings)
     _frame(tokenizer, name, special, bool(settings.get("add_prefix_space", False)))
     return tokenizer, paths
@@ -240,19 +241,27 @@ def _add(tokenizer: Tokenizer, special: Mapping[str, AddedToken], directory: Pat
     table = {int(id): token for id, token in (settings.get("added_tokens_decoder") or {}).items()}
     old = directory / "added_tokens.json"
     if old.exists():
-        table |= {int(id): {"content": text} for text, id in read_json(old).items() if int(id) not in table}
+        table |= {int(id): {"content": text} for text, id in read_object(old).items() if int(id) not in table}
+    if len(table) > limits.ADDED_TOKENS:
+        raise TransferlabError(
+            f"{directory}: {len(table):,} tokens are added; {limits.ADDED_TOKENS:,} are the most (transferlab.limits)."
+        )
+    known, added = {one.content for one in found}, {}
     for id, token in sorted(table.items()):
-        if str(token["content"]) in {one.content for one in found}:
+        if str(token["content"]) in known:
             continue
         flags = {
             name: bool(token[name])
             for name in ("lstrip", "rstrip", "single_word", "normalized", "special")
             if name in token
         }
-        tokenizer.add_tokens([AddedToken(str(token["content"]), **flags)])
-        if tokenizer.token_to_id(str(token["content"])) != id:
+        added[id] = AddedToken(str(token["content"]), **flags)
+    # All at once: each call goes through all that were added before.
+    tokenizer.add_tokens(list(added.values()))
+    for id, token in added.items():
+        if tokenizer.token_to_id(token.content) != id:
             raise TransferlabError(
-                f"{directory}: the added token '{token['content']}' should have id {id}, but the vocabulary has "
+                f"{directory}: the added token '{token.content}' should have id {id}, but the vocabulary has "
                 f"{tokenizer.get_vocab_size()} entries with it. Save tokenizer.json with the origin."
             )
 

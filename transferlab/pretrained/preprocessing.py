@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from transferlab.data.images import Filter, Fit, ImageTransform
 from transferlab.errors import TransferlabError
+from transferlab.files import read_object
 
 _FILTERS: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -27,10 +27,7 @@ def read_preprocessor(directory: Path, channels: int = 3) -> ImageTransform | No
     path = directory / "preprocessor_config.json"
     if not path.exists():
         return None
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise TransferlabError(f"{path}: not readable JSON ({error}).") from None
+    raw = read_object(path)
     try:
         return _transform(raw, channels)
     except TransferlabError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transferlab.data.audio import AudioTransform
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
+from transferlab.files import read_object
 from transferlab.models.whisper import WhisperConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, fused
@@ -113,7 +113,7 @@ def read_audio(directory: Path) -> AudioTransform | None:
     path = directory / "preprocessor_config.json"
     if not path.exists():
         return None
-    raw = read_json(path)
+    raw = read_object(path)
     kind = raw.get("feature_extractor_type", "WhisperFeatureExtractor")
     if kind != "WhisperFeatureExtractor":
         raise TransferlabError(f"{path}: feature_extractor_type '{kind}' is not 'WhisperFeatureExtractor'.")
