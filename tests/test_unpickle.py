@@ -147,3 +147,63 @@ def test_numpy_arrays_come_back() -> None:
     np.testing.assert_array_equal(got["x"], value["x"])
     with pytest.raises(TransferlabError, match=r"x\.pkl: truncated or corrupt"):
         load_numpy_pickle(pickle.dumps(value)[:-20], "x.pkl")
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+ONE_TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
+    + b"K\x04tQK\x00K\x04\x85K\x01\x85\x89}tR"
+)  # fmt: skip
+BOMBS = {
+    "a key, a tuple doubled forty times": b"\x80\x02}N" + b"2\x86" * 40 + b"K\x01s.",
+    "a key of a thousand items, used again and again": b"\x80\x02}(" + b"N" * 1000 + b"tq\x00K\x01s" + b"h\x00K\x01s" * 9 + b".",
+    "pairs of an ordered dict": b"\x80\x02ccollections\nOrderedDict\n]]" + b"N" + b"2\x86" * 14 + b"aNaa\x85R.",
+    "a storage's key, a tuple doubled": b"\x80\x02(" + text("storage") + b"ctorch\nFloatStorage\nN" + b"2\x86" * 26
+    + text("cpu") + b"K\x01tQ.",
+    "a storage's key, a list in itself": b"\x80\x02(" + text("storage") + b"ctorch\nFloatStorage\n]q\x00h\x00a" + text("cpu")
+    + b"K\x01tQ.",
+    "an integer of a million bytes": b"\x80\x02\x8b" + struct.pack("<i", 10**6) + b"\x7f" * 10**6 + b".",
+    "a text of more bytes than there are": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b".",
+    "bytes of more than there are": b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b".",
+    "a tensor whose shape is changed after it was checked": b"\x80\x02}" + text("w") + ONE_TENSOR + b"}" + text("shape")
+    + b"M\xff\xff\x85sbs.",
+    "a storage that is changed after it was checked": b"\x80\x02}" + text("w") + b"(" + text("storage")
+    + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ}" + text("size") + b"M\xff\xffsbs.",
+    "a tensor of a thousand axes": b"\x80\x02" + ONE_TENSOR.replace(b"K\x04\x85K\x01\x85", b"(" + b"K\x01" * 1000 + b"t" + b"(" + b"K\x01" * 1000 + b"t")
+    + b".",
+    "numbers that have no end": b"\x80\x02" + ONE_TENSOR.replace(b"K\x04\x85K\x01\x85", b"\x8a\x20" + b"\x7f" * 32 + b"\x85K\x00\x85")
+    + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_a_small_pickle_takes_all_time_or_memory_or_reads_outside_its_file(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "m.bin"
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("archive/data.pkl", BOMBS[what])
+        out.writestr("archive/data/0", bytes(16))
+    with pytest.raises(TransferlabError, match=r"m\.bin: "):
+        read_torch(path)
+
+
+def test_a_memo_is_as_long_as_the_place_it_names(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.bin", "w") as out:
+        out.writestr("archive/data.pkl", b"\x80\x02}p2147483647\n" + text("w") + ONE_TENSOR + b"s.")
+        out.writestr("archive/data/0", np.arange(4, dtype=np.float32).tobytes())
+    np.testing.assert_array_equal(read_torch(tmp_path / "m.bin")["w"].read(), [0, 1, 2, 3])
+
+
+def test_a_legacy_pickle_goes_on_for_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transferlab import limits
+
+    monkeypatch.setattr(limits, "PICKLE_BYTES", 5000)
+    path = legacy(tmp_path / "m.pth", ARRAYS)
+    data = path.read_bytes()
+    head = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    assert data.startswith(head) and read_torch(path)
+    path.write_bytes(head + b"\x80\x02" + b"N0" * 5000 + data[len(head) + 2 :])
+    with pytest.raises(TransferlabError, match=r"m\.pth: .*5,000 bytes"):
+        read_torch(path)

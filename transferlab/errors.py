@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import difflib
+import heapq
+import re
 import types
 import typing
 from collections.abc import Iterable
 from functools import cache
+from itertools import islice
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from transferlab import limits
+
 
 class TransferlabError(Exception):
-    """Base of every error whose message alone tells a user what to mend; the command line prints it without a trace."""
+    """Base of every error whose message alone tells a user what to mend; the command line prints it without a trace.
+
+    A message that quotes much of a damaged file is cut to :data:`transferlab.limits.MESSAGE_CHARACTERS`.
+    """
+
+    def __str__(self) -> str:
+        text, most = super().__str__(), limits.MESSAGE_CHARACTERS
+        return text if len(text) <= most else f"{text[:most]}…"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice closest to ``name``, or the list of choices if none is close.
 
-    Returns an empty string when there are no choices at all.
+    Returns an empty string when there are no choices at all. However many there are, and however long, it takes a moment.
     """
-    choices = sorted(choices)
-    same = [choice for choice in choices if choice.lower() == str(name).lower()]
-    close = same or difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    name = str(name)[:_COMPARED]
+    choices = sorted(choice[:_COMPARED] for choice in islice(choices, limits.SUGGESTIONS))
+    same = [choice for choice in choices if choice.lower() == name.lower()]
+    likely = choices
+    if len(choices) > _LIKELIEST:
+        parts = set(_PARTS.findall(name.lower()))
+        likely = heapq.nlargest(_LIKELIEST, choices, key=lambda choice: _alike(parts, name, choice))
+    close = same or difflib.get_close_matches(name, likely, n=1, cutoff=0.5)
     if close:
         return f" Did you mean '{close[0]}'?"
     if not choices:
         return ""
     shown = ", ".join(choices[:12]) + (", …" if len(choices) > 12 else "")
     return f" Choose from: {shown}."
+
+
+_COMPARED = 200
+"""Characters of a name that are compared."""
+_LIKELIEST = 200
+"""Choices that are compared letter by letter, which takes 50 µs each."""
+_PARTS = re.compile(r"[a-z]+|[0-9]+")
+
+
+def _alike(parts: set[str], name: str, choice: str) -> tuple[int, int, int]:
+    """How likely a choice is the nearest: the words that both have, those that one has alone, and how lengths differ."""
+    others = set(_PARTS.findall(choice.lower()))
+    return len(parts & others), -len(parts ^ others), -abs(len(name) - len(choice))
 
 
 def check_fields(made: Any) -> None:

@@ -257,7 +257,8 @@ class Definition:
             given[path] = leaf
         allowed = () if compute is None else (jnp.dtype(compute),)
         table = {path: variable for path, _, variable in self.places}
-        problems = [f"'{p}' is not in this module.{nearest(p, table)}" for p in given if p not in table]
+        unknown = [p for p in given if p not in table][:20]
+        problems = [f"'{p}' is not in this module.{nearest(p, table)}" for p in unknown]
         for path, variable in table.items():
             want = _abstract(variable)
             if path not in given:

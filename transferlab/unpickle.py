@@ -1,4 +1,8 @@
-"""Pickles read safely: only the few globals that numpy arrays and torch tensors need; any other is refused by name."""
+"""Pickles read safely: only the few globals that numpy arrays and torch tensors need; any other is refused by name.
+
+They are read by Python's own unpickler in Python, as torch's ``weights_only`` does: the one in C makes a table as long as
+the largest place that a pickle names, and hashes whatever stands as a key.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,18 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
 
+from transferlab import limits
 from transferlab.errors import TransferlabError
+from transferlab.files import check_file, check_zip
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -28,6 +35,9 @@ _DAMAGE = (
     RuntimeError,
     struct.error,
     zlib.error,
+    MemoryError,
+    LookupError,
+    OverflowError,
 )
 """What ``zipfile`` and its kin raise at bytes that were changed."""
 
@@ -55,7 +65,7 @@ def load_numpy_pickle(data: bytes, name: str) -> Any:
         ("numpy", "dtype"): np.dtype,
     }
     arrays["numpy._core.multiarray", "_reconstruct"] = arrays["numpy.core.multiarray", "_reconstruct"]
-    return _load(_Restricted(io.BytesIO(data), name, arrays), name)
+    return _load(_Restricted(io.BytesIO(data), name, arrays, most=len(data)), name)
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,8 @@ def read_torch(path: Path) -> dict[str, TorchTensor]:
     Raises:
         TransferlabError: the file is truncated or corrupt, holds no tensors, or asks for a forbidden global.
     """
-    name = str(path)
+    name = str(check_file(path))
+    check_zip(path)
     try:
         found = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     except _DAMAGE as error:
@@ -92,7 +103,8 @@ def read_torch(path: Path) -> dict[str, TorchTensor]:
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
-    tensors = {str(k): v for k, v in found.items() if isinstance(v, TorchTensor)} if isinstance(found, Mapping) else {}
+    named = found.items() if isinstance(found, Mapping) else ()
+    tensors = {str(k): v for k, v in named if isinstance(v, TorchTensor) and isinstance(k, (str, int))}
     if not tensors:
         raise TransferlabError(f"{name}: holds no named tensors.")
     return tensors
@@ -101,14 +113,59 @@ def read_torch(path: Path) -> dict[str, TorchTensor]:
 # ---------------------------------------------------------------------------------------------------------------
 
 
-class _Restricted(pickle.Unpickler):
-    """An unpickler that knows a table of globals and nothing else."""
+class _Bounded:
+    """A file of which a pickle may read so many bytes, and at once no more than there are."""
+
+    def __init__(self, file: Any, most: int):
+        self._file, self._left = file, most
+        here = file.tell()
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(here)
+
+    def _claim(self, length: int) -> None:
+        self._left -= length
+        if self._left < 0:
+            raise pickle.UnpicklingError(
+                f"it goes on past what {limits.PICKLE_BYTES:,} bytes hold (transferlab.limits)"
+            )
+        if length > 1 and self._file.tell() + length > self._end:
+            raise EOFError("it ends early")
+
+    def read(self, length: int) -> bytes:
+        """The next bytes."""
+        self._claim(length)
+        return self._file.read(length)
+
+    def readline(self) -> bytes:
+        """The rest of a line."""
+        line = self._file.readline(self._left + 1)
+        self._claim(len(line))
+        return line
+
+    def readinto(self, place: Any) -> int:
+        """The next bytes, into a buffer."""
+        self._claim(len(place))
+        return self._file.readinto(place)
+
+
+_PLAIN: dict[int, Callable[[Any], None]] = {**pickle._Unpickler.dispatch}
+"""What Python's unpickler does at each operation."""
+
+
+class _Restricted(pickle._Unpickler):
+    """An unpickler that knows a table of globals and nothing else, and makes nothing that cannot be hashed in a moment."""
+
+    dispatch: ClassVar[Any] = {**_PLAIN}
+    stack: list[Any]
 
     def __init__(
-        self, file: Any, name: str, table: Mapping[tuple[str, str], Any], storage: Callable[..., Any] | None = None
-    ):
-        super().__init__(file, encoding="utf-8")
+        self, file: Any, name: str, table: Mapping[tuple[str, str], Any], storage: Callable[..., Any] | None = None,
+        most: int | None = None,
+    ):  # fmt: skip
+        super().__init__(_Bounded(file, limits.PICKLE_BYTES if most is None else most), encoding="utf-8")
         self._name, self._table, self._storage = name, table, storage
+        self._lengths: dict[int, tuple[int, tuple]] = {}
+        """By a tuple's identity: its items, those of the tuples in it too; and itself, so that none other takes its place."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._table:
@@ -122,8 +179,54 @@ class _Restricted(pickle.Unpickler):
             raise TransferlabError(f"{self._name}: its pickle refers to outside storage.")
         return self._storage(pid)
 
+    def _bounded(self, kind: int) -> None:
+        """Make the tuple that is next, or call what gives one. Doubled 40 times, one of 80 bytes has 2⁴⁰ items to hash."""
+        if kind == pickle.REDUCE[0] and self.stack[-2] is OrderedDict:
+            self._check_keys(key for pairs in self.stack[-1] for key, _ in pairs)
+        _PLAIN[kind](self)
+        made = self.stack[-1]
+        if isinstance(made, tuple):
+            inner = (
+                self._lengths[id(item)][0] for item in made if isinstance(item, tuple) and id(item) in self._lengths
+            )
+            length = len(made) + sum(inner)
+            if length > limits.PICKLE_TUPLE:
+                raise pickle.UnpicklingError("a tuple of tuples unfolds to more than any model's (transferlab.limits)")
+            self._lengths[id(made)] = length, made
 
-def _load(unpickler: pickle.Unpickler, name: str) -> Any:
+    def _build(self) -> None:
+        """Set the state of an array or a dict. That of a tensor is its own: changed, it could point outside its file."""
+        if isinstance(self.stack[-2], (TorchTensor, _Storage, type)) or callable(self.stack[-2]):
+            raise pickle.UnpicklingError(f"it changes a {type(self.stack[-2]).__name__}")
+        _PLAIN[pickle.BUILD[0]](self)
+
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        """Keys are hashed each time that they stand, so that a long one may not be one."""
+        if any(isinstance(key, tuple) and self._lengths.get(id(key), (0,))[0] > limits.AXES for key in keys):
+            raise pickle.UnpicklingError("a key is a tuple of many items")
+
+    def _set(self, kind: int) -> None:
+        """Put pairs into a dict."""
+        self._check_keys(self.stack[-2:-1] if kind == pickle.SETITEM[0] else self.stack[::2])
+        _PLAIN[kind](self)
+
+    def _long(self) -> None:
+        """An integer whose length takes four bytes: none is so long."""
+        raise pickle.UnpicklingError("it holds an integer of thousands of digits")
+
+    for _kind in (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.REDUCE,
+                  pickle.NEWOBJ):  # fmt: skip
+        dispatch[_kind[0]] = partial(lambda self, kind: self._bounded(kind), kind=_kind[0])
+    for _kind in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT):
+        dispatch[_kind[0]] = partial(lambda self, kind: self._set(kind), kind=_kind[0])
+    dispatch[pickle.BUILD[0]] = _build
+    dispatch[pickle.LONG4[0]] = _long
+    for _kind in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.ADDITEMS,
+                  pickle.FROZENSET):  # fmt: skip
+        del dispatch[_kind[0]]  # nothing that is read here was written with these
+
+
+def _load(unpickler: pickle._Unpickler, name: str) -> Any:
     try:
         return unpickler.load()
     except TransferlabError:
@@ -146,8 +249,11 @@ class _Storage:
 
 def _torch_table(name: str) -> dict[tuple[str, str], Any]:
     def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TorchTensor:
-        shape, strides = tuple(int(n) for n in size), tuple(int(n) for n in stride)
-        if not isinstance(storage, _Storage) or len(shape) != len(strides) or min((*shape, *strides, offset, 0)) < 0:
+        numbers = (offset, *size, *stride)
+        if len(numbers) > 2 * limits.AXES + 1 or not all(type(n) is int and 0 <= n < limits.SIDE for n in numbers):
+            raise TransferlabError(f"{name}: a tensor is described wrongly.")
+        shape, strides = tuple(size), tuple(stride)
+        if not isinstance(storage, _Storage) or len(shape) != len(strides):
             raise TransferlabError(f"{name}: a tensor is described wrongly.")
         # The last element that the view touches must lie inside its storage.
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if all(shape) else -1
@@ -179,7 +285,7 @@ def _read_zip(path: Path) -> Any:
             raise TransferlabError(f"{name}: a zip file, but not one that torch wrote (no data.pkl).")
         root = pickles[0][: -len("data.pkl")]
         # A pickle of a state dict is small; one that unpacks to more than the file's whole size is a trap.
-        if members[pickles[0]].file_size > max(path.stat().st_size * 4, 1 << 20):
+        if members[pickles[0]].file_size > min(max(path.stat().st_size * 4, 1 << 20), limits.PICKLE_BYTES):
             raise TransferlabError(f"{name}: data.pkl claims {members[pickles[0]].file_size:,} bytes.")
         data = archive.read(pickles[0])
 
@@ -230,7 +336,9 @@ def _read_legacy(path: Path) -> Any:
             raise TransferlabError(f"{name}: not a torch file.")
         found = _load(_Restricted(file, name, _torch_table(name), storage), name)
         keys = _load(_Restricted(file, name, {}), name)
-        if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
+        if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
+            raise TransferlabError(f"{name}: its list of storages is none.")
+        if set(map(str, keys)) != set(storages):
             raise TransferlabError(f"{name}: its list of storages does not fit its tensors.")
         for key in map(str, keys):
             raw = file.read(8)
@@ -248,6 +356,8 @@ def _read_legacy(path: Path) -> Any:
 def _checked_pid(pid: Any, name: str) -> tuple[str, np.dtype, str, Any, int]:
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], np.dtype):
         raise TransferlabError(f"{name}: a storage is described wrongly.")
-    if not isinstance(pid[4], int) or pid[4] < 0:
-        raise TransferlabError(f"{name}: the storage '{pid[2]}' has the size {pid[4]!r}.")
+    if not isinstance(pid[2], (str, int)):
+        raise TransferlabError(f"{name}: a storage's key is a {type(pid[2]).__name__}.")
+    if type(pid[4]) is not int or not 0 <= pid[4] < limits.SIDE:
+        raise TransferlabError(f"{name}: the storage '{pid[2]}' is described wrongly: its size is none.")
     return str(pid[0]), pid[1], str(pid[2]), pid[3], pid[4]

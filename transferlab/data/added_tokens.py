@@ -12,8 +12,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
+from transferlab.files import read_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name one special token each, in the order in which new ones get their ids."""
@@ -57,6 +58,10 @@ def add_tokens(
         )
     there = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     listed, file = _listed(directory, settings)
+    if len(listed) > limits.ADDED_TOKENS:
+        raise TransferlabError(
+            f"{file}: {len(listed):,} tokens are added; {limits.ADDED_TOKENS:,} are the most (transferlab.limits)."
+        )
     named = [_added(value, True, directory) for value in _named(settings)]
     known = [token for token in defaults if tokenizer.token_to_id(token.content) is not None]
     special = {token.content for token in named}
@@ -79,10 +84,7 @@ def add_tokens(
 
 
 def _object(path: Path) -> dict[str, Any]:
-    raw = read_json(path) if path.exists() else {}
-    if not isinstance(raw, dict):
-        raise TransferlabError(f"{path}: expected a JSON object, found {type(raw).__name__}.")
-    return raw
+    return read_object(path) if path.exists() else {}
 
 
 def _listed(directory: Path, settings: Mapping[str, Any]) -> tuple[dict[int, AddedToken], Path]:

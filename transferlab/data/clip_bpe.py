@@ -7,8 +7,9 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
+from transferlab.files import check_file, read_object, reading
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _END = "</w>"
@@ -19,7 +20,7 @@ def is_clip_vocabulary(directory: Path) -> bool:
     merges = directory / "merges.txt"
     if not merges.exists() or not (directory / "vocab.json").exists():
         return False
-    with merges.open(encoding="utf-8") as file:
+    with check_file(merges, limits.VOCABULARY_BYTES).open(encoding="utf-8", errors="replace") as file:
         return any(line.rstrip("\n").endswith(_END) for line in file)
 
 
@@ -30,8 +31,9 @@ def clip_tokenizer(directory: Path, settings: dict[str, Any]) -> Tokenizer:
         directory: holds ``vocab.json`` and ``merges.txt``.
         settings: of ``tokenizer_config.json``; ``bos_token`` and ``eos_token`` are read.
     """
-    vocabulary = read_json(directory / "vocab.json")
-    lines = (directory / "merges.txt").read_text("utf-8").splitlines()
+    vocabulary = read_object(directory / "vocab.json", limits.VOCABULARY_BYTES)
+    with reading(directory / "merges.txt"):
+        lines = (directory / "merges.txt").read_text("utf-8").splitlines()
     merges: Any = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
     if bad := next((pair for pair in merges if len(pair) != 2), None):
         raise TransferlabError(f"{directory / 'merges.txt'}: {bad} is not a pair.")
@@ -39,12 +41,12 @@ def clip_tokenizer(directory: Path, settings: dict[str, Any]) -> Tokenizer:
     for token in (first, last):
         if token not in vocabulary:
             raise TransferlabError(f"{directory / 'vocab.json'} has no token '{token}'.")
-    tokenizer = Tokenizer(
-        models.BPE(
+    with reading(directory / "vocab.json"):
+        model = models.BPE(
             vocab=vocabulary, merges=merges, continuing_subword_prefix="", end_of_word_suffix=_END, fuse_unk=False,
             unk_token=unknown,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )

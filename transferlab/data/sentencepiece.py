@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from transferlab import limits
 from transferlab.errors import TransferlabError
+from transferlab.files import check_file
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,14 @@ class SentencePieceModel:
 def read_sentencepiece(path: Path) -> SentencePieceModel:
     """Read a ``.model`` file. Raises ``TransferlabError`` where it is none."""
     pieces, kind, fallback, charsmap = [], 1, False, b""
+    check_file(path, limits.SENTENCEPIECE_BYTES)
     try:
         for number, value in _fields(path.read_bytes()):
             if number == 1:
                 piece = dict(_fields(_bytes(value)))
                 score = struct.unpack("<f", _bytes(piece.get(2, b"\0\0\0\0")))[0]
+                if len(pieces) == limits.PIECES:
+                    raise ValueError(f"more than {limits.PIECES:,} pieces")
                 pieces.append(Piece(_bytes(piece[1]).decode("utf-8"), score, _number(piece.get(3, 1))))
             elif number == 2:
                 trainer = dict(_fields(_bytes(value)))
@@ -55,7 +60,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             elif number == 3:
                 charsmap = _bytes(dict(_fields(_bytes(value))).get(2, b""))
     except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-        raise TransferlabError(f"{path}: not a readable SentencePiece model ({type(error).__name__}).") from None
+        raise TransferlabError(
+            f"{path}: not a readable SentencePiece model ({type(error).__name__}: {str(error)[:100]})."
+        ) from None
     if not pieces:
         raise TransferlabError(f"{path}: not a readable SentencePiece model (it has no pieces).")
     return SentencePieceModel(tuple(pieces), kind == 1, fallback, charsmap)
@@ -91,6 +98,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
 
 
 def _bytes(value: int | bytes) -> bytes:

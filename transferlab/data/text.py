@@ -15,9 +15,10 @@ from tokenizers import Tokenizer, normalizers
 from transferlab.data.added_tokens import add_tokens, read_settings
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.tables import checked_text
+from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json, reading, sha256_file
+from transferlab.files import read_object, reading, sha256_file
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""
@@ -75,17 +76,27 @@ class TextTransform:
         """Tokenise many texts; an empty text has only its special tokens.
 
         Raises:
-            TransferlabError: one that is no string, or holds half of a character; its place is named.
+            TransferlabError: one that is no string, holds half of a character, or that the tokenizer fails at; it is named.
         """
         if isinstance(texts, str):
             raise TransferlabError(f"Texts come as a list, one as a list of one: [{texts[:40]!r}].")
         for place, text in enumerate(texts):
             checked_text(text, f"texts[{place}]")
         out = []
-        for one in self.tokenizer.encode_batch(list(texts)):
+        for one in self._encodings(list(texts)):
             cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in one.overflowing)
             out.append(Encoded(tuple(one.ids), tuple(one.type_ids), cut))
         return out
+
+    def _encodings(self, texts: list[str]) -> list[Any]:
+        try:
+            with reading("tokenizer"):
+                return self.tokenizer.encode_batch(texts)
+        except TransferlabError as error:
+            if len(texts) == 1:
+                raise TransferlabError(f"The tokenizer cannot read {texts[0][:60]!r}: {error.__cause__}") from None
+            # All at once are quicker; one by one, the text is found.
+            return [self._encodings([text])[0] for text in texts]
 
     def describe(self) -> dict[str, object]:
         """What identifies this preprocessing, as plain data."""
@@ -137,10 +148,7 @@ def read_tokenizer(
     sentence, changed = _json(directory / "sentence_bert_config.json"), False
     if (directory / "tokenizer.json").exists():
         paths = (directory / "tokenizer.json",)
-        try:
-            tokenizer = Tokenizer.from_file(str(paths[0]))
-        except Exception as error:
-            raise TransferlabError(f"{paths[0]}: not a readable tokenizer ({error}).") from None
+        tokenizer = read_tokenizer_json(paths[0])
         with reading(directory / "tokenizer_config.json"):
             # A directory that is no model's has no class but the one that its settings name.
             own = kind if (directory / "config.json").exists() else ""
@@ -195,4 +203,4 @@ def _pad_id(tokenizer: Tokenizer, token: Any, id: int | None) -> int:
 
 
 def _json(path: Path) -> dict:
-    return read_json(path) if path.exists() else {}
+    return read_object(path) if path.exists() else {}

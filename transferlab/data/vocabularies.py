@@ -15,9 +15,12 @@ from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from transferlab import limits
 from transferlab.data.added_tokens import add_tokens
 from transferlab.data.sentencepiece import SentencePieceModel, read_sentencepiece
+from transferlab.data.tokenizer_json import check_growth
 from transferlab.errors import TransferlabError
+from transferlab.files import check_file, reading
 
 WORDPIECE, BPE, UNIGRAM = ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",)
 SENTINELS = ("spiece.model",)
@@ -87,12 +90,11 @@ def tokenizer_from_vocabulary(
             raise TransferlabError(f"{directory / 'tokenizer_config.json'}: extra_ids is {str(count)[:40]!r}.")
         special |= {name: _token(None, f"<{name}>") for name in (f"extra_id_{i}" for i in reversed(range(count)))}
     paths = tuple(directory / file for file in known.files)
-    try:
+    for path in paths:
+        check_file(path, limits.VOCABULARY_BYTES)
+    with reading(paths[0], "not a readable vocabulary"):
         tokenizer = _MAKERS[known.files](paths, name, special, settings)
-    except TransferlabError:
-        raise
-    except Exception as error:
-        raise TransferlabError(f"{paths[0]}: not a readable vocabulary ({error}).") from None
+    check_growth(tokenizer, paths[0])
     add_tokens(tokenizer, directory, settings, special.values())
     _frame(tokenizer, name, special, bool(settings.get("add_prefix_space", False)))
     return tokenizer, paths

@@ -6,6 +6,7 @@ closing zero, then the variables, then pairs of names that share one.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.formats import LazyTensor
+from transferlab.files import check_file
+from transferlab.pretrained.formats import LazyTensor, check_count
 
 _DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 _VERSION = 6
@@ -25,7 +27,7 @@ _RANK, _NAME = 8, 512
 
 def is_ctranslate2(path: Path) -> bool:
     """Whether the file begins as CTranslate2's do: its version, and the name of a specification."""
-    with path.open("rb") as file:
+    with check_file(path).open("rb") as file:
         head = file.read(64)
     if len(head) < 6:
         return False
@@ -48,7 +50,8 @@ def read_ctranslate2(path: Path) -> dict[str, LazyTensor]:
             _string(file)
             _number(file, "I")
             tensors = {}
-            for _ in range(_number(file, "I")):
+            check_count(path, count := _number(file, "I"))
+            for _ in range(count):
                 name, tensor, end = _variable(file, path)
                 if end > size:
                     raise ValueError(f"'{name}' ends at byte {end}, beyond the file's {size}")
@@ -56,7 +59,8 @@ def read_ctranslate2(path: Path) -> dict[str, LazyTensor]:
                     raise ValueError(f"'{name}' stands twice")
                 tensors[name] = tensor
                 file.seek(end)
-            for _ in range(_number(file, "I")):
+            check_count(path, count := _number(file, "I"))
+            for _ in range(count):
                 alias, name = _string(file), _string(file)
                 if name not in tensors:
                     raise ValueError(f"'{alias}' stands for '{name}', which is not there")
@@ -76,10 +80,14 @@ def _variable(file: BinaryIO, path: Path) -> tuple[str, LazyTensor, int]:
     if kind >= len(_DTYPES):
         raise ValueError(f"'{name}' has the unknown type {kind}")
     dtype = np.dtype(getattr(ml_dtypes, _DTYPES[kind], None) or _DTYPES[kind])
-    count = int(np.prod(shape, dtype=object)) if shape else 1
+    count = math.prod(shape)
     if count * dtype.itemsize != length:
         raise ValueError(f"'{name}' {shape} of {dtype} takes {count * dtype.itemsize} bytes, not {length}")
-    return name, LazyTensor(shape, dtype, _reader(path, name, file.tell(), shape, dtype)), file.tell() + length
+    return (
+        name,
+        LazyTensor(shape, dtype, _reader(path, name, file.tell(), shape, dtype), str(path)),
+        file.tell() + length,
+    )
 
 
 def _reader(path: Path, name: str, start: int, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:

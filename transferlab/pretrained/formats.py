@@ -19,7 +19,9 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
+from transferlab.files import check_file, check_zip, read_object, reading
 from transferlab.pretrained.orbax import plain_path
 
 
@@ -83,7 +85,6 @@ _SAFETENSORS_DTYPES = {
 }  # fmt: skip
 SAFETENSORS_DTYPES = {name: np.dtype(getattr(ml_dtypes, ours, ours)) for name, ours in _SAFETENSORS_DTYPES.items()}
 """Names of types in a safetensors header → numpy's."""
-_LONGEST_HEADER = 100_000_000
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
@@ -93,6 +94,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     """
     header, start, size = _safetensors_header(path)
     tensors, end = {}, 0
+    check_count(path, len(header))
     entries = [(key, *_safetensors_entry(path, key, entry)) for key, entry in header.items() if key != "__metadata__"]
     for key, dtype, shape, first, last in sorted(entries, key=lambda entry: entry[3:]):
         if first != end or last - first != math.prod(shape) * dtype.itemsize:
@@ -119,10 +121,10 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
 def _safetensors_header(path: Path) -> tuple[dict[str, Any], int, int]:
     """Return (header, where the tensors begin, the file's size)."""
     try:
-        size = path.stat().st_size
+        size = check_file(path).stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            if size < 8 or length > min(size - 8, limits.HEADER_BYTES):
                 raise _unreadable(path, f"a header of {length:,} bytes in a file of {size:,}")
             header = json.loads(file.read(length), object_pairs_hook=_each_once)
         if not isinstance(header, dict):
@@ -130,7 +132,7 @@ def _safetensors_header(path: Path) -> tuple[dict[str, Any], int, int]:
         texts = header.get("__metadata__", {})
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("its __metadata__ are not texts")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise _unreadable(path, error) from None
     return header, 8 + length, size
 
@@ -139,13 +141,34 @@ def _safetensors_entry(path: Path, key: str, entry: Any) -> tuple[np.dtype, tupl
     """Return (dtype, shape, first byte, last byte + 1)."""
     try:
         kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not all(type(n) is int and n >= 0 for n in (first, last, *shape)) or len(shape) > 32:
+        numbers = (first, last, *shape)
+        if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < limits.SIDE for n in numbers):
+            raise ValueError
+        check_name(path, key)
+        if len(shape) > limits.AXES or math.prod(shape) > limits.SIDE:
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise _unreadable(path, f"'{key}' is described wrongly") from None
-    if kind not in SAFETENSORS_DTYPES:
+    if not isinstance(kind, str) or kind not in SAFETENSORS_DTYPES:
         raise TransferlabError(f"{path}: '{key}' has the unknown type {str(kind)[:40]}.")
     return SAFETENSORS_DTYPES[kind], tuple(shape), first, last
+
+
+def check_count(path: Path, tensors: int) -> None:
+    """Refuse a file of more tensors than any model has."""
+    if tensors > limits.TENSORS:
+        raise TransferlabError(
+            f"{path} holds {tensors:,} tensors; {limits.TENSORS:,} are the most (transferlab.limits)."
+        )
+
+
+def check_name(path: Path, name: str) -> None:
+    """Refuse a name that is too long to be one."""
+    if len(name) > limits.NAME_CHARACTERS:
+        raise TransferlabError(
+            f"{path}: the name '{name[:40]}…' has {len(name):,} characters; {limits.NAME_CHARACTERS} are the most "
+            "(transferlab.limits)."
+        )
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -215,18 +238,23 @@ def _read_sharded(
     directory: Path, index_name: str, reader: Callable[[Path], dict[str, LazyTensor]]
 ) -> tuple[dict[str, LazyTensor], list[Path]]:
     try:
-        weight_map = dict(json.loads((directory / index_name).read_text("utf-8"))["weight_map"])
-        if not all(isinstance(name, str) and Path(name).name == name for name in weight_map.values()):
+        weight_map = dict(read_object(directory / index_name)["weight_map"])
+        names = set(weight_map.values())
+        if not all(isinstance(name, str) and name and Path(name).name == name for name in names):
             raise ValueError("weight_map must name files of this directory")
-    except (ValueError, KeyError, TypeError) as error:
+    except (TransferlabError, ValueError, KeyError, TypeError) as error:
         raise TransferlabError(f"{directory / index_name}: not a readable index ({error!r}).") from None
     tensors: dict[str, LazyTensor] = {}
-    files = [directory / name for name in sorted(set(weight_map.values()))]
+    check_count(directory / index_name, len(weight_map))
+    keys: dict[str, list[str]] = {name: [] for name in sorted(names)}
+    for key, name in weight_map.items():
+        keys[name].append(key)
+    files = [directory / name for name in keys]
     for file in files:
         if not file.exists():
             raise TransferlabError(f"{directory / index_name} names the shard '{file.name}', which is not there.")
         shard = reader(file)
-        for key in (key for key, name in weight_map.items() if name == file.name):
+        for key in keys[file.name]:
             if key not in shard:
                 raise TransferlabError(f"{index_name} says '{key}' is in {file.name}; it is not.{nearest(key, shard)}")
             tensors[key] = shard[key]
@@ -234,10 +262,16 @@ def _read_sharded(
 
 
 def read_any(path: Path) -> dict[str, LazyTensor]:
-    """Read any weight file or directory by its name."""
+    """Read any weight file or directory by its name; whatever a library raises at it becomes an error that names it."""
+    with reading(path):
+        return _read_any(path)
+
+
+def _read_any(path: Path) -> dict[str, LazyTensor]:
     if path.is_dir():
         return read_directory(path)[0]
     suffix = path.suffix.lower()
+    check_file(path)
     if suffix == ".safetensors":
         return read_safetensors(path)
     if suffix in (".pth", ".pt", ".bin"):
@@ -260,7 +294,8 @@ def read_npz(path: Path) -> dict[str, LazyTensor]:
 
     bfloat16, which numpy writes as raw bytes of two (``|V2``), comes back as such.
     """
-    tensors = {}
+    tensors, packed = {}, 0
+    check_zip(path)
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -270,6 +305,9 @@ def read_npz(path: Path) -> dict[str, LazyTensor]:
                 if key in tensors:
                     raise ValueError(f"'{key}' stands twice")
                 tensors[key] = _npz_tensor(path, archive, member, key)
+                packed += member.compress_size
+        if packed > path.stat().st_size:
+            raise ValueError("its arrays lie over one another")
     except _ZIP_DAMAGE as error:
         raise TransferlabError(f"{path}: not a readable npz file ({error}).") from None
     return tensors
@@ -287,6 +325,7 @@ def read_orbax(path: Path, check: Callable[[], object] | None = None) -> dict[st
             metadata: Any = ocp.StandardCheckpointer().metadata(plain).item_metadata
         tree = getattr(metadata, "tree", metadata)
         flat = dict(_leaves_of(tree))
+        check_count(path, len(flat))
         shapes = {key: (tuple(leaf.shape), np.dtype(leaf.dtype)) for key, (_, leaf) in flat.items()}
     except TransferlabError:
         raise
@@ -331,7 +370,7 @@ def _leaves_of(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[str, tu
 
 _ZIP_DAMAGE = (
     zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error, zlib.error,
-    SyntaxError, OverflowError, TypeError,
+    SyntaxError, OverflowError, TypeError, MemoryError, IndexError, KeyError,
 )  # fmt: skip
 """What ``zipfile`` and numpy's reader of headers raise at bytes that were changed."""
 _DEFLATE_AT_MOST = 1032
@@ -349,9 +388,9 @@ def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, k
             raise ValueError(f"'{key}' is of the npy version {version}")
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)
-        size = math.prod(shape) * dtype.itemsize
-        if dtype.hasobject or not all(n >= 0 for n in shape):
+        if dtype.hasobject or len(shape) > limits.AXES or not all(0 <= n < limits.SIDE for n in shape):
             raise ValueError(f"'{key}' holds pickled objects, or a shape {shape}")
+        size = math.prod(shape) * dtype.itemsize
         if file.tell() + size != member.file_size or size > (member.compress_size + 1) * _DEFLATE_AT_MOST:
             raise ValueError(f"'{key}' {shape} {dtype} is not of {member.file_size} bytes")
     brain = dtype == np.dtype("V2")

@@ -5,6 +5,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the block
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
-from transferlab.pretrained.formats import LazyTensor
+from transferlab.files import check_file
+from transferlab.pretrained.formats import LazyTensor, check_count, check_name
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def read_gguf(path: Path) -> Gguf:
             tensor and the type are named), or one part of several.
     """
     try:
-        if path.stat().st_size < 24:
+        if check_file(path).stat().st_size < 24:
             raise TransferlabError(f"{path}: not a GGUF file: it has {path.stat().st_size} bytes.")
         data = np.memmap(path, np.uint8, mode="r")
     except (OSError, ValueError) as error:
@@ -70,6 +73,8 @@ def read_gguf(path: Path) -> Gguf:
         why = "its numbers are big-endian" if swapped else f"its version is {version}"
         raise TransferlabError(f"{path}: cannot be read: {why}; versions 2 and 3, little-endian, can.")
     tensor_count, pair_count = cursor.number("<Q"), cursor.number("<Q")
+    check_count(path, tensor_count)
+    cursor.count(pair_count)
     metadata: dict[str, Any] = {}
     for _ in range(pair_count):
         key = cursor.name("a metadata key")
@@ -110,7 +115,7 @@ class _Cursor:
     """A place in the header; every step is held against the file's end."""
 
     def __init__(self, path: Path, data: np.ndarray):
-        self.path, self.data, self.place = path, memoryview(data.data), 0
+        self.path, self.data, self.place, self.items = path, memoryview(data.data), 0, 0
 
     def take(self, length: int) -> memoryview:
         """The next bytes."""
@@ -118,6 +123,16 @@ class _Cursor:
             raise TransferlabError(f"{self.path}: truncated or corrupt: its header goes on past the end of the file.")
         self.place += length
         return self.data[self.place - length : self.place]
+
+    def count(self, items: int) -> None:
+        """Refuse metadata of more items than any model's."""
+        if items > len(self.data) - self.place:  # each takes a byte at least
+            self.take(items)
+        self.items += items
+        if self.items > limits.GGUF_ITEMS:
+            raise TransferlabError(
+                f"{self.path}: its metadata have more than {limits.GGUF_ITEMS:,} items (transferlab.limits)."
+            )
 
     def number(self, form: str) -> Any:
         """The next number."""
@@ -130,7 +145,8 @@ class _Cursor:
     def name(self, what: str) -> str:
         """The next string, as a name: short and valid."""
         name = self.string()
-        if not name.isprintable() or len(name) > 65535:
+        check_name(self.path, name)
+        if not name.isprintable():
             raise TransferlabError(f"{self.path}: corrupt: {what} is {name[:40]!r}.")
         return name
 
@@ -143,10 +159,10 @@ class _Cursor:
         if kind != _ARRAY or depth > _DEEPEST:
             raise TransferlabError(f"{self.path}: the metadata's '{key}' is of the unknown type {kind}.")
         inner, length = self.number("<I"), self.number("<Q")
+        self.count(length)
         if inner in _NUMBERS:
             dtype = np.dtype(_NUMBERS[inner])
             return np.frombuffer(self.take(length * dtype.itemsize), dtype).tolist()
-        # Each item takes at least the 8 bytes of its length, so this ends with the file.
         return [self.value(inner, key, depth + 1) for _ in range(length)]
 
     def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
@@ -174,9 +190,7 @@ def _tensor(
         choices = ", ".join(kind.name for kind in _TYPES.values())
         raise TransferlabError(f"{path}: the tensor '{name}' is of the type {known}; what can be read is {choices}.")
     kind = _TYPES[number]
-    count = 1
-    for side in shape:
-        count *= side
+    count = math.prod(shape)
     row = shape[-1] if shape else 1
     length = count // kind.values * kind.size
     if row % kind.values or count == 0:
@@ -200,7 +214,7 @@ def _tensor(
             out[piece] = decode(blocks[piece]).reshape(-1, kind.values)
         return out.reshape(shape)
 
-    return kind.name, LazyTensor(shape, kind.dtype, read)
+    return kind.name, LazyTensor(shape, kind.dtype, read, str(path))
 
 
 _PIECE = 1 << 20

@@ -10,7 +10,7 @@ import hashlib
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError
+from transferlab.files import reading
 from transferlab.pretrained.gguf import Gguf
 
 _WORDS = (
@@ -53,10 +53,8 @@ def tokenizer_from_gguf(file: Gguf, limit: int) -> TextTransform | str:
     merges = [tuple(merge.split(" ")) for merge in file.value("tokenizer.ggml.merges", list)]
     types = file.metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    try:
+    with reading(file.path, "tokenizer.ggml.merges do not fit the tokens"):
         bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe")
-    except Exception as error:
-        raise TransferlabError(f"{file.path}: tokenizer.ggml.merges do not fit the tokens ({error}).") from None
     tokenizer = Tokenizer(bpe)
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()

@@ -11,11 +11,11 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
-from transferlab import trees
+from transferlab import limits, trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import fetch_bucket, read_json, reading
+from transferlab.files import fetch_bucket, read_json, read_object, reading
 from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
 from transferlab.models.fields import check_scalars
@@ -62,8 +62,9 @@ def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower:
     if "#" in text and not Path(text).expanduser().exists():
         text, _, part = text.rpartition("#")
         tower = tower or part
-    source = replace(_load(text, config), dtype=dtype)
-    return source if tower is None else source.tower(tower)
+    with reading(text):
+        source = replace(_load(text, config), dtype=dtype)
+        return source if tower is None else source.tower(tower)
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -118,6 +119,7 @@ def _from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
         known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
         raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
     with reading(path):
+        _check_depth(file.metadata, path)
         config = family.from_gguf(file)
         _check_layers(config, len(file.tensors), path)
         transform = tokenizer_from_gguf(file, config.max_position_embeddings)
@@ -198,7 +200,7 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     path = directory / DESCRIPTION
     if not _check_export(directory, lambda file: not _is_data(file)):
         _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", directory)
-    described = read_json(path)
+    described = read_object(path)
     try:
         if described["format"] != 1:
             raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
@@ -207,6 +209,7 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         head = None if described["head"] is None else dict(described["head"])
         if head is not None:
             head = _dataclass_from(_HEADS[head.pop("kind")], head)
+        _check_depth(described["config"], path)
         _check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
@@ -214,7 +217,7 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
-    raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
+    raw = read_object(directory / "config.json") if (directory / "config.json").exists() else None
     transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
     with reading(path):
@@ -284,10 +287,9 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     if not path.exists():
         there = sorted(p.name for p in directory.iterdir())[:20]
         raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
-    raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise TransferlabError(f"{path}: expected a JSON object.")
+    raw = read_object(path)
     with reading(path):
+        _check_depth(raw, path)
         timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
         family = _family(raw.get("model_type"), timm, path)
     _check_plain(raw, path)
@@ -319,8 +321,9 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
 
 def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     path = directory / OPEN_CLIP
-    raw, weights = read_json(path), open_clip_weights(directory)
+    raw, weights = read_object(path), open_clip_weights(directory)
     with reading(path):
+        _check_depth(raw, path)
         config = clip_from_open_clip(raw)
         images = open_clip_transform(raw, config)
     tensors = read_any(weights)
@@ -345,8 +348,25 @@ def _check_layers(config: Any, tensors: int, path: Path) -> None:
         value = getattr(config, field_.name)
         if is_dataclass(value):
             _check_layers(value, tensors, path)
-        elif re.search("layer|depth", field_.name) and isinstance(value, (int, float)) and value > max(tensors, 1):
+        elif re.search("layer|depth", field_.name) and _total(value) > max(tensors, 1):
             raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+
+
+def _check_depth(raw: Any, path: Path) -> None:
+    """A config of more layers than any model's is refused before anything is made for each of them."""
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            _check_depth(value, path)
+        elif re.search(r"(layers?|depths?|block_count)$", str(key)) and _total(value) > limits.LAYERS:
+            raise TransferlabError(
+                f"{path}: {key} is {str(value)[:40]}; {limits.LAYERS} layers are the most (transferlab.limits)."
+            )
+
+
+def _total(layers: Any) -> float:
+    """Layers that a number, or one for each stage, asks for; 0 for what is neither."""
+    each = layers if isinstance(layers, (list, tuple)) else (layers,)
+    return float(sum(min(n, 10**9) for n in each if isinstance(n, (int, float)) and n > 0))
 
 
 def _check_plain(raw: Mapping[str, Any], path: Path) -> None:
@@ -422,7 +442,8 @@ def _assemble(
     for path, leaf in wanted.items():
         if path not in found:
             key = next((n.key for n in names.names if n.path == path), "?")
-            problems.append(f"'{path}' (key '{key}') is not in the file.{nearest(key, tensors)}")
+            hint = nearest(key, tensors) if len(problems) < _SHOWN else ""
+            problems.append(f"'{path}' (key '{key}') is not in the file.{hint}")
         elif found[path].shape != tuple(leaf.shape):
             here = found[path]
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
@@ -441,9 +462,9 @@ def _assemble(
         else:
             unused.append((key, reason))
     if problems:
-        more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
+        more = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         # A size in a damaged config can have thousands of digits.
-        told = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:12]]
+        told = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:_SHOWN]]
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(told) + more)
     leaves = {path: found[path] for path in wanted}
     own = family.head_pooling(config)
@@ -457,6 +478,10 @@ def _assemble(
         name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
         tensors=tensors, towers=towers,
     )  # fmt: skip
+
+
+_SHOWN = 12
+"""Problems that an error lists; the nearest name is sought for those alone."""
 
 
 def _is_table(found: Mapping[str, LazyLeaf], vocabulary: str) -> bool:
@@ -534,7 +559,7 @@ def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
     path = directory / "1_Pooling" / "config.json"
     if not path.exists():
         return None, False
-    raw = read_json(path)
+    raw = read_object(path)
     modes: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
     on = [mode for mode, value in raw.items() if mode.startswith("pooling_mode_") and value is True]
     if len(on) != 1 or on[0] not in modes:

@@ -9,15 +9,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from transferlab import trees
+from transferlab import limits, trees
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json, write_json
+from transferlab.files import read_object, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import LazyTensor, read_any, read_safetensors
@@ -79,9 +80,7 @@ class AdapterConfig:
     @classmethod
     def read(cls, path: Path) -> AdapterConfig:
         """Read the file; a field that asks for what is not done here is an error that names it."""
-        raw = read_json(path)
-        if not isinstance(raw, dict):
-            raise TransferlabError(f"{path}: expected a JSON object.")
+        raw = read_object(path)
         if raw.get("peft_type") != "LORA":
             raise TransferlabError(f"{path}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is read.")
         for field in _NOT_READ:
@@ -105,8 +104,10 @@ class AdapterConfig:
                 modules_to_save=tuple(str(name) for name in raw.get("modules_to_save") or ()),
                 base=str(raw.get("base_model_name_or_path") or ""),
             )
+            if max(len(read.rank_pattern), len(read.alpha_pattern)) > limits.PATTERNS:
+                raise ValueError(f"more than {limits.PATTERNS} patterns for its ranks; see transferlab.limits")
             for pattern in (*read.rank_pattern, *read.alpha_pattern):
-                re.compile(_pattern(pattern))
+                _pattern(pattern)
                 if len(pattern) > 300 or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+?{]", pattern)) > 3:
                     raise ValueError(f"the pattern '{pattern[:40]}' could take for ever to match")
         except (TypeError, ValueError, AttributeError, re.error, OverflowError, RecursionError) as error:
@@ -139,13 +140,14 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _pattern(text: str) -> str:
+@lru_cache(maxsize=2 * limits.PATTERNS)
+def _pattern(text: str) -> re.Pattern[str]:
     # As PEFT: a pattern fits a module's whole name, or its end after a dot; one that begins with ^ only the whole.
-    return text if text.startswith("^") else rf"(.*\.)?({text})$"
+    return re.compile(text if text.startswith("^") else rf"(.*\.)?({text})$")
 
 
 def _matching(module: str, patterns: Mapping[str, Any]) -> str:
-    return next((p for p in patterns if re.match(_pattern(p), module[:300])), "")
+    return next((p for p in patterns if _pattern(p).match(module[:300])), "")
 
 
 def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pair]]:
@@ -193,6 +195,11 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         for name in _names(plain, table, source.names, weights):
             replaced[name.path] = LazyLeaf(key, tensor, name.layout)
     pairs: dict[str, Pair] = {}
+    if len(halves) * max(len(config.rank_pattern), len(config.alpha_pattern)) > limits.PATTERN_TRIES:
+        raise TransferlabError(
+            f"{path}: {len(halves):,} modules and so many patterns for their ranks; {limits.PATTERN_TRIES:,} tries are the "
+            "most (transferlab.limits)."
+        )
     for module, parts in halves.items():
         if lacking := [part for part in wanted if part not in parts]:
             raise TransferlabError(f"{weights}: '{_PREFIX}{module}.{wanted[lacking[0]]}' is missing.")

@@ -20,7 +20,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import sha256_file
+from transferlab.files import reading, sha256_file
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
 from transferlab.pretrained import refit
@@ -76,7 +76,8 @@ class LazyLeaf:
         Raises:
             TransferlabError: it holds a NaN; the file and the key are named.
         """
-        plain = self.layout.to_tree(self.tensor.read())
+        with reading(self.tensor.file or "memory", f"'{self.key}'"):
+            plain = self.layout.to_tree(self.tensor.read())
         if holds_nan(plain):
             where = f"{self.tensor.file}: " if self.tensor.file else ""
             raise TransferlabError(f"{where}'{self.key}' holds NaN.")
@@ -289,9 +290,9 @@ class Source:
                 f"'{adapters[0]}' is an adapter's; merge it into its kernel first, or save it alone."
             )
         if problems := [
-            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
+            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in sorted(given.keys() - wanted)[:12]
         ]:
-            raise TransferlabError("\n  ".join(sorted(problems)[:12]))
+            raise TransferlabError("\n  ".join(problems))
         names = self.names
         if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
             # The origin's classifiers have another name for their head.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
+from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
 from transferlab.pretrained.positions import Resize
 
@@ -49,7 +50,9 @@ def token_map(old: Tokenizer, new: Tokenizer, rows: int, new_rows: str) -> Token
         raise TransferlabError(f"Unknown rule new_rows='{new_rows}'.{nearest(new_rows, NEW_ROWS)}")
     before = {token: i for token, i in old.get_vocab().items() if i < rows}
     after = new.get_vocab()
-    kept = np.full(max(after.values()) + 1, -1)
+    if (last := max(after.values())) > limits.PIECES:
+        raise TransferlabError(f"The new tokenizer has a token with the id {last}; {limits.PIECES:,} is the most.")
+    kept = np.full(last + 1, -1)
     tokens = np.zeros(len(kept), bool)
     for token, i in after.items():
         kept[i], tokens[i] = before.get(token, -1), True

@@ -272,7 +272,8 @@ def plan(
         elif leaf is not None:
             problems.append(f"'{path}': the source has {leaf.shape}, the target {shape}, and no rule resizes it.")
         else:
-            problems.append(f"'{path}' {shape} has no source.{nearest(path, source.leaves)}")
+            hint = nearest(path, source.leaves) if len(problems) < _SHOWN else ""
+            problems.append(f"'{path}' {shape} has no source.{hint}")
         if keys:
             used.add(path)
         claim = claimed.get(path)
@@ -308,11 +309,15 @@ def plan(
         else:
             problems.append(f"the source's key '{leaf.key}' ('{path}') goes nowhere.")
     if problems:
-        raise TransferlabError(f"The plan for {source.name} does not add up:\n  " + "\n  ".join(problems[:20]))
+        raise TransferlabError(f"The plan for {source.name} does not add up:\n  " + "\n  ".join(problems[:_SHOWN]))
     return Plan(
         method, weights, tuple(rows), tuple(unused), definition, claimed, head, frontier(stages, set(claimed)),
         tuple(stage.name for stage in stages), training,
     )  # fmt: skip
+
+
+_SHOWN = 20
+"""Problems that an error lists; the nearest name is sought for those alone."""
 
 
 def _schedule(claim: Claim | None) -> str:

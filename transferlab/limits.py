@@ -1,0 +1,50 @@
+"""Limits on what is read from files: sizes, counts and depths past which a file is refused before it is worked on.
+
+Each is several times what the largest published model needs (named after it); a file past one is damaged or hostile. To
+read one all the same, raise the number before loading: ``transferlab.limits.TENSORS = 4_000_000``.
+"""
+
+MEGABYTE = 1 << 20
+
+JSON_BYTES = 64 * MEGABYTE
+"""Of a config, index or settings file. The index of a model of 1T parameters in 140 000 tensors has 14 MB."""
+VOCABULARY_BYTES = 512 * MEGABYTE
+"""Of ``tokenizer.json``, ``vocab.json``, ``vocab.txt``, ``merges.txt``. Gemma 3's, with 262 144 tokens, has 33 MB."""
+SENTENCEPIECE_BYTES = 64 * MEGABYTE
+"""Of a SentencePiece model. mT5's, with 250 000 pieces, has 4 MB."""
+HEADER_BYTES = 100_000_000
+"""Of a safetensors header; the format's own limit."""
+TENSORS = 400_000
+"""In one file or directory. A mixture of 384 experts in 61 layers has 140 000."""
+AXES = 32
+"""Of one tensor; numpy 1's own limit."""
+SIDE = 1 << 48
+"""Length of an axis, and numbers in a tensor: products of such lengths stay exact and fast."""
+NAME_CHARACTERS = 1024
+"""Of a tensor's name or a metadata key. Names of adapters of deep mixtures have 150."""
+LAYERS = 2048
+"""That a config may ask for. ResNet-1202 is the deepest model that is known by its depth; language models have 126."""
+PICKLE_BYTES = 32 * MEGABYTE
+"""Of the pickle in a torch file, its tensors' numbers not counted: 100 000 tensors take 20 MB."""
+PICKLE_TUPLE = 100_000
+"""Items of a tuple in a pickle, those of the tuples in it counted as often as they stand there."""
+PICKLE_INTEGER_BYTES = 64
+"""Of one integer in a pickle; torch's magic number has 10."""
+ZIP_MEMBERS = 400_000
+"""Files in a zip archive: an ``.npz``, a torch file."""
+GGUF_ITEMS = 8_000_000
+"""Strings and nested arrays in the metadata of a GGUF file, in all. A vocabulary of 262 144 with its merges has 900 000."""
+PIECES = 4_000_000
+"""Entries of a SentencePiece vocabulary."""
+ADDED_TOKENS = 200_000
+"""In ``added_tokens.json`` or ``added_tokens_decoder``. Codebooks of sound and images as tokens have 30 000."""
+PATTERNS = 4096
+"""In ``rank_pattern`` or ``alpha_pattern`` of an adapter: one for each map of 405B in 126 layers is 882."""
+PATTERN_TRIES = 8_000_000
+"""Patterns times adapted modules."""
+TEXT_GROWTH = 1024
+"""How many times its length a tokenizer's normalisation may make a text: each rule that replaces adds its own factor."""
+SUGGESTIONS = 20_000
+"""Names that are looked through for the nearest one to a misspelt name; of those only the likeliest are compared."""
+MESSAGE_CHARACTERS = 8000
+"""Of one error."""
