@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,8 @@ def save(
         raise TransferlabError(f"shard_bytes is {shard_bytes}; a file holds at least 1 byte.")
     if dtype is not None and not (dtype in SAFETENSORS_DTYPES.values() and jnp.issubdtype(dtype, jnp.floating)):
         raise TransferlabError(f"dtype '{dtype}' is no floating type; float32, float16 and bfloat16 are.")
+    if kind != "orbax" and any(leaf.trained for path, leaf in source.leaves.items() if path.startswith("head/")):
+        source = origins_layers(source)
     with new_directory(target, overwrite) as made:
         _copy_companions(source, made)
         if kind == "orbax":
@@ -202,7 +204,8 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
                 f"'{path}' has no key in {source.family}'s files: the origin has no such head. Write the format 'orbax'."
             )
         groups.setdefault(leaf.key, []).append((by_path[path], leaf))
-    out, resized = dict(source.tensors), False
+    stale = {key for key, why in source.unused if why == _NO_POOLER}
+    out, resized = {key: tensor for key, tensor in source.tensors.items() if key not in stale}, False
     for key, parts in groups.items():
         own = source.tensors.get(key)
         if own is not None and all(leaf.tensor is own for _, leaf in parts):
@@ -249,7 +252,7 @@ def _converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Laz
     assert family.to_hf is not None
     raw, names = family.to_hf(source.config, source.head)
     if isinstance(source.head, ClassifierConfig):
-        raw |= _labels_of(source)
+        raw |= labels_of(source)
         _check_head(source, family.from_hf(raw))
     return raw, _by_names(source, names)
 
@@ -341,7 +344,7 @@ def _set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
         _check_head(source, FAMILIES[source.family].from_timm(TimmConfig.read(raw)))
         return
     raw.pop("num_labels", None)
-    raw |= _labels_of(source)
+    raw |= labels_of(source)
     family = FAMILIES[source.family]
     if family.to_hf is not None:
         raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
@@ -351,43 +354,75 @@ def _set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
     _check_head(source, family.from_hf(raw))
 
 
-def _labels_of(source: Source) -> dict[str, Any]:
+def _check_head(source: Source, config: Any) -> None:
+    """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
+    head, family = source.head, FAMILIES[source.family]
+    assert isinstance(head, ClassifierConfig)
+    keep = "keep it as it is: tl.save(source, directory, format='orbax')"
+    if head.bias and not family.head_bias:
+        raise TransferlabError(f"The origin's classifier has no bias, this head has; {keep}.")
+    wanted, hidden = family.head_pooling(config), family.head_hidden(config)
+    if head.pooling != wanted:
+        way = f"Train with pooling='{wanted}', or {keep}" if wanted in source.definition.module.poolings else keep.capitalize()
+        raise TransferlabError(
+            f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. {way}."
+        )
+    if head.hidden != hidden:
+        has = "no hidden layer, this head has one" if hidden is None else "a hidden layer, this head has none like it"
+        way = "" if hidden is None else f"; train with Full or LoRA and pooling='{wanted}', whose head has it"
+        raise TransferlabError(f"The origin's classifier has {has}{way}, or {keep}.")
+    if head.normalise:
+        raise TransferlabError(f"The origin's classifier does not scale what it pools; {keep}.")
+
+
+def labels_of(source: Source) -> dict[str, Any]:
+    """The head's labels as ``config.json`` holds them."""
     assert source.head is not None
     labels = source.head.labels
     table = {"id2label": {str(i): label for i, label in enumerate(labels)}}
     return table | {"label2id": {label: i for i, label in enumerate(labels)}}
 
 
-def _check_head(source: Source, config: Any) -> None:
-    """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
-    head = source.head
-    assert isinstance(head, ClassifierConfig)
-    if head.bias and not FAMILIES[source.family].head_bias:
-        raise TransferlabError("The origin's classifier has no bias, this head has; write the format 'orbax'.")
-    wanted = FAMILIES[source.family].head_pooling(config)
-    if head.pooling != wanted:
-        raise TransferlabError(
-            f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. "
-            f"Train with pooling='{wanted}', or write the format 'orbax'."
-        )
-    if head.hidden != (hidden := FAMILIES[source.family].head_hidden(config)):
-        has, this = ("no hidden layer", "has one") if hidden is None else ("a hidden layer", "has none like it")
-        raise TransferlabError(f"The origin's classifier has {has}, this head {this}; write the format 'orbax'.")
-    if head.normalise:
-        raise TransferlabError("The origin's classifier does not scale what it pools; write the format 'orbax'.")
-
-
-def classifier_like_the_origins(source: Source) -> None:
-    """Check that the origin's class with a classifier, of which only the labels' number is known, answers as this one.
+def like_the_origins(source: Source) -> Source:
+    """Return the source as the origin's class with a classifier holds it, of which only the labels' number is known.
 
     Raises:
         TransferlabError: it pools otherwise.
     """
+    source = origins_layers(source)
     raw = dict(source.raw or {})
-    if "model_type" not in raw:
+    if "model_type" in raw:
+        _set_head(raw, source, "hf")
+    else:
         _check_head(source, source.config)
-        return
-    _set_head(raw, source, "hf")
+    return source
+
+
+_NO_POOLER = "the origin's class with this head has no pooler"
+
+
+def origins_layers(source: Source) -> Source:
+    """Return the source with the layers that the origin's class with its head has.
+
+    Where the origin's classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
+    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is left
+    out.
+    """
+    head, family = source.head, FAMILIES[source.family]
+    hidden = family.head_hidden(source.config)
+    if not isinstance(head, ClassifierConfig) or hidden is None or not getattr(source.config, "pooler", False):
+        return source
+    leaves = {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
+    if head.pooling == "pooler" and hidden.activation == "tanh" and head.hidden is None and not head.normalise:
+        head = replace(head, pooling=family.head_pooling(source.config), hidden=hidden)
+        keys = {name.path: name.key for name in source.names.names} if source.names is not None else {}
+        for part in ("kernel", "bias"):
+            path = f"head/dense/{part}"
+            leaves[path] = replace(source.leaves[f"pooler/{part}"], key=keys.get(path, path), trained=True)
+    gone = tuple((leaf.key, _NO_POOLER) for path, leaf in source.leaves.items()
+                 if path.startswith("pooler/"))  # fmt: skip
+    config = source.config.without_pooler()
+    return replace(source, config=config, head=head, leaves=leaves, unused=(*source.unused, *gone))
 
 
 def _set_image_size(raw: dict[str, Any], source: Source) -> None:
