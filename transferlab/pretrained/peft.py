@@ -19,6 +19,7 @@ from jaxtyping import Float
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json, write_json
 from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import LazyTensor, read_any, read_safetensors
 from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
@@ -377,6 +378,7 @@ def write_adapter(
         write_json(made / "adapter_config.json", raw)
         if with_head:
             write_json(made / LABELS, labels_of(source))
+        write_card(source, made, "peft")
         write_safetensors(made / "adapter_model.safetensors", lazy, {"format": "pt"})
 
 

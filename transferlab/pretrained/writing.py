@@ -20,7 +20,16 @@ from transferlab import trees
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import make_usual, read_json, write_json
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.pretrained.cards import write_card
+from transferlab.pretrained.companions import (
+    changed_tokenizer,
+    decoder_classifier,
+    reads_otherwise,
+    set_sizes,
+    with_padding,
+    write_changed_tokenizer,
+)
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
@@ -83,17 +92,29 @@ def save(
         source = origins_layers(source)
     with new_directory(target, overwrite) as made:
         _copy_companions(source, made)
+        _write_tokenizer(source, made)
+        sized = reads_otherwise(source, made)
         if kind == "orbax":
+            if changed_tokenizer(source):
+                write_changed_tokenizer(source, made, None)
             _write_orbax(source, made, dtype)
         else:
-            raw, tensors = _native(source, kind) if kind == own and source.raw is not None else _converted(source, kind)
+            if kind == own and source.raw is not None:
+                raw, tensors = _native(source, kind, sized)
+            else:
+                raw, tensors = _converted(source, kind)
+            if changed_tokenizer(source):
+                write_changed_tokenizer(source, made, raw)
+            if kind == "hf" and decoder_classifier(source):
+                raw = with_padding(source, raw, made)
             if dtype is not None:
                 tensors = {key: _cast(tensor, np.dtype(dtype)) for key, tensor in tensors.items()}
                 raw = _with_dtype(raw, dtype)
             write_json(made / "config.json", raw)
             write_weights(made, tensors, shard_bytes, _metadata(source))
         _write_preprocessor(source, made, kind)
-        _write_tokenizer(source, made)
+        if sized or source.origin.get("changes") or any(leaf.trained for leaf in source.leaves.values()):
+            write_card(source, made, kind)
         _check(source, made)
     return target
 
@@ -192,8 +213,12 @@ def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
-    """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file."""
+def _native(source: Source, kind: str, sized: bool) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file.
+
+    ``sized`` says whether images are read in another size than the file's own settings say; else what the file holds for
+    another size stays, as the origin resizes it too.
+    """
     assert source.raw is not None and source.names is not None
     raw: dict[str, Any] = json.loads(json.dumps(source.raw))
     by_path = {name.path: name for name in source.names.names}
@@ -204,16 +229,18 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
                 f"'{path}' has no key in {source.family}'s files: the origin has no such head. Write the format 'orbax'."
             )
         groups.setdefault(leaf.key, []).append((by_path[path], leaf))
-    stale = {key for key, why in source.unused if why == _NO_POOLER}
+    refitted = sized or changed_tokenizer(source)
+    stale = _stale(source)
     out, resized = {key: tensor for key, tensor in source.tensors.items() if key not in stale}, False
     for key, parts in groups.items():
         own = source.tensors.get(key)
-        if own is not None and all(leaf.tensor is own for _, leaf in parts):
+        as_read = all(leaf.tensor is own and not (refitted and leaf.resize) for _, leaf in parts)
+        if own is not None and as_read:
             continue
         out[key] = _joined(parts, own.dtype if own is not None else _usual_dtype(source) or parts[0][1].dtype)
         resized |= own is not None and out[key].shape != own.shape and not parts[0][0].path.startswith("head/")
-    if resized:
-        _set_image_size(raw, source)
+    if refitted or resized or not source.tensors:
+        set_sizes(raw, source)
     head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
     # A head of another task can have the key of ours.
     unused = {key for key, _ in source.unused}
@@ -221,9 +248,30 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
+    if isinstance(head, LanguageModelConfig) and added:
+        # A tied head came apart from its table.
+        raw["tie_word_embeddings"] = head.tied
+        if hasattr(source.config, "scale_decoder_outputs"):
+            raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
     if isinstance(head, ClassifierConfig) and (added or head.labels != _written_labels(raw, head)):
         _set_head(raw, source, kind)
     return raw, out
+
+
+def _stale(source: Source) -> set[str]:
+    """Keys of the source's files that lie beside the model, and that what was changed in it has made wrong."""
+    gone = {key for key, why in source.unused if why == _NO_POOLER}
+    table = source.leaves.get(source.table)
+    if table is None or source.names is None or not (table.trained or changed_tokenizer(source)):
+        return gone
+    # Copies of the table, and heads of other tasks with a row for each token of it.
+    rows = table.layout.shape(source.tensors[table.key].shape)[0] if table.key in source.tensors else table.shape[0]
+    heads = {name.key for names in source.dialect() for name in names.names if name.path == "head/kernel"}
+    for key, _ in source.unused:
+        copies = any(re.fullmatch(pattern, key) for pattern, path in source.names.copies if path == source.table)
+        regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
+        gone |= {key} if copies or regrown or (source.tied and key in heads) else set()
+    return gone
 
 
 def _own_format(source: Source) -> str:
@@ -425,18 +473,6 @@ def origins_layers(source: Source) -> Source:
     return replace(source, config=config, head=head, leaves=leaves, unused=(*source.unused, *gone))
 
 
-def _set_image_size(raw: dict[str, Any], source: Source) -> None:
-    size = getattr(source.config, "image_size", None)
-    if size is None:
-        return
-    if "model_type" in raw:
-        raw.get("vision_config", raw)["image_size"] = size
-        return
-    inner = raw["pretrained_cfg"] if isinstance(raw.get("pretrained_cfg"), dict) else raw
-    raw["model_args"] = {**(raw.get("model_args") or {}), "img_size": size}
-    inner["input_size"] = [(inner.get("input_size") or [3])[0], size, size]
-
-
 def _with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     fields = [name for name in ("dtype", "torch_dtype") if name in raw]
     return {**raw, **dict.fromkeys(fields or (["dtype"] if "model_type" in raw else []), dtype)}
@@ -499,6 +535,10 @@ def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
         return
     path = made / "preprocessor_config.json"
     old = read_json(path) if path.exists() else {}
+    if str(old.get("image_processor_type") or old.get("feature_extractor_type") or "").startswith("ConvNext"):
+        # A class that has rules of its own for sizes; the fields below say all of it for this one.
+        old = {name: value for name, value in old.items() if name not in ("crop_pct", "feature_extractor_type")}
+        old["image_processor_type"] = "BitImageProcessor"
     write_json(path, {**old, **to_preprocessor(transform)})
 
 
@@ -566,6 +606,9 @@ def _check(source: Source, made: Path) -> None:
     if again.family != source.family or want != got:
         wrong = sorted(path for path in want.keys() | got.keys() if want.get(path) != got.get(path))
         raise TransferlabError(f"What was written reads otherwise: {again.family}, {', '.join(wrong[:8])}.")
+    reads, read = source.image_transform, again.image_transform
+    if reads is not None and (read is None or (read.size, read.channels) != (reads.size, reads.channels)):
+        raise TransferlabError(f"What was written reads images of another size: {read}, not {reads}.")
     if again.labels != source.labels:
         raise TransferlabError("What was written has other labels.")
     ours, theirs = trees.flatten(asdict(source.config)), trees.flatten(asdict(again.config))
