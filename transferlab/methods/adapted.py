@@ -17,7 +17,7 @@ from transferlab.errors import TransferlabError
 from transferlab.methods.lora import LowRank
 from transferlab.models.layers import Linear
 from transferlab.pretrained.loading import load
-from transferlab.pretrained.peft import AdapterConfig, Pair, read_adapter, write_adapter
+from transferlab.pretrained.peft import AdapterConfig, Pair, base_name, read_adapter, write_adapter
 from transferlab.pretrained.source import Source, evaluation
 
 
@@ -107,12 +107,12 @@ def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted
     place = Path(directory).expanduser()
     if source is None:
         path = place / "adapter_config.json"
-        base = AdapterConfig.read(path).base if path.exists() else ""
-        if not base and path.exists():
+        if not path.exists():
+            raise TransferlabError(f"{place}: no adapter_config.json, so it is no PEFT adapter.")
+        config = AdapterConfig.read(path)
+        if not config.base:
             raise TransferlabError(f"{path} names no base_model_name_or_path; give the base, as tl.load(…).")
-        source = load(base if not base or Path(base).exists() else f"hf:{base}") if base else None
-    if source is None:
-        raise TransferlabError(f"{place}: no adapter_config.json, so it is no PEFT adapter.")
+        source = load(base_name(config))
     return Adapted(*read_adapter(place, source))
 
 

@@ -29,6 +29,8 @@ class Method:
     about: ClassVar[str] = ""
     published: ClassVar[dict[str, Any]] = {}
     """Training settings of the method's paper, used where a caller gives none."""
+    linear_head: ClassVar[bool] = False
+    """Whether its head is linear by definition. Others take the head of the origin's classifier where they pool as it does."""
 
     def __post_init__(self) -> None:
         check_fields(self)

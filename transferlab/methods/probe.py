@@ -21,6 +21,7 @@ class Probe(Method):
         "weight_decay": 0.0,
         "schedule": "cosine",
     }
+    linear_head: ClassVar[bool] = True
 
     def groups(self) -> tuple[Group, ...]:
         """The head alone."""

@@ -5,7 +5,7 @@ Pooling is a stage of its own so that a frozen backbone's cached carry is one ve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import jax
@@ -32,6 +32,7 @@ class Hidden:
         bias: whether the linear map has one.
         norm: eps of a LayerNorm after the activation; None has none. ``norm_bias`` says whether that has a bias.
         dropout_before: whether the head's dropout acts on the pooled features too, and not only on this layer's output.
+        stddevs: of this layer's kernel and of that of the logits, as they are drawn; a head that is read has no use of them.
     """
 
     activation: str
@@ -39,6 +40,7 @@ class Hidden:
     norm: float | None = None
     norm_bias: bool = False
     dropout_before: bool = False
+    stddevs: tuple[float, float] = field(default=(0.02, 0.02), compare=False)
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,12 @@ class Classifier(Head):
     """
 
     def __init__(self, features: int, config: ClassifierConfig, taps: tuple[str, ...]):
-        self.kernel = parameter((features, len(config.labels)), TruncatedNormal(0.02))
-        self.bias = parameter((len(config.labels),), zeros) if config.bias else None
         hidden = config.hidden
-        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias)
+        first, last = (0.02, 0.02) if hidden is None else hidden.stddevs
+        self.kernel = parameter((features, len(config.labels)), TruncatedNormal(last))
+        self.bias = parameter((len(config.labels),), zeros) if config.bias else None
+        drawn = TruncatedNormal(first)
+        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=drawn)
         self.norm = None if hidden is None else _norm(features, hidden)
         self.config = config
         self.taps = taps

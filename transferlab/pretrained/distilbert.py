@@ -65,6 +65,6 @@ DISTILBERT = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
-    head_hidden=lambda config: Hidden("relu"),
+    head_hidden=lambda config: Hidden("relu", stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

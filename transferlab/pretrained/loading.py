@@ -296,7 +296,7 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     tensors, files = read_directory(directory)
     check_scalars(family.config, raw, where=str(path))
     with reading(path):
-        config = family.from_hf(raw) if timm is None else family.from_timm(timm)
+        config = family.from_hf(raw) if timm is None else timm.config(family.from_timm)
         labels = label_names(raw) if timm is None else timm.labels
         head_dropout = family.head_dropout(raw)
     _check_layers(config, len(tensors), path)

@@ -84,7 +84,7 @@ def _parts(expansion: int) -> tuple[str, ...]:
 
 
 _FIXED = {
-    "num_channels": 3, "depth_divisible_by": 8, "min_depth": 8, "expand_ratio": 6, "output_stride": 32,
+    "depth_divisible_by": 8, "min_depth": 8, "expand_ratio": 6, "output_stride": 32,
     "first_layer_is_expansion": True, "finegrained_output": True, "hidden_act": "relu6",
 }  # fmt: skip
 
@@ -99,6 +99,7 @@ def mobilenet_from_hf(raw: Mapping[str, Any]) -> MobileNetV2Config:
         padding="same" if raw.get("tf_padding", True) else "symmetric",
         eps=raw.get("layer_norm_eps", 1e-3),
         image_size=square(raw.get("image_size", 224), "image_size"),
+        num_channels=raw.get("num_channels", 3),
     )
     return _checked(config)
 
@@ -122,6 +123,7 @@ def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[di
         "tf_padding": config.padding == "same",
         "layer_norm_eps": config.eps,
         "image_size": config.image_size,
+        "num_channels": config.num_channels,
         "classifier_dropout_prob": 0.2 if head is None else head.dropout,
     }
     names = mobilenet_names(config, "hf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -36,9 +37,12 @@ def modernbert_names(config: ModernBertConfig) -> Names:
 
 
 def _head_hidden(config: ModernBertConfig) -> Hidden:
+    # As the origin draws its prediction head and its classifier.
+    stddevs = config.initializer_range / math.sqrt(2 * config.num_hidden_layers), config.hidden_size**-0.5
     return Hidden(
-        config.classifier_activation, bias=config.classifier_bias, norm=config.norm_eps, norm_bias=config.norm_bias
-    )
+        config.classifier_activation, bias=config.classifier_bias, norm=config.norm_eps, norm_bias=config.norm_bias,
+        stddevs=stddevs,
+    )  # fmt: skip
 
 
 def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:

@@ -73,6 +73,6 @@ MPNET = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
-    head_hidden=lambda config: Hidden("tanh", dropout_before=True),
+    head_hidden=lambda config: Hidden("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

@@ -6,9 +6,10 @@ The format: https://huggingface.co/docs/peft/developer_guides/checkpoint; the sc
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from transferlab import limits, trees
+from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_object, write_json
 from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import LazyTensor, read_any, read_safetensors
-from transferlab.pretrained.loading import label_names
 from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
+from transferlab.pretrained.peft_modules import KERNEL, LABELS, modules_to_save, read_labels, with_modules
+from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import LazyLeaf, Source
-from transferlab.pretrained.writing import classifier_like_the_origins, new_directory, write_safetensors
+from transferlab.pretrained.writing import labels_of, like_the_origins, new_directory, write_safetensors
 
 _PREFIX = "base_model.model."
 _PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}
@@ -76,6 +79,9 @@ class AdapterConfig:
     dropout: float
     modules_to_save: tuple[str, ...]
     base: str
+    revision: str = ""
+    task: str = ""
+    tying: bool = False
 
     @classmethod
     def read(cls, path: Path) -> AdapterConfig:
@@ -86,6 +92,12 @@ class AdapterConfig:
         for field in _NOT_READ:
             if raw.get(field):
                 raise TransferlabError(f"{path}: {field} is {str(raw[field])[:60]}; that is not supported.")
+        task = raw.get("task_type")
+        if task not in _TASKS:
+            raise TransferlabError(
+                f"{path}: task_type is '{str(task)[:40]}'; its head would be taken for another. Read are: "
+                f"{', '.join(str(kind) for kind in _TASKS if kind)}, or none."
+            )
         start = raw.get("init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
             raise TransferlabError(
@@ -103,6 +115,9 @@ class AdapterConfig:
                 dropout=float(raw.get("lora_dropout", 0.0)),
                 modules_to_save=tuple(str(name) for name in raw.get("modules_to_save") or ()),
                 base=str(raw.get("base_model_name_or_path") or ""),
+                revision=str(raw.get("revision") or ""),
+                task=str(task or ""),
+                tying=bool(raw.get("ensure_weight_tying", False)),
             )
             if max(len(read.rank_pattern), len(read.alpha_pattern)) > limits.PATTERNS:
                 raise ValueError(f"more than {limits.PATTERNS} patterns for its ranks; see transferlab.limits")
@@ -126,6 +141,9 @@ class AdapterConfig:
         rank = self.rank(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
+
+_TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
+"""Values of ``task_type`` whose heads are read: over whole examples, or over the vocabulary."""
 
 _NOT_READ = (
     "lora_bias", "layer_replication", "alora_invocation_tokens", "trainable_token_indices",
@@ -174,12 +192,15 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         raise TransferlabError(f"{directory}: no adapter_model.safetensors.")
     if source.names is None:
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which the adapter goes by.")
-    own = by_key(source.names)
     # Adapters of transformers 4 name modules as the files do.
-    table = {_module_key(key, source): parts for key, parts in own.items()} | own
+    tables = [
+        (table, {_module_key(key, source): parts for key, parts in by_key(table).items()} | by_key(table))
+        for table in source.dialect()
+    ]
     wanted = {part: key for part, key in _PARTS.items() if config.use_dora or part != "magnitude_vector"}
     halves: dict[str, dict[str, LazyTensor]] = {}
     replaced: dict[str, LazyLeaf] = {}
+    heads: list[Names] = []
     for key, tensor in tensors.items():
         module, half, rest = key.partition(".lora_")
         if half:
@@ -192,8 +213,11 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
             continue  # what a module of modules_to_save was before; with bias="all" its bias is written too
         # Biases of adapted maps stand below the map that is wrapped.
         plain = key.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
-        for name in _names(plain, table, source.names, weights):
+        table, names = _names(plain, tables, weights)
+        for name in names:
             replaced[name.path] = LazyLeaf(key, tensor, name.layout)
+            heads += [table] if name.path.startswith("head/") else []
+    arrays = {path: leaf.read() for path, leaf in replaced.items()}
     pairs: dict[str, Pair] = {}
     if len(halves) * max(len(config.rank_pattern), len(config.alpha_pattern)) > limits.PATTERN_TRIES:
         raise TransferlabError(
@@ -203,11 +227,30 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
     for module, parts in halves.items():
         if lacking := [part for part in wanted if part not in parts]:
             raise TransferlabError(f"{weights}: '{_PREFIX}{module}.{wanted[lacking[0]]}' is missing.")
-        for name in _names(f"{module}.weight", table, source.names, weights):
-            pairs[name.path] = _pair(name, module, parts, config, source)
-    if not pairs and not replaced:
+        table, names = _names(f"{module}.weight", tables, weights)
+        for name in names:
+            kernel = _kernel(name, source, arrays)
+            pair = _pair(name, module, parts, config, source, kernel)
+            if name.path == KERNEL and kernel is not None:
+                # A head is one map: with its adapter in it, it is another head.
+                arrays[KERNEL] = pair.merged(np.asarray(kernel, np.float32))
+                heads.append(table)
+            else:
+                pairs[name.path] = pair
+    if not pairs and not arrays:
         raise TransferlabError(f"{weights}: holds nothing.")
-    return _replaced(source, replaced), pairs
+    labels = read_labels(directory)
+    return with_modules(source, arrays, heads, config.tying, labels, str(weights)), pairs
+
+
+def _kernel(name: Name, source: Source, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The kernel that an adapter is beside, of a tied head the table; None where the base has none."""
+    if name.path in arrays:
+        return arrays[name.path]
+    if name.path == KERNEL and source.tied:
+        return arrays.get(source.table, source.leaves[source.table].read()).T
+    leaf = source.leaves.get(name.path)
+    return leaf if leaf is None or name.path != KERNEL else leaf.read()
 
 
 def _module_key(key: str, source: Source) -> str:
@@ -217,21 +260,27 @@ def _module_key(key: str, source: Source) -> str:
     return key
 
 
-def _names(key: str, table: Mapping[str, tuple[Name, ...]], names: Names, file: Path) -> tuple[Name, ...]:
-    for old, new in names.renames:
-        key = key.removesuffix(old) + new if key.endswith(old) else key
-    for choice in (key, *(key.removeprefix(prefix) for prefix in names.prefixes)):
-        if choice in table:
-            return table[choice]
-    raise TransferlabError(f"{file}: '{key}' is no tensor of this base.{nearest(key, table)}")
+def _names(
+    key: str, tables: list[tuple[Names, dict[str, tuple[Name, ...]]]], file: Path
+) -> tuple[Names, tuple[Name, ...]]:
+    """The leaves that a key fills, and the table of names that says so."""
+    for names, table in tables:
+        plain = key
+        for old, new in names.renames:
+            plain = plain.removesuffix(old) + new if plain.endswith(old) else plain
+        for choice in (plain, *(plain.removeprefix(prefix) for prefix in names.prefixes)):
+            if choice in table:
+                return names, table[choice]
+    known = {key for _, table in tables for key in table}
+    raise TransferlabError(f"{file}: '{key}' is no tensor of this base.{nearest(key, known)}")
 
 
-def _pair(name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source) -> Pair:
+def _pair(name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any) -> Pair:
     a, b, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
     where = f"{a.file}: the adapter of '{module}'"
-    if name.path not in source.leaves or not name.path.endswith("/kernel"):
+    if kernel is None or not name.path.endswith("/kernel"):
         raise TransferlabError(f"{where} does not belong to the kernel of a linear map of {source.name}.")
-    shape = source.leaves[name.path].shape
+    shape = kernel.shape
     rank, (n, of) = config.rank(module), name.layout.part
     if len(shape) != 2 or a.shape != (rank, shape[0]) or b.shape != (shape[1] * of, rank):
         raise TransferlabError(
@@ -249,25 +298,6 @@ def _pair(name: Name, module: str, parts: Mapping[str, LazyTensor], config: Adap
     mine = slice(n * shape[1], (n + 1) * shape[1])
     lengths = None if magnitude is None else read("magnitude_vector")[mine]
     return Pair(read("A").T, read("B")[mine].T, config.scale(module), config.dropout, lengths)
-
-
-def _replaced(source: Source, leaves: Mapping[str, LazyLeaf]) -> Source:
-    head = source.head
-    if "head/kernel" in leaves:
-        shape = leaves["head/kernel"].shape
-        n = shape[-1]
-        if not isinstance(head, ClassifierConfig) or len(head.labels) != n:
-            family = FAMILIES[source.family]
-            given = label_names(source.raw or {})
-            labels = given if len(given) == n else tuple(str(i) for i in range(n))
-            head = ClassifierConfig(
-                labels,
-                pooling=family.head_pooling(source.config),
-                dropout=family.head_dropout(source.raw or {}),
-                bias="head/bias" in leaves,
-            )
-    flat = {path: leaf.read() for path, leaf in leaves.items()}
-    return source.with_params(trees.unflatten(flat), head=head) if flat else source
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -288,46 +318,56 @@ def write_adapter(
     if len(dora) > 1:
         plain = next(path for path, pair in pairs.items() if pair.magnitude is None)
         raise TransferlabError(f"'{plain}' has LoRA and others DoRA; PEFT has one for all of an adapter.")
-    family, own = FAMILIES[source.family], source.names
-    if own is None:
+    if source.names is None:
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which a PEFT adapter goes by.")
+    if changes := sorted(source.origin.get("changes", {}).keys() - {"encoder"}):
+        raise TransferlabError(
+            f"{source.name} was changed as it was loaded ({', '.join(changes)}), and PEFT puts an adapter on the base as it "
+            "lies in its files. Merge the adapter instead: tl.save(adapted.merged(), …)."
+        )
     with_head = head and isinstance(source.head, ClassifierConfig)
     whole = head and source.head is not None
-    if with_head:
-        classifier_like_the_origins(source)
+    source = like_the_origins(source) if with_head else source
+    family, own = FAMILIES[source.family], source.names
+    assert own is not None
     kind = (source.raw or {}).get("model_type", family.model_types[0] if family.model_types else "")
     prefixed = [prefix for prefix in own.prefixes if prefix == f"{kind}."] or list(own.prefixes[-1:])
     table = with_prefix(own, prefixed[0], but=("head/",)) if whole and prefixed else own
+    modules = (
+        name if name.path.startswith("head/") else replace(name, key=_module_key(name.key, source))
+        for name in table.names
+    )
+    table = replace(table, names=tuple(modules))
     by_path = {name.path: name for name in table.names}
     tensors, ranks, alphas, transposed = {}, {}, {}, set()
     for path, pair in sorted(pairs.items()):
+        if path not in by_path or path not in source.leaves:
+            raise TransferlabError(
+                f"'{path}' has an adapter, and the origin's model with such a head has no such module. Merge the adapter "
+                "instead: tl.save(adapted.merged(), …)."
+            )
         name = by_path[path]
         if name.layout.part[1] > 1:
             raise TransferlabError(
                 f"'{path}' is a part of '{name.key}' in the origin's file, and PEFT adapts that as a whole. Merge the "
                 "adapter instead: tl.save(adapted.merged(), …)."
             )
-        module = _module_key(name.key, source).removesuffix(".weight")
+        module = name.key.removesuffix(".weight")
         ranks[module], alphas[module] = pair.rank, pair.scale * pair.rank
         transposed.add(name.layout is SAME)
         tensors[f"{_PREFIX}{module}.lora_A.weight"] = np.asarray(pair.a, np.float32).T
         tensors[f"{_PREFIX}{module}.lora_B.weight"] = np.asarray(pair.b, np.float32).T
         if pair.magnitude is not None:
             tensors[f"{_PREFIX}{module}.lora_magnitude_vector"] = np.asarray(pair.magnitude, np.float32)
-    saved = []
-    if with_head:
-        for path, leaf in source.leaves.items():
-            if path.startswith("head/"):
-                name = by_path[path]
-                tensors[_PREFIX + name.key] = name.layout.to_file(np.asarray(leaf.read(), np.float32))
-                saved.append(name.key.rpartition(".")[0])
+    saved, fields = modules_to_save(source, table, ranks, head)
+    tensors |= {_PREFIX + key: tensor for key, tensor in saved.items()}
     rank, alpha = _commonest(ranks), _commonest(alphas)
+    base, revision = _base(source)
     raw = {
         "peft_type": "LORA",
         "task_type": _task(source, whole),
-        "base_model_name_or_path": source.name.removeprefix("hf:").partition("@")[0]
-        if source.name.startswith("hf:")
-        else source.origin.get("path", source.name),
+        "base_model_name_or_path": base,
+        "revision": revision,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
@@ -335,17 +375,36 @@ def write_adapter(
         "target_modules": sorted(ranks),
         "rank_pattern": {module: n for module, n in ranks.items() if n != rank},
         "alpha_pattern": {module: n for module, n in alphas.items() if n != alpha},
-        "modules_to_save": sorted(set(saved)) or None,
         "fan_in_fan_out": transposed == {True},
-        "bias": "none",
         "use_rslora": False,
         "use_dora": dora == {True},
         "init_lora_weights": True,
+        **fields,
     }
     lazy = {key: LazyTensor(t.shape, t.dtype, lambda t=t: t) for key, t in tensors.items()}
     with new_directory(directory, overwrite) as made:
         write_json(made / "adapter_config.json", raw)
+        if with_head:
+            write_json(made / LABELS, labels_of(source))
+        write_card(source, made, "peft")
         write_safetensors(made / "adapter_model.safetensors", lazy, {"format": "pt"})
+
+
+def _base(source: Source) -> tuple[str, str | None]:
+    """The base as it was loaded, by its name on the hub (and its revision) or its path; never its place in a cache."""
+    if source.name.startswith("hf:"):
+        name, _, revision = source.name.removeprefix("hf:").partition("@")
+        return name, revision or None
+    path = Path(source.name).expanduser()
+    return (os.path.abspath(path) if path.exists() and source.name not in REGISTRY else source.name), None
+
+
+def base_name(config: AdapterConfig) -> str:
+    """What ``load`` takes for the base of an adapter: a path, a registry name, a bucket, or a name on the hub."""
+    base = config.base
+    if Path(base).exists() or base in REGISTRY or "://" in base or base.startswith("hf:"):
+        return base
+    return f"hf:{base}" + (f"@{config.revision}" if config.revision else "")
 
 
 def _task(source: Source, whole: bool) -> str | None:

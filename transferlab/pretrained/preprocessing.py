@@ -68,11 +68,19 @@ def write_preprocessor(directory: Path, transform: ImageTransform) -> None:
     """Write the transform where it is looked for first, over what the files there say of other matters."""
     path = directory / PROCESSOR
     whole = read_json(path) if path.exists() else {}
-    if isinstance(whole.get("image_processor"), dict):
-        write_json(path, {**whole, "image_processor": {**whole["image_processor"], **to_preprocessor(transform)}})
+    if isinstance(old := whole.get("image_processor"), dict):
+        write_json(path, {**whole, "image_processor": _over(old, transform)})
         return
     path = directory / PREPROCESSOR
-    write_json(path, {**(read_json(path) if path.exists() else {}), **to_preprocessor(transform)})
+    write_json(path, _over(read_json(path) if path.exists() else {}, transform))
+
+
+def _over(old: Mapping[str, Any], transform: ImageTransform) -> dict[str, Any]:
+    if str(old.get("image_processor_type") or old.get("feature_extractor_type") or "").startswith("ConvNext"):
+        # A class that has rules of its own for sizes; the fields below say all of it for this one.
+        old = {name: value for name, value in old.items() if name not in ("crop_pct", "feature_extractor_type")}
+        old["image_processor_type"] = "BitImageProcessor"
+    return {**old, **to_preprocessor(transform)}
 
 
 def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:

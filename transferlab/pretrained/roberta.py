@@ -71,6 +71,6 @@ ROBERTA = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=_head_dropout,
-    head_hidden=lambda config: Hidden("tanh", dropout_before=True),
+    head_hidden=lambda config: Hidden("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

@@ -22,7 +22,14 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import reading, sha256_file
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, pool, unit_length
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HeadConfig,
+    LanguageModelConfig,
+    Pooling,
+    pool,
+    unit_length,
+)
 from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.formats import LazyTensor, holds_nan
@@ -47,13 +54,15 @@ _ROWS = {"input_ids": "tokens in its vocabulary", "token_type_ids": "token types
 class LazyLeaf:
     """A leaf of the source's tree: where it is in the file, and the array on demand (``np.asarray(leaf)``).
 
-    ``resize`` is set where the source reads images of another size than the file was written for.
+    ``resize`` is set where the source reads images of another size than the file was written for, ``trained`` where the
+    array came in place of the file's.
     """
 
     key: str
     tensor: LazyTensor = field(repr=False)
     layout: Layout = field(repr=False)
     resize: Resize | None = None
+    trained: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -282,7 +291,10 @@ class Source:
             TransferlabError: a leaf that the architecture has not, or of another shape.
         """
         head = self.head if head is None else head
-        definition = trees.define(self.config.build(head))
+        config = self.config
+        if isinstance(head, LanguageModelConfig) and head != self.head and hasattr(config, "tie_word_embeddings"):
+            config = replace(config, tie_word_embeddings=head.tied)
+        definition = trees.define(config.build(head))
         wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
         given = {**trees.flatten(params), **trees.flatten(state or {})}
         if adapters := [path for path in given if "/lora/" in path]:
@@ -293,11 +305,7 @@ class Source:
             f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in sorted(given.keys() - wanted)[:12]
         ]:
             raise TransferlabError("\n  ".join(problems))
-        names = self.names
-        if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
-            # The origin's classifiers have another name for their head.
-            tables = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
-            names = tables[0] if tables else None
+        names = self.names_for(head)
         keys = {} if names is None else {name.path: name.key for name in names.names}
         leaves = {}
         for path, leaf in wanted.items():
@@ -305,14 +313,42 @@ class Source:
             if path in given:
                 array = given[path]
                 kept = old if names is self.names or not path.startswith("head/") else None
-                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME)
+                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME, trained=True)
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
                 raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
             if leaves[path].shape != tuple(leaf.shape):
                 raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
-        return replace(self, head=head, leaves=leaves, names=names)
+        return replace(self, config=config, head=head, leaves=leaves, names=names)
+
+    @property
+    def table(self) -> str:
+        """Path of the table that has a row for each token, the one that a tied head shares; empty without one."""
+        path = FAMILIES[self.family].vocabulary
+        return path if path in self.leaves else ""
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head's kernel is the table of tokens."""
+        return isinstance(self.head, LanguageModelConfig) and self.head.tied
+
+    def names_for(self, head: HeadConfig | None) -> Names | None:
+        """The table of names that the origin's files with this head follow: each kind of head has a key of its own."""
+        names = self.names
+        if names is None or head is None or _names_head(names, head):
+            return names
+        fitting = [table for table in self.dialect() if _names_head(table, head)]
+        if not fitting and isinstance(head, ClassifierConfig):
+            fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
+        return fitting[0] if fitting else None
+
+    def dialect(self) -> tuple[Names, ...]:
+        """The tables that name all but the head as this source's does, its own first."""
+        if self.names is None:
+            return ()
+        own, tables = _backbone(self.names), FAMILIES[self.family].names(self.config)
+        return (self.names, *(table for table in tables if table != self.names and _backbone(table) == own))
 
     def module(self, dtype: Any = None) -> Any:
         """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
@@ -442,6 +478,17 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
         return out
 
     return evaluate
+
+
+def _names_head(names: Names, head: HeadConfig) -> bool:
+    """Whether files that follow this table hold such a head."""
+    if isinstance(head, ClassifierConfig):
+        return names.language_model is None
+    return names.language_model is not None and names.language_model.tied == head.tied
+
+
+def _backbone(names: Names) -> set[tuple[str, str]]:
+    return {(name.path, name.key) for name in names.names if not name.path.startswith("head/")}
 
 
 def _in_memory(array: Any) -> LazyTensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transferlab.data.images import Fit, ImageTransform
@@ -52,6 +52,21 @@ class TimmConfig:
         if pool not in (None, "avg") and not (pool == "" and bare):
             raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; only 'avg'.")
         return self.arguments
+
+    def config(self, read: Callable[[TimmConfig], Any]) -> Any:
+        """The config that a family's reader makes of this, of pictures of ``in_chans`` channels.
+
+        Raises:
+            TransferlabError: what the reader refuses, or channels of a family that has no such size.
+        """
+        channels = self.arguments.get("in_chans") or 3
+        if type(channels) is not int or channels < 1:
+            raise TransferlabError(f"config.json: model_args.in_chans is {channels!r}; it must be a positive integer.")
+        made = read(replace(self, arguments={k: v for k, v in self.arguments.items() if k != "in_chans"}))
+        if getattr(made, "num_channels", 3) == channels:
+            return made
+        # A family without such a size says so itself.
+        return replace(made, num_channels=channels) if hasattr(made, "num_channels") else read(self)
 
     @property
     def image_size(self) -> int:

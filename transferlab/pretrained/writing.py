@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,16 @@ from transferlab.files import (
 )
 from transferlab.host import interruptible
 from transferlab.manifest import write_manifest
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.pretrained.cards import write_card
+from transferlab.pretrained.companions import (
+    changed_tokenizer,
+    decoder_classifier,
+    reads_otherwise,
+    set_sizes,
+    with_padding,
+    write_changed_tokenizer,
+)
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
@@ -91,19 +100,33 @@ def save(
         raise TransferlabError(f"shard_bytes is {shard_bytes}; a file holds at least 1 byte.")
     if dtype is not None and not (dtype in SAFETENSORS_DTYPES.values() and jnp.issubdtype(dtype, jnp.floating)):
         raise TransferlabError(f"dtype '{dtype}' is no floating type; float32, float16 and bfloat16 are.")
+    if kind != "orbax" and any(leaf.trained for path, leaf in source.leaves.items() if path.startswith("head/")):
+        source = origins_layers(source)
     with new_directory(target, overwrite) as made:
         _copy_companions(source, made)
+        _write_tokenizer(source, made)
+        sized = reads_otherwise(source, made)
         if kind == "orbax":
+            if changed_tokenizer(source):
+                write_changed_tokenizer(source, made, None)
             _write_orbax(source, made, dtype)
         else:
-            raw, tensors = _native(source, kind) if kind == own and source.raw is not None else _converted(source, kind)
+            if kind == own and source.raw is not None:
+                raw, tensors = _native(source, kind, sized)
+            else:
+                raw, tensors = _converted(source, kind)
+            if changed_tokenizer(source):
+                write_changed_tokenizer(source, made, raw)
+            if kind == "hf" and decoder_classifier(source):
+                raw = with_padding(source, raw, made)
             if dtype is not None:
                 tensors = {key: _cast(tensor, np.dtype(dtype)) for key, tensor in tensors.items()}
                 raw = _with_dtype(raw, dtype)
             write_json(made / "config.json", raw)
             write_weights(made, tensors, shard_bytes, _metadata(source))
         _write_preprocessor(source, made, kind)
-        _write_tokenizer(source, made)
+        if sized or source.origin.get("changes") or any(leaf.trained for leaf in source.leaves.values()):
+            write_card(source, made, kind)
         if kind == "orbax":
             write_manifest(made)
         _check(source, made)
@@ -223,8 +246,12 @@ def _restore_old(target: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
-    """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file."""
+def _native(source: Source, kind: str, sized: bool) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file.
+
+    ``sized`` says whether images are read in another size than the file's own settings say; else what the file holds for
+    another size stays, as the origin resizes it too.
+    """
     assert source.raw is not None and source.names is not None
     raw: dict[str, Any] = json.loads(json.dumps(source.raw))
     by_path = {name.path: name for name in source.names.names}
@@ -235,15 +262,18 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
                 f"'{path}' has no key in {source.family}'s files: the origin has no such head. Write the format 'orbax'."
             )
         groups.setdefault(leaf.key, []).append((by_path[path], leaf))
-    out, resized = dict(source.tensors), False
+    refitted = sized or changed_tokenizer(source)
+    stale = _stale(source)
+    out, resized = {key: tensor for key, tensor in source.tensors.items() if key not in stale}, False
     for key, parts in groups.items():
         own = source.tensors.get(key)
-        if own is not None and all(leaf.tensor is own for _, leaf in parts):
+        as_read = all(leaf.tensor is own and not (refitted and leaf.resize) for _, leaf in parts)
+        if own is not None and as_read:
             continue
         out[key] = _joined(parts, own.dtype if own is not None else _usual_dtype(source) or parts[0][1].dtype)
         resized |= own is not None and out[key].shape != own.shape and not parts[0][0].path.startswith("head/")
-    if resized:
-        _set_image_size(raw, source)
+    if refitted or resized or not source.tensors:
+        set_sizes(raw, source)
     head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
     # A head of another task can have the key of ours.
     unused = {key for key, _ in source.unused}
@@ -251,9 +281,30 @@ def _native(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTe
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
+    if isinstance(head, LanguageModelConfig) and added:
+        # A tied head came apart from its table.
+        raw["tie_word_embeddings"] = head.tied
+        if hasattr(source.config, "scale_decoder_outputs"):
+            raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
     if isinstance(head, ClassifierConfig) and (added or head.labels != _written_labels(raw, head)):
         _set_head(raw, source, kind)
     return raw, out
+
+
+def _stale(source: Source) -> set[str]:
+    """Keys of the source's files that lie beside the model, and that what was changed in it has made wrong."""
+    gone = {key for key, why in source.unused if why == _NO_POOLER}
+    table = source.leaves.get(source.table)
+    if table is None or source.names is None or not (table.trained or changed_tokenizer(source)):
+        return gone
+    # Copies of the table, and heads of other tasks with a row for each token of it.
+    rows = table.layout.shape(source.tensors[table.key].shape)[0] if table.key in source.tensors else table.shape[0]
+    heads = {name.key for names in source.dialect() for name in names.names if name.path == "head/kernel"}
+    for key, _ in source.unused:
+        copies = any(re.fullmatch(pattern, key) for pattern, path in source.names.copies if path == source.table)
+        regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
+        gone |= {key} if copies or regrown or (source.tied and key in heads) else set()
+    return gone
 
 
 def _own_format(source: Source) -> str:
@@ -282,7 +333,7 @@ def _converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Laz
     assert family.to_hf is not None
     raw, names = family.to_hf(source.config, source.head)
     if isinstance(source.head, ClassifierConfig):
-        raw |= _labels_of(source)
+        raw |= labels_of(source)
         _check_head(source, family.from_hf(raw))
     return raw, _by_names(source, names)
 
@@ -374,7 +425,7 @@ def _set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
         _check_head(source, FAMILIES[source.family].from_timm(TimmConfig.read(raw)))
         return
     raw.pop("num_labels", None)
-    raw |= _labels_of(source)
+    raw |= labels_of(source)
     family = FAMILIES[source.family]
     if family.to_hf is not None:
         raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
@@ -384,55 +435,75 @@ def _set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
     _check_head(source, family.from_hf(raw))
 
 
-def _labels_of(source: Source) -> dict[str, Any]:
+def _check_head(source: Source, config: Any) -> None:
+    """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
+    head, family = source.head, FAMILIES[source.family]
+    assert isinstance(head, ClassifierConfig)
+    keep = "keep it as it is: tl.save(source, directory, format='orbax')"
+    if head.bias and not family.head_bias:
+        raise TransferlabError(f"The origin's classifier has no bias, this head has; {keep}.")
+    wanted, hidden = family.head_pooling(config), family.head_hidden(config)
+    if head.pooling != wanted:
+        way = f"Train with pooling='{wanted}', or {keep}" if wanted in source.definition.module.poolings else keep.capitalize()
+        raise TransferlabError(
+            f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. {way}."
+        )
+    if head.hidden != hidden:
+        has = "no hidden layer, this head has one" if hidden is None else "a hidden layer, this head has none like it"
+        way = "" if hidden is None else f"; train with Full or LoRA and pooling='{wanted}', whose head has it"
+        raise TransferlabError(f"The origin's classifier has {has}{way}, or {keep}.")
+    if head.normalise:
+        raise TransferlabError(f"The origin's classifier does not scale what it pools; {keep}.")
+
+
+def labels_of(source: Source) -> dict[str, Any]:
+    """The head's labels as ``config.json`` holds them."""
     assert source.head is not None
     labels = source.head.labels
     table = {"id2label": {str(i): label for i, label in enumerate(labels)}}
     return table | {"label2id": {label: i for i, label in enumerate(labels)}}
 
 
-def _check_head(source: Source, config: Any) -> None:
-    """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
-    head = source.head
-    assert isinstance(head, ClassifierConfig)
-    if head.bias and not FAMILIES[source.family].head_bias:
-        raise TransferlabError("The origin's classifier has no bias, this head has; write the format 'orbax'.")
-    wanted = FAMILIES[source.family].head_pooling(config)
-    if head.pooling != wanted:
-        raise TransferlabError(
-            f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. "
-            f"Train with pooling='{wanted}', or write the format 'orbax'."
-        )
-    if head.hidden != (hidden := FAMILIES[source.family].head_hidden(config)):
-        has, this = ("no hidden layer", "has one") if hidden is None else ("a hidden layer", "has none like it")
-        raise TransferlabError(f"The origin's classifier has {has}, this head {this}; write the format 'orbax'.")
-    if head.normalise:
-        raise TransferlabError("The origin's classifier does not scale what it pools; write the format 'orbax'.")
-
-
-def classifier_like_the_origins(source: Source) -> None:
-    """Check that the origin's class with a classifier, of which only the labels' number is known, answers as this one.
+def like_the_origins(source: Source) -> Source:
+    """Return the source as the origin's class with a classifier holds it, of which only the labels' number is known.
 
     Raises:
         TransferlabError: it pools otherwise.
     """
+    source = origins_layers(source)
     raw = dict(source.raw or {})
-    if "model_type" not in raw:
-        _check_head(source, source.config)
-        return
-    _set_head(raw, source, "hf")
-
-
-def _set_image_size(raw: dict[str, Any], source: Source) -> None:
-    size = getattr(source.config, "image_size", None)
-    if size is None:
-        return
     if "model_type" in raw:
-        raw.get("vision_config", raw)["image_size"] = size
-        return
-    inner = raw["pretrained_cfg"] if isinstance(raw.get("pretrained_cfg"), dict) else raw
-    raw["model_args"] = {**(raw.get("model_args") or {}), "img_size": size}
-    inner["input_size"] = [(inner.get("input_size") or [3])[0], size, size]
+        _set_head(raw, source, "hf")
+    else:
+        _check_head(source, source.config)
+    return source
+
+
+_NO_POOLER = "the origin's class with this head has no pooler"
+
+
+def origins_layers(source: Source) -> Source:
+    """Return the source with the layers that the origin's class with its head has.
+
+    Where the origin's classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
+    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is left
+    out.
+    """
+    head, family = source.head, FAMILIES[source.family]
+    hidden = family.head_hidden(source.config)
+    if not isinstance(head, ClassifierConfig) or hidden is None or not getattr(source.config, "pooler", False):
+        return source
+    leaves = {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
+    if head.pooling == "pooler" and hidden.activation == "tanh" and head.hidden is None and not head.normalise:
+        head = replace(head, pooling=family.head_pooling(source.config), hidden=hidden)
+        keys = {name.path: name.key for name in source.names.names} if source.names is not None else {}
+        for part in ("kernel", "bias"):
+            path = f"head/dense/{part}"
+            leaves[path] = replace(source.leaves[f"pooler/{part}"], key=keys.get(path, path), trained=True)
+    gone = tuple((leaf.key, _NO_POOLER) for path, leaf in source.leaves.items()
+                 if path.startswith("pooler/"))  # fmt: skip
+    config = source.config.without_pooler()
+    return replace(source, config=config, head=head, leaves=leaves, unused=(*source.unused, *gone))
 
 
 def _with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -559,6 +630,9 @@ def _check(source: Source, made: Path) -> None:
     if again.family != source.family or want != got:
         wrong = sorted(path for path in want.keys() | got.keys() if want.get(path) != got.get(path))
         raise TransferlabError(f"What was written reads otherwise: {again.family}, {', '.join(wrong[:8])}.")
+    reads, read = source.image_transform, again.image_transform
+    if reads is not None and (read is None or (read.size, read.channels) != (reads.size, reads.channels)):
+        raise TransferlabError(f"What was written reads images of another size: {read}, not {reads}.")
     if again.labels != source.labels:
         raise TransferlabError("What was written has other labels.")
     ours, theirs = trees.flatten(asdict(source.config)), trees.flatten(asdict(again.config))

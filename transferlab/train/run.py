@@ -124,13 +124,21 @@ def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: 
 
 
 def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
-    pooling, own = method.pooling or source.pooling, source.head
-    # A pooler that was asked for is not replaced: the plan says what the model lacks.
-    if method.pooling is None and pooling == "pooler" and not getattr(source.config, "pooler", False):
-        pooling = "mean"
-    stay = own is not None and own.pooling == pooling and set(own.labels) & set(labels)
-    hidden = own.hidden if isinstance(own, ClassifierConfig) and stay else None
-    bias = FAMILIES[source.family].head_bias
+    family, own = FAMILIES[source.family], source.head
+    pooling, hidden = method.pooling or source.pooling, family.head_hidden(source.config)
+    if method.pooling is None and pooling == "pooler":
+        # An encoder that says nothing of how it pools. A pooler that was asked for is not replaced: the plan says what the
+        # model lacks.
+        if hidden is not None and not method.linear_head:
+            pooling = family.head_pooling(source.config)
+        elif not getattr(source.config, "pooler", False):
+            pooling = "mean"
+    stay = isinstance(own, ClassifierConfig) and own.pooling == pooling and set(own.labels) & set(labels)
+    if stay:
+        hidden = own.hidden
+    elif method.linear_head or pooling != family.head_pooling(source.config):
+        hidden = None
+    bias = family.head_bias
     head = ClassifierConfig(
         labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias, hidden=hidden
     )

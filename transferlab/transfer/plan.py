@@ -249,7 +249,8 @@ def plan(
     definition = trees.define(module)
     allowed = select(initialise).match(everything) if initialise else set()
 
-    deep = isinstance(source.head, ClassifierConfig) and source.head.hidden == head.hidden
+    own_head = source.head
+    deep = isinstance(own_head, ClassifierConfig) and (own_head.pooling, own_head.hidden) == (head.pooling, head.hidden)
     rows, problems, used = [], [], set()
     for path in sorted(everything, key=lambda p: _order(p, stages)):
         shape, dtype = tuple(everything[path].shape), str(everything[path].dtype)
@@ -260,7 +261,7 @@ def plan(
         elif weights == "random":
             reason = "random weights were asked for"
         elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
-            action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels that stay", leaf.read
+            action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels", leaf.read
         elif path.startswith("head/"):
             action, keys, reason, read, derive = _head_leaf(source, head, shape, leaf)
         elif leaf is not None and leaf.shape == shape:

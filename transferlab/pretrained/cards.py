@@ -1,0 +1,102 @@
+"""Model cards (``README.md``): what was written, from which base, under which licence. The base's own card is of another model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.pretrained.registry import REGISTRY
+from transferlab.pretrained.source import Source
+
+CARD = "README.md"
+
+_LICENCE = ("license", "license_name", "license_link")
+"""Fields of a card's head that say under which licence a model is."""
+
+
+def write_card(source: Source, made: Path, kind: str) -> None:
+    """Write the card of a model that was trained or changed here, in place of its base's.
+
+    Args:
+        source: that is written.
+        made: the directory.
+        kind: ``hf``, ``timm``, ``orbax``, or ``peft`` for an adapter.
+    """
+    head = {"base_model": _hub_name(source), **base_licence(source), "library_name": _LIBRARIES[kind]}
+    if task := _task(source):
+        head["pipeline_tag"] = task
+    head = {name: value for name, value in head.items() if value}
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items()), "tags: [transferlab]", "---", ""]
+    what = "An adapter for" if kind == "peft" else "A model made from"
+    lines += [f"# {what} {_base_name(source)}", "", *_facts(source), "", "```python", *_usage(source, kind), "```", ""]
+    (made / CARD).write_text("\n".join(lines), "utf-8")
+
+
+_LIBRARIES = {"hf": "transformers", "timm": "timm", "orbax": "transferlab", "peft": "peft"}
+
+
+def base_licence(source: Source) -> dict[str, str]:
+    """The base's licence, as the fields of a card: of the registry, or of the base's own card; empty where nobody says it."""
+    if licence := source.origin.get("licence"):
+        return {"license": str(licence).lower()}
+    path = Path(source.origin.get("path", "")) / CARD
+    if "path" not in source.origin or not path.is_file():
+        return {}
+    block = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", path.read_text("utf-8", "replace"), re.DOTALL)
+    found = re.findall(r"^(\w+):[ \t]*(\S.*?)[ \t]*$", block.group(1), re.MULTILINE) if block else []
+    return {name: value.strip("\"'") for name, value in found if name in _LICENCE}
+
+
+def _hub_name(source: Source) -> str:
+    """The base's name on the hub; empty where it did not come from there."""
+    return source.name.removeprefix("hf:").partition("@")[0] if source.name.startswith("hf:") else ""
+
+
+def _base_name(source: Source) -> str:
+    if source.name in REGISTRY:
+        return f"{source.name} ({REGISTRY[source.name].about.partition(':')[0]})"
+    return _hub_name(source) or Path(source.name).name
+
+
+def _facts(source: Source) -> list[str]:
+    licence = base_licence(source)
+    trained = sum(leaf.trained for leaf in source.leaves.values())
+    facts = [f"Base: {_base_name(source)}" + (f", {source.origin['revision']}" if source.origin.get("revision") else "")]
+    named = licence.get("license_name") or licence.get("license")
+    facts.append(f"License of the base: {named or 'not stated by its files; ask its authors'}")
+    facts.append(f"Architecture: {source.family}; {trained} of {len(source.leaves)} tensors are not the base's")
+    head = source.head
+    if isinstance(head, ClassifierConfig):
+        facts.append(f"Labels, in the order of the logits: {', '.join(head.labels)}")
+        facts.append(f"Head: over {head.pooling}" + (", with a hidden layer" if head.hidden else ""))
+    if changes := source.origin.get("changes", {}):
+        facts.append(f"Changed in the base: {', '.join(sorted(changes))}")
+    return [f"- {fact}" for fact in facts]
+
+
+def _task(source: Source) -> str:
+    if isinstance(source.head, LanguageModelConfig):
+        return "text-generation"
+    if not isinstance(source.head, ClassifierConfig):
+        return ""
+    return {"text": "text-classification", "image": "image-classification"}.get(source.modality, "")
+
+
+def _usage(source: Source, kind: str) -> list[str]:
+    text = source.modality == "text"
+    name = "SequenceClassification" if text else "ImageClassification"
+    if isinstance(source.head, LanguageModelConfig):
+        name = "CausalLM"
+    auto = f"AutoModelFor{name}" if source.head is not None else "AutoModel"
+    labels = f", num_labels={len(source.labels)}" if source.labels else ""
+    if kind == "peft":
+        base = _hub_name(source) or "BASE"
+        return ["import peft", f"from transformers import {auto}", "", f"base = {auto}.from_pretrained({base!r}{labels})",
+                'model = peft.PeftModel.from_pretrained(base, "DIRECTORY")']  # fmt: skip
+    if kind == "hf":
+        return [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("DIRECTORY")']
+    if kind == "timm":
+        return ["import timm", "", 'model = timm.create_model("local-dir:DIRECTORY", pretrained=True)']
+    return ["import transferlab as tl", "", 'source = tl.load("DIRECTORY")']
