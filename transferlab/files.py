@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from transferlab.errors import TransferlabError
+from transferlab.errors import FieldError, TransferlabError
 
 
 def cache_dir() -> Path:
@@ -103,9 +103,11 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What a value of another kind than expected raises becomes one error that names the file."""
+    """What a value of another kind than expected raises becomes one error that names the file; so does a field's number."""
     try:
         yield
+    except FieldError as error:
+        raise TransferlabError(f"{path}: {error}") from None
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise TransferlabError(
             f"{path}: it holds a value that cannot be used ({type(error).__name__}: {str(error)[:200]})."

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from transferlab.bounds import Positive, Rate
+from transferlab.errors import check_fields
 from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
 from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, dropout, parameter, zeros
 from transferlab.models.norms import LayerNorm
@@ -36,9 +38,12 @@ class Hidden:
 
     activation: str
     bias: bool = True
-    norm: float | None = None
+    norm: Positive | None = None
     norm_bias: bool = False
     dropout_before: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Hidden")
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,12 @@ class ClassifierConfig:
     labels: tuple[str, ...]
     pooling: Pooling = "mean"
     normalise: bool = False
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     bias: bool = True
     hidden: Hidden | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "ClassifierConfig")
 
 
 @dataclass(frozen=True)
@@ -79,11 +87,14 @@ class LanguageModelConfig:
 
     tied: bool = True
     bias: bool = False
-    scale: float = 1.0
-    soft_cap: float | None = None
+    scale: Positive = 1.0
+    soft_cap: Positive | None = None
 
     labels: ClassVar[tuple[str, ...]] = ()
     pooling: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "LanguageModelConfig")
 
 
 HeadConfig = ClassifierConfig | LanguageModelConfig

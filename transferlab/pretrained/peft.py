@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, Rate
+from transferlab.errors import FieldError, TransferlabError, check_fields, nearest
 from transferlab.files import read_json, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
@@ -66,15 +67,18 @@ class Pair:
 class AdapterConfig:
     """What ``adapter_config.json`` says that changes the numbers."""
 
-    r: int
+    r: Count
     lora_alpha: float
-    rank_pattern: Mapping[str, int]
+    rank_pattern: Mapping[str, Count]
     alpha_pattern: Mapping[str, float]
     use_rslora: bool
     use_dora: bool
-    dropout: float
+    dropout: Rate
     modules_to_save: tuple[str, ...]
     base: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def read(cls, path: Path) -> AdapterConfig:
@@ -109,10 +113,10 @@ class AdapterConfig:
                 re.compile(_pattern(pattern))
                 if len(pattern) > 300 or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+?{]", pattern)) > 3:
                     raise ValueError(f"the pattern '{pattern[:40]}' could take for ever to match")
+        except FieldError as error:
+            raise TransferlabError(f"{path}: {error}") from None
         except (TypeError, ValueError, AttributeError, re.error, OverflowError, RecursionError) as error:
             raise TransferlabError(f"{path}: not a readable adapter config ({error}).") from None
-        if not math.isfinite(read.lora_alpha):
-            raise TransferlabError(f"{path}: lora_alpha is {read.lora_alpha}.")
         return read
 
     def rank(self, module: str) -> int:

@@ -14,7 +14,8 @@ import optax
 from jaxtyping import Array, Float
 
 from transferlab import trees
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Positive
+from transferlab.errors import TransferlabError, check_fields, nearest
 
 NEEDS_MORE = {
     "lbfgs": "it needs the value of the loss and a line search",
@@ -44,9 +45,10 @@ class Optimizer:
 
     name: str = "adamw"
     arguments: dict[str, Any] = field(default_factory=dict, hash=False)
-    clip_norm: float | None = 1.0
+    clip_norm: Positive | None = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.name in NEEDS_MORE:
             raise TransferlabError(f"The optimizer '{self.name}' cannot be used: {NEEDS_MORE[self.name]}.")
         if self.name not in names():
