@@ -51,11 +51,6 @@ def test_a_depth_that_no_stage_has_selects_everything_or_nothing(text: str, said
         select(text).match(PATHS, STAGES)
 
 
-def test_what_is_no_text_is_a_traceback() -> None:
-    with pytest.raises(TransferlabError, match="A selector is text"):
-        select(3)  # type: ignore[arg-type]
-
-
 def test_the_error_names_the_nearest_path() -> None:
     with pytest.raises(TransferlabError, match="embed/word/embedding"):
         select("embed/words/embedding").match(PATHS)

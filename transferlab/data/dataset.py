@@ -40,7 +40,7 @@ class Dataset:
 
     name: str
     modality: Modality
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...] = field(repr=False)
     records: Sequence[dict[str, Any]] = field(repr=False, compare=False)
     ids: tuple[str, ...] = field(repr=False, compare=False)
     labels: Int[np.ndarray, " examples"] = field(repr=False, compare=False)
@@ -168,14 +168,13 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
     rng = np.random.default_rng([seed, 7])
     n, place = len(labels), np.zeros(len(labels))
     _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    for label in range(len(counts)):
-        rows = np.flatnonzero(column == label)
+    for rows in _by_class(column, counts):
         rank = np.empty(len(rows))
         rank[rng.permutation(len(rows))] = np.arange(len(rows))
         place[rows] = (rank + 0.5) / len(rows)
     even = np.lexsort((rng.random(n), place))
     # Each class's examples by where they stand in the even spread, and behind them none.
-    waiting = [np.append(np.flatnonzero(column[even] == label), n) for label in range(len(counts))]
+    waiting = [np.append(places, n) for places in _by_class(column[even], counts)]
     ahead = np.array([places[0] for places in waiting])
     taken, chosen = np.zeros(len(counts), np.int64), []
     for k in range(1, (n if first is None else min(first, n)) + 1):
@@ -188,6 +187,11 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
     rest = np.ones(n, bool)
     rest[chosen] = False
     return np.concatenate([even[chosen], even[rest]]) if chosen else even
+
+
+def _by_class(column: Int[np.ndarray, " n"], counts: Int[np.ndarray, " classes"]) -> list[Int[np.ndarray, "_examples"]]:
+    """Where each class stands, in ascending order."""
+    return np.split(np.argsort(column, kind="stable"), np.cumsum(counts)[:-1])
 
 
 def _set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.ndarray, " n"]:

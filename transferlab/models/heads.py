@@ -5,7 +5,7 @@ Pooling is a stage of its own so that a frozen backbone's cached carry is one ve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import jax
@@ -63,7 +63,7 @@ class ClassifierConfig:
         hidden: a layer before the logits; None has none.
     """
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     pooling: Pooling = "mean"
     normalise: bool = False
     dropout: Rate = 0.0

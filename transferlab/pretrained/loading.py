@@ -401,7 +401,9 @@ def _assemble(
     for path, leaf in wanted.items():
         if path not in found:
             key = next((n.key for n in names.names if n.path == path), "?")
-            problems.append(f"'{path}' (key '{key}') is not in the file.{nearest(key, tensors)}")
+            # Only the first few are shown.
+            close = nearest(key, tensors) if len(problems) < 12 else ""
+            problems.append(f"'{path}' (key '{key}') is not in the file.{close}")
         elif found[path].shape != tuple(leaf.shape):
             here = found[path]
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "

@@ -290,9 +290,9 @@ class Source:
                 f"'{adapters[0]}' is an adapter's; merge it into its kernel first, or save it alone."
             )
         if problems := [
-            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in given.keys() - wanted
+            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in sorted(given.keys() - wanted)[:12]
         ]:
-            raise TransferlabError("\n  ".join(sorted(problems)[:12]))
+            raise TransferlabError("\n  ".join(problems))
         names = self.names
         if names is not None and names.language_model is not None and isinstance(head, ClassifierConfig):
             # The origin's classifiers have another name for their head.

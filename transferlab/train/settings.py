@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from transferlab.bounds import Bounds, Count, Fraction, Natural, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_fields
-from transferlab.train.optimizers import Optimizer
+from transferlab.train.optimizers import Optimizer, described
 from transferlab.transfer.groups import Schedule
 
 
@@ -70,6 +70,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not isinstance(self.optimizer, Optimizer):
+            raise TransferlabError(f"optimizer is {described(self.optimizer)}.")
         if self.batch_size % self.accumulate:
             raise TransferlabError(f"accumulate is {self.accumulate}; it must divide the batch size {self.batch_size}.")
 

@@ -273,7 +273,8 @@ def plan(
         elif leaf is not None:
             problems.append(f"'{path}': the source has {leaf.shape}, the target {shape}, and no rule resizes it.")
         else:
-            problems.append(f"'{path}' {shape} has no source.{nearest(path, source.leaves)}")
+            close = nearest(path, source.leaves) if len(problems) < 20 else ""  # no more are shown
+            problems.append(f"'{path}' {shape} has no source.{close}")
         if keys:
             used.add(path)
         claim = claimed.get(path)
