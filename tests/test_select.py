@@ -19,7 +19,8 @@ STAGES = [("embed",), *((f"layers/{i}",) for i in range(12)), ("head",)]
     ("text", "count"),
     [
         ("layers/*/attention/**", 72), ("bias", 38), ("head", 2), ("layers/1", 7), ("layers/{1,11}/mlp/**", 2),
-        ("depth < 2", 10), ("depth >= 12", 9), ("bias & ~head", 37), ("head | embed/**", 5), ("~(head | bias)", 50),
+        ("depth < 2", 10), ("depth >= 12", 7), ("depth >= -4", 28), ("depth == -1", 7), ("depth < -12", 3), ("depth <= -1", 87), ("depth < 13", 87),
+        ("~(depth >= 0)", 2), ("bias & ~head", 37), ("head | embed/**", 5), ("~(head | bias)", 50),
         ("layers/*/attention/{query,value}/kernel", 24), ("**", 89), ("layers/1?/mlp/up/kernel", 2),
     ],
 )  # fmt: skip
@@ -34,6 +35,19 @@ def test_layer_1_is_not_layer_11() -> None:
 @pytest.mark.parametrize("text", ["layers/*/attn/**", "biass", "head | querry", "~nothing", "depth < 0"])
 def test_a_pattern_that_matches_nothing_is_an_error_even_inside_a_larger_one(text: str) -> None:
     with pytest.raises(TransferlabError, match="matches no leaf"):
+        select(text).match(PATHS, STAGES)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("depth >= -40", "no depth -40"), ("depth < -14", "no depth -14"), ("depth >= 99", "no depth 99"),
+        ("depth == 13", "no depth 13"), ("depth < 14", "no depth 14"), ("depth < -13", "'depth < -13' matches no leaf"),
+        ("depth > -1", "'depth > -1' matches no leaf"), ("head | depth > 12", "'depth > 12' matches no leaf"),
+    ],
+)  # fmt: skip
+def test_a_depth_that_no_stage_has_selects_everything_or_nothing(text: str, said: str) -> None:
+    with pytest.raises(TransferlabError, match=f"{said}: .* 0 to 12 from the input, which are -13 to -1 from its end"):
         select(text).match(PATHS, STAGES)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import FieldError, TransferlabError, nearest
 from transferlab.methods import METHODS, Scratch, method_named
 from transferlab.studies.settings import BASELINES, ArmConfig, StudyConfig
 from transferlab.train.settings import Settings
@@ -106,7 +106,7 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
     arm = {f.name for f in fields(ArmConfig)} - {"method"}
     _known(given, own | arm | {"method"}, where)
     hints = typing.get_type_hints(cls)
-    method = cls(**{k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in own})
+    method = _made(cls, {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in own}, where)
     own_train = _mapping(given.get("train", {}), f"{where}.train")
     train = _settings({**cls.published, **_mapping(common, "config.train"), **own_train}, f"{where}.train")
     hints = typing.get_type_hints(ArmConfig)
@@ -144,7 +144,15 @@ def _dataclass(cls: Any, given: Any, where: str) -> Any:
         raise TransferlabError(f"{where} is {given!r}; it must be a mapping with fields of {cls.__name__}.")
     hints = typing.get_type_hints(cls)
     _known(given, hints, where)
-    return cls(**{name: _checked(value, hints[name], f"{where}.{name}") for name, value in given.items()})
+    values = {name: _checked(value, hints[name], f"{where}.{name}") for name, value in given.items()}
+    return _made(cls, values, where)
+
+
+def _made(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+    try:
+        return cls(**values)
+    except FieldError as error:
+        raise TransferlabError(f"{where}.{error}") from None
 
 
 def _known(given: Mapping[str, Any], known: Any, where: str) -> None:

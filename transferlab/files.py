@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transferlab import limits
-from transferlab.errors import TransferlabError
+from transferlab.errors import FieldError, TransferlabError
 
 
 def cache_dir() -> Path:
@@ -309,6 +309,8 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except FieldError as error:
+        raise TransferlabError(f"{path}: {error}") from None
     except TransferlabError:
         raise
     except BaseException as error:

@@ -3,7 +3,8 @@
 ``layers/*/attention``     a glob over the path, for a leaf or all below a folder: ``*`` within a name, ``**`` across
                            names, ``?`` one character, ``{a,b}`` either
 ``bias``                   a single name: leaves and folders so called, anywhere in the tree
-``depth < 6``              leaves owned by the stages before the sixth (stages are counted from the input, from 0)
+``depth < 6``              leaves owned by the first six stages of the backbone (counted from the input, from 0)
+``depth >= -4``            by its last four (-1 is the last); a head has no depth: it is ``head``
 ``a | b``, ``a & b``, ``~a``, ``(…)``   union, intersection, complement
 """
 
@@ -37,20 +38,26 @@ class Selector:
 
         Args:
             paths: all leaves of the tree.
-            stages: for each stage from the input on, the path prefixes it owns; needed for ``depth``.
+            stages: for each stage from the input on, the path prefixes it owns; needed for ``depth``, which those from
+                the head on have not.
 
         Raises:
-            TransferlabError: a pattern that matches no leaf, with the nearest path.
+            TransferlabError: a pattern that matches no leaf, with the nearest path; a depth that no stage has, with those
+                that there are.
         """
         everything = set(paths)
-        depths = {path: _depth(path, stages) for path in everything}
-        return _evaluate(self.tree, everything, depths, self.text, bool(stages))
+        head = next((number for number, stage in enumerate(stages) if owns(("head",), next(iter(stage), ""))), None)
+        backbone = stages[:head]
+        depths = {path: _depth(path, backbone) for path in everything}
+        return _evaluate(self.tree, everything, depths, self.text, len(backbone))
 
 
 def select(text: str | Selector) -> Selector:
     """Parse a selector. Raises ``TransferlabError`` at the first thing that is not understood."""
     if isinstance(text, Selector):
         return text
+    if not isinstance(text, str):
+        raise TransferlabError(f"A selector is text, as 'layers/*/attention | head'; {text!r} was given.")
     tokens = _tokens(text)
     tree, rest = _union(tokens, text)
     if rest:
@@ -112,33 +119,38 @@ def _show(token: tuple) -> str:
     return " ".join(str(part) for part in token if part != "glob")
 
 
-def _evaluate(tree: tuple, everything: set[str], depths: Mapping[str, int | None], text: str, staged: bool) -> set[str]:
+def _evaluate(tree: tuple, everything: set[str], depths: Mapping[str, int | None], text: str, count: int) -> set[str]:
     kind = tree[0]
     if kind == "or":
-        return _evaluate(tree[1], everything, depths, text, staged) | _evaluate(
-            tree[2], everything, depths, text, staged
-        )
+        return _evaluate(tree[1], everything, depths, text, count) | _evaluate(tree[2], everything, depths, text, count)
     if kind == "and":
-        return _evaluate(tree[1], everything, depths, text, staged) & _evaluate(
-            tree[2], everything, depths, text, staged
-        )
+        return _evaluate(tree[1], everything, depths, text, count) & _evaluate(tree[2], everything, depths, text, count)
     if kind == "not":
-        return everything - _evaluate(tree[1], everything, depths, text, staged)
+        return everything - _evaluate(tree[1], everything, depths, text, count)
     if kind == "depth":
-        if not staged:
-            raise TransferlabError(f"Selector '{text}' speaks of depth, but no stages were given to count.")
-        compare = _COMPARE[tree[1]]
-        found = {path for path, depth in depths.items() if depth is not None and compare(depth, tree[2])}
-        if not found:
-            deepest = max((d for d in depths.values() if d is not None), default=0)
-            raise TransferlabError(
-                f"Selector '{text}': 'depth {tree[1]} {tree[2]}' matches no leaf; stages are numbered 0 to {deepest}."
-            )
-        return found
+        return _at_depth(tree[1], tree[2], depths, text, count)
     pattern = _compile(tree[1])
     found = {path for path in everything if pattern.fullmatch(path)}
     if not found:
         raise TransferlabError(f"Selector '{text}': '{tree[1]}' matches no leaf.{nearest(tree[1], everything)}")
+    return found
+
+
+def _at_depth(comparison: str, number: int, depths: Mapping[str, int | None], text: str, count: int) -> set[str]:
+    """Leaves of the stages that compare so; a number that none of ``count`` stages has is an error."""
+    if not count:
+        raise TransferlabError(f"Selector '{text}' speaks of depth, but no stages were given to count.")
+    said = (
+        f"the backbone's stages are 0 to {count - 1} from the input, which are -{count} to -1 from its end; the head has no "
+        "depth, it is 'head'."
+    )
+    # `depth < count` is every stage, as a range is written.
+    if not -count <= number < count + (comparison == "<"):
+        raise TransferlabError(f"Selector '{text}': there is no depth {number}: {said}")
+    compare, stage = _COMPARE[comparison], number + count if number < 0 else number
+    found = {path for path, depth in depths.items() if depth is not None and compare(depth, stage)}
+    if not found:
+        raise TransferlabError(f"Selector '{text}': 'depth {comparison} {number}' matches no leaf: {said}")
     return found
 
 

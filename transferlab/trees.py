@@ -257,8 +257,8 @@ class Definition:
             given[path] = leaf
         allowed = () if compute is None else (jnp.dtype(compute),)
         table = {path: variable for path, _, variable in self.places}
-        unknown = [p for p in given if p not in table][:20]
-        problems = [f"'{p}' is not in this module.{nearest(p, table)}" for p in unknown]
+        unknown = [path for path in given if path not in table][:20]
+        problems = [f"'{path}' is not in this module.{nearest(path, table)}" for path in unknown]
         for path, variable in table.items():
             want = _abstract(variable)
             if path not in given:

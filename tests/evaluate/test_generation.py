@@ -100,7 +100,11 @@ def test_a_token_outside_of_the_likeliest_is_kept_or_one_inside_is_lost(top_k: i
     ("given", "how", "message"),
     [
         ({"input_ids": [[4, 5]], "token_type_ids": [[0, 0]]}, {}, "'token_type_ids' is no part of a prompt"),
-        ({"input_ids": [[4, 5]], "attention_mask": [[1]]}, {}, "must both be"),
+        (
+            {"input_ids": [[4, 5]], "attention_mask": [[1]]},
+            {},
+            r"'attention_mask' has shape \(1, 1\), but 'input_ids' has \(1, 2\)",
+        ),
         ({"input_ids": [[4, 5], [6, 7]], "attention_mask": [[1, 1], [0, 0]]}, {}, "Prompt 1 has no tokens"),
         ({"input_ids": np.zeros((0, 3))}, {}, "There is no prompt"),
         ({"input_ids": [[4, 5]]}, {"max_new_tokens": 63}, "65 tokens are too many: .* has 64 positions"),

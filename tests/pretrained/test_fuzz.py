@@ -186,29 +186,30 @@ def test_a_nan_goes_into_the_model(folders: dict[str, Path], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_a_nan_of_some_type_is_not_seen_or_another_number_is_taken_for_one(dtype: str) -> None:
+def test_a_nan_or_infinity_of_some_type_is_not_seen_or_another_number_is_taken_for_one(dtype: str) -> None:
     import ml_dtypes
 
-    from transferlab.pretrained.formats import holds_nan
+    from transferlab.pretrained.formats import holds_nonfinite
 
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    plain = np.array([[0.0, -0.0, np.inf], [-np.inf, 3.0, -65000.0]]).astype(kind)
-    assert not holds_nan(plain) and not holds_nan(plain.T) and not holds_nan(plain[:0])
-    for nan in (np.nan, -np.nan):
+    plain = np.array([[0.0, -0.0, 65000.0], [1e-7, 3.0, -65000.0]]).astype(kind)
+    assert not holds_nonfinite(plain) and not holds_nonfinite(plain.T) and not holds_nonfinite(plain[:0])
+    for nan in (np.nan, -np.nan, np.inf, -np.inf):
         for place in np.ndindex(plain.shape):
             wrong = plain.copy()
             wrong[place] = nan
-            assert holds_nan(wrong) and holds_nan(wrong.T)
-    assert not holds_nan(np.array([-1, 1 << 62]))
+            assert holds_nonfinite(wrong) and holds_nonfinite(wrong.T)
+    assert not holds_nonfinite(np.array([-1, 1 << 62]))
 
 
-def test_a_nan_in_any_piece_of_a_large_array_is_seen() -> None:
-    from transferlab.pretrained.formats import holds_nan
+def test_a_nan_or_infinity_in_any_piece_of_a_large_array_is_seen() -> None:
+    from transferlab.pretrained.formats import holds_nonfinite
 
     large = np.zeros((1 << 12, (1 << 10) + 3), np.float32)
-    assert not holds_nan(large)
+    assert not holds_nonfinite(large)
     flat = large.reshape(-1)
     for place in (0, (1 << 21) - 1, 1 << 21, (1 << 21) + (1 << 16), flat.size // 2, flat.size - 1):
-        flat[place] = np.nan
-        assert holds_nan(large) and holds_nan(large.T), place
+        for wrong in (np.nan, -np.inf):
+            flat[place] = wrong
+            assert holds_nonfinite(large) and holds_nonfinite(large.T), place
         flat[place] = 0.0

@@ -257,10 +257,13 @@ def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 
 def _print(table: Any) -> None:
-    """Print a table: as wide as the terminal, or wide enough for whole names where the output goes to a file."""
-    from rich.console import Console
+    """Print a table: as wide as the terminal, or as wide as it is where the output goes to a file."""
+    from transferlab.transfer.show import as_text, console
 
-    (Console() if sys.stdout.isatty() else Console(width=180)).print(table)
+    if sys.stdout.isatty():
+        console().print(table)
+    else:
+        click.echo(as_text(table))
 
 
 def main() -> None:

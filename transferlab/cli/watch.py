@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from transferlab.studies.study import Cell, Observer, Study
 from transferlab.studies.table import rich_table
 from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
+from transferlab.transfer.show import console as output
 
 LEFT_OUT = "Left out: {}, whose largest_budget is below every budget of this study."
 
@@ -91,7 +91,7 @@ class Watcher(Observer):
 def run_watched(config: StudyConfig, profile: bool = False) -> None:
     """Run a study on the terminal; with ``profile``, first a few steps of each arm under the profiler."""
     use_compilation_cache()
-    console = Console(highlight=False) if os.isatty(1) else Console(width=120, highlight=False)
+    console = output(highlight=False)
     watcher = Watcher(console)
     started = time.monotonic()
     study = Study(config, watcher)
@@ -116,7 +116,7 @@ def data_line(data: Dataset) -> str:
 
 def show_result(result: Mapping[str, Any], directory: Path, console: Console | None = None) -> None:
     """Print the final table and where the report is."""
-    console = console or Console(width=None if os.isatty(1) else 120)
+    console = console or output()
     table = rich_table(result["summary"])
     if Measurement.get(console, console.options, table).minimum > console.width:
         table = rich_table(result["summary"], narrow=True)

@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from transferlab.errors import TransferlabError
+from transferlab.bounds import Count, Positive
+from transferlab.errors import TransferlabError, check_fields
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,14 @@ class AudioTransform:
         seconds: length of what the model reads.
     """
 
-    bands: int = 80
-    rate: int = 16000
-    window: int = 400
-    hop: int = 160
-    seconds: float = 30.0
+    bands: Count = 80
+    rate: Count = 16000
+    window: Count = 400
+    hop: Count = 160
+    seconds: Positive = 30.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "AudioTransform")
 
     @property
     def frames(self) -> int:

@@ -42,8 +42,8 @@ class Feed:
         """Tokenise what has not been yet."""
         if isinstance(self.transform, TextTransform):
             new = [int(i) for i in indices if int(i) not in self._kept.encoded]
-            texts = [self.data.records[i]["text"] for i in new]
-            self._kept.encoded.update(zip(new, self.transform.encode(texts), strict=True))
+            texts, ids = [self.data.records[i]["text"] for i in new], [self.data.ids[i] for i in new]
+            self._kept.encoded.update(zip(new, self.transform.encode(texts, ids), strict=True))
 
     def buckets(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The padded length of each example; zeros for images, which all have one shape."""

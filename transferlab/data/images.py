@@ -8,13 +8,14 @@ import os
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from transferlab.errors import TransferlabError
+from transferlab.bounds import Bounds, Count, Positive
+from transferlab.errors import TransferlabError, check_fields
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 """Pictures that are looked for in folders, in any case."""
@@ -42,14 +43,17 @@ class ImageTransform:
             open_clip), not down, as transformers has it.
     """
 
-    size: int
+    size: Count
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Positive, ...]
     resize: Filter = "bicubic"
-    crop_fraction: float = 0.875
+    crop_fraction: Annotated[float, Bounds(0.0, 1.0, above=True)] = 0.875
     fit: Fit = "crop"
-    channels: int = 3
+    channels: Count = 3
     crop_rounds: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, "ImageTransform")
 
     def __call__(self, image: UInt8[np.ndarray, "height width channels"]) -> Float[np.ndarray, "size size bands"]:
         """Return float32 (size, size, channels)."""

@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer, normalizers
 
+from transferlab.bounds import Count, Natural
 from transferlab.data.added_tokens import add_tokens, read_settings
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.files import read_object, reading, sha256_file
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
@@ -45,6 +46,31 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class TokenTable:
+    """The embedding table that a tokenizer's ids are looked up in: a device would clamp an id beyond it.
+
+    Attributes:
+        rows: how many tokens it has.
+        model: whose it is.
+        grows: whether ``Source.with_tokenizer`` can give it other rows.
+    """
+
+    rows: int
+    model: str
+    grows: bool
+
+    def lacks(self, token: str | None) -> str:
+        """What is said of an id beyond it, after the id; ``token`` is what the tokenizer has there, if anything."""
+        mend = ""
+        if token is not None:
+            mend = " It is read with another tokenizer than it was trained with."
+            if self.grows:
+                mend = " source = source.with_tokenizer() gives it a row for each token of its tokenizer."
+        named = "" if token is None else f", the token '{token}'"
+        return f"{named}, but {self.model} has {self.rows} tokens in its vocabulary (0 to {self.rows - 1}).{mend}"
+
+
+@dataclass(frozen=True)
 class TextTransform:
     """A tokenizer with the length that its model was trained for.
 
@@ -58,26 +84,50 @@ class TextTransform:
         sha256: of the tokenizer's file.
         types: whether the model has token types: a batch holds them then.
         side: on which batches are padded.
+        table: what its ids are looked up in, where it came with a model.
     """
 
     tokenizer: Tokenizer = field(repr=False, compare=False)
-    max_length: int
-    pad_id: int = 0
+    max_length: Count
+    pad_id: Natural = 0
     sha256: str = ""
     types: bool = True
     side: Literal["right", "left"] = "right"
+    table: TokenTable | None = field(default=None, repr=False, compare=False)
     kept: dict[str, Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By data set (its hash)."""
 
-    def __call__(self, text: str) -> Encoded:
-        return self.encode([text])[0]
+    def __post_init__(self) -> None:
+        check_fields(self, "TextTransform")
 
-    def encode(self, texts: Sequence[Any]) -> list[Encoded]:
+    def __call__(self, text: str) -> Encoded:
+        """Tokenise one text, to look at: its ids may be any of the tokenizer's. What a model reads is encoded."""
+        return self._tokenise([text])[0]
+
+    def encode(self, texts: Sequence[Any], ids: Sequence[str] = ()) -> list[Encoded]:
         """Tokenise many texts; an empty text has only its special tokens.
 
+        Args:
+            texts: what to tokenise.
+            ids: of the texts, to name one by in an error; by default their numbers.
+
         Raises:
-            TransferlabError: one that is no string, holds half of a character, or that the tokenizer fails at; it is named.
+            TransferlabError: one that is no string, holds half of a character, that the tokenizer fails at, or with a token
+                that the model's table has no row for; it is named.
         """
+        out = self._tokenise(texts)
+        if self.table is None:
+            return out
+        if self.pad_id >= self.table.rows:
+            raise TransferlabError(f"Texts are padded with {self._lacks(self.pad_id)}")
+        for i, one in enumerate(out):
+            if max(one.ids, default=0) >= self.table.rows:
+                text = texts[i] if len(texts[i]) <= 60 else f"{texts[i][:60]}…"
+                first = next(id for id in one.ids if id >= self.table.rows)
+                raise TransferlabError(f"{ids[i] if ids else f'Text {i}'} ({text!r}) holds {self._lacks(first)}")
+        return out
+
+    def _tokenise(self, texts: Sequence[Any]) -> list[Encoded]:
         if isinstance(texts, str):
             raise TransferlabError(f"Texts come as a list, one as a list of one: [{texts[:40]!r}].")
         for place, text in enumerate(texts):
@@ -97,6 +147,10 @@ class TextTransform:
                 raise TransferlabError(f"The tokenizer cannot read {texts[0][:60]!r}: {error.__cause__}") from None
             # All at once are quicker; one by one, the text is found.
             return [self._encodings([text])[0] for text in texts]
+
+    def _lacks(self, id: int) -> str:
+        assert self.table is not None
+        return f"the id {id}{self.table.lacks(self.tokenizer.id_to_token(id))}"
 
     def describe(self) -> dict[str, object]:
         """What identifies this preprocessing, as plain data."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from transferlab import trees
+from transferlab.bounds import Bounds, Natural, NonNegative
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import last_token, run_stages
 from transferlab.models.causal import Decoder
 from transferlab.models.heads import LanguageModelConfig
@@ -32,17 +33,12 @@ class Sampling:
         top_p: of those, only the likeliest that together have this probability (Holtzman et al. 2020).
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: NonNegative = 0.0
+    top_k: Natural = 0
+    top_p: Annotated[float, Bounds(0.0, 1.0, above=True)] = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0.0:
-            raise TransferlabError(f"temperature is {self.temperature}; it must be at least 0.")
-        if self.top_k < 0:
-            raise TransferlabError(f"top_k is {self.top_k}; it must be at least 0.")
-        if not 0.0 < self.top_p <= 1.0:
-            raise TransferlabError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        check_fields(self)
         if self.temperature == 0.0 and (self.top_k or self.top_p < 1.0):
             raise TransferlabError("top_k and top_p choose among tokens; set a temperature above 0 with them.")
 
@@ -120,12 +116,9 @@ def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple
     if isinstance(prompts, Mapping):
         if unknown := sorted(prompts.keys() - {"input_ids", "attention_mask"}):
             raise TransferlabError(f"'{unknown[0]}' is no part of a prompt; it is input_ids and attention_mask.")
-        ids = np.asarray(prompts["input_ids"], np.int32)
-        mask = np.asarray(prompts.get("attention_mask", np.ones_like(ids))).astype(bool)
-        if ids.ndim != 2 or ids.shape != mask.shape:
-            raise TransferlabError(
-                f"input_ids {ids.shape} and attention_mask {mask.shape} must both be (batch, length)."
-            )
+        given = source.checked(prompts)
+        ids = np.asarray(given["input_ids"], np.int32)
+        mask = np.asarray(given.get("attention_mask", np.ones_like(ids))).astype(bool)
     else:
         if not isinstance(source.transform, TextTransform):
             raise TransferlabError(f"{source.name} came without a tokenizer; give input_ids.")

@@ -33,7 +33,7 @@ class ZeroShot:
         classes: one vector of unit length for each label.
     """
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     classes: Float[np.ndarray, "labels width"] = field(repr=False)
     vision: Source = field(repr=False)
     scale: float
@@ -93,7 +93,8 @@ def zero_shot_classifier(
     for template in templates:
         if "{}" not in template:
             raise TransferlabError(f"The template '{template}' has no '{{}}' where the label goes.")
-    if twice := next((label for n, label in enumerate(labels) if label in labels[:n]), None):
+    if len(seen := set(labels)) < len(labels):
+        twice = next(label for label in labels if label not in seen or seen.remove(label))
         raise TransferlabError(f"The label '{twice}' stands twice.")
     texts = [template.replace("{}", label) for label in labels for template in templates]
     encoded = text.transform.encode(texts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.bounds import Rate
+from transferlab.errors import check_fields
 from transferlab.models.heads import Pooling
 from transferlab.transfer.groups import Group
 from transferlab.transfer.plan import Weights
@@ -23,7 +24,7 @@ class Method:
 
     weights: Weights = "pretrained"
     pooling: Pooling | None = None
-    head_dropout: float = 0.0
+    head_dropout: Rate = 0.0
 
     name: ClassVar[str] = ""
     about: ClassVar[str] = ""
@@ -34,11 +35,6 @@ class Method:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        self._check_share("head_dropout")
-
-    def _check_share(self, name: str) -> None:
-        if not 0 <= getattr(self, name) < 1:
-            raise TransferlabError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1.")
 
     def edit(self, module: Any) -> None:
         """Change the freshly made, abstract module in place; by default nothing."""

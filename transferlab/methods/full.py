@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from transferlab.errors import TransferlabError
+from transferlab.bounds import NonNegative
 from transferlab.methods.base import Method
 from transferlab.transfer.groups import Group
 
@@ -19,16 +18,11 @@ class Full(Method):
         head_lr_scale: factor on the learning rate of the new head.
     """
 
-    head_lr_scale: float = 1.0
+    head_lr_scale: NonNegative = 1.0
 
     name: ClassVar[str] = "full"
     about: ClassVar[str] = "every parameter trains"
     published: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "epochs": 10}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.head_lr_scale < math.inf:
-            raise TransferlabError(f"head_lr_scale is {self.head_lr_scale}; it must not be negative.")
 
     def groups(self) -> tuple[Group, ...]:
         """Backbone and head, which may differ in learning rate."""

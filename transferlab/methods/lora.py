@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from transferlab.bounds import Count, Rate
 from transferlab.errors import TransferlabError
 from transferlab.methods.base import Method
 from transferlab.models.layers import Key, Linear, Uniform, dropout, ones, parameter, zeros
@@ -66,27 +67,20 @@ class LoRA(Method):
         dropout: on the adapters' input, while training.
     """
 
-    rank: int = 8
+    rank: Count = 8
     alpha: float = 16.0
     targets: str = "**/attention/{query,value}/kernel"
-    dropout: float = 0.0
+    dropout: Rate = 0.0
 
     name: ClassVar[str] = "lora"
     about: ClassVar[str] = "low-rank adapters beside frozen kernels"
     published: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3, "epochs": 10}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank < 1:
-            raise TransferlabError(f"LoRA's rank is {self.rank}; it must be at least 1.")
-        if not math.isfinite(self.alpha):
-            raise TransferlabError(f"LoRA's alpha is {self.alpha}; it must be a number.")
-        self._check_share("dropout")
-
     def edit(self, module: Any) -> None:
         """Hang an adapter beside every target kernel."""
         paths = flatten(define(module).params)
-        for path in sorted(select(self.targets).match(paths)):
+        stages = [stage.owns for stage in module.backbone_stages()]
+        for path in sorted(select(self.targets).match(paths, stages)):
             if not path.endswith("/kernel") or not isinstance(
                 parent := submodule(module, path[: -len("/kernel")]), Linear
             ):

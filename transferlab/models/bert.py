@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.fields import given_fields
@@ -28,19 +29,23 @@ from transferlab.models.norms import LayerNorm
 class BertConfig:
     """Sizes and constants, under the names that Hugging Face's ``config.json`` uses."""
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
+    vocab_size: Count = 30522
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    max_position_embeddings: Count = 512
+    type_vocab_size: Count = 2
+    initializer_range: NonNegative = 0.02
+    layer_norm_eps: Positive = 1e-12
     pooler: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, "BertConfig")
+        check_encoder(self, "BertConfig")
 
     @classmethod
     def base(cls) -> BertConfig:
@@ -61,9 +66,7 @@ class BertConfig:
     def from_hf(cls, config: Mapping[str, Any]) -> BertConfig:
         """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
         refuse_decoders(config)
-        out = cls(**given_fields(cls, config, without=("pooler",)))
-        check_encoder(out, "config.json")
-        return out
+        return cls(**given_fields(cls, config, without=("pooler",)))
 
     def without_pooler(self) -> BertConfig:
         """The same encoder without the tanh pooler over the first token."""
@@ -112,9 +115,6 @@ def refuse_decoders(raw: Mapping[str, Any]) -> None:
 
 def check_encoder(config: EncoderConfig, where: str) -> None:
     """Raise for sizes that make no encoder and for an unknown activation; the field is named."""
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        if getattr(config, name) < 1:
-            raise TransferlabError(f"{where}: {name} is {getattr(config, name)}; it must be at least 1.")
     if config.hidden_act not in ACTIVATIONS:
         raise TransferlabError(f"{where}: unknown hidden_act.{nearest(config.hidden_act, ACTIVATIONS)}")
     if config.hidden_size % config.num_attention_heads:

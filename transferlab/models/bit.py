@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import convolve
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -34,22 +35,21 @@ class BitConfig:
         image_size: pixels it is evaluated at.
     """
 
-    num_channels: int = 3
-    embedding_size: int = 64
-    hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    num_groups: int = 32
+    num_channels: Count = 3
+    embedding_size: Count = 64
+    hidden_sizes: tuple[Count, ...] = (256, 512, 1024, 2048)
+    depths: tuple[Count, ...] = (3, 4, 6, 3)
+    num_groups: Count = 32
     hidden_act: str = "relu"
-    drop_path: float = 0.0
-    image_size: int = 448
+    drop_path: Rate = 0.0
+    image_size: Count = 448
 
     def __post_init__(self) -> None:
+        check_fields(self, "BitConfig")
         if not self.depths or len(self.depths) != len(self.hidden_sizes):
             raise TransferlabError(
                 f"BitConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} are not of one length."
             )
-        if min(self.depths) < 1:
-            raise TransferlabError(f"BitConfig: depths {self.depths}; each must be at least 1.")
         if self.hidden_act not in ACTIVATIONS:
             raise TransferlabError(f"BitConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
         for features in (self.embedding_size, *self.widths, *map(_inner, self.widths)):

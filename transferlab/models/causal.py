@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
 from transferlab.models.layers import Key
@@ -39,18 +40,25 @@ class Rope:
         beta_fast, beta_slow, attention_factor, mscale, mscale_all_dim, truncate: of ``yarn``.
     """
 
-    rope_theta: float = 10000.0
+    rope_theta: Positive = 10000.0
     rope_type: Literal["default", "linear", "llama3", "yarn"] = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
+    factor: Positive = 1.0
+    low_freq_factor: Positive = 1.0
+    high_freq_factor: Positive = 4.0
+    original_max_position_embeddings: Count = 8192
+    beta_fast: Positive = 32.0
+    beta_slow: Positive = 1.0
+    attention_factor: Positive | None = None
+    mscale: NonNegative | None = None
+    mscale_all_dim: NonNegative | None = None
     truncate: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Rope")
+        if self.rope_type == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+            raise TransferlabError(
+                f"Rope: low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}."
+            )
 
     @classmethod
     def from_hf(cls, given: Mapping[str, Any], theta: float, positions: int, where: str = "rope_parameters") -> Rope:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token, tower_stages
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length
@@ -41,32 +42,24 @@ class TextTowerConfig:
         projection_bias: whether the projection has one; SigLIP's has.
     """
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    intermediate_size: int = 2048
-    max_position_embeddings: int = 77
+    vocab_size: Count = 49408
+    hidden_size: Count = 512
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 8
+    intermediate_size: Count = 2048
+    max_position_embeddings: Count = 77
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
-    initializer_range: float = 0.02
+    layer_norm_eps: Positive = 1e-5
+    attention_dropout: Rate = 0.0
+    initializer_range: NonNegative = 0.02
     causal: bool = True
     pooled_token: PooledToken = "end"
     eos_token_id: int = 49407
-    projection_dim: int | None = 512
+    projection_dim: Count | None = 512
     projection_bias: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "max_position_embeddings",
-        ):
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"TextTowerConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "TextTowerConfig")
         if self.hidden_size % self.num_attention_heads:
             raise TransferlabError(
                 f"TextTowerConfig: hidden_size {self.hidden_size} is no multiple of num_attention_heads "
@@ -145,6 +138,7 @@ class ClipConfig:
     logit_bias: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "ClipConfig")
         widths = (
             self.vision.projection_dim or self.vision.hidden_size,
             self.text.projection_dim or self.text.hidden_size,

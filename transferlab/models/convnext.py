@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import DepthwiseConv, Patches
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -38,29 +39,27 @@ class ConvNeXtConfig:
         image_size: pixels it is evaluated at.
     """
 
-    num_channels: int = 3
-    hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
-    depths: tuple[int, ...] = (3, 3, 9, 3)
-    patch_size: int = 4
-    kernel_size: int = 7
+    num_channels: Count = 3
+    hidden_sizes: tuple[Count, ...] = (96, 192, 384, 768)
+    depths: tuple[Count, ...] = (3, 3, 9, 3)
+    patch_size: Count = 4
+    kernel_size: Count = 7
     hidden_act: str = "gelu"
-    initializer_range: float = 0.02
+    initializer_range: NonNegative = 0.02
     layer_scale_init_value: float | None = 1e-6
     response_norm: bool = False
-    eps: float = 1e-6
-    layer_norm_eps: float = 1e-6
-    drop_path: float = 0.0
+    eps: Positive = 1e-6
+    layer_norm_eps: Positive = 1e-6
+    drop_path: Rate = 0.0
     conv_mlp: bool = False
-    image_size: int = 224
+    image_size: Count = 224
 
     def __post_init__(self) -> None:
+        check_fields(self, "ConvNeXtConfig")
         if not self.depths or len(self.depths) != len(self.hidden_sizes):
             raise TransferlabError(
                 f"ConvNeXtConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} are not of one length."
             )
-        for name in ("depths", "hidden_sizes"):
-            if min(getattr(self, name)) < 1:
-                raise TransferlabError(f"ConvNeXtConfig: {name} {getattr(self, name)}; each must be at least 1.")
         if self.kernel_size % 2 == 0:
             raise TransferlabError(f"ConvNeXtConfig: kernel_size {self.kernel_size} is not odd.")
         if self.hidden_act not in ACTIVATIONS:

@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from transferlab.errors import TransferlabError
+from transferlab.bounds import Count, NonNegative, Rate
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, EncoderConfig, Layer, check_encoder
 from transferlab.models.fields import given_fields
@@ -22,21 +23,19 @@ from transferlab.models.norms import LayerNorm
 class DistilBertConfig:
     """Sizes and constants, under the names that Hugging Face's ``config.json`` uses."""
 
-    vocab_size: int = 30522
-    dim: int = 768
-    n_layers: int = 6
-    n_heads: int = 12
-    hidden_dim: int = 3072
+    vocab_size: Count = 30522
+    dim: Count = 768
+    n_layers: Count = 6
+    n_heads: Count = 12
+    hidden_dim: Count = 3072
     activation: str = "gelu"
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    max_position_embeddings: int = 512
-    initializer_range: float = 0.02
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+    max_position_embeddings: Count = 512
+    initializer_range: NonNegative = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("dim", "n_layers", "n_heads", "hidden_dim"):
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"DistilBertConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "DistilBertConfig")
         if self.dim % self.n_heads:
             raise TransferlabError(f"DistilBertConfig: dim {self.dim} is no multiple of n_heads {self.n_heads}.")
         check_encoder(self, "DistilBertConfig")

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from transferlab.bounds import Count, Fraction, Positive, Rate
+from transferlab.errors import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -41,15 +43,18 @@ class EfficientNetConfig:
         num_channels: of the pictures.
     """
 
-    width: float = 1.0
-    depth: float = 1.0
+    width: Positive = 1.0
+    depth: Positive = 1.0
     lite: bool = False
     padding: str = "same"
-    eps: float = 1e-3
-    momentum: float = 0.1
-    drop_path: float = 0.2
-    image_size: int = 224
-    num_channels: int = 3
+    eps: Positive = 1e-3
+    momentum: Fraction = 0.1
+    drop_path: Rate = 0.2
+    image_size: Count = 224
+    num_channels: Count = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self, "EfficientNetConfig")
 
     @classmethod
     def lite0(cls) -> EfficientNetConfig:

@@ -10,7 +10,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import Decoder, remember, token_ids, token_inputs, visible
@@ -30,27 +31,25 @@ class GPT2Config:
         eos_token_id: tokens that end a text.
     """
 
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
+    vocab_size: Count = 50257
+    n_positions: Count = 1024
+    n_embd: Count = 768
+    n_layer: Count = 12
+    n_head: Count = 12
+    n_inner: Count | None = None
     activation_function: str = "gelu_new"
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    resid_pdrop: Rate = 0.1
+    embd_pdrop: Rate = 0.1
+    attn_pdrop: Rate = 0.1
+    layer_norm_epsilon: Positive = 1e-5
+    initializer_range: NonNegative = 0.02
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
     eos_token_id: tuple[int, ...] = (50256,)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"GPT2Config: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "GPT2Config")
         if self.activation_function not in ACTIVATIONS:
             raise TransferlabError(
                 f"GPT2Config: unknown activation_function.{nearest(self.activation_function, ACTIVATIONS)}"

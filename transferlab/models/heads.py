@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from transferlab.bounds import Positive, Rate
+from transferlab.errors import check_fields
 from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
 from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, dropout, parameter, zeros
 from transferlab.models.norms import LayerNorm
@@ -37,10 +39,13 @@ class Hidden:
 
     activation: str
     bias: bool = True
-    norm: float | None = None
+    norm: Positive | None = None
     norm_bias: bool = False
     dropout_before: bool = False
     stddevs: tuple[float, float] = field(default=(0.02, 0.02), compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Hidden")
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,15 @@ class ClassifierConfig:
         hidden: a layer before the logits; None has none.
     """
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     pooling: Pooling = "mean"
     normalise: bool = False
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     bias: bool = True
     hidden: Hidden | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "ClassifierConfig")
 
 
 @dataclass(frozen=True)
@@ -81,11 +89,14 @@ class LanguageModelConfig:
 
     tied: bool = True
     bias: bool = False
-    scale: float = 1.0
-    soft_cap: float | None = None
+    scale: Positive = 1.0
+    soft_cap: Positive | None = None
 
     labels: ClassVar[tuple[str, ...]] = ()
     pooling: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "LanguageModelConfig")
 
 
 HeadConfig = ClassifierConfig | LanguageModelConfig

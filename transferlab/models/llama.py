@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import (
@@ -55,18 +56,18 @@ class LlamaConfig:
         eos_token_id: tokens that end a text.
     """
 
-    vocab_size: int = 32000
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 32
-    head_dim: int = 128
+    vocab_size: Count = 32000
+    hidden_size: Count = 4096
+    intermediate_size: Count = 11008
+    num_hidden_layers: Count = 32
+    num_attention_heads: Count = 32
+    num_key_value_heads: Count = 32
+    head_dim: Count = 128
     hidden_act: str = "silu"
-    max_position_embeddings: int = 2048
-    initializer_range: float = 0.02
-    rms_norm_eps: float = 1e-6
-    attention_dropout: float = 0.0
+    max_position_embeddings: Count = 2048
+    initializer_range: NonNegative = 0.02
+    rms_norm_eps: Positive = 1e-6
+    attention_dropout: Rate = 0.0
     tie_word_embeddings: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
@@ -76,19 +77,16 @@ class LlamaConfig:
     local_rope: Rope | None = None
     sliding_window: int | None = None
     windowed: tuple[int, ...] = ()
-    query_pre_attn_scalar: int | None = None
-    attn_logit_softcapping: float | None = None
-    final_logit_softcapping: float | None = None
+    query_pre_attn_scalar: Count | None = None
+    attn_logit_softcapping: Positive | None = None
+    final_logit_softcapping: Positive | None = None
     norm_offset: bool = False
     norm_after: bool = False
     embedding_scale: bool = False
     eos_token_id: tuple[int, ...] = (2,)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                     "num_key_value_heads", "head_dim"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"LlamaConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "LlamaConfig")
         if self.hidden_act not in ACTIVATIONS:
             raise TransferlabError(f"LlamaConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
         if self.num_attention_heads % self.num_key_value_heads:

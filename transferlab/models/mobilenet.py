@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError
+from transferlab.bounds import Count, Fraction, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -36,19 +37,16 @@ class MobileNetV2Config:
         num_channels: of the pictures.
     """
 
-    depth_multiplier: float = 1.0
+    depth_multiplier: Positive = 1.0
     padding: str = "symmetric"
-    eps: float = 1e-5
-    momentum: float = 0.1
-    drop_path: float = 0.0
-    image_size: int = 224
-    num_channels: int = 3
+    eps: Positive = 1e-5
+    momentum: Fraction = 0.1
+    drop_path: Rate = 0.0
+    image_size: Count = 224
+    num_channels: Count = 3
 
     def __post_init__(self) -> None:
-        if self.depth_multiplier <= 0:
-            raise TransferlabError(
-                f"MobileNetV2Config: depth_multiplier is {self.depth_multiplier}; it must be above 0."
-            )
+        check_fields(self, "MobileNetV2Config")
         if self.padding not in ("symmetric", "same"):
             raise TransferlabError(f"MobileNetV2Config: padding '{self.padding}' is not 'symmetric' or 'same'.")
 

@@ -18,7 +18,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
@@ -45,34 +46,32 @@ class ModernBertConfig:
         classifier_pooling, classifier_activation, classifier_bias: of the origin's own head (``cls`` or ``mean``).
     """
 
-    vocab_size: int = 50368
-    hidden_size: int = 768
-    num_hidden_layers: int = 22
-    num_attention_heads: int = 12
-    intermediate_size: int = 1152
+    vocab_size: Count = 50368
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 22
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 1152
     hidden_activation: str = "gelu"
-    max_position_embeddings: int = 8192
-    initializer_range: float = 0.02
-    norm_eps: float = 1e-5
+    max_position_embeddings: Count = 8192
+    initializer_range: NonNegative = 0.02
+    norm_eps: Positive = 1e-5
     norm_bias: bool = False
     attention_bias: bool = False
-    attention_dropout: float = 0.0
+    attention_dropout: Rate = 0.0
     layer_types: tuple[str, ...] = ()
-    local_attention: int = 128
-    global_rope_theta: float = 160_000.0
-    local_rope_theta: float = 10_000.0
-    embedding_dropout: float = 0.0
+    local_attention: Count = 128
+    global_rope_theta: Positive = 160_000.0
+    local_rope_theta: Positive = 10_000.0
+    embedding_dropout: Rate = 0.0
     mlp_bias: bool = False
-    mlp_dropout: float = 0.0
+    mlp_dropout: Rate = 0.0
     classifier_pooling: str = "cls"
     classifier_bias: bool = False
     classifier_activation: str = "gelu"
 
     def __post_init__(self) -> None:
         where = "ModernBertConfig"
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "local_attention"):
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"{where}: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, where)
         if self.hidden_size % (2 * self.num_attention_heads):
             raise TransferlabError(
                 f"{where}: hidden_size {self.hidden_size} is not an even number for each of num_attention_heads "

@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from transferlab.errors import TransferlabError
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder, refuse_decoders
 from transferlab.models.fields import given_fields
@@ -41,21 +42,22 @@ class MPNetConfig:
         relative_attention_num_buckets: rows of the bias table; the origin uses the first 32.
     """
 
-    vocab_size: int = 30527
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
+    vocab_size: Count = 30527
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 514
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-5
-    relative_attention_num_buckets: int = BUCKETS
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    max_position_embeddings: Count = 514
+    initializer_range: NonNegative = 0.02
+    layer_norm_eps: Positive = 1e-5
+    relative_attention_num_buckets: Count = BUCKETS
     pooler: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self, "MPNetConfig")
         check_encoder(self, "MPNetConfig")
         if self.relative_attention_num_buckets < BUCKETS:
             raise TransferlabError(

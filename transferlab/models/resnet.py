@@ -13,7 +13,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, Fraction, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, every, max_pool, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -41,31 +42,29 @@ class ResNetConfig:
         image_size: pixels it is evaluated at.
     """
 
-    num_channels: int = 3
-    embedding_size: int = 64
-    hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
-    depths: tuple[int, ...] = (3, 4, 6, 3)
+    num_channels: Count = 3
+    embedding_size: Count = 64
+    hidden_sizes: tuple[Count, ...] = (256, 512, 1024, 2048)
+    depths: tuple[Count, ...] = (3, 4, 6, 3)
     layer_type: str = "bottleneck"
     hidden_act: str = "relu"
-    groups: int = 1
-    width_per_group: int = 64
+    groups: Count = 1
+    width_per_group: Count = 64
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
-    eps: float = 1e-5
-    momentum: float = 0.1
-    drop_path: float = 0.0
-    image_size: int = 224
+    eps: Positive = 1e-5
+    momentum: Fraction = 0.1
+    drop_path: Rate = 0.0
+    image_size: Count = 224
 
     def __post_init__(self) -> None:
+        check_fields(self, "ResNetConfig")
         if self.layer_type not in ("basic", "bottleneck"):
             raise TransferlabError(f"ResNetConfig: layer_type '{self.layer_type}' is not 'basic' or 'bottleneck'.")
         if not self.depths or len(self.depths) != len(self.hidden_sizes):
             raise TransferlabError(
                 f"ResNetConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} are not of one length."
             )
-        for name in ("depths", "hidden_sizes"):
-            if min(getattr(self, name)) < 1:
-                raise TransferlabError(f"ResNetConfig: {name} {getattr(self, name)}; each must be at least 1.")
         if self.hidden_act not in ACTIVATIONS:
             raise TransferlabError(f"ResNetConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
         if self.layer_type == "basic" and (self.groups, self.width_per_group) != (1, 64):

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
-from transferlab.errors import TransferlabError
+from transferlab.bounds import Count, Natural, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, check_encoder, refuse_decoders
 from transferlab.models.fields import given_fields
@@ -31,22 +32,23 @@ class RobertaConfig:
         pad_token_id: the padding token: where it stands, no position is counted.
     """
 
-    vocab_size: int = 50265
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
+    vocab_size: Count = 50265
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 514
-    type_vocab_size: int = 1
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-5
-    pad_token_id: int = 1
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    max_position_embeddings: Count = 514
+    type_vocab_size: Count = 1
+    initializer_range: NonNegative = 0.02
+    layer_norm_eps: Positive = 1e-5
+    pad_token_id: Natural = 1
     pooler: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self, "RobertaConfig")
         check_encoder(self, "RobertaConfig")
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise TransferlabError(

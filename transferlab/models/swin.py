@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Patches
@@ -38,32 +39,30 @@ class SwinConfig:
         image_size: pixels it is evaluated at.
     """
 
-    num_channels: int = 3
-    embed_dim: int = 96
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_sizes: tuple[int, ...] = (7, 7, 7, 7)
-    patch_size: int = 4
-    mlp_ratio: float = 4.0
+    num_channels: Count = 3
+    embed_dim: Count = 96
+    depths: tuple[Count, ...] = (2, 2, 6, 2)
+    num_heads: tuple[Count, ...] = (3, 6, 12, 24)
+    window_sizes: tuple[Count, ...] = (7, 7, 7, 7)
+    patch_size: Count = 4
+    mlp_ratio: Positive = 4.0
     qkv_bias: bool = True
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-5
-    drop_path: float = 0.1
+    hidden_dropout_prob: Rate = 0.0
+    attention_probs_dropout_prob: Rate = 0.0
+    initializer_range: NonNegative = 0.02
+    layer_norm_eps: Positive = 1e-5
+    drop_path: Rate = 0.1
     pad_first: bool = False
-    image_size: int = 224
+    image_size: Count = 224
 
     def __post_init__(self) -> None:
+        check_fields(self, "SwinConfig")
         for name in ("num_heads", "window_sizes"):
             if not self.depths or len(getattr(self, name)) != len(self.depths):
                 raise TransferlabError(
                     f"SwinConfig: {name} {getattr(self, name)} and depths {self.depths} are not of one length."
                 )
-        for name in ("depths", "num_heads", "window_sizes"):
-            if min(getattr(self, name)) < 1:
-                raise TransferlabError(f"SwinConfig: {name} {getattr(self, name)}; each must be at least 1.")
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
                 raise TransferlabError(

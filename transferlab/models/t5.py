@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, Natural, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
@@ -43,27 +44,25 @@ class T5Config:
         decoder_start_token_id: what a text begins with for the decoder.
     """
 
-    vocab_size: int = 32128
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_decoder_layers: int = 6
-    num_heads: int = 8
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    dropout_rate: float = 0.1
-    layer_norm_epsilon: float = 1e-6
-    initializer_factor: float = 1.0
+    vocab_size: Count = 32128
+    d_model: Count = 512
+    d_kv: Count = 64
+    d_ff: Count = 2048
+    num_layers: Count = 6
+    num_decoder_layers: Natural = 6
+    num_heads: Count = 8
+    relative_attention_num_buckets: Count = 32
+    relative_attention_max_distance: Count = 128
+    dropout_rate: Rate = 0.1
+    layer_norm_epsilon: Positive = 1e-6
+    initializer_factor: NonNegative = 1.0
     feed_forward_proj: str = "relu"
     scale_decoder_outputs: bool = True
-    decoder_start_token_id: int = 0
-    pad_token_id: int = 0
+    decoder_start_token_id: Natural = 0
+    pad_token_id: Natural = 0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"T5Config: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "T5Config")
         known = (*_GATES, *ACTIVATIONS)
         if self.feed_forward_proj not in known:
             raise TransferlabError(f"T5Config: unknown feed_forward_proj.{nearest(self.feed_forward_proj, known)}")

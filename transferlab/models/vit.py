@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, Natural, NonNegative, Positive, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.convolutions import Patches
@@ -63,40 +64,38 @@ class ViTConfig:
         position_rule: how the origin resizes positions.
     """
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-6
-    image_size: int = 224
-    patch_size: int = 16
-    num_channels: int = 3
+    hidden_dropout_prob: Rate = 0.0
+    attention_probs_dropout_prob: Rate = 0.0
+    initializer_range: NonNegative = 0.02
+    layer_norm_eps: Positive = 1e-6
+    image_size: Count = 224
+    patch_size: Count = 16
+    num_channels: Count = 3
     qkv_bias: bool = True
     class_token: bool = True
     distillation_token: bool = False
-    registers: int = 0
-    position_slots: int = 1
+    registers: Natural = 0
+    position_slots: Natural = 1
     layer_scale: float | None = None
     swiglu: bool = False
     patch_bias: bool = True
     pre_norm: bool = False
     pooler: bool = False
     pooler_kind: Literal["tanh", "attention"] = "tanh"
-    projection_dim: int | None = None
+    projection_dim: Count | None = None
     pooling: Pooling = "first"
     norm_pooled: bool = False
     norm_hidden: bool = True
-    drop_path: float = 0.0
+    drop_path: Rate = 0.0
     position_rule: PositionRule = "bicubic antialias"
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size"):
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"ViTConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "ViTConfig")
         if self.hidden_size % self.num_attention_heads:
             raise TransferlabError(
                 f"ViTConfig: hidden_size {self.hidden_size} is no multiple of num_attention_heads "

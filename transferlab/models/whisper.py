@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, NonNegative, Rate
+from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import HeadConfig, build_head
@@ -33,23 +34,21 @@ class WhisperConfig:
         key_bias: whether keys have a bias: files that fuse query, key and value hold one, of zeros.
     """
 
-    d_model: int = 384
-    encoder_layers: int = 4
-    encoder_attention_heads: int = 6
-    encoder_ffn_dim: int = 1536
-    num_mel_bins: int = 80
-    max_source_positions: int = 1500
+    d_model: Count = 384
+    encoder_layers: Count = 4
+    encoder_attention_heads: Count = 6
+    encoder_ffn_dim: Count = 1536
+    num_mel_bins: Count = 80
+    max_source_positions: Count = 1500
     activation_function: str = "gelu"
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
-    init_std: float = 0.02
+    dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
+    activation_dropout: Rate = 0.0
+    init_std: NonNegative = 0.02
     key_bias: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins"):
-            if getattr(self, name) < 1:
-                raise TransferlabError(f"WhisperConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "WhisperConfig")
         if self.d_model % self.encoder_attention_heads or self.d_model % 2:
             raise TransferlabError(
                 f"WhisperConfig: d_model {self.d_model} is no even multiple of encoder_attention_heads "

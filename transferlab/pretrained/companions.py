@@ -78,7 +78,10 @@ def set_sizes(raw: dict[str, Any], source: Source) -> None:
     inner = raw["pretrained_cfg"] if isinstance(raw.get("pretrained_cfg"), dict) else raw
     inner["input_size"] = [transform.channels, transform.size, transform.size]
     if "channels" in changes:
-        inner |= {"mean": list(transform.per_channel(transform.mean)), "std": list(transform.per_channel(transform.std))}
+        inner |= {
+            "mean": list(transform.per_channel(transform.mean)),
+            "std": list(transform.per_channel(transform.std)),
+        }
 
 
 _ONE_SIZE = ("vit", "swin")

@@ -52,24 +52,26 @@ class LazyTensor:
         return out.astype(dtype) if dtype is not None and dtype != out.dtype else out.copy() if copy else out
 
 
-def holds_nan(array: np.ndarray) -> bool:
-    """Whether any number of a floating array is a NaN: one pass over its bits, without a copy.
+def holds_nonfinite(array: np.ndarray) -> bool:
+    """Whether any number of a floating array is a NaN or infinite: one pass over its bits, without a copy.
 
     As a signed integer a NaN without its sign bit is above infinity, and as an unsigned one with it above minus infinity.
     """
     infinities = {np.dtype(ml_dtypes.bfloat16): 0x7F80, np.dtype(np.float16): 0x7C00, np.dtype(np.float32): 0x7F800000,
                   np.dtype(np.float64): 0x7FF0000000000000}  # fmt: skip
-    if array.dtype not in infinities or array.size == 0:
+    if array.size == 0 or (array.dtype not in infinities and not array.dtype.name.startswith("float8")):
         return False
+    if array.dtype not in infinities:
+        return not bool(np.isfinite(array).all())
     infinity, size = infinities[array.dtype], array.dtype.itemsize
     sign = 1 << (8 * size - 1)
     flat = array.T if array.flags.f_contiguous else array
     if not flat.flags.c_contiguous:
-        return bool(np.isnan(flat).any())
+        return not bool(np.isfinite(flat).all())
     signed, unsigned = flat.reshape(-1).view(f"i{size}"), flat.reshape(-1).view(f"u{size}")
     for first in range(0, len(signed), _IN_CACHE // size):
         piece = slice(first, first + _IN_CACHE // size)
-        if signed[piece].max() > infinity or unsigned[piece].max() > sign + infinity:
+        if signed[piece].max() >= infinity or unsigned[piece].max() >= sign + infinity:
             return True
     return False
 

@@ -14,7 +14,7 @@ import numpy as np
 from transferlab import limits, trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import FieldError, TransferlabError, nearest
 from transferlab.files import fetch_bucket, read_json, read_object, reading
 from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
@@ -214,6 +214,8 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
         origin = {**described["origin"], "path": str(directory.resolve()), **origin}
+    except FieldError as error:
+        raise TransferlabError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
@@ -303,7 +305,8 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     with reading(directory / "1_Pooling" / "config.json"):
         pooling, normalise = _pooling(directory)
     origin = {"path": str(directory.resolve()), **origin}
-    with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
+    says = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
+    with reading(path if timm is not None else directory / says):
         transform, towers = _transforms(directory, family, config, raw.get("model_type"), timm)
     images = towers.get("vision") if towers else transform
     if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import limits
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Count, Rate
+from transferlab.errors import FieldError, TransferlabError, check_fields, nearest
 from transferlab.files import read_object, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.cards import write_card
@@ -70,18 +71,21 @@ class Pair:
 class AdapterConfig:
     """What ``adapter_config.json`` says that changes the numbers."""
 
-    r: int
+    r: Count
     lora_alpha: float
-    rank_pattern: Mapping[str, int]
+    rank_pattern: Mapping[str, Count]
     alpha_pattern: Mapping[str, float]
     use_rslora: bool
     use_dora: bool
-    dropout: float
+    dropout: Rate
     modules_to_save: tuple[str, ...]
     base: str
     revision: str = ""
     task: str = ""
     tying: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def read(cls, path: Path) -> AdapterConfig:
@@ -125,10 +129,10 @@ class AdapterConfig:
                 _pattern(pattern)
                 if len(pattern) > 300 or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+?{]", pattern)) > 3:
                     raise ValueError(f"the pattern '{pattern[:40]}' could take for ever to match")
+        except FieldError as error:
+            raise TransferlabError(f"{path}: {error}") from None
         except (TypeError, ValueError, AttributeError, re.error, OverflowError, RecursionError) as error:
             raise TransferlabError(f"{path}: not a readable adapter config ({error}).") from None
-        if not math.isfinite(read.lora_alpha):
-            raise TransferlabError(f"{path}: lora_alpha is {read.lora_alpha}.")
         return read
 
     def rank(self, module: str) -> int:
@@ -275,7 +279,9 @@ def _names(
     raise TransferlabError(f"{file}: '{key}' is no tensor of this base.{nearest(key, known)}")
 
 
-def _pair(name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any) -> Pair:
+def _pair(
+    name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any
+) -> Pair:
     a, b, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
     where = f"{a.file}: the adapter of '{module}'"
     if kernel is None or not name.path.endswith("/kernel"):

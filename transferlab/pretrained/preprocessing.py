@@ -124,7 +124,10 @@ def _transform(raw: Mapping[str, Any], channels: int) -> ImageTransform:
     if fit == "crop" and not crops:
         raise TransferlabError("size has a shortest_edge and do_center_crop is false: pictures would differ in shape.")
     # The origin computes (pixel · factor - mean) / std; the transform's own factor is 1/255.
-    factor = 255.0 * float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 255.0
+    scale = float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 1.0
+    if not 0.0 < scale < math.inf:
+        raise TransferlabError(f"rescale_factor is {scale}; it must be greater than 0.")
+    factor = 255.0 * scale
     factor = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if raw.get("do_normalize", True):

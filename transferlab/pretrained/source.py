@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from transferlab import trees
 from transferlab.data.audio import AudioTransform
@@ -32,22 +31,13 @@ from transferlab.models.heads import (
 )
 from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
-from transferlab.pretrained.formats import LazyTensor, holds_nan
+from transferlab.pretrained.formats import LazyTensor, holds_nonfinite
+from transferlab.pretrained.inputs import check_inputs, token_table
 from transferlab.pretrained.names import SAME, Layout, Names
 from transferlab.pretrained.positions import Resize
 
 Transform = TextTransform | ImageTransform | AudioTransform
 """Preprocessing that travels with weights."""
-
-_TEXT_INPUTS = {
-    "input_ids": "embed/word/embedding",
-    "token_type_ids": "embed/token_type/embedding",
-    "position_ids": "embed/position/embedding",
-    "attention_mask": None,
-}
-"""What texts are given as, and the table that each is looked up in."""
-
-_ROWS = {"input_ids": "tokens in its vocabulary", "token_type_ids": "token types", "position_ids": "positions"}
 
 
 @dataclass(frozen=True)
@@ -83,18 +73,24 @@ class LazyLeaf:
         """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
 
         Raises:
-            TransferlabError: it holds a NaN; the file and the key are named.
+            TransferlabError: it holds a NaN or an infinity; the file and the key are named.
         """
         with reading(self.tensor.file or "memory", f"'{self.key}'"):
             plain = self.layout.to_tree(self.tensor.read())
-        if holds_nan(plain):
+        if holds_nonfinite(plain):
             where = f"{self.tensor.file}: " if self.tensor.file else ""
-            raise TransferlabError(f"{where}'{self.key}' holds NaN.")
+            what = "NaN" if bool(np.isnan(plain).any()) else "an infinity"
+            raise TransferlabError(f"{where}'{self.key}' holds {what}; every weight must be a finite number.")
         return self.resize.apply(plain) if self.resize else plain
 
     def placed(self, dtype: Any) -> jax.Array:
         """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
-        made = trees.placed(self.read(), dtype).block_until_ready()
+        array = self.read()
+        made = trees.placed(array, dtype).block_until_ready()
+        if made.dtype == jnp.float16 and array.dtype != np.float16 and not bool(jnp.isfinite(made).all()):
+            raise TransferlabError(
+                f"'{self.key}' has values beyond the range of float16; load it with dtype='bfloat16'."
+            )
         self.tensor.release()
         return made
 
@@ -143,6 +139,11 @@ class Source:
     tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
     files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
     towers: Mapping[str, Transform | None] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        # Here transform and table meet, whatever made the source: an id beyond it is refused where a text becomes ids.
+        if isinstance(self.transform, TextTransform) and self.transform.table != (table := token_table(self)):
+            object.__setattr__(self, "transform", replace(self.transform, table=table))
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
@@ -313,7 +314,9 @@ class Source:
             if path in given:
                 array = given[path]
                 kept = old if names is self.names or not path.startswith("head/") else None
-                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME, trained=True)
+                leaves[path] = LazyLeaf(
+                    kept.key if kept else keys.get(path, path), _in_memory(array), SAME, trained=True
+                )
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
@@ -401,40 +404,8 @@ class Source:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
-        self._check_texts(inputs)
+        check_inputs(self, inputs)
         return {name: jnp.asarray(value) for name, value in inputs.items()}
-
-    def _check_texts(self, inputs: Mapping[str, Any]) -> None:
-        """Hold what is given for texts against the tables it is looked up in; on the device it would be clamped."""
-        given = {name: value for name, value in inputs.items() if name in _TEXT_INPUTS}
-        arrays = {}
-        for name, value in given.items():
-            if isinstance(value, Tracer):
-                continue
-            try:
-                arrays[name] = array = np.asarray(value)
-            except ValueError:
-                raise TransferlabError(f"'{name}' has rows of different lengths; pad them to one.") from None
-            if name != "attention_mask" and array.dtype.kind not in "iu":
-                raise TransferlabError(f"'{name}' is of dtype {array.dtype}; it must be of integers.")
-            if array.ndim != 2:
-                raise TransferlabError(
-                    f"'{name}' has shape {array.shape}; it must be (batch, length), with one row for a single text."
-                )
-        shape = np.shape(given.get("input_ids", ()))
-        for name, array in arrays.items():
-            if shape and array.shape != shape and not (name == "position_ids" and array.shape == (1, shape[1])):
-                raise TransferlabError(f"'{name}' has shape {array.shape}, but 'input_ids' has {shape}.")
-            place = _TEXT_INPUTS[name] or ""
-            table = self.leaves.get(place) or self.leaves.get(f"text/{place}")
-            if table is None:
-                continue
-            wrong = array[(array < 0) | (array >= table.shape[0])]
-            if wrong.size:
-                raise TransferlabError(
-                    f"'{name}' holds {wrong[0]}, but {self.name} has {table.shape[0]} {_ROWS[name]} "
-                    f"(0 to {table.shape[0] - 1})."
-                )
 
     @cached_property
     def arrays(self) -> tuple[trees.Tree, trees.Tree]:

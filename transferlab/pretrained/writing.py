@@ -444,7 +444,11 @@ def _check_head(source: Source, config: Any) -> None:
         raise TransferlabError(f"The origin's classifier has no bias, this head has; {keep}.")
     wanted, hidden = family.head_pooling(config), family.head_hidden(config)
     if head.pooling != wanted:
-        way = f"Train with pooling='{wanted}', or {keep}" if wanted in source.definition.module.poolings else keep.capitalize()
+        way = (
+            f"Train with pooling='{wanted}', or {keep}"
+            if wanted in source.definition.module.poolings
+            else keep.capitalize()
+        )
         raise TransferlabError(
             f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. {way}."
         )

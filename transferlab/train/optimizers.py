@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from transferlab import trees
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Positive
+from transferlab.errors import TransferlabError, check_fields, nearest
 
 NEEDS_MORE = {
     "lbfgs": "it needs the value of the loss and a line search",
@@ -44,19 +48,33 @@ class Optimizer:
 
     name: str = "adamw"
     arguments: dict[str, Any] = field(default_factory=dict, hash=False)
-    clip_norm: float | None = 1.0
+    clip_norm: Positive | None = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not isinstance(self.name, str):
+            raise TransferlabError(f"The name of an optimizer is {described(self.name)}.")
+        if not isinstance(self.arguments, Mapping):
+            raise TransferlabError(
+                f"The arguments of '{self.name}' are {self.arguments!r}; give them by name, as "
+                'Optimizer("sgd", {"momentum": 0.9}).'
+            )
         if self.name in NEEDS_MORE:
             raise TransferlabError(f"The optimizer '{self.name}' cannot be used: {NEEDS_MORE[self.name]}.")
         if self.name not in names():
             raise TransferlabError(f"Unknown optimizer '{self.name}'.{nearest(self.name, names())}")
-        known = set(inspect.signature(getattr(optax, self.name)).parameters) - set(_OURS)
-        for argument in self.arguments:
+        parameters = inspect.signature(getattr(optax, self.name)).parameters
+        known = set(parameters) - set(_OURS)
+        for argument, value in self.arguments.items():
             if argument in _OURS:
                 raise TransferlabError(f"optimizer.arguments.{argument}: {_OURS[argument]}.")
             if argument not in known:
                 raise TransferlabError(f"'{self.name}' takes no argument '{argument}'.{nearest(argument, known)}")
+            _check_argument(f"optimizer.arguments.{argument}", value, parameters[argument])
+        try:
+            self.rule()
+        except (TypeError, ValueError, AttributeError) as error:
+            raise TransferlabError(f"optax cannot make '{self.name}' with {dict(self.arguments)}: {error}.") from None
 
     def rule(self) -> optax.GradientTransformation:
         """The optax transformation from gradients to directions of descent, without decay and learning rate."""
@@ -64,6 +82,37 @@ class Optimizer:
         none = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(make).parameters else {}
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         return optax.chain(*clip, make(learning_rate=1.0, **none, **self.arguments), optax.scale(-1.0))
+
+
+def described(wrong: Any) -> str:
+    """Say what was given in place of an :class:`Optimizer` (or of its name), with the line that mends it."""
+    line = 'Settings(optimizer=Optimizer("{}")), with Optimizer from transferlab.train'
+    if isinstance(wrong, optax.GradientTransformation):
+        return f"a transformation of optax; a run makes its own from a name and arguments: {line.format('adam')}"
+    if isinstance(wrong, str):
+        close = nearest(wrong, names())
+        name = wrong if wrong in names() else (re.findall(r"mean '(\w+)'", close) or ["adamw"])[0]
+        return f"{wrong!r}, a text; give {line.format(name)}"
+    if (name := getattr(wrong, "__name__", "")) in names():
+        return f"optax's function {name}; give its name: {line.format(name)}"
+    shown = repr(wrong)
+    return f"{shown if len(shown) <= 80 else f'{shown[:80]}…'}; give {line.format('adamw')}"
+
+
+def _check_argument(where: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Check a value against what optax declares: a flag, or a number, which has to be finite."""
+    default, said = parameter.default, str(parameter.annotation)
+    if value is None or callable(value):
+        return  # what optax leaves out, or a schedule or rule of its own; it says itself where it takes none
+    if isinstance(default, bool):
+        if not isinstance(value, (bool, np.bool_)):
+            raise TransferlabError(f"{where} is {value!r}; it must be True or False.")
+    elif isinstance(default, (int, float)) or re.search("float|ArrayLike|Scalar", said):
+        plain = isinstance(value, Real) and not isinstance(value, bool)
+        if not plain and not (hasattr(value, "shape") and value.shape == ()):
+            raise TransferlabError(f"{where} is {value!r}; it must be a number.")
+        if not np.isfinite(float(value)):
+            raise TransferlabError(f"{where} is {value!r}; it must be a finite number.")
 
 
 _OURS = {

@@ -42,7 +42,7 @@ class Predictor:
         adapted: its base, what was trained as a whole, and its adapters apart; ``adapted.merged()`` is a source.
     """
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     transform: TextTransform | ImageTransform = field(repr=False)
     definition: trees.Definition = field(repr=False)
     params: trees.Tree = field(repr=False)

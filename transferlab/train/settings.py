@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from transferlab.bounds import Bounds, Count, Fraction, Natural, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_fields
-from transferlab.train.optimizers import Optimizer
+from transferlab.train.optimizers import Optimizer, described
 from transferlab.transfer.groups import Schedule
 
 
@@ -45,45 +45,35 @@ class Settings:
         cache_bytes: most that the carries of this run's examples may take in the frontier cache; above it they are recomputed.
     """
 
-    learning_rate: float = 3e-4
-    epochs: int = 10
-    steps: int | None = None
-    max_steps: int | None = None
-    batch_size: int = 32
-    accumulate: int = 1
+    learning_rate: Positive = 3e-4
+    epochs: Count = 10
+    steps: Count | None = None
+    max_steps: Count | None = None
+    batch_size: Count = 32
+    accumulate: Count = 1
     remat: bool = False
-    ema: float | None = None
-    memory_bytes: int | None = None
+    ema: Annotated[float, Bounds(0.0, 1.0, above=True, below=True)] | None = None
+    memory_bytes: Count | None = None
     together: Literal["auto", "always", "never"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = 0.01
-    warmup: float = 0.1
+    weight_decay: NonNegative = 0.01
+    warmup: Fraction = 0.1
     schedule: Schedule = "linear"
     optimizer: Optimizer = field(default_factory=Optimizer)
-    label_smoothing: float = 0.0
+    label_smoothing: Rate = 0.0
     group_by_length: bool = True
-    log_every: int = 10
-    evaluations: int = 10
-    checkpoint_seconds: float = 60.0
-    checkpoint_steps: int | None = None
-    cache_bytes: int = 16 << 30
+    log_every: Count = 10
+    evaluations: Count = 10
+    checkpoint_seconds: NonNegative = 60.0
+    checkpoint_steps: Count | None = None
+    cache_bytes: Natural = 16 << 30
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("learning_rate", "batch_size", "log_every", "evaluations", "memory_bytes", "checkpoint_steps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise TransferlabError(f"{name} is {value}; it must be greater than 0.")
-        if self.weight_decay < 0:
-            raise TransferlabError(f"weight_decay is {self.weight_decay}; it must not be negative.")
-        if not 0 <= self.label_smoothing < 1:
-            raise TransferlabError(f"label_smoothing is {self.label_smoothing}; it is a share, from 0 to below 1.")
-        if self.accumulate < 1 or self.batch_size % self.accumulate:
+        if not isinstance(self.optimizer, Optimizer):
+            raise TransferlabError(f"optimizer is {described(self.optimizer)}.")
+        if self.batch_size % self.accumulate:
             raise TransferlabError(f"accumulate is {self.accumulate}; it must divide the batch size {self.batch_size}.")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise TransferlabError(f"ema is {self.ema}; the decay of a moving average lies between 0 and 1.")
-        if not 0 <= self.warmup <= 1:
-            raise TransferlabError(f"warmup is {self.warmup}; it is a share of the steps, from 0 to 1.")
 
     def total_steps(self, examples: int) -> int:
         """Number of updates on this many examples. No update at all is an error."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.bounds import Fraction, NonNegative
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.select import select
 
 Schedule = Literal["linear", "cosine", "constant"]
@@ -29,20 +30,13 @@ class Group:
     """
 
     selector: str
-    lr_scale: float = 1.0
-    decay: float = 1.0
+    lr_scale: NonNegative = 1.0
+    decay: NonNegative = 1.0
     schedule: Schedule | None = None
-    warmup: float | None = None
+    warmup: Fraction | None = None
 
     def __post_init__(self) -> None:
-        if self.schedule not in (None, *get_args(Schedule)):
-            raise TransferlabError(
-                f"The group '{self.selector}' has the schedule '{self.schedule}'.{nearest(str(self.schedule), get_args(Schedule))}"
-            )
-        if self.warmup is not None and not 0 <= self.warmup <= 1:
-            raise TransferlabError(
-                f"The group '{self.selector}' has the warm-up {self.warmup}; it is a share of the steps, from 0 to 1."
-            )
+        check_fields(self, f"The group '{self.selector}'")
 
 
 @dataclass(frozen=True)

@@ -243,11 +243,12 @@ def plan(
     everything = {**params, **state}
     stages = module.all_stages()
     check_ownership(stages, everything)
-    claimed = claims(groups, params, [stage.owns for stage in stages])
+    owned = [stage.owns for stage in module.backbone_stages()]
+    claimed = claims(groups, params, owned)
     training = training_stages(stages, set(claimed))
     moving = _freeze_statistics(module, state, claimed)
     definition = trees.define(module)
-    allowed = select(initialise).match(everything) if initialise else set()
+    allowed = select(initialise).match(everything, owned) if initialise else set()
 
     own_head = source.head
     deep = isinstance(own_head, ClassifierConfig) and (own_head.pooling, own_head.hidden) == (head.pooling, head.hidden)

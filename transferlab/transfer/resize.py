@@ -23,6 +23,6 @@ def take_rows(
 ) -> Float[np.ndarray, "..."]:
     """Put the kept labels' columns of a (features, labels) kernel, or entries of a bias, into one drawn for all labels."""
     old, new = read(), np.array(drawn)
-    for target, source in pairs:
-        new[..., target] = old[..., source]
+    targets, sources = np.array(pairs, np.int64).reshape(-1, 2).T
+    new[..., targets] = old[..., sources]
     return new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -116,9 +116,16 @@ def human_bytes(n: float | int) -> str:
     return f"{n:.1f} GB"
 
 
+def console(**options: Any) -> Console:
+    """Return a console as wide as the terminal; where the output goes elsewhere, so wide that no table is cut."""
+    return Console(**options) if sys.stdout.isatty() else Console(width=_UNCUT, **options)
+
+
+_UNCUT = 1 << 14
+
+
 def as_text(table: Table) -> str:
-    """Render a table without colour: as wide as the terminal, 120 columns where there is none."""
+    """Render a table without colour: as wide as the terminal, as wide as it is where there is none."""
     out = io.StringIO()
-    width = Console().width if sys.stdout.isatty() else 120
-    Console(file=out, width=width, force_terminal=False).print(table)
+    Console(file=out, width=console().width, force_terminal=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
