@@ -126,7 +126,8 @@ def report(study: Path) -> None:
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool) -> None:
+@click.option("--white", type=float, help="The value that is white in images of more than 8 bits, as 4095 for 12.")
+def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool, white: float | None) -> None:
     """Answer with label names and probabilities from a finished RUN.
 
     INPUTS are texts, image files, or files of many: .txt (a text a line), .csv, .tsv or .jsonl (column "text").
@@ -134,7 +135,7 @@ def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool) -> None
     """
     from transferlab.cli.predict import predict_all
 
-    predict_all(run_directory, inputs, as_json)
+    predict_all(run_directory, inputs, as_json, white)
 
 
 @cli.command()

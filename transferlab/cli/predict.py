@@ -15,14 +15,25 @@ from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 
 
-def predict_all(directory: Path, inputs: Sequence[str], as_json: bool) -> None:
-    """Print one line per example: its label, its probability, and the other labels'."""
+def predict_all(directory: Path, inputs: Sequence[str], as_json: bool, white: float | None = None) -> None:
+    """Print one line per example: its label, its probability, and the other labels'.
+
+    Args:
+        directory: of a run or a study.
+        inputs: texts, pictures, or files of many.
+        as_json: one object a line.
+        white: the value that is white in pictures of more than 8 bits.
+    """
     from transferlab.data.text import TextTransform
     from transferlab.train.predictor import open_run
 
+    if white is not None:
+        from transferlab.data.levels import check_white
+
+        check_white(white)
     predictor = open_run(best_run(directory))
     names, examples = [], []
-    for name, example in _examples(inputs, predictor.modality):
+    for name, example in _examples(inputs, predictor.modality, white):
         names.append(name)
         examples.append(example)
     if not examples:
@@ -60,7 +71,7 @@ def best_run(directory: Path) -> Path:
     return max(scored, key=lambda pair: pair[0])[1]
 
 
-def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]:
+def _examples(inputs: Sequence[str], modality: str, white: float | None) -> Iterator[tuple[str, Any]]:
     for text in inputs:
         path = Path(text)
         suffix = path.suffix.lower()
@@ -71,7 +82,7 @@ def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]
         if modality == "image":
             if not exists:
                 raise TransferlabError(f"There is no image file '{text}'.")
-            yield from _images(path)
+            yield from _images(path, white)
         elif exists and suffix in (".txt", *SUFFIXES):
             yield from _table(path)
         elif not exists and suffix in (".txt", *SUFFIXES, *PICTURES) and " " not in text:
@@ -83,11 +94,16 @@ def _examples(inputs: Sequence[str], modality: str) -> Iterator[tuple[str, Any]]
             yield text, text
 
 
-def _images(path: Path) -> Iterator[tuple[str, Any]]:
-    from transferlab.data.images import picture_files, read_image
+def _images(path: Path, white: float | None) -> Iterator[tuple[str, Any]]:
+    from transferlab.data.images import passed_over, picture_files, read_image
 
-    for file in picture_files(path) if path.is_dir() else [path]:
-        yield str(file), read_image(file)
+    files = picture_files(path) if path.is_dir() else [path]
+    if path.is_dir():
+        passed_over([path])
+    if not files:
+        raise TransferlabError(f"{path} holds no pictures.")
+    for file in files:
+        yield str(file), read_image(file, white)
 
 
 def _table(path: Path) -> Iterator[tuple[str, str]]:

@@ -48,6 +48,7 @@ class StudyConfig:
         test_examples: size of the test split, which is the same for all runs.
         image_size: pixels, where the source's own is not wanted.
         text_column, label_column: for a user's own table.
+        white: for a user's own folder of pictures of more than 8 bits: the value that is white.
         keep_weights: of the best run of each arm.
         workdir: the study's directory; empty for one derived from the config's name and hash.
         name: of the study.
@@ -64,6 +65,7 @@ class StudyConfig:
     image_size: int | None = None
     text_column: str = "text"
     label_column: str = "label"
+    white: float | None = None
     keep_weights: bool = True
     workdir: str = ""
     name: str = "study"

@@ -128,6 +128,7 @@ class Study:
             test_examples=config.test_examples,
             text_column=config.text_column,
             label_column=config.label_column,
+            white=config.white,
         )
 
     # -----------------------------------------------------------------------------------------------------------
