@@ -462,9 +462,12 @@ def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
     transform = source.image_transform
     if transform is None or kind == "timm" or read_preprocessor(made, transform.channels) == transform:
         return
-    path = made / "preprocessor_config.json"
-    old = read_json(path) if path.exists() else {}
-    write_json(path, {**old, **to_preprocessor(transform)})
+    nested, path = made / "processor_config.json", made / "preprocessor_config.json"
+    whole = read_json(nested) if nested.exists() else {}
+    if "image_processor" in whole:
+        write_json(nested, {**whole, "image_processor": to_preprocessor(transform, whole["image_processor"])})
+    else:
+        write_json(path, to_preprocessor(transform, read_json(path) if path.exists() else {}))
 
 
 def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
