@@ -84,6 +84,10 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
         raise TransferlabError(f"config.budgets is {out.budgets}; a budget is at least one label.")
     if min(out.seeds) < 0 or max(out.seeds) >= 2**32:
         raise TransferlabError(f"config.seeds is {out.seeds}; a seed is from 0 to 2³² − 1.")
+    if out.white is not None:
+        from transferlab.data.levels import check_white
+
+        check_white(out.white)
     for name in ("test_examples", "image_size"):
         value = getattr(out, name)
         if value is not None and value < 1:

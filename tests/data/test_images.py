@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferlab.data.images import ImageTransform, read_image
+import transferlab as tl
+from transferlab.data.images import SUFFIXES, ImageTransform, crop_fraction, read_image
 from transferlab.errors import TransferlabError
 
 
@@ -38,7 +39,7 @@ def test_a_damaged_exif_block_is_a_traceback() -> None:
 def test_a_picture_of_floating_point_numbers_is_cut_to_black_and_white(tmp_path: Path) -> None:
     Image.fromarray(np.linspace(0, 1, 9, dtype=np.float32).reshape(3, 3)).save(tmp_path / "map.tiff")
     with pytest.raises(
-        TransferlabError, match=r"map\.tiff cannot be read as a picture \(its pixels are floating-point"
+        TransferlabError, match=r"map\.tiff cannot be read as a picture \(its values are floating-point .* white=1\.0"
     ):
         read_image(tmp_path / "map.tiff")
 
@@ -62,3 +63,194 @@ def test_half_a_pixel_of_the_offset_goes_elsewhere_than_in_the_origin(size: tupl
         want = picture[top : top + 224, left : left + 224].astype(np.float32) / 255
         np.testing.assert_allclose(made, want, atol=1e-6)
     assert "crop_rounds" not in ImageTransform(224, **plain).describe()
+
+
+GREY = np.array([[0, 1000, 2000, 4095]], np.uint16)
+
+
+def saved(values: np.ndarray, kind: str = "PNG", **more) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, kind, **more)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "white", "want"),
+    [
+        (GREY, "PNG", 4095, [0, 62, 125, 255]),
+        (GREY, "TIFF", 4095, [0, 62, 125, 255]),
+        (GREY.astype(np.int32), "TIFF", 4095, [0, 62, 125, 255]),
+        (np.array([[0, 7, 255]], np.int32), "TIFF", 255, [0, 7, 255]),
+        (np.array([[0.0, 0.5, 1.0]], np.float32), "TIFF", 1.0, [0, 128, 255]),
+        (GREY, "PNG", 65535, [0, 3, 7, 15]),
+        (np.array([[0, 256, 65535]], np.uint16), "PNG", None, [0, 1, 255]),
+        (np.zeros((1, 3), np.uint16), "PNG", None, [0, 0, 0]),
+        (np.array([[0, 3, 200]], np.uint8), "PNG", 4095, [0, 3, 200]),
+    ],
+)
+def test_a_picture_of_more_than_8_bits_turns_black(
+    values: np.ndarray, kind: str, white: float | None, want: list
+) -> None:
+    assert read_image(saved(values, kind), white)[0, :, 0].tolist() == want
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "white", "message"),
+    [
+        (GREY, "PNG", None, r"values have 16 bits, but the largest is 4095; .* white=4095"),
+        (GREY // 16, "PNG", None, r"largest is 255; .* white=255"),
+        (GREY.astype(np.int32) * 999, "TIFF", None, r"32 bits, but the largest is 4090905; .* white=4294967295"),
+        (np.array([[0, 7, 255]], np.int32), "TIFF", None, "32 bits, but the largest is 255"),
+        (GREY.astype(np.int32) - 9, "TIFF", 4095, "least value is -9"),
+        (GREY, "PNG", 1023, "largest value is 4095, and white is 1023"),
+        (np.array([[0.0, np.nan]], np.float32), "TIFF", 1.0, "not finite"),
+    ],
+)
+def test_what_is_white_is_guessed(
+    values: np.ndarray, kind: str, white: float | None, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"a.{kind.lower()}").write_bytes(saved(values, kind))
+    with pytest.raises(TransferlabError, match=rf"a\.{kind.lower()} cannot be read as a picture \(.*{message}"):
+        read_image(tmp_path / f"a.{kind.lower()}", white)
+
+
+def deep_colors(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits and three channels, which Pillow reads and does not write."""
+    import zlib
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_colors_of_16_bits_that_hold_12_turn_black() -> None:
+    colors = np.stack([GREY, GREY // 2, GREY // 4], -1)
+    assert read_image(deep_colors(colors * 16))[0, 3].tolist() == [255, 127, 63]
+    with pytest.raises(TransferlabError, match=r"colors have 16 bits, but the largest is below 4096; .* white=65535"):
+        read_image(deep_colors(colors))
+    with pytest.raises(TransferlabError, match="read for white=65535 alone"):
+        read_image(deep_colors(colors), 4095)
+    assert read_image(deep_colors(colors), 65535)[0, 3].tolist() == [15, 7, 3]
+
+
+def test_the_range_that_pgm_states_is_not_taken() -> None:
+    twelve = b"P5 4 1 4095\n" + GREY.astype(">u2").tobytes()
+    assert read_image(twelve)[0, :, 0].tolist() == [0, 62, 125, 255]
+
+
+def test_a_kind_that_pillow_reads_is_passed_over() -> None:
+    Image.init()
+    others = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}  # read by other programs, or not at all
+    kinds = {
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in others
+    }
+    assert kinds <= set(SUFFIXES)
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8))
+
+
+def labelled(folder: Path) -> Path:
+    for label in ("a", "b"):
+        (folder / label).mkdir()
+        for i in range(3):
+            noise(10 * i + ord(label)).save(folder / label / f"{i}.{'jfif' if i else 'JPG'}", "JPEG")
+    return folder
+
+
+def test_a_jpeg_of_another_suffix_is_passed_over(tmp_path: Path) -> None:
+    assert len(tl.dataset(labelled(tmp_path), test_examples=2).records) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("a/photo.heic", None, r"photo\.heic is a picture of a kind that is not read"),
+        ("a/photo", "PNG", r"photo is a picture \(PNG\), .* Name it photo\.png"),
+        ("a/photo.jpg.1", "JPEG", r"photo\.jpg\.1 is a picture \(JPEG\)"),
+        ("photo.png", "PNG", r"photo\.png lies outside the folders of the labels"),
+    ],
+)
+def test_a_picture_is_left_out_without_a_word(name: str, kind: str | None, message: str, tmp_path: Path) -> None:
+    labelled(tmp_path)
+    if kind is None:
+        (tmp_path / name).write_bytes(b"not looked at")
+    else:
+        noise(0).save(tmp_path / name, kind)
+    with pytest.raises(TransferlabError, match=message):
+        tl.dataset(tmp_path, test_examples=2)
+
+
+def test_files_that_are_no_pictures_are_passed_over_without_a_word(tmp_path: Path, caplog) -> None:
+    labelled(tmp_path)
+    (tmp_path / "a" / "notes.txt").write_text("of the day")
+    (tmp_path / "b" / "Thumbs.db").write_bytes(b"thumbs")
+    said = "2 files that are no pictures, notes.txt among them"
+    assert tl.dataset(tmp_path, test_examples=2).describe()["passed_over"] == said
+    assert said in caplog.text
+
+
+def test_white_of_a_folder_is_not_that_of_its_pictures(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            (tmp_path / label / f"{i}.png").write_bytes(saved(np.minimum(GREY, 4095 - i - 50 * (label == "b"))))
+    assert tl.dataset(tmp_path, test_examples=2, white=4095).records[0]["image"][0, :, 0].tolist() == [0, 62, 125, 255]
+    for white, message in ((0, "white is 0"), (-1.0, "white is -1"), (True, "white is True")):
+        with pytest.raises(TransferlabError, match=message):
+            tl.dataset(tmp_path, white=white)
+    with pytest.raises(TransferlabError, match="white is for a folder of pictures"):
+        tl.dataset("animals", white=4095)
+
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "nearest"}
+
+
+def frame(side: int) -> np.ndarray:
+    """A black picture with a white border of one pixel."""
+    picture = np.full((side, side, 3), 255, np.uint8)
+    picture[1:-1, 1:-1] = 0
+    return picture
+
+
+def test_a_small_picture_keeps_the_border_that_the_origin_cuts_away() -> None:
+    # 4 pixels become 12, three each; of these the middle 6 are cut: the border is gone.
+    assert ImageTransform(6, crop_fraction=0.5, **PLAIN)(frame(4)).max() == 0
+    assert ImageTransform(6, crop_fraction=1.0, **PLAIN)(frame(4)).max() == 1
+
+
+@pytest.mark.parametrize(("rounds", "place"), [(False, slice(2, 4)), (True, slice(1, 3))])
+def test_a_picture_smaller_than_the_cut_does_not_stand_in_the_middle(rounds: bool, place: slice) -> None:
+    made = ImageTransform(5, crop_fraction=2.5, crop_rounds=rounds, **PLAIN)(np.full((2, 2, 3), 255, np.uint8))
+    want = np.zeros((5, 5, 3), np.float32)
+    want[place, place] = 1
+    np.testing.assert_array_equal(made, want)
+
+
+def test_the_side_that_a_processor_names_is_a_pixel_off() -> None:
+    # In floating point 40 / (40 / 53) is less than 53.
+    for size, resized in ((40, 53), (16, 93), (224, 256), (30, 23)):
+        assert ImageTransform(size, crop_fraction=crop_fraction(size, resized), **PLAIN).resized == resized
+    assert ImageTransform(224, crop_fraction=0.95, **PLAIN).resized == 235
+
+
+def test_a_line_of_pixels_fills_the_memory() -> None:
+    with pytest.raises(TransferlabError, match="6000 × 1 pixels would be 1344000 × 224"):
+        ImageTransform(224, crop_fraction=1.0, **PLAIN)(np.zeros((1, 6000, 3), np.uint8))
+
+
+def test_predict_reads_another_white_than_it_is_told(tmp_path: Path) -> None:
+    from transferlab.cli.predict import _examples
+
+    (tmp_path / "a.png").write_bytes(saved(GREY))
+    for place in (tmp_path, tmp_path / "a.png"):
+        ((name, picture),) = _examples([str(place)], "image", 4095.0)
+        assert name == str(tmp_path / "a.png") and picture[0, :, 0].tolist() == [0, 62, 125, 255]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(TransferlabError, match="none holds no pictures"):
+        list(_examples([str(tmp_path / "none")], "image", None))

@@ -127,7 +127,10 @@ def report(study: Path) -> None:
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--text-column", help="Of tables; by default the one that RUN was trained on.")
-def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_column: str | None) -> None:
+@click.option("--white", type=float, help="The value that is white in images of more than 8 bits, as 4095 for 12.")
+def predict(
+    run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_column: str | None, white: float | None
+) -> None:
     """Answer with label names and probabilities from a finished RUN.
 
     INPUTS are texts, image files, folders of them, or files of many texts: .txt (a text a line), .csv, .tsv or .jsonl.
@@ -135,7 +138,7 @@ def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_co
     """
     from transferlab.cli.predict import predict_all
 
-    predict_all(run_directory, inputs, as_json, text_column)
+    predict_all(run_directory, inputs, as_json, text_column, white)
 
 
 @cli.command()

@@ -16,7 +16,9 @@ from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 
 
-def predict_all(directory: Path, inputs: Sequence[str], as_json: bool, text_column: str | None = None) -> None:
+def predict_all(
+    directory: Path, inputs: Sequence[str], as_json: bool, text_column: str | None = None, white: float | None = None
+) -> None:
     """Print one line per example: its label, its probability, and the other labels'.
 
     Args:
@@ -24,13 +26,18 @@ def predict_all(directory: Path, inputs: Sequence[str], as_json: bool, text_colu
         inputs: texts, pictures, or files of them.
         as_json: print JSON lines.
         text_column: of tables; the one that the run was trained on by default.
+        white: the value that is white in images of more than 8 bits.
     """
     from transferlab.data.text import TextTransform
     from transferlab.train.predictor import open_run
 
+    if white is not None:
+        from transferlab.data.levels import check_white
+
+        check_white(white)
     predictor = open_run(best_run(directory))
     names, examples = [], []
-    for name, example in _examples(inputs, predictor.modality, text_column or predictor.text_column):
+    for name, example in _examples(inputs, predictor.modality, text_column or predictor.text_column, white):
         names.append(name)
         examples.append(example)
     if not examples:
@@ -70,7 +77,7 @@ def best_run(directory: Path) -> Path:
     return run
 
 
-def _examples(inputs: Sequence[str], modality: str, text_column: str) -> Iterator[tuple[str, Any]]:
+def _examples(inputs: Sequence[str], modality: str, text_column: str, white: float | None) -> Iterator[tuple[str, Any]]:
     for number, text in enumerate(inputs, 1):
         path = Path(text)
         suffix = path.suffix.lower()
@@ -81,7 +88,7 @@ def _examples(inputs: Sequence[str], modality: str, text_column: str) -> Iterato
         if modality == "image":
             if not exists:
                 raise TransferlabError(f"There is no image file '{text}'.")
-            yield from _images(path)
+            yield from _images(path, white)
         elif exists and suffix in (".txt", *SUFFIXES):
             yield from _table(path, text_column)
         elif not exists and suffix in (".txt", *SUFFIXES, *PICTURES) and " " not in text:
@@ -93,15 +100,17 @@ def _examples(inputs: Sequence[str], modality: str, text_column: str) -> Iterato
             yield text, checked_text(text, f"Input {number}")
 
 
-def _images(path: Path) -> Iterator[tuple[str, Any]]:
-    from transferlab.data.images import nested_pictures, picture_files, read_image
+def _images(path: Path, white: float | None) -> Iterator[tuple[str, Any]]:
+    from transferlab.data.images import nested_pictures, passed_over, picture_files, read_image
 
     files = sorted(picture_files(path) + nested_pictures(path)) if path.is_dir() else [path]
+    if path.is_dir():
+        passed_over([path])
     if not files:
         raise TransferlabError(f"{path} holds no pictures ({', '.join(PICTURES)}).")
     for file in files:
         # A name that is not UTF-8 is still a file's name; it is printed with marks in place of what cannot be.
-        yield os.fsencode(file).decode("utf-8", "replace"), read_image(file)
+        yield os.fsencode(file).decode("utf-8", "replace"), read_image(file, white)
 
 
 def _table(path: Path, text_column: str) -> Iterator[tuple[str, str]]:

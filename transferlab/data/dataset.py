@@ -38,7 +38,7 @@ class Dataset:
         sha256: of ids, labels and contents, after duplicates were removed.
         duplicates_removed: exact duplicates dropped before splitting.
         conflicting: how many of those had another label than the one that was kept.
-        about: licence and citation.
+        about: licence and citation; of a folder, what was ``passed_over``.
         text_column: of the table that it was read from.
     """
 
@@ -140,6 +140,7 @@ def dataset(
     text_column: str = "text",
     label_column: str = "label",
     label_kind: str = "auto",
+    white: float | int | None = None,
 ) -> Dataset:
     """Open a data set.
 
@@ -157,6 +158,9 @@ def dataset(
         text_column: of a table.
         label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more.
         label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
+        label_column: of a table.
+        white: of a folder: the value that is white in pictures of more than 8 bits, as 4095 for 12 bits; see
+            :func:`~transferlab.data.images.read_image`.
 
     Raises:
         TransferlabError: an unknown name, an unreadable row or file (named), a missing label (its row is named), a
@@ -174,12 +178,18 @@ def dataset(
     if label_kind not in get_args(LabelKind):
         raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
     text = str(name)
+    if white is not None:
+        from transferlab.data.levels import check_white
+
+        check_white(white)
+        if text in DATASETS or not Path(text).expanduser().is_dir():
+            raise TransferlabError(f"white is for a folder of pictures; '{text}' is none.")
     if text in DATASETS:
         whole = _named(text)
     else:
         path = Path(text).expanduser()
         if path.is_dir():
-            whole = _folder(path)
+            whole = _folder(path, white)
         elif path.is_file():
             whole = _table(path, text_column, label_column, label_kind)
         elif path.suffix or "/" in text:
@@ -385,8 +395,8 @@ def _table(path: Path, text_column: str, label_column: str, label_kind: str) -> 
     return _Whole(str(path), "text", names, _Lazy(len(texts), record), content, {}, text_column)
 
 
-def _folder(path: Path) -> _Whole:
-    from transferlab.data.images import SUFFIXES, nested_pictures, picture_files, read_image
+def _folder(path: Path, white: float | int | None) -> _Whole:
+    from transferlab.data.images import SUFFIXES, nested_pictures, passed_over, picture_files, read_image
 
     names = ordered(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     check_alike(str(path), names)
@@ -394,6 +404,11 @@ def _folder(path: Path) -> _Whole:
     files = [(file, i) for i, name in enumerate(names) for file in pictures[name]]
     if not files:
         raise TransferlabError(f"{path} holds no pictures; expected {path}/<label>/*.png or .jpg.")
+    if loose := picture_files(path):
+        raise TransferlabError(
+            f"{loose[0]} lies outside the folders of the labels ({path}/<label>/*); there are {len(loose)} such. Move them "
+            "into their label's folder, or away."
+        )
     for name, found in pictures.items():
         if deeper := nested_pictures(path / name):
             raise TransferlabError(
@@ -407,11 +422,13 @@ def _folder(path: Path) -> _Whole:
 
     def record(i: int) -> dict[str, Any]:
         file, label = files[i]
-        return {"id": str(file.relative_to(path)), "image": read_image(file), "label": label}
+        return {"id": str(file.relative_to(path)), "image": read_image(file, white), "label": label}
 
     def content(i: int) -> tuple[str, int, bytes, bytes]:
         one = record(i)
         same = _same_image(one["image"])
         return one["id"], one["label"], same, same
 
-    return _Whole(str(path), "image", names, _Lazy(len(files), record), content, {})
+    others = passed_over([path / name for name in names])
+    about = {"passed_over": others} if others else {}
+    return _Whole(str(path), "image", names, _Lazy(len(files), record), content, about)

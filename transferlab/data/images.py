@@ -3,51 +3,96 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from transferlab.bounds import Bounds, Count, Positive
+from transferlab.bounds import Count, Positive
+from transferlab.data.levels import as_bytes, stored_as
 from transferlab.errors import TransferlabError, check_fields
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
-"""Pictures that are looked for in folders, in any case."""
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".apng", ".avif", ".avifs",
+    ".blp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc", ".fli", ".ftc", ".ftu", ".gbr", ".icb", ".icns",
+    ".ico", ".im", ".j2c", ".j2k", ".jfif", ".jpc", ".jpe", ".jpf", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm",
+    ".pnm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".vda", ".vst", ".xbm", ".xpm",
+)  # fmt: skip
+"""Pictures that are looked for in folders, in any case: all that Pillow decodes without another program."""
+
+_UNREAD = (
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".svg",
+    ".eps",
+    ".emf",
+    ".wmf",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raw",
+    ".dcm",
+)
+"""Pictures that are not read: in a folder they are an error, as nobody means them to be left out."""
+
+_UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError,
+    TypeError, OverflowError, RuntimeError, struct.error,
+)  # fmt: skip
+"""What Pillow raises for files that are damaged or no pictures."""
 
 Fit = Literal["crop", "squash"]
-Filter = Literal["bicubic", "bilinear"]
+Filter = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
 
-_RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_RESAMPLE: dict[Filter, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+_LARGEST = 1 << 28
+"""Pixels of a resized picture, beyond which it is refused: one of 1 × 3000 would be 3000 times as long as the model's input."""
 
 
 @dataclass(frozen=True)
 class ImageTransform:
     """Resize, cut the centre, normalise: deterministic, as the origin evaluates.
 
+    A picture smaller than ``size`` is enlarged like any other; where the resized one is smaller (``crop_fraction`` above 1),
+    it is centred on black.
+
     Attributes:
         size: height and width of the result, in pixels.
         mean, std: per channel, of values from 0 to 1; one value is that of every channel.
         resize: Pillow's filter.
-        crop_fraction: pictures are resized to ``size / crop_fraction`` before the centre is cut.
+        crop_fraction: pictures are resized to ``size / crop_fraction``, rounded down, before the centre is cut.
         fit: which side becomes that long: the shorter one (``crop``), or both, whatever the picture's proportions
             (``squash``); with ``crop_fraction`` 1 that is a plain resize.
         channels: 3 reads pictures as RGB, 1 as grey with the mean of ``mean`` and of ``std``; any other number takes
             arrays of so many channels as they are, with ``mean`` and ``std`` repeated in turn.
         crop_rounds: whether half a pixel of the centre's offset goes to the even side, as torchvision has it (timm,
-            open_clip), not down, as transformers has it.
+            open_clip), not down, as transformers has it; and of a border to the right, not to the left.
     """
 
     size: Count
     mean: tuple[float, ...]
     std: tuple[Positive, ...]
     resize: Filter = "bicubic"
-    crop_fraction: Annotated[float, Bounds(0.0, 1.0, above=True)] = 0.875
+    crop_fraction: Positive = 0.875
     fit: Fit = "crop"
     channels: Count = 3
     crop_rounds: bool = False
@@ -75,19 +120,33 @@ class ImageTransform:
 
     def _cut(self, picture: Image.Image) -> Float[np.ndarray, "size size *bands"]:
         """The resized picture's centre, from 0 to 1."""
-        # timm and transformers round down; the small number makes up for a quotient that is just below a whole one.
-        target = math.floor(self.size / self.crop_fraction + 1e-6)
+        target = self.resized
         if self.fit == "squash":
             width = height = target
         else:
-            # A picture that is already small is scaled to the size itself: cutting its border would lose content.
             shorter = min(picture.size)
-            target = self.size if shorter < self.size else target
             width, height = (target * side // shorter for side in picture.size)
+        if width * height > _LARGEST:
+            raise TransferlabError(
+                f"A picture of {picture.width} × {picture.height} pixels would be {width} × {height} once its shorter side "
+                f"has {target}. Leave it out, or cut its longer side."
+            )
         picture = picture.resize((width, height), _RESAMPLE[self.resize])
-        over = (width - self.size, height - self.size)
-        left, top = (round(n / 2) if self.crop_rounds else n // 2 for n in over)
+        left, top = (self._offset(side) for side in (width, height))
+        # What lies beyond the picture is black.
         return np.asarray(picture.crop((left, top, left + self.size, top + self.size)), np.float32) / 255.0
+
+    def _offset(self, side: int) -> int:
+        """Where the cut begins on a side of the resized picture; below 0 that much is black before it."""
+        over = side - self.size
+        if not self.crop_rounds:
+            return over // 2
+        return round(over / 2) if over > 0 else -(-over // 2)
+
+    @property
+    def resized(self) -> int:
+        """Pixels of the side that pictures are resized to, before the centre is cut."""
+        return math.floor(self.size / self.crop_fraction)
 
     def describe(self) -> dict[str, object]:
         """What identifies this preprocessing, as plain data."""
@@ -97,9 +156,53 @@ class ImageTransform:
         return {"kind": "image", **given}
 
 
+def crop_fraction(size: int, resized: int) -> float:
+    """Return the ``crop_fraction`` by which :attr:`ImageTransform.resized` is this number, for that size."""
+    share = size / resized
+    return share if math.floor(size / share) == resized else math.nextafter(share, 0.0)
+
+
 def picture_files(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, by name; hidden files (as ``._1.jpg``, which macOS leaves) are none."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    """Return the pictures of a folder, by name; hidden files (as ``._1.jpg``, which macOS leaves) are none.
+
+    Raises:
+        TransferlabError: a picture of a kind that is not read, or one whose name does not say that it is one.
+    """
+    found = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    for path in found:
+        kind = path.suffix.lower()
+        if kind in _UNREAD:
+            raise TransferlabError(f"{path} is a picture of a kind that is not read; save it as PNG or JPEG.")
+        if kind not in SUFFIXES and path.is_file() and (content := _content(path)):
+            raise TransferlabError(
+                f"{path} is a picture ({content}), but its name does not say so, and it would be left out. Name it "
+                f"{path.name}.{content.lower()}, or move it away."
+            )
+    return [path for path in found if path.suffix.lower() in SUFFIXES]
+
+
+def passed_over(folders: Sequence[Path]) -> str:
+    """Return how many files of these folders are no pictures, and which is the first; empty if there are none. Logged too."""
+    others = [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix.lower() not in SUFFIXES and not path.name.startswith(".")
+    ]
+    if not others:
+        return ""
+    said = f"{len(others)} files that are no pictures, {others[0].name} among them"
+    logging.getLogger(__name__).warning("%s: passed over %s.", others[0].parent, said)
+    return said
+
+
+def _content(path: Path) -> str:
+    """What Pillow takes the file for, by its content; empty for no picture."""
+    try:
+        with Image.open(path) as picture:
+            return str(picture.format)
+    except _UNREADABLE:
+        return ""
 
 
 def nested_pictures(folder: Path) -> list[Path]:
@@ -111,27 +214,34 @@ def nested_pictures(folder: Path) -> list[Path]:
     return found
 
 
-def read_image(file: str | Path | BinaryIO | bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Read a picture as RGB: one channel, 16 bits, palette, alpha and CMYK are converted, EXIF rotation is applied.
+def read_image(
+    file: str | Path | BinaryIO | bytes, white: float | int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Read a picture as RGB: one channel, palette, alpha and CMYK are converted, EXIF rotation is applied.
+
+    Of an animated file it is the first frame. Values of 16 bits are divided by 256 where they fill their bits.
+
+    Args:
+        file: path, open file or content.
+        white: the value that is white in pictures of 16 or 32 bits or of floating-point numbers, whose files do not say
+            it: 4095 for 12 bits, 1.0 for fractions. Pictures of 8 bits are read as they are.
 
     Raises:
-        TransferlabError: not a picture, or a truncated one; the file is named.
+        TransferlabError: not a picture, a truncated one, or one whose ``white`` is not known; the file is named.
     """
     name = str(file) if isinstance(file, (str, Path)) else "image"
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            layout, kind = stored_as(picture), picture.format
             upright = _upright(picture)
-            if upright.mode == "F":
-                raise ValueError("its pixels are floating-point numbers, whose range nothing tells")
-            if upright.mode.startswith("I"):
-                # 16 bits of grey: Pillow would cut all above 255 to white.
-                upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+            upright.format = kind
+            upright = as_bytes(upright, layout, white)
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 # Transparent parts show white, as on a page.
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
             return np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise TransferlabError(f"{name} cannot be read as a picture ({error}).") from None
 
 

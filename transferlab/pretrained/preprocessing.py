@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transferlab.data.images import Filter, Fit, ImageTransform
-from transferlab.errors import TransferlabError
+from transferlab.data.images import Filter, Fit, ImageTransform, crop_fraction
+from transferlab.errors import TransferlabError, nearest
 from transferlab.files import read_json, write_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 """Where transformers 5 keeps the settings of a model's every processor, each under its name; where a processor alone has them."""
 
-_FILTERS: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+"""Pillow's numbers."""
+
+_HALF = [0.5, 0.5, 0.5]
+_OPENAI = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+_SHORTER_224 = {"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True, "resample": 3}
+_PROCESSORS: dict[str, dict[str, Any]] = {
+    "ViT": {"size": {"height": 224, "width": 224}, "resample": 2},
+    "DeiT": {"size": {"height": 256, "width": 256}, "crop_size": 224, "do_center_crop": True, "resample": 3},
+    "CLIP": _SHORTER_224 | _OPENAI,
+    "Bit": _SHORTER_224 | _OPENAI,
+    "Siglip": {"size": {"height": 224, "width": 224}, "resample": 3},
+    "ConvNext": {"size": {"shortest_edge": 384}, "crop_pct": 224 / 256, "resample": 3},
+    "MobileNetV2": _SHORTER_224 | {"size": {"shortest_edge": 256}, "resample": 2},
+}
+"""What each processor of transformers takes for a field that its file does not have, or has as null."""
+
+_BY_SHORTER_SIDE = ("CLIP", "Bit", "Siglip", "ConvNext", "MobileNetV2")
+"""Those that say ``default_to_square = False``: a bare number is the shorter side."""
 
 
-_OF_OTHERS = ("do_pad", "do_flip_channel_order", "rescale_offset", "do_thumbnail", "do_align_long_axis")
+_OF_OTHERS = (
+    "rescale_offset", "pad_size", "do_reduce_labels", "do_pad", "do_flip_channel_order", "do_thumbnail", "do_align_long_axis",
+)  # fmt: skip
 """Settings of other processors, which change the picture."""
 
 
@@ -69,26 +90,30 @@ def write_preprocessor(directory: Path, transform: ImageTransform) -> None:
     path = directory / PROCESSOR
     whole = read_json(path) if path.exists() else {}
     if isinstance(old := whole.get("image_processor"), dict):
-        write_json(path, {**whole, "image_processor": _over(old, transform)})
+        write_json(path, {**whole, "image_processor": to_preprocessor(transform, old)})
         return
     path = directory / PREPROCESSOR
-    write_json(path, _over(read_json(path) if path.exists() else {}, transform))
+    write_json(path, to_preprocessor(transform, read_json(path) if path.exists() else {}))
 
 
-def _over(old: Mapping[str, Any], transform: ImageTransform) -> dict[str, Any]:
-    if str(old.get("image_processor_type") or old.get("feature_extractor_type") or "").startswith("ConvNext"):
-        # A class that has rules of its own for sizes; the fields below say all of it for this one.
-        old = {name: value for name, value in old.items() if name not in ("crop_pct", "feature_extractor_type")}
-        old["image_processor_type"] = "BitImageProcessor"
-    return {**old, **to_preprocessor(transform)}
+def to_preprocessor(transform: ImageTransform, old: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the ``preprocessor_config.json`` that says this, in the fields that every processor of transformers knows.
 
-
-def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:
-    """Return the ``preprocessor_config.json`` that says this, in the fields that every processor of transformers knows."""
-    resized = math.floor(transform.size / transform.crop_fraction + 1e-6)
+    Args:
+        transform: what it says.
+        old: what there was; its other fields stay, but for those of ConvNeXt's processor, which takes them otherwise.
+    """
+    resized = transform.resized
     side = {"height": transform.size, "width": transform.size}
     crops = transform.fit == "crop"
+    kept = {name: value for name, value in (old or {}).items() if name not in ("feature_extractor_type", "crop_pct")}
+    if _kind(old or {}) in ("", "ConvNext"):
+        # Without it transformers goes by the model, and takes ConvNeXt's for a ResNet.
+        kept["image_processor_type"] = "CLIPImageProcessor" if crops else "ViTImageProcessor"
+    elif "feature_extractor_type" in (old or {}) and "image_processor_type" not in kept:
+        kept["image_processor_type"] = f"{_kind(old or {})}ImageProcessor"
     return {
+        **kept,
         "do_resize": True,
         "size": {"shortest_edge": resized} if crops else {"height": resized, "width": resized},
         "resample": next(number for number, name in _FILTERS.items() if name == transform.resize),
@@ -103,58 +128,75 @@ def to_preprocessor(transform: ImageTransform) -> dict[str, Any]:
 
 
 def _transform(raw: Mapping[str, Any], channels: int) -> ImageTransform:
+    if not isinstance(raw, dict):
+        raise TransferlabError("expected a JSON object.")
+    kind = _kind(raw)
+    raw = _PROCESSORS.get(kind, {}) | {name: value for name, value in raw.items() if value is not None}
     if not raw.get("do_resize", True):
         raise TransferlabError("do_resize is false; pictures of any size are not supported.")
     if said := next((field for field in _OF_OTHERS if raw.get(field)), None):
         raise TransferlabError(f"{said} is {raw[said]!r}, which is not supported.")
     resample = raw.get("resample", 2)
     if resample not in _FILTERS:
-        raise TransferlabError(f"resample is {resample}; it can be 2 (bilinear) or 3 (bicubic).")
-    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
-    if kind.startswith("ConvNext"):
-        # Below 384 pixels it resizes to size / crop_pct and cuts the centre; from 384 on it only resizes.
-        raw, small = dict(raw), (size := _shorter(raw)) < 384
-        raw |= {"size": {"shortest_edge": int(size / (raw.get("crop_pct") or 224 / 256))}} if small else {"size": size}
-        raw |= {"do_center_crop": small, "crop_size": size}
-    resized, fit = _resized(raw)
-    crops = raw.get("do_center_crop", raw.get("crop_size") is not None)
+        known = ", ".join(f"{number} ({name})" for number, name in _FILTERS.items())
+        raise TransferlabError(f"resample is {resample!r}; it can be {known}.")
+    if kind == "ConvNext":
+        raw = _convnext(raw)
+    resized, fit = _resized(raw, kind)
+    crops = raw.get("do_center_crop", not kind and raw.get("crop_size") is not None)
     size = _side(raw.get("crop_size", resized), "crop_size") if crops else resized
-    if size > resized:
-        raise TransferlabError(f"crop_size {size} is larger than size {resized}.")
     if fit == "crop" and not crops:
         raise TransferlabError("size has a shortest_edge and do_center_crop is false: pictures would differ in shape.")
     # The origin computes (pixel · factor - mean) / std; the transform's own factor is 1/255.
-    scale = float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 1.0
-    if not 0.0 < scale < math.inf:
-        raise TransferlabError(f"rescale_factor is {scale}; it must be greater than 0.")
-    factor = 255.0 * scale
+    factor = (
+        255.0 * _positive(raw.get("rescale_factor", 1 / 255), "rescale_factor")
+        if raw.get("do_rescale", True)
+        else 255.0
+    )
     factor = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if raw.get("do_normalize", True):
-        given = (per_channel(raw.get(field, (0.5, 0.5, 0.5)), channels, field) for field in ("image_mean", "image_std"))
+        given = (per_channel(raw.get(field, _HALF), channels, field) for field in ("image_mean", "image_std"))
         mean, std = (tuple(value / factor for value in values) for values in given)
     else:
         std = (1 / factor, 1 / factor, 1 / factor)
-    return ImageTransform(size, mean, std, _FILTERS[resample], size / resized, fit, channels)
+    return ImageTransform(size, mean, std, _FILTERS[resample], crop_fraction(size, resized), fit, channels)
 
 
-def _resized(raw: Mapping[str, Any]) -> tuple[int, Fit]:
+def _kind(raw: Mapping[str, Any]) -> str:
+    """Return which processor it is, of ``_PROCESSORS``; empty where the file does not say it."""
+    field = "image_processor_type" if raw.get("image_processor_type") else "feature_extractor_type"
+    given = str(raw.get(field) or "")
+    kind = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", given)
+    if given and kind not in _PROCESSORS:
+        known = [f"{name}ImageProcessor" for name in _PROCESSORS]
+        raise TransferlabError(f"{field} '{given}' is not supported.{nearest(given, known)}")
+    return kind
+
+
+def _convnext(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """In the fields of others: below 384 pixels it resizes to size / crop_pct and cuts the centre, then it only resizes."""
+    given = raw["size"]
+    size = _side(given["shortest_edge"] if isinstance(given, Mapping) and "shortest_edge" in given else given, "size")
+    if raw.get("do_center_crop") and _side(raw.get("crop_size", size), "crop_size") != size:
+        raise TransferlabError(f"crop_size {raw['crop_size']} is not size {size}; a second cut is not supported.")
+    made: dict[str, Any] = {"size": {"height": size, "width": size}, "do_center_crop": False}
+    if size < 384:
+        resized = int(size / _positive(raw["crop_pct"], "crop_pct"))
+        made = {"size": {"shortest_edge": resized}, "do_center_crop": True, "crop_size": size}
+    return {**raw, **made}
+
+
+def _resized(raw: Mapping[str, Any], kind: str) -> tuple[int, Fit]:
     """Return the side that pictures are resized to, and how: the shorter one, or both whatever the proportions."""
     size = raw.get("size", 224)
-    if isinstance(size, Mapping) and size.get("shortest_edge") is not None:
-        if size.get("longest_edge") is not None:
-            raise TransferlabError(f"size {dict(size)} bounds the longer side too, which is not supported.")
-        return _side(size["shortest_edge"], "size"), "crop"
-    # A bare number is a square, but for the processors that say default_to_square = False.
-    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
-    shorter = isinstance(size, int) and not raw.get("default_to_square", not kind.startswith(("Bit", "CLIP")))
-    return _side(size, "size"), "crop" if shorter else "squash"
-
-
-def _shorter(raw: Mapping[str, Any]) -> int:
-    """Return the size of a processor whose bare number is the shorter side."""
-    size = raw.get("size", 384)
-    return _side(size["shortest_edge"] if isinstance(size, Mapping) and "shortest_edge" in size else size, "size")
+    if isinstance(size, Mapping):
+        size = {name: value for name, value in size.items() if value is not None}
+        if size.keys() == {"shortest_edge"}:
+            return _side(size["shortest_edge"], "size.shortest_edge"), "crop"
+        if size.keys() != {"height", "width"}:
+            raise TransferlabError(f"size {size} is not supported; it can have shortest_edge, or height and width.")
+    return _side(size, "size"), "crop" if isinstance(size, int) and kind in _BY_SHORTER_SIDE else "squash"
 
 
 def per_channel(given: Any, channels: int, field: str) -> tuple[float, ...]:
@@ -170,10 +212,20 @@ def per_channel(given: Any, channels: int, field: str) -> tuple[float, ...]:
     return values
 
 
+def _positive(value: Any, field: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise TransferlabError(f"{field} is {value!r}; it must be a number above 0.")
+    return float(value)
+
+
 def _side(size: Any, field: str) -> int:
-    if isinstance(size, int):
-        return size
-    sides = size.get("height"), size.get("width")
-    if None in sides or sides[0] != sides[1]:
-        raise TransferlabError(f"{field} {dict(size)} is no square.")
-    return int(sides[0])
+    """Return the side of a square: a whole number, two equal ones, or height and width."""
+    if isinstance(size, Mapping):
+        sides = [size.get("height"), size.get("width")]
+    else:
+        sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise TransferlabError(f"{field} {size} is no square.")
+    if not isinstance(sides[0], int) or isinstance(sides[0], bool) or sides[0] < 1:
+        raise TransferlabError(f"{field} is {size!r}; it must be a whole number of pixels.")
+    return sides[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
-from transferlab.data.images import Fit, ImageTransform
+from transferlab.data.images import Filter, Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.pretrained.preprocessing import per_channel
 
@@ -89,8 +89,10 @@ class TimmConfig:
         mode, resize = given.get("crop_mode") or "center", given.get("interpolation") or "bicubic"
         if mode not in _FITS:
             raise TransferlabError(f"config.json: crop_mode '{mode}' is not supported.{nearest(mode, _FITS)}")
-        if resize not in ("bicubic", "bilinear"):
-            raise TransferlabError(f"config.json: interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
+        if resize not in get_args(Filter):
+            raise TransferlabError(
+                f"config.json: interpolation '{resize}' is not supported.{nearest(resize, get_args(Filter))}"
+            )
         mean, std = (
             per_channel(given.get(name) or default, channels, f"config.json: {name}")
             for name, default in zip(("mean", "std"), IMAGENET, strict=True)

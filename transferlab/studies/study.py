@@ -130,6 +130,7 @@ class Study:
             text_column=config.text_column,
             label_column=config.label_column,
             label_kind=config.label_kind,
+            white=config.white,
         )
 
     # -----------------------------------------------------------------------------------------------------------
