@@ -30,7 +30,7 @@ Records = list[dict[str, Any]]
 
 def diverged(records: Records, *cells: tuple[str, int, int], status: str = "diverged at step 7") -> Records:
     """The same records, these of which have no scores."""
-    none = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"))
+    none = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), float("nan"))
     return [
         {**r, "test": none, "status": status} if (r["name"], r["budget"], r["seed"]) in cells else r for r in records
     ]

@@ -26,7 +26,7 @@ from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.status import finished
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
 from transferlab.train.ahead import SIDE_BY_SIDE
-from transferlab.train.divergence import FINISHED
+from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
 from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
@@ -375,7 +375,7 @@ class Study:
                 if finished(record):
                     scored.append((record["test"]["accuracy"], directory))
                 else:
-                    shutil.rmtree(directory / "checkpoints")
+                    drop_checkpoints(directory)
         scored.sort(key=lambda pair: pair[0], reverse=True)
         for _, directory in scored[1 if self.config.keep_weights else 0 :]:
             shutil.rmtree(directory / "checkpoints")
@@ -492,7 +492,7 @@ def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
         "seed": cell.seed,
         "status": "",
         "diverged": None,
-        "test": dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy")),
+        "test": dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), math.nan),
         "trainable_parameters": 0,
         "flops": 0.0,
         "seconds": 0.0,

@@ -121,6 +121,8 @@ def results_csv(records: Sequence[Record]) -> str:
     for record in records:
         flat = {**record, **record["test"], "trials": (record.get("tuning") or {}).get("trials", 0)}
         flat["status"] = status_of(record)
+        if not finished(record):
+            flat |= dict.fromkeys(record["test"], "")
         flat |= {name: record["settings"].get(name, "") for name in ("learning_rate", "epochs")}
         if record["settings"].get("steps") is not None:
             flat["epochs"] = ""  # the number of steps was given

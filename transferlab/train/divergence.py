@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,11 @@ def last_checkpoint(directory: Path) -> int | None:
     """Step of the newest checkpoint in a run's directory."""
     steps = [int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit()]
     return max(steps, default=None)
+
+
+def drop_checkpoints(directory: Path) -> None:
+    """Remove the checkpoints in a run's directory."""
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
 
 def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,18 +79,8 @@ def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.nd
 
 
 def read_result(directory: Path) -> Result:
-    """Read the result of a run that has ended from its directory (without weights)."""
+    """Read a finished run's result from its directory (without weights)."""
     record = read_json(directory / "result.json")
-    if record.get("diverged") is not None:
-        identity = read_json(directory / "run.json")
-        rows = read_metrics(directory / "metrics.jsonl")
-        return untested(record, rows, identity["data"]["test"], len(identity["labels"]))
     with np.load(directory / "predictions.npz", allow_pickle=False) as saved:
         probabilities = saved["probabilities"]
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
-
-
-def untested(record: dict[str, Any], history: list[dict[str, Any]], examples: int, labels: int) -> Result:
-    """The result of a run that diverged: nothing was tested."""
-    test = dict.fromkeys(record["test"], math.nan)
-    return Result(test, np.full((examples, labels), math.nan, np.float32), history, record)

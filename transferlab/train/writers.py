@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,8 +37,7 @@ class MetricsWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in row.items():
-            # tensorboardX warns of what is not finite, on the terminal; the JSON lines have it.
-            if name != "step" and math.isfinite(value):
+            if name != "step":
                 self._events.add_scalar(name, value, row["step"])
 
     def __enter__(self) -> MetricsWriter:
