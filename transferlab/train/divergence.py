@@ -62,6 +62,17 @@ class Divergence:
         return f"{self.status} of {self.total} (learning rate {self.learning_rate:.3g}): {self.what}"
 
 
+def recorded(record: Mapping[str, Any]) -> Divergence | None:
+    """Where the run of this record (``result.json``) diverged; None for one that finished."""
+    found = record.get("diverged")
+    try:
+        return None if found is None else Divergence(**found)
+    except TypeError:
+        raise TransferlabError(
+            f"A run's record (result.json) says 'diverged': {found!r}, which is not understood."
+        ) from None
+
+
 def first_not_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, str] | None:
     """Of consecutive steps, the place of the first whose loss or gradient is not finite, and which it is."""
     loss, norm = metrics["loss"], metrics["gradient_norm"]

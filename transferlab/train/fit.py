@@ -1,8 +1,12 @@
-"""``fit_together``: from runs that are set up to results. Resume is the first thing tried."""
+"""``fit_together``: from runs that are set up to results. Resume is the first thing tried.
+
+A run's directory is absent; claimed (``run.json``); being trained (``.lock`` is held); interrupted (checkpoints, and no
+``result.json``), from where it continues; or ended: ``result.json``, whose ``status`` says whether it finished or diverged. One
+that has ended is read and never trained again.
+"""
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -321,8 +325,8 @@ def _finish(
 def _give_up(member: Member, together: int, memory: dict[str, int]) -> Result:
     """The result of a run that diverged: nothing is tested. Its checkpoints may still be being written."""
     run = member.run
-    test = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), math.nan)
-    probabilities = np.full((len(run.data.test), len(run.data.label_names)), math.nan, np.float32)
+    test = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
+    probabilities = np.full((len(run.data.test), len(run.data.label_names)), np.nan, np.float32)
     record = _record(member, test, together, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.data, probabilities)

@@ -184,7 +184,10 @@ class Engine(Protocol):
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        """Probabilities for these examples of these members, with their present or the given states."""
+        """Probabilities for these examples of these members, with their present or the given states.
+
+        Members that diverged may be missing.
+        """
         ...
 
 
@@ -438,8 +441,10 @@ class Companions(Population):
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        given = {i: self.state(i) if states is None else states[i] for i in wanted}
-        return {i: predict_member(self.members[i], given[i], indices) for i, indices in wanted.items()}
+        # Each is computed by itself: one that diverged may be left out.
+        asked = [i for i in wanted if self.members[i].diverged is None]
+        given = {i: self.state(i) if states is None else states[i] for i in asked}
+        return {i: predict_member(self.members[i], given[i], wanted[i]) for i in asked}
 
 
 class Resident(Population):

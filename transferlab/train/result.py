@@ -16,7 +16,7 @@ from transferlab.data.dataset import Dataset
 from transferlab.files import atomic_path, read_json
 from transferlab.methods.adapted import Adapted
 from transferlab.pretrained.source import Source
-from transferlab.train.divergence import FINISHED, Divergence
+from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -49,8 +49,7 @@ class Result:
     @property
     def diverged(self) -> Divergence | None:
         """Where it diverged, if it did."""
-        found = self.record.get("diverged")
-        return None if found is None else Divergence(**found)
+        return recorded(self.record)
 
     @cached_property
     def params(self) -> trees.Tree | None:
