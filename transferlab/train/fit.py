@@ -325,7 +325,7 @@ def _finish(
 def _give_up(member: Member, together: int, memory: dict[str, int]) -> Result:
     """The result of a run that diverged: nothing is tested. Its checkpoints may still be being written."""
     run = member.run
-    test = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
+    test: dict[str, float] = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
     probabilities = np.full((len(run.data.test), len(run.data.label_names)), np.nan, np.float32)
     record = _record(member, test, together, memory)
     if run.directory is not None:
