@@ -171,16 +171,17 @@ def test_a_study_goes_on_past_what_diverges_and_does_not_try_again(
         assert status["lost", seed] == "diverged in all 2 tuning trials"
         assert status["scratch", seed].startswith("diverged at step ")
         assert status["tfidf", seed] == "failed: ValueError: this solver needs more"
+    # A trial this short is validated after every step.
     probe = watched.ended[Cell("probe", 20, 0)]["tuning"]
     assert probe["chosen"] == CALM
-    assert [trial["status"] for trial in probe["validation"]] == ["diverged at step 2", "finished"]
+    assert [trial["status"] for trial in probe["validation"]] == ["diverged at step 1", "finished"]
     assert watched.ended[Cell("lost", 20, 0)]["tuning"]["chosen"] is None
     assert not list((tmp_path / "s" / "runs" / "scratch").glob("**/checkpoints"))
     page = (tmp_path / "s" / "report.html").read_text()
     for words in (
         "scratch at 20 labels: 2 of 2 runs have no scores: seed 0 diverged at step",
         "lost at 20 labels: 2 of 2 runs have no scores: seed 0 diverged in all 2 tuning trials",
-        "probe at 20 labels: trials that diverged, and were not chosen: seed 0, learning_rate = 1e+38 (diverged at step 2)",
+        "probe at 20 labels: trials that diverged, and were not chosen: seed 0, learning_rate = 1e+38 (diverged at step 1)",
         "without a scratch arm at the same budget",
     ):
         assert words in page.replace("&#39;", "'")
