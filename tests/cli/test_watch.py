@@ -10,7 +10,7 @@ from transferlab.cli.watch import Watcher
 from transferlab.studies.study import Cell
 
 CELL = Cell("lora", 64, 0)
-RECORD = {"test": {"accuracy": 0.8125}, "seconds": 3.21}
+RECORD = {"status": "finished", "test": {"accuracy": 0.8125}, "seconds": 3.21}
 
 
 def watched(terminal: bool) -> str:
@@ -32,6 +32,13 @@ def test_a_log_has_bars_or_lacks_a_line_per_run() -> None:
         "Continuing: 2 of 5 runs are finished.",
         "[  3/5] lora             64 labels  seed 0  accuracy 0.812     3.2 s",
     ]
+
+
+def test_a_run_that_diverged_says_so_in_place_of_its_accuracy() -> None:
+    out = io.StringIO()
+    watcher = Watcher(Console(file=out, width=100))
+    watcher.finished(CELL, {"status": "diverged at step 7", "test": {"accuracy": None}, "seconds": 3.21})
+    assert "seed 0  diverged at step 7     3.2 s" in out.getvalue()
 
 
 def test_a_terminal_lacks_the_bars() -> None:

@@ -75,7 +75,7 @@ def test_a_run_that_diverges_ends_with_one_error_and_its_last_finite_checkpoint(
     assert np.isnan(again.value.results[0].probabilities).all()
     assert again.value.results[0].probabilities.shape == (60, 2)
     record = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert record["status"] == f"diverged at step {found.step}" and record["test"]["accuracy"] is None
+    assert record["status"] == f"diverged at step {found.step}" and math.isnan(record["test"]["accuracy"])
     with pytest.raises(TransferlabError, match=f"diverged at step {found.step} of 20"):
         tl.open_run(tmp_path / "run")
     # What was asked for by removing the record.

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from transferlab.data.dataset import Dataset
 from transferlab.studies.settings import StudyConfig
+from transferlab.studies.status import failure_lines, finished, status_of
 from transferlab.studies.study import Cell, Observer, Study
-from transferlab.studies.table import rich_table
+from transferlab.studies.table import reference_of, rich_table
 from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 from transferlab.transfer.show import console as output
@@ -74,9 +75,10 @@ class Watcher(Observer):
 
     def finished(self, cell: Cell, record: dict[str, Any]) -> None:
         self.done += 1
+        what = f"accuracy {record['test']['accuracy']:.3f}" if finished(record) else status_of(record)
         line = (
             f"[{self.done:>3}/{self.count}] {cell.arm:<13} {cell.budget:>5} labels  seed {cell.seed}  "
-            f"accuracy {record['test']['accuracy']:.3f}  {record['seconds']:6.1f} s"
+            f"{what}  {record['seconds']:6.1f} s"
         )
         self.console.print(line, highlight=False)
         if self.progress is not None:
@@ -121,6 +123,8 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
     if Measurement.get(console, console.options, table).minimum > console.width:
         table = rich_table(result["summary"], narrow=True)
     console.print(table)
+    for line in failure_lines(result["summary"], reference_of(result["summary"])):
+        console.print(line, markup=False, highlight=False)
     console.print(
         f"{directory / 'report.html'}  {directory / 'result.json'}  {directory / 'results.csv'}", highlight=False
     )

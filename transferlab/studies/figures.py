@@ -15,6 +15,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from transferlab.studies.status import none_finished
+
 Row = dict[str, Any]
 
 # Okabe & Ito's palette: told apart by people with any kind of colour vision.
@@ -41,14 +43,20 @@ def palette_of(summary: Sequence[Row]) -> dict[str, str]:
 
 
 def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
-    """Accuracy over labels with 95 % intervals; baselines dashed, the majority rate a thin line."""
+    """Accuracy over labels with 95 % intervals; baselines dashed, the majority rate a thin line.
+
+    Where no run of an arm has scores, it has no point.
+    """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.2))
         names = list(dict.fromkeys(row["name"] for row in summary))
         ends = []
         budgets = sorted({row["budget"] for row in summary})
+        summary = [row for row in summary if not none_finished(row)]
         for number, name in enumerate(names):
             rows = sorted((r for r in summary if r["name"] == name), key=lambda r: r["budget"])
+            if not rows:
+                continue
             x = [r["budget"] * (1 + 0.015 * (number - len(names) / 2)) for r in rows]
             y = [r["accuracy"] for r in rows]
             if name == "majority":

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from transferlab.files import write_text
 from transferlab.studies.figures import palette_of, training_curves
+from transferlab.studies.status import failure_lines, none_finished
 from transferlab.studies.table import (
     Record,
     Row,
@@ -102,7 +103,9 @@ def figure_lines(summary: Sequence[Row]) -> str:
 def answer(summary: Sequence[Row]) -> str:
     """Return one sentence: what transfer bought at the largest budget where it can be compared with scratch."""
     reference = reference_of(summary)
-    methods = [row for row in summary if row["kind"] == "method" and row["name"] != reference]
+    methods = [
+        row for row in summary if row["kind"] == "method" and row["name"] != reference and not none_finished(row)
+    ]
     compared = [row for row in methods if "over_scratch" in row]
     if not compared:
         if not methods:
@@ -127,12 +130,12 @@ def answer(summary: Sequence[Row]) -> str:
         labels = f"from scratch it takes {ratio['text']} as many labels"
     return (
         f"With {budget:,} labels, {best['name']} reaches a test accuracy of {_score(best)}, against "
-        f"{_score(scratch)} for the same network from scratch (difference {_signed(gain['mean'])}{where}); {labels}."
+        f"{_paired_score(scratch)} for the same network from scratch (difference {_signed(gain['mean'])}{where}); {labels}."
     )
 
 
 def caveats(summary: Sequence[Row]) -> list[str]:
-    """Return where transfer did not show: differences whose interval holds 0, and arms at the majority rate."""
+    """Return where transfer did not show, and what diverged: differences whose interval holds 0, arms at the majority rate."""
     out = []
     for row in summary:
         over = row.get("over_scratch")
@@ -142,10 +145,7 @@ def caveats(summary: Sequence[Row]) -> list[str]:
                 f"{row['name']} at {row['budget']:,} labels {verdict} scratch: difference {_signed(over['mean'])}"
                 f"{_between(over['low'], over['high'])} over {over['pairs']} paired seeds."
             )
-    for row in summary:
-        if row["diverged"]:
-            out.append(f"{row['name']} at {row['budget']:,} labels diverged in {row['diverged']} of {row['seeds']} runs: "
-                       "their probabilities are not finite, and whatever they answer counts as wrong.")  # fmt: skip
+    out += failure_lines(summary, reference_of(summary))
     compared = [row for row in summary if row["kind"] == "method" and row.get("over_scratch")]
     if len({row["name"] for row in compared}) > 1:
         out.append("The arm named above is the best by test accuracy, which flatters it; the tables show every arm.")
@@ -156,7 +156,10 @@ def caveats(summary: Sequence[Row]) -> list[str]:
     stuck = [
         f"{row['name']} at {row['budget']:,}"
         for row in summary
-        if row["kind"] == "method" and row["budget"] in majority and row["accuracy"] <= majority[row["budget"]] + 0.01
+        if row["kind"] == "method"
+        and row["budget"] in majority
+        and not none_finished(row)
+        and row["accuracy"] <= majority[row["budget"]] + 0.01
     ]
     if stuck:
         out.append(f"No better than always answering the most frequent label (within .01): {', '.join(stuck)}.")
@@ -187,6 +190,14 @@ def _score(row: Row) -> str:
         # An interval of Student's t knows of no bounds; an accuracy does.
         text += f" [{max(row['low'], 0.0):.3f}, {min(row['high'], 1.0):.3f}]"
     return without_zero(text)
+
+
+def _paired_score(scratch: Row) -> str:
+    """The score of the arm from scratch that others are compared with: of the runs that finished."""
+    if not scratch["diverged"]:
+        return _score(scratch)
+    kept = scratch["seeds"] - scratch["diverged"]
+    return without_zero(f"{scratch['finished_accuracy']:.3f} ({kept} of {scratch['seeds']} runs finished)")
 
 
 def _multiplier(row: Row | None) -> str:

@@ -24,9 +24,11 @@ from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.studies.environment import environment
 from transferlab.studies.settings import ArmConfig, StudyConfig
+from transferlab.studies.status import finished
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
 from transferlab.train.ahead import SIDE_BY_SIDE
-from transferlab.train.fit import fit_together
+from transferlab.train.divergence import FINISHED, drop_checkpoints
+from transferlab.train.fit import fit_each
 from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import Result, write_predictions
@@ -284,28 +286,33 @@ class Study:
         if self.config.grid == "full" and arm.tune:
             chosen = self._tune(cells, arm)
         self.observer.cells(cells, "run")
-        runs = [
-            self._make(cell, arm, settings, self.data.subset(cell.budget, cell.seed), cell.directory(self.directory))
-            for cell, (settings, _, _) in zip(cells, chosen, strict=True)
-        ]
-        if not runs[0].resident and cells[0].arm not in self._told:
+        runs = {
+            cell: self._make(
+                cell, arm, settings, self.data.subset(cell.budget, cell.seed), cell.directory(self.directory)
+            )
+            for cell, (settings, tuning, _) in zip(cells, chosen, strict=True)
+            if tuning is None or tuning["chosen"] is not None
+        }
+        if runs and not (first := next(iter(runs.values()))).resident and cells[0].arm not in self._told:
             self._told.add(cells[0].arm)
-            self.observer.memory(cells[0], runs[0].memory)
-        results = fit_together(runs, self.observer.step)
-        return [
-            {
-                "name": cell.arm,
-                "kind": "method",
-                "method": arm.method.name,
-                "budget": cell.budget,
-                "seed": cell.seed,
-                "test": result.test,
-                "tuning_seconds": seconds,
-                "tuning": tuning,
-                **{name: result.record[name] for name in RECORDED},
-            }
-            for cell, result, (_, tuning, seconds) in zip(cells, results, chosen, strict=True)
-        ]
+            self.observer.memory(cells[0], first.memory)
+        results = dict(zip(runs, fit_each(list(runs.values()), self.observer.step), strict=True))
+        records = []
+        for cell, (settings, tuning, seconds) in zip(cells, chosen, strict=True):
+            if cell in results:
+                result = results[cell]
+                found = {
+                    "status": result.status,
+                    "diverged": result.record.get("diverged"),
+                    "test": result.record["test"],
+                }
+                found |= {name: result.record[name] for name in RECORDED}
+            else:
+                found = {"status": f"diverged in all {len(arm.tune)} tuning trials", "settings": asdict(settings)}
+                found["trainable_parameters"] = self.plans[cell.arm].trainable_parameters
+            tuned = {"tuning_seconds": seconds, "tuning": tuning}
+            records.append({**_untested(cell, "method", arm.method.name), **tuned, **found})
+        return records
 
     def _tune(self, cells: Sequence[Cell], arm: ArmConfig) -> list[tuple[Settings, dict[str, Any] | None, float]]:
         """For each cell, choose by a fifth of the budget's labels; the winner then trains on all of them."""
@@ -322,7 +329,7 @@ class Study:
             for cell, split in zip(cells, splits, strict=True)
             for number, changes in enumerate(arm.tune)
         ]  # fmt: skip
-        results = fit_together(runs, self.observer.step)
+        results = fit_each(runs, self.observer.step)
         trials = len(arm.tune)
         return [
             _winner(arm, results[i * trials : (i + 1) * trials], len(split.validation))
@@ -350,37 +357,29 @@ class Study:
         self.observer.cells([cell], "baseline")
         data = self.data.subset(cell.budget, cell.seed)
         started = time.perf_counter()
-        probabilities = baselines.probabilities(cell.arm, data)
-        seconds = time.perf_counter() - started
+        record = _untested(cell, "baseline", cell.arm)
+        try:
+            probabilities = baselines.probabilities(cell.arm, data)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            # The arms do not need it; the table says that it is missing.
+            return {**record, "status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
+        record["seconds"] = time.perf_counter() - started
+        if not np.isfinite(probabilities).all():
+            return {**record, "status": "failed: its probabilities are not finite"}
         write_predictions(cell.directory(self.directory), data, probabilities)
-        return {
-            "name": cell.arm,
-            "kind": "baseline",
-            "method": cell.arm,
-            "budget": cell.budget,
-            "seed": cell.seed,
-            "test": scores(probabilities, data.labels[data.test]),
-            "trainable_parameters": 0,
-            "flops": 0.0,
-            "seconds": seconds,
-            "together": 1,
-            "memory": {},
-            "tuning_seconds": 0.0,
-            "steps": 0,
-            "settings": {},
-            "tuning": None,
-            "truncated": 0,
-            "compilations": 0,
-        }
+        return {**record, "status": FINISHED, "test": scores(probabilities, data.labels[data.test])}
 
     def _keep_best(self, arm: str) -> None:
-        """Keep the weights of the arm's best run (by test accuracy); the others keep their predictions."""
-        finished = [cell for cell in self.cells if cell.arm == arm]
+        """Keep the weights of the arm's best run (by test accuracy); the others keep their predictions, if they have any."""
         scored = []
-        for cell in finished:
+        for cell in (cell for cell in self.cells if cell.arm == arm):
             directory = cell.directory(self.directory)
             if (directory / "record.json").exists() and (directory / "checkpoints").is_dir():
-                scored.append((read_json(directory / "record.json")["test"]["accuracy"], directory))
+                record = read_json(directory / "record.json")
+                if finished(record):
+                    scored.append((record["test"]["accuracy"], directory))
+                else:
+                    drop_checkpoints(directory)
         scored.sort(key=lambda pair: pair[0], reverse=True)
         for _, directory in scored[1 if self.config.keep_weights else 0 :]:
             shutil.rmtree(directory / "checkpoints")
@@ -391,9 +390,12 @@ class Study:
             directory = cell.directory(self.directory)
             if cell.arm not in self.config.methods or not (directory / "record.json").exists():
                 continue
+            record = read_json(directory / "record.json")
+            if not finished(record):
+                continue  # Its losses leave no scale for those of the others; the report names it.
             # A tuned run's validation curve is that of the trial that won.
             rows = read_metrics(directory / "metrics.jsonl")
-            tuning = read_json(directory / "record.json")["tuning"]
+            tuning = record["tuning"]
             if tuning is not None:
                 arm = self.config.methods[cell.arm]
                 number = (
@@ -465,25 +467,53 @@ def _winner(
 ) -> tuple[Settings, dict[str, Any] | None, float]:
     """Return (settings, what to record, seconds) of the trial with the best validation accuracy at its end.
 
-    At its end, since the winner trains on all labels and so to its end. Among equals the smaller cross-entropy wins.
+    At its end, since the winner trains on all labels and so to its end. Among equals the smaller cross-entropy wins. One
+    that diverged is never chosen; where all did, nothing is.
     """
-    scores = []
-    for result in results:
-        last = next(row for row in reversed(result.history) if "validation_accuracy" in row)
-        scores.append((last["validation_accuracy"], -last["validation_cross_entropy"]))
-    # One that diverged is the last choice.
-    best = max(range(len(scores)), key=lambda i: (math.isfinite(scores[i][1]), *scores[i]))
+    trials, scores = [], {}
+    for number, (changes, result) in enumerate(zip(arm.tune, results, strict=True)):
+        trial: dict[str, Any] = {"settings": _plain(changes), "accuracy": None, "cross_entropy": None}
+        if result.diverged is None:
+            last = next(row for row in reversed(result.history) if "validation_accuracy" in row)
+            scores[number] = (last["validation_accuracy"], -last["validation_cross_entropy"])
+            trial |= {"accuracy": last["validation_accuracy"], "cross_entropy": last["validation_cross_entropy"]}
+        trials.append({**trial, "status": result.status})
+    # An earlier version recorded no status.
+    best = max(scores, key=lambda number: (math.isfinite(scores[number][1]), *scores[number]), default=None)
     tuning = {
         "trials": len(arm.tune),
-        "chosen": _plain(arm.tune[best]),
+        "chosen": None if best is None else _plain(arm.tune[best]),
         "validation_examples": validation,
-        "validation": [
-            {"settings": _plain(changes), "accuracy": score, "cross_entropy": -loss}
-            for changes, (score, loss) in zip(arm.tune, scores, strict=True)
-        ],
+        "validation": trials,
     }
     seconds = sum(result.record["seconds"] for result in results)
-    return replace(arm.train, **arm.tune[best]), tuning, seconds
+    return arm.train if best is None else replace(arm.train, **arm.tune[best]), tuning, seconds
+
+
+def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
+    """A cell's record before anything was trained or tested."""
+    return {
+        "name": cell.arm,
+        "kind": kind,
+        "method": method,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "status": "",
+        "diverged": None,
+        "test": dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), math.nan),
+        "trainable_parameters": 0,
+        "flops": 0.0,
+        "seconds": 0.0,
+        "together": 1,
+        "memory": {},
+        "squeezed": "",
+        "tuning_seconds": 0.0,
+        "steps": 0,
+        "settings": {},
+        "tuning": None,
+        "truncated": 0,
+        "compilations": 0,
+    }
 
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from transferlab.measure import data_multiplier, paired_difference, t_interval, wilson_interval
+from transferlab.studies.status import COUNTED, counted, failure_lines, failures_of, finished, none_finished, status_of
 from transferlab.transfer.show import human_bytes
 
 Record = dict[str, Any]
@@ -29,7 +30,8 @@ _VARIANCE = {
 def variance_note(summary: Sequence[Row]) -> str:
     """Say which variance the intervals of these rows show; only kinds that occur are named."""
     kinds = {row["interval"] for row in summary}
-    return " ".join(sentence for kind, sentence in _VARIANCE.items() if kind in kinds)
+    notes = [sentence for kind, sentence in _VARIANCE.items() if kind in kinds]
+    return " ".join([*notes, COUNTED] if any(row["diverged"] and not none_finished(row) for row in summary) else notes)
 
 
 def reference_of(rows: Sequence[Record] | Sequence[Row]) -> str | None:
@@ -42,8 +44,9 @@ def summarise(records: Sequence[Record], *, test_examples: int | None = None) ->
     """Return one row per arm and budget, in the order in which they first stand in the records.
 
     Each row has means and intervals of accuracy and balanced accuracy, the paired difference to the arm from scratch
-    over the seeds both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs whose
-    probabilities are not finite: what they answer is wrong.
+    over the seeds both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs without scores: in
+    means and intervals all their answers are wrong. Those of the arm from scratch are left out of what others are compared
+    with, as are rows of nothing else.
     """
     reference = reference_of(records)
     groups: dict[tuple[str, int], list[Record]] = {}
@@ -51,22 +54,24 @@ def summarise(records: Sequence[Record], *, test_examples: int | None = None) ->
         groups.setdefault((record["name"], record["budget"]), []).append(record)
     scratch: dict[int, dict[int, float]] = {}
     for record in records:
-        if record["name"] == reference:
+        if record["name"] == reference and finished(record):
             scratch.setdefault(record["budget"], {})[record["seed"]] = record["test"]["accuracy"]
     curve = {budget: list(by_seed.values()) for budget, by_seed in scratch.items()}
     rows = []
     for (name, budget), group in groups.items():
-        accuracies = [r["test"]["accuracy"] for r in group]
+        accuracies = [counted(r, "accuracy") for r in group]
+        balanced = [counted(r, "balanced_accuracy") for r in group]
         low, high, kind = _interval(accuracies, test_examples)
-        balanced = [r["test"]["balanced_accuracy"] for r in group]
         balanced_low, balanced_high = t_interval(balanced)
+        if not any(map(finished, group)):
+            low, high, kind, balanced_low, balanced_high = math.nan, math.nan, "none", math.nan, math.nan
         row: Row = {
             "name": name,
             "kind": group[0]["kind"],
             "method": group[0]["method"],
             "budget": budget,
             "seeds": len(group),
-            "diverged": sum(not _finite(r["test"]["cross_entropy"]) for r in group),
+            **failures_of(group),
             "accuracy": float(np.mean(accuracies)),
             "low": low,
             "high": high,
@@ -80,14 +85,14 @@ def summarise(records: Sequence[Record], *, test_examples: int | None = None) ->
             "steps": float(np.mean([r["steps"] for r in group])),
             "memory": max(sum(r.get("memory", {}).values()) for r in group),
         }
-        if curve and name != reference:
+        if curve and name != reference and any(map(finished, group)):
             ratio = data_multiplier(curve, accuracies, budget)
             row["multiplier"] = {
                 "value": ratio.value, "low": ratio.low, "high": ratio.high, "censored": ratio.censored, "text": str(ratio),
             }  # fmt: skip
             both = [r for r in group if r["seed"] in scratch.get(budget, {})]
             if both:
-                ours = [r["test"]["accuracy"] for r in both]
+                ours = [counted(r, "accuracy") for r in both]
                 paired = paired_difference(ours, [scratch[budget][r["seed"]] for r in both])
                 row["over_scratch"] = {
                     "mean": paired.mean, "low": paired.low, "high": paired.high, "p_t": paired.p_t,
@@ -95,11 +100,6 @@ def summarise(records: Sequence[Record], *, test_examples: int | None = None) ->
                 }  # fmt: skip
         rows.append(row)
     return rows
-
-
-def _finite(value: float | None) -> bool:
-    # What is no number comes back from a record as null.
-    return value is not None and math.isfinite(value)
 
 
 def _interval(values: Sequence[float], test_examples: int | None) -> tuple[float, float, str]:
@@ -114,12 +114,15 @@ def results_csv(records: Sequence[Record]) -> str:
     """Return one line per run, tidy."""
     columns = ("name", "kind", "method", "budget", "seed", "accuracy", "balanced_accuracy", "cross_entropy",
                "trainable_parameters", "flops", "seconds", "steps", "compilations", "truncated", "learning_rate", "epochs",
-               "trials")  # fmt: skip
+               "trials", "status")  # fmt: skip
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for record in records:
         flat = {**record, **record["test"], "trials": (record.get("tuning") or {}).get("trials", 0)}
+        flat["status"] = status_of(record)
+        if not finished(record):
+            flat |= dict.fromkeys(record["test"], "")
         flat |= {name: record["settings"].get(name, "") for name in ("learning_rate", "epochs")}
         if record["settings"].get("steps") is not None:
             flat["epochs"] = ""  # the number of steps was given
@@ -129,7 +132,8 @@ def results_csv(records: Sequence[Record]) -> str:
 
 def study_result(records: Sequence[Record], summary: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``result.json`` holds: ``arms`` (a record a run), ``summary``, and the manifest. NaN becomes null."""
-    return _no_nan({"arms": list(records), "summary": list(summary), "variance": variance_note(summary), **manifest})
+    arms = [{**record, "status": status_of(record)} for record in records]
+    return _no_nan({"arms": arms, "summary": list(summary), "variance": variance_note(summary), **manifest})
 
 
 def _no_nan(value: Any) -> Any:
@@ -153,11 +157,16 @@ def pivot(summary: Sequence[Row]) -> tuple[list[str], list[int], dict[tuple[str,
 
 
 def shown(row: Row | None, name: str = "accuracy", low: str = "low") -> str:
-    """``.847 ±.012`` over seeds, ``.847 [.81, .88]`` for one seed on a test set of known size, else the mean alone."""
+    """``.847 ±.012`` over seeds, ``.847 [.81, .88]`` for one seed on a test set of known size, else the mean alone.
+
+    ``†`` marks a mean with runs that diverged; ``diverged`` stands where there is no other (``failed`` for a baseline).
+    """
     if row is None:
         return ""
+    if none_finished(row):
+        return "diverged" if row["kind"] == "method" else "failed"
     mean, edge = row[name], row[low]
-    text = f"{mean:.3f}".removeprefix("0")
+    text = f"{mean:.3f}".removeprefix("0") + (" †" if row.get("diverged") else "")
     if edge is None or not math.isfinite(edge):
         return text
     if row["interval"] == "Wilson over the test set":
@@ -255,6 +264,7 @@ def markdown_page(summary: Sequence[Row], title: str) -> str:
         if row["kind"] == "method"
     ]
     parts = [f"# {title}", "Test accuracy by labels", markdown_table(summary), variance_note(summary),
+             "\n".join(f"- {line}" for line in failure_lines(summary, reference_of(summary))),
              "Balanced accuracy", markdown_table(summary, "balanced_accuracy")]  # fmt: skip
     if compared:
         parts += ["Times the labels that scratch needs for the same accuracy", "\n".join([head, *map(worth, compared)])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,17 @@ class Divergence:
 
     def __str__(self) -> str:
         return f"{self.status} of {self.total} (learning rate {self.learning_rate:.3g}): {self.what}"
+
+
+def recorded(record: Mapping[str, Any]) -> Divergence | None:
+    """Where the run of this record (``result.json``) diverged; None for one that finished."""
+    found = record.get("diverged")
+    try:
+        return None if found is None else Divergence(**found)
+    except TypeError:
+        raise TransferlabError(
+            f"A run's record (result.json) says 'diverged': {found!r}, which is not understood."
+        ) from None
 
 
 def first_not_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, str] | None:
@@ -125,6 +137,11 @@ def last_checkpoint(directory: Path) -> int | None:
     """Step of the newest checkpoint in a run's directory."""
     steps = [int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit()]
     return max(steps, default=None)
+
+
+def drop_checkpoints(directory: Path) -> None:
+    """Remove the checkpoints in a run's directory."""
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
 
 def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> None:

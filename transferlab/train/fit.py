@@ -1,10 +1,15 @@
-"""``fit_together``: from runs that are set up to results. Resume is the first thing tried."""
+"""``fit_together``: from runs that are set up to results. Resume is the first thing tried.
+
+A run's directory is absent; claimed (``run.json``); being trained (``.lock`` is held); interrupted (checkpoints, and no
+``result.json``), from where it continues; or ended: ``result.json``, whose ``status`` says whether it finished or diverged. One
+that has ended is read and never trained again.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -21,13 +26,13 @@ from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.abreast import Abreast
 from transferlab.train.ahead import SIDE_BY_SIDE
-from transferlab.train.divergence import FINISHED, raise_diverged, sentence
+from transferlab.train.divergence import FINISHED, drop_checkpoints, raise_diverged, sentence
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
 from transferlab.train.memory import device_bytes, make_fit
 from transferlab.train.program import State, evaluated
-from transferlab.train.result import Report, Result, read_result, untested, write_predictions
+from transferlab.train.result import Report, Result, read_result, write_predictions
 from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
 from transferlab.transfer.flops import host
@@ -195,7 +200,7 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
 
         def diverged(i: int) -> None:
             # Recorded at once: whatever happens to the others, this run is not tried again.
-            ended[i] = _diverged(members[i], len(members), asdict(engine.memory(i)))
+            ended[i] = _give_up(members[i], len(members), asdict(engine.memory(i)))
 
         train(engine, stop, report, diverged)
     if len(ended) < len(members):
@@ -271,6 +276,28 @@ def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.T
     return jax.tree.map(one, frozen)
 
 
+def _record(member: Member, test: dict[str, float], together: int, memory: dict[str, int]) -> dict[str, Any]:
+    """What ``result.json`` says of a run that has ended, one way or the other."""
+    run, program = member.run, member.run.program
+    return {
+        "status": FINISHED if member.diverged is None else member.diverged.status,
+        "diverged": None if member.diverged is None else asdict(member.diverged),
+        "method": run.method.name,
+        "examples": len(run.data.train) + len(run.data.validation),
+        "test": test,
+        "trainable_parameters": run._plan.trainable_parameters,
+        "flops": run.flops + run.decision.flops_per_example * len(run.data.train),
+        "seconds": member.seconds,
+        "together": together,
+        "memory": memory,
+        "squeezed": run.squeezed,
+        "steps": run.steps,
+        "compilations": sum(f.compilations for f in (program.step, program.population, program.together)),
+        "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
+        "settings": asdict(run.settings),
+    }
+
+
 def _finish(
     member: Member, trained: State, probabilities: Float[np.ndarray, "n labels"], together: int, memory: dict[str, int]
 ) -> Result:
@@ -280,10 +307,11 @@ def _finish(
     record = _record(member, test, together, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.data, probabilities)
-        # Written last: its presence is what says that the run has ended.
+        # Written last: its presence is what says that the run is finished.
         write_json(run.directory / "result.json", record)
-        _drop_checkpoints(run)
-        if run.keep_weights and member.checkpoints is not None:
+        if not run.keep_weights:
+            shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+        elif member.checkpoints is not None:
             member.checkpoints.finish()
 
     def tree() -> trees.Tree:
@@ -297,43 +325,20 @@ def _finish(
     return Result(test, probabilities, member.writer.rows, record, tree, whole)
 
 
-def _diverged(member: Member, together: int, memory: dict[str, int]) -> Result:
-    """The result of a run that has no numbers to test."""
+def _give_up(member: Member, together: int, memory: dict[str, int]) -> Result:
+    """The result of a run that diverged: nothing is tested. Its checkpoints may still be being written."""
     run = member.run
-    record = _record(member, dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy")), together, memory)
+    test: dict[str, float] = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
+    probabilities = np.full((len(run.data.test), len(run.data.label_names)), np.nan, np.float32)
+    record = _record(member, test, together, memory)
     if run.directory is not None:
+        write_predictions(run.directory, run.data, probabilities)
         write_json(run.directory / "result.json", record)
-    return untested(record, member.writer.rows, len(run.data.test), len(run.data.label_names))
-
-
-def _drop_checkpoints(run: Run) -> None:
-    """Remove the checkpoints of a run that has ended and whose weights nobody wants."""
-    if run.directory is not None and not run.keep_weights:
-        shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+    return Result(test, probabilities, member.writer.rows, record)
 
 
 def _drop_diverged(member: Member) -> None:
-    if member.diverged is not None:
-        _drop_checkpoints(member.run)
-
-
-def _record(member: Member, test: Mapping[str, float | None], together: int, memory: dict[str, int]) -> dict[str, Any]:
-    """What ``result.json`` says of a run that has ended, one way or the other."""
-    run, program = member.run, member.run.program
-    return {
-        "method": run.method.name,
-        "status": FINISHED if member.diverged is None else member.diverged.status,
-        "diverged": None if member.diverged is None else asdict(member.diverged),
-        "examples": len(run.data.train) + len(run.data.validation),
-        "test": dict(test),
-        "trainable_parameters": run._plan.trainable_parameters,
-        "flops": run.flops + run.decision.flops_per_example * len(run.data.train),
-        "seconds": member.seconds,
-        "together": together,
-        "memory": memory,
-        "squeezed": run.squeezed,
-        "steps": run.steps,
-        "compilations": sum(f.compilations for f in (program.step, program.population, program.together)),
-        "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
-        "settings": asdict(run.settings),
-    }
+    """Remove the checkpoints of a run that diverged, where nobody wants them."""
+    run = member.run
+    if member.diverged is not None and run.directory is not None and not run.keep_weights:
+        drop_checkpoints(run.directory)

@@ -184,7 +184,10 @@ class Engine(Protocol):
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        """Probabilities for these examples of these members, with their present or the given states."""
+        """Probabilities for these examples of these members, with their present or the given states.
+
+        Members that diverged may be missing.
+        """
         ...
 
 
@@ -206,6 +209,7 @@ def train(
     clock, saved = program.clock(), time.perf_counter()
     while any(member.trains(engine.done) for member in members):
         first = engine.done
+        # Of those that diverged too, so that the others' calls stay what they are.
         taken = [i for i, member in enumerate(members) if member.total > first]
         live = [i for i in taken if members[i].trains(first)]
         metrics = engine.advance(min(members[i].next_event(first) for i in taken), stop, report)
@@ -231,6 +235,7 @@ def train(
         due = done % every == 0 if every else time.perf_counter() - saved > settings.checkpoint_seconds
         for i in live:
             member, last = members[i], done == members[i].total
+            # The update of the newest step is in the state alone: no metric has seen it.
             if member.diverged is None and done > first and (last or ((due or stop.asked) and member.checkpoints)):
                 member.check_state(engine.state(i), done)
             if member.diverged is not None:
@@ -438,8 +443,10 @@ class Companions(Population):
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        given = {i: self.state(i) if states is None else states[i] for i in wanted}
-        return {i: predict_member(self.members[i], given[i], indices) for i, indices in wanted.items()}
+        # Each is computed by itself: one that diverged may be left out.
+        asked = [i for i in wanted if self.members[i].diverged is None]
+        given = {i: self.state(i) if states is None else states[i] for i in asked}
+        return {i: predict_member(self.members[i], given[i], wanted[i]) for i in asked}
 
 
 class Resident(Population):

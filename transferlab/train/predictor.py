@@ -26,7 +26,7 @@ from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
-from transferlab.train.divergence import Divergence
+from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture
 from transferlab.train.run import plan_for
 
@@ -102,8 +102,8 @@ def open_run(directory: str | Path) -> Predictor:
     directory = Path(directory)
     if not (directory / "result.json").exists() or not (directory / "run.json").exists():
         raise TransferlabError(f"{directory} holds no finished run (no result.json and run.json).")
-    if (found := read_json(directory / "result.json").get("diverged")) is not None:
-        raise TransferlabError(f"The run in {directory} {Divergence(**found)}; it has nothing to predict with.")
+    if (found := recorded(read_json(directory / "result.json"))) is not None:
+        raise TransferlabError(f"The run in {directory} {found}; it has nothing to predict with.")
     identity = read_json(directory / "run.json")
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from transferlab.data.dataset import Dataset
 from transferlab.files import atomic_path, read_json
 from transferlab.methods.adapted import Adapted
 from transferlab.pretrained.source import Source
-from transferlab.train.divergence import FINISHED, Divergence
+from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -50,8 +49,7 @@ class Result:
     @property
     def diverged(self) -> Divergence | None:
         """Where it diverged, if it did."""
-        found = self.record.get("diverged")
-        return None if found is None else Divergence(**found)
+        return recorded(self.record)
 
     @cached_property
     def params(self) -> trees.Tree | None:
@@ -80,18 +78,8 @@ def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.nd
 
 
 def read_result(directory: Path) -> Result:
-    """Read the result of a run that has ended from its directory (without weights)."""
+    """Read a finished run's result from its directory (without weights)."""
     record = read_json(directory / "result.json")
-    if record.get("diverged") is not None:
-        identity = read_json(directory / "run.json")
-        rows = read_metrics(directory / "metrics.jsonl")
-        return untested(record, rows, identity["data"]["test"], len(identity["labels"]))
     with np.load(directory / "predictions.npz", allow_pickle=False) as saved:
         probabilities = saved["probabilities"]
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
-
-
-def untested(record: dict[str, Any], history: list[dict[str, Any]], examples: int, labels: int) -> Result:
-    """The result of a run that diverged: nothing was tested."""
-    test = dict.fromkeys(record["test"], math.nan)
-    return Result(test, np.full((examples, labels), math.nan, np.float32), history, record)
