@@ -186,6 +186,8 @@ def remove(path: Path) -> None:
 
 def remove_directory(path: Path) -> None:
     """Remove a directory so that one that was killed on the way leaves none that looks whole: first its name goes."""
+    if not path.is_dir():
+        return
     try:
         with temporary_sibling(path, directory=True) as temporary:
             os.replace(path, temporary)
