@@ -205,7 +205,7 @@ def _held(path: Path, wait: bool) -> Iterator[bool]:
     import fcntl
 
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         yield False
         return
