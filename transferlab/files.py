@@ -188,6 +188,8 @@ def remove(path: Path) -> None:
 
 def remove_directory(path: Path) -> None:
     """Remove a directory so that one that was killed on the way leaves none that looks whole: first its name goes."""
+    if not path.is_dir():
+        return
     try:
         with temporary_sibling(path, directory=True) as temporary:
             os.replace(path, temporary)
@@ -205,7 +207,7 @@ def _held(path: Path, wait: bool) -> Iterator[bool]:
     import fcntl
 
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         yield False
         return

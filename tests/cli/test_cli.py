@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transferlab.config import read_config
+from transferlab.errors import TransferlabError
+from transferlab.studies.study import Study
+
 CONFIG = """
 from ml_collections import ConfigDict
 
@@ -268,6 +272,32 @@ def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path,
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and f"Continuing: {finished} of" in done.stdout, done.stderr[-1500:]
     assert (tmp_path / "s" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "left", [(), (".lock",), ("inputs.json",), ("inputs.json", ".config.json.abcd1234.tmp-written")]
+)
+def test_a_study_killed_between_its_first_files_never_continues(
+    left: tuple[str, ...], config: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "s"
+    place.mkdir()
+    for name in left:
+        # What it was to read may have changed since.
+        (place / name).write_text('{"source": {"name": "another", "mark": "1"}}')
+    begun = Study(read_config(str(config), (f"--config.workdir={place}",)))
+    begun._claim()
+    assert {path.name for path in place.iterdir()} - {".lock"} == {"inputs.json", "config.json"}
+    assert json.loads((place / "inputs.json").read_text())["source"]["mark"] == begun.source.sha256
+    begun._claim()
+
+
+def test_a_directory_of_something_else_is_taken_for_a_study_that_began(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "inputs.json").write_text("{}")
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(TransferlabError, match="not empty and holds no study"):
+        Study(read_config(str(config), (f"--config.workdir={tmp_path}",)))._claim()
+    assert (tmp_path / "inputs.json").read_text() == "{}"
 
 
 def test_plan_stops_before_training_and_writes_nothing(config: Path, tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_otherwise(half, calm, ope
     (again / "checkpoints" / "notes").mkdir()
     (again / "checkpoints" / "99.txt").touch()
     (again / "checkpoints" / "100").touch()
+    (again / "checkpoints" / "101").mkdir()
     (again / "checkpoints" / "8.orbax-checkpoint-tmp-1").mkdir()
     run_in(again, opened, films).fit()
     assert f"checkpoint of step {newest} is damaged" in caplog.text and "manifest.ocdbt" in caplog.text
@@ -297,23 +298,11 @@ def test_a_damaged_file_of_the_feature_cache_is_used_or_ends_later_runs(tmp_path
 
 
 def test_a_damaged_compiled_program_is_run_or_stays(tmp_path) -> None:
+    from jax._src.lru_cache import LRUCache
+
     from transferlab.train.stored import _Hashed
 
-    class Files:
-        """What JAX does on disk: an entry that is there is never written again."""
-
-        _path = tmp_path
-
-        def get(self, key: str) -> bytes | None:
-            path = tmp_path / f"{key}-cache"
-            return path.read_bytes() if path.exists() else None
-
-        def put(self, key: str, value: bytes) -> None:
-            path = tmp_path / f"{key}-cache"
-            if not path.exists():
-                path.write_bytes(value)
-
-    cache = _Hashed(Files())  # type: ignore[arg-type]
+    cache = _Hashed(LRUCache(str(tmp_path), max_size=-1))
     cache.put("step", b"program")
     assert cache.get("step") == b"program" and cache.get("other") is None
     entry = tmp_path / "step-cache"

@@ -310,7 +310,7 @@ def read_npz(path: Path) -> dict[str, LazyTensor]:
                 packed += member.compress_size
         if packed > path.stat().st_size:
             raise ValueError("its arrays lie over one another")
-    except _ZIP_DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise TransferlabError(f"{path}: not a readable npz file ({error}).") from None
     return tensors
 
@@ -370,7 +370,7 @@ def _leaves_of(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[str, tu
         yield from _leaves_of(inner, (*place, key))
 
 
-_ZIP_DAMAGE = (
+ZIP_DAMAGE = (
     zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error, zlib.error,
     SyntaxError, OverflowError, TypeError, MemoryError, IndexError, KeyError,
 )  # fmt: skip
@@ -401,7 +401,7 @@ def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, k
         try:
             with zipfile.ZipFile(path) as archive, archive.open(member) as file, _PARSING:
                 array = np.lib.format.read_array(file, allow_pickle=False)
-        except _ZIP_DAMAGE as error:
+        except ZIP_DAMAGE as error:
             raise TransferlabError(f"{path}: cannot read '{key}' ({error}).") from None
         return array.view(ml_dtypes.bfloat16) if brain else array
 

@@ -198,8 +198,6 @@ def _check_export(directory: Path, wanted: Callable[[str], bool]) -> bool:
 
 def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     path = directory / DESCRIPTION
-    if not _check_export(directory, lambda file: not _is_data(file)):
-        _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", directory)
     described = read_object(path)
     try:
         if described["format"] != 1:
@@ -218,6 +216,8 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         raise TransferlabError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
+    if not _check_export(directory, lambda file: not _is_data(file)):
+        _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", directory)
     tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
     raw = read_object(directory / "config.json") if (directory / "config.json").exists() else None
     transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))

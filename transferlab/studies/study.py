@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError
-from transferlab.files import drop_litter, file_lock, read_json, write_json, write_text
+from transferlab.files import TEMPORARY, drop_litter, file_lock, read_json, remove_directory, write_json, write_text
 from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.loading import load
@@ -382,7 +381,7 @@ class Study:
                     drop_checkpoints(directory)
         scored.sort(key=lambda pair: pair[0], reverse=True)
         for _, directory in scored[1 if self.config.keep_weights else 0 :]:
-            shutil.rmtree(directory / "checkpoints")
+            remove_directory(directory / "checkpoints")
 
     def _curves(self) -> dict[str, list[tuple[int, int, list[dict[str, Any]]]]]:
         curves: dict[str, list[tuple[int, int, list[dict[str, Any]]]]] = {}
@@ -423,7 +422,8 @@ class Study:
         elif self.directory.is_dir():
             drop_litter(self.directory)
             # One that was killed before it wrote its config has run nothing: it begins anew, on what its sources hold now.
-            if any(path.name not in (INPUTS, LOCK) for path in self.directory.iterdir()):
+            names = {path.name for path in self.directory.iterdir() if not path.name.endswith(TEMPORARY)}
+            if names - {INPUTS, LOCK}:
                 raise TransferlabError(
                     f"{self.directory} is not empty and holds no study; choose another --config.workdir."
                 )

@@ -15,7 +15,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.files import atomic_directory, drop_litter, read_json, remove, remove_directory, write_json
-from transferlab.manifest import Damaged, check_manifest, write_manifest
+from transferlab.manifest import MANIFEST, Damaged, check_manifest, write_manifest
 from transferlab.pretrained.orbax import plain_path, read_tree, write_tree
 from transferlab.train.program import State, evaluated
 
@@ -73,7 +73,10 @@ class Checkpoints:
     def _write(self, step: int, tree: trees.Tree, meta: dict[str, Any]) -> None:
         place = self.directory / str(step)
         self._drop_old_litter()
-        remove_directory(place) if place.is_dir() else remove(place)
+        if place.is_dir():
+            remove_directory(place)
+        else:
+            remove(place)
         with atomic_directory(place) as made:
             (made / META).parent.mkdir()
             write_json(made / META, meta)
@@ -134,11 +137,14 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps that have a directory; what else lies there is no checkpoint."""
+        """Steps that have a directory with something of a checkpoint; what else lies there is none."""
         if not self.directory.is_dir():
             return []
-        names = (path.name for path in self.directory.iterdir() if path.is_dir())
-        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+        parts = (META.partition("/")[0], "tree", MANIFEST)
+        named = [
+            path for path in self.directory.iterdir() if path.name.isdecimal() and str(int(path.name)) == path.name
+        ]
+        return sorted(int(path.name) for path in named if any((path / part).exists() for part in parts))
 
     @property
     def last(self) -> int | None:
@@ -153,14 +159,16 @@ class Checkpoints:
         Raises:
             TransferlabError: there are checkpoints, and none is whole; each is named.
         """
-        whole = []
+        whole: dict[int, str] = {}
         for step in reversed(self.steps):
             if not self._whole(step):
                 continue
-            whole.append(step)
             best = self._best_at(step)
             if best is None or (best in self.steps and self._whole(best)):
+                # What lies past the step that the run continues at is written again.
+                self._damaged |= whole
                 return step, best
+            whole[step] = f"{self.directory / str(best)}, the best by then, is lost."
             _LOG.warning(
                 "The checkpoint of step %d in %s is not used: that of step %d, the best by then, is lost.",
                 step, self.directory, best,
@@ -172,11 +180,12 @@ class Checkpoints:
                 f"No checkpoint in {self.directory} is whole: {' '.join(map(str, self._damaged.values()))} Restore one from "
                 f"a copy, or delete {self.directory} to train from the beginning."
             )
+        step = max(whole)
         _LOG.warning(
             "No older checkpoint in %s can be used: the run continues after step %d, and its best state will be one of those "
-            "that follow.", self.directory, whole[0],
+            "that follow.", self.directory, step,
         )  # fmt: skip
-        return whole[0], None
+        return step, None
 
     def chosen(self) -> int | None:
         """Step of the state that a finished run ended with: the best by its validation, or the newest; None for none.

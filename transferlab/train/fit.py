@@ -7,7 +7,6 @@ that has ended is read and never trained again.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
-from transferlab.files import file_lock, write_json
+from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
@@ -310,7 +309,7 @@ def _finish(
         # Written last: its presence is what says that the run is finished.
         write_json(run.directory / "result.json", record)
         if not run.keep_weights:
-            shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+            remove_directory(run.directory / "checkpoints")
         elif member.checkpoints is not None:
             member.checkpoints.finish()
 

@@ -13,8 +13,10 @@ from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.data.dataset import Dataset
+from transferlab.errors import TransferlabError
 from transferlab.files import atomic_path, read_json
 from transferlab.methods.adapted import Adapted
+from transferlab.pretrained.formats import ZIP_DAMAGE
 from transferlab.pretrained.source import Source
 from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
@@ -80,6 +82,13 @@ def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.nd
 def read_result(directory: Path) -> Result:
     """Read a finished run's result from its directory (without weights)."""
     record = read_json(directory / "result.json")
-    with np.load(directory / "predictions.npz", allow_pickle=False) as saved:
-        probabilities = saved["probabilities"]
+    path = directory / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            probabilities = saved["probabilities"]
+    except ZIP_DAMAGE as error:
+        raise TransferlabError(
+            f"{path} is damaged ({error}). Remove {directory / 'result.json'} and start the same command again: the run is "
+            "tested once more."
+        ) from None
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)

@@ -16,6 +16,8 @@ import jax
 from jax._src import compilation_cache
 from jax._src.compilation_cache_interface import CacheInterface
 
+from transferlab.files import SET_CACHE
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -43,7 +45,12 @@ class _Hashed(CacheInterface):
 
 
 def keep_compiled(directory: Path) -> None:
-    """Keep compiled programs in a directory, between processes."""
+    """Keep compiled programs in a directory, between processes; where none can be made, that is logged and no more."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _LOG.warning("Compiled programs are not kept: %s cannot be made (%s). %s", directory, error.strerror, SET_CACHE)
+        return
     made = compilation_cache.get_file_cache
     if not hasattr(made, "hashed"):
 
