@@ -13,7 +13,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import fetch_bucket, read_json, reading
 from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling
@@ -32,6 +32,7 @@ from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.whisper import read_audio
 
 
+@check_arguments
 def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import make_usual, read_json, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
@@ -33,6 +33,7 @@ FORMATS = ("hf", "timm", "orbax")
 """What can be written: a directory of Hugging Face (safetensors), of timm, or an Orbax checkpoint with readable paths."""
 
 
+@check_arguments
 def save(
     source: Source,
     directory: str | Path,

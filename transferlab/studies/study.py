@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from transferlab.data.dataset import Dataset, dataset
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import file_lock, read_json, write_json, write_text
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.loading import load
@@ -488,6 +488,7 @@ def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@check_arguments
 def run_study(config: StudyConfig, observer: Observer | None = None) -> dict[str, Any]:
     """Run a study from start (or from where it was) to its report; return ``result.json``'s content."""
     return Study(config, observer).run()

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
+from transferlab.errors import check_arguments
 from transferlab.files import file_lock, write_json
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
@@ -34,6 +35,7 @@ COMPANIONS = 64
 """Most runs that step in one program, each on its own batches."""
 
 
+@check_arguments
 def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 

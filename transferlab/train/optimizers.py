@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float
 
 from transferlab import trees
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 
 NEEDS_MORE = {
     "lbfgs": "it needs the value of the loss and a line search",
@@ -27,6 +27,7 @@ NEEDS_MORE = {
 """Optimizers of optax that a step which scales updates by leaf and schedule cannot take, and why."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Optimizer:
     """An optimizer of optax, by its name there, with its arguments.

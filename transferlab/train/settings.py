@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError, check_arguments, check_fields
 from transferlab.train.optimizers import Optimizer
 from transferlab.transfer.groups import Schedule
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Settings:
     """Training settings.
