@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import inspect
 import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, wraps
 from itertools import islice
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transferlab import limits
 from transferlab.bounds import Bounds
+
+Call = TypeVar("Call", bound=typing.Callable[..., Any])
 
 
 class TransferlabError(Exception):
@@ -143,3 +146,46 @@ def _declared(kind: type) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
         words = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
         fields.append((name, parts, words))
     return fields
+
+
+def check_arguments(made: Call) -> Call:
+    """Decorate a public function, or a class, so that arguments it does not take are an error that names the nearest.
+
+    A class is changed in place.
+
+    Raises:
+        TransferlabError: on a call, an argument that is unknown, lacks, or is given twice.
+    """
+    call: Any = made.__init__ if isinstance(made, type) else made
+    signature = inspect.signature(call)
+    names = [
+        name for name, one in signature.parameters.items() if one.kind is not one.POSITIONAL_ONLY and name != "self"
+    ]
+    free = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+
+    @wraps(call)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in names and not free:
+                raise TransferlabError(f"{made.__qualname__} takes no '{name}'.{_nearest_argument(name, names)}")
+        try:
+            signature.bind(*args, **given)
+        except TypeError as error:
+            raise TransferlabError(f"{made.__qualname__}: {error}.") from None
+        return call(*args, **given)
+
+    if not isinstance(made, type):
+        return typing.cast(Call, checked)
+    cls: Any = made
+    cls.__init__ = checked
+    return cls
+
+
+def _nearest_argument(name: str, names: list[str]) -> str:
+    """As :func:`nearest`; where none is close, one of whose words one is: ``text_column`` for ``txet``."""
+    words = {word: choice for choice in names for word in choice.split("_")}
+    if not difflib.get_close_matches(name, names, n=1, cutoff=0.5) and (
+        close := difflib.get_close_matches(name, words, n=1, cutoff=0.6)
+    ):
+        return f" Did you mean '{words[close[0]]}'?"
+    return nearest(name, names)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 
 Tree = dict[str, Any]
 """A nested dict whose leaves are arrays, ``jax.ShapeDtypeStruct`` or lazily read arrays."""
@@ -283,6 +283,7 @@ class Definition:
         return _initialise(self, wanted)(key) if wanted else {}
 
 
+@check_arguments
 def define(module: nnx.Module) -> Definition:
     """Take a module apart into a :class:`Definition`; arrays it holds are left behind.
 

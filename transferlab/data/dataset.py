@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from transferlab.data.labels import LabelKind, check_alike, ordered, read_labels
 from transferlab.data.tables import checked_text, read_rows
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.host import interruptible
 
 Modality = Literal["text", "image"]
@@ -79,6 +79,7 @@ class Dataset:
             f"stratified{half}{rest}"
         )
 
+    @check_arguments
     def subset(self, examples: int, seed: int) -> Dataset:
         """Return the same data with ``examples`` labels for training, validation included.
 
@@ -103,6 +104,7 @@ class Dataset:
             )
         return replace(self, train=chosen)
 
+    @check_arguments
     def hold_out(self, fraction: float, seed: int) -> Dataset:
         """Return the same data with a stratified part of the training labels, at least one, set aside for validation."""
         if not 0 < fraction < 1:
@@ -129,6 +131,7 @@ class Dataset:
         }
 
 
+@check_arguments
 @interruptible()
 def dataset(
     name: str | Path,
@@ -214,19 +217,21 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
     rng = np.random.default_rng([seed, 7])
     n, place = len(labels), np.zeros(len(labels))
     _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    for rows in _by_class(column, counts):
-        rank = np.empty(len(rows))
-        rank[rng.permutation(len(rows))] = np.arange(len(rows))
-        place[rows] = (rank + 0.5) / len(rows)
+    # Each class's rows stand together, from its start on.
+    starts = np.cumsum(counts) - counts
+    shuffled = np.concatenate([rng.permutation(count) for count in counts.tolist()]) if n else np.zeros(0, np.int64)
+    within = np.arange(n) - np.repeat(starts, counts)
+    rows = np.argsort(column, kind="stable")
+    place[rows[np.repeat(starts, counts) + shuffled]] = (within + 0.5) / np.repeat(counts, counts)
     even = np.lexsort((rng.random(n), place))
     # Each class's examples by where they stand in the even spread.
-    waiting = _by_class(column[even], counts)
+    waiting, ends = np.argsort(column[even], kind="stable"), (starts + counts).tolist()
     # Of classes of one size that one is next which had fewest, then whose next example stands first: a heap for each size,
     # so that a step looks at as many classes as there are sizes.
     sizes = np.unique(counts)
     heaps: list[list[tuple[int, int, int]]] = [[] for _ in sizes]
-    for label, size in enumerate(np.searchsorted(sizes, counts)):
-        heaps[size].append((0, int(waiting[label][0]), label))
+    for label, (size, start) in enumerate(zip(np.searchsorted(sizes, counts).tolist(), starts.tolist(), strict=True)):
+        heaps[size].append((0, int(waiting[start]), label))
     for heap in heaps:
         heapq.heapify(heap)
     taken, ahead = np.zeros(len(sizes), np.int64), np.array([heap[0][1] for heap in heaps], np.int64)
@@ -238,17 +243,13 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
         size = most[ahead[most].argmin()]
         done, position, label = heapq.heappop(heaps[size])
         chosen.append(position)
-        if done + 1 < len(waiting[label]):
-            heapq.heappush(heaps[size], (done + 1, int(waiting[label][done + 1]), label))
+        following = ends[label] - int(counts[label]) + done + 1
+        if following < ends[label]:
+            heapq.heappush(heaps[size], (done + 1, int(waiting[following]), label))
         taken[size], ahead[size] = heaps[size][0][:2] if heaps[size] else (0, n)
     rest = np.ones(n, bool)
     rest[chosen] = False
     return np.concatenate([even[chosen], even[rest]]) if chosen else even
-
-
-def _by_class(column: Int[np.ndarray, " n"], counts: Int[np.ndarray, " classes"]) -> list[Int[np.ndarray, " rows"]]:
-    """The rows of each class, in their order."""
-    return np.split(np.argsort(column, kind="stable"), np.cumsum(counts)[:-1])
 
 
 def _set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.ndarray, " n"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from transferlab import trees
 from transferlab.bounds import Bounds, Natural, NonNegative
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError, check_arguments, check_fields
 from transferlab.models.backbone import last_token, run_stages
 from transferlab.models.causal import Decoder
 from transferlab.models.heads import LanguageModelConfig
@@ -58,6 +58,7 @@ class Generated:
     stopped: tuple[bool, ...]
 
 
+@check_arguments
 def generate(
     source: Source,
     prompts: str | Sequence[str] | Mapping[str, Any],

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_arguments
 
 if TYPE_CHECKING:
     from transferlab.pretrained.source import Source
@@ -64,6 +64,7 @@ class ZeroShot:
         return np.float32(self.scale) * (_unit(found) @ self.classes.T) + np.float32(self.bias)
 
 
+@check_arguments
 def zero_shot_classifier(
     source: Source, labels: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",), rows: int = 32
 ) -> ZeroShot:

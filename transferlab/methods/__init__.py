@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.methods.base import Method
 from transferlab.methods.full import Full
 from transferlab.methods.lora import LoRA
@@ -13,6 +13,8 @@ from transferlab.methods.scratch import Scratch
 
 METHODS: dict[str, type[Method]] = {"scratch": Scratch, "probe": Probe, "lora": LoRA, "full": Full}
 """Name → method, as configs and ``transferlab methods`` know them."""
+for _method in METHODS.values():
+    check_arguments(_method)
 
 
 def method_named(name: str) -> type[Method]:

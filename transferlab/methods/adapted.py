@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_arguments
 from transferlab.methods.lora import LowRank
 from transferlab.models.layers import Linear
 from transferlab.pretrained.loading import load
@@ -94,6 +94,7 @@ class Adapted:
         return target
 
 
+@check_arguments
 def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted:
     """Open a PEFT adapter on its base.
 

@@ -1,5 +1,6 @@
 """Model families as Flax NNX modules on the stage protocol: ``Config.size().build(head)``, with readable paths."""
 
+from transferlab.errors import check_arguments
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.bit import Bit, BitConfig
@@ -19,6 +20,11 @@ from transferlab.models.swin import Swin, SwinConfig
 from transferlab.models.t5 import T5, T5Config, shift_right
 from transferlab.models.vit import ViT, ViTConfig
 from transferlab.models.whisper import Whisper, WhisperConfig
+
+for _config in (BertConfig, BitConfig, ClassifierConfig, ClipConfig, ConvNeXtConfig, DistilBertConfig, EfficientNetConfig,
+                GPT2Config, LanguageModelConfig, LlamaConfig, MobileNetV2Config, ModernBertConfig, MPNetConfig, ResNetConfig,
+                RobertaConfig, SwinConfig, T5Config, TextTowerConfig, ViTConfig, WhisperConfig):  # fmt: skip
+    check_arguments(_config)
 
 __all__ = [
     "GPT2",

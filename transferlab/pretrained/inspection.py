@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_arguments
 from transferlab.pretrained.formats import read_any, read_orbax
 from transferlab.pretrained.loading import DESCRIPTION, load
 from transferlab.pretrained.registry import REGISTRY
@@ -47,6 +47,7 @@ class Inspection:
         return table
 
 
+@check_arguments
 def inspect_checkpoint(name: str | Path) -> Inspection:
     """Return the tree of a registry name, ``hf:owner/name``, weight file, directory, PEFT adapter, run or Orbax checkpoint.
 

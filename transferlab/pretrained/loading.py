@@ -14,7 +14,7 @@ import numpy as np
 from transferlab import limits, trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
-from transferlab.errors import FieldError, TransferlabError, nearest
+from transferlab.errors import FieldError, TransferlabError, check_arguments, nearest
 from transferlab.files import fetch_bucket, read_json, read_object, reading
 from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
@@ -37,6 +37,7 @@ from transferlab.pretrained.whisper import read_audio
 _LOG = logging.getLogger(__name__)
 
 
+@check_arguments
 @interruptible()
 def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
     """Open a pretrained model; its weights are read when they are needed.

@@ -18,7 +18,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import (
     TEMPORARY,
     is_written,
@@ -53,6 +53,7 @@ FORMATS = ("hf", "timm", "orbax")
 """What can be written: a directory of Hugging Face (safetensors), of timm, or an Orbax checkpoint with readable paths."""
 
 
+@check_arguments
 @interruptible()
 def save(
     source: Source,

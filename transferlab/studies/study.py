@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from transferlab.data.dataset import Dataset, dataset
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import TEMPORARY, drop_litter, file_lock, read_json, remove_directory, write_json, write_text
 from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
@@ -524,6 +524,7 @@ def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@check_arguments
 @interruptible()
 def run_study(config: StudyConfig, observer: Observer | None = None) -> dict[str, Any]:
     """Run a study from start (or from where it was) to its report; return ``result.json``'s content."""

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
+from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
@@ -40,6 +41,7 @@ COMPANIONS = 64
 """Most runs that step in one program, each on its own batches."""
 
 
+@check_arguments
 @interruptible()
 def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from transferlab import trees
 from transferlab.bounds import Positive
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, check_arguments, check_fields, nearest
 
 NEEDS_MORE = {
     "lbfgs": "it needs the value of the loss and a line search",
@@ -31,6 +31,7 @@ NEEDS_MORE = {
 """Optimizers of optax that a step which scales updates by leaf and schedule cannot take, and why."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Optimizer:
     """An optimizer of optax, by its name there, with its arguments.

@@ -18,7 +18,7 @@ from transferlab import trees
 from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import read_json
 from transferlab.host import interruptible
 from transferlab.methods.adapted import Adapted, adapted
@@ -92,6 +92,7 @@ class Predictor:
         return jax.jit(predict)
 
 
+@check_arguments
 @interruptible()
 def open_run(directory: str | Path) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base it stands on.

@@ -18,7 +18,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
 from transferlab.data.dataset import Dataset
 from transferlab.data.packing import Packed
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError, check_arguments, check_fields
 from transferlab.host import interruptible
 from transferlab.methods import Full, Method
 from transferlab.models.backbone import narrowed
@@ -39,6 +39,7 @@ PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
 """Tokens of a batch of packed texts in a feature pass: on CPU a layer's activations then stay in the cache."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Seeds:
     """Seeds that are kept apart: what is drawn for new leaves, and the order of examples and dropout."""
@@ -53,6 +54,7 @@ class Seeds:
                 raise TransferlabError(f"The seed of the {name} is {seed}; a seed is from 0 to 2³² − 1.")
 
 
+@check_arguments
 @interruptible()
 def adapt(
     source: Source,

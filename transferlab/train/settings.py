@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from transferlab.bounds import Bounds, Count, Fraction, Natural, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError, check_arguments, check_fields
 from transferlab.train.optimizers import Optimizer, described
 from transferlab.transfer.groups import Schedule
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Settings:
     """Training settings.
