@@ -27,6 +27,7 @@ from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
+from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source, Transform
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.whisper import read_audio
@@ -192,6 +193,9 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     tensors = read_orbax(directory / "tree")
     raw = read_json(directory / "config.json") if (directory / "config.json").exists() else None
     transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))
+    if isinstance(transform, TextTransform):
+        with reading(directory / MODULES):
+            transform = replace(transform, prompt=read_modules(directory).prompt)
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
     with reading(path):
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
@@ -254,6 +258,9 @@ def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
     if (directory / DESCRIPTION).exists():
         return _from_orbax(directory, name, origin)
+    with reading(directory / MODULES):
+        modules = read_modules(directory)
+    directory, whole = modules.folder, directory
     path = directory / "config.json"
     if not path.exists() and (directory / OPEN_CLIP).exists():
         return _from_open_clip(directory, name, origin)
@@ -274,17 +281,21 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
         labels = label_names(raw) if timm is None else timm.labels
         head_dropout = family.head_dropout(raw)
     _check_layers(config, len(tensors), path)
-    with reading(directory / "1_Pooling" / "config.json"):
-        pooling, normalise = _pooling(directory)
-    origin = {"path": str(directory.resolve()), **origin}
+    origin = {"path": str(whole.resolve()), **origin}
     with reading(directory / ("tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json")):
         transform, towers = _transforms(directory, family, config, raw.get("model_type"), timm)
+    if isinstance(transform, TextTransform):
+        transform = replace(transform, prompt=modules.prompt)
+        if modules.pooling == "first" and transform.side == "left":
+            raise TransferlabError(
+                f"{directory}: texts are padded on the left, and the first token is pooled; not supported."
+            )
     images = towers.get("vision") if towers else transform
     if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
         raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
     with reading(path):
-        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
-                           normalise=normalise, labels=labels, head_dropout=head_dropout,
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=modules.pooling,
+                           normalise=modules.normalise, labels=labels, head_dropout=head_dropout,
                            classifies=_classifies(raw), towers=towers)  # fmt: skip
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes)
@@ -506,22 +517,6 @@ def _match(names: Names, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, L
     return found, leftover
 
 
-def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
-    path = directory / "1_Pooling" / "config.json"
-    if not path.exists():
-        return None, False
-    raw = read_json(path)
-    modes: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    on = [mode for mode, value in raw.items() if mode.startswith("pooling_mode_") and value is True]
-    if len(on) != 1 or on[0] not in modes:
-        raise TransferlabError(f"{path}: pooling {on} is not supported; expected one of {sorted(modes)}.")
-    modules = directory / "modules.json"
-    kinds = [str(m.get("type", "")).rpartition(".")[2] for m in read_json(modules)] if modules.exists() else []
-    if other := next((kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")), None):
-        raise TransferlabError(f"{modules}: a module '{other}' is not supported; only Transformer, Pooling, Normalize.")
-    return modes[on[0]], "Normalize" in kinds
-
-
 def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
     table = raw.get("id2label") or {}
@@ -534,12 +529,13 @@ def _from_hub(text: str) -> tuple[Path, str]:
     name, _, revision = text.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
-    # An index and its shards are among them. Pickles are fetched only where a repository has nothing else.
-    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/*"]
+    # A pattern's * goes over folders too: modules in folders of their own, an index and its shards are among them.
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
-        if not any(Path(path).glob("*.safetensors")):
-            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "pytorch_model*.bin"])
+        # Pickles are fetched only where a repository has nothing else; an adapter is none of a model's weights.
+        if not any(not file.name.startswith("adapter") for file in Path(path).rglob("*.safetensors")):
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "*pytorch_model*.bin"])
     except Exception as error:
         raise TransferlabError(
             f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "

@@ -19,13 +19,14 @@ import numpy as np
 from transferlab import trees
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import make_usual, write_json
+from transferlab.files import make_usual, read_json, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
+from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -448,13 +449,20 @@ def _copy_companions(source: Source, made: Path) -> None:
     place = Path(source.origin.get("path", ""))
     if "path" not in source.origin or not place.is_dir():
         return
-    for file in sorted(place.iterdir()):
+    # A model in a folder of its own among sentence-transformers' modules is written beside them.
+    folder = read_modules(place).folder
+    inner = sorted(folder.iterdir()) if folder != place else []
+    for file in (*sorted(place.iterdir()), *inner):
         if file.is_dir() and _MODULES.fullmatch(file.name):
-            shutil.copytree(file, made / file.name)
+            if file != folder:
+                shutil.copytree(file, made / file.name)
             continue
         wanted = _COMPANIONS.fullmatch(file.name) and not _WEIGHTS.fullmatch(file.name)
         if wanted and file.is_file() and file.stat().st_size <= _LARGEST_COMPANION:
             shutil.copyfile(file, made / file.name)
+    if inner:
+        first, *others = read_json(made / MODULES)
+        write_json(made / MODULES, [{**first, "path": ""}, *others])
 
 
 def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
