@@ -21,7 +21,7 @@ from transferlab.pretrained.big_vision import config_of
 from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_orbax
+from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_entry, read_orbax
 from transferlab.pretrained.gguf import read_gguf
 from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.names import Name, Names, by_key
@@ -31,9 +31,17 @@ from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source, Transform
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.whisper import read_audio
+from transferlab.pretrained.wrapped import AVERAGED, unwrapped
 
 
-def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
+def load(
+    name: str | Path,
+    *,
+    config: Any = None,
+    dtype: str = "float32",
+    tower: str | None = None,
+    entry: str | None = None,
+) -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
@@ -46,6 +54,8 @@ def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower:
             ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
         tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
             the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
+        entry: of a torch file of several state dicts, the name of the one that is wanted, as ``model_ema``. By default it
+            is the trained model's, and ``unused`` of the source names the others.
 
     Raises:
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
@@ -57,7 +67,7 @@ def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower:
     if "#" in text and not Path(text).expanduser().exists():
         text, _, part = text.rpartition("#")
         tower = tower or part
-    source = replace(_load(text, config), dtype=dtype)
+    source = replace(_load(text, config, entry), dtype=dtype)
     return source if tower is None else source.tower(tower)
 
 
@@ -65,7 +75,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 """What parameters in memory can be."""
 
 
-def _load(text: str, config: Any) -> Source:
+def _load(text: str, config: Any, entry: str | None = None) -> Source:
+    path = Path(text).expanduser()
+    if entry is not None and not path.is_file():
+        raise TransferlabError(f"'{text}' is no weight file, among whose state dicts entry='{entry}' could choose.")
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
@@ -73,7 +86,6 @@ def _load(text: str, config: Any) -> Source:
         return _from_directory(fetch_bucket(text), text, {})
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
-    path = Path(text).expanduser()
     if path.is_dir() and config is not None and not (path / "config.json").exists():
         return _from_tree(path, text, config)
     if path.is_dir():
@@ -81,7 +93,7 @@ def _load(text: str, config: Any) -> Source:
     if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
         return _from_gguf(path, text, {})
     if path.is_file():
-        return _from_file(path, text, config)
+        return _from_file(path, text, config, entry)
     if "/" in text or path.suffix:
         raise TransferlabError(f"There is no file or directory '{text}'. A model on the hub is written hf:owner/name.")
     raise TransferlabError(f"Unknown model '{text}'.{nearest(text, REGISTRY)} Or give a path, or hf:owner/name.")
@@ -139,15 +151,17 @@ def _from_tree(directory: Path, name: str, config: Any) -> Source:
     return _bare(name, family, config, tensors, directory, names)
 
 
-def _from_file(path: Path, name: str, config: Any) -> Source:
-    tensors = read_any(path)
+def _from_file(path: Path, name: str, config: Any, entry: str | None) -> Source:
+    tensors, others = read_entry(path, entry)
     config = config_of(tensors) if config is None else config
     if config is None:
         raise TransferlabError(
             f"{path}: a bare weight file does not say its architecture; pass one, as "
             f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
         )
-    return replace(_bare(name, family_of(config), config, tensors, path), files={path.name: path})
+    made = _bare(name, family_of(config), config, tensors, path)
+    told = ((key, f"another state dict of the file: tl.load('{name}', entry='{key}', …) reads it") for key in others)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *told))
 
 
 def _bare(
@@ -390,7 +404,10 @@ def _assemble(
     # A family's own preprocessing does not say how many channels its pictures have.
     transform = _of_channels(transform, family, config)
     towers = {tower: _of_channels(reads, family, config) for tower, reads in (towers or {}).items()}
-    names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
+    if names is None:
+        choices = family.names(config)
+        tensors = unwrapped(choices, tensors)
+        names = max(choices, key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
     unused = []
@@ -415,7 +432,7 @@ def _assemble(
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
     for key in leftover:
-        reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
+        reason = next((why for pattern, why in (*names.ignored, *AVERAGED) if re.fullmatch(pattern, key)), None)
         twin = next(
             (found[path] for pattern, path in names.copies if path in found and re.fullmatch(pattern, key)), None
         )
