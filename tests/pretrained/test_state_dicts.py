@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -104,7 +105,7 @@ def test_another_state_dict_is_read_or_not_spoken_of(folder: Path, weights, conf
     [(key, reason)] = source.unused
     assert key == "model_ema" and reason.endswith(f"tl.load('{path}', entry='model_ema', …) reads it")
     chosen = tl.load(path, config=config, entry="model_ema")
-    assert [key for key, _ in chosen.unused] == ["model"]
+    assert [key for key, _ in chosen.unused] == ["model"] and chosen.recorded["entry"] == "model_ema"
     np.testing.assert_array_equal(
         chosen.leaves["embed/word/embedding"].read(), source.leaves["embed/word/embedding"].read() + 1
     )
@@ -115,6 +116,27 @@ def test_another_state_dict_is_read_or_not_spoken_of(folder: Path, weights, conf
     for odd in (folder, folder / "model.safetensors"):
         with pytest.raises(TransferlabError, match="entry='model'"):
             tl.load(odd, entry="model")
+
+
+def test_weights_beside_those_that_are_read_are_not_spoken_of(folder: Path, weights, tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    assert not tl.load(place).unused
+    other = {key: value + np.float32(1) for key, value in weights.items()}
+    save(place / "pytorch_model.bin", **other)
+    save_file(other, str(place / "consolidated.safetensors"))
+    save_file({"x": np.ones(1)}, str(place / "adapter_model.safetensors"))
+    source = tl.load(place)
+    assert source.sha256 == tl.load(folder).sha256
+    told = dict(source.unused)
+    assert told.keys() == {"pytorch_model.bin", "consolidated.safetensors", "adapter_model.safetensors"}
+    assert f"tl.load_adapter('{place}', tl.load('{place}'))" in told["adapter_model.safetensors"]
+    assert f"model.safetensors: tl.load('{place / 'pytorch_model.bin'}', config=" in told["pytorch_model.bin"]
+    assert tl.load(place / "pytorch_model.bin", config=source.config).sha256 != source.sha256
+    (place / "config.json").unlink()
+    (place / "adapter_config.json").write_text("{}")
+    with pytest.raises(TransferlabError, match="is an adapter, and no model"):
+        tl.load(place)
 
 
 @pytest.mark.parametrize("name", ["model_ema", "net", "network", "anything"])

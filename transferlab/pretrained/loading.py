@@ -30,6 +30,7 @@ from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source, Transform
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.unread import unread_weights
 from transferlab.pretrained.whisper import read_audio
 from transferlab.pretrained.wrapped import AVERAGED, unwrapped
 
@@ -161,7 +162,8 @@ def _from_file(path: Path, name: str, config: Any, entry: str | None) -> Source:
         )
     made = _bare(name, family_of(config), config, tensors, path)
     told = ((key, f"another state dict of the file: tl.load('{name}', entry='{key}', …) reads it") for key in others)
-    return replace(made, files={path.name: path}, unused=(*made.unused, *told))
+    origin = made.origin if entry is None else {**made.origin, "entry": entry}
+    return replace(made, files={path.name: path}, unused=(*made.unused, *told), origin=origin)
 
 
 def _bare(
@@ -279,6 +281,10 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     if not path.exists() and (directory / OPEN_CLIP).exists():
         return _from_open_clip(directory, name, origin)
     if not path.exists():
+        if (directory / "adapter_config.json").exists():
+            raise TransferlabError(
+                f"{directory} is an adapter, and no model. On its base it is read by tl.load_adapter('{directory}')."
+            )
         there = sorted(p.name for p in directory.iterdir())[:20]
         raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
     raw = read_json(path)
@@ -312,7 +318,7 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
                            normalise=modules.normalise, labels=labels, head_dropout=head_dropout,
                            classifies=_classifies(raw), towers=towers)  # fmt: skip
     hashes = {file.name: (known or {}).get(file, file) for file in files}
-    source = replace(source, raw=raw, files=hashes)
+    source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
     with reading(path):
         return source.resized(images.size) if isinstance(images, ImageTransform) else source
@@ -334,7 +340,8 @@ def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Sourc
             name, family, config, tensors, {"path": str(directory.resolve()), **origin}, transform=None, pooling=None,
             towers={"vision": images, "text": text},
         )  # fmt: skip
-    return replace(source, files={weights.name: weights})
+    told = unread_weights(directory, [weights])
+    return replace(source, files={weights.name: weights}, unused=(*source.unused, *told))
 
 
 _LARGEST_IMAGE = 1 << 14
