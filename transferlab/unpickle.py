@@ -43,6 +43,7 @@ _ENTRIES = (
     "state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "params_ema", "ema",
 )  # fmt: skip
 """Names under which training scripts keep a model's state dict, the trained weights before their running averages."""
+_DEEPEST_ENTRY = 4
 
 _SETTINGS = (
     ("argparse", "Namespace"), ("types", "SimpleNamespace"),
@@ -118,14 +119,16 @@ def read_torch_entry(path: Path, entry: str | None = None) -> tuple[dict[str, To
     except _DAMAGE as error:
         raise TransferlabError(f"{name}: not a readable torch file ({error}).") from None
     others: list[str] = []
-    while inner := _inner(found):
+    for _ in range(_DEEPEST_ENTRY):
+        if not (inner := _inner(found)):
+            break
         known = next((key for key in _ENTRIES if key in inner), None)
         if entry is None and known is None and _tensors(found):
             break  # what holds tensors beside them, under no name of a state dict, is the model's own
         chosen = entry or known or (next(iter(inner)) if len(inner) == 1 else None)
         if chosen is None:
             raise TransferlabError(
-                f"{name} holds several state dicts: {', '.join(sorted(inner))}. Choose one: "
+                f"{name} holds several state dicts: {', '.join(sorted(inner)[:12])}. Choose one: "
                 f"tl.load('{name}', entry='{min(inner)}', …)"
             )
         if chosen not in inner:

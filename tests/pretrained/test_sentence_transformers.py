@@ -161,3 +161,27 @@ def test_a_length_is_not_sentence_transformers(folder: Path) -> None:
     (folder / "sentence_bert_config.json").rename(folder / "sentence_xlm-roberta_config.json")
     write(folder / "sentence_xlm-roberta_config.json", {"max_seq_length": 30})
     assert tl.load(folder).transform.max_length == 30
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_file_that_says_something_is_not_fetched(pickled: bool, tmp_path: Path, monkeypatch) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    from transferlab.pretrained.loading import _from_hub
+
+    weights = "0_Transformer/" + ("pytorch_model.bin" if pickled else "model.safetensors")
+    says = {
+        "modules.json", "1_Pooling/config.json", "0_Transformer/config.json", "0_Transformer/added_tokens.json", weights,
+        "config_sentence_transformers.json", "processor_config.json", "special_tokens_map.json", "adapter_model.safetensors",
+    }  # fmt: skip
+    fetched: set[str] = set()
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        for file in filter_repo_objects([*says, "README.md", "onnx/model.onnx"], allow_patterns=allow_patterns):
+            fetched.add(file)
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert _from_hub("hf:a/b") == (tmp_path, tmp_path.name) and fetched == says

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from transferlab.pretrained.formats import LazyTensor
@@ -10,6 +11,9 @@ from transferlab.pretrained.names import Names
 
 _WORDS = ("module", "model", "net", "network", "backbone", "encoder")
 """What a model is called within what a script saved; what all keys begin with is tried too."""
+
+_DEEPEST = 8
+"""Parts of the longest prefix that is tried."""
 
 _ANYWHERE = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Of wrappers that can be around any part: torch.compile, fully sharded data parallelism, checkpointed activations."""
@@ -34,22 +38,22 @@ def unwrapped(tables: Sequence[Names], tensors: Mapping[str, LazyTensor]) -> dic
             key = key[: -len(old)] + new if key.endswith(old) else key
         return any(key.startswith(prefix) and key[len(prefix) :] in known for prefix in before)
 
-    def hits(prefix: str) -> int:
-        return sum(fits(key[len(prefix) :]) for key in plain.values() if key.startswith(prefix))
-
     shared = 0
     for parts in zip(*(key.split(".")[:-1] for key in plain.values()), strict=False):
         if len(set(parts)) > 1:
             break
         shared += 1
-    prefixes = {""}
+    hits: Counter[str] = Counter()
     for key in plain.values():
-        parts = key.split(".")[:-1]
-        for end, part in enumerate(parts, 1):
-            if part not in _WORDS and end > shared:
+        rest, prefix = key, ""
+        hits[prefix] += fits(rest)
+        for depth in range(_DEEPEST):
+            part, dot, after = rest.partition(".")
+            if not dot or (part not in _WORDS and depth >= shared):
                 break
-            prefixes.add(".".join(parts[:end]) + ".")
-    best = max(sorted(prefixes, key=lambda prefix: (len(prefix), prefix)), key=hits)
+            rest, prefix = after, f"{prefix}{part}."
+            hits[prefix] += fits(rest)
+    best = max(sorted(hits, key=len), key=hits.__getitem__, default="")
     made: dict[str, LazyTensor] = {}
     for key, tensor in sorted(tensors.items(), key=lambda item: len(item[0])):
         short = plain[key].removeprefix(best)
