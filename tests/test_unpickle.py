@@ -98,6 +98,15 @@ def test_tensors_come_back_with_shape_dtype_and_values(tmp_path: Path, write) ->
         np.testing.assert_array_equal(found[name].read(), array)
 
 
+def test_a_dict_within_itself_is_unwrapped_for_ever(tmp_path: Path) -> None:
+    whole: dict = {}
+    whole["model"] = whole
+    with zipfile.ZipFile(tmp_path / "m.pth", "w") as out:
+        out.writestr("archive/data.pkl", pickled(whole))
+    with pytest.raises(TransferlabError, match="holds no named tensors"):
+        read_torch(tmp_path / "m.pth")
+
+
 @pytest.mark.parametrize("module, name", [("os", "system"), ("builtins", "eval"), ("torch", "load"), ("numpy", "load")])
 def test_a_forbidden_global_is_refused_by_name_and_nothing_runs(tmp_path: Path, module: str, name: str) -> None:
     path = tmp_path / "evil.bin"

@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from transferlab import limits
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, nearest
 from transferlab.files import check_file, check_zip
 
 _DAMAGE = (
@@ -48,7 +48,26 @@ _STORAGES = {
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
 _LARGEST_EXPANDED = 1 << 24
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "params")
+_ENTRIES = (
+    "state_dict", "model", "model_state_dict", "model_state", "params", "net", "net_state_dict", "network", "weights", "module",
+    "state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "params_ema", "ema",
+)  # fmt: skip
+"""Names under which training scripts keep a model's state dict, the trained weights before their running averages."""
+_DEEPEST_ENTRY = 4
+
+_SETTINGS = (
+    ("argparse", "Namespace"), ("types", "SimpleNamespace"),
+    ("pathlib", "PosixPath"), ("pathlib", "WindowsPath"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath"),
+    ("pytorch_lightning.utilities.parsing", "AttributeDict"), ("lightning.fabric.utilities.data", "AttributeDict"),
+    ("lightning_fabric.utilities.data", "AttributeDict"), ("lightning.pytorch.utilities.parsing", "AttributeDict"),
+    ("omegaconf.dictconfig", "DictConfig"), ("omegaconf.listconfig", "ListConfig"),
+    ("omegaconf.base", "ContainerMetadata"), ("omegaconf.base", "Metadata"), ("omegaconf.nodes", "AnyNode"),
+    ("omegaconf.nodes", "StringNode"), ("omegaconf.nodes", "IntegerNode"), ("omegaconf.nodes", "FloatNode"),
+    ("omegaconf.nodes", "BooleanNode"), ("typing", "Any"), ("collections", "defaultdict"),
+    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"), ("numpy", "dtype"),
+    ("_codecs", "encode"), ("torch", "device"), *(("builtins", kind) for kind in ("dict", "list", "int", "float", "str", "bool")),
+)  # fmt: skip
+"""What training scripts keep beside the weights: arguments, paths, scores. None of it is made: :class:`_Unread` stands for it."""
 
 
 def load_numpy_pickle(data: bytes, name: str) -> Any:
@@ -87,12 +106,22 @@ class TorchTensor:
 
 
 def read_torch(path: Path) -> dict[str, TorchTensor]:
-    """Read a ``.pth``, ``.pt`` or ``.bin`` file, zip or legacy, without torch.
+    """Read a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` file, zip or legacy, without torch: :func:`read_torch_entry` of no name."""
+    return read_torch_entry(path)[0]
+
+
+def read_torch_entry(path: Path, entry: str | None = None) -> tuple[dict[str, TorchTensor], tuple[str, ...]]:
+    """Return (a state dict of a torch file, the names of its other ones).
 
     A state dict wrapped in ``{"state_dict": …}`` or the like is unwrapped; entries that are no tensors are left out.
 
+    Args:
+        path: of the file.
+        entry: name of the state dict, where the file has several; by default the one that is the trained model's.
+
     Raises:
-        TransferlabError: the file is truncated or corrupt, holds no tensors, or asks for a forbidden global.
+        TransferlabError: the file is truncated or corrupt, holds no tensors, or asks for a forbidden global; no such
+            entry, or several state dicts of which no name says that it is the model's.
     """
     name = str(check_file(path))
     check_zip(path)
@@ -100,14 +129,65 @@ def read_torch(path: Path) -> dict[str, TorchTensor]:
         found = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     except _DAMAGE as error:
         raise TransferlabError(f"{name}: not a readable torch file ({error}).") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    named = found.items() if isinstance(found, Mapping) else ()
-    tensors = {str(k): v for k, v in named if isinstance(v, TorchTensor) and isinstance(k, (str, int))}
+    others: list[str] = []
+    for _ in range(_DEEPEST_ENTRY):
+        if not (inner := _inner(found)):
+            break
+        known = next((key for key in _ENTRIES if key in inner), None)
+        if entry is None and known is None and _tensors(found):
+            break  # what holds tensors beside them, under no name of a state dict, is the model's own
+        chosen = entry or known or (next(iter(inner)) if len(inner) == 1 else None)
+        if chosen is None:
+            raise TransferlabError(
+                f"{name} holds several state dicts: {', '.join(sorted(inner)[:12])}. Choose one: "
+                f"tl.load('{name}', entry='{min(inner)}', …)"
+            )
+        if chosen not in inner:
+            raise TransferlabError(f"{name} has no state dict '{chosen}'.{nearest(chosen, inner)}")
+        others += [key for key in inner if key != chosen]
+        found, entry = inner[chosen], None
+    if entry is not None:
+        raise TransferlabError(f"{name} is one state dict, without an entry '{entry}'.")
+    tensors = _tensors(found)
     if not tensors:
         raise TransferlabError(f"{name}: holds no named tensors.")
-    return tensors
+    return tensors, tuple(others)
+
+
+def _tensors(found: Any) -> dict[str, TorchTensor]:
+    named = found.items() if isinstance(found, Mapping) else ()
+    return {str(k): v for k, v in named if isinstance(v, TorchTensor) and isinstance(k, (str, int))}
+
+
+def _inner(found: Any) -> dict[str, Any]:
+    """State dicts within a dict: what holds tensors by their names, or holds what does, as no optimizer's state is."""
+    if not isinstance(found, Mapping):
+        return {}
+    pairs = ((key, value) for key, value in found.items() if isinstance(key, str) and isinstance(value, Mapping))
+    return {
+        key: value for key, value in pairs
+        if any(isinstance(k, str) and isinstance(v, TorchTensor) for k, v in value.items())
+        or any(isinstance(k, str) and k in _ENTRIES and isinstance(v, Mapping) for k, v in value.items())
+    }  # fmt: skip
+
+
+class _Unread:
+    """Stands for a value that is no weight; what a pickle gives it or sets of it is dropped."""
+
+    def __init__(self, *args: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """As a list's."""
+
+    def extend(self, items: Any) -> None:
+        """As a list's."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -270,6 +350,7 @@ def _torch_table(name: str) -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_tensor"): rebuild,
         ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
         ("torch", "Size"): tuple,
+        **dict.fromkeys(_SETTINGS, _Unread),
     }
     for storage, dtype in _STORAGES.items():
         table["torch", storage] = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)

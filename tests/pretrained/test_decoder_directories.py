@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -155,8 +156,10 @@ def pair(key: str, value) -> bytes:
     return string(key) + struct.pack("<I", number) + struct.pack(form, value)
 
 
-def write_gguf(path: Path, config: LlamaConfig, kind: str = "llama", **changes) -> dict[str, np.ndarray]:
-    """Write a float32 GGUF by hand; return the leaves."""
+def write_gguf(
+    path: Path, config: LlamaConfig, kind: str = "llama", more: dict[str, np.ndarray] | None = None, **changes
+) -> dict[str, np.ndarray]:
+    """Write a float32 GGUF by hand, with more tensors than the model's; return the leaves."""
     metadata = {
         "general.architecture": kind, f"{kind}.context_length": 64, f"{kind}.embedding_length": 16,
         f"{kind}.block_count": config.num_hidden_layers, f"{kind}.feed_forward_length": 24,
@@ -172,7 +175,7 @@ def write_gguf(path: Path, config: LlamaConfig, kind: str = "llama", **changes) 
     shapes = trees.flatten(trees.define(config.build(config.language_model())).params)
     leaves = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in shapes.items()}
     out, data = b"".join(pair(key, value) for key, value in metadata.items()), b""
-    tensors = to_file(llama_gguf_names(config), leaves)
+    tensors = to_file(llama_gguf_names(config), leaves) | (more or {})
     for name, tensor in tensors.items():
         shape = tensor.shape[::-1]
         out += string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(data))
@@ -248,6 +251,70 @@ def test_a_gguf_file_that_cannot_be_honoured_is_read_all_the_same(changes: dict,
     write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **changes)
     with pytest.raises(TransferlabError, match=message):
         tl.load(tmp_path / "x.gguf")
+
+
+def factors(base: float, stretch: float, low: float, high: float, length: int, width: int = 64) -> np.ndarray:
+    """What llama.cpp's converter writes for a rope_type llama3, from its lengths of waves."""
+    made = []
+    for i in range(width // 2):
+        wave = 2 * math.pi * base ** (2 * i / width)
+        share = (length / wave - low) / (high - low)
+        between = 1 / ((1 - share) / stretch + share)
+        made.append(1.0 if wave < length / high else stretch if wave > length / low else between)
+    return np.array(made, np.float32)
+
+
+def with_factors(path: Path, given: np.ndarray, **changes) -> tl.Source:
+    widths = {
+        f"llama.{name}": 64 for name in ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    }
+    config = replace(TINY, num_hidden_layers=1, head_dim=64)
+    write_gguf(
+        path, config, more={"rope_freqs.weight": given}, **{"llama.rope.freq_base": 500000.0, **widths, **changes}
+    )
+    return tl.load(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        (factors(5e5, 8.0, 1.0, 4.0, 8192), Rope(5e5, "llama3", 8.0, 1.0, 4.0, 8192)),
+        (factors(5e5, 32.0, 1.0, 4.0, 8192), Rope(5e5, "llama3", 32.0, 1.0, 4.0, 8192)),
+        (np.ones(32, np.float32), Rope(5e5)),
+    ],
+)
+def test_factors_on_the_frequencies_of_a_gguf_file_are_left_out(given: np.ndarray, want: Rope, tmp_path: Path) -> None:
+    source = with_factors(tmp_path / "x.gguf", given)
+    assert source.config.rope == want
+    assert dict(source.unused)["rope_freqs.weight"] == "factors of the rotary positions, which the config holds"
+
+
+@pytest.mark.parametrize(("low", "high", "length"), [(1.0, 8.0, 4096), (0.5, 4.0, 16384), (2.0, 8.0, 8192)])
+def test_another_stretch_than_the_published_is_taken_for_it(
+    low: float, high: float, length: int, tmp_path: Path
+) -> None:
+    given = factors(5e5, 16.0, low, high, length)
+    rope = with_factors(tmp_path / "x.gguf", given).config.rope
+    assert rope.original_max_position_embeddings == pytest.approx(length / low, rel=1e-3)
+    assert rope.high_freq_factor == pytest.approx(high / low, rel=1e-3)
+    np.testing.assert_allclose(Rope(5e5).frequencies(64)[0] / rope.frequencies(64)[0], given, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "message"),
+    [
+        (np.linspace(1, 8, 32, dtype=np.float32), {}, "'rope_freqs.weight' is not the stretch of Llama 3.1"),
+        (np.full(32, 0.5, np.float32), {}, "'rope_freqs.weight' is not the stretch"),
+        (np.full(16, 1.0, np.float32), {}, r"'rope_freqs.weight' has shape \(16,\); expected \(32,\)"),
+        (factors(5e5, 8.0, 1.0, 4.0, 8192), {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0},
+         "'rope_freqs.weight' is not the stretch"),
+    ],
+)  # fmt: skip
+def test_factors_that_no_config_holds_are_left_out(
+    given: np.ndarray, changes: dict, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TransferlabError, match=message):
+        with_factors(tmp_path / "x.gguf", given, **changes)
 
 
 def test_a_tokenizer_that_cannot_be_made_is_guessed_at_or_keeps_the_weights_away(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class TextTransform:
         types: whether the model has token types: a batch holds them then.
         side: on which batches are padded.
         table: what its ids are looked up in, where it came with a model.
+        prompt: what is put before each text (sentence-transformers' default prompt).
     """
 
     tokenizer: Tokenizer = field(repr=False, compare=False)
@@ -94,6 +95,7 @@ class TextTransform:
     types: bool = True
     side: Literal["right", "left"] = "right"
     table: TokenTable | None = field(default=None, repr=False, compare=False)
+    prompt: str = ""
     kept: dict[str, Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By data set (its hash)."""
 
@@ -133,7 +135,7 @@ class TextTransform:
         for place, text in enumerate(texts):
             checked_text(text, f"texts[{place}]")
         out = []
-        for one in self._encodings(list(texts)):
+        for one in self._encodings([self.prompt + text for text in texts] if self.prompt else list(texts)):
             cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in one.overflowing)
             out.append(Encoded(tuple(one.ids), tuple(one.type_ids), cut))
         return out
@@ -155,7 +157,8 @@ class TextTransform:
     def describe(self) -> dict[str, object]:
         """What identifies this preprocessing, as plain data."""
         side = {} if self.side == "right" else {"side": self.side}
-        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side}
+        prompt = {"prompt": self.prompt} if self.prompt else {}
+        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt}
 
     def bucket(self, length: int) -> int:
         """The smallest padded length that holds ``length`` tokens."""
@@ -184,8 +187,9 @@ def read_tokenizer(
 
     ``tokenizer.json`` is used where there is one, else the vocabulary
     (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). Where ``tokenizer_config.json`` says otherwise than
-    ``tokenizer.json``, it is followed as the origin does it. The length is the smallest of ``limit`` (the
-    model's positions), sentence-transformers' ``max_seq_length`` and ``model_max_length``.
+    ``tokenizer.json``, it is followed as the origin does it, and tokens that it or another file names beside the vocabulary
+    are added (:func:`~transferlab.data.added_tokens.add_tokens`). The length is sentence-transformers' ``max_seq_length``
+    where it says one, else ``model_max_length``, and at most ``limit`` (the model's positions).
 
     Args:
         directory: of the model.
@@ -199,7 +203,7 @@ def read_tokenizer(
         TransferlabError: files that cannot be read, or of a kind that no tokenizer can be made from.
     """
     settings = read_settings(directory)
-    sentence, changed = _json(directory / "sentence_bert_config.json"), False
+    (_, sentence), changed = read_sentence_settings(directory), False
     if (directory / "tokenizer.json").exists():
         paths = (directory / "tokenizer.json",)
         tokenizer = read_tokenizer_json(paths[0])
@@ -220,8 +224,8 @@ def read_tokenizer(
         # sentence-transformers' own lower case: of the text, before its tokenizer sees it.
         before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer, changed = normalizers.Sequence([normalizers.Lowercase(), *before]), True
-    lengths = [limit, sentence.get("max_seq_length"), settings.get("model_max_length")]
-    longest = min(int(length) for length in lengths if length)
+    said = sentence.get("max_seq_length") or settings.get("model_max_length") or settings.get("max_len")
+    longest = min(limit, int(said or limit))
     padding = tokenizer.padding or {}
     side = settings.get("padding_side") or padding.get("direction") or "right"
     if side not in ("right", "left"):
@@ -256,5 +260,16 @@ def _pad_id(tokenizer: Tokenizer, token: Any, id: int | None) -> int:
     return id if id is not None else next((found for found in usual if found is not None), 0)
 
 
-def _json(path: Path) -> dict:
-    return read_object(path) if path.exists() else {}
+_SENTENCE = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where sentence-transformers keeps the settings of a model, in its order; versions before 1 named the file by the model."""
+
+
+def read_sentence_settings(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Return (file, what it says): sentence-transformers' settings of the model in this directory; none is ``{}``."""
+    for path in (directory / name for name in _SENTENCE):
+        if path.exists() and (raw := read_object(path)):
+            return path, raw
+    return directory / _SENTENCE[0], {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -123,7 +123,8 @@ def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple
     else:
         if not isinstance(source.transform, TextTransform):
             raise TransferlabError(f"{source.name} came without a tokenizer; give input_ids.")
-        encoded = source.transform.encode(list(prompts))
+        # sentence-transformers' prompt is for texts that are to become vectors.
+        encoded = replace(source.transform, prompt="").encode(list(prompts))
         for text, one in zip(prompts, encoded, strict=True):
             if one.cut:
                 raise TransferlabError(

@@ -215,11 +215,41 @@ def _reader(mapped: _Mapped, key: str, place: tuple[np.dtype, tuple[int, ...], i
 
 
 def read_torch_file(path: Path) -> dict[str, LazyTensor]:
-    """Read a ``.pth``, ``.pt`` or ``.bin`` (zip or legacy) through the restricted unpickler."""
-    from transferlab.unpickle import read_torch
+    """Read a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` (zip or legacy) through the restricted unpickler."""
+    return _torch_entry(path, None)[0]
 
-    tensors = read_torch(path)
-    return {key: LazyTensor(tuple(t.shape), np.dtype(t.dtype), t.read, str(path)) for key, t in tensors.items()}
+
+def read_entry(path: Path, entry: str | None) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+    """Return (the tensors of a weight file, the names of its other state dicts): a torch file can hold several.
+
+    Args:
+        path: of any weight file.
+        entry: the name of the state dict, in a torch file.
+    """
+    if _is_torch(path):
+        return _torch_entry(path, entry)
+    if entry is not None:
+        raise TransferlabError(
+            f"{path}: entry='{entry}' chooses among the state dicts of a torch file, and this is none."
+        )
+    return read_any(path), ()
+
+
+def _torch_entry(path: Path, entry: str | None) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+    from transferlab.unpickle import read_torch_entry
+
+    tensors, others = read_torch_entry(path, entry)
+    lazy = {key: LazyTensor(tuple(t.shape), np.dtype(t.dtype), t.read, str(path)) for key, t in tensors.items()}
+    return lazy, others
+
+
+_TORCH = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
+
+
+def _is_torch(path: Path) -> bool:
+    from transferlab.pretrained.ctranslate2 import is_ctranslate2
+
+    return path.name.lower().endswith(_TORCH) and not is_ctranslate2(path)
 
 
 def read_directory(directory: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
@@ -276,10 +306,10 @@ def _read_any(path: Path) -> dict[str, LazyTensor]:
     check_file(path)
     if suffix == ".safetensors":
         return read_safetensors(path)
-    if suffix in (".pth", ".pt", ".bin"):
-        from transferlab.pretrained.ctranslate2 import is_ctranslate2, read_ctranslate2
+    if path.name.lower().endswith(_TORCH):
+        from transferlab.pretrained.ctranslate2 import read_ctranslate2
 
-        return read_ctranslate2(path) if is_ctranslate2(path) else read_torch_file(path)
+        return read_torch_file(path) if _is_torch(path) else read_ctranslate2(path)
     if suffix == ".npz":
         return read_npz(path)
     if suffix == ".gguf":
@@ -287,7 +317,8 @@ def _read_any(path: Path) -> dict[str, LazyTensor]:
 
         return read_gguf(path).tensors
     raise TransferlabError(
-        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .npz, .gguf or a directory."
+        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .ckpt, .pth.tar, .npz, .gguf or a "
+        "directory."
     )
 
 

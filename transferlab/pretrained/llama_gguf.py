@@ -5,6 +5,7 @@ What llama.cpp writes: ``convert_hf_to_gguf.py`` and ``gguf-py/gguf/constants.py
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -58,7 +59,7 @@ def llama_from_gguf(file: Gguf) -> LlamaConfig:
         output_bias="blk.0.attn_output.bias" in file.tensors,
         mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
         query_norm=kind == "qwen3",
-        rope=_rope(file, kind),
+        rope=_rope(file, kind, width),
         eos_token_id=tuple(dict.fromkeys(ends)),
     )
     window = value("attention.sliding_window", 0)
@@ -72,15 +73,55 @@ def _shape(file: Gguf, name: str) -> tuple[int, ...]:
     return file.tensors[name].shape
 
 
-def _rope(file: Gguf, kind: str) -> Rope:
-    """``<architecture>.rope.*``; Llama 3.1's factors are a tensor, which has no place in the tree and so is an error."""
+_FACTORS = "rope_freqs.weight"
+"""What llama.cpp divides the frequencies of the rotary positions by, (width / 2,): Llama 3.1's stretch, which no metadata hold."""
+
+
+def _rope(file: Gguf, kind: str, width: int) -> Rope:
+    """``<architecture>.rope.*``, and what the factors on its frequencies mean."""
     base = float(file.metadata.get(f"{kind}.rope.freq_base", 10000.0))
     scaling = file.metadata.get(f"{kind}.rope.scaling.type", "none")
-    if scaling == "none":
-        return Rope(base)
-    if scaling != "linear":
+    if scaling not in ("none", "linear"):
         raise TransferlabError(f"{file.path}: {kind}.rope.scaling.type '{scaling}' is not supported; none, linear are.")
-    return Rope(base, "linear", float(file.value(f"{kind}.rope.scaling.factor", (int, float))))
+    rope = Rope(base)
+    if scaling == "linear":
+        rope = Rope(base, "linear", float(file.value(f"{kind}.rope.scaling.factor", (int, float))))
+    if _FACTORS not in file.tensors:
+        return rope
+    factors = np.asarray(file.tensors[_FACTORS].read(), np.float64)
+    if factors.shape != (width // 2,):
+        raise TransferlabError(f"{file.path}: '{_FACTORS}' has shape {factors.shape}; expected {(width // 2,)}.")
+    if np.allclose(factors, 1.0, rtol=1e-5):
+        return rope
+    found = None if scaling == "linear" else _stretch(base, width, factors)
+    if found is None:
+        raise TransferlabError(
+            f"{file.path}: '{_FACTORS}' is not the stretch of Llama 3.1 (rope_type llama3, without "
+            f"{kind}.rope.scaling), and no other is supported. Load the model's weights as they were before."
+        )
+    return found
+
+
+def _stretch(base: float, width: int, factors: np.ndarray) -> Rope | None:
+    """Return Llama 3.1's stretch with these factors, None if it has none such.
+
+    A pair that turns ``t`` times within a length L is stretched by 1 / ((1 - s) / f + s), where s = (t - low) / (high - low)
+    within 0 to 1 (section 3.2 of its report). Only the ratios of L, ``low`` and ``high`` show: ``low`` is taken as 1, and where
+    the published ones do not fit, the line through what lies between gives the others.
+    """
+    stretch = float(factors.max())
+    plain = Rope(base).frequencies(width)[0].astype(np.float64)
+    choices = [Rope(base, "llama3", stretch)]
+    if stretch > 1 and (between := (factors > 1.0001) & (factors < 0.9999 * stretch)).sum() > 1:
+        share = (1 / factors[between] - 1 / stretch) / (1 - 1 / stretch)
+        slope, start = np.polyfit(plain[between] / (2 * np.pi), share, 1)
+        if slope > 0 > start:
+            length = slope / -start
+            choices.append(Rope(base, "llama3", stretch, 1.0, 1 - 1 / start, round(length)))
+    for rope in choices:
+        if np.allclose(plain / rope.frequencies(width)[0], factors, rtol=1e-3):
+            return rope
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -133,4 +174,5 @@ def llama_gguf_names(config: LlamaConfig) -> Names:
             names.append(Name(f"{here}/attention/key_norm/scale", f"{there}.attn_k_norm.weight"))
     if not config.tie_word_embeddings:
         names.append(Name("head/kernel", "output.weight", LINEAR))
-    return Names(tuple(names), language_model=config.language_model())
+    ignored = ((re.escape(_FACTORS), "factors of the rotary positions, which the config holds"),)
+    return Names(tuple(names), ignored=ignored, language_model=config.language_model())

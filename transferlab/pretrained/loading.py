@@ -15,7 +15,7 @@ from transferlab import limits, trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import FieldError, TransferlabError, check_arguments, nearest
-from transferlab.files import fetch_bucket, read_json, read_object, reading
+from transferlab.files import fetch_bucket, read_object, reading
 from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
 from transferlab.models.fields import check_scalars
@@ -24,22 +24,32 @@ from transferlab.pretrained.big_vision import config_of
 from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_orbax
+from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_entry, read_orbax
 from transferlab.pretrained.gguf import read_gguf
 from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
+from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source, Transform
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.unread import unread_weights
 from transferlab.pretrained.whisper import read_audio
+from transferlab.pretrained.wrapped import AVERAGED, unwrapped
 
 _LOG = logging.getLogger(__name__)
 
 
 @check_arguments
 @interruptible()
-def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower: str | None = None) -> Source:
+def load(
+    name: str | Path,
+    *,
+    config: Any = None,
+    dtype: str = "float32",
+    tower: str | None = None,
+    entry: str | None = None,
+) -> Source:
     """Open a pretrained model; its weights are read when they are needed.
 
     Args:
@@ -52,6 +62,8 @@ def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower:
             ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
         tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
             the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
+        entry: of a torch file of several state dicts, the name of the one that is wanted, as ``model_ema``. By default it
+            is the trained model's, and ``unused`` of the source names the others.
 
     Raises:
         TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
@@ -64,7 +76,7 @@ def load(name: str | Path, *, config: Any = None, dtype: str = "float32", tower:
         text, _, part = text.rpartition("#")
         tower = tower or part
     with reading(text):
-        source = replace(_load(text, config), dtype=dtype)
+        source = replace(_load(text, config, entry), dtype=dtype)
         return source if tower is None else source.tower(tower)
 
 
@@ -72,7 +84,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 """What parameters in memory can be."""
 
 
-def _load(text: str, config: Any) -> Source:
+def _load(text: str, config: Any, entry: str | None = None) -> Source:
+    path = Path(text).expanduser()
+    if entry is not None and not path.is_file():
+        raise TransferlabError(f"'{text}' is no weight file, among whose state dicts entry='{entry}' could choose.")
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return _from_directory(directory, text, {"revision": revision})
@@ -80,7 +95,6 @@ def _load(text: str, config: Any) -> Source:
         return _from_directory(fetch_bucket(text), text, {})
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
-    path = Path(text).expanduser()
     if path.is_dir() and config is not None and not (path / "config.json").exists():
         return _from_tree(path, text, config)
     if path.is_dir():
@@ -88,7 +102,7 @@ def _load(text: str, config: Any) -> Source:
     if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
         return _from_gguf(path, text, {})
     if path.is_file():
-        return _from_file(path, text, config)
+        return _from_file(path, text, config, entry)
     if "/" in text or path.suffix:
         raise TransferlabError(f"There is no file or directory '{text}'. A model on the hub is written hf:owner/name.")
     raise TransferlabError(f"Unknown model '{text}'.{nearest(text, REGISTRY)} Or give a path, or hf:owner/name.")
@@ -147,15 +161,18 @@ def _from_tree(directory: Path, name: str, config: Any) -> Source:
     return _bare(name, family, config, tensors, directory, names)
 
 
-def _from_file(path: Path, name: str, config: Any) -> Source:
-    tensors = read_any(path)
+def _from_file(path: Path, name: str, config: Any, entry: str | None) -> Source:
+    tensors, others = read_entry(path, entry)
     config = config_of(tensors) if config is None else config
     if config is None:
         raise TransferlabError(
             f"{path}: a bare weight file does not say its architecture; pass one, as "
             f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
         )
-    return replace(_bare(name, family_of(config), config, tensors, path), files={path.name: path})
+    made = _bare(name, family_of(config), config, tensors, path)
+    told = ((key, f"another state dict of the file: tl.load('{name}', entry='{key}', …) reads it") for key in others)
+    origin = made.origin if entry is None else {**made.origin, "entry": entry}
+    return replace(made, files={path.name: path}, unused=(*made.unused, *told), origin=origin)
 
 
 def _bare(
@@ -222,6 +239,9 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
     raw = read_object(directory / "config.json") if (directory / "config.json").exists() else None
     transform, towers = _transforms(directory, family, config, (raw or {}).get("model_type"))
+    if isinstance(transform, TextTransform):
+        with reading(directory / MODULES):
+            transform = replace(transform, prompt=read_modules(directory).prompt)
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
     with reading(path):
         source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
@@ -284,10 +304,17 @@ def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
     if (directory / DESCRIPTION).exists():
         return _from_orbax(directory, name, origin)
+    with reading(directory / MODULES):
+        modules = read_modules(directory)
+    directory, whole = modules.folder, directory
     path = directory / "config.json"
     if not path.exists() and (directory / OPEN_CLIP).exists():
         return _from_open_clip(directory, name, origin)
     if not path.exists():
+        if (directory / "adapter_config.json").exists():
+            raise TransferlabError(
+                f"{directory} is an adapter, and no model. On its base it is read by tl.load_adapter('{directory}')."
+            )
         there = sorted(p.name for p in directory.iterdir())[:20]
         raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
     raw = read_object(path)
@@ -303,21 +330,25 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
         labels = label_names(raw) if timm is None else timm.labels
         head_dropout = family.head_dropout(raw)
     _check_layers(config, len(tensors), path)
-    with reading(directory / "1_Pooling" / "config.json"):
-        pooling, normalise = _pooling(directory)
-    origin = {"path": str(directory.resolve()), **origin}
+    origin = {"path": str(whole.resolve()), **origin}
     says = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
     with reading(path if timm is not None else directory / says):
         transform, towers = _transforms(directory, family, config, raw.get("model_type"), timm)
+    if isinstance(transform, TextTransform):
+        transform = replace(transform, prompt=modules.prompt)
+        if modules.pooling == "first" and transform.side == "left":
+            raise TransferlabError(
+                f"{directory}: texts are padded on the left, and the first token is pooled; not supported."
+            )
     images = towers.get("vision") if towers else transform
     if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
         raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
     with reading(path):
-        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
-                           normalise=normalise, labels=labels, head_dropout=head_dropout,
+        source = _assemble(name, family, config, tensors, origin, transform=transform, pooling=modules.pooling,
+                           normalise=modules.normalise, labels=labels, head_dropout=head_dropout,
                            classifies=_classifies(raw), towers=towers)  # fmt: skip
     hashes = {file.name: (known or {}).get(file, file) for file in files}
-    source = replace(source, raw=raw, files=hashes)
+    source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
     with reading(path):
         return source.resized(images.size) if isinstance(images, ImageTransform) else source
@@ -340,7 +371,8 @@ def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Sourc
             name, family, config, tensors, {"path": str(directory.resolve()), **origin}, transform=None, pooling=None,
             towers={"vision": images, "text": text},
         )  # fmt: skip
-    return replace(source, files={weights.name: weights})
+    told = unread_weights(directory, [weights])
+    return replace(source, files={weights.name: weights}, unused=(*source.unused, *told))
 
 
 _LARGEST_IMAGE = 1 << 14
@@ -427,7 +459,10 @@ def _assemble(
     # A family's own preprocessing does not say how many channels its pictures have.
     transform = _of_channels(transform, family, config)
     towers = {tower: _of_channels(reads, family, config) for tower, reads in (towers or {}).items()}
-    names = names or max(family.names(config), key=lambda table: _hits(table, tensors))
+    if names is None:
+        choices = family.names(config)
+        tensors = unwrapped(choices, tensors)
+        names = max(choices, key=lambda table: _hits(table, tensors))
     found, leftover = _match(names, tensors)
     config = family.adjust(config, set(found))
     unused = []
@@ -453,7 +488,7 @@ def _assemble(
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
     for key in leftover:
-        reason = next((why for pattern, why in names.ignored if re.fullmatch(pattern, key)), None)
+        reason = next((why for pattern, why in (*names.ignored, *AVERAGED) if re.fullmatch(pattern, key)), None)
         twin = next(
             (found[path] for pattern, path in names.copies if path in found and re.fullmatch(pattern, key)), None
         )
@@ -559,22 +594,6 @@ def _match(names: Names, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, L
     return found, leftover
 
 
-def _pooling(directory: Path) -> tuple[Pooling | None, bool]:
-    path = directory / "1_Pooling" / "config.json"
-    if not path.exists():
-        return None, False
-    raw = read_object(path)
-    modes: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    on = [mode for mode, value in raw.items() if mode.startswith("pooling_mode_") and value is True]
-    if len(on) != 1 or on[0] not in modes:
-        raise TransferlabError(f"{path}: pooling {on} is not supported; expected one of {sorted(modes)}.")
-    modules = directory / "modules.json"
-    kinds = [str(m.get("type", "")).rpartition(".")[2] for m in read_json(modules)] if modules.exists() else []
-    if other := next((kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")), None):
-        raise TransferlabError(f"{modules}: a module '{other}' is not supported; only Transformer, Pooling, Normalize.")
-    return modes[on[0]], "Normalize" in kinds
-
-
 def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
     table = raw.get("id2label") or {}
@@ -587,12 +606,13 @@ def _from_hub(text: str) -> tuple[Path, str]:
     name, _, revision = text.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
-    # An index and its shards are among them. Pickles are fetched only where a repository has nothing else.
-    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/*"]
+    # A pattern's * goes over folders too: modules in folders of their own, an index and its shards are among them.
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
-        if not any(Path(path).glob("*.safetensors")):
-            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "pytorch_model*.bin"])
+        # Pickles are fetched only where a repository has nothing else; an adapter is none of a model's weights.
+        if not any(not file.name.startswith("adapter") for file in Path(path).rglob("*.safetensors")):
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "*pytorch_model*.bin"])
     except Exception as error:
         raise TransferlabError(
             f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "

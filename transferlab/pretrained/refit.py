@@ -59,7 +59,7 @@ def tokens(source: Source, path: str | Path | None, add: Sequence[str], new_rows
         raise TransferlabError(f"{source.name} has no tokenizer whose tokens its rows could be matched by.")
     if "new_rows" in source.origin.get("changes", {}):
         raise TransferlabError(f"{source.name} has another tokenizer already; begin with tl.load('{source.name}').")
-    new = old if path is None else _read(Path(path), old.max_length)
+    new = old if path is None else replace(_read(Path(path), old.max_length), prompt=old.prompt)
     if add:
         tokenizer = with_tokens(new.tokenizer, add)
         new = replace(new, tokenizer=tokenizer, sha256=hashlib.sha256(tokenizer.to_str().encode()).hexdigest())

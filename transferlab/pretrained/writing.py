@@ -23,6 +23,7 @@ from transferlab.files import (
     TEMPORARY,
     is_written,
     make_usual,
+    read_json,
     sync_directory,
     sync_tree,
     temporary_sibling,
@@ -46,6 +47,7 @@ from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.orbax import write_tree
 from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
+from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -557,13 +559,20 @@ def _copy_companions(source: Source, made: Path) -> None:
     place = Path(source.origin.get("path", ""))
     if "path" not in source.origin or not place.is_dir():
         return
-    for file in sorted(place.iterdir()):
+    # A model in a folder of its own among sentence-transformers' modules is written beside them.
+    folder = read_modules(place).folder
+    inner = sorted(folder.iterdir()) if folder != place else []
+    for file in (*sorted(place.iterdir()), *inner):
         if file.is_dir() and _MODULES.fullmatch(file.name):
-            shutil.copytree(file, made / file.name)
+            if file != folder:
+                shutil.copytree(file, made / file.name)
             continue
         wanted = _COMPANIONS.fullmatch(file.name) and not _WEIGHTS.fullmatch(file.name)
         if wanted and file.is_file() and file.stat().st_size <= _LARGEST_COMPANION:
             shutil.copyfile(file, made / file.name)
+    if inner:
+        first, *others = read_json(made / MODULES)
+        write_json(made / MODULES, [{**first, "path": ""}, *others])
 
 
 def _write_preprocessor(source: Source, made: Path, kind: str) -> None:

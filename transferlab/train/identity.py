@@ -22,7 +22,7 @@ def identity(run: Run) -> dict[str, Any]:
     origin = {
         k: v
         for k, v in source.recorded.items()
-        if k in ("name", "family", "revision", "files", "path", "changes", "tower")
+        if k in ("name", "family", "revision", "files", "path", "changes", "tower", "entry")
     }
     return {
         "source": origin,

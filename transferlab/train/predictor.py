@@ -150,7 +150,9 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = refitted(load(place, tower=origin.get("tower")), origin.get("changes", {}))
+            source = refitted(
+                load(place, tower=origin.get("tower"), entry=origin.get("entry")), origin.get("changes", {})
+            )
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
             continue
