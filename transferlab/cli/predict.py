@@ -12,7 +12,7 @@ import click
 from transferlab.data.images import SUFFIXES as PICTURES
 from transferlab.data.tables import SUFFIXES, read_rows
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
+from transferlab.train.result import read_record
 
 
 def predict_all(directory: Path, inputs: Sequence[str], as_json: bool) -> None:
@@ -51,7 +51,7 @@ def best_run(directory: Path) -> Path:
     if not (directory / "runs").is_dir():
         raise TransferlabError(f"{directory} is neither a run nor a study (no run.json, no runs/).")
     scored = [
-        (read_json(path)["test"]["accuracy"], path.parent)
+        (read_record(path)["test"]["accuracy"], path.parent)
         for path in sorted(directory.glob("runs/*/*/*/record.json"))
         if (path.parent / "checkpoints").is_dir()
     ]

@@ -17,7 +17,7 @@ import numpy as np
 
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError
-from transferlab.files import file_lock, read_json, write_json, write_text
+from transferlab.files import file_lock, new_folder, read_object, write_json, write_text
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
@@ -28,7 +28,7 @@ from transferlab.train.ahead import SIDE_BY_SIDE
 from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
-from transferlab.train.result import Result, write_predictions
+from transferlab.train.result import Result, read_record, write_predictions
 from transferlab.train.run import Run, Seeds, adapt
 from transferlab.train.settings import Settings
 from transferlab.train.writers import read_metrics
@@ -218,7 +218,7 @@ class Study:
     def records(self) -> list[dict[str, Any]]:
         """The records of all finished cells of this config, in the table's order."""
         paths = [cell.directory(self.directory) / "record.json" for cell in self.cells]
-        return [read_json(path) for path in paths if path.exists()]
+        return [read_record(path) for path in paths if path.exists()]
 
     def report(self) -> dict[str, Any]:
         """Write the tables and the report from what is finished; return ``result.json``'s content."""
@@ -376,7 +376,7 @@ class Study:
         for cell in finished:
             directory = cell.directory(self.directory)
             if (directory / "record.json").exists() and (directory / "checkpoints").is_dir():
-                scored.append((read_json(directory / "record.json")["test"]["accuracy"], directory))
+                scored.append((read_record(directory / "record.json")["test"]["accuracy"], directory))
         scored.sort(key=lambda pair: pair[0], reverse=True)
         for _, directory in scored[1 if self.config.keep_weights else 0 :]:
             shutil.rmtree(directory / "checkpoints")
@@ -389,7 +389,7 @@ class Study:
                 continue
             # A tuned run's validation curve is that of the trial that won.
             rows = read_metrics(directory / "metrics.jsonl")
-            tuning = read_json(directory / "record.json")["tuning"]
+            tuning = read_record(directory / "record.json").get("tuning")
             if tuning is not None:
                 arm = self.config.methods[cell.arm]
                 number = (
@@ -407,7 +407,7 @@ class Study:
         path = self.directory / "config.json"
         mine = json.loads(json.dumps(self.config.raw))
         if path.exists():
-            theirs = read_json(path)
+            theirs = read_object(path)
             problems = sorted(_changed(theirs, mine))
             if problems:
                 raise TransferlabError(
@@ -418,7 +418,7 @@ class Study:
             raise TransferlabError(
                 f"{self.directory} is not empty and holds no study; choose another --config.workdir."
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        new_folder(self.directory)
         self._hold_inputs()
         write_json(path, mine)
 
@@ -441,7 +441,7 @@ class Study:
         if not path.exists():
             write_json(path, mine)
             return
-        theirs = read_json(path)
+        theirs = read_object(path)
         changed = [
             f"{kind} '{one['name']}'" for kind, one in mine.items() if theirs.get(kind, one)["mark"] != one["mark"]
         ]
@@ -499,8 +499,8 @@ def recorded_config(directory: Path) -> dict[str, Any]:
     """
     if not (directory / "config.json").exists():
         raise TransferlabError(f"{directory} holds no study (no config.json).")
-    raw = {**read_json(directory / "config.json"), "workdir": str(directory)}
-    held = read_json(directory / INPUTS) if (directory / INPUTS).exists() else {}
+    raw = {**read_object(directory / "config.json"), "workdir": str(directory)}
+    held = read_object(directory / INPUTS) if (directory / INPUTS).exists() else {}
     for kind in ("source", "data"):
         place = held.get(kind, {}).get("path")
         if place is not None and Path(place).exists() and not Path(str(raw[kind])).expanduser().exists():

@@ -14,6 +14,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
+from transferlab.files import reading
 from transferlab.train.program import State, evaluated
 
 # Orbax logs the trace of each error that it also raises: a full disk is one clear error.
@@ -78,12 +79,14 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON part alone."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        with reading(self.directory / str(step), "meta"):
+            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore(self, step: int, like: State) -> State:
         """Return the state at ``step`` with the structure, shapes and dtypes of ``like``; a difference is an error."""
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), to_plain(like))
-        saved = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore()))["tree"]
+        with reading(self.directory / str(step), "tree"):
+            saved = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore()))["tree"]
         want, got = trees.flatten(abstract), trees.flatten(saved)
         problems = [f"'{p}' is missing" for p in want.keys() - got.keys()]
         problems += [f"'{p}' is unknown" for p in got.keys() - want.keys()]
@@ -98,7 +101,8 @@ class Checkpoints:
 
     def weights(self, step: int) -> tuple[trees.Tree, trees.Tree]:
         """Return (trained params or their moving average, batch statistics) as they were saved."""
-        saved = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore()))["tree"]
+        with reading(self.directory / str(step), "tree"):
+            saved = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore()))["tree"]
         return evaluated(saved), saved.get("stats", {})
 
 

@@ -18,7 +18,7 @@ from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
+from transferlab.files import read_object, reading
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
@@ -82,10 +82,14 @@ def open_run(directory: str | Path) -> Predictor:
     Raises:
         TransferlabError: no finished run there, its weights were not kept, or the base is absent or not what it was.
     """
-    directory = Path(directory)
+    with reading(Path(directory)):
+        return _open_run(Path(directory))
+
+
+def _open_run(directory: Path) -> Predictor:
     if not (directory / "result.json").exists() or not (directory / "run.json").exists():
         raise TransferlabError(f"{directory} holds no finished run (no result.json and run.json).")
-    identity = read_json(directory / "run.json")
+    identity = read_object(directory / "run.json")
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(
             f"{directory} kept its predictions but not its weights; those of the best run of each arm are kept."

@@ -13,8 +13,10 @@ from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.data.dataset import Dataset
-from transferlab.files import atomic_path, read_json
+from transferlab.errors import TransferlabError
+from transferlab.files import atomic_path, check_file, read_object, reading
 from transferlab.methods.adapted import Adapted
+from transferlab.pretrained.formats import read_npz
 from transferlab.pretrained.source import Source
 from transferlab.train.writers import read_metrics
 
@@ -68,7 +70,24 @@ def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.nd
 
 def read_result(directory: Path) -> Result:
     """Read a finished run's result from its directory (without weights)."""
-    record = read_json(directory / "result.json")
-    with np.load(directory / "predictions.npz", allow_pickle=False) as saved:
-        probabilities = saved["probabilities"]
+    record = read_record(directory / "result.json")
+    path = directory / "predictions.npz"
+    saved = read_npz(check_file(path))
+    with reading(path, "'probabilities'"):
+        probabilities = saved["probabilities"].read()
+    if probabilities.ndim != 2:
+        raise TransferlabError(f"{path}: 'probabilities' {probabilities.shape} are no table of examples and labels.")
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what a finished run recorded, ``result.json`` or ``record.json``, with its scores on the test split.
+
+    Raises:
+        TransferlabError: it is damaged; deleting it lets the run be tested again.
+    """
+    record = read_object(path)
+    test = record.get("test")
+    if not isinstance(test, dict) or not isinstance(test.get("accuracy"), (int, float)):
+        raise TransferlabError(f"{path}: it holds no scores ('test' with 'accuracy'); delete it and run again.")
+    return record
