@@ -23,12 +23,23 @@ Call = TypeVar("Call", bound=typing.Callable[..., Any])
 class TransferlabError(Exception):
     """Base of every error whose message alone tells a user what to mend; the command line prints it without a trace.
 
-    A message that quotes much of a damaged file is cut to :data:`transferlab.limits.MESSAGE_CHARACTERS`.
+    A message that quotes much of a damaged file is cut to :data:`transferlab.limits.MESSAGE_CHARACTERS`, and is printable.
     """
 
     def __str__(self) -> str:
-        text, most = super().__str__(), limits.MESSAGE_CHARACTERS
+        text, most = printable(super().__str__()), limits.MESSAGE_CHARACTERS
         return text if len(text) <= most else f"{text[:most]}…"
+
+
+def printable(text: str) -> str:
+    """Return the text with what a terminal would obey, or could not encode, written as Python writes it: an escape of its code.
+
+    Line ends and tabs stay. Names in files can hold anything.
+    """
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

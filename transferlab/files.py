@@ -67,6 +67,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def new_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        TransferlabError: a file stands in its place, or the folder above may not be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TransferlabError(f"The directory {path} cannot be made: {error.strerror} ({error.filename}).") from None
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; it takes ``path``'s place when the block ends well, else it is removed."""

@@ -251,11 +251,12 @@ def data() -> None:
 
 def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(*columns, box=box.SIMPLE)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     _print(table)
 
 

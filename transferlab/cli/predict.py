@@ -13,7 +13,7 @@ import click
 from transferlab.data.images import SUFFIXES as PICTURES
 from transferlab.data.tables import SUFFIXES, checked_text, read_rows, read_text
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
+from transferlab.train.result import read_record
 
 
 def predict_all(
@@ -67,7 +67,7 @@ def best_run(directory: Path) -> Path:
         return directory
     if not (directory / "runs").is_dir():
         raise TransferlabError(f"{directory} is neither a run nor a study (no run.json, no runs/).")
-    records = [(read_json(path), path.parent) for path in sorted(directory.glob("runs/*/*/*/record.json"))]
+    records = [(read_record(path), path.parent) for path in sorted(directory.glob("runs/*/*/*/record.json"))]
     scored = [
         (record["test"]["accuracy"], path)
         for record, path in records

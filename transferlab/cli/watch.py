@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from transferlab.data.dataset import Dataset
+from transferlab.errors import printable
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.status import failure_lines, finished, status_of
 from transferlab.studies.study import Cell, Observer, Study
@@ -37,19 +38,19 @@ class Watcher(Observer):
         self.console.print(plan.table())
 
     def left_out(self, arm: str) -> None:
-        self.console.print(LEFT_OUT.format(arm))
+        self._say(LEFT_OUT.format(arm))
 
     def dropped(self, arm: str) -> None:
-        self.console.print(f"Not in the table: {arm}, which this config has no more; its runs stay in runs/{arm}.")
+        self._say(f"Not in the table: {arm}, which this config has no more; its runs stay in runs/{arm}.")
 
     def began(self, cells: int, finished: int) -> None:
         self.count, self.done = cells, finished
         if finished:
-            self.console.print(f"Continuing: {finished} of {cells} runs are finished.")
+            self._say(f"Continuing: {finished} of {cells} runs are finished.")
         if not self.console.is_terminal:
             return
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"), console=self.console, transient=True,
         )  # fmt: skip
         self.all = self.progress.add_task("study", total=cells, completed=finished, note="")
@@ -64,7 +65,7 @@ class Watcher(Observer):
             self.progress.reset(self.one, description=name, total=None, note="")
 
     def memory(self, cell: Cell, memory: Memory) -> None:
-        self.console.print(f"A step of {cell.arm} at {cell.budget} labels holds {memory}.", highlight=False)
+        self._say(f"A step of {cell.arm} at {cell.budget} labels holds {memory}.", highlight=False)
 
     def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         if self.progress is None:
@@ -80,9 +81,13 @@ class Watcher(Observer):
             f"[{self.done:>3}/{self.count}] {cell.arm:<13} {cell.budget:>5} labels  seed {cell.seed}  "
             f"{what}  {record['seconds']:6.1f} s"
         )
-        self.console.print(line, highlight=False)
+        self._say(line, highlight=False)
         if self.progress is not None:
             self.progress.advance(self.all)
+
+    def _say(self, line: str, highlight: bool | None = None) -> None:
+        """Print a line in which names of arms and data are what they are, and no markup."""
+        self.console.print(printable(line), markup=False, highlight=highlight)
 
     def close(self) -> None:
         """Take the bars down."""
@@ -100,8 +105,8 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
     console.print(data_line(study.data))
     if profile:
         for arm, found in study.profiles():
-            console.print(f"Profile: {arm}", style="bold")
-            console.print(f"{found}\n", highlight=False)
+            console.print(f"Profile: {arm}", style="bold", markup=False)
+            console.print(f"{found}\n", highlight=False, markup=False)
     try:
         result = study.run()
     finally:
@@ -126,7 +131,9 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
     for line in failure_lines(result["summary"], reference_of(result["summary"])):
         console.print(line, markup=False, highlight=False)
     console.print(
-        f"{directory / 'report.html'}  {directory / 'result.json'}  {directory / 'results.csv'}", highlight=False
+        f"{directory / 'report.html'}  {directory / 'result.json'}  {directory / 'results.csv'}",
+        highlight=False,
+        markup=False,
     )
 
 

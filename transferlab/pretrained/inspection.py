@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from transferlab.errors import TransferlabError, check_arguments
+from transferlab.errors import TransferlabError, check_arguments, printable
+from transferlab.files import reading
 from transferlab.pretrained.formats import read_any, read_orbax
 from transferlab.pretrained.loading import DESCRIPTION, load
 from transferlab.pretrained.registry import REGISTRY
@@ -33,17 +33,21 @@ class Inspection:
     def table(self) -> Table:
         """A table for the terminal."""
         from rich import box
+        from rich.markup import escape
         from rich.table import Table
 
-        total = sum(int(np.prod(shape)) for _, shape, _, _ in self.rows)
+        total = sum(math.prod(shape) for _, shape, _, _ in self.rows)
         table = Table(
-            title=f"{self.name}: {self.kind}", caption=f"{len(self.rows)} tensors, {total:,} numbers", box=box.SIMPLE
+            title=escape(printable(f"{self.name}: {self.kind}")),
+            caption=f"{len(self.rows)} tensors, {total:,} numbers",
+            box=box.SIMPLE,
         )
         table.title_justify = table.caption_justify = "left"  # type: ignore[assignment]
         for column in ("path", "shape", "dtype", "key in the file"):
             table.add_column(column, overflow="fold")
         for path, shape, dtype, key in self.rows:
-            table.add_row(path, "×".join(map(str, shape)) or "scalar", dtype, key if key != path else "")
+            cells = (path, "×".join(map(str, shape)) or "scalar", dtype, key if key != path else "")
+            table.add_row(*(escape(printable(cell)) for cell in cells))
         return table
 
 
@@ -53,8 +57,11 @@ def inspect_checkpoint(name: str | Path) -> Inspection:
 
     A model whose family is known is shown with its readable paths; anything else with its file's own keys.
     """
-    text = str(name)
-    path = Path(text).expanduser()
+    with reading(str(name)):
+        return _inspect(str(name), Path(name).expanduser())
+
+
+def _inspect(text: str, path: Path) -> Inspection:
     if text in REGISTRY or text.startswith("hf:"):
         return _source(text)
     if not path.exists():

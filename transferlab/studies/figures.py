@@ -103,7 +103,7 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], 
                     points = [(m["step"], m[field]) for m in metrics if field in m]
                     if points:
                         axes.plot(*zip(*points, strict=True), color=palette[name], linewidth=width, alpha=0.8)
-            axes.set_title(f"{name}, {largest:,} labels", fontsize=9, loc="left")
+            axes.set_title(_as_it_is(f"{name}, {largest:,} labels"), fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
         grid.flat[0].set_ylim(bottom=0)
         for axes in list(grid.flat)[len(shown) :]:
@@ -137,6 +137,11 @@ def step_by_stage(stages: Sequence[tuple[str, str, float]], seconds: float) -> s
         return _svg(figure)
 
 
+def _as_it_is(name: str) -> str:
+    """A name in which nothing is a formula."""
+    return name.replace("$", r"\$")
+
+
 def standalone(svg: str) -> str:
     """The figure as a file of its own: its text in a grey that can be read on light and on dark pages."""
     return svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" style="color:#76808c"', 1)
@@ -156,7 +161,7 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]], budgets: Se
     for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
         place = max(y, last + step)
         last = place
-        axes.annotate(name, (x, y), (right, place), color=colour, va="center", fontsize=9, annotation_clip=False,
+        axes.annotate(_as_it_is(name), (x, y), (right, place), color=colour, va="center", fontsize=9, annotation_clip=False,
                       arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "alpha": 0.6})  # fmt: skip
 
 

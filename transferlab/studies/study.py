@@ -16,7 +16,16 @@ import numpy as np
 
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.files import TEMPORARY, drop_litter, file_lock, read_json, remove_directory, write_json, write_text
+from transferlab.files import (
+    TEMPORARY,
+    drop_litter,
+    file_lock,
+    new_folder,
+    read_object,
+    remove_directory,
+    write_json,
+    write_text,
+)
 from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.loading import load
@@ -30,7 +39,7 @@ from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
 from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
-from transferlab.train.result import Result, write_predictions
+from transferlab.train.result import Result, read_record, write_predictions
 from transferlab.train.run import Run, Seeds, adapt
 from transferlab.train.settings import Settings
 from transferlab.train.writers import read_metrics
@@ -222,7 +231,7 @@ class Study:
     def records(self) -> list[dict[str, Any]]:
         """The records of all finished cells of this config, in the table's order."""
         paths = [cell.directory(self.directory) / "record.json" for cell in self.cells]
-        return [read_json(path) for path in paths if path.exists()]
+        return [read_record(path) for path in paths if path.exists()]
 
     def report(self) -> dict[str, Any]:
         """Write the tables and the report from what is finished; return ``result.json``'s content."""
@@ -374,7 +383,7 @@ class Study:
         for cell in (cell for cell in self.cells if cell.arm == arm):
             directory = cell.directory(self.directory)
             if (directory / "record.json").exists() and (directory / "checkpoints").is_dir():
-                record = read_json(directory / "record.json")
+                record = read_record(directory / "record.json")
                 if finished(record):
                     scored.append((record["test"]["accuracy"], directory))
                 else:
@@ -389,7 +398,7 @@ class Study:
             directory = cell.directory(self.directory)
             if cell.arm not in self.config.methods or not (directory / "record.json").exists():
                 continue
-            record = read_json(directory / "record.json")
+            record = read_record(directory / "record.json")
             if not finished(record):
                 continue  # Its losses leave no scale for those of the others; the report names it.
             # A tuned run's validation curve is that of the trial that won.
@@ -412,7 +421,7 @@ class Study:
         path = self.directory / "config.json"
         mine = json.loads(json.dumps(self.config.raw))
         if path.exists():
-            theirs = read_json(path)
+            theirs = read_object(path)
             problems = sorted(_changed(theirs, mine))
             if problems:
                 raise TransferlabError(
@@ -428,7 +437,7 @@ class Study:
                     f"{self.directory} is not empty and holds no study; choose another --config.workdir."
                 )
             (self.directory / INPUTS).unlink(missing_ok=True)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        new_folder(self.directory)
         self._hold_inputs()
         write_json(path, mine)
 
@@ -451,7 +460,7 @@ class Study:
         if not path.exists():
             write_json(path, mine)
             return
-        theirs = read_json(path)
+        theirs = read_object(path)
         changed = [
             f"{kind} '{one['name']}'" for kind, one in mine.items() if theirs.get(kind, one)["mark"] != one["mark"]
         ]
@@ -539,8 +548,8 @@ def recorded_config(directory: Path) -> dict[str, Any]:
     """
     if not (directory / "config.json").exists():
         raise TransferlabError(f"{directory} holds no study (no config.json).")
-    raw = {**read_json(directory / "config.json"), "workdir": str(directory)}
-    held = read_json(directory / INPUTS) if (directory / INPUTS).exists() else {}
+    raw = {**read_object(directory / "config.json"), "workdir": str(directory)}
+    held = read_object(directory / INPUTS) if (directory / INPUTS).exists() else {}
     for kind in ("source", "data"):
         place = held.get(kind, {}).get("path")
         if place is not None and Path(place).exists() and not Path(str(raw[kind])).expanduser().exists():

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
+from transferlab.errors import printable
 from transferlab.measure import data_multiplier, paired_difference, t_interval, wilson_interval
 from transferlab.studies.status import COUNTED, counted, failure_lines, failures_of, finished, none_finished, status_of
 from transferlab.transfer.show import human_bytes
@@ -212,7 +214,7 @@ def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
     """Return the table for the terminal; a narrow one has the scores alone."""
     names, budgets, rows = pivot(summary)
     table = Table(
-        title="Test accuracy by labels", caption=variance_note(summary), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        title="Test accuracy by labels", caption=escape(variance_note(summary)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         pad_edge=False,
     )  # fmt: skip
     table.title_justify = table.caption_justify = "left"  # type: ignore[assignment]
@@ -231,7 +233,7 @@ def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
             # The interval of the multiplier is in the report: here it would push the scores out.
             saved = re.sub(r" \[.*?\]", "", multiplier_at(name, budgets, rows))
             more = () if narrow else (saved, parameters, f"{own[-1]['seconds']:.1f}")
-            table.add_row(name, *(shown(row) for row in cells), *more)
+            table.add_row(*(escape(printable(cell)) for cell in (name, *(shown(row) for row in cells), *more)))
         if kind == "baseline" and "baseline" in kinds.values():
             table.add_section()
     return table

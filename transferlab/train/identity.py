@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json, write_json
+from transferlab.files import new_folder, read_object, reading, write_json
 from transferlab.pretrained.source import Source
 from transferlab.train.run import Run
 
@@ -53,13 +53,13 @@ def claim(run: Run, directory: Path) -> None:
     mine = identity(run)
     path = directory / "run.json"
     if path.exists():
-        theirs = read_json(path)
+        theirs = read_object(path)
         # What an earlier version did not record is not compared.
         differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:
             raise TransferlabError(f"{directory} holds another run; these fields differ: {'; '.join(differences)}.")
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    new_folder(directory)
     write_json(directory / "plan.json", run.plan.to_dict())
     write_json(path, mine)
 
@@ -70,12 +70,14 @@ def check_base(run: Run, meta: dict[str, Any]) -> None:
     Raises:
         TransferlabError: they are others.
     """
-    if meta["base"]["sha256"] != run.source.sha256:
+    with reading(f"{run.directory}/checkpoints"):
+        sha256, trainable = str(meta["base"]["sha256"]), meta["trainable"]
+    if sha256 != run.source.sha256:
         raise TransferlabError(
             f"The checkpoint in {run.directory} stands on other weights than '{run.source.name}' has now "
-            f"(SHA-256 {meta['base']['sha256'][:12]}… against {run.source.sha256[:12]}…)."
+            f"(SHA-256 {sha256[:12]}… against {run.source.sha256[:12]}…)."
         )
-    if meta["trainable"] != list(run.plan.trainable):
+    if trainable != list(run.plan.trainable):
         raise TransferlabError(f"The checkpoint in {run.directory} trained another set of leaves.")
 
 

@@ -19,7 +19,7 @@ from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.files import read_json
+from transferlab.files import read_object, reading
 from transferlab.host import interruptible
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
@@ -100,12 +100,16 @@ def open_run(directory: str | Path) -> Predictor:
     Raises:
         TransferlabError: no finished run there (or one that diverged), its weights were not kept, or the base is absent or not what it was.
     """
-    directory = Path(directory)
+    with reading(Path(directory)):
+        return _open_run(Path(directory))
+
+
+def _open_run(directory: Path) -> Predictor:
     if not (directory / "result.json").exists() or not (directory / "run.json").exists():
         raise TransferlabError(f"{directory} holds no finished run (no result.json and run.json).")
-    if (found := recorded(read_json(directory / "result.json"))) is not None:
+    if (found := recorded(read_object(directory / "result.json"))) is not None:
         raise TransferlabError(f"The run in {directory} {found}; it has nothing to predict with.")
-    identity = read_json(directory / "run.json")
+    identity = read_object(directory / "run.json")
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(
             f"{directory} kept its predictions but not its weights; those of the best run of each arm are kept."

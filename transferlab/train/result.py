@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from jaxtyping import Float
 from transferlab import trees
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
-from transferlab.files import atomic_path, read_json
+from transferlab.files import atomic_path, check_file, read_object, reading
 from transferlab.methods.adapted import Adapted
-from transferlab.pretrained.formats import ZIP_DAMAGE
+from transferlab.pretrained.formats import read_npz
 from transferlab.pretrained.source import Source
 from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
@@ -81,14 +82,31 @@ def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.nd
 
 def read_result(directory: Path) -> Result:
     """Read a finished run's result from its directory (without weights)."""
-    record = read_json(directory / "result.json")
+    record = read_record(directory / "result.json")
     path = directory / "predictions.npz"
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            probabilities = saved["probabilities"]
-    except ZIP_DAMAGE as error:
+        with reading(path, "'probabilities'"):
+            probabilities = read_npz(check_file(path))["probabilities"].read()
+        if probabilities.ndim != 2:
+            raise TransferlabError(
+                f"{path}: 'probabilities' {probabilities.shape} are no table of examples and labels."
+            )
+    except TransferlabError as error:
         raise TransferlabError(
-            f"{path} is damaged ({error}). Remove {directory / 'result.json'} and start the same command again: the run is "
-            "tested once more."
+            f"{error} Remove {directory / 'result.json'} and start the same command again: the run is tested once more."
         ) from None
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what a finished run recorded, ``result.json`` or ``record.json``, with its scores on the test split.
+
+    Raises:
+        TransferlabError: it is damaged; deleting it lets the run be tested again.
+    """
+    record = read_object(path)
+    test = record.get("test")
+    # A run that diverged has no scores; its record says so.
+    if not isinstance(test, dict) or not isinstance(test.get("accuracy", ""), (int, float, NoneType)):
+        raise TransferlabError(f"{path}: it holds no scores ('test' with 'accuracy'); delete it and run again.")
+    return record

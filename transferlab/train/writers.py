@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from transferlab.files import write_text
+from transferlab.files import check_file, write_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows, damaged = [], []
-    *lines, unfinished = path.read_bytes().split(b"\n")
+    *lines, unfinished = check_file(path).read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         row = _row(line)
         if row is None:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from transferlab.errors import printable
 
 if TYPE_CHECKING:
     from transferlab.transfer.plan import Leaf, Plan
@@ -27,8 +30,8 @@ def plan_table(plan: Plan, whole: bool) -> Table:
     )
     notes = [*plan.notes, *_leftover(plan)]
     table = Table(
-        title=f"Plan: {plan.method}",
-        caption="\n".join([caption, *notes]),
+        title=escape(printable(f"Plan: {plan.method}")),
+        caption=escape(printable("\n".join([caption, *notes]))),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -40,12 +43,12 @@ def plan_table(plan: Plan, whole: bool) -> Table:
     for label, group in _rows(plan, whole):
         first = group[0]
         shape = "×".join(map(str, first.shape)) if len(group) == 1 else f"{len(group)} leaves"
-        table.add_row(
+        cells = (
             label, shape, first.action, _origin(group), "trains" if first.trains else "frozen",
             _rate(first), _decay(group),
             human_bytes(sum(leaf.bytes for leaf in group)),
-            style=None if first.trains else "dim",
         )  # fmt: skip
+        table.add_row(*(escape(printable(cell)) for cell in cells), style=None if first.trains else "dim")
     return table
 
 
