@@ -47,7 +47,9 @@ def test_a_resized_source_is_what_transformers_reads(family: str, channels: int,
         got = np.asarray(here[name]).reshape(want.shape)
         compare(want, got, family=family, form="transformers", way="written", what=WHAT.get(name, name), share=5e-5)
     raw = json.loads((out / "preprocessor_config.json").read_text())
-    processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil") if "image_processor_type" in raw else None
+    processor = (
+        transformers.AutoImageProcessor.from_pretrained(out, backend="pil") if "image_processor_type" in raw else None
+    )
     assert raw["crop_size"] == {"height": side, "width": side} and len(raw["image_mean"]) == channels
     assert processor is None or processor.crop_size["height"] == side
     read = tl.load(out)
@@ -92,7 +94,16 @@ def words(folder: Path, tokens: list[str], **settings) -> Path:
 
 
 OLD = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(46))]
-NEW = ["<unk>", "<s>", "new", "newer", *(f"w{i}" for i in range(45, 4, -1)), "</s>", "<pad>", *(f"x{i}" for i in range(9))]
+NEW = [
+    "<unk>",
+    "<s>",
+    "new",
+    "newer",
+    *(f"w{i}" for i in range(45, 4, -1)),
+    "</s>",
+    "<pad>",
+    *(f"x{i}" for i in range(9)),
+]
 GROWN = ["BERT", "RoBERTa", "DistilBERT", "MPNet", "ModernBERT", "GPT-2", "Llama", "Qwen2", "Gemma 3", "T5", "T5 v1.1"]
 
 

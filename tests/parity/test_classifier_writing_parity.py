@@ -46,14 +46,16 @@ def origins_logits(out: Path, architecture: str) -> tuple[np.ndarray, dict[str, 
 
 @pytest.mark.parametrize("pooling", [None, "first", "pooler"])
 @pytest.mark.parametrize("family", ["BERT", *TWO_LAYERS])
-def test_an_encoders_classifier_answers_the_same_in_transformers(family: str, pooling: str | None, tmp_path: Path) -> None:
+def test_an_encoders_classifier_answers_the_same_in_transformers(
+    family: str, pooling: str | None, tmp_path: Path
+) -> None:
     name, sizes = ORIGINS[family]
     bare = getattr(transformers, name.replace("ForSequenceClassification", "Model"))
     torch.manual_seed(0)
     randomised(bare(bare.config_class(**sizes))).save_pretrained(tmp_path / "base")
     words(tmp_path / "base", OLD)
     source = tl.load(tmp_path / "base")
-    if pooling == "pooler" and not getattr(source.config, "pooler", False) or (family, pooling) == ("BERT", "first"):
+    if (pooling == "pooler" and not getattr(source.config, "pooler", False)) or (family, pooling) == ("BERT", "first"):
         pytest.skip("the origin has no such classifier")
     source = trained(source, tl.methods.LoRA(pooling=pooling))
     want, given = origins_logits(tl.save(source, tmp_path / "out"), name)

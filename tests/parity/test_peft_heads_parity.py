@@ -68,7 +68,9 @@ def test_a_label_adapter_of_peft_is_read(family: str, tmp_path: Path) -> None:
     saved = ["head"] if family == "ModernBERT" else None
     torch.manual_seed(1)
     model = classifier(family, tmp_path / "base")
-    adapted = adapters_of(model, r=3, lora_alpha=5, target_modules=SEQUENCE[family], task_type="SEQ_CLS", modules_to_save=saved)
+    adapted = adapters_of(
+        model, r=3, lora_alpha=5, target_modules=SEQUENCE[family], task_type="SEQ_CLS", modules_to_save=saved
+    )
     adapted.save_pretrained(tmp_path / "adapter")
     given = batch(family)
     want = logits(adapted, given)
@@ -98,7 +100,9 @@ def test_a_label_adapter_of_ours_answers_the_same_in_peft_and_here(family: str, 
         if source.names is not None and next(n for n in source.names.names if n.path == path).layout.part[1] > 1:
             path = path.replace("query", "output")
         shape = source.leaves[path].shape
-        pairs[path] = Pair(rng.normal(size=(shape[0], 2)).astype(np.float32), rng.normal(size=(2, shape[1])).astype(np.float32), 0.5)
+        pairs[path] = Pair(
+            rng.normal(size=(shape[0], 2)).astype(np.float32), rng.normal(size=(2, shape[1])).astype(np.float32), 0.5
+        )
     adapted = Adapted(trained, pairs)
     adapted.save_adapter(tmp_path / "adapter")
     raw = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -117,7 +121,9 @@ TYING = [(tied, saved, kept) for tied in (True, False) for saved in (["embed_tok
 
 
 @pytest.mark.parametrize(("tied", "saved", "kept"), TYING)
-def test_a_trained_table_or_head_of_a_language_model_is_peft_s(tied: bool, saved: list[str], kept: bool, tmp_path: Path) -> None:
+def test_a_trained_table_or_head_of_a_language_model_is_peft_s(
+    tied: bool, saved: list[str], kept: bool, tmp_path: Path
+) -> None:
     config = transformers.LlamaConfig(**DECODER, tie_word_embeddings=tied)
     model = randomised(transformers.LlamaForCausalLM(config))
     model.save_pretrained(tmp_path / "base")
@@ -137,7 +143,9 @@ def test_a_trained_table_or_head_of_a_language_model_is_peft_s(tied: bool, saved
     compare(tl.load(out)(given)["logits"], want, family="Llama", form="transformers", share=1e-4)
     # And as an adapter.
     ours.save_adapter(tmp_path / "back")
-    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "back")
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "back"
+    )
     compare(logits(theirs, given), want, family="Llama", form="PEFT", way="written")
 
 

@@ -65,7 +65,9 @@ def test_a_regrown_source_is_saved_with_its_tokenizer(tmp_path: Path) -> None:
     out = tl.save(grown, tmp_path / "b")
     assert config_of(out)["vocab_size"] == 19 and not (out / "vocab.txt").exists()
     again = tl.load(out)
-    assert again.transform("good newest").ids == grown.transform("good newest").ids and 18 in again.transform("newest").ids
+    assert (
+        again.transform("good newest").ids == grown.transform("good newest").ids and 18 in again.transform("newest").ids
+    )
     np.testing.assert_array_equal(again.leaves[again.table].read(), grown.leaves[grown.table].read())
     # Another tokenizer, whose special tokens have other ids.
     tokens = ["bad", "good", "[CLS]", "[PAD]", "[SEP]", "[UNK]", "cheer"]
@@ -76,7 +78,9 @@ def test_a_regrown_source_is_saved_with_its_tokenizer(tmp_path: Path) -> None:
     )
     (tmp_path / "words").mkdir()
     made.save(str(tmp_path / "words" / "tokenizer.json"))
-    (tmp_path / "words" / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]", "model_max_length": 30}))
+    (tmp_path / "words" / "tokenizer_config.json").write_text(
+        json.dumps({"pad_token": "[PAD]", "model_max_length": 30})
+    )
     other = tl.load(folder).with_tokenizer(tmp_path / "words")
     out = tl.save(other, tmp_path / "c")
     assert (config_of(out)["vocab_size"], config_of(out)["pad_token_id"]) == (7, 3)
@@ -103,8 +107,12 @@ def decoder(folder: Path, settings: dict, ends: bool = False) -> tl.Source:
     return source.with_params({"head": {"kernel": np.ones((16, 2), np.float32)}}, head=head)
 
 
-@pytest.mark.parametrize(("settings", "token", "id"), [({"pad_token": "<pad>"}, "<pad>", 1), ({"pad_token": "</s>"}, "</s>", 2)])
-def test_a_decoders_classifier_names_the_padding_token_of_its_tokenizer(settings: dict, token: str, id: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "token", "id"), [({"pad_token": "<pad>"}, "<pad>", 1), ({"pad_token": "</s>"}, "</s>", 2)]
+)
+def test_a_decoders_classifier_names_the_padding_token_of_its_tokenizer(
+    settings: dict, token: str, id: int, tmp_path: Path
+) -> None:
     out = tl.save(decoder(tmp_path / "a", settings), tmp_path / "b")
     assert config_of(out)["pad_token_id"] == id
     assert json.loads((out / "tokenizer_config.json").read_text())["pad_token"] == token

@@ -25,7 +25,9 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.normal(size=shape).astype(np.float32)
 
 
-def write_adapter(folder: Path, source: tl.Source, tensors: dict[str, np.ndarray], module: str = MODULE, **fields) -> Path:
+def write_adapter(
+    folder: Path, source: tl.Source, tensors: dict[str, np.ndarray], module: str = MODULE, **fields
+) -> Path:
     """As PEFT lays it out: one adapter of rank 2 that changes nothing (its B is zero), and these tensors."""
     folder.mkdir()
     inputs, outputs = source.leaves[PATH].shape
@@ -68,7 +70,9 @@ def test_a_trained_lm_head_is_a_language_models(decoder: tl.Source, tmp_path: Pa
 def test_a_table_that_was_trained_alone_leaves_the_head_as_it_was(decoder: tl.Source, tmp_path: Path) -> None:
     old, new = np.asarray(decoder.leaves[decoder.table]), normal(40, 16)
     head = old if decoder.tied else np.asarray(decoder.leaves["head/kernel"]).T
-    place = write_adapter(tmp_path / "adapter", decoder, {"model.embed_tokens.weight": new}, modules_to_save=["embed_tokens"])
+    place = write_adapter(
+        tmp_path / "adapter", decoder, {"model.embed_tokens.weight": new}, modules_to_save=["embed_tokens"]
+    )
     got = tl.load_adapter(place, decoder)
     np.testing.assert_allclose(got(IDS)["logits"], states(decoder, new) @ head.T, atol=1e-4)
     back = got.save_adapter(tmp_path / "back")
@@ -93,13 +97,14 @@ def test_a_pair_that_is_tied_and_differs_is_refused(tmp_path: Path) -> None:
     write_decoder(tmp_path / "base", "llama", tie_word_embeddings=True)
     source = tl.load(tmp_path / "base")
     both = {"model.embed_tokens.weight": normal(40, 16), "lm_head.weight": normal(40, 16)}
-    with pytest.raises(TransferlabError, match="ensure_weight_tying is set, but the table of tokens and the head differ"):
+    with pytest.raises(
+        TransferlabError, match="ensure_weight_tying is set, but the table of tokens and the head differ"
+    ):
         tl.load_adapter(write_adapter(tmp_path / "adapter", source, both, ensure_weight_tying=True), source)
     apart = tl.load_adapter(write_adapter(tmp_path / "two", source, both), source)
     assert not apart.source.tied
-    with pytest.raises(TransferlabError, match=r"'lm_head.weight' was trained apart .* tl.save\(adapted.merged\(\)"):
-        apart.save_adapter(tmp_path / "back")
-    tl.save(apart.merged(), tmp_path / "merged")
+    back = tl.load_adapter(apart.save_adapter(tmp_path / "back"), source)
+    np.testing.assert_array_equal(back(IDS)["logits"], apart(IDS)["logits"])
 
 
 def test_an_adapter_of_the_head_is_merged_into_it(decoder: tl.Source, tmp_path: Path) -> None:
@@ -133,7 +138,7 @@ def test_what_the_origins_classifier_needs_and_nobody_holds_is_named(tmp_path: P
     tensors = {"classifier.weight": normal(2, 16), "classifier.bias": normal(2)}
     module = "bert.encoder.layer.1.attention.self.query"
     place = write_adapter(tmp_path / "adapter", source, tensors, module, task_type="SEQ_CLS")
-    with pytest.raises(TransferlabError, match="reads the pooler, which neither .* nor the adapter holds"):
+    with pytest.raises(TransferlabError, match=r"reads the pooler, which neither .* nor the adapter holds"):
         tl.load_adapter(place, source)
     path = place / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "TOKEN_CLS"}))

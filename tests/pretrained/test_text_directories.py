@@ -266,7 +266,9 @@ def test_a_linear_head_is_written_as_the_origins_head_with_a_hidden_layer(tmp_pa
     head = ClassifierConfig(("a", "b"), pooling="first")
     params = {"head": {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     trained = source.with_params(params, head=head)
-    with pytest.raises(TransferlabError, match=r"hidden layer, this head has none like it; train with Full or LoRA .*'orbax'"):
+    with pytest.raises(
+        TransferlabError, match=r"hidden layer, this head has none like it; train with Full or LoRA .*'orbax'"
+    ):
         save(trained, tmp_path / "there", format="hf")
     # Each of the two ways that the error names.
     save(trained, tmp_path / "tree", format="orbax")
@@ -293,7 +295,10 @@ def test_a_classifier_over_the_pooler_is_written_as_the_origins_two_layers(kind:
     np.testing.assert_array_equal(written["classifier.dense.weight"], tensors[f"{PREFIXES[kind]}pooler.dense.weight"])
     np.testing.assert_array_equal(written["classifier.out_proj.weight"], given["kernel"].T)
     assert not any("pooler" in key for key in written)
-    ids = {"input_ids": np.array([[0, 5, 6, 2], [0, 7, 2, 1]]), "attention_mask": np.array([[1, 1, 1, 1], [1, 1, 1, 0]])}
+    ids = {
+        "input_ids": np.array([[0, 5, 6, 2], [0, 7, 2, 1]]),
+        "attention_mask": np.array([[1, 1, 1, 1], [1, 1, 1, 0]]),
+    }
     np.testing.assert_allclose(tl.load(out)(ids)["logits"], trained(ids)["logits"], atol=1e-6)
 
 

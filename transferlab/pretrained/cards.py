@@ -63,7 +63,9 @@ def _base_name(source: Source) -> str:
 def _facts(source: Source) -> list[str]:
     licence = base_licence(source)
     trained = sum(leaf.trained for leaf in source.leaves.values())
-    facts = [f"Base: {_base_name(source)}" + (f", {source.origin['revision']}" if source.origin.get("revision") else "")]
+    facts = [
+        f"Base: {_base_name(source)}" + (f", {source.origin['revision']}" if source.origin.get("revision") else "")
+    ]
     named = licence.get("license_name") or licence.get("license")
     facts.append(f"License of the base: {named or 'not stated by its files; ask its authors'}")
     facts.append(f"Architecture: {source.family}; {trained} of {len(source.leaves)} tensors are not the base's")

@@ -267,7 +267,9 @@ def _names(
     raise TransferlabError(f"{file}: '{key}' is no tensor of this base.{nearest(key, known)}")
 
 
-def _pair(name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any) -> Pair:
+def _pair(
+    name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any
+) -> Pair:
     a, b, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
     where = f"{a.file}: the adapter of '{module}'"
     if kernel is None or not name.path.endswith("/kernel"):

@@ -312,7 +312,9 @@ class Source:
             if path in given:
                 array = given[path]
                 kept = old if names is self.names or not path.startswith("head/") else None
-                leaves[path] = LazyLeaf(kept.key if kept else keys.get(path, path), _in_memory(array), SAME, trained=True)
+                leaves[path] = LazyLeaf(
+                    kept.key if kept else keys.get(path, path), _in_memory(array), SAME, trained=True
+                )
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
