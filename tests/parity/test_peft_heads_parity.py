@@ -63,7 +63,7 @@ def logits(model: Any, given: dict[str, np.ndarray]) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", SEQUENCE)
 def test_a_label_adapter_of_peft_is_read(family: str, tmp_path: Path) -> None:
-    base(family, tmp_path / "base")
+    base(family, tmp_path / "base", "" if family in DECODERS else "Model")
     # All that the origin's class draws is saved: by PEFT's own modules_to_save, and where that leaves a layer out by name.
     saved = ["head"] if family == "ModernBERT" else None
     torch.manual_seed(1)

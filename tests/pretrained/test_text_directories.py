@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_bert
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.methods import LoRA, Probe
+from transferlab.methods import Full, LoRA, Probe
 from transferlab.models import ClassifierConfig, EfficientNetConfig, ViTConfig
 from transferlab.models.fields import check_scalars
 from transferlab.pretrained.families import FAMILIES
@@ -106,8 +106,18 @@ def test_a_backbone_without_a_head_or_a_pooler_cannot_be_adapted(kind: str, tmp_
     save_file(body, str(tmp_path / "model.safetensors"))
     source = tl.load(tmp_path)
     assert source.head is None and "pooled" not in source({"input_ids": np.array([[0, 5, 2]])})
+    # A probe is linear, over the mean; what trains more has the classifier of the origin, which can be written for it.
+    probe = plan_for(source, ("a", "b"), Probe())
+    assert probe.head.pooling == "mean" and probe.head.hidden is None
     made = plan_for(source, ("a", "b"), LoRA(rank=2))
-    assert made.head.pooling == "mean" and made.head.hidden is None
+    family = FAMILIES[kind]
+    assert made.head.pooling == family.head_pooling(source.config) == "first"
+    assert made.head.hidden == family.head_hidden(source.config) is not None
+    actions = {leaf.path: leaf.action for leaf in made.leaves if leaf.path.startswith("head/")}
+    assert {"head/dense/kernel", "head/kernel"} <= actions.keys() and set(actions.values()) == {"initialised"}
+    # Sentence encoders say how they pool, and keep that.
+    means = plan_for(replace(source, pooling="mean"), ("a", "b"), LoRA(rank=2))
+    assert means.head.pooling == "mean" and means.head.hidden is None
     assert sum("/lora/a" in leaf.path for leaf in made.leaves) == 2 * source.config.num_hidden_layers
 
 
@@ -256,10 +266,40 @@ def test_a_linear_head_is_written_as_the_origins_head_with_a_hidden_layer(tmp_pa
     head = ClassifierConfig(("a", "b"), pooling="first")
     params = {"head": {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     trained = source.with_params(params, head=head)
-    with pytest.raises(TransferlabError, match=r"has a hidden layer, this head has none like it; write .* 'orbax'"):
+    with pytest.raises(
+        TransferlabError, match=r"hidden layer, this head has none like it; train with Full or LoRA .*'orbax'"
+    ):
         save(trained, tmp_path / "there", format="hf")
+    # Each of the two ways that the error names.
     save(trained, tmp_path / "tree", format="orbax")
     assert tl.load(tmp_path / "tree").head == head
+    for method in (Full(pooling="first"), LoRA(pooling="first")):
+        made = plan_for(source, ("a", "b"), method)
+        drawn = {path: leaf for path, leaf in trees.flatten(made.place(0)[0]).items() if path.startswith("head/")}
+        again = source.with_params(trees.unflatten(drawn), head=made.head)
+        out = tl.load(save(again, tmp_path / method.name, format="hf"))
+        ids = {"input_ids": np.array([[0, 5, 6, 2]])}
+        np.testing.assert_allclose(out(ids)["logits"], again(ids)["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "mpnet"])
+def test_a_classifier_over_the_pooler_is_written_as_the_origins_two_layers(kind: str, tmp_path: Path) -> None:
+    tensors = write(tmp_path / "origin", kind)
+    bare = {key: value for key, value in tensors.items() if not key.startswith("classifier")}
+    save_file(bare, str(tmp_path / "origin" / "model.safetensors"))
+    source, rng = tl.load(tmp_path / "origin"), np.random.default_rng(1)
+    given = {"kernel": rng.normal(size=(8, 2)).astype(np.float32), "bias": rng.normal(size=2).astype(np.float32)}
+    trained = source.with_params({"head": given}, head=ClassifierConfig(("a", "b"), pooling="pooler"))
+    out = save(trained, tmp_path / "out")
+    written = load_file(str(out / "model.safetensors"))
+    np.testing.assert_array_equal(written["classifier.dense.weight"], tensors[f"{PREFIXES[kind]}pooler.dense.weight"])
+    np.testing.assert_array_equal(written["classifier.out_proj.weight"], given["kernel"].T)
+    assert not any("pooler" in key for key in written)
+    ids = {
+        "input_ids": np.array([[0, 5, 6, 2], [0, 7, 2, 1]]),
+        "attention_mask": np.array([[1, 1, 1, 1], [1, 1, 1, 0]]),
+    }
+    np.testing.assert_allclose(tl.load(out)(ids)["logits"], trained(ids)["logits"], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "modernbert"])

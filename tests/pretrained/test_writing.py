@@ -153,6 +153,15 @@ def test_a_head_that_the_origin_would_pool_otherwise_is_written_for_it(tmp_path:
     np.testing.assert_array_equal(again(ids)["logits"], trained(ids)["logits"])
 
 
+def test_no_pooler_is_advised_where_there_is_none(tmp_path: Path) -> None:
+    source = tl.load(write_bert(tmp_path / "a", drop=("pooler.dense.weight", "pooler.dense.bias")))
+    given = {"head": {"kernel": np.ones((16, 2), np.float32), "bias": np.ones(2, np.float32)}}
+    trained = source.with_params(given, head=ClassifierConfig(("a", "b"), pooling="mean"))
+    with pytest.raises(TransferlabError, match=r"pools by 'pooler'.*otherwise\. Keep it as it is: .*format='orbax'"):
+        tl.save(trained, tmp_path / "b")
+    assert tl.load(tl.save(trained, tmp_path / "b", format="orbax")).labels == ("a", "b")
+
+
 def test_a_timm_head_loses_its_labels(tmp_path: Path) -> None:
     write_vit(tmp_path / "a", "timm")
     source = tl.load(tmp_path / "a")

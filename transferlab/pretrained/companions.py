@@ -167,10 +167,12 @@ def with_padding(source: Source, raw: dict[str, Any], made: Path) -> dict[str, A
     return {**raw, "pad_token_id": pad}
 
 
-def decoder_classifier(source: Source) -> bool:
-    """Whether it is a classifier over the last token that was trained here."""
-    head = source.head
-    return isinstance(head, ClassifierConfig) and head.pooling == "last" and source.leaves["head/kernel"].trained
+def new_head(source: Source) -> bool:
+    """Whether it is a classifier that does not lie in the source's files."""
+    leaf = source.leaves.get("head/kernel")
+    if leaf is None or not isinstance(source.head, ClassifierConfig):
+        return False
+    return leaf.trained or leaf.tensor is not source.tensors.get(leaf.key)
 
 
 def _settings(directory: Path) -> dict[str, Any]:

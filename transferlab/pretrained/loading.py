@@ -310,6 +310,8 @@ def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: d
     path = directory / "config.json"
     if not path.exists() and (directory / OPEN_CLIP).exists():
         return _from_open_clip(directory, name, origin)
+    if not path.exists() and (directory / "adapter_config.json").exists():
+        raise TransferlabError(f"{directory} is a PEFT adapter; open it on its base: tl.load_adapter('{directory}').")
     if not path.exists():
         if (directory / "adapter_config.json").exists():
             raise TransferlabError(

@@ -171,11 +171,6 @@ def modules_to_save(
     keys, own = by_key(names), {name.path: name for name in names.names}
     for path in sorted(trained):
         key = own[path].key
-        if path == KERNEL and key.startswith("lm_head") and source.leaves[path].key not in source.tensors:
-            raise TransferlabError(
-                f"'{key}' was trained apart from the table of tokens, to which {source.name} ties it; PEFT cannot load "
-                "that. Merge the adapter: tl.save(adapted.merged(), …)."
-            )
         module = _module(key)
         if module in adapted:
             # The bias of a map that has an adapter stands below the map that PEFT wraps.

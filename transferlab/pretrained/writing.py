@@ -35,7 +35,7 @@ from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
 from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.companions import (
     changed_tokenizer,
-    decoder_classifier,
+    new_head,
     reads_otherwise,
     set_sizes,
     with_padding,
@@ -103,7 +103,7 @@ def save(
         raise TransferlabError(f"shard_bytes is {shard_bytes}; a file holds at least 1 byte.")
     if dtype is not None and not (dtype in SAFETENSORS_DTYPES.values() and jnp.issubdtype(dtype, jnp.floating)):
         raise TransferlabError(f"dtype '{dtype}' is no floating type; float32, float16 and bfloat16 are.")
-    if kind != "orbax" and any(leaf.trained for path, leaf in source.leaves.items() if path.startswith("head/")):
+    if kind != "orbax" and new_head(source):
         source = origins_layers(source)
     with new_directory(target, overwrite) as made:
         _copy_companions(source, made)
@@ -120,7 +120,7 @@ def save(
                 raw, tensors = _converted(source, kind)
             if changed_tokenizer(source):
                 write_changed_tokenizer(source, made, raw)
-            if kind == "hf" and decoder_classifier(source):
+            if kind == "hf" and source.head is not None and source.head.pooling == "last" and new_head(source):
                 raw = with_padding(source, raw, made)
             if dtype is not None:
                 tensors = {key: _cast(tensor, np.dtype(dtype)) for key, tensor in tensors.items()}
@@ -450,7 +450,7 @@ def _check_head(source: Source, config: Any) -> None:
         way = (
             f"Train with pooling='{wanted}', or {keep}"
             if wanted in source.definition.module.poolings
-            else keep.capitalize()
+            else f"K{keep[1:]}"
         )
         raise TransferlabError(
             f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. {way}."

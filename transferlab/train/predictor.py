@@ -127,6 +127,11 @@ def _open_run(directory: Path) -> Predictor:
     trained, stats = checkpoints.weights(step)
     checkpoints.close()
     made = plan_for(source, identity["labels"], method_from(identity["method"]))
+    if changed := sorted(set(made.trainable) ^ set(identity.get("trainable", made.trainable))):
+        raise TransferlabError(
+            f"{directory}: this run trained other leaves than such a run does now: {', '.join(changed[:4])}. Open it with the "
+            "version of transferlab that wrote it."
+        )
     params, state = made.place(identity["seeds"]["initialisation"])
     frozen = trees.split_by(params, made.trainable)[1]
     assert isinstance(source.transform, (TextTransform, ImageTransform))
