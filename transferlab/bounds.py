@@ -7,6 +7,7 @@ the files of a model.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,7 +25,8 @@ class Bounds:
         """Whether this number lies between them; what is not finite never does."""
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
-        return bool(low and high and -math.inf < value < math.inf)
+        # Python compares whole numbers that no float holds too.
+        return bool(low and high and abs(value) <= sys.float_info.max)
 
     def __str__(self) -> str:
         if self.most == math.inf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import html
 import json
 from collections.abc import Callable, Sequence
@@ -173,17 +174,27 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
         rank[rng.permutation(len(rows))] = np.arange(len(rows))
         place[rows] = (rank + 0.5) / len(rows)
     even = np.lexsort((rng.random(n), place))
-    # Each class's examples by where they stand in the even spread, and behind them none.
-    waiting = [np.append(places, n) for places in _by_class(column[even], counts)]
-    ahead = np.array([places[0] for places in waiting])
-    taken, chosen = np.zeros(len(counts), np.int64), []
+    waiting = _by_class(column[even], counts)
+    # Of classes as large as each other that one lacks most of which least was taken: each size has a queue of its own,
+    # and there are few sizes where there are very many classes.
+    sizes, size_of = np.unique(counts, return_inverse=True)
+    queues: list[list[tuple[int, int, int]]] = [[] for _ in sizes]
+    for label, size in enumerate(size_of):
+        queues[size].append((0, int(waiting[label][0]), label))
+    for queue in queues:
+        heapq.heapify(queue)
+    taken, ahead = (np.array([queue[0][part] for queue in queues], np.int64) for part in (0, 1))
+    chosen = []
     for k in range(1, (n if first is None else min(first, n)) + 1):
-        lacks = np.where(ahead < n, k * counts - taken * n, np.iinfo(np.int64).min)
+        lacks = np.where(ahead < n, k * sizes - taken * n, np.iinfo(np.int64).min)
         most = np.flatnonzero(lacks == lacks.max())
-        label = most[ahead[most].argmin()]
-        chosen.append(ahead[label])
-        taken[label] += 1
-        ahead[label] = waiting[label][taken[label]]
+        size = most[ahead[most].argmin()]
+        queue = queues[size]
+        done, place, label = heapq.heappop(queue)
+        chosen.append(place)
+        if done + 1 < counts[label]:
+            heapq.heappush(queue, (done + 1, int(waiting[label][done + 1]), label))
+        taken[size], ahead[size] = queue[0][:2] if queue else (0, n)
     rest = np.ones(n, bool)
     rest[chosen] = False
     return np.concatenate([even[chosen], even[rest]]) if chosen else even

@@ -200,7 +200,7 @@ def _tensor(
             out[piece] = decode(blocks[piece]).reshape(-1, kind.values)
         return out.reshape(shape)
 
-    return kind.name, LazyTensor(shape, kind.dtype, read)
+    return kind.name, LazyTensor(shape, kind.dtype, read, str(path))
 
 
 _PIECE = 1 << 20
