@@ -8,7 +8,7 @@ from pathlib import Path
 import transferlab
 
 FLOORS = (
-    {"bounds", "errors", "host", "trees", "select", "files", "unpickle"}, {"models", "data", "measure"}, {"pretrained"}, {"transfer"},
+    {"bounds", "errors", "host", "trees", "selectors", "files", "unpickle"}, {"models", "data", "measure"}, {"pretrained"}, {"transfer"},
     {"methods", "tasks"}, {"evaluate"}, {"train"}, {"studies"}, {"config", "cli"},
 )  # fmt: skip
 
