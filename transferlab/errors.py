@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -89,7 +91,8 @@ def _check_number(value: Any, kind: type, bounds: Bounds, said: str) -> None:
     if not isinstance(value, known) or isinstance(value, bool):
         raise FieldError(f"{said} {_short(value)}; it must be {called}.")
     if not bounds.holds(value):
-        raise FieldError(f"{said} {_short(value)}; it must be {bounds}.")
+        finite = " and finite" if abs(value) > sys.float_info.max and bounds.most == math.inf != -bounds.least else ""
+        raise FieldError(f"{said} {_short(value)}; it must be {bounds}{finite}.")
 
 
 def _short(value: Any) -> str:

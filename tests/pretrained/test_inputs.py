@@ -129,6 +129,20 @@ def _written(config, folder: Path):
     return tl.load(folder / "model.safetensors", config=config)
 
 
+@pytest.mark.parametrize("rows", [0, -1])
+def test_a_number_of_rows_that_cannot_be_answers_with_zeros(rows: int) -> None:
+    from transferlab.data.batches import evaluation_order
+
+    with pytest.raises(TransferlabError, match=f"rows is {rows}; examples are computed at least 1 at a time"):
+        evaluation_order(np.arange(4), np.full(4, 16, np.int32), rows)
+
+
+def test_an_image_of_no_pixels_is_the_models_own_size(tmp_path: Path) -> None:
+    write_vit(tmp_path, "vit")
+    with pytest.raises(TransferlabError, match="image_size is 0; it must be at least 1"):
+        tl.load(tmp_path).resized(0)
+
+
 def test_pictures_of_another_kind_are_a_traceback(tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     source = tl.load(tmp_path)
