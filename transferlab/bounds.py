@@ -25,8 +25,9 @@ class Bounds:
         """Whether this number lies between them; what is not finite never does."""
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
-        # Python compares whole numbers that no float holds too.
-        return bool(low and high and abs(value) <= sys.float_info.max)
+        # A whole number of Python may be one that no float holds.
+        finite = abs(value) <= sys.float_info.max if isinstance(value, int) else -math.inf < value < math.inf
+        return bool(low and high and finite)
 
     def __str__(self) -> str:
         if self.most == math.inf:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import difflib
 import math
-import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -91,7 +90,9 @@ def _check_number(value: Any, kind: type, bounds: Bounds, said: str) -> None:
     if not isinstance(value, known) or isinstance(value, bool):
         raise FieldError(f"{said} {_short(value)}; it must be {called}.")
     if not bounds.holds(value):
-        finite = " and finite" if abs(value) > sys.float_info.max and bounds.most == math.inf != -bounds.least else ""
+        # NaN differs from itself.
+        infinite = value == value and not Bounds().holds(value)
+        finite = " and finite" if infinite and bounds.most == math.inf != -bounds.least else ""
         raise FieldError(f"{said} {_short(value)}; it must be {bounds}{finite}.")
 
 
