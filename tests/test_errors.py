@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError, _neighbours, check_fields, nearest
 
 
 @dataclass
@@ -17,6 +18,9 @@ class Given:
     count: int | None = None
     share: float = 0.0
     either: int | float = 0
+    flag: bool = False
+    sizes: tuple[int, ...] = ()
+    named: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -31,6 +35,11 @@ class Given:
         ({"count": True}, "count is True; it must be a whole number"),
         ({"share": "high"}, "share is 'high'; it must be a number"),
         ({"share": None}, "share is None; it must be a number"),
+        ({"share": float("nan")}, "share is nan; it must be a finite number"),
+        ({"share": 10**400}, "share is 1000000"),
+        ({"flag": "no"}, "flag is 'no'; it must be True or False"),
+        ({"sizes": (1, 2.5)}, "sizes[1] is 2.5; it must be a whole number"),
+        ({"named": {"query": float("inf")}}, "named['query'] is inf; it must be a finite number"),
     ],
 )
 def test_a_word_or_number_of_another_kind_is_let_through(wrong: dict[str, Any], said: str) -> None:
@@ -48,6 +57,14 @@ def test_what_a_field_may_be_is_refused() -> None:
         {"either": 0.5},
     ):
         Given(**right)
+
+
+def test_very_many_choices_are_compared_one_by_one_or_listed() -> None:
+    choices = [f"label {i} of many" for i in range(50_000)]
+    assert nearest("lable 777 of many", choices) == " Did you mean 'label 777 of many'?"
+    assert nearest("label 777 of mony", choices) == " Did you mean 'label 777 of many'?"
+    assert len(nearest("???", choices)) < 400
+    assert len(_neighbours("label", sorted(choices))) <= 800
 
 
 def test_a_class_that_was_written_within_a_function_is_a_traceback() -> None:

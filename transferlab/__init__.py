@@ -29,6 +29,7 @@ _FACE = {
     "load_adapter": "transferlab.methods.adapted",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
+    "select": "transferlab.selectors",
     "zero_shot_classifier": "transferlab.evaluate.zero_shot",
     "save": "transferlab.pretrained.writing",
 }
@@ -54,6 +55,7 @@ __all__ = [
     "pretrained",
     "run_study",
     "save",
+    "select",
     "studies",
     "tasks",
     "train",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.loading import load
     from transferlab.pretrained.writing import save
+    from transferlab.selectors import select
     from transferlab.studies.study import run_study
     from transferlab.train.fit import fit_together
     from transferlab.train.predictor import open_run

@@ -7,6 +7,7 @@ the files of a model.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,7 +25,9 @@ class Bounds:
         """Whether this number lies between them; what is not finite never does."""
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
-        return bool(low and high and -math.inf < value < math.inf)
+        # A whole number of Python may be one that no float holds.
+        finite = abs(value) <= sys.float_info.max if isinstance(value, int) else -math.inf < value < math.inf
+        return bool(low and high and finite)
 
     def __str__(self) -> str:
         if self.most == math.inf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import heapq
 import inspect
+import math
 import re
 import types
 import typing
@@ -116,7 +117,10 @@ def _check_number(value: Any, kind: type, bounds: Bounds, said: str) -> None:
     if not isinstance(value, known) or isinstance(value, bool):
         raise FieldError(f"{said} {_short(value)}; it must be {called}.")
     if not bounds.holds(value):
-        raise FieldError(f"{said} {_short(value)}; it must be {bounds}.")
+        # NaN differs from itself.
+        infinite = value == value and not Bounds().holds(value)
+        finite = " and finite" if infinite and bounds.most == math.inf != -bounds.least else ""
+        raise FieldError(f"{said} {_short(value)}; it must be {bounds}{finite}.")
 
 
 def _short(value: Any) -> str:

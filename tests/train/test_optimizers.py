@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +67,56 @@ def test_bad_settings_are_named() -> None:
         Settings(weight_decay=-1.0)
     with pytest.raises(TransferlabError, match="label_smoothing is 2"):
         Settings(label_smoothing=2.0)
+
+
+WRONG = """
+import optax
+from transferlab.errors import TransferlabError
+from transferlab.train import Optimizer, Settings
+for make in (
+    lambda: Settings(optimizer="adam"), lambda: Settings(optimizer="adamx"), lambda: Settings(optimizer=optax.adam(1e-3)),
+    lambda: Settings(optimizer=optax.sgd), lambda: Settings(optimizer={"name": "sgd"}), lambda: Settings(optimizer=None),
+    lambda: Optimizer(optax.sgd), lambda: Optimizer("sgd", 0.9),
+):
+    try:
+        print("no error", make())
+    except TransferlabError as error:
+        print(error)
+"""
+
+
+def test_what_is_no_optimizer_is_found_when_the_run_is_fitted() -> None:
+    """In a process of its own: in this one annotations are checked before the fields are."""
+    said = subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True, text=True).stdout.splitlines()
+    line = '; give Settings(optimizer=Optimizer("{}")), with Optimizer from transferlab.train.'
+    assert said[0] == "optimizer is 'adam', a text" + line.format("adam")
+    assert said[1] == "optimizer is 'adamx', a text" + line.format("adamax")
+    assert said[2].startswith("optimizer is a transformation of optax; ") and 'Optimizer("adam")' in said[2]
+    assert said[3].startswith("optimizer is optax's function sgd; ") and 'Optimizer("sgd")' in said[3]
+    assert said[4] == "optimizer is {'name': 'sgd'}" + line.format("adamw")
+    assert said[5] == "optimizer is None" + line.format("adamw")
+    assert said[6].startswith("The name of an optimizer is optax's function sgd; ")
+    assert said[7] == 'The arguments of \'sgd\' are 0.9; give them by name, as Optimizer("sgd", {"momentum": 0.9}).'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("adamw", {"b2": "high"}), "optimizer.arguments.b2 is 'high'; it must be a number"),
+        (("adamw", {"eps": float("nan")}), "optimizer.arguments.eps is nan; it must be a finite number"),
+        (("sgd", {"nesterov": "yes"}), "optimizer.arguments.nesterov is 'yes'; it must be True or False"),
+    ],
+)
+def test_a_wrong_argument_is_found_when_the_run_is_fitted(arguments: tuple, said: str) -> None:
+    with pytest.raises(TransferlabError) as error:
+        Optimizer(*arguments)
+    assert said in str(error.value)
+
+
+def test_the_optimizer_has_no_public_place() -> None:
+    import transferlab as tl
+
+    assert tl.train.Optimizer is Optimizer
 
 
 ARGUMENTS = {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum": 0.5}, "adamw": {"b2": 0.95}}

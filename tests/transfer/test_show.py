@@ -32,8 +32,24 @@ def test_the_whole_table_lacks_a_leaf(source) -> None:
     made = plan_for(source, ("up", "down"), tl.methods.Full())
     text = as_text(made.table(whole=True))
     for leaf in made.leaves:
-        assert leaf.path[:20] in text
+        assert leaf.path in text
     assert sum(" trains " in line for line in text.splitlines()) >= len(made.leaves)
+
+
+def test_off_a_terminal_columns_are_cut_or_on_one_they_are_wider_than_it(source, monkeypatch) -> None:
+    import sys
+
+    from transferlab.transfer.show import as_text
+
+    made = plan_for(source, ("up", "down"), tl.methods.LoRA(rank=2))
+    assert all(name in str(made) for name in ("leaf", "shape", "action", "from", "trains", "lr ×", "decay", "size"))
+    whole = as_text(made.table(whole=True))
+    rows = [line for line in whole.splitlines() if "embeddings.LayerNorm.weight" in line]
+    assert len(rows) == 1 and rows[0].split()[:3] == ["embed/norm/scale", "16", "copied"]
+    assert "…" not in whole.splitlines()[2] and max(map(len, whole.splitlines())) > 120
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "90")
+    assert max(map(len, as_text(made.table(whole=True)).splitlines())) <= 90
 
 
 def test_sizes_are_written_in_other_units() -> None:

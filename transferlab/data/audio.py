@@ -47,11 +47,15 @@ class AudioTransform:
             rate: samples per second; the model's own by default.
 
         Raises:
-            TransferlabError: another sampling rate, no samples, or values that are not finite.
+            TransferlabError: another sampling rate, several channels, no samples, or values that are not finite.
         """
         if rate is not None and rate != self.rate:
             raise TransferlabError(
                 f"The sound has {rate} samples per second; this model reads {self.rate}. Resample it."
+            )
+        if np.ndim(waveform) != 1:
+            raise TransferlabError(
+                f"The sound has shape {np.shape(waveform)}; this model reads one channel: (samples,)."
             )
         if not len(waveform) or not np.isfinite(waveform).all():
             raise TransferlabError("The sound has no samples, or some that are not finite.")

@@ -138,7 +138,9 @@ def epoch_order(
 
 
 def evaluation_order(indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " n"], size: int) -> list[Batch]:
-    """Return batches that hold every example once, each of one padded length."""
+    """Return batches of ``size`` that hold every example once, each of one padded length."""
+    if size < 1:
+        raise TransferlabError(f"rows is {size}; examples are computed at least 1 at a time.")
     out = []
     for bucket in sorted(set(buckets.tolist())):
         rows = indices[buckets == bucket]

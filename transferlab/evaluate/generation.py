@@ -117,6 +117,9 @@ def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple
     if isinstance(prompts, Mapping):
         if unknown := sorted(prompts.keys() - {"input_ids", "attention_mask"}):
             raise TransferlabError(f"'{unknown[0]}' is no part of a prompt; it is input_ids and attention_mask.")
+        ids = prompts.get("input_ids")
+        if (isinstance(ids, (list, tuple)) and not ids) or getattr(ids, "size", 1) == 0:
+            raise TransferlabError("There is no prompt.")  # an empty array has no type of its own
         given = source.checked(prompts)
         ids = np.asarray(given["input_ids"], np.int32)
         mask = np.asarray(given.get("attention_mask", np.ones_like(ids))).astype(bool)

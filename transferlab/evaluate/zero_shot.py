@@ -53,6 +53,8 @@ class ZeroShot:
         """Scaled cosines of each image with each label, and SigLIP's bias."""
         transform = self.vision.transform
         assert isinstance(transform, ImageTransform)
+        if rows < 1:
+            raise TransferlabError(f"rows is {rows}; images are computed at least 1 at a time.")
         found = np.zeros((len(images), self.classes.shape[1]), np.float32)
         rows = min(rows, max(len(images), 1))
         for start in range(0, len(images), rows):

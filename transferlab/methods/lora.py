@@ -15,7 +15,7 @@ from transferlab.bounds import Count, Rate
 from transferlab.errors import TransferlabError
 from transferlab.methods.base import Method
 from transferlab.models.layers import Key, Linear, Uniform, dropout, ones, parameter, zeros
-from transferlab.select import select
+from transferlab.selectors import select
 from transferlab.transfer.groups import Group
 from transferlab.trees import define, flatten, submodule
 

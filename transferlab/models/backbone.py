@@ -232,7 +232,7 @@ def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) ->
     A stage without anything trainable runs in evaluation and so draws nothing: all stages before the frontier are a
     pure function of the example.
     """
-    from transferlab.select import owns
+    from transferlab.selectors import owns
 
     for number, stage in enumerate(stages):
         if any(owns(stage.owns + stage.borrows, path) for path in trainable):
@@ -242,14 +242,14 @@ def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) ->
 
 def training_stages(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) -> frozenset[str]:
     """Return the names of the stages that own a trainable leaf: the ones in which dropout and statistics act."""
-    from transferlab.select import owns
+    from transferlab.selectors import owns
 
     return frozenset(stage.name for stage in stages if any(owns(stage.owns, path) for path in trainable))
 
 
 def check_ownership(stages: tuple[Stage, ...], paths: Mapping[str, Any]) -> None:
     """Every leaf must be owned by exactly one stage; otherwise freezing by depth would silently miss it."""
-    from transferlab.select import owns
+    from transferlab.selectors import owns
 
     for path in paths:
         owners = [stage.name for stage in stages if owns(stage.owns, path)]

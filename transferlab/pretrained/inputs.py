@@ -129,9 +129,9 @@ def _check_rows(source: Source, name: str, array: np.ndarray) -> None:
     value = int(array[row, column])
     if name in _ROWS:
         raise TransferlabError(
-            f"'{name}' holds {value} (row {row}), but {source.name} has {rows} {_ROWS[name]} (0 to {rows - 1})."
+            f"Row {row} of '{name}' holds {value}, but {source.name} has {rows} {_ROWS[name]} (0 to {rows - 1})."
         )
     transform, table = source.towers.get("text") if source.towers else source.transform, token_table(source)
     token = transform.tokenizer.id_to_token(value) if isinstance(transform, TextTransform) and value >= 0 else None
     assert table is not None
-    raise TransferlabError(f"'{name}' holds {value} (row {row}){table.lacks(token)}")
+    raise TransferlabError(f"Row {row} of '{name}' holds {value}{table.lacks(token)}")

@@ -33,7 +33,10 @@ def images(
         **source.origin.get("changes", {}),
         **{name: value for name, value in asked.items() if value is not None},
     }
-    size, fields, resizes = image_size or old.size, {"image_size": image_size or old.size}, {}
+    size = old.size if image_size is None else image_size
+    if size < 1:
+        raise TransferlabError(f"image_size is {size}; it must be at least 1.")
+    fields, resizes = {"image_size": size}, {}
     for name, field in (("patch_size", "patch_size"), ("channels", "num_channels")):
         if name not in changes:
             continue

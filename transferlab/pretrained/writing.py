@@ -42,7 +42,7 @@ from transferlab.pretrained.companions import (
     write_changed_tokenizer,
 )
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, safetensors_metadata
+from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, holds_nonfinite, safetensors_metadata
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.orbax import write_tree
@@ -123,7 +123,7 @@ def save(
             if kind == "hf" and source.head is not None and source.head.pooling == "last" and new_head(source):
                 raw = with_padding(source, raw, made)
             if dtype is not None:
-                tensors = {key: _cast(tensor, np.dtype(dtype)) for key, tensor in tensors.items()}
+                tensors = {key: _cast(tensor, np.dtype(dtype), key) for key, tensor in tensors.items()}
                 raw = _with_dtype(raw, dtype)
             write_json(made / "config.json", raw)
             write_weights(made, tensors, shard_bytes, _metadata(source))
@@ -370,10 +370,19 @@ def _joined(parts: list[tuple[Name, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     return LazyTensor(tuple(shape), dtype, read)
 
 
-def _cast(tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
+def _cast(tensor: LazyTensor, dtype: np.dtype, key: str) -> LazyTensor:
     if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype == dtype:
         return tensor
-    return LazyTensor(tensor.shape, dtype, lambda: tensor.read().astype(dtype), tensor.file, tensor.release)
+    return LazyTensor(tensor.shape, dtype, lambda: _narrowed(tensor.read(), dtype, key), tensor.file, tensor.release)
+
+
+def _narrowed(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
+    """The array in this floating type; what it has no number for is an error, not an infinity in the file."""
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype)
+    if holds_nonfinite(made) and not holds_nonfinite(array):
+        raise TransferlabError(f"'{key}' has values beyond the range of {dtype}; write it with dtype='bfloat16'.")
+    return made
 
 
 def _usual_dtype(source: Source) -> np.dtype | None:
@@ -605,8 +614,9 @@ def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
 
     def one(leaf: LazyLeaf) -> np.ndarray:
         array = trees.contiguous(np.asarray(leaf.read()))
-        floating = dtype is not None and jnp.issubdtype(array.dtype, jnp.floating)
-        return array.astype(dtype) if floating else array
+        if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating):
+            return array
+        return _narrowed(array, np.dtype(dtype), leaf.key)
 
     # The layout and the image size of the tree; Orbax writes the tree as a whole, so here it is in memory once.
     tree = trees.unflatten({path: one(leaf) for path, leaf in source.leaves.items()})

@@ -110,7 +110,7 @@ def _check_argument(where: str, value: Any, parameter: inspect.Parameter) -> Non
             raise TransferlabError(f"{where} is {value!r}; it must be True or False.")
     elif isinstance(default, (int, float)) or re.search("float|ArrayLike|Scalar", said):
         plain = isinstance(value, Real) and not isinstance(value, bool)
-        if not plain and not (hasattr(value, "shape") and value.shape == ()):
+        if not plain and getattr(value, "shape", None) != ():
             raise TransferlabError(f"{where} is {value!r}; it must be a number.")
         if not np.isfinite(float(value)):
             raise TransferlabError(f"{where} is {value!r}; it must be a finite number.")

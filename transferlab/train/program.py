@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from transferlab import trees
 from transferlab.models.attention import plain
 from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
-from transferlab.select import owns
+from transferlab.selectors import owns
 from transferlab.tasks.classification import Classification
 from transferlab.train.compiled import Compiled
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate

@@ -140,7 +140,7 @@ def cache_key(
 
     ``weights_sha256`` spares hashing the leaves where they are all a source's, whose hash is known.
     """
-    from transferlab.select import owns
+    from transferlab.selectors import owns
 
     parts = _described(definition, stop, transform, data_sha256, compute)
     if weights_sha256 is None:

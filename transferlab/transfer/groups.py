@@ -8,7 +8,7 @@ from typing import Literal
 
 from transferlab.bounds import Fraction, NonNegative
 from transferlab.errors import TransferlabError, check_fields
-from transferlab.select import select
+from transferlab.selectors import select
 
 Schedule = Literal["linear", "cosine", "constant"]
 """What follows the warm-up: down to zero on a line or on half a cosine, or no change."""

@@ -17,7 +17,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import check_ownership, frontier, training_stages
 from transferlab.models.heads import ClassifierConfig
-from transferlab.select import select
+from transferlab.selectors import select
 from transferlab.transfer.groups import Claim, Group, claims
 from transferlab.transfer.resize import label_rows, take_rows
 
@@ -364,7 +364,7 @@ def _head_leaf(
 
 
 def _order(path: str, stages: tuple[Any, ...]) -> tuple[int, str]:
-    from transferlab.select import owns
+    from transferlab.selectors import owns
 
     return next((i for i, stage in enumerate(stages) if owns(stage.owns, path)), len(stages)), path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transferlab.errors import TransferlabError
-from transferlab.select import select
+from transferlab.selectors import select
 
 PATHS = [
     "embed/word/embedding", "embed/norm/scale", "embed/norm/bias",
