@@ -10,6 +10,7 @@ import pytest
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
+from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.train import Optimizer, Seeds, Settings
 
 CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
@@ -35,7 +36,17 @@ def test_a_misspelled_argument_names_the_nearest(made: Any, given: tuple, named:
 def public() -> list[Any]:
     functions = [getattr(tl, name) for name in tl.__all__ if inspect.isfunction(getattr(tl, name))]
     configs = [getattr(tl.models, name) for name in tl.models.__all__ if name.endswith("Config")]
-    return [*functions, *tl.methods.METHODS.values(), *configs, Settings, Optimizer, Seeds, tl.data.Dataset.subset]
+    return [
+        *functions,
+        *tl.methods.METHODS.values(),
+        *configs,
+        Settings,
+        Optimizer,
+        Seeds,
+        ArmConfig,
+        StudyConfig,
+        tl.data.Dataset.subset,
+    ]
 
 
 @pytest.mark.parametrize("made", public(), ids=lambda made: made.__qualname__)

@@ -105,7 +105,7 @@ def check_alike(where: str, names: Iterable[str]) -> None:
 def _spelled(value: Any, where: str) -> str:
     """A label of a table by its name. JSON has one kind of number: 1.0 is 1; and its ``true`` stays ``true``."""
     if isinstance(value, (list, dict)):
-        raise TransferlabError(f"{where}: the label is {value!r}; each row has one, a text or a number: {_LATER}.")
+        raise TransferlabError(f"{where}: the label is {value!r}, tags and no single text or number; {_LATER}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise TransferlabError(f"{where}: the label is {json.dumps(value)}, which is no class.")
     if value is None or (isinstance(value, str) and not value.strip()):

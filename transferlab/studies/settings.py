@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transferlab.data.labels import LabelKind
+from transferlab.errors import check_arguments
 from transferlab.methods import Method
 from transferlab.train.settings import Settings
 
@@ -13,6 +14,7 @@ BASELINES = ("majority", "tfidf", "pixels")
 """What can stand beside the arms without being trained by them."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class ArmConfig:
     """One arm of a study.
@@ -34,6 +36,7 @@ class ArmConfig:
     all_labels: bool = False
 
 
+@check_arguments
 @dataclass(frozen=True)
 class StudyConfig:
     """A study: a table of runs, arm × budget × seed.
