@@ -36,7 +36,7 @@ def diverged(records: Records, *cells: tuple[str, int, int], status: str = "dive
     ]
 
 
-def row_of(records: Records, name: str, budget: int) -> Mapping[str, Any]:
+def row_of(records: Records, name: str, budget: int) -> dict[str, Any]:
     return next(row for row in summarise(records, test_examples=100) if (row["name"], row["budget"]) == (name, budget))
 
 

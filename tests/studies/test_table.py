@@ -95,7 +95,7 @@ def test_a_run_that_diverged_is_a_row_like_any_other():
     records[-2]["test"]["cross_entropy"] = None  # as it comes back from a record
     summary = summarise(records)
     assert [row["diverged"] for row in summary][-1] == 2 and sum(row["diverged"] for row in summary) == 2
-    assert any("diverged in 2 of 3 runs" in line for line in caveats(summary))
+    assert any("2 of 3 runs have no scores: seed 1 diverged" in line for line in caveats(summary))
 
 
 def test_a_wide_interval_loses_a_digit():
