@@ -185,6 +185,10 @@ GREY = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
         ({"size": 20, "crop_size": 16, "feature_extractor_type": "DeiTFeatureExtractor"}, 16, "squash", 0.8),
         ({"size": 20, "crop_size": 16, "image_processor_type": "BitImageProcessor"}, 16, "crop", 0.8),
         ({"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}, 16, "crop", 0.8),
+        ({"size": 20, "crop_size": 16, "image_processor_type": "MobileNetV2ImageProcessor"}, 16, "crop", 0.8),
+        ({"size": 16, "crop_size": 20, "image_processor_type": "DeiTImageProcessorFast"}, 20, "squash", 1.25),
+        ({"size": 16, "crop_size": 12, "image_processor_type": "ViTImageProcessor"}, 16, "squash", 1.0),
+        ({"size": [16, 16], "do_center_crop": None, "image_processor_type": "SiglipImageProcessor"}, 16, "squash", 1.0),
     ],
 )
 def test_a_preprocessors_size_means_something_else(
@@ -194,6 +198,19 @@ def test_a_preprocessors_size_means_something_else(
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**GREY, "resample": 3, **given}))
     half = (0.5, 0.5, 0.5)
     assert tl.load(tmp_path).transform == tl.data.ImageTransform(size, half, half, "bicubic", fraction, fit)
+
+
+def test_a_processor_within_processor_config_is_passed_over(tmp_path: Path) -> None:
+    write_vit(tmp_path, "vit")
+    inner = {**GREY, "resample": 3, "size": 16, "image_processor_type": "ViTImageProcessor"}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Own", "image_processor": inner}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**GREY, "size": 20}))
+    source = tl.load(tmp_path)
+    assert (source.transform.size, source.transform.resize) == (16, "bicubic")
+    larger = source.resized(24)
+    again = tl.load(tl.save(larger, tmp_path / "again"))
+    assert again.transform == larger.transform
+    assert json.loads((tmp_path / "again" / "processor_config.json").read_text())["processor_class"] == "Own"
 
 
 @pytest.mark.parametrize(

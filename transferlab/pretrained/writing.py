@@ -661,8 +661,11 @@ def _check(source: Source, made: Path) -> None:
         raise TransferlabError("What was written has other labels.")
     ours, theirs = trees.flatten(asdict(source.config)), trees.flatten(asdict(again.config))
     # How the origin's head pools and how it resizes positions are matters of dialect, and so are first values,
-    # a file's form of an MLP, and where Swin pads, which its writer has checked.
-    dialect = ("pooling", "position_rule", "eos_token_id", "logit_scale", "logit_bias", "conv_mlp", "pad_first")
+    # a file's form of an MLP, where Swin pads, which its writer has checked, and on which side of CLIP's last norm
+    # `hidden` is, which no pooled vector hangs on.
+    dialect = (
+        "pooling", "position_rule", "eos_token_id", "logit_scale", "logit_bias", "conv_mlp", "pad_first", "norm_hidden",
+    )  # fmt: skip
     fields = [name for name in ours if ours[name] != theirs.get(name) and name.rpartition("/")[2] not in dialect]
     if fields:
         raise TransferlabError(f"What was written has another {', '.join(sorted(fields))} in its config.")
