@@ -159,6 +159,11 @@ def read_tokenizer(
         tokenizer.normalizer, changed = normalizers.Sequence([normalizers.Lowercase(), *before]), True
     lengths = [limit, sentence.get("max_seq_length"), settings.get("model_max_length")]
     longest = min(int(length) for length in lengths if length)
+    if longest <= (special := tokenizer.num_special_tokens_to_add(False)):
+        raise TransferlabError(
+            f"{directory}: a text can have {longest} tokens (model_max_length of tokenizer_config.json, max_seq_length of "
+            f"sentence_bert_config.json); the tokenizer adds {special} of its own."
+        )
     padding = tokenizer.padding or {}
     side = settings.get("padding_side") or padding.get("direction") or "right"
     if side not in ("right", "left"):
