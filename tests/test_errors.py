@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from transferlab.errors import TransferlabError, _neighbours, check_fields, nearest
+from transferlab import limits
+from transferlab.errors import TransferlabError, check_fields, nearest, printable
 
 
 @dataclass
@@ -64,7 +66,6 @@ def test_very_many_choices_are_compared_one_by_one_or_listed() -> None:
     assert nearest("lable 777 of many", choices) == " Did you mean 'label 777 of many'?"
     assert nearest("label 777 of mony", choices) == " Did you mean 'label 777 of many'?"
     assert len(nearest("???", choices)) < 400
-    assert len(_neighbours("label", sorted(choices))) <= 800
 
 
 def test_a_class_that_was_written_within_a_function_is_a_traceback() -> None:
@@ -77,3 +78,23 @@ def test_a_class_that_was_written_within_a_function_is_a_traceback() -> None:
         count: int = 0
 
     check_fields(Local(count=3))
+
+
+def test_each_of_a_hundred_thousand_names_is_compared_letter_by_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, plain = [], difflib.get_close_matches
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *a, **k: (compared.extend(a[1]), plain(*a, **k))[1])
+    names = [
+        f"model.layers.{i}.{part}.weight"
+        for i in range(1000)
+        for part in ("query", "key", "value", "output", "up", "down")
+    ]
+    assert nearest("layers.731.kye.weight", names) == " Did you mean 'model.layers.731.key.weight'?"
+    assert nearest("x" * 10**6, ["y" * 10**6] * 100_000).startswith(" Choose from: ")
+    assert len(compared) <= 400 and max(map(len, compared)) <= 200
+
+
+def test_a_message_quotes_a_megabyte_or_what_a_terminal_obeys() -> None:
+    said = str(TransferlabError("key \x1b[2J \ud800 " + "x" * 10**6))
+    assert said.startswith(r"key \x1b[2J \ud800 x") and said.endswith("…")
+    assert len(said) == limits.MESSAGE_CHARACTERS + 1
+    assert printable("two\nlines\tand é 漢") == "two\nlines\tand é 漢"

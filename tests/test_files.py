@@ -19,8 +19,12 @@ from transferlab.files import (
     Artifact,
     atomic_directory,
     atomic_path,
+    check_file,
     fetch_artifact,
+    new_folder,
     read_json,
+    read_object,
+    reading,
     require_file,
     unpack,
     write_json,
@@ -237,3 +241,59 @@ def test_without_a_home_it_is_not_said_how_to_go_on(home, monkeypatch: pytest.Mo
         monkeypatch.setenv("HOME", home)
     with pytest.raises(TransferlabError, match="export TRANSFERLAB_CACHE="):
         fetch_artifact(Artifact("no-such-thing", "1.0", "0" * 64))
+
+
+class PanicException(BaseException):
+    """What a library in Rust raises where it panics."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), KeyError("k"), MemoryError(), RecursionError("deep"), OverflowError("large"), zipfile.BadZipFile("zip"),
+     UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), OSError(5, "Input/output error"), AssertionError("a"), PanicException("rust")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_what_a_library_raises_does_not_name_the_file(error: BaseException) -> None:
+    said = rf"m\.bin: 'key': it holds .*{type(error).__name__}"
+    with pytest.raises(TransferlabError, match=said) as raised, reading(Path("m.bin"), "'key'"):
+        raise error
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(2), GeneratorExit(), TransferlabError("said already")]
+)
+def test_an_interrupt_is_taken_for_a_damaged_file(error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised, reading(Path("m.bin")):
+        raise error
+    assert raised.value is error
+
+
+def test_a_file_is_a_pipe_or_too_large_or_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(10))
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    assert check_file(tmp_path / "link", 10) == tmp_path / "link"
+    for name, said in (("file", "has 10 bytes; such a file can have 9"), ("pipe", "is a pipe; expected a file"),
+                       ("loop", "cannot be opened"), ("none", "cannot be opened"), (".", "is a directory; expected a file")):  # fmt: skip
+        with pytest.raises(TransferlabError, match=said):
+            check_file(tmp_path / name, 9)
+    with pytest.raises(TransferlabError, match="is a pipe"):
+        read_json(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "{", "\ufeff{}", "[]", "null", "3"])
+def test_an_odd_json_is_a_traceback(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(TransferlabError, match=r"a\.json(:| is)"):
+        read_object(tmp_path / "a.json")
+
+
+def test_a_file_stands_where_a_folder_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(TransferlabError, match=r"file.* cannot be made: "):
+            new_folder(path)
+    new_folder(tmp_path / "a" / "b")
+    new_folder(tmp_path / "a" / "b")

@@ -315,7 +315,7 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
     """The boundary to what libraries raise at a damaged file: all of it becomes one error that names the file.
 
     Memory that runs out and recursion that goes too deep are among it, and so are panics of libraries in Rust, which are
-    no ``Exception``. Ctrl-C and the end of the process pass.
+    no ``Exception``. Ctrl-C, the end of the process and a package that is not installed pass.
 
     Args:
         path: the file.
@@ -325,7 +325,7 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
         yield
     except FieldError as error:
         raise TransferlabError(f"{path}: {error}") from None
-    except TransferlabError:
+    except (TransferlabError, ImportError):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

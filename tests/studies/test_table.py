@@ -202,3 +202,10 @@ def test_a_narrow_terminal_loses_the_scores():
     console.print(rich_table(summarise(study()), narrow=True))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert ".900" in text and ".650" in text and "…" not in text and "labels saved" not in text
+
+
+def test_the_name_of_an_arm_is_taken_for_markup():
+    out = io.StringIO()
+    records = [{**record, "name": record["name"].replace("lora", "lora[/b]")} for record in study()]
+    Console(file=out, width=120).print(rich_table(summarise(records)))
+    assert "lora[/b]" in out.getvalue()

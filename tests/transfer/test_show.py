@@ -76,3 +76,15 @@ def test_labels_are_matched_by_position() -> None:
 @pytest.mark.parametrize("names", [(), ("x",)])
 def test_labels_that_all_went_leave_rows(names: tuple[str, ...]) -> None:
     assert label_rows(names, ("a", "b"))[0] == []
+
+
+def test_a_name_in_a_plan_is_taken_for_markup(source) -> None:
+    from dataclasses import replace
+
+    from transferlab.transfer.show import as_text
+
+    made = plan_for(source, ("up", "down"), tl.methods.Full())
+    odd = replace(made, leaves=(replace(made.leaves[0], source=("a[/b]",), reason="[red]"), *made.leaves[1:]),
+                  notes=("from [/i]",), unused=(("k[/u]\x1b[2J", "why [b]"),))  # fmt: skip
+    text = as_text(odd.table(whole=True))
+    assert "a[/b]" in text and "from [/i]" in text and r"k[/u]\x1b[2J (why [b])" in text

@@ -226,6 +226,11 @@ def read_tokenizer(
         tokenizer.normalizer, changed = normalizers.Sequence([normalizers.Lowercase(), *before]), True
     said = sentence.get("max_seq_length") or settings.get("model_max_length") or settings.get("max_len")
     longest = min(limit, int(said or limit))
+    if longest <= (special := tokenizer.num_special_tokens_to_add(False)):
+        raise TransferlabError(
+            f"{directory}: a text can have {longest} tokens (model_max_length of tokenizer_config.json, max_seq_length of "
+            f"sentence_bert_config.json); the tokenizer adds {special} of its own."
+        )
     padding = tokenizer.padding or {}
     side = settings.get("padding_side") or padding.get("direction") or "right"
     if side not in ("right", "left"):

@@ -60,13 +60,13 @@ def _growth(rule: dict[str, Any]) -> float:
     if kind == "ByteLevel":
         return 2.0
     if kind == "Prepend":
-        return len(rule.get("prepend", ""))
+        return float(len(rule.get("prepend", "")))
     if kind == "Precompiled":
         charsmap = base64.b64decode(rule.get("precompiled_charsmap") or "")
-        return max(map(len, charsmap[4 + int.from_bytes(charsmap[:4], "little") :].split(b"\0")), default=1)
+        return float(max(map(len, charsmap[4 + int.from_bytes(charsmap[:4], "little") :].split(b"\0")), default=1))
     if kind != "Replace":
         return 1.0
-    content, pattern = len(rule.get("content", "")), rule.get("pattern", {})
+    content, pattern = float(len(rule.get("content", ""))), rule.get("pattern", {})
     if (plain := pattern.get("String")) is not None:
         return content / len(plain) if plain else 1.0 + content
     return 1.0 + content if _matches_nothing(str(pattern.get("Regex", ""))) else content

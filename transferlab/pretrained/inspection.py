@@ -31,24 +31,29 @@ class Inspection:
         return {"name": self.name, "kind": self.kind, "tensors": rows}
 
     def table(self) -> Table:
-        """A table for the terminal."""
+        """A table for the terminal; of very many tensors it says that it has the first alone."""
         from rich import box
         from rich.markup import escape
         from rich.table import Table
 
+        more = f"; the first {_SHOWN:,} are shown, to_dict() and --json have all" if len(self.rows) > _SHOWN else ""
         total = sum(math.prod(shape) for _, shape, _, _ in self.rows)
         table = Table(
             title=escape(printable(f"{self.name}: {self.kind}")),
-            caption=f"{len(self.rows)} tensors, {total:,} numbers",
+            caption=f"{len(self.rows)} tensors, {total:,} numbers{more}",
             box=box.SIMPLE,
         )
         table.title_justify = table.caption_justify = "left"  # type: ignore[assignment]
         for column in ("path", "shape", "dtype", "key in the file"):
             table.add_column(column, overflow="fold")
-        for path, shape, dtype, key in self.rows:
+        for path, shape, dtype, key in self.rows[:_SHOWN]:
             cells = (path, "×".join(map(str, shape)) or "scalar", dtype, key if key != path else "")
             table.add_row(*(escape(printable(cell)) for cell in cells))
         return table
+
+
+_SHOWN = 2000
+"""Rows of a table: laying out one takes a millisecond."""
 
 
 @check_arguments
