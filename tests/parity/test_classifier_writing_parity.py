@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from compared import compare
 from test_bert_parity import randomised
-from test_changed_writing_parity import OLD, words
+from test_changed_writing_parity import OLD, tokenizer_of, words
 from test_round_trip_parity import ORIGINS
 
 import transferlab as tl
@@ -38,7 +38,7 @@ def origins_logits(out: Path, architecture: str) -> tuple[np.ndarray, dict[str, 
     model, said = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
     assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), said
     assert type(model).__name__ == architecture and model.config.id2label == dict(enumerate(LABELS))
-    batch = transformers.AutoTokenizer.from_pretrained(out)(TEXTS, padding=True, return_tensors="pt")
+    batch = tokenizer_of(out)(TEXTS, padding=True, return_tensors="pt")
     given = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         return model.eval()(**given).logits.numpy(), {name: value.numpy() for name, value in given.items()}

@@ -107,6 +107,14 @@ def test_a_pair_that_is_tied_and_differs_is_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back(IDS)["logits"], apart(IDS)["logits"])
 
 
+@pytest.mark.parametrize("shape", [(), (16,), (3, 4, 5)])
+def test_a_head_of_other_axes_is_refused_by_its_key(shape: tuple[int, ...], decoder: tl.Source, tmp_path: Path) -> None:
+    for key in ("score.weight", "lm_head.weight", "model.embed_tokens.weight"):
+        place = write_adapter(tmp_path / key, decoder, {key: np.zeros(shape, np.float32)})
+        with pytest.raises(TransferlabError, match=rf"'base_model.model.{key}' has shape .*; 2 axes fit"):
+            tl.load_adapter(place, decoder)
+
+
 def test_an_adapter_of_the_head_is_merged_into_it(decoder: tl.Source, tmp_path: Path) -> None:
     a, b = normal(2, 16), normal(40, 2)
     place = write_adapter(tmp_path / "adapter", decoder, {"lm_head.lora_A.weight": a, "lm_head.lora_B.weight": b})

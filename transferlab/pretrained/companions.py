@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, write_json
@@ -49,7 +50,7 @@ def reads_otherwise(source: Source, made: Path) -> bool:
         return TimmConfig.read(raw).image_size != transform.size
     family = FAMILIES[source.family]
     own = read_preprocessor(made, transform.channels) or family.transform(family.from_hf(raw))
-    return own is None or own.size != transform.size
+    return not isinstance(own, ImageTransform) or own.size != transform.size
 
 
 def set_sizes(raw: dict[str, Any], source: Source) -> None:

@@ -221,7 +221,7 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         for name in names:
             replaced[name.path] = LazyLeaf(key, tensor, name.layout)
             heads += [table] if name.path.startswith("head/") else []
-    arrays = {path: leaf.read() for path, leaf in replaced.items()}
+    arrays = {path: _array(leaf, path, source) for path, leaf in replaced.items()}
     pairs: dict[str, Pair] = {}
     if len(halves) * max(len(config.rank_pattern), len(config.alpha_pattern)) > limits.PATTERN_TRIES:
         raise TransferlabError(
@@ -245,6 +245,21 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         raise TransferlabError(f"{weights}: holds nothing.")
     labels = read_labels(directory)
     return with_modules(source, arrays, heads, config.tying, labels, str(weights)), pairs
+
+
+def _array(leaf: LazyLeaf, path: str, source: Source) -> np.ndarray:
+    """What takes a leaf's place, of its shape; a head may have other labels."""
+    try:
+        array = leaf.read()
+    except (ValueError, IndexError):
+        array = None
+    own = source.leaves.get(path)
+    wanted = len(own.shape) if own is not None else 1 if path.endswith(("/bias", "/scale")) else 2
+    if array is None or array.ndim != wanted:
+        raise TransferlabError(
+            f"{leaf.tensor.file}: '{leaf.key}' has shape {leaf.tensor.shape}; {wanted} axes fit '{path}'."
+        )
+    return array
 
 
 def _kernel(name: Name, source: Source, arrays: Mapping[str, np.ndarray]) -> Any:

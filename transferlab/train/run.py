@@ -135,9 +135,8 @@ def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str
             pooling = family.head_pooling(source.config)
         elif not getattr(source.config, "pooler", False):
             pooling = "mean"
-    stay = isinstance(own, ClassifierConfig) and own.pooling == pooling and set(own.labels) & set(labels)
-    if stay:
-        hidden = own.hidden
+    if isinstance(own, ClassifierConfig) and own.pooling == pooling and set(own.labels) & set(labels):
+        hidden = own.hidden  # labels stay
     elif method.linear_head or pooling != family.head_pooling(source.config):
         hidden = None
     bias = family.head_bias
