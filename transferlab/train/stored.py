@@ -27,7 +27,7 @@ class _Hashed(CacheInterface):
     def __init__(self, base: CacheInterface):
         self._base, self._path = base, base._path
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Any:
         stored = self._base.get(key)
         if stored is None:
             return None
