@@ -49,7 +49,7 @@ def keep_compiled(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _LOG.warning("Compiled programs are not kept: %s cannot be made (%s). %s", directory, error.strerror, SET_CACHE)
+        _LOG.warning("Compiled programs are not kept: %s cannot be made (%s); %s", directory, error.strerror, SET_CACHE)
         return
     made = compilation_cache.get_file_cache
     if not hasattr(made, "hashed"):
