@@ -41,10 +41,10 @@ def cache_dir() -> Path:
             base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return base / "transferlab"
     except RuntimeError as error:
-        raise TransferlabError(f"There is no place for the cache ({error}). {SET_CACHE}") from None
+        raise TransferlabError(f"There is no place for the cache ({error}); {SET_CACHE}") from None
 
 
-SET_CACHE = "Set TRANSFERLAB_CACHE to a directory that can be written, as in: export TRANSFERLAB_CACHE=/tmp/transferlab"
+SET_CACHE = "set TRANSFERLAB_CACHE to a directory that can be written, as in: export TRANSFERLAB_CACHE=/tmp/transferlab"
 
 
 def make_cache(*parts: str) -> Path:
@@ -57,7 +57,9 @@ def make_cache(*parts: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TransferlabError(f"The cache {path} cannot be made ({error.strerror}). {SET_CACHE}") from None
+        raise TransferlabError(
+            f"{path} cannot be made ({error.strerror}). The cache is {cache_dir()}; {SET_CACHE}"
+        ) from None
     return path
 
 

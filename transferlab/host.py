@@ -60,14 +60,25 @@ def interrupt(number: int, frame: FrameType | None) -> None:
             _send_again(number)
             return
         frame = frame.f_back
+    _HEARD.set()
     raise KeyboardInterrupt
 
 
+_HEARD = threading.Event()
+"""Set when the last Ctrl-C was raised where it is heard."""
+
+
 def _send_again(number: int) -> None:
-    # Sent to the process: the main thread may be waiting, and wakes up for it.
-    again = threading.Timer(0.01, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
+    _HEARD.clear()
+    handler = signal.getsignal(number)
+
+    def send() -> None:
+        # To the process: the main thread may be waiting, and wakes up for it; one that comes just before it waits does not
+        # wake it, so another follows.
+        while not _HEARD.wait(0.02) and signal.getsignal(number) is handler:
+            os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
 
 
 def catch_interrupts() -> None:

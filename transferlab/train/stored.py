@@ -27,7 +27,7 @@ class _Hashed(CacheInterface):
     def __init__(self, base: CacheInterface):
         self._base, self._path = base, base._path
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Any:
         stored = self._base.get(key)
         if stored is None:
             return None
@@ -49,7 +49,7 @@ def keep_compiled(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _LOG.warning("Compiled programs are not kept: %s cannot be made (%s). %s", directory, error.strerror, SET_CACHE)
+        _LOG.warning("Compiled programs are not kept: %s cannot be made (%s); %s", directory, error.strerror, SET_CACHE)
         return
     made = compilation_cache.get_file_cache
     if not hasattr(made, "hashed"):

@@ -67,15 +67,17 @@ class _Events:
         self._writer: Any = None
         try:
             from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.proto import event_pb2
 
+            self._made: Any = event_pb2
             directory.mkdir(parents=True, exist_ok=True)
             # Not through tensorboardX.SummaryWriter: its queue needs room in /dev/shm, and a run waits for it for ever once
             # its thread has met a full disk.
             self._writer = EventsWriter(str(directory / "events"))
             if start:
                 # What is past the step of a resume is not shown.
-                self._send(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+                log = self._made.SessionLog
+                self._send(self._made.Event(step=start + 1, session_log=log(status=log.START)))
             self._writer.flush()
         except Exception as error:
             self._end(error)
@@ -85,13 +87,12 @@ class _Events:
         if self._writer is None:
             return
         try:
-            from tensorboardX.proto.event_pb2 import Event
             from tensorboardX.summary import scalar
 
             for name, value in row.items():
                 # tensorboardX warns of what is not finite, on the terminal; the JSON lines have it.
                 if name != "step" and math.isfinite(value):
-                    self._send(Event(step=row["step"], summary=scalar(name, value)))
+                    self._send(self._made.Event(step=row["step"], summary=scalar(name, value)))
             self._writer.flush()
         except Exception as error:
             self._end(error)
