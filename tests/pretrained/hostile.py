@@ -93,7 +93,7 @@ def weights(path: Path) -> None:
     import numpy as np
 
     from transferlab.files import reading
-    from transferlab.pretrained.formats import read_any
+    from transferlab.pretrained.formats.weights import read_any
 
     file = next(iter(sorted(path.iterdir())), path / "nothing.npz")
     for tensor in read_any(file).values():

@@ -204,7 +204,7 @@ def test_a_gguf_file_is_another_model_than_was_written(kind: str, config: LlamaC
 
 
 def test_query_and_key_of_a_gguf_file_turn_in_other_pairs(tmp_path: Path) -> None:
-    from transferlab.pretrained.gguf import read_gguf
+    from transferlab.pretrained.formats.gguf import read_gguf
 
     leaves = write_gguf(tmp_path / "x.gguf", TINY)
     file = read_gguf(tmp_path / "x.gguf").tensors["blk.3.attn_k.weight"].read()  # (2 heads of 4, 16)

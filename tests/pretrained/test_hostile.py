@@ -25,7 +25,8 @@ from transferlab.data.sentencepiece import read_sentencepiece
 from transferlab.data.text import read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.methods.adapted import Adapted
-from transferlab.pretrained.formats import read_any, read_safetensors
+from transferlab.pretrained.formats.safetensors import read_safetensors
+from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.peft import Pair
 
 

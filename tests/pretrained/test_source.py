@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.pretrained import formats
+from transferlab.pretrained.formats import safetensors as formats
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig
 from transferlab.pretrained import writing
-from transferlab.pretrained.formats import LazyTensor, read_directory, read_safetensors
-from transferlab.pretrained.writing import write_safetensors
+from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
+from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.weights import read_directory
 
 
 def contents(folder: Path) -> dict[str, np.ndarray]:

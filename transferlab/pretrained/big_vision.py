@@ -16,7 +16,7 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.clip import ClipConfig, TextTowerConfig
 from transferlab.models.vit import ViTConfig
-from transferlab.pretrained.formats import LazyTensor
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.names import SAME, Layout, Name, Names, squeezed
 
 Shape = tuple[int, ...]

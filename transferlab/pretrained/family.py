@@ -11,7 +11,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import Hidden, Pooling
-from transferlab.pretrained.gguf import Gguf
+from transferlab.pretrained.formats.gguf import Gguf
 from transferlab.pretrained.names import Names
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.timm import TimmConfig

@@ -15,7 +15,7 @@ import numpy as np
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
-from transferlab.pretrained.gguf import Gguf
+from transferlab.pretrained.formats.gguf import Gguf
 from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

@@ -24,9 +24,11 @@ from transferlab.pretrained.big_vision import config_of
 from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.family import Family
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_entry, read_orbax
-from transferlab.pretrained.gguf import read_gguf
-from transferlab.pretrained.gguf_tokenizer import tokenizer_from_gguf
+from transferlab.pretrained.formats.gguf import read_gguf
+from transferlab.pretrained.formats.gguf_tokenizer import tokenizer_from_gguf
+from transferlab.pretrained.formats.orbax import read_orbax
+from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.weights import read_any, read_directory, read_entry
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry

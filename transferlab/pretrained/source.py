@@ -31,7 +31,7 @@ from transferlab.models.heads import (
 )
 from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
-from transferlab.pretrained.formats import LazyTensor, holds_nonfinite
+from transferlab.pretrained.formats.tensors import LazyTensor, holds_nonfinite
 from transferlab.pretrained.inputs import check_inputs, token_table
 from transferlab.pretrained.names import SAME, Layout, Names
 from transferlab.pretrained.positions import Resize

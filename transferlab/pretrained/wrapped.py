@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from transferlab.pretrained.formats import LazyTensor
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.names import Names
 
 _WORDS = ("module", "model", "net", "network", "backbone", "encoder")

@@ -42,10 +42,11 @@ from transferlab.pretrained.companions import (
     write_changed_tokenizer,
 )
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.formats import SAFETENSORS_DTYPES, LazyTensor, holds_nonfinite, safetensors_metadata
+from transferlab.pretrained.formats.orbax import write_tree
+from transferlab.pretrained.formats.safetensors import SAFETENSORS_DTYPES, safetensors_metadata, write_weights
+from transferlab.pretrained.formats.tensors import LazyTensor, holds_nonfinite
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
-from transferlab.pretrained.orbax import write_tree
 from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source
@@ -134,66 +135,6 @@ def save(
             write_manifest(made)
         _check(source, made)
     return target
-
-
-def write_weights(
-    directory: Path, tensors: Mapping[str, LazyTensor], shard_bytes: int, metadata: Mapping[str, str]
-) -> None:
-    """Write ``model.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor is alone) and their index."""
-    shards: list[dict[str, LazyTensor]] = [{}]
-    size = 0
-    for key, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > shard_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][key] = tensor
-        size += tensor.nbytes
-    if len(shards) == 1:
-        write_safetensors(directory / "model.safetensors", tensors, metadata)
-        return
-    weight_map = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_safetensors(directory / name, shard, metadata)
-        weight_map |= dict.fromkeys(shard, name)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    write_json(directory / "model.safetensors.index.json", index)
-
-
-_ORDER = (
-    "bool", "uint8", "int8", "float8_e5m2", "float8_e4m3fn", "int16", "uint16", "float16", "bfloat16", "int32", "uint32",
-    "float32", "float64", "int64", "uint64",
-)  # fmt: skip
-"""As the origin's library sorts a file, the last first: wide types first keeps every tensor aligned."""
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file as the origin's own library does, byte for byte, with one tensor in memory at a time."""
-    names = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
-    for key, tensor in tensors.items():
-        if tensor.dtype not in names:
-            raise TransferlabError(f"'{key}' is of {tensor.dtype}, which safetensors do not know.")
-    keys = sorted(tensors, key=lambda key: (-_ORDER.index(tensors[key].dtype.name), key))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    place = 0
-    for key in keys:
-        tensor = tensors[key]
-        entry = {"dtype": names[tensor.dtype], "shape": list(tensor.shape)}
-        header[key] = entry | {"data_offsets": [place, place := place + tensor.nbytes]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for key in keys:
-            tensor = tensors[key]
-            array = trees.contiguous(np.asarray(tensor.read()))
-            if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
-                raise TransferlabError(f"'{key}' was read as {array.shape} {array.dtype}, not {tensor.shape}.")
-            file.write(array.reshape(-1).view(np.uint8).data)
-            tensor.release()
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import check_file
-from transferlab.pretrained.formats import LazyTensor, check_count, check_name
+from transferlab.pretrained.formats.tensors import LazyTensor, check_count, check_name
 
 
 @dataclass(frozen=True)
