@@ -45,7 +45,7 @@ def write_bert(folder: Path, *, seed: int = 0, drop: tuple[str, ...] = (), **cha
 
     from transferlab import trees
     from transferlab.models import BertConfig
-    from transferlab.pretrained.bert import bert_names
+    from transferlab.pretrained.families.bert import bert_names
 
     folder.mkdir(parents=True, exist_ok=True)
     raw = {**TINY, **changes}
@@ -89,8 +89,8 @@ VIT_DIALECTS = {
 
 def vit_config(raw: dict):
     """The config that either dialect's config.json says."""
+    from transferlab.pretrained.families.vit import vit_from_hf, vit_from_timm
     from transferlab.pretrained.timm import TimmConfig
-    from transferlab.pretrained.vit import vit_from_hf, vit_from_timm
 
     return vit_from_timm(TimmConfig.read(raw)) if "architecture" in raw else vit_from_hf(raw)
 
@@ -101,8 +101,8 @@ def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[s
 
     from transferlab import trees
     from transferlab.models import ClassifierConfig
+    from transferlab.pretrained.families.vit import vit_names
     from transferlab.pretrained.names import to_file
-    from transferlab.pretrained.vit import vit_names
 
     folder.mkdir(parents=True, exist_ok=True)
     raw = {**VIT_DIALECTS[dialect], **changes}
@@ -137,7 +137,7 @@ def write_clip(folder: Path, kind: str, **changes) -> dict[str, np.ndarray]:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     from transferlab import trees
-    from transferlab.pretrained.clip import clip_from_hf, clip_names
+    from transferlab.pretrained.families.clip import clip_from_hf, clip_names
     from transferlab.pretrained.names import to_file
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,16 +15,16 @@ import transferlab as tl
 from transferlab.data.images import png
 from transferlab.errors import TransferlabError
 from transferlab.models import ClipConfig, TextTowerConfig, ViTConfig
-from transferlab.pretrained.clip import (
+from transferlab.pretrained.families.clip import (
     clip_from_hf,
     clip_from_open_clip,
     clip_names,
     clip_to_hf,
     text_tower_from_hf,
 )
+from transferlab.pretrained.families.vit import vit_from_hf, vit_from_timm
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
-from transferlab.pretrained.vit import vit_from_hf, vit_from_timm
 
 
 @pytest.fixture(scope="module", params=CLIPS)

@@ -18,8 +18,8 @@ from transferlab.errors import TransferlabError
 from transferlab.methods import LoRA, Probe
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
-from transferlab.pretrained.llama import LLAMA
-from transferlab.pretrained.llama_gguf import llama_gguf_names
+from transferlab.pretrained.families.llama import LLAMA
+from transferlab.pretrained.families.llama_gguf import llama_gguf_names
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.writing import save
 from transferlab.train.run import plan_for

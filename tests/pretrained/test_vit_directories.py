@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.models import EfficientNetConfig, ViTConfig
-from transferlab.pretrained.efficientnet import efficientnet_from_timm
+from transferlab.pretrained.families.efficientnet import efficientnet_from_timm
+from transferlab.pretrained.families.vit import vit_from_hf, vit_names
 from transferlab.pretrained.names import Names, to_file
 from transferlab.pretrained.timm import TimmConfig
-from transferlab.pretrained.vit import vit_from_hf, vit_names
 
 HF, TIMM = VIT_DIALECTS["vit"], VIT_DIALECTS["timm"]
 

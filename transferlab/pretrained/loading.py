@@ -20,10 +20,11 @@ from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
 from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling
-from transferlab.pretrained.big_vision import config_of
-from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
 from transferlab.pretrained.families import FAMILIES, family_of
-from transferlab.pretrained.family import Family
+from transferlab.pretrained.families.big_vision import config_of
+from transferlab.pretrained.families.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.whisper import read_audio
 from transferlab.pretrained.formats.gguf import read_gguf
 from transferlab.pretrained.formats.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.formats.orbax import read_orbax
@@ -36,7 +37,6 @@ from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source, Transform
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.unread import unread_weights
-from transferlab.pretrained.whisper import read_audio
 from transferlab.pretrained.wrapped import AVERAGED, unwrapped
 
 _LOG = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig
-from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import Names, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 

@@ -10,7 +10,7 @@ from typing import Any
 from transferlab.data.audio import AudioTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.whisper import WhisperConfig
-from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, fused
 from transferlab.pretrained.preprocessing import processor_settings
 

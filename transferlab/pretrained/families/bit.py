@@ -11,7 +11,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.bit import BitConfig
 from transferlab.models.heads import ClassifierConfig
-from transferlab.pretrained.family import Family
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, squeezed, with_prefix
 from transferlab.pretrained.timm import TimmConfig
 

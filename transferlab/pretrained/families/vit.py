@@ -15,8 +15,8 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
-from transferlab.pretrained.big_vision import vit_tables
-from transferlab.pretrained.family import Family
+from transferlab.pretrained.families.big_vision import vit_tables
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.names import BUFFER, Names, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.rules import leaves_of, named

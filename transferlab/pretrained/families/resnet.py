@@ -10,7 +10,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.resnet import ResNetConfig
-from transferlab.pretrained.family import Family
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig
 

@@ -8,8 +8,8 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.models.llama import MODEL_TYPES, LlamaConfig
-from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
+from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from transferlab.models.gpt2 import GPT2Config
 from transferlab.models.heads import ClassifierConfig, HeadConfig
-from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.llama import language_model_heads
+from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.llama import language_model_heads
 from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Name, Names, fused, with_prefix
 
 

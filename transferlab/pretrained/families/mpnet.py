@@ -8,8 +8,8 @@ from typing import Any
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.mpnet import PAD, MPNetConfig
-from transferlab.pretrained.bert import LEGACY
-from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.families.bert import LEGACY
+from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.models.t5 import T5Config
-from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import LINEAR, OTHER_TASK, Name, Names, with_prefix
 
 _TABLE = "encoder/embed/word/embedding"

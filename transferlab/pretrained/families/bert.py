@@ -9,7 +9,7 @@ from typing import Any
 from transferlab.models.bert import BertConfig
 from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
-from transferlab.pretrained.family import Family, unread
+from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 

@@ -11,7 +11,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.swin import SwinConfig
-from transferlab.pretrained.family import Family
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.names import CONV, LINEAR, Name, Names, linear, norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 

@@ -14,13 +14,9 @@ from transferlab.models.clip import ClipConfig, PooledToken, TextTowerConfig
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
-from transferlab.pretrained.big_vision import clip_tables
-from transferlab.pretrained.family import Family, unread
-from transferlab.pretrained.names import BUFFER, SAME, Layout, Name, Names, squeezed, with_prefix
-from transferlab.pretrained.positions import Resize, position_resize
-from transferlab.pretrained.rules import leaves_of, named
-from transferlab.pretrained.timm import TimmConfig, square
-from transferlab.pretrained.vit import (
+from transferlab.pretrained.families.big_vision import clip_tables
+from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.vit import (
     TOWER,
     vision_tower_from_hf,
     vision_tower_to_hf,
@@ -28,6 +24,10 @@ from transferlab.pretrained.vit import (
     vit_names,
     vit_transform,
 )
+from transferlab.pretrained.names import BUFFER, SAME, Layout, Name, Names, squeezed, with_prefix
+from transferlab.pretrained.positions import Resize, position_resize
+from transferlab.pretrained.rules import leaves_of, named
+from transferlab.pretrained.timm import TimmConfig, square
 
 Dialect = Literal["clip", "open_clip"]
 
