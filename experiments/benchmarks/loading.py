@@ -105,7 +105,7 @@ def worker(name: str, folder: str, size: int) -> None:
         import jax
 
         import transferlab as tl
-        from transferlab.pretrained.source import LazyLeaf
+        from transferlab.pretrained.leaves import LazyLeaf
 
         jax.block_until_ready(jax.numpy.zeros(1))
 

@@ -30,11 +30,12 @@ from transferlab.pretrained.formats.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.formats.weights import read_any, read_directory, read_entry
+from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.preprocessing import read_preprocessor
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
-from transferlab.pretrained.source import LazyLeaf, Source, Transform
+from transferlab.pretrained.source import Source, Transform
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.unread import unread_weights
 from transferlab.pretrained.wrapped import AVERAGED, unwrapped

@@ -27,10 +27,11 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.formats.weights import read_any
+from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
 from transferlab.pretrained.peft_modules import KERNEL, LABELS, modules_to_save, read_labels, with_modules
 from transferlab.pretrained.registry import REGISTRY
-from transferlab.pretrained.source import LazyLeaf, Source
+from transferlab.pretrained.source import Source
 from transferlab.pretrained.writing import labels_of, like_the_origins, new_directory
 
 _PREFIX = "base_model.model."

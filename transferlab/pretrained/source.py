@@ -19,7 +19,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import reading, sha256_file
+from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import (
     ClassifierConfig,
@@ -29,74 +29,15 @@ from transferlab.models.heads import (
     pool,
     unit_length,
 )
-from transferlab.pretrained import refit
 from transferlab.pretrained.families import FAMILIES, family_of
-from transferlab.pretrained.formats.tensors import LazyTensor, holds_nonfinite
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.inputs import check_inputs, token_table
-from transferlab.pretrained.names import SAME, Layout, Names
-from transferlab.pretrained.positions import Resize
+from transferlab.pretrained.leaves import LazyLeaf
+from transferlab.pretrained.names import SAME, Names
+from transferlab.pretrained.resizing import Resizable, replace_tokenizer, resize_inputs
 
 Transform = TextTransform | ImageTransform | AudioTransform
 """Preprocessing that travels with weights."""
-
-
-@dataclass(frozen=True)
-class LazyLeaf:
-    """A leaf of the source's tree: where it is in the file, and the array on demand (``np.asarray(leaf)``).
-
-    ``resize`` is set where the source reads images of another size than the file was written for, ``trained`` where the
-    array came in place of the file's.
-    """
-
-    key: str
-    tensor: LazyTensor = field(repr=False)
-    layout: Layout = field(repr=False)
-    resize: Resize | None = None
-    trained: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape in the tree (after the layout, and resized)."""
-        return self.resize.shape if self.resize else self.layout.shape(self.tensor.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Dtype in the file."""
-        return self.tensor.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def read(self) -> np.ndarray:
-        """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
-
-        Raises:
-            TransferlabError: it holds a NaN or an infinity; the file and the key are named.
-        """
-        with reading(self.tensor.file or "memory", f"'{self.key}'"):
-            plain = self.layout.to_tree(self.tensor.read())
-        if holds_nonfinite(plain):
-            where = f"{self.tensor.file}: " if self.tensor.file else ""
-            what = "NaN" if bool(np.isnan(plain).any()) else "an infinity"
-            raise TransferlabError(f"{where}'{self.key}' holds {what}; every weight must be a finite number.")
-        return self.resize.apply(plain) if self.resize else plain
-
-    def placed(self, dtype: Any) -> jax.Array:
-        """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
-        array = self.read()
-        made = trees.placed(array, dtype).block_until_ready()
-        if made.dtype == jnp.float16 and array.dtype != np.float16 and not bool(jnp.isfinite(made).all()):
-            raise TransferlabError(
-                f"'{self.key}' has values beyond the range of float16; load it with dtype='bfloat16'."
-            )
-        self.tensor.release()
-        return made
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        out = self.read()
-        return out if dtype is None else out.astype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +83,8 @@ class Source:
 
     def __post_init__(self) -> None:
         # Here transform and table meet, whatever made the source: an id beyond it is refused where a text becomes ids.
-        if isinstance(self.transform, TextTransform) and self.transform.table != (table := token_table(self)):
+        table = token_table(self.name, FAMILIES[self.family], self.leaves)
+        if isinstance(self.transform, TextTransform) and self.transform.table != table:
             object.__setattr__(self, "transform", replace(self.transform, table=table))
 
     @cached_property
@@ -242,7 +184,8 @@ class Source:
         Raises:
             TransferlabError: a source that reads text, or a family that has no such size to change.
         """
-        return refit.images(self, image_size, patch_size, channels, channel_mode)
+        reads = self._resizable(self.image_transform)
+        return self._with_resized(resize_inputs(reads, image_size, patch_size, channels, channel_mode))
 
     def with_tokenizer(
         self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
@@ -260,7 +203,33 @@ class Source:
         Raises:
             TransferlabError: a source that reads images or came without a tokenizer, or one that was changed already.
         """
-        return refit.tokens(self, path, add, new_rows)
+        return self._with_resized(replace_tokenizer(self._resizable(self.transform), path, add, new_rows))
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Source:
+        """The source, as it was loaded, with the changes that ``origin["changes"]`` recorded.
+
+        Raises:
+            TransferlabError: a tokenizer that is gone, or is not what it was.
+        """
+        source = self.encoder() if "encoder" in changes else self
+        if "new_rows" in changes:
+            made = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
+            if made.origin["changes"]["sha256"] != changes["sha256"]:
+                raise TransferlabError(f"The tokenizer in {changes['tokenizer']} is not the one that this run had.")
+            return made
+        images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
+        return source.resized(**images) if images else source
+
+    def _resizable(self, transform: Transform | None) -> Resizable:
+        family, changes = FAMILIES[self.family], self.origin.get("changes", {})
+        return Resizable(self.name, family, self.config, self.head, self.leaves, transform, changes)
+
+    def _with_resized(self, new: Resizable) -> Source:
+        origin = {**self.origin, "changes": dict(new.changes)} if new.changes else self.origin
+        source = replace(self, config=new.config, leaves=dict(new.leaves), origin=origin)
+        if self.towers:
+            return replace(source, towers={**self.towers, "vision": new.transform})
+        return replace(source, transform=new.transform)
 
     def encoder(self) -> Source:
         """The encoder alone, of a source whose decoder writes text: what a head for labels goes on.
@@ -404,7 +373,16 @@ class Source:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
-        check_inputs(self, inputs)
+        reads = self.config.towers()["vision"] if self.towers else self.config
+        texts = self.towers.get("text") if self.towers else self.transform
+        check_inputs(
+            inputs,
+            self.name,
+            self.leaves,
+            channels=getattr(reads, "num_channels", None),
+            vocabulary=token_table(self.name, FAMILIES[self.family], self.leaves),
+            tokenizer=texts.tokenizer if isinstance(texts, TextTransform) else None,
+        )
         return {name: jnp.asarray(value) for name, value in inputs.items()}
 
     @cached_property

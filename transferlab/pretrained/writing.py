@@ -45,11 +45,12 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.orbax import write_tree
 from transferlab.pretrained.formats.safetensors import SAFETENSORS_DTYPES, safetensors_metadata, write_weights
 from transferlab.pretrained.formats.tensors import LazyTensor, holds_nonfinite
+from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.loading import DESCRIPTION, label_names, load
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
-from transferlab.pretrained.source import LazyLeaf, Source
+from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
 
 FORMATS = ("hf", "timm", "orbax")

@@ -29,7 +29,6 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.kernels import kernel_resize, resized_patches
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.positions import RULES
-from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.vocabulary import surface, token_map, vocabulary_resize
 from transferlab.train.run import plan_for
 
@@ -316,11 +315,11 @@ def test_a_run_on_a_changed_source_is_opened_on_the_unchanged_one(films, tmp_pat
     assert opened.params["embed"]["word"]["embedding"].shape == source.leaves[WORD].shape
     changes = source.origin["changes"]
     with pytest.raises(TransferlabError, match="not the one that this run had"):
-        refitted(tl.load(tmp_path / "bert"), {**changes, "add": ["<other>"]})
+        tl.load(tmp_path / "bert").with_changes({**changes, "add": ["<other>"]})
 
 
 def test_a_vits_changes_are_lost_where_they_are_recorded(vit) -> None:
     source = vit.resized(patch_size=8).resized(32, channels=4, channel_mode="zero")
-    again = refitted(vit, json.loads(json.dumps(source.origin["changes"]))).resized(32)
+    again = vit.with_changes(json.loads(json.dumps(source.origin["changes"]))).resized(32)
     assert again.config == source.config and again.transform == source.transform
     np.testing.assert_array_equal(again.leaves[KERNEL].read(), source.leaves[KERNEL].read())
