@@ -11,7 +11,8 @@ from transferlab.errors import TransferlabError, check_arguments, printable
 from transferlab.files import reading
 from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.weights import read_any
-from transferlab.pretrained.loading import DESCRIPTION, load
+from transferlab.pretrained.loading import load
+from transferlab.pretrained.orbax_directory import DESCRIPTION
 from transferlab.pretrained.registry import REGISTRY
 
 if TYPE_CHECKING:

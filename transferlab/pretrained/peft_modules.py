@@ -18,8 +18,8 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig
+from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.loading import label_names
 from transferlab.pretrained.names import Name, Names, by_key
 from transferlab.pretrained.source import Source
 

@@ -41,13 +41,14 @@ from transferlab.pretrained.companions import (
     with_padding,
     write_changed_tokenizer,
 )
+from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.formats.orbax import write_tree
 from transferlab.pretrained.formats.safetensors import SAFETENSORS_DTYPES, safetensors_metadata, write_weights
-from transferlab.pretrained.formats.tensors import LazyTensor, holds_nonfinite
+from transferlab.pretrained.formats.tensors import LazyTensor, narrowed
 from transferlab.pretrained.leaves import LazyLeaf
-from transferlab.pretrained.loading import DESCRIPTION, label_names, load
+from transferlab.pretrained.loading import load
 from transferlab.pretrained.names import Name, Names, by_key
+from transferlab.pretrained.orbax_directory import write_orbax
 from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
@@ -114,7 +115,7 @@ def save(
         if kind == "orbax":
             if changed_tokenizer(source):
                 write_changed_tokenizer(source, made, None)
-            _write_orbax(source, made, dtype)
+            write_orbax(source, made, dtype)
         else:
             if kind == own and source.raw is not None:
                 raw, tensors = _native(source, kind, sized)
@@ -315,16 +316,7 @@ def _joined(parts: list[tuple[Name, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
 def _cast(tensor: LazyTensor, dtype: np.dtype, key: str) -> LazyTensor:
     if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype == dtype:
         return tensor
-    return LazyTensor(tensor.shape, dtype, lambda: _narrowed(tensor.read(), dtype, key), tensor.file, tensor.release)
-
-
-def _narrowed(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
-    """The array in this floating type; what it has no number for is an error, not an infinity in the file."""
-    with np.errstate(over="ignore"):
-        made = array.astype(dtype)
-    if holds_nonfinite(made) and not holds_nonfinite(array):
-        raise TransferlabError(f"'{key}' has values beyond the range of {dtype}; write it with dtype='bfloat16'.")
-    return made
+    return LazyTensor(tensor.shape, dtype, lambda: narrowed(tensor.read(), dtype, key), tensor.file, tensor.release)
 
 
 def _usual_dtype(source: Source) -> np.dtype | None:
@@ -532,45 +524,6 @@ def _write_preprocessor(source: Source, made: Path, kind: str) -> None:
     if transform is None or kind == "timm" or read_preprocessor(made, transform.channels) == transform:
         return
     write_preprocessor(made, transform)
-
-
-def _write_orbax(source: Source, made: Path, dtype: str | None) -> None:
-    """``tree``: every leaf under its readable path; ``transferlab.json``: what is needed to open it."""
-    if source.raw is not None:
-        write_json(made / "config.json", source.raw)
-    write_json(
-        made / DESCRIPTION,
-        {
-            "format": 1,
-            "family": source.family,
-            "config": asdict(source.config),
-            "head": None if source.head is None else {"kind": type(source.head).__name__, **asdict(source.head)},
-            # Names of the origin: with them it can be written for the origin again.
-            "keys": {path: leaf.key for path, leaf in source.leaves.items()},
-            "names": _table_number(source),
-            "pooling": source.pooling,
-            "normalise": source.normalise,
-            "origin": {name: value for name, value in source.origin.items() if name != "path"},
-        },
-    )
-
-    def one(leaf: LazyLeaf) -> np.ndarray:
-        array = trees.contiguous(np.asarray(leaf.read()))
-        if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating):
-            return array
-        return _narrowed(array, np.dtype(dtype), leaf.key)
-
-    # The layout and the image size of the tree; Orbax writes the tree as a whole, so here it is in memory once.
-    tree = trees.unflatten({path: one(leaf) for path, leaf in source.leaves.items()})
-    write_tree(made / "tree", tree)
-
-
-def _table_number(source: Source) -> int:
-    if source.names is None:
-        return 0
-    # By key: two layouts that do the same are not equal.
-    tables = [[(name.path, name.key) for name in table.names] for table in FAMILIES[source.family].names(source.config)]
-    return tables.index([(name.path, name.key) for name in source.names.names])
 
 
 def _write_tokenizer(source: Source, made: Path) -> None:

@@ -85,3 +85,12 @@ def check_name(path: Path, name: str) -> None:
             f"{path}: the name '{name[:40]}…' has {len(name):,} characters; {limits.NAME_CHARACTERS} are the most "
             "(transferlab.limits)."
         )
+
+
+def narrowed(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
+    """The array in this floating type; what it has no number for is an error, not an infinity in the file."""
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype)
+    if holds_nonfinite(made) and not holds_nonfinite(array):
+        raise TransferlabError(f"'{key}' has values beyond the range of {dtype}; write it with dtype='bfloat16'.")
+    return made
