@@ -23,16 +23,17 @@ from transferlab.errors import FieldError, TransferlabError, check_fields, neare
 from transferlab.files import read_object, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.cards import write_card
+from transferlab.pretrained.classifiers import labels_of, like_the_origins
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
+from transferlab.pretrained.new_directory import new_directory
 from transferlab.pretrained.peft_modules import KERNEL, LABELS, modules_to_save, read_labels, with_modules
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import Source
-from transferlab.pretrained.writing import labels_of, like_the_origins, new_directory
 
 _PREFIX = "base_model.model."
 _PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}

@@ -21,14 +21,7 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import (
-    ClassifierConfig,
-    HeadConfig,
-    LanguageModelConfig,
-    Pooling,
-    pool,
-    unit_length,
-)
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.inputs import check_inputs, token_table

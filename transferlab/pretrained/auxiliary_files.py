@@ -1,7 +1,12 @@
-"""What is written beside a model's weights where it is not the source's own: sizes, tokenizer, padding token, card."""
+"""The files that travel with a model's weights: which they are, copied, or made where they are not the source's own.
+
+Sizes, tokenizer, padding token and card are written anew where the source was changed.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,8 @@ from transferlab.errors import TransferlabError
 from transferlab.files import read_json, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.preprocessing import read_preprocessor
+from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
+from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -190,3 +196,74 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.no_truncation()
     return copy
+
+
+def check_replaceable(target: Path) -> None:
+    """Only a model's directory is replaced: what else lies there would be lost."""
+    files = sorted(target.iterdir())
+    if not any(_DESCRIBES.fullmatch(file.name) for file in files):
+        raise TransferlabError(f"{target} holds no model, so it is not overwritten. There is: {files[0].name}.")
+    for file in files:
+        known = (
+            _DIRECTORIES if file.is_dir() else re.compile(f"{_WEIGHTS.pattern}|{_AUXILIARY_FILES.pattern}|{_HIDDEN}")
+        )
+        if not known.fullmatch(file.name):
+            raise TransferlabError(
+                f"{target} is not overwritten: '{file.name}' is no part of a model, and would be lost."
+            )
+
+
+_WEIGHTS = re.compile(
+    r".*\.(safetensors|bin|pth?|npz|gguf|h5|msgpack|onnx|ckpt|index\.json)|config\.json|adapter_config\.json|"
+    r"pytorch_model.*|transferlab\.json|files\.json|tree"
+)
+_AUXILIARY_FILES = re.compile(r".*\.(json|txt|model|md|jinja|py\.txt)|LICENSE.*|NOTICE.*")
+_LARGEST_AUXILIARY = 1 << 28
+_MODULES = re.compile(r"\d+_\w+|additional_chat_templates")
+_DIRECTORIES = re.compile(f"{_MODULES.pattern}|tree")
+_DESCRIBES = re.compile(r"config\.json|adapter_config\.json|open_clip_config\.json|transferlab\.json")
+_HIDDEN = r"\.gitattributes|\.gitignore|\.DS_Store"
+
+
+def copy_auxiliary_files(source: Source, made: Path) -> None:
+    """Copy what travels with the weights: tokenizer, preprocessor, sentence-transformers' modules, licence, card."""
+    place = Path(source.origin.get("path", ""))
+    if "path" not in source.origin or not place.is_dir():
+        return
+    # A model in a folder of its own among sentence-transformers' modules is written beside them.
+    folder = read_modules(place).folder
+    inner = sorted(folder.iterdir()) if folder != place else []
+    for file in (*sorted(place.iterdir()), *inner):
+        if file.is_dir() and _MODULES.fullmatch(file.name):
+            if file != folder:
+                shutil.copytree(file, made / file.name)
+            continue
+        wanted = _AUXILIARY_FILES.fullmatch(file.name) and not _WEIGHTS.fullmatch(file.name)
+        if wanted and file.is_file() and file.stat().st_size <= _LARGEST_AUXILIARY:
+            shutil.copyfile(file, made / file.name)
+    if inner:
+        first, *others = read_json(made / MODULES)
+        write_json(made / MODULES, [{**first, "path": ""}, *others])
+
+
+def write_images_settings(source: Source, made: Path, kind: str) -> None:
+    """Where the files do not say how the source reads images, or say otherwise, write it."""
+    transform = source.image_transform
+    if transform is None or kind == "timm" or read_preprocessor(made, transform.channels) == transform:
+        return
+    write_preprocessor(made, transform)
+
+
+def write_tokenizer(source: Source, made: Path) -> None:
+    """A tokenizer that came without files of its own, as out of a GGUF file."""
+    if source.tokenizer is None or any(
+        (made / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+    ):
+        return
+    own = type(source.tokenizer).from_str(source.tokenizer.to_str())
+    own.no_truncation()
+    own.save(str(made / "tokenizer.json"))
+    if not (made / "tokenizer_config.json").exists():
+        assert isinstance(source.transform, TextTransform)
+        limits = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.transform.max_length}
+        write_json(made / "tokenizer_config.json", limits)
