@@ -23,7 +23,7 @@ from transferlab.pretrained.formats.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.formats.weights import read_any, read_directory, read_entry
-from transferlab.pretrained.matching import assemble, hits
+from transferlab.pretrained.matching import Described, assemble, hits
 from transferlab.pretrained.names import Name, Names
 from transferlab.pretrained.orbax_directory import DESCRIPTION, from_orbax
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
@@ -48,7 +48,7 @@ def from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
         transform = tokenizer_from_gguf(file, config.max_position_embeddings)
         made = assemble(
             name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
-            transform=transform if isinstance(transform, TextTransform) else None, pooling=None,
+            Described(transform if isinstance(transform, TextTransform) else None),
         )  # fmt: skip
     unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
     return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
@@ -97,10 +97,8 @@ def _bare(
     if family.modality == "image and text":
         towers, transform = {"vision": transform, "text": None}, None
     pooling = "mean" if family.modality == "text" else None
-    return assemble(
-        name, family, config, tensors, {"path": str(path.resolve())}, transform=transform, pooling=pooling,
-        towers=towers, names=names,
-    )  # fmt: skip
+    described = Described(transform, towers, pooling)
+    return assemble(name, family, config, tensors, {"path": str(path.resolve())}, described, names)
 
 
 def from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
@@ -148,10 +146,11 @@ def from_directory(directory: Path, name: str, origin: dict[str, Any], known: di
     images = towers.get("vision") if towers else transform
     if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
         raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
+    described = Described(
+        transform, towers, modules.pooling, modules.normalise, labels, head_dropout, classifies=classifies(raw)
+    )
     with reading(path):
-        source = assemble(name, family, config, tensors, origin, transform=transform, pooling=modules.pooling,
-                           normalise=modules.normalise, labels=labels, head_dropout=head_dropout,
-                           classifies=classifies(raw), towers=towers)  # fmt: skip
+        source = assemble(name, family, config, tensors, origin, described)
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
@@ -172,10 +171,8 @@ def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Sourc
     with reading(directory / "tokenizer_config.json"):
         text = read_text_transform(directory, family, config, None)
     with reading(path):
-        source = assemble(
-            name, family, config, tensors, {"path": str(directory.resolve()), **origin}, transform=None, pooling=None,
-            towers={"vision": images, "text": text},
-        )  # fmt: skip
+        described = Described(towers={"vision": images, "text": text})
+        source = assemble(name, family, config, tensors, {"path": str(directory.resolve()), **origin}, described)
     told = unread_weights(directory, [weights])
     return replace(source, files={weights.name: weights}, unused=(*source.unused, *told))
 

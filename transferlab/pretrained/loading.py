@@ -13,7 +13,7 @@ from transferlab.host import interruptible
 from transferlab.pretrained.directories import from_directory, from_file, from_gguf, from_tree
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.weights import read_any
-from transferlab.pretrained.matching import assemble
+from transferlab.pretrained.matching import Described, assemble
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.source import Source
 
@@ -99,7 +99,7 @@ def _from_registry(entry: Entry) -> Source:
     config, family = entry.config(), FAMILIES[entry.family]
     origin |= {"path": str(weights)}
     tensors = read_any(weights)
-    made = assemble(entry.name, family, config, tensors, origin, transform=family.transform(config), pooling=None)
+    made = assemble(entry.name, family, config, tensors, origin, Described(family.transform(config)))
     return replace(made, files={weights.name: entry.sha256})
 
 

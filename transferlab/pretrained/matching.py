@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,27 +21,54 @@ from transferlab.pretrained.transforms import with_channels
 from transferlab.pretrained.wrapped import AVERAGED, unwrapped
 
 
+@dataclass(frozen=True)
+class Described:
+    """What came with the weights, beside their config.
+
+    Attributes:
+        transform: preprocessing, of a model of one tower.
+        towers: each tower's, of a model of several.
+        pooling: how one vector is made of an example; None where nothing says it. ``normalise``: whether it is scaled to
+            length 1.
+        labels: names of the head's labels, in the order of the logits.
+        head_dropout: rate before the head.
+        head: that is in the file, where it is described; else it is seen from the keys.
+        classifies: whether a head in the file is over whole examples.
+    """
+
+    transform: Transform | None = None
+    towers: Mapping[str, Transform | None] = field(default_factory=dict)
+    pooling: Pooling | None = None
+    normalise: bool = False
+    labels: tuple[str, ...] = ()
+    head_dropout: float = 0.0
+    head: HeadConfig | None = None
+    classifies: bool = True
+
+
 def assemble(
     name: str,
     family: Family,
     config: Any,
     tensors: Mapping[str, LazyTensor],
     origin: dict[str, Any],
-    *,
-    transform: Transform | None,
-    pooling: Pooling | None,
-    normalise: bool = False,
-    labels: tuple[str, ...] = (),
-    head_dropout: float = 0.0,
-    head: HeadConfig | None = None,
+    described: Described,
     names: Names | None = None,
-    classifies: bool = True,
-    towers: Mapping[str, Transform | None] | None = None,
 ) -> Source:
-    """Hold the name rules against the file: every leaf filled, every key accounted for, or one error with all of it."""
+    """Match the name rules to the file: every leaf filled, every key accounted for, or one error with all of it.
+
+    Args:
+        name: of the source, as it was asked for.
+        family: of its architecture.
+        config: of its architecture; what the file really holds, as a pooler, is seen from its keys.
+        tensors: of the file, by key.
+        origin: where it came from.
+        described: what came with the weights.
+        names: the table that the file follows; by default the family's that knows most of its keys.
+    """
     # A family's own preprocessing does not say how many channels its pictures have.
-    transform = with_channels(transform, family, config)
-    towers = {tower: with_channels(reads, family, config) for tower, reads in (towers or {}).items()}
+    transform = with_channels(described.transform, family, config)
+    towers = {tower: with_channels(reads, family, config) for tower, reads in described.towers.items()}
     if names is None:
         choices = family.names(config)
         tensors = unwrapped(choices, tensors)
@@ -53,22 +81,19 @@ def assemble(
     if tied and _is_table(found, family.vocabulary):
         unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
         names = max(tied, key=lambda table: hits(table, tensors))
-    if names.language_model is None and (not classifies or "head/kernel" not in found):
+    if names.language_model is None and (not described.classifies or "head/kernel" not in found):
         for path in [path for path in found if path.startswith("head/")]:
             unused.append((found.pop(path).key, "the head of another task than classifying"))
-    head = head or _head(name, family, names, config, found, labels, head_dropout)
+    head = described.head or _head(name, family, names, config, found, described)
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
-    problems = []
-    for path, leaf in wanted.items():
-        if path not in found:
-            key = next((n.key for n in names.names if n.path == path), "?")
-            hint = nearest(key, tensors) if len(problems) < _SHOWN else ""
-            problems.append(f"'{path}' (key '{key}') is not in the file.{hint}")
-        elif found[path].shape != tuple(leaf.shape):
-            here = found[path]
-            problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
-                            f"the config asks for {tuple(leaf.shape)}.")  # fmt: skip
+    problems = _misfits(names, {path: tuple(leaf.shape) for path, leaf in wanted.items()}, found, tensors)
+    # The reference implementation loads its model all the same, and reports such keys as unexpected.
+    unused += [
+        (leaf.key, f"the network that its config says has no '{path}'")
+        for path, leaf in found.items()
+        if path not in wanted
+    ]
     for key in leftover:
         reason = next((why for pattern, why in (*names.ignored, *AVERAGED) if re.fullmatch(pattern, key)), None)
         twin = next(
@@ -88,17 +113,42 @@ def assemble(
         told = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:_SHOWN]]
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(told) + more)
     leaves = {path: found[path] for path in wanted}
+    pooling = described.pooling or _pooling(family, config, head)
+    origin = {"name": name, "family": family.name, **origin}
+    return Source(
+        name, family.name, config, head, leaves, tuple(unused), transform, pooling, described.normalise, origin,
+        names=names, tensors=tensors, towers=towers,
+    )  # fmt: skip
+
+
+def _misfits(
+    names: Names,
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, LazyLeaf],
+    tensors: Mapping[str, LazyTensor],
+) -> list[str]:
+    """Leaves of the network that the file lacks, or has in another shape than the ``wanted`` one."""
+    problems = []
+    for path, shape in wanted.items():
+        if path not in found:
+            key = next((n.key for n in names.names if n.path == path), "?")
+            hint = nearest(key, tensors) if len(problems) < _SHOWN else ""
+            problems.append(f"'{path}' (key '{key}') is not in the file.{hint}")
+        elif found[path].shape != shape:
+            here = found[path]
+            problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
+                            f"the config asks for {shape}.")  # fmt: skip
+    return problems
+
+
+def _pooling(family: Family, config: Any, head: HeadConfig | None) -> Pooling:
+    """How a source pools of which nothing says it: as its own head does, or by its pooler."""
     own = family.head_pooling(config)
     # An encoder of texts without a head answers by its pooler, and not at all without one; what writes texts never has one.
     writes = own == "last" or family.encoder is not None
     text, pooler = family.modality == "text", getattr(config, "pooler", False)
     answers = head is None and (pooler or not writes) if text else pooler
-    pooled = pooling or ("pooler" if answers else own)
-    origin = {"name": name, "family": family.name, **origin}
-    return Source(
-        name, family.name, config, head, leaves, tuple(unused), transform, pooled, normalise, origin, names=names,
-        tensors=tensors, towers=towers,
-    )  # fmt: skip
+    return "pooler" if answers else own
 
 
 _SHOWN = 12
@@ -128,8 +178,7 @@ def _head(
     names: Names,
     config: Any,
     found: Mapping[str, LazyLeaf],
-    labels: tuple[str, ...],
-    dropout: float,
+    described: Described,
 ) -> HeadConfig | None:
     """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
     model = names.language_model
@@ -137,13 +186,13 @@ def _head(
         return model
     if model is not None or "head/kernel" not in found:
         return None
-    n = found["head/kernel"].shape[1]
+    n, labels = found["head/kernel"].shape[1], described.labels
     if labels and len(labels) != n:
         raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
     return ClassifierConfig(
         labels or tuple(str(i) for i in range(n)),
         pooling=family.head_pooling(config),
-        dropout=dropout,
+        dropout=described.head_dropout,
         bias="head/bias" in found,
         hidden=family.head_hidden(config),
     )

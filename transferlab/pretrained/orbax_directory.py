@@ -22,7 +22,7 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.orbax import read_orbax, write_tree
 from transferlab.pretrained.formats.tensors import narrowed
 from transferlab.pretrained.leaves import LazyLeaf
-from transferlab.pretrained.matching import assemble
+from transferlab.pretrained.matching import Described, assemble
 from transferlab.pretrained.names import Name, Names
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
@@ -69,6 +69,10 @@ def from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         origin = {**described["origin"], "path": str(directory.resolve()), **origin}
     except FieldError as error:
         raise TransferlabError(f"{path}: {error}") from None
+    except TransferlabError as error:
+        # A config's or head's own; what is raised above names the file already.
+        named = str(error).startswith(str(path))
+        raise error if named else TransferlabError(f"{path}: not a readable description ({error})") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     if not _check_export(directory, lambda file: not _is_data(file)):
@@ -81,8 +85,11 @@ def from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
             transform = replace(transform, prompt=read_modules(directory).prompt)
     paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
     with reading(path):
-        source = assemble(name, family, config, tensors, origin, transform=transform, pooling=pooling,
-                           normalise=normalise, head=head, names=paths, towers=towers)  # fmt: skip
+        came = Described(transform, towers, pooling, normalise, head=head)
+        source = assemble(name, family, config, tensors, origin, came, paths)
+        if source.unused:
+            key = source.unused[0][0]
+            raise TransferlabError(f"{path}: '{key}' is in its tree, and not in the network that it describes.")
         leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
