@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from transferlab.pretrained.families.bert import bert_from_hf
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The models of these tests are tiny: nearly all their time was XLA optimising programs that run for a millisecond. Parity
 # with the origins, the README's own line and the benchmarks run what a user's machine compiles.
@@ -44,13 +46,12 @@ def write_bert(folder: Path, *, seed: int = 0, drop: tuple[str, ...] = (), **cha
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     from transferlab import trees
-    from transferlab.models import BertConfig
     from transferlab.pretrained.families.bert import bert_names
 
     folder.mkdir(parents=True, exist_ok=True)
     raw = {**TINY, **changes}
     (folder / "config.json").write_text(json.dumps(raw))
-    config = BertConfig.from_hf(raw)
+    config = bert_from_hf(raw)
     shapes = trees.flatten(trees.define(config.build()).params)
     rng = np.random.default_rng(seed)
     tensors = {}

@@ -16,6 +16,7 @@ import transferlab as tl
 from transferlab import trees
 from transferlab.models.mpnet import distance_buckets
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.families.modernbert import modernbert_from_hf
 from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -231,11 +232,11 @@ def test_published_sizes_are_not_the_origins() -> None:
 def test_an_old_modernbert_config_is_read_otherwise_than_the_origin_reads_it() -> None:
     old = {"model_type": "modernbert", "num_hidden_layers": 5, "global_attn_every_n_layers": 2, "global_rope_theta": 900.0,
            "local_rope_theta": 30.0, "reference_compile": False}  # fmt: skip
-    theirs, ours = transformers.ModernBertConfig(**old), tl.models.ModernBertConfig.from_hf(old)
+    theirs, ours = transformers.ModernBertConfig(**old), modernbert_from_hf(old)
     assert list(ours.kinds) == theirs.layer_types
     assert ours.global_rope_theta == theirs.rope_parameters["full_attention"]["rope_theta"] == 900.0
     assert ours.local_rope_theta == theirs.rope_parameters["sliding_attention"]["rope_theta"] == 30.0
-    assert tl.models.ModernBertConfig.from_hf(json.loads(theirs.to_json_string())) == ours
+    assert modernbert_from_hf(json.loads(theirs.to_json_string())) == ours
 
 
 @pytest.mark.parametrize(("case", "lost"), [("distilbert", "classifier."), ("mpnet", "pooler.dense.weight")])

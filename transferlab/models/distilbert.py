@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,7 +11,6 @@ from transferlab.bounds import Count, NonNegative, Rate
 from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, EncoderConfig, Layer, check_encoder
-from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
@@ -91,11 +88,6 @@ class DistilBertConfig:
     def base(cls) -> DistilBertConfig:
         """DistilBERT-base: 6 layers, 768 wide, 66 M parameters."""
         return cls()
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> DistilBertConfig:
-        """Read Hugging Face's ``config.json``. Sinusoidal positions are in the file as a table, like learned ones."""
-        return cls(**given_fields(cls, config))
 
     def build(self, head: ClassifierConfig | None = None) -> DistilBert:
         """Return the module; nothing is allocated."""

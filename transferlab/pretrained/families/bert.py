@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from transferlab.errors import TransferlabError
 from transferlab.models.bert import BertConfig
-from transferlab.models.fields import given_number
+from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
@@ -48,6 +49,22 @@ def bert_names(config: BertConfig) -> Names:
     )
 
 
+def bert_from_hf(raw: Mapping[str, Any]) -> BertConfig:
+    """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
+    refuse_decoders(raw)
+    return BertConfig(**given_fields(BertConfig, raw, without=("pooler",)))
+
+
+def refuse_decoders(raw: Mapping[str, Any]) -> None:
+    """Raise for fields of ``config.json`` that turn the origin's encoder into something else; each is named."""
+    kind = raw.get("position_embedding_type") or "absolute"
+    if kind != "absolute":
+        raise TransferlabError(f"config.json: position_embedding_type '{kind}' is not supported; only 'absolute'.")
+    for flag in ("is_decoder", "add_cross_attention"):
+        if raw.get(flag):
+            raise TransferlabError(f"config.json: {flag} is true; this model is an encoder.")
+
+
 def _adjust(config: BertConfig, found: set[str]) -> BertConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
@@ -73,7 +90,7 @@ BERT = Family(
     model_types=("bert",),
     architectures="",
     names=lambda config: (bert_names(config),),
-    from_hf=BertConfig.from_hf,
+    from_hf=bert_from_hf,
     from_timm=unread,
     adjust=_adjust,
     transform=lambda config: None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from transferlab.models.distilbert import DistilBertConfig
-from transferlab.models.fields import given_number
+from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.pretrained.families.bert import LEGACY
 from transferlab.pretrained.families.family import Family, unread
@@ -42,6 +43,11 @@ def distilbert_names(config: DistilBertConfig) -> Names:
     )
 
 
+def distilbert_from_hf(raw: Mapping[str, Any]) -> DistilBertConfig:
+    """Read Hugging Face's ``config.json``. Sinusoidal positions are in the file as a table, like learned ones."""
+    return DistilBertConfig(**given_fields(DistilBertConfig, raw))
+
+
 def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
     kind = "DistilBertModel" if head is None else "DistilBertForSequenceClassification"
     raw = {"architectures": [kind], "model_type": "distilbert", "pad_token_id": 0, **asdict(config)}
@@ -59,7 +65,7 @@ DISTILBERT = Family(
     model_types=("distilbert",),
     architectures="",
     names=lambda config: (distilbert_names(config),),
-    from_hf=DistilBertConfig.from_hf,
+    from_hf=distilbert_from_hf,
     from_timm=unread,
     adjust=lambda config, found: config,
     transform=lambda config: None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from typing import Any
 
+from transferlab.errors import TransferlabError
 from transferlab.models.gpt2 import GPT2Config
 from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.pretrained.families.decoders import language_model_heads, token_ids
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.families.llama import language_model_heads
 from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Name, Names, fused, with_prefix
 
 
@@ -51,6 +53,15 @@ def _both(path: str, key: str) -> list[Name]:
     return [Name(path, f"{key}.weight"), Name(f"{path.rpartition('/')[0]}/bias", f"{key}.bias")]
 
 
+def gpt2_from_hf(raw: Mapping[str, Any]) -> GPT2Config:
+    """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
+    if raw.get("add_cross_attention"):
+        raise TransferlabError("config.json: add_cross_attention is true; this GPT-2 has no encoder to attend to.")
+    names = {field.name for field in fields(GPT2Config)} - {"eos_token_id"}
+    given = {name: raw[name] for name in names if raw.get(name) is not None}
+    return GPT2Config(**given, eos_token_id=token_ids(raw.get("eos_token_id", 50256)))
+
+
 def _to_hf(config: GPT2Config, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     if isinstance(head, ClassifierConfig):
         architecture, key = "GPT2ForSequenceClassification", "score"
@@ -73,7 +84,7 @@ GPT2 = Family(
     model_types=("gpt2",),
     architectures="",
     names=lambda config: tuple(gpt2_names(config, head) for head in language_model_heads(config.tie_word_embeddings)),
-    from_hf=GPT2Config.from_hf,
+    from_hf=gpt2_from_hf,
     from_timm=unread,
     adjust=lambda config, found: config,
     transform=lambda config: None,

@@ -7,8 +7,10 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig, HeadConfig
-from transferlab.models.llama import MODEL_TYPES, LlamaConfig
+from transferlab.models.llama import LlamaConfig
+from transferlab.pretrained.families.decoders import language_model_heads
 from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.llama_config import MODEL_TYPES, llama_from_hf
 from transferlab.pretrained.families.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
@@ -57,12 +59,6 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
     )
 
 
-def language_model_heads(tied: bool) -> tuple[str, ...]:
-    """Which heads the files of a decoder may hold, the likeliest first."""
-    # A file may hold the head's kernel although its config ties it: then it is read, and seen to be the table or not.
-    return ("", "lm_head", "score") if tied else ("lm_head", "score")
-
-
 def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
     kind, name = _kind(config)
     base = name.removesuffix("Text")
@@ -99,7 +95,7 @@ def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any]
         raw["final_logit_softcapping"] = config.final_logit_softcapping
     if kind == "gemma3_text":
         raw["rope_local_base_freq"] = (config.local_rope or config.rope).rope_theta
-    if LlamaConfig.from_hf(raw) != config:
+    if llama_from_hf(raw) != config:
         raise TransferlabError(f"No model of Hugging Face's is what this config says; the nearest is '{kind}'.")
     names = llama_names(config, key)
     return raw, names if head is None else with_prefix(names, "model.", but=("head/",))
@@ -129,7 +125,7 @@ LLAMA = Family(
     model_types=MODEL_TYPES,
     architectures="",
     names=_tables,
-    from_hf=LlamaConfig.from_hf,
+    from_hf=llama_from_hf,
     from_timm=unread,
     adjust=lambda config, found: config,
     transform=lambda config: None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from transferlab.models.fields import given_number
+from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.mpnet import PAD, MPNetConfig
-from transferlab.pretrained.families.bert import LEGACY
+from transferlab.pretrained.families.bert import LEGACY, refuse_decoders
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
@@ -41,6 +42,16 @@ def mpnet_names(config: MPNetConfig) -> Names:
     )
 
 
+def mpnet_from_hf(raw: Mapping[str, Any]) -> MPNetConfig:
+    """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field.
+
+    What the file does not say is the origin's default, as for BERT: 512 positions, eps 1e-12.
+    """
+    refuse_decoders(raw)
+    absent = {"max_position_embeddings": 512, "layer_norm_eps": 1e-12}
+    return MPNetConfig(**{**absent, **given_fields(MPNetConfig, raw, without=("pooler",))})
+
+
 def _adjust(config: MPNetConfig, found: set[str]) -> MPNetConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
@@ -67,7 +78,7 @@ MPNET = Family(
     model_types=("mpnet",),
     architectures="",
     names=lambda config: (mpnet_names(config),),
-    from_hf=MPNetConfig.from_hf,
+    from_hf=mpnet_from_hf,
     from_timm=unread,
     adjust=_adjust,
     transform=lambda config: None,

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from transferlab.models.fields import given_number
+from transferlab.errors import TransferlabError
+from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.roberta import RobertaConfig
-from transferlab.pretrained.families.bert import LAYERS, LEGACY
+from transferlab.pretrained.families.bert import LAYERS, LEGACY, refuse_decoders
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
@@ -36,6 +37,24 @@ def roberta_names(config: RobertaConfig) -> Names:
             (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
         ),
     )
+
+
+def roberta_from_hf(raw: Mapping[str, Any]) -> RobertaConfig:
+    """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field.
+
+    What the file does not say is the origin's default, as for BERT: 512 positions, two token types, eps 1e-12.
+    """
+    refuse_decoders(raw)
+    if "pad_token_id" in raw and raw["pad_token_id"] is None:
+        raise TransferlabError("config.json: pad_token_id is null; positions are counted from it.")
+    vocabulary = 50265 if raw.get("model_type", "roberta") == "roberta" else 30522
+    absent = {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+    }
+    return RobertaConfig(**{**absent, **given_fields(RobertaConfig, raw, without=("pooler",))})
 
 
 def _adjust(config: RobertaConfig, found: set[str]) -> RobertaConfig:
@@ -65,7 +84,7 @@ ROBERTA = Family(
     model_types=("roberta", "xlm-roberta", "camembert"),
     architectures="",
     names=lambda config: (roberta_names(config),),
-    from_hf=RobertaConfig.from_hf,
+    from_hf=roberta_from_hf,
     from_timm=unread,
     adjust=_adjust,
     transform=lambda config: None,
