@@ -93,6 +93,20 @@ def test_a_key_that_the_network_has_no_leaf_for_is_dropped_without_a_word(tmp_pa
         tl.load(tmp_path / "norm")
 
 
+def test_an_export_of_before_its_configs_fields_had_other_names_is_lost(tmp_path: Path, caplog) -> None:
+    write(tmp_path / "distil", "distilbert")
+    source = tl.load(tmp_path / "distil")
+    out = save(source, tmp_path / "out", format="orbax")
+    described = json.loads((out / "transferlab.json").read_text())
+    described["config"] = {
+        "dim" if name == "hidden_size" else name: value for name, value in described["config"].items()
+    }
+    (out / "transferlab.json").write_text(json.dumps(described))
+    (out / MANIFEST).unlink()
+    again = tl.load(out)
+    assert again.config == source.config and "calls ['dim'] what is ['hidden_size'] now" in caplog.text
+
+
 def test_a_leaf_of_our_own_tree_that_its_description_lacks_is_dropped_without_a_word(tmp_path: Path) -> None:
     out = save(tl.load(write_bert(tmp_path / "bert")), tmp_path / "out", format="orbax")
     described = json.loads((out / "transferlab.json").read_text())
@@ -169,6 +183,8 @@ def test_a_head_over_tokens_is_taken_for_one_over_texts(tmp_path: Path) -> None:
     [
         ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ("roberta", {"is_decoder": True}, "is_decoder is true"),
+        ("distilbert", {"n_heads": 3}, r"config\.json: dim 8 is no multiple of n_heads 3"),
+        ("distilbert", {"n_layers": "two"}, r"config\.json: n_layers is 'two'"),
         ("roberta", {"pad_token_id": None}, "pad_token_id is null"),
         ("mpnet", {"relative_attention_num_buckets": 8}, "relative_attention_num_buckets is 8"),
         ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling .* is not supported"),

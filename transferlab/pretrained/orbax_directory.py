@@ -58,7 +58,15 @@ def from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         if described["format"] != 1:
             raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
         family = FAMILIES[described["family"]]
-        config = _dataclass_from(family.config, described["config"])
+        if old := family.old_fields.keys() & described["config"].keys():
+            _LOG.warning(
+                "%s: its config calls %s what is %s now.",
+                path,
+                sorted(old),
+                [family.old_fields[field] for field in sorted(old)],
+            )
+        renamed = {family.old_fields.get(field, field): value for field, value in described["config"].items()}
+        config = _dataclass_from(family.config, renamed)
         head = None if described["head"] is None else dict(described["head"])
         if head is not None:
             head = _dataclass_from(_HEADS[head.pop("kind")], head)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from transferlab.errors import TransferlabError
 from transferlab.models.distilbert import DistilBertConfig
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
@@ -43,14 +44,33 @@ def distilbert_names(config: DistilBertConfig) -> Names:
     )
 
 
+_FIELDS: dict[str, tuple[str, type]] = {
+    "dim": ("hidden_size", int),
+    "n_layers": ("num_hidden_layers", int),
+    "n_heads": ("num_attention_heads", int),
+    "hidden_dim": ("intermediate_size", int),
+    "activation": ("hidden_act", str),
+    "dropout": ("hidden_dropout_prob", float),
+    "attention_dropout": ("attention_probs_dropout_prob", float),
+}
+"""What Hugging Face's ``config.json`` calls fields that other encoders have too, with their types."""
+
+
 def distilbert_from_hf(raw: Mapping[str, Any]) -> DistilBertConfig:
     """Read Hugging Face's ``config.json``. Sinusoidal positions are in the file as a table, like learned ones."""
-    return DistilBertConfig(**given_fields(DistilBertConfig, raw))
+    own = given_fields({name: kind for name, (_, kind) in _FIELDS.items()}, raw)
+    dim, heads = own.get("dim", DistilBertConfig.hidden_size), own.get("n_heads", DistilBertConfig.num_attention_heads)
+    if heads > 0 and dim % heads:
+        raise TransferlabError(f"config.json: dim {dim} is no multiple of n_heads {heads}.")
+    shared = given_fields(DistilBertConfig, raw, without=[ours for ours, _ in _FIELDS.values()])
+    return DistilBertConfig(**{_FIELDS[name][0]: value for name, value in own.items()}, **shared)
 
 
 def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
     kind = "DistilBertModel" if head is None else "DistilBertForSequenceClassification"
-    raw = {"architectures": [kind], "model_type": "distilbert", "pad_token_id": 0, **asdict(config)}
+    theirs = {ours: name for name, (ours, _) in _FIELDS.items()}
+    fields = {theirs.get(name, name): value for name, value in asdict(config).items()}
+    raw = {"architectures": [kind], "model_type": "distilbert", "pad_token_id": 0, **fields}
     names = distilbert_names(config)
     if head is None:
         return raw, names
@@ -73,4 +93,5 @@ DISTILBERT = Family(
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
     head_hidden=lambda config: Hidden("relu", stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
+    old_fields={name: ours for name, (ours, _) in _FIELDS.items()},
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class Family:
         input_kernel: path of the kernel (height, width, channels, out) that reads pixels; it can be resized for pictures
             of other channels where the config has ``num_channels``, and for other patches where it has ``patch_size``.
         encoder: config → that of the encoder alone, where a decoder follows.
+        old_fields: what fields of its config were called in descriptions that were written before, and what they are now.
         vocabulary: path of the table that has a row for each token; a language model's head may have one too.
     """
 
@@ -80,6 +81,7 @@ class Family:
     input_kernel: str = ""
     encoder: Callable[[Any], Any] | None = None
     vocabulary: str = "embed/word/embedding"
+    old_fields: Mapping[str, str] = field(default_factory=dict)
     gguf_architectures: tuple[str, ...] = ()
     from_gguf: Callable[[Gguf], Any] = unread
 
