@@ -90,7 +90,8 @@ VIT_DIALECTS = {
 
 def vit_config(raw: dict):
     """The config that either dialect's config.json says."""
-    from transferlab.pretrained.families.vit import vit_from_hf, vit_from_timm
+    from transferlab.pretrained.families.vit import vit_from_hf
+    from transferlab.pretrained.families.vit_timm import vit_from_timm
     from transferlab.pretrained.timm import TimmConfig
 
     return vit_from_timm(TimmConfig.read(raw)) if "architecture" in raw else vit_from_hf(raw)

@@ -22,7 +22,8 @@ from transferlab.pretrained.families.clip import (
     clip_to_hf,
     text_tower_from_hf,
 )
-from transferlab.pretrained.families.vit import vit_from_hf, vit_from_timm
+from transferlab.pretrained.families.vit import vit_from_hf
+from transferlab.pretrained.families.vit_timm import vit_from_timm
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
 

@@ -20,10 +20,10 @@ from transferlab.pretrained.families.vit import (
     TOWER,
     vision_tower_from_hf,
     vision_tower_to_hf,
-    vit_from_timm,
     vit_names,
     vit_transform,
 )
+from transferlab.pretrained.families.vit_timm import vit_from_timm
 from transferlab.pretrained.names import BUFFER, SAME, Layout, Name, Names, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.rules import leaves_of, named
