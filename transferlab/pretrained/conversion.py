@@ -19,7 +19,7 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.safetensors import safetensors_metadata
 from transferlab.pretrained.formats.tensors import LazyTensor, narrowed
 from transferlab.pretrained.leaves import LazyLeaf
-from transferlab.pretrained.names import Name, Names, by_key
+from transferlab.pretrained.names import Entry, NameTable, entries_by_key
 from transferlab.pretrained.source import Source
 
 
@@ -32,7 +32,7 @@ def native(source: Source, kind: str, sized: bool) -> tuple[dict[str, Any], dict
     assert source.raw is not None and source.names is not None
     raw: dict[str, Any] = json.loads(json.dumps(source.raw))
     by_path = {name.path: name for name in source.names.names}
-    groups: dict[str, list[tuple[Name, LazyLeaf]]] = {}
+    groups: dict[str, list[tuple[Entry, LazyLeaf]]] = {}
     for path, leaf in source.leaves.items():
         if path not in by_path:
             raise TransferlabError(
@@ -115,9 +115,9 @@ def converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Lazy
     return raw, _by_names(source, names)
 
 
-def _by_names(source: Source, names: Names) -> dict[str, LazyTensor]:
+def _by_names(source: Source, names: NameTable) -> dict[str, LazyTensor]:
     out = {}
-    for key, parts in by_key(names).items():
+    for key, parts in entries_by_key(names).items():
         given = [(name, source.leaves[name.path]) for name in parts if name.path in source.leaves]
         if given and len(given) < len(parts):
             raise TransferlabError(f"The key '{key}' cannot be written: a part of it is missing.")
@@ -128,7 +128,7 @@ def _by_names(source: Source, names: Names) -> dict[str, LazyTensor]:
     return out
 
 
-def _joined(parts: list[tuple[Name, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
+def _joined(parts: list[tuple[Entry, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     """One tensor of the file from the leaves that it fuses; it is made when it is read."""
     parts = sorted(parts, key=lambda part: part[0].layout.part)
     shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]

@@ -24,7 +24,7 @@ from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.formats.weights import read_any, read_directory, read_entry
 from transferlab.pretrained.matching import Described, assemble, hits
-from transferlab.pretrained.names import Name, Names
+from transferlab.pretrained.names import Entry, NameTable
 from transferlab.pretrained.orbax_directory import DESCRIPTION, from_orbax
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
@@ -59,7 +59,7 @@ def from_tree(directory: Path, name: str, config: Any) -> Source:
     tensors, family = read_orbax(directory), family_of(config)
     tables = (
         replace(
-            table, names=tuple(Name(name.path, name.path) for name in table.names),
+            table, names=tuple(Entry(name.path, name.path) for name in table.names),
             prefixes=("params/", "state/", "model/"), renames=(("/value", ""),),
             ignored=((r"(opt_state|optimizer|step|rng|rngs)(/.*)?", "the state of the training run, no parameter"),),
         )
@@ -90,7 +90,7 @@ def _bare(
     config: Any,
     tensors: Mapping[str, LazyTensor],
     path: Path,
-    names: Names | None = None,
+    names: NameTable | None = None,
 ) -> Source:
     """Weights that came alone: preprocessing is the family's own, and texts are pooled by their mean."""
     transform, towers = family.transform(config), {}

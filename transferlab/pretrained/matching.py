@@ -15,7 +15,7 @@ from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.leaves import LazyLeaf
-from transferlab.pretrained.names import Names, by_key
+from transferlab.pretrained.names import NameTable, entries_by_key
 from transferlab.pretrained.source import Source, Transform
 from transferlab.pretrained.transforms import with_channels
 from transferlab.pretrained.wrapped import AVERAGED, unwrapped
@@ -53,7 +53,7 @@ def assemble(
     tensors: Mapping[str, LazyTensor],
     origin: dict[str, Any],
     described: Described,
-    names: Names | None = None,
+    names: NameTable | None = None,
 ) -> Source:
     """Match the name rules to the file: every leaf filled, every key accounted for, or one error with all of it.
 
@@ -122,7 +122,7 @@ def assemble(
 
 
 def _misfits(
-    names: Names,
+    names: NameTable,
     wanted: Mapping[str, tuple[int, ...]],
     found: Mapping[str, LazyLeaf],
     tensors: Mapping[str, LazyTensor],
@@ -175,7 +175,7 @@ _BLOCK = 1 << 20
 def _head(
     name: str,
     family: Family,
-    names: Names,
+    names: NameTable,
     config: Any,
     found: Mapping[str, LazyLeaf],
     described: Described,
@@ -198,14 +198,14 @@ def _head(
     )
 
 
-def hits(names: Names, tensors: Mapping[str, LazyTensor]) -> int:
+def hits(names: NameTable, tensors: Mapping[str, LazyTensor]) -> int:
     """Return how many leaves a table finds among the tensors."""
     return len(_match(names, tensors)[0])
 
 
-def _match(names: Names, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
+def _match(names: NameTable, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
     """Return ({path: leaf}, keys left over). Prefixes may be there or not; old suffixes are renamed."""
-    table = by_key(names)
+    table = entries_by_key(names)
     found: dict[str, LazyLeaf] = {}
     leftover = []
     for key, tensor in tensors.items():

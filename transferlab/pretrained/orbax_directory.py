@@ -23,7 +23,7 @@ from transferlab.pretrained.formats.orbax import read_orbax, write_tree
 from transferlab.pretrained.formats.tensors import narrowed
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.matching import Described, assemble
-from transferlab.pretrained.names import Name, Names
+from transferlab.pretrained.names import Entry, NameTable
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.transforms import read_transforms
@@ -91,7 +91,7 @@ def from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     if isinstance(transform, TextTransform):
         with reading(directory / MODULES):
             transform = replace(transform, prompt=read_modules(directory).prompt)
-    paths = Names(tuple(Name(leaf, leaf) for leaf in tensors))
+    paths = NameTable(tuple(Entry(leaf, leaf) for leaf in tensors))
     with reading(path):
         came = Described(transform, towers, pooling, normalise, head=head)
         source = assemble(name, family, config, tensors, origin, came, paths)

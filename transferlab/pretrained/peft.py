@@ -29,7 +29,7 @@ from transferlab.pretrained.formats.safetensors import read_safetensors, write_s
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.leaves import LazyLeaf
-from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
+from transferlab.pretrained.names import SAME, Entry, NameTable, entries_by_key, with_prefix
 from transferlab.pretrained.new_directory import new_directory
 from transferlab.pretrained.peft_modules import KERNEL, LABELS, modules_to_save, read_labels, with_modules
 from transferlab.pretrained.registry import REGISTRY
@@ -202,13 +202,16 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which the adapter goes by.")
     # Adapters of transformers 4 name modules as the files do.
     tables = [
-        (table, {_module_key(key, source): parts for key, parts in by_key(table).items()} | by_key(table))
+        (
+            table,
+            {_module_key(key, source): parts for key, parts in entries_by_key(table).items()} | entries_by_key(table),
+        )
         for table in source.dialect()
     ]
     wanted = {part: key for part, key in _PARTS.items() if config.use_dora or part != "magnitude_vector"}
     halves: dict[str, dict[str, LazyTensor]] = {}
     replaced: dict[str, LazyLeaf] = {}
-    heads: list[Names] = []
+    heads: list[NameTable] = []
     for key, tensor in tensors.items():
         module, half, rest = key.partition(".lora_")
         if half:
@@ -266,7 +269,7 @@ def _array(leaf: LazyLeaf, path: str, source: Source) -> np.ndarray:
     return array
 
 
-def _kernel(name: Name, source: Source, arrays: Mapping[str, np.ndarray]) -> Any:
+def _kernel(name: Entry, source: Source, arrays: Mapping[str, np.ndarray]) -> Any:
     """The kernel that an adapter is beside, of a tied head the table; None where the base has none."""
     if name.path in arrays:
         return arrays[name.path]
@@ -284,8 +287,8 @@ def _module_key(key: str, source: Source) -> str:
 
 
 def _names(
-    key: str, tables: list[tuple[Names, dict[str, tuple[Name, ...]]]], file: Path
-) -> tuple[Names, tuple[Name, ...]]:
+    key: str, tables: list[tuple[NameTable, dict[str, tuple[Entry, ...]]]], file: Path
+) -> tuple[NameTable, tuple[Entry, ...]]:
     """The leaves that a key fills, and the table of names that says so."""
     for names, table in tables:
         plain = key
@@ -299,7 +302,7 @@ def _names(
 
 
 def _pair(
-    name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any
+    name: Entry, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any
 ) -> Pair:
     a, b, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
     where = f"{a.file}: the adapter of '{module}'"

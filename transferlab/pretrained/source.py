@@ -26,7 +26,7 @@ from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.inputs import check_inputs, token_table
 from transferlab.pretrained.leaves import LazyLeaf
-from transferlab.pretrained.names import SAME, Names
+from transferlab.pretrained.names import SAME, NameTable
 from transferlab.pretrained.resizing import Resizable, replace_tokenizer, resize_inputs
 
 Transform = TextTransform | ImageTransform | AudioTransform
@@ -69,7 +69,7 @@ class Source:
     origin: dict[str, Any] = field(repr=False)
     dtype: str = field(default="float32", repr=False)
     raw: Mapping[str, Any] | None = field(default=None, repr=False)
-    names: Names | None = field(default=None, repr=False)
+    names: NameTable | None = field(default=None, repr=False)
     tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
     files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
     towers: Mapping[str, Transform | None] = field(default_factory=dict, repr=False)
@@ -298,7 +298,7 @@ class Source:
         """Whether the head's kernel is the table of tokens."""
         return isinstance(self.head, LanguageModelConfig) and self.head.tied
 
-    def names_for(self, head: HeadConfig | None) -> Names | None:
+    def names_for(self, head: HeadConfig | None) -> NameTable | None:
         """The table of names that the origin's files with this head follow: each kind of head has a key of its own."""
         names = self.names
         if names is None or head is None or _names_head(names, head):
@@ -308,7 +308,7 @@ class Source:
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
         return fitting[0] if fitting else None
 
-    def dialect(self) -> tuple[Names, ...]:
+    def dialect(self) -> tuple[NameTable, ...]:
         """The tables that name all but the head as this source's does, its own first."""
         if self.names is None:
             return ()
@@ -422,14 +422,14 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
     return evaluate
 
 
-def _names_head(names: Names, head: HeadConfig) -> bool:
+def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold such a head."""
     if isinstance(head, ClassifierConfig):
         return names.language_model is None
     return names.language_model is not None and names.language_model.tied == head.tied
 
 
-def _backbone(names: Names) -> set[tuple[str, str]]:
+def _backbone(names: NameTable) -> set[tuple[str, str]]:
     return {(name.path, name.key) for name in names.names if not name.path.startswith("head/")}
 
 

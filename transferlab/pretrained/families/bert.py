@@ -11,7 +11,7 @@ from transferlab.models.bert import BertConfig
 from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 
 LAYERS = """
@@ -35,9 +35,9 @@ LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm
 """Suffixes of old files."""
 
 
-def bert_names(config: BertConfig) -> Names:
+def bert_names(config: BertConfig) -> NameTable:
     """Return the table for this config."""
-    return Names(
+    return NameTable(
         named(RULES, leaves_of(config)),
         prefixes=("bert.",),
         renames=LEGACY,
@@ -69,7 +69,7 @@ def _adjust(config: BertConfig, found: set[str]) -> BertConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
 
-def _to_hf(config: BertConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: BertConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
     kind = "BertModel" if head is None else "BertForSequenceClassification"
     raw = {"architectures": [kind], "model_type": "bert", "pad_token_id": 0, **fields}

@@ -17,7 +17,7 @@ from transferlab.errors import TransferlabError
 from transferlab.models.clip import ClipConfig, TextTowerConfig
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.formats.tensors import LazyTensor
-from transferlab.pretrained.names import SAME, Layout, Name, Names, squeezed
+from transferlab.pretrained.names import SAME, Entry, Layout, NameTable, squeezed
 
 Shape = tuple[int, ...]
 
@@ -40,13 +40,15 @@ _BLOCKS = (OLD, NEW, replace(NEW, stacked=True), replace(OLD, stacked=True))
 _POSITIONS = ("pos_embedding", "Transformer/posembed_input/pos_embedding")
 
 
-def vit_tables(config: ViTConfig) -> tuple[Names, ...]:
+def vit_tables(config: ViTConfig) -> tuple[NameTable, ...]:
     """Return a table for each way in which such a file may call a Vision Transformer's leaves."""
     tables = [_vision(config, blocks, position) for blocks in _BLOCKS for position in _POSITIONS]
-    return tuple(Names(tuple(names), ("opt/target/", "params/img/", "params/"), ignored=_IGNORED) for names in tables)
+    return tuple(
+        NameTable(tuple(names), ("opt/target/", "params/img/", "params/"), ignored=_IGNORED) for names in tables
+    )
 
 
-def clip_tables(config: ClipConfig) -> tuple[Names, ...]:
+def clip_tables(config: ClipConfig) -> tuple[NameTable, ...]:
     """Return a table for each way in which such a file may call the leaves of two towers, as SigLIP's."""
     tables = []
     for blocks in (NEW, replace(NEW, stacked=True)):
@@ -56,26 +58,26 @@ def clip_tables(config: ClipConfig) -> tuple[Names, ...]:
             if not name.path.startswith("head/")
         ]
         names += [replace(n, path=f"text/{n.path}", key=f"txt/{n.key}") for n in _text(config.text, blocks)]
-        names += [Name("logit_scale", "t", squeezed(1)), Name("logit_bias", "b", squeezed(1))]
-        tables.append(Names(tuple(names), ("opt/target/", "params/"), ignored=_IGNORED))
+        names += [Entry("logit_scale", "t", squeezed(1)), Entry("logit_bias", "b", squeezed(1))]
+        tables.append(NameTable(tuple(names), ("opt/target/", "params/"), ignored=_IGNORED))
     return tuple(tables)
 
 
-def _vision(config: ViTConfig, blocks: Blocks, position: str) -> list[Name]:
+def _vision(config: ViTConfig, blocks: Blocks, position: str) -> list[Entry]:
     names = [
-        Name("embed/patch/kernel", "embedding/kernel"),
-        Name("embed/patch/bias", "embedding/bias"),
-        Name("embed/position", position, squeezed(1)),
+        Entry("embed/patch/kernel", "embedding/kernel"),
+        Entry("embed/patch/bias", "embedding/bias"),
+        Entry("embed/position", position, squeezed(1)),
     ]
     if config.class_token:
-        names.append(Name("embed/class_token", "cls", squeezed(2)))
+        names.append(Entry("embed/class_token", "cls", squeezed(2)))
     names += _encoder(blocks, "Transformer", config.num_hidden_layers, config.num_attention_heads)
     if config.pooler and config.pooler_kind == "attention":
         there = "MAPHead_0"
-        names.append(Name("pooler/probe", f"{there}/probe", squeezed(2)))
+        names.append(Entry("pooler/probe", f"{there}/probe", squeezed(2)))
         attention = f"{there}/{NEW.attention}"
         names += [
-            Name(f"pooler/attention/{path}", key, layout)
+            Entry(f"pooler/attention/{path}", key, layout)
             for path, key, layout in _attention(attention, config.num_attention_heads)
         ]
         names += _pair("pooler/mlp/norm", f"{there}/LayerNorm_0", "scale")
@@ -86,19 +88,19 @@ def _vision(config: ViTConfig, blocks: Blocks, position: str) -> list[Name]:
     return names + _pair("head", "head")
 
 
-def _text(config: TextTowerConfig, blocks: Blocks) -> list[Name]:
+def _text(config: TextTowerConfig, blocks: Blocks) -> list[Entry]:
     return [
-        Name("embed/word/embedding", "Embed_0/embedding"),
-        Name("embed/position/embedding", "pos_embedding", squeezed(1)),
+        Entry("embed/word/embedding", "Embed_0/embedding"),
+        Entry("embed/position/embedding", "pos_embedding", squeezed(1)),
         *_encoder(blocks, "Encoder_0", config.num_hidden_layers, config.num_attention_heads),
         *_pair("projection", "head"),
     ]
 
 
-def _encoder(blocks: Blocks, there: str, layers: int, heads: int) -> list[Name]:
+def _encoder(blocks: Blocks, there: str, layers: int, heads: int) -> list[Entry]:
     parts = [
         *_pair("attention/norm", "LayerNorm_0", "scale"),
-        *(Name(f"attention/{path}", key, layout) for path, key, layout in _attention(blocks.attention, heads)),
+        *(Entry(f"attention/{path}", key, layout) for path, key, layout in _attention(blocks.attention, heads)),
         *_pair("mlp/norm", blocks.second_norm, "scale"),
         *_pair("mlp/up", f"{blocks.mlp}/Dense_0"),
         *_pair("mlp/down", f"{blocks.mlp}/Dense_1"),
@@ -110,7 +112,7 @@ def _encoder(blocks: Blocks, there: str, layers: int, heads: int) -> list[Name]:
                 key, layout = f"{there}/encoderblock/{part.key}", stacked(part.layout, i, layers)
             else:
                 key, layout = f"{there}/encoderblock_{i}/{part.key}", part.layout
-            names.append(Name(f"layers/{i}/{part.path}", key, layout))
+            names.append(Entry(f"layers/{i}/{part.path}", key, layout))
     return names + _pair("norm", f"{there}/encoder_norm", "scale")
 
 
@@ -124,8 +126,8 @@ def _attention(there: str, heads: int) -> list[tuple[str, str, Layout]]:
     return out
 
 
-def _pair(path: str, key: str, first: str = "kernel") -> list[Name]:
-    return [Name(f"{path}/{first}", f"{key}/{first}"), Name(f"{path}/bias", f"{key}/bias")]
+def _pair(path: str, key: str, first: str = "kernel") -> list[Entry]:
+    return [Entry(f"{path}/{first}", f"{key}/{first}"), Entry(f"{path}/bias", f"{key}/bias")]
 
 
 def by_head(heads: int, axis: int) -> Layout:

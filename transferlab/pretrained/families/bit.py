@@ -12,23 +12,23 @@ from transferlab.errors import TransferlabError
 from transferlab.models.bit import BitConfig
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, squeezed, with_prefix
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, squeezed, with_prefix
 from transferlab.pretrained.timm import TimmConfig
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
-def bit_names(config: BitConfig, dialect: Dialect) -> Names:
+def bit_names(config: BitConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
     npz, hf = dialect == "authors", dialect == "hf"
 
-    def conv(path: str, key: str) -> Name:
-        return Name(f"{path}/kernel", f"{key}/standardized_conv2d/kernel" if npz else f"{key}.weight",
+    def conv(path: str, key: str) -> Entry:
+        return Entry(f"{path}/kernel", f"{key}/standardized_conv2d/kernel" if npz else f"{key}.weight",
                     SAME if npz else CONV)  # fmt: skip
 
-    def norm(path: str, key: str) -> list[Name]:
+    def norm(path: str, key: str) -> list[Entry]:
         scale, bias = (f"{key}/group_norm/gamma", f"{key}/group_norm/beta") if npz else (f"{key}.weight", f"{key}.bias")
-        return [Name(f"{path}/scale", scale.lstrip("/")), Name(f"{path}/bias", bias.lstrip("/"))]
+        return [Entry(f"{path}/scale", scale.lstrip("/")), Entry(f"{path}/bias", bias.lstrip("/"))]
 
     names = [conv("stem/conv", {"authors": "root_block", "timm": "stem.conv", "hf": "embedder.convolution"}[dialect])]
     for s, depth in enumerate(config.depths):
@@ -47,8 +47,8 @@ def bit_names(config: BitConfig, dialect: Dialect) -> Names:
     names += norm("norm", "" if npz else "norm")
     head = {"authors": "head/conv2d/{}", "timm": "head.fc.{}", "hf": "classifier.1.{}"}[dialect]
     kernel, layout = ("kernel", squeezed(2)) if npz else ("weight", LINEAR if hf else POINTWISE)
-    names += [Name("head/kernel", head.format(kernel), layout), Name("head/bias", head.format("bias"))]
-    return Names(tuple(names), {"authors": ("resnet/",), "timm": (), "hf": ("bit.",)}[dialect])
+    names += [Entry("head/kernel", head.format(kernel), layout), Entry("head/bias", head.format("bias"))]
+    return NameTable(tuple(names), {"authors": ("resnet/",), "timm": (), "hf": ("bit.",)}[dialect])
 
 
 def bit_from_hf(raw: Mapping[str, Any]) -> BitConfig:
@@ -64,7 +64,7 @@ def bit_from_hf(raw: Mapping[str, Any]) -> BitConfig:
     return BitConfig(drop_path=float(raw.get("drop_path_rate") or 0.0), **given)
 
 
-def _to_hf(config: BitConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: BitConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     raw = {
         "architectures": ["BitModel" if head is None else "BitForImageClassification"],
         "model_type": "bit",

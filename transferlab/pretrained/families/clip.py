@@ -24,7 +24,7 @@ from transferlab.pretrained.families.vit import (
     vit_transform,
 )
 from transferlab.pretrained.families.vit_timm import vit_from_timm
-from transferlab.pretrained.names import BUFFER, SAME, Layout, Name, Names, squeezed, with_prefix
+from transferlab.pretrained.names import BUFFER, SAME, Entry, Layout, NameTable, squeezed, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig, square
@@ -49,27 +49,27 @@ same      projection/kernel                             text_projection
 }
 
 
-def text_names(config: TextTowerConfig, dialect: Dialect) -> Names:
+def text_names(config: TextTowerConfig, dialect: Dialect) -> NameTable:
     """Return the text tower's table in one of the dialects, its keys as they stand in a file of this tower alone."""
     text = _TEXT_TOWERS[dialect]
     if config.projection_bias:
         text = f"linear projection {'head' if dialect == 'clip' else 'text_projection'}\n{text}"
     ignored = ((r"(text_model\.)?embeddings\.position_ids", BUFFER),)
-    return Names(named(text, leaves_of(config)), ("text_model.",), ignored=ignored)
+    return NameTable(named(text, leaves_of(config)), ("text_model.",), ignored=ignored)
 
 
-def clip_names(config: ClipConfig) -> tuple[Names, ...]:
+def clip_names(config: ClipConfig) -> tuple[NameTable, ...]:
     """Return the tables of both towers: Hugging Face's, and open_clip's with the text tower inside or beside, or timm's."""
     tables = [_hf_names(config)]
     trunk = [name for name in vit_names(config.vision, "timm").names if not name.path.startswith("head/")]
     text = text_names(config.text, "open_clip").names
     for vision, before in ((vit_names(config.vision, "open_clip").names, "visual."), (trunk, "visual.trunk.")):
         for inside in ("", "text."):
-            tables.append(_both(Names(tuple(vision)), before, Names(text), inside, SAME))
+            tables.append(_both(NameTable(tuple(vision)), before, NameTable(text), inside, SAME))
     return tuple(tables)
 
 
-def _hf_names(config: ClipConfig) -> Names:
+def _hf_names(config: ClipConfig) -> NameTable:
     # CLIP's projections stand beside the towers; SigLIP's stands inside, and its scalars have an axis.
     beside = () if config.text.projection_bias else ("projection/",)
     vision, text = vit_names(config.vision, "clip"), text_names(config.text, "clip")
@@ -77,16 +77,18 @@ def _hf_names(config: ClipConfig) -> Names:
     return _both(vision, "vision_model.", text, "text_model.", layout, beside)
 
 
-def _both(vision: Names, before: str, text: Names, inside: str, scalar: Layout, beside: tuple[str, ...] = ()) -> Names:
+def _both(
+    vision: NameTable, before: str, text: NameTable, inside: str, scalar: Layout, beside: tuple[str, ...] = ()
+) -> NameTable:
     """Both towers' tables as one, their keys behind these prefixes but for the paths that begin with ``beside``."""
     names = [replace(n, path=f"vision/{n.path}") for n in with_prefix(vision, before, but=beside).names]
     names += [replace(n, path=f"text/{n.path}") for n in with_prefix(text, inside, but=beside).names]
-    names += [Name(path, path, scalar) for path in ("logit_scale", "logit_bias")]
+    names += [Entry(path, path, scalar) for path in ("logit_scale", "logit_bias")]
     ignored = (
         (r"(text_model|vision_model)\.embeddings\.position_ids", BUFFER),
         (r"(text\.)?attn_mask", BUFFER),
     )
-    return Names(tuple(names), ("module.",), ignored=ignored)
+    return NameTable(tuple(names), ("module.",), ignored=ignored)
 
 
 def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
@@ -137,7 +139,7 @@ def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
     )  # fmt: skip
 
 
-def text_tower_to_hf(config: TextTowerConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+def text_tower_to_hf(config: TextTowerConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     """Return Hugging Face's ``config.json`` of CLIP's or SigLIP's text tower, and the names of its leaves."""
     if head is not None:
         raise TransferlabError("Hugging Face's CLIP and SigLIP have no text classifier; write the format 'orbax'.")
@@ -165,7 +167,7 @@ def text_tower_to_hf(config: TextTowerConfig, head: HeadConfig | None) -> tuple[
     return raw, with_prefix(names, "text_model.", but=("projection/",))
 
 
-def clip_to_hf(config: ClipConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+def clip_to_hf(config: ClipConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     """Return Hugging Face's ``config.json`` of both towers, and the names of their leaves."""
     vision, text = vision_tower_to_hf(config.vision, None)[0], text_tower_to_hf(config.text, None)[0]
     kinds = vision["model_type"].removesuffix("_vision_model"), text["model_type"].removesuffix("_text_model")

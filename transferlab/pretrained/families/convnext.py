@@ -11,13 +11,13 @@ from transferlab.errors import TransferlabError
 from transferlab.models.convnext import ConvNeXtConfig
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Name, Names, norm, squeezed, with_prefix
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, norm, squeezed, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
-def convnext_names(config: ConvNeXtConfig, dialect: Dialect) -> Names:
+def convnext_names(config: ConvNeXtConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
     timm, hf = dialect == "timm", dialect == "hf"
     if hf:
@@ -40,10 +40,10 @@ def convnext_names(config: ConvNeXtConfig, dialect: Dialect) -> Names:
             names += _block(config, dialect, f"stages/{s}/{b}", there)
     names += norm("norm", "head.norm" if timm else "layernorm" if hf else "norm")
     names += _map("head", "head.fc" if timm else "classifier" if hf else "head", LINEAR)
-    return Names(tuple(names), ("convnextv2.", "convnext.") if hf else ())
+    return NameTable(tuple(names), ("convnextv2.", "convnext.") if hf else ())
 
 
-def _block(config: ConvNeXtConfig, dialect: Dialect, here: str, there: str) -> list[Name]:
+def _block(config: ConvNeXtConfig, dialect: Dialect, here: str, there: str) -> list[Entry]:
     timm, hf = dialect == "timm", dialect == "hf"
     up, down = ("mlp.fc1", "mlp.fc2") if timm else ("pwconv1", "pwconv2")
     layout = POINTWISE if timm and config.conv_mlp else LINEAR
@@ -54,18 +54,18 @@ def _block(config: ConvNeXtConfig, dialect: Dialect, here: str, there: str) -> l
         *_map(f"{here}/down", f"{there}.{down}", layout),
     ]
     if config.layer_scale_init_value is not None:
-        names.append(Name(f"{here}/layer_scale", f"{there}.{'layer_scale_parameter' if hf else 'gamma'}"))
+        names.append(Entry(f"{here}/layer_scale", f"{there}.{'layer_scale_parameter' if hf else 'gamma'}"))
     if config.response_norm:
         parts = ("mlp.grn.weight", "mlp.grn.bias") if timm else ("grn.weight", "grn.bias") if hf else (
             "grn.gamma", "grn.beta",
         )  # fmt: skip
         for leaf, key in zip(("scale", "bias"), parts, strict=True):
-            names.append(Name(f"{here}/response_norm/{leaf}", f"{there}.{key}", SAME if timm else squeezed(3)))
+            names.append(Entry(f"{here}/response_norm/{leaf}", f"{there}.{key}", SAME if timm else squeezed(3)))
     return names
 
 
-def _map(path: str, key: str, layout: Any) -> list[Name]:
-    return [Name(f"{path}/kernel", f"{key}.weight", layout), Name(f"{path}/bias", f"{key}.bias")]
+def _map(path: str, key: str, layout: Any) -> list[Entry]:
+    return [Entry(f"{path}/kernel", f"{key}.weight", layout), Entry(f"{path}/bias", f"{key}.bias")]
 
 
 _HF = ("num_channels", "hidden_act", "initializer_range", "layer_norm_eps")
@@ -89,7 +89,7 @@ def convnext_from_hf(raw: Mapping[str, Any]) -> ConvNeXtConfig:
     return replace(config, layer_scale_init_value=gains if gains and gains > 0 else None)
 
 
-def _to_hf(config: ConvNeXtConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: ConvNeXtConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     """What Hugging Face's classes cannot have is an error that names the field."""
     second = config.response_norm
     kind, name = ("convnextv2", "ConvNextV2") if second else ("convnext", "ConvNext")

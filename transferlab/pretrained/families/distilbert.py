@@ -12,7 +12,7 @@ from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.pretrained.families.bert import LEGACY
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 
 RULES = """
@@ -27,9 +27,9 @@ linear? head                                    classifier
 """
 
 
-def distilbert_names(config: DistilBertConfig) -> Names:
+def distilbert_names(config: DistilBertConfig) -> NameTable:
     """Return the table for this config."""
-    return Names(
+    return NameTable(
         named(RULES, leaves_of(config)),
         prefixes=("distilbert.",),
         renames=LEGACY,
@@ -66,7 +66,7 @@ def distilbert_from_hf(raw: Mapping[str, Any]) -> DistilBertConfig:
     return DistilBertConfig(**{_FIELDS[name][0]: value for name, value in own.items()}, **shared)
 
 
-def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     kind = "DistilBertModel" if head is None else "DistilBertForSequenceClassification"
     theirs = {ours: name for name, (ours, _) in _FIELDS.items()}
     fields = {theirs.get(name, name): value for name, value in asdict(config).items()}

@@ -10,15 +10,15 @@ from transferlab.errors import TransferlabError
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.models.fields import given_number
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm
 from transferlab.pretrained.timm import TimmConfig
 
 
-def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "timm"]) -> Names:
+def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "timm"]) -> NameTable:
     """Return the table for this config in one of the two dialects."""
     port = dialect == "port"
     names = [
-        Name("stem/conv/kernel", "_conv_stem.weight" if port else "conv_stem.weight", CONV),
+        Entry("stem/conv/kernel", "_conv_stem.weight" if port else "conv_stem.weight", CONV),
         *batch_norm("stem/norm", "_bn0" if port else "bn1"),
     ]
     number = 0
@@ -40,21 +40,21 @@ def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "tim
                 "project_norm": "_bn2" if port else "bn2" if plain else "bn3",
             }
             if not plain:
-                names.append(Name(f"{here}/expand/kernel", f"{there}.{keys['expand']}.weight", POINTWISE))
+                names.append(Entry(f"{here}/expand/kernel", f"{there}.{keys['expand']}.weight", POINTWISE))
                 names += batch_norm(f"{here}/expand_norm", f"{there}.{keys['expand_norm']}")
-            names.append(Name(f"{here}/depthwise/kernel", f"{there}.{keys['depthwise']}.weight", CONV))
+            names.append(Entry(f"{here}/depthwise/kernel", f"{there}.{keys['depthwise']}.weight", CONV))
             names += batch_norm(f"{here}/depthwise_norm", f"{there}.{keys['depthwise_norm']}")
             if not config.lite:
                 for part, key in (("reduce", keys["reduce"]), ("expand", keys["excite"])):
-                    names.append(Name(f"{here}/squeeze_excite/{part}/kernel", f"{there}.{key}.weight", POINTWISE))
-                    names.append(Name(f"{here}/squeeze_excite/{part}/bias", f"{there}.{key}.bias"))
-            names.append(Name(f"{here}/project/kernel", f"{there}.{keys['project']}.weight", POINTWISE))
+                    names.append(Entry(f"{here}/squeeze_excite/{part}/kernel", f"{there}.{key}.weight", POINTWISE))
+                    names.append(Entry(f"{here}/squeeze_excite/{part}/bias", f"{there}.{key}.bias"))
+            names.append(Entry(f"{here}/project/kernel", f"{there}.{keys['project']}.weight", POINTWISE))
             names += batch_norm(f"{here}/project_norm", f"{there}.{keys['project_norm']}")
-    names.append(Name("top/conv/kernel", "_conv_head.weight" if port else "conv_head.weight", POINTWISE))
+    names.append(Entry("top/conv/kernel", "_conv_head.weight" if port else "conv_head.weight", POINTWISE))
     names += batch_norm("top/norm", "_bn1" if port else "bn2")
     head = "_fc" if port else "classifier"
-    names += [Name("head/kernel", f"{head}.weight", LINEAR), Name("head/bias", f"{head}.bias")]
-    return Names(tuple(names), ignored=((r".*\.num_batches_tracked", "a counter, no parameter"),))
+    names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
+    return NameTable(tuple(names), ignored=((r".*\.num_batches_tracked", "a counter, no parameter"),))
 
 
 TIMM_EFFICIENTNETS = r"(tf_)?efficientnet_(lite[0-4]|b[0-3])"
@@ -74,7 +74,7 @@ def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)
 
 
-def _to_timm(config: EfficientNetConfig) -> tuple[TimmConfig, Names]:
+def _to_timm(config: EfficientNetConfig) -> tuple[TimmConfig, NameTable]:
     """What no architecture of timm is, is an error that names what differs."""
     born = {"same": ("tf_", 1e-3), "symmetric": ("", 1e-5)}[config.padding]
     if config.eps != born[1]:

@@ -12,7 +12,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import Hidden, Pooling
 from transferlab.pretrained.formats.gguf import Gguf
-from transferlab.pretrained.names import Names
+from transferlab.pretrained.names import NameTable
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.timm import TimmConfig
 
@@ -62,7 +62,7 @@ class Family:
     inputs: tuple[str, ...]
     model_types: tuple[str, ...]
     architectures: str
-    names: Callable[[Any], tuple[Names, ...]]
+    names: Callable[[Any], tuple[NameTable, ...]]
     from_hf: Callable[[Mapping[str, Any]], Any]
     from_timm: Callable[[TimmConfig], Any]
     adjust: Callable[[Any, set[str]], Any]
@@ -72,8 +72,8 @@ class Family:
     whole_length: Callable[[Any], bool] = lambda config: False
     head_hidden: Callable[[Any], Hidden | None] = lambda config: None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
-    to_hf: Callable[[Any, Any], tuple[dict[str, Any], Names]] | None = None
-    to_timm: Callable[[Any], tuple[TimmConfig, Names]] | None = None
+    to_hf: Callable[[Any, Any], tuple[dict[str, Any], NameTable]] | None = None
+    to_timm: Callable[[Any], tuple[TimmConfig, NameTable]] | None = None
     resized: Callable[[Any, Mapping[str, tuple[int, ...]], int], tuple[Any, dict[str, Resize | None]]] = (
         lambda config, shapes, image_size: (config, {})
     )

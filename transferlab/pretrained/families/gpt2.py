@@ -11,17 +11,17 @@ from transferlab.models.gpt2 import GPT2Config
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.families.decoders import language_model_heads, token_ids
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Name, Names, fused, with_prefix
+from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Entry, NameTable, fused, with_prefix
 
 
-def gpt2_names(config: GPT2Config, head: str = "lm_head") -> Names:
+def gpt2_names(config: GPT2Config, head: str = "lm_head") -> NameTable:
     """Return the table for this config; ``head`` is ``lm_head``, ``score``, or empty where the table is the head.
 
     The origin's ``Conv1D`` holds kernels as (in, out), and query, key and value side by side along out.
     """
     names = [
-        Name("embed/word/embedding", "wte.weight"),
-        Name("embed/position/embedding", "wpe.weight"),
+        Entry("embed/word/embedding", "wte.weight"),
+        Entry("embed/position/embedding", "wpe.weight"),
         *_both("norm/scale", "ln_f"),
     ]
     for i in range(config.n_layer):
@@ -29,15 +29,15 @@ def gpt2_names(config: GPT2Config, head: str = "lm_head") -> Names:
         names += _both(f"{here}/attention/norm/scale", f"{there}.ln_1")
         for n, part in enumerate(("query", "key", "value")):
             path, key = f"{here}/attention/{part}", f"{there}.attn.c_attn"
-            names.append(Name(f"{path}/kernel", f"{key}.weight", fused(SAME, n, 3, axis=1)))
-            names.append(Name(f"{path}/bias", f"{key}.bias", fused(SAME, n, 3)))
+            names.append(Entry(f"{path}/kernel", f"{key}.weight", fused(SAME, n, 3, axis=1)))
+            names.append(Entry(f"{path}/bias", f"{key}.bias", fused(SAME, n, 3)))
         names += _both(f"{here}/attention/output/kernel", f"{there}.attn.c_proj")
         names += _both(f"{here}/mlp/norm/scale", f"{there}.ln_2")
         names += _both(f"{here}/mlp/up/kernel", f"{there}.mlp.c_fc")
         names += _both(f"{here}/mlp/down/kernel", f"{there}.mlp.c_proj")
     if head:
-        names.append(Name("head/kernel", f"{head}.weight", LINEAR))
-    return Names(
+        names.append(Entry("head/kernel", f"{head}.weight", LINEAR))
+    return NameTable(
         tuple(names),
         prefixes=("transformer.",),
         ignored=(
@@ -48,9 +48,9 @@ def gpt2_names(config: GPT2Config, head: str = "lm_head") -> Names:
     )
 
 
-def _both(path: str, key: str) -> list[Name]:
+def _both(path: str, key: str) -> list[Entry]:
     """A kernel or scale, and the bias beside it."""
-    return [Name(path, f"{key}.weight"), Name(f"{path.rpartition('/')[0]}/bias", f"{key}.bias")]
+    return [Entry(path, f"{key}.weight"), Entry(f"{path.rpartition('/')[0]}/bias", f"{key}.bias")]
 
 
 def gpt2_from_hf(raw: Mapping[str, Any]) -> GPT2Config:
@@ -62,7 +62,7 @@ def gpt2_from_hf(raw: Mapping[str, Any]) -> GPT2Config:
     return GPT2Config(**given, eos_token_id=token_ids(raw.get("eos_token_id", 50256)))
 
 
-def _to_hf(config: GPT2Config, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: GPT2Config, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     if isinstance(head, ClassifierConfig):
         architecture, key = "GPT2ForSequenceClassification", "score"
     elif head is None:

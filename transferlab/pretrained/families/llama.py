@@ -12,7 +12,7 @@ from transferlab.pretrained.families.decoders import language_model_heads
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.families.llama_config import MODEL_TYPES, llama_from_hf
 from transferlab.pretrained.families.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 
 _LAYERS = """
@@ -37,7 +37,7 @@ norm    layers/{{i}}/mlp/{{norm,norm_after}}            layers.{{i}}.{{pre,post}
 """
 
 
-def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
+def llama_names(config: LlamaConfig, head: str = "lm_head") -> NameTable:
     """Return the table for this config.
 
     Args:
@@ -46,7 +46,7 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
             where the embedding table is the head.
     """
     text = (_GEMMA if config.norm_after else _LLAMA) + (f"matrix? head/kernel {head}.weight" if head else "")
-    return Names(
+    return NameTable(
         named(text, leaves_of(config)),
         # The origin's models of questions and answers say transformer where all others say model.
         prefixes=("transformer.", "model."),
@@ -59,7 +59,7 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> Names:
     )
 
 
-def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     kind, name = _kind(config)
     base = name.removesuffix("Text")
     if isinstance(head, ClassifierConfig):
@@ -112,7 +112,7 @@ def _kind(config: LlamaConfig) -> tuple[str, str]:
     return ("mistral", "Mistral") if config.windowed else ("llama", "Llama")
 
 
-def _tables(config: LlamaConfig) -> tuple[Names, ...]:
+def _tables(config: LlamaConfig) -> tuple[NameTable, ...]:
     heads = language_model_heads(config.tie_word_embeddings)
     return (*(llama_names(config, head) for head in heads), llama_gguf_names(config))
 

@@ -16,7 +16,7 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
 from transferlab.pretrained.formats.gguf import Gguf
-from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names
+from transferlab.pretrained.names import LINEAR, SAME, Entry, Layout, NameTable
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Values of ``general.architecture`` that can be read."""
@@ -148,10 +148,10 @@ def interleaved(heads: int, layout: Layout) -> Layout:
     )
 
 
-def llama_gguf_names(config: LlamaConfig) -> Names:
+def llama_gguf_names(config: LlamaConfig) -> NameTable:
     """Return the table of GGUF's names for this config. Only ``llama`` files hold queries and keys in pairs."""
     paired = not config.query_norm and not config.qkv_bias
-    names = [Name("embed/word/embedding", "token_embd.weight"), Name("norm/scale", "output_norm.weight")]
+    names = [Entry("embed/word/embedding", "token_embd.weight"), Entry("norm/scale", "output_norm.weight")]
     for i in range(config.num_hidden_layers):
         here, there = f"layers/{i}", f"blk.{i}"
         for path, key, heads, bias in (
@@ -164,15 +164,15 @@ def llama_gguf_names(config: LlamaConfig) -> Names:
             ("mlp/down", "ffn_down", 0, config.mlp_bias),
         ):
             layout = interleaved(heads, LINEAR) if heads and paired else LINEAR
-            names.append(Name(f"{here}/{path}/kernel", f"{there}.{key}.weight", layout))
+            names.append(Entry(f"{here}/{path}/kernel", f"{there}.{key}.weight", layout))
             if bias:
-                names.append(Name(f"{here}/{path}/bias", f"{there}.{key}.bias", SAME))
-        names.append(Name(f"{here}/attention/norm/scale", f"{there}.attn_norm.weight"))
-        names.append(Name(f"{here}/mlp/norm/scale", f"{there}.ffn_norm.weight"))
+                names.append(Entry(f"{here}/{path}/bias", f"{there}.{key}.bias", SAME))
+        names.append(Entry(f"{here}/attention/norm/scale", f"{there}.attn_norm.weight"))
+        names.append(Entry(f"{here}/mlp/norm/scale", f"{there}.ffn_norm.weight"))
         if config.query_norm:
-            names.append(Name(f"{here}/attention/query_norm/scale", f"{there}.attn_q_norm.weight"))
-            names.append(Name(f"{here}/attention/key_norm/scale", f"{there}.attn_k_norm.weight"))
+            names.append(Entry(f"{here}/attention/query_norm/scale", f"{there}.attn_q_norm.weight"))
+            names.append(Entry(f"{here}/attention/key_norm/scale", f"{there}.attn_k_norm.weight"))
     if not config.tie_word_embeddings:
-        names.append(Name("head/kernel", "output.weight", LINEAR))
+        names.append(Entry("head/kernel", "output.weight", LINEAR))
     ignored = ((re.escape(_FACTORS), "factors of the rotary positions, which the config holds"),)
-    return Names(tuple(names), ignored=ignored, language_model=config.language_model())
+    return NameTable(tuple(names), ignored=ignored, language_model=config.language_model())

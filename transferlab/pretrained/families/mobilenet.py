@@ -11,25 +11,25 @@ from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.mobilenet import MobileNetV2Config
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm, with_prefix
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["torchvision", "timm", "hf"]
 
 
-def mobilenet_names(config: MobileNetV2Config, dialect: Dialect) -> Names:
+def mobilenet_names(config: MobileNetV2Config, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
     keys = {"torchvision": _torchvision, "timm": _timm, "hf": _hf}[dialect](config)
     names = []
     for path, (conv, norm) in keys.items():
         layout = CONV if path.endswith(("stem/conv", "depthwise")) else POINTWISE
-        names.append(Name(f"{path}/kernel", f"{conv}.weight", layout))
+        names.append(Entry(f"{path}/kernel", f"{conv}.weight", layout))
         # A block's norms are named after the convolution before them.
         names += batch_norm(path.replace("/conv", "/norm") if path.endswith("/conv") else f"{path}_norm", norm)
     head = "classifier.1" if dialect == "torchvision" else "classifier"
-    names += [Name("head/kernel", f"{head}.weight", LINEAR), Name("head/bias", f"{head}.bias")]
+    names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
     ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
-    return Names(tuple(names), ("mobilenet_v2.",) if dialect == "hf" else (), ignored=ignored)
+    return NameTable(tuple(names), ("mobilenet_v2.",) if dialect == "hf" else (), ignored=ignored)
 
 
 Keys = dict[str, tuple[str, str]]
@@ -114,7 +114,7 @@ def _checked(config: MobileNetV2Config) -> MobileNetV2Config:
     return config
 
 
-def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     _checked(config)
     raw = {
         "architectures": ["MobileNetV2Model" if head is None else "MobileNetV2ForImageClassification"],

@@ -12,7 +12,7 @@ from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import Names, with_prefix
+from transferlab.pretrained.names import NameTable, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 
 RULES = """
@@ -30,12 +30,12 @@ linear? head                                    classifier
 """
 
 
-def modernbert_names(config: ModernBertConfig) -> Names:
+def modernbert_names(config: ModernBertConfig) -> NameTable:
     """Return the table for this config. The file fuses query, key and value, and gate and up."""
     biases = [name for name, there in (("dense", config.classifier_bias), ("norm", config.norm_bias)) if there]
     text = "\n".join([RULES, *(f"same? head/{name}/bias head.{name}.bias" for name in biases)])
     ignored = ((r"decoder\.(weight|bias)", "the pre-training head, not part of the encoder"),)
-    return Names(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
+    return NameTable(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
 
 
 def modernbert_from_hf(raw: Mapping[str, Any]) -> ModernBertConfig:
@@ -86,7 +86,7 @@ def _head_hidden(config: ModernBertConfig) -> Hidden:
     )  # fmt: skip
 
 
-def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     kind = "ModernBertModel" if head is None else "ModernBertForSequenceClassification"
     fields = {**asdict(config), "layer_types": list(config.kinds)}
     thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")

@@ -11,7 +11,7 @@ from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.families.bert import LEGACY, refuse_decoders
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 
 RULES = """
@@ -28,9 +28,9 @@ linear? head                                    classifier.out_proj
 """
 
 
-def mpnet_names(config: MPNetConfig) -> Names:
+def mpnet_names(config: MPNetConfig) -> NameTable:
     """Return the table for this config."""
-    return Names(
+    return NameTable(
         named(RULES, leaves_of(config)),
         prefixes=("mpnet.",),
         renames=LEGACY,
@@ -56,7 +56,7 @@ def _adjust(config: MPNetConfig, found: set[str]) -> MPNetConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
 
-def _to_hf(config: MPNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: MPNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
     kind = "MPNetModel" if head is None else "MPNetForSequenceClassification"
     raw = {

@@ -11,15 +11,15 @@ from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.resnet import ResNetConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Name, Names, batch_norm, with_prefix
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig
 
 
-def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) -> Names:
+def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) -> NameTable:
     """Return the table for this config in one of the two dialects."""
     hf = dialect == "hf"
     stem, stem_norm = ("embedder.embedder.convolution", "embedder.embedder.normalization") if hf else ("conv1", "bn1")
-    names = [Name("stem/conv/kernel", f"{stem}.weight", CONV), *batch_norm("stem/norm", stem_norm)]
+    names = [Entry("stem/conv/kernel", f"{stem}.weight", CONV), *batch_norm("stem/norm", stem_norm)]
     basic = config.layer_type == "basic"
     parts = ("first", "second") if basic else ("reduce", "spatial", "expand")
     for s, stage in enumerate(config.blocks()):
@@ -31,18 +31,18 @@ def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) ->
                     (f"layer.{n}.convolution", f"layer.{n}.normalization") if hf else (f"conv{n + 1}", f"bn{n + 1}")
                 )
                 layout = POINTWISE if part in ("reduce", "expand") else CONV
-                names.append(Name(f"{here}/{part}/kernel", f"{there}.{conv}.weight", layout))
+                names.append(Entry(f"{here}/{part}/kernel", f"{there}.{conv}.weight", layout))
                 names += batch_norm(f"{here}/{part}_norm", f"{there}.{norm}")
             if block.projected:
                 conv, norm = (
                     ("shortcut.convolution", "shortcut.normalization") if hf else ("downsample.0", "downsample.1")
                 )
-                names.append(Name(f"{here}/shortcut/kernel", f"{there}.{conv}.weight", POINTWISE))
+                names.append(Entry(f"{here}/shortcut/kernel", f"{there}.{conv}.weight", POINTWISE))
                 names += batch_norm(f"{here}/shortcut_norm", f"{there}.{norm}")
     head = "classifier.1" if hf else "fc"
-    names += [Name("head/kernel", f"{head}.weight", LINEAR), Name("head/bias", f"{head}.bias")]
+    names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
     ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
-    return Names(tuple(names), ("resnet.",) if hf else (), ignored=ignored)
+    return NameTable(tuple(names), ("resnet.",) if hf else (), ignored=ignored)
 
 
 _HF = (
@@ -57,7 +57,7 @@ def resnet_from_hf(raw: Mapping[str, Any]) -> ResNetConfig:
     return ResNetConfig(**given)
 
 
-def _to_hf(config: ResNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: ResNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     """What Hugging Face's class cannot have is an error that names the field."""
     for name, only in {"groups": 1, "width_per_group": 64, "eps": 1e-5}.items():
         if getattr(config, name) != only:

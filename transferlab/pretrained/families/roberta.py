@@ -12,7 +12,7 @@ from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.roberta import RobertaConfig
 from transferlab.pretrained.families.bert import LAYERS, LEGACY, refuse_decoders
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
 from transferlab.pretrained.rules import leaves_of, named
 
 RULES = f"""
@@ -25,9 +25,9 @@ linear? head                                    classifier.out_proj
 """
 
 
-def roberta_names(config: RobertaConfig) -> Names:
+def roberta_names(config: RobertaConfig) -> NameTable:
     """Return the table for this config."""
-    return Names(
+    return NameTable(
         named(RULES, leaves_of(config)),
         prefixes=("roberta.",),
         renames=LEGACY,
@@ -61,7 +61,7 @@ def _adjust(config: RobertaConfig, found: set[str]) -> RobertaConfig:
     return config if "pooler/kernel" in found else config.without_pooler()
 
 
-def _to_hf(config: RobertaConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: RobertaConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     fields = {name: value for name, value in asdict(config).items() if name != "pooler"}
     kind = "RobertaModel" if head is None else "RobertaForSequenceClassification"
     raw = {"architectures": [kind], "model_type": "roberta", "bos_token_id": 0, "eos_token_id": 2, **fields}

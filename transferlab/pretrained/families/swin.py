@@ -12,13 +12,13 @@ from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.swin import SwinConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, Name, Names, linear, norm, with_prefix
+from transferlab.pretrained.names import CONV, LINEAR, Entry, NameTable, linear, norm, with_prefix
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
-def swin_names(config: SwinConfig, dialect: Dialect) -> Names:
+def swin_names(config: SwinConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
     hf = dialect == "hf"
     patch, first = (
@@ -27,8 +27,8 @@ def swin_names(config: SwinConfig, dialect: Dialect) -> Names:
         else ("patch_embed.proj", "patch_embed.norm")
     )
     names = [
-        Name("stem/patch/kernel", f"{patch}.weight", CONV),
-        Name("stem/patch/bias", f"{patch}.bias"),
+        Entry("stem/patch/kernel", f"{patch}.weight", CONV),
+        Entry("stem/patch/bias", f"{patch}.bias"),
         *norm("stem/norm", first),
     ]
     inside = "encoder.layers" if hf else "layers"
@@ -37,7 +37,7 @@ def swin_names(config: SwinConfig, dialect: Dialect) -> Names:
             # timm has the merging at the start of a stage, the others at the end of the one before.
             there = f"{inside}.{s if dialect == 'timm' else s - 1}.downsample"
             names += norm(f"downsamples/{s - 1}/norm", f"{there}.norm")
-            names.append(Name(f"downsamples/{s - 1}/reduce/kernel", f"{there}.reduction.weight", LINEAR))
+            names.append(Entry(f"downsamples/{s - 1}/reduce/kernel", f"{there}.reduction.weight", LINEAR))
         for b in range(depth):
             names += _block(config, hf, f"stages/{s}/{b}", f"{inside}.{s}.blocks.{b}")
     names += norm("norm", "layernorm" if hf else "norm")
@@ -47,10 +47,10 @@ def swin_names(config: SwinConfig, dialect: Dialect) -> Names:
         (r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder"),
         (r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"),
     )
-    return Names(tuple(names), ("swin.",) if hf else (), ignored=ignored)
+    return NameTable(tuple(names), ("swin.",) if hf else (), ignored=ignored)
 
 
-def _block(config: SwinConfig, hf: bool, here: str, there: str) -> list[Name]:
+def _block(config: SwinConfig, hf: bool, here: str, there: str) -> list[Entry]:
     first, second = ("layernorm_before", "layernorm_after") if hf else ("norm1", "norm2")
     names = [*norm(f"{here}/attention/norm", f"{there}.{first}"), *norm(f"{here}/mlp/norm", f"{there}.{second}")]
     for n, part in enumerate(("query", "key", "value")):
@@ -58,7 +58,7 @@ def _block(config: SwinConfig, hf: bool, here: str, there: str) -> list[Name]:
         names += linear(f"{here}/attention/{part}", key, i, of, bias=config.qkv_bias)
     names += linear(f"{here}/attention/output", f"{there}.{'attention.output.dense' if hf else 'attn.proj'}")
     table = f"{there}.{'attention.self' if hf else 'attn'}.relative_position_bias_table"
-    names.append(Name(f"{here}/attention/position_bias", table))
+    names.append(Entry(f"{here}/attention/position_bias", table))
     names += linear(f"{here}/mlp/up", f"{there}.{'intermediate.dense' if hf else 'mlp.fc1'}")
     return names + linear(f"{here}/mlp/down", f"{there}.{'output.dense' if hf else 'mlp.fc2'}")
 
@@ -81,7 +81,7 @@ def swin_from_hf(raw: Mapping[str, Any]) -> SwinConfig:
     return SwinConfig(drop_path=float(raw.get("drop_path_rate", 0.1)), pad_first=True, **given)
 
 
-def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     """What Hugging Face's class cannot have is an error that names the field."""
     side, pixels = config.window_sizes[0], config.image_size
     if set(config.window_sizes) != {side}:

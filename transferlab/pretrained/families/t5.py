@@ -9,12 +9,12 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.t5 import T5Config
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import LINEAR, OTHER_TASK, Name, Names, with_prefix
+from transferlab.pretrained.names import LINEAR, OTHER_TASK, Entry, NameTable, with_prefix
 
 _TABLE = "encoder/embed/word/embedding"
 
 
-def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
+def t5_names(config: T5Config, tied: bool, table: str = "shared") -> NameTable:
     """Return the table for this config.
 
     Args:
@@ -23,13 +23,13 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
         table: key of that table; some files say ``encoder.embed_tokens``.
     """
     decoder = config.num_decoder_layers > 0
-    names = [Name(_TABLE, f"{table}.weight")]
+    names = [Entry(_TABLE, f"{table}.weight")]
     for tower, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
         for i in range(layers):
             names += _layer(config, f"{tower}/layers/{i}", f"{tower}.block.{i}.layer", tower == "decoder", i == 0)
-        names += [Name(f"{tower}/norm/scale", f"{tower}.final_layer_norm.weight")] if layers else []
+        names += [Entry(f"{tower}/norm/scale", f"{tower}.final_layer_norm.weight")] if layers else []
     if decoder and not tied:
-        names.append(Name("head/kernel", "lm_head.weight", LINEAR))
+        names.append(Entry("head/kernel", "lm_head.weight", LINEAR))
     head = config.language_model(tied) if decoder else None
     ignored = (
         (
@@ -43,10 +43,10 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> Names:
         ),
     )
     copies = ((r"(transformer\.)?((encoder|decoder)\.embed_tokens|shared)\.weight", _TABLE),)
-    return Names(tuple(names), ignored=ignored, copies=copies, language_model=head)
+    return NameTable(tuple(names), ignored=ignored, copies=copies, language_model=head)
 
 
-def _tables(config: T5Config) -> tuple[Names, ...]:
+def _tables(config: T5Config) -> tuple[NameTable, ...]:
     """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own.
 
     Each with either key of the table of tokens, and without or with the prefix that the origin's classifiers have; of those
@@ -59,26 +59,26 @@ def _tables(config: T5Config) -> tuple[Names, ...]:
     return (*plain, *(with_prefix(table, "transformer.", but=("head/",)) for table in plain))
 
 
-def _layer(config: T5Config, here: str, there: str, decoder: bool, first: bool) -> list[Name]:
+def _layer(config: T5Config, here: str, there: str, decoder: bool, first: bool) -> list[Entry]:
     names = _attention(f"{here}/attention", f"{there}.0", "SelfAttention")
     if first:
         key = f"{there}.0.SelfAttention.relative_attention_bias.weight"
-        names.append(Name(f"{here}/attention/relative/embedding", key))
+        names.append(Entry(f"{here}/attention/relative/embedding", key))
     if decoder:
         names += _attention(f"{here}/cross_attention", f"{there}.1", "EncDecAttention")
     mlp = f"{there}.{2 if decoder else 1}"
     gated = config.feed_forward_proj.startswith("gated-")
     parts = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
     names += [
-        Name(f"{here}/mlp/{ours}/kernel", f"{mlp}.DenseReluDense.{key}.weight", LINEAR) for ours, key in parts.items()
+        Entry(f"{here}/mlp/{ours}/kernel", f"{mlp}.DenseReluDense.{key}.weight", LINEAR) for ours, key in parts.items()
     ]
-    return [*names, Name(f"{here}/mlp/norm/scale", f"{mlp}.layer_norm.weight")]
+    return [*names, Entry(f"{here}/mlp/norm/scale", f"{mlp}.layer_norm.weight")]
 
 
-def _attention(here: str, there: str, kind: str) -> list[Name]:
+def _attention(here: str, there: str, kind: str) -> list[Entry]:
     parts = {"query": "q", "key": "k", "value": "v", "output": "o"}
-    names = [Name(f"{here}/{ours}/kernel", f"{there}.{kind}.{key}.weight", LINEAR) for ours, key in parts.items()]
-    return [*names, Name(f"{here}/norm/scale", f"{there}.layer_norm.weight")]
+    names = [Entry(f"{here}/{ours}/kernel", f"{there}.{kind}.{key}.weight", LINEAR) for ours, key in parts.items()]
+    return [*names, Entry(f"{here}/norm/scale", f"{there}.layer_norm.weight")]
 
 
 def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:

@@ -17,7 +17,7 @@ from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.families.big_vision import vit_tables
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.vit_timm import TIMM_VITS, vit_from_timm
-from transferlab.pretrained.names import BUFFER, Names, with_prefix
+from transferlab.pretrained.names import BUFFER, NameTable, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import square
@@ -128,12 +128,12 @@ same      projection/kernel                             proj
 }
 
 
-def vit_names(config: ViTConfig, dialect: Dialect) -> Names:
+def vit_names(config: ViTConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the dialects. Those of towers are without what stands before their keys."""
     leaves = leaves_of(config)
     if dialect in ("clip", "open_clip"):
         prefixes = ("vision_model.",) if dialect == "clip" else ("visual.",)
-        return Names(
+        return NameTable(
             named(_TOWERS[dialect], leaves), prefixes, ignored=((r"(vision_model\.)?embeddings\.position_ids", BUFFER),)
         )
     ignored = [(r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder")]
@@ -143,12 +143,12 @@ def vit_names(config: ViTConfig, dialect: Dialect) -> Names:
             ignored.append((r"head(_dist)?\.(weight|bias)", _TWO_HEADS))
         else:
             text += "linear? head head"
-        return Names(named(text, leaves), ignored=tuple(ignored))
+        return NameTable(named(text, leaves), ignored=tuple(ignored))
     text = _VIT if dialect == "vit" else _DINOV2_GATED if config.swiglu else _DINOV2
     ignored.append((r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"))
     ignored.append((r"(cls|distillation)_classifier\.(weight|bias)", _TWO_HEADS))
     prefixes = ("dinov2_with_registers.", "dinov2.", "deit.", "vit.")
-    return Names(named(text, leaves), prefixes, ignored=tuple(ignored))
+    return NameTable(named(text, leaves), prefixes, ignored=tuple(ignored))
 
 
 _TWO_HEADS = "one of two heads whose mean a distilled model answers by; a new head takes their place"
@@ -214,7 +214,7 @@ def vision_tower_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
     return config if raw.get("vision_use_head", True) else config.without_pooler()
 
 
-def _all_names(config: ViTConfig) -> tuple[Names, ...]:
+def _all_names(config: ViTConfig) -> tuple[NameTable, ...]:
     dialects: tuple[Dialect, ...] = ("vit", "dinov2", "timm", "clip", "open_clip")
     return (*(vit_names(config, dialect) for dialect in dialects), *vit_tables(config))
 
@@ -257,7 +257,7 @@ def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def vision_tower_to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+def vision_tower_to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     """Return Hugging Face's ``config.json`` of CLIP's or SigLIP's vision tower, and the names of its leaves."""
     kind = "clip" if config.pre_norm else "siglip"
     if head is not None:
@@ -286,7 +286,7 @@ def vision_tower_to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict
     return raw, with_prefix(vit_names(config, "clip"), "vision_model.", but=("projection/",))
 
 
-def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], Names]:
+def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     """ViT where it can hold the config, else DINOv2; CLIP's and SigLIP's towers as such; what none can is an error."""
     if config.pre_norm or config.pooler_kind == "attention":
         return vision_tower_to_hf(config, head)

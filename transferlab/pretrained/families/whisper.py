@@ -11,7 +11,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.whisper import WhisperConfig
 from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import LINEAR, SAME, Layout, Name, Names, fused
+from transferlab.pretrained.names import LINEAR, SAME, Entry, Layout, NameTable, fused
 from transferlab.pretrained.preprocessing import processor_settings
 
 CONV1D = Layout(
@@ -25,25 +25,25 @@ CONV1D = Layout(
 _DECODER = "of the decoder, which is not built: the encoder is the backbone"
 
 
-def whisper_names(config: WhisperConfig) -> Names:
+def whisper_names(config: WhisperConfig) -> NameTable:
     """Return the table for Hugging Face's files."""
     names = [
-        Name("embed/conv1/kernel", "conv1.weight", CONV1D),
-        Name("embed/conv1/bias", "conv1.bias"),
-        Name("embed/conv2/kernel", "conv2.weight", CONV1D),
-        Name("embed/conv2/bias", "conv2.bias"),
-        Name("embed/position", "embed_positions.weight"),
+        Entry("embed/conv1/kernel", "conv1.weight", CONV1D),
+        Entry("embed/conv1/bias", "conv1.bias"),
+        Entry("embed/conv2/kernel", "conv2.weight", CONV1D),
+        Entry("embed/conv2/bias", "conv2.bias"),
+        Entry("embed/position", "embed_positions.weight"),
     ]
     for i in range(config.encoder_layers):
         here, there = f"layers/{i}", f"layers.{i}"
         for ours, key in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "out_proj")):
-            names.append(Name(f"{here}/attention/{ours}/kernel", f"{there}.self_attn.{key}.weight", LINEAR))
+            names.append(Entry(f"{here}/attention/{ours}/kernel", f"{there}.self_attn.{key}.weight", LINEAR))
             if ours != "key":
-                names.append(Name(f"{here}/attention/{ours}/bias", f"{there}.self_attn.{key}.bias"))
+                names.append(Entry(f"{here}/attention/{ours}/bias", f"{there}.self_attn.{key}.bias"))
         names += _norm(f"{here}/attention/norm", f"{there}.self_attn_layer_norm", "weight", "bias")
         for ours, key in (("up", "fc1"), ("down", "fc2")):
-            names.append(Name(f"{here}/mlp/{ours}/kernel", f"{there}.{key}.weight", LINEAR))
-            names.append(Name(f"{here}/mlp/{ours}/bias", f"{there}.{key}.bias"))
+            names.append(Entry(f"{here}/mlp/{ours}/kernel", f"{there}.{key}.weight", LINEAR))
+            names.append(Entry(f"{here}/mlp/{ours}/bias", f"{there}.{key}.bias"))
         names += _norm(f"{here}/mlp/norm", f"{there}.final_layer_norm", "weight", "bias")
     names += _norm("norm", "layer_norm", "weight", "bias")
     ignored = (
@@ -54,31 +54,31 @@ def whisper_names(config: WhisperConfig) -> Names:
             "the origin's classifier, which has a projection of its own and is not built",
         ),
     )
-    return Names(tuple(names), ("model.encoder.", "encoder."), ignored=ignored)
+    return NameTable(tuple(names), ("model.encoder.", "encoder."), ignored=ignored)
 
 
-def ctranslate2_names(config: WhisperConfig) -> Names:
+def ctranslate2_names(config: WhisperConfig) -> NameTable:
     """Return the table for CTranslate2's files: query, key and value fused, and with them a key's bias, of zeros."""
     names = [
-        Name("embed/conv1/kernel", "encoder/conv1/weight", CONV1D),
-        Name("embed/conv1/bias", "encoder/conv1/bias"),
-        Name("embed/conv2/kernel", "encoder/conv2/weight", CONV1D),
-        Name("embed/conv2/bias", "encoder/conv2/bias"),
-        Name("embed/position", "encoder/position_encodings/encodings"),
+        Entry("embed/conv1/kernel", "encoder/conv1/weight", CONV1D),
+        Entry("embed/conv1/bias", "encoder/conv1/bias"),
+        Entry("embed/conv2/kernel", "encoder/conv2/weight", CONV1D),
+        Entry("embed/conv2/bias", "encoder/conv2/bias"),
+        Entry("embed/position", "encoder/position_encodings/encodings"),
     ]
     for i in range(config.encoder_layers):
         here, there = f"layers/{i}", f"encoder/layer_{i}"
         attention = f"{there}/self_attention"
         for n, ours in enumerate(("query", "key", "value")):
-            names.append(Name(f"{here}/attention/{ours}/kernel", f"{attention}/linear_0/weight", fused(LINEAR, n, 3)))
-            names.append(Name(f"{here}/attention/{ours}/bias", f"{attention}/linear_0/bias", fused(SAME, n, 3)))
+            names.append(Entry(f"{here}/attention/{ours}/kernel", f"{attention}/linear_0/weight", fused(LINEAR, n, 3)))
+            names.append(Entry(f"{here}/attention/{ours}/bias", f"{attention}/linear_0/bias", fused(SAME, n, 3)))
         for ours, key in (
             ("attention/output", f"{attention}/linear_1"),
             ("mlp/up", f"{there}/ffn/linear_0"),
             ("mlp/down", f"{there}/ffn/linear_1"),
         ):
-            names.append(Name(f"{here}/{ours}/kernel", f"{key}/weight", LINEAR))
-            names.append(Name(f"{here}/{ours}/bias", f"{key}/bias"))
+            names.append(Entry(f"{here}/{ours}/kernel", f"{key}/weight", LINEAR))
+            names.append(Entry(f"{here}/{ours}/bias", f"{key}/bias"))
         names += _norm(f"{here}/attention/norm", f"{attention}/layer_norm", "gamma", "beta")
         names += _norm(f"{here}/mlp/norm", f"{there}/ffn/layer_norm", "gamma", "beta")
     names += _norm("norm", "encoder/layer_norm", "gamma", "beta")
@@ -87,12 +87,12 @@ def ctranslate2_names(config: WhisperConfig) -> Names:
         (r"encoder/(layer_\d+/self_attention/)?num_heads", "a number of the config"),
         (r"(alignment_heads|lang_ids|suppress_ids).*", "settings of decoding"),
     )
-    return Names(tuple(names), ignored=ignored)
+    return NameTable(tuple(names), ignored=ignored)
 
 
-def _norm(path: str, key: str, scale: str, bias: str) -> list[Name]:
-    return [Name(f"{path}/scale", f"{key}.{scale}"), Name(f"{path}/bias", f"{key}.{bias}")] if "/" not in key else [
-        Name(f"{path}/scale", f"{key}/{scale}"), Name(f"{path}/bias", f"{key}/{bias}"),
+def _norm(path: str, key: str, scale: str, bias: str) -> list[Entry]:
+    return [Entry(f"{path}/scale", f"{key}.{scale}"), Entry(f"{path}/bias", f"{key}.{bias}")] if "/" not in key else [
+        Entry(f"{path}/scale", f"{key}/{scale}"), Entry(f"{path}/bias", f"{key}/{bias}"),
     ]  # fmt: skip
 
 
