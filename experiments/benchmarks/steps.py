@@ -146,7 +146,7 @@ def peer_text(adapt) -> Work:
 def minilm() -> Path:
     import transferlab as tl
 
-    return Path(tl.load("minilm-l6").origin["path"])
+    return Path(tl.load("minilm-l6").provenance["path"])
 
 
 def tensors(rows: int = ROWS, length: int = LENGTH):

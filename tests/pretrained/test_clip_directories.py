@@ -86,7 +86,7 @@ def test_one_tower_is_no_ordinary_backbone(folder: Path) -> None:
     whole = tl.load(folder)
     for name, family, modality in (("vision", "vit", "image"), ("text", "clip_text", "text")):
         source = tl.load(folder, tower=name)
-        assert (source.family, source.modality, source.origin["tower"]) == (family, modality, name)
+        assert (source.family, source.modality, source.provenance["tower"]) == (family, modality, name)
         assert [stage.name for stage in source.definition.module.all_stages()][:2] == ["embed", "layers/0"]
         kept = {leaf.key for leaf in source.leaves.values()}
         left = {key for key, _ in source.unused}

@@ -313,13 +313,13 @@ def test_a_run_on_a_changed_source_is_opened_on_the_unchanged_one(films, tmp_pat
     assert isinstance(opened.transform, tl.data.TextTransform)
     assert opened.transform.encode(["good <person>"])[0].ids[1:-1] == (4, 18)
     assert opened.params["embed"]["word"]["embedding"].shape == source.leaves[WORD].shape
-    changes = source.origin["changes"]
+    changes = source.provenance["changes"]
     with pytest.raises(TransferlabError, match="not the one that this run had"):
         tl.load(tmp_path / "bert").with_changes({**changes, "add": ["<other>"]})
 
 
 def test_a_vits_changes_are_lost_where_they_are_recorded(vit) -> None:
     source = vit.resized(patch_size=8).resized(32, channels=4, channel_mode="zero")
-    again = vit.with_changes(json.loads(json.dumps(source.origin["changes"]))).resized(32)
+    again = vit.with_changes(json.loads(json.dumps(source.provenance["changes"]))).resized(32)
     assert again.config == source.config and again.transform == source.transform
     np.testing.assert_array_equal(again.leaves[KERNEL].read(), source.leaves[KERNEL].read())

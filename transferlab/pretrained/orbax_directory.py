@@ -50,7 +50,7 @@ def _check_export(directory: Path, wanted: Callable[[str], bool]) -> bool:
         ) from None
 
 
-def from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
+def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source:
     """Open a directory as :func:`write_orbax` wrote it."""
     path = directory / DESCRIPTION
     described = read_object(path)
@@ -74,7 +74,7 @@ def from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
-        origin = {**described["origin"], "path": str(directory.resolve()), **origin}
+        provenance = {**described["origin"], "path": str(directory.resolve()), **provenance}
     except FieldError as error:
         raise TransferlabError(f"{path}: {error}") from None
     except TransferlabError as error:
@@ -94,7 +94,7 @@ def from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
     paths = NameTable(tuple(Entry(leaf, leaf) for leaf in tensors))
     with reading(path):
         came = Described(transform, towers, pooling, normalise, head=head)
-        source = assemble(name, family, config, tensors, origin, came, paths)
+        source = assemble(name, family, config, tensors, provenance, came, paths)
         if source.unused:
             key = source.unused[0][0]
             raise TransferlabError(f"{path}: '{key}' is in its tree, and not in the network that it describes.")
@@ -134,7 +134,7 @@ def write_orbax(source: Source, made: Path, dtype: str | None) -> None:
             "names": _table_number(source),
             "pooling": source.pooling,
             "normalise": source.normalise,
-            "origin": {name: value for name, value in source.origin.items() if name != "path"},
+            "origin": {name: value for name, value in source.provenance.items() if name != "path"},
         },
     )
 

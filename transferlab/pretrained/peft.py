@@ -348,7 +348,7 @@ def write_adapter(
         raise TransferlabError(f"'{plain}' has LoRA and others DoRA; PEFT has one for all of an adapter.")
     if source.names is None:
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which a PEFT adapter goes by.")
-    if changes := sorted(source.origin.get("changes", {}).keys() - {"encoder"}):
+    if changes := sorted(source.provenance.get("changes", {}).keys() - {"encoder"}):
         raise TransferlabError(
             f"{source.name} was changed as it was loaded ({', '.join(changes)}), and PEFT puts an adapter on the base as it "
             "lies in its files. Merge the adapter instead: tl.save(adapted.merged(), …)."

@@ -47,7 +47,7 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from: name, revision, path, licence, and the ``changes`` that
+        provenance: where it came from: name, revision, path, licence, and the ``changes`` that
             :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
         dtype: of the parameters in memory when the source itself is called.
         raw: ``config.json`` as it was read, if there was one.
@@ -66,7 +66,7 @@ class Source:
     transform: Transform | None = field(repr=False)
     pooling: Pooling
     normalise: bool
-    origin: dict[str, Any] = field(repr=False)
+    provenance: dict[str, Any] = field(repr=False)
     dtype: str = field(default="float32", repr=False)
     raw: Mapping[str, Any] | None = field(default=None, repr=False)
     names: NameTable | None = field(default=None, repr=False)
@@ -82,9 +82,9 @@ class Source:
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
-        """``origin`` with the SHA-256 of each weight file: what runs record of where their base came from."""
+        """``provenance`` with the SHA-256 of each weight file: what runs record of where their base came from."""
         hashes = {name: sha256_file(file) if isinstance(file, Path) else file for name, file in self.files.items()}
-        return {**self.origin, "files": hashes}
+        return {**self.provenance, "files": hashes}
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
@@ -135,7 +135,7 @@ class Source:
         Raises:
             TransferlabError: there is no such tower; those that there are are named.
         """
-        if self.origin.get("tower") == name:
+        if self.provenance.get("tower") == name:
             return self
         if name not in self.towers:
             there = nearest(name, self.towers) if self.towers else " It is one chain of stages, and is loaded whole."
@@ -150,7 +150,7 @@ class Source:
         )
         return Source(
             self.name, family.name, config, None, leaves, (*self.unused, *unused), self.towers[name],
-            family.head_pooling(config), False, {**self.origin, "family": family.name, "tower": name}, self.dtype,
+            family.head_pooling(config), False, {**self.provenance, "family": family.name, "tower": name}, self.dtype,
             files=self.files,
         )  # fmt: skip
 
@@ -199,7 +199,7 @@ class Source:
         return self._with_resized(replace_tokenizer(self._resizable(self.transform), path, add, new_rows))
 
     def with_changes(self, changes: Mapping[str, Any]) -> Source:
-        """The source, as it was loaded, with the changes that ``origin["changes"]`` recorded.
+        """The source, as it was loaded, with the changes that ``provenance["changes"]`` recorded.
 
         Raises:
             TransferlabError: a tokenizer that is gone, or is not what it was.
@@ -207,19 +207,19 @@ class Source:
         source = self.encoder() if "encoder" in changes else self
         if "new_rows" in changes:
             made = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
-            if made.origin["changes"]["sha256"] != changes["sha256"]:
+            if made.provenance["changes"]["sha256"] != changes["sha256"]:
                 raise TransferlabError(f"The tokenizer in {changes['tokenizer']} is not the one that this run had.")
             return made
         images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
         return source.resized(**images) if images else source
 
     def _resizable(self, transform: Transform | None) -> Resizable:
-        family, changes = FAMILIES[self.family], self.origin.get("changes", {})
+        family, changes = FAMILIES[self.family], self.provenance.get("changes", {})
         return Resizable(self.name, family, self.config, self.head, self.leaves, transform, changes)
 
     def _with_resized(self, new: Resizable) -> Source:
-        origin = {**self.origin, "changes": dict(new.changes)} if new.changes else self.origin
-        source = replace(self, config=new.config, leaves=dict(new.leaves), origin=origin)
+        provenance = {**self.provenance, "changes": dict(new.changes)} if new.changes else self.provenance
+        source = replace(self, config=new.config, leaves=dict(new.leaves), provenance=provenance)
         if self.towers:
             return replace(source, towers={**self.towers, "vision": new.transform})
         return replace(source, transform=new.transform)
@@ -237,8 +237,10 @@ class Source:
         wanted = trees.flatten(trees.define(config.build()).params)
         gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
         leaves = {path: self.leaves[path] for path in wanted}
-        origin = {**self.origin, "changes": {**self.origin.get("changes", {}), "encoder": True}}
-        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), origin=origin)
+        provenance = {**self.provenance, "changes": {**self.provenance.get("changes", {}), "encoder": True}}
+        return replace(
+            self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), provenance=provenance
+        )
 
     def with_params(
         self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None

@@ -111,7 +111,7 @@ def save(
             write_json(made / "config.json", raw)
             write_weights(made, tensors, shard_bytes, metadata(source))
         write_images_settings(source, made, kind)
-        if sized or source.origin.get("changes") or any(leaf.trained for leaf in source.leaves.values()):
+        if sized or source.provenance.get("changes") or any(leaf.trained for leaf in source.leaves.values()):
             write_card(source, made, kind)
         if kind == "orbax":
             write_manifest(made)
