@@ -113,8 +113,6 @@ def from_directory(
     path = directory / "config.json"
     if not path.exists() and (directory / OPEN_CLIP).exists():
         return _from_open_clip(directory, name, provenance)
-    if not path.exists() and (directory / "adapter_config.json").exists():
-        raise TransferlabError(f"{directory} is a PEFT adapter; open it on its base: tl.load_adapter('{directory}').")
     if not path.exists():
         if (directory / "adapter_config.json").exists():
             raise TransferlabError(

@@ -51,7 +51,7 @@ class Gguf:
 
 
 def read_gguf(path: Path) -> Gguf:
-    """Open a GGUF file. Only its header is read; nothing in it is trusted before it is held against the file's size.
+    """Open a GGUF file. Only its header is read; nothing in it is trusted before it is checked against the file's size.
 
     Raises:
         TransferlabError: no GGUF file, another version, truncated or corrupt, a tensor of a type that is not known (the
@@ -112,7 +112,7 @@ _DEEPEST = 4
 
 
 class _Cursor:
-    """A place in the header; every step is held against the file's end."""
+    """A place in the header; every step is checked against the file's end."""
 
     def __init__(self, path: Path, data: np.ndarray):
         self.path, self.data, self.place, self.items = path, memoryview(data.data), 0, 0
