@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from transferlab.pretrained.families.bert import bert_from_hf
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The models of these tests are tiny: nearly all their time was XLA optimising programs that run for a millisecond. Parity
 # with the origins, the README's own line and the benchmarks run what a user's machine compiles.
@@ -44,13 +46,12 @@ def write_bert(folder: Path, *, seed: int = 0, drop: tuple[str, ...] = (), **cha
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     from transferlab import trees
-    from transferlab.models import BertConfig
-    from transferlab.pretrained.bert import bert_names
+    from transferlab.pretrained.families.bert import bert_names
 
     folder.mkdir(parents=True, exist_ok=True)
     raw = {**TINY, **changes}
     (folder / "config.json").write_text(json.dumps(raw))
-    config = BertConfig.from_hf(raw)
+    config = bert_from_hf(raw)
     shapes = trees.flatten(trees.define(config.build()).params)
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -89,8 +90,9 @@ VIT_DIALECTS = {
 
 def vit_config(raw: dict):
     """The config that either dialect's config.json says."""
+    from transferlab.pretrained.families.vit import vit_from_hf
+    from transferlab.pretrained.families.vit_timm import vit_from_timm
     from transferlab.pretrained.timm import TimmConfig
-    from transferlab.pretrained.vit import vit_from_hf, vit_from_timm
 
     return vit_from_timm(TimmConfig.read(raw)) if "architecture" in raw else vit_from_hf(raw)
 
@@ -101,8 +103,8 @@ def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[s
 
     from transferlab import trees
     from transferlab.models import ClassifierConfig
+    from transferlab.pretrained.families.vit import vit_names
     from transferlab.pretrained.names import to_file
-    from transferlab.pretrained.vit import vit_names
 
     folder.mkdir(parents=True, exist_ok=True)
     raw = {**VIT_DIALECTS[dialect], **changes}
@@ -137,7 +139,7 @@ def write_clip(folder: Path, kind: str, **changes) -> dict[str, np.ndarray]:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     from transferlab import trees
-    from transferlab.pretrained.clip import clip_from_hf, clip_names
+    from transferlab.pretrained.families.clip import clip_from_hf, clip_names
     from transferlab.pretrained.names import to_file
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -207,9 +207,9 @@ def test_a_weight_beyond_float16_becomes_an_infinity(source, bert_folder: Path) 
 
 @pytest.mark.parametrize("scale", [np.inf, np.nan])
 def test_a_scale_of_quantised_weights_is_computed_with(scale: float, tmp_path: Path) -> None:
-    from transferlab.pretrained.gguf import read_gguf
+    from transferlab.pretrained.formats.gguf import read_gguf
+    from transferlab.pretrained.leaves import LazyLeaf
     from transferlab.pretrained.names import SAME
-    from transferlab.pretrained.source import LazyLeaf
 
     name = b"q8"
     block = np.float16(scale).tobytes() + bytes(range(1, 33))

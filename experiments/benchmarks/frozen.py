@@ -62,7 +62,7 @@ def peer(pooling) -> Work:
     feed = Feed(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = TrainingOrder(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
-    model = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval().to(device)
+    model = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval().to(device)
     called = torch.compile(model) if device == "cuda" else model
     model.requires_grad_(False)
     last = model.encoder.layer[-1].requires_grad_(True)

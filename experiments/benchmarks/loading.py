@@ -55,8 +55,8 @@ def write(folder: Path, parameters: float) -> int:
     import ml_dtypes
     import numpy as np
 
-    from transferlab.pretrained.formats import LazyTensor
-    from transferlab.pretrained.writing import write_weights
+    from transferlab.pretrained.formats.safetensors import write_weights
+    from transferlab.pretrained.formats.tensors import LazyTensor
 
     c = shape_for(parameters)
     width, inner, keys = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * 64
@@ -105,7 +105,7 @@ def worker(name: str, folder: str, size: int) -> None:
         import jax
 
         import transferlab as tl
-        from transferlab.pretrained.source import LazyLeaf
+        from transferlab.pretrained.leaves import LazyLeaf
 
         jax.block_until_ready(jax.numpy.zeros(1))
 

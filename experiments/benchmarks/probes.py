@@ -74,7 +74,7 @@ def sweep_peer() -> Work:
 
     device = torch_device()
     source, data = tl.load("minilm-l6"), tl.dataset("tweets").subset(LABELS, 0)
-    encoder = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval().to(device)
+    encoder = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval().to(device)
     called = torch.compile(encoder) if device == "cuda" else encoder
     feed = Feed(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)

@@ -146,7 +146,7 @@ def peer_text(adapt) -> Work:
 def minilm() -> Path:
     import transferlab as tl
 
-    return Path(tl.load("minilm-l6").origin["path"])
+    return Path(tl.load("minilm-l6").provenance["path"])
 
 
 def tensors(rows: int = ROWS, length: int = LENGTH):
@@ -247,8 +247,8 @@ def random_vit(config, name: str):
 
     import transferlab as tl
     from transferlab import trees
+    from transferlab.pretrained.families.vit import vit_names
     from transferlab.pretrained.names import to_file
-    from transferlab.pretrained.vit import vit_names
 
     rng, shapes = np.random.default_rng(0), trees.flatten(tl.define(config.build()).params)
     leaves = {path: 0.02 * rng.standard_normal(leaf.shape, np.float32) for path, leaf in shapes.items()}

@@ -13,7 +13,7 @@ from drawing import drawn_convnet
 from transferlab import trees
 from transferlab.models import ClassifierConfig, EfficientNetConfig, run_stages
 from transferlab.models.backbone import check_ownership
-from transferlab.pretrained.efficientnet import efficientnet_names
+from transferlab.pretrained.families.efficientnet import efficientnet_names
 
 KEY = jax.random.key(0)
 SMALL = EfficientNetConfig(width=0.25, depth=0.5, lite=True, image_size=32)

@@ -33,13 +33,15 @@ SIZES = {
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TINY = {
     "roberta": RobertaConfig(**SIZES, **QUIET, max_position_embeddings=16),
-    "distilbert": DistilBertConfig(20, 8, 3, 2, 12, dropout=0.0, attention_dropout=0.0, max_position_embeddings=16),
+    "distilbert": DistilBertConfig(
+        20, 8, 3, 2, 12, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=16
+    ),
     "mpnet": MPNetConfig(**SIZES, **QUIET, max_position_embeddings=16),
     "modernbert": ModernBertConfig(**SIZES, local_attention=4),
 }
 DROPOUT = {
     "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
-    "distilbert": ("dropout", "attention_dropout"),
+    "distilbert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "mpnet": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout"),
 }
@@ -92,7 +94,7 @@ def test_a_layer_is_frozen_while_the_bias_that_it_borrows_trains() -> None:
 
 @pytest.mark.parametrize("family", TINY)
 def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(family: str) -> None:
-    shallow = replace(TINY[family], **{"n_layers" if family == "distilbert" else "num_hidden_layers": 1})
+    shallow = replace(TINY[family], num_hidden_layers=1)
     definition, params = concrete(shallow)
     quiet = compiled(definition)(params, INPUTS)["logits"]
     for field in DROPOUT[family]:
@@ -167,8 +169,11 @@ def test_a_named_size_has_another_number_of_parameters_than_published(config, mi
         (lambda: RobertaConfig(pad_token_id=-1), "pad_token_id -1 is no token"),
         (lambda: RobertaConfig(max_position_embeddings=2), "max_position_embeddings 2 leaves no row"),
         (lambda: RobertaConfig(hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
-        (lambda: DistilBertConfig(dim=10, n_heads=3), "dim 10 is no multiple of n_heads 3"),
-        (lambda: DistilBertConfig(n_layers=0), "n_layers is 0"),
+        (
+            lambda: DistilBertConfig(hidden_size=10, num_attention_heads=3),
+            "hidden_size 10 is no multiple of num_attention_heads 3",
+        ),
+        (lambda: DistilBertConfig(num_hidden_layers=0), "num_hidden_layers is 0"),
         (lambda: MPNetConfig(relative_attention_num_buckets=16), "relative_attention_num_buckets is 16"),
         (lambda: ModernBertConfig(hidden_size=12, num_attention_heads=4), "hidden_size 12 is not an even number"),
         (lambda: ModernBertConfig(classifier_pooling="max"), "classifier_pooling 'max'"),

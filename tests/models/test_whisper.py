@@ -20,8 +20,8 @@ from transferlab.data.audio import mel_filters
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, WhisperConfig, run_stages
 from transferlab.models.backbone import check_ownership
+from transferlab.pretrained.families.whisper import ctranslate2_names, read_audio, whisper_from_hf, whisper_names
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.whisper import ctranslate2_names, read_audio, whisper_from_hf, whisper_names
 
 TINY = WhisperConfig(12, 2, 3, 20, num_mel_bins=5, max_source_positions=8, dropout=0.1, init_std=0.3)
 RAW = {"model_type": "whisper", "d_model": 12, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 20,

@@ -130,7 +130,7 @@ def test_gradients_of_the_logits_equal_the_origin(tmp_path: Path) -> None:
 @pytest.mark.network
 def test_minilm_equals_the_origin_on_awkward_text(tmp_path: Path) -> None:
     source = tl.load("minilm-l6")
-    folder = Path(source.origin["path"])
+    folder = Path(source.provenance["path"])
     model = transformers.BertModel.from_pretrained(folder).eval()
     tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
     texts = [

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from test_vit_parity import channels_first, pixels
 
 import transferlab as tl
-from transferlab.pretrained.clip import clip_names
+from transferlab.pretrained.families.clip import clip_names
+from transferlab.pretrained.families.vit import vit_names
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.vit import vit_names
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")

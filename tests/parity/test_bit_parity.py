@@ -16,7 +16,7 @@ from timm_alone import import_timm
 import transferlab as tl
 from transferlab import trees
 from transferlab.models import BitConfig, ClassifierConfig
-from transferlab.pretrained.bit import bit_names
+from transferlab.pretrained.families.bit import bit_names
 from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")

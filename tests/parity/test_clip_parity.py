@@ -19,7 +19,7 @@ from timm_alone import import_open_clip, import_timm
 
 import transferlab as tl
 from transferlab import trees
-from transferlab.pretrained.clip import clip_names
+from transferlab.pretrained.families.clip import clip_names
 from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -381,10 +381,10 @@ def test_embeddings_and_logits_equal_open_clips(name: str, open_clip, monkeypatc
         timm = import_timm()
         create = timm.create_model
         monkeypatch.setattr(timm, "create_model", lambda name, **given: create(name, **{**given, "depth": 2}))
-        from transferlab.pretrained import vit
+        from transferlab.pretrained.families import vit_timm
 
         cut = {"so400m": (1152, 2, 16)}
-        monkeypatch.setattr(vit, "_SIZES", vit._SIZES | cut)
+        monkeypatch.setattr(vit_timm, "_SIZES", vit_timm._SIZES | cut)
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     model = randomised(kind(**{k: v for k, v in config.items() if k != "custom_text"}))
     save_for_hf = sys.modules["open_clip.push_to_hf_hub"].save_config_for_hf

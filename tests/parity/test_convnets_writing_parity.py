@@ -21,12 +21,12 @@ from transferlab.models import (
     ResNetConfig,
     SwinConfig,
 )
-from transferlab.pretrained.bit import BIT, bit_names
-from transferlab.pretrained.convnext import convnext_names
-from transferlab.pretrained.mobilenet import mobilenet_names
+from transferlab.pretrained.families.bit import BIT, bit_names
+from transferlab.pretrained.families.convnext import convnext_names
+from transferlab.pretrained.families.mobilenet import mobilenet_names
+from transferlab.pretrained.families.resnet import RESNET, resnet_names
+from transferlab.pretrained.families.swin import SWIN, swin_names
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.resnet import RESNET, resnet_names
-from transferlab.pretrained.swin import SWIN, swin_names
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")

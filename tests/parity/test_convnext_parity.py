@@ -17,7 +17,7 @@ from timm_alone import import_timm
 import transferlab as tl
 from transferlab import trees
 from transferlab.models import ClassifierConfig, ConvNeXtConfig
-from transferlab.pretrained.convnext import convnext_names
+from transferlab.pretrained.families.convnext import convnext_names
 from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")

@@ -361,7 +361,7 @@ def test_a_gguf_file_is_another_model_to_the_origin(name: str, tmp_path: Path) -
 def test_smollm2_reads_text_or_writes_it_otherwise_than_the_origin() -> None:
     pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
     source = tl.load("smollm2-135m")
-    file = Path(source.origin["path"])
+    file = Path(source.provenance["path"])
     model = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
     ).eval()

@@ -51,7 +51,7 @@ def independent(weights: dict, pixels: np.ndarray):
 @pytest.mark.parametrize("shape", [(224, 224), (97, 131), (64, 65)])
 def test_logits_equal_an_independent_evaluation_at_odd_sizes(shape: tuple[int, int]) -> None:
     source = tl.load("efficientnet-lite0")
-    weights = torch.load(source.origin["path"], weights_only=True)
+    weights = torch.load(source.provenance["path"], weights_only=True)
     pixels = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
     with torch.no_grad():
         features, want = independent(weights, pixels)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.formats.gguf import read_gguf
 
 gguf = pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
 

@@ -14,7 +14,7 @@ from timm_alone import import_timm
 import transferlab as tl
 from transferlab.data.images import ImageTransform
 from transferlab.models import MobileNetV2Config
-from transferlab.pretrained.mobilenet import mobilenet_names
+from transferlab.pretrained.families.mobilenet import mobilenet_names
 from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")

@@ -19,7 +19,7 @@ from timm_alone import import_open_clip, import_timm
 
 from transferlab.data.images import ImageTransform
 from transferlab.models import ClipConfig
-from transferlab.pretrained.clip import open_clip_transform
+from transferlab.pretrained.families.clip import open_clip_transform
 from transferlab.pretrained.preprocessing import read_preprocessor, to_preprocessor
 from transferlab.pretrained.timm import TimmConfig
 

@@ -16,8 +16,8 @@ from timm_alone import import_timm
 import transferlab as tl
 from transferlab import trees
 from transferlab.models import ClassifierConfig, SwinConfig
+from transferlab.pretrained.families.swin import swin_names
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.swin import swin_names
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compared import compare
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import transferlab as tl
 from transferlab import trees
 from transferlab.models.mpnet import distance_buckets
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.families.modernbert import modernbert_from_hf
 from transferlab.pretrained.names import to_file
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -231,8 +232,25 @@ def test_published_sizes_are_not_the_origins() -> None:
 def test_an_old_modernbert_config_is_read_otherwise_than_the_origin_reads_it() -> None:
     old = {"model_type": "modernbert", "num_hidden_layers": 5, "global_attn_every_n_layers": 2, "global_rope_theta": 900.0,
            "local_rope_theta": 30.0, "reference_compile": False}  # fmt: skip
-    theirs, ours = transformers.ModernBertConfig(**old), tl.models.ModernBertConfig.from_hf(old)
+    theirs, ours = transformers.ModernBertConfig(**old), modernbert_from_hf(old)
     assert list(ours.kinds) == theirs.layer_types
     assert ours.global_rope_theta == theirs.rope_parameters["full_attention"]["rope_theta"] == 900.0
     assert ours.local_rope_theta == theirs.rope_parameters["sliding_attention"]["rope_theta"] == 30.0
-    assert tl.models.ModernBertConfig.from_hf(json.loads(theirs.to_json_string())) == ours
+    assert modernbert_from_hf(json.loads(theirs.to_json_string())) == ours
+
+
+@pytest.mark.parametrize(("case", "lost"), [("distilbert", "classifier."), ("mpnet", "pooler.dense.weight")])
+def test_keys_that_are_unused_are_not_those_that_the_origin_calls_unexpected(
+    case: str, lost: str, tmp_path: Path
+) -> None:
+    """A hidden layer without its classifier, and a bias without its kernel."""
+    kind, config = configured(case)
+    whole = f"{kind}ForSequenceClassification" if lost == "classifier." else f"{kind}Model"
+    getattr(transformers, whole)(config).save_pretrained(tmp_path)
+    tensors = {k: x for k, x in load_file(tmp_path / "model.safetensors").items() if not k.startswith(lost)}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    base = getattr(transformers, f"{kind}Model")
+    bare = {} if kind == "DistilBert" else {"add_pooling_layer": False}
+    _, report = base.from_pretrained(tmp_path, output_loading_info=True, **bare)
+    source = tl.load(tmp_path)
+    assert {key for key, _ in source.unused} == set(report["unexpected_keys"]) != set()

@@ -15,8 +15,8 @@ import transferlab as tl
 from transferlab import trees
 from transferlab.data import AudioTransform
 from transferlab.models import WhisperConfig
+from transferlab.pretrained.families.whisper import whisper_names
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.whisper import whisper_names
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
@@ -98,7 +98,7 @@ def test_spectrograms_equal_the_origin_sample_by_sample(bands: int, seconds: flo
 
 
 def test_a_saved_feature_extractor_is_read(tmp_path: Path) -> None:
-    from transferlab.pretrained.whisper import read_audio
+    from transferlab.pretrained.families.whisper import read_audio
 
     transformers.WhisperFeatureExtractor(feature_size=128, chunk_length=10).save_pretrained(tmp_path)
     assert read_audio(tmp_path) == AudioTransform(128, seconds=10.0)

@@ -93,7 +93,7 @@ def weights(path: Path) -> None:
     import numpy as np
 
     from transferlab.files import reading
-    from transferlab.pretrained.formats import read_any
+    from transferlab.pretrained.formats.weights import read_any
 
     file = next(iter(sorted(path.iterdir())), path / "nothing.npz")
     for tensor in read_any(file).values():
@@ -480,7 +480,7 @@ def llama_gguf() -> bytes:
 
     from transferlab import trees
     from transferlab.models.llama import LlamaConfig
-    from transferlab.pretrained.llama_gguf import llama_gguf_names
+    from transferlab.pretrained.families.llama_gguf import llama_gguf_names
     from transferlab.pretrained.names import to_file
 
     config = LlamaConfig(vocab_size=12, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,

@@ -12,7 +12,7 @@ import pytest
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.big_vision import clip_tables, vit_tables
+from transferlab.pretrained.families.big_vision import clip_tables, vit_tables
 from transferlab.pretrained.names import to_file
 
 PIXELS = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)

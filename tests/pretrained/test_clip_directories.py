@@ -15,16 +15,17 @@ import transferlab as tl
 from transferlab.data.images import png
 from transferlab.errors import TransferlabError
 from transferlab.models import ClipConfig, TextTowerConfig, ViTConfig
-from transferlab.pretrained.clip import (
+from transferlab.pretrained.families.clip import (
     clip_from_hf,
     clip_from_open_clip,
     clip_names,
     clip_to_hf,
     text_tower_from_hf,
 )
+from transferlab.pretrained.families.vit import vit_from_hf
+from transferlab.pretrained.families.vit_timm import vit_from_timm
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
-from transferlab.pretrained.vit import vit_from_hf, vit_from_timm
 
 
 @pytest.fixture(scope="module", params=CLIPS)
@@ -85,7 +86,7 @@ def test_one_tower_is_no_ordinary_backbone(folder: Path) -> None:
     whole = tl.load(folder)
     for name, family, modality in (("vision", "vit", "image"), ("text", "clip_text", "text")):
         source = tl.load(folder, tower=name)
-        assert (source.family, source.modality, source.origin["tower"]) == (family, modality, name)
+        assert (source.family, source.modality, source.provenance["tower"]) == (family, modality, name)
         assert [stage.name for stage in source.definition.module.all_stages()][:2] == ["embed", "layers/0"]
         kept = {leaf.key for leaf in source.leaves.values()}
         left = {key for key, _ in source.unused}

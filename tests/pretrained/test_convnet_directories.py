@@ -15,12 +15,12 @@ from transferlab import trees
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models import BitConfig, ClassifierConfig, ConvNeXtConfig, MobileNetV2Config, ResNetConfig, SwinConfig
-from transferlab.pretrained.bit import bit_from_hf, bit_from_timm, bit_names
-from transferlab.pretrained.convnext import convnext_from_hf, convnext_from_timm, convnext_names
-from transferlab.pretrained.mobilenet import mobilenet_from_hf, mobilenet_from_timm, mobilenet_names
+from transferlab.pretrained.families.bit import bit_from_hf, bit_from_timm, bit_names
+from transferlab.pretrained.families.convnext import convnext_from_hf, convnext_from_timm, convnext_names
+from transferlab.pretrained.families.mobilenet import mobilenet_from_hf, mobilenet_from_timm, mobilenet_names
+from transferlab.pretrained.families.resnet import resnet_from_hf, resnet_from_timm, resnet_names
+from transferlab.pretrained.families.swin import swin_from_hf, swin_from_timm, swin_names
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.resnet import resnet_from_hf, resnet_from_timm, resnet_names
-from transferlab.pretrained.swin import swin_from_hf, swin_from_timm, swin_names
 from transferlab.pretrained.timm import TimmConfig
 
 RESNET = ResNetConfig(embedding_size=4, hidden_sizes=(8, 12), depths=(2, 11), groups=2, width_per_group=32)

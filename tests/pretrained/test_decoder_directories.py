@@ -18,8 +18,9 @@ from transferlab.errors import TransferlabError
 from transferlab.methods import LoRA, Probe
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
-from transferlab.pretrained.llama import LLAMA
-from transferlab.pretrained.llama_gguf import llama_gguf_names
+from transferlab.pretrained.families.llama import LLAMA
+from transferlab.pretrained.families.llama_config import llama_from_hf
+from transferlab.pretrained.families.llama_gguf import llama_gguf_names
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.writing import save
 from transferlab.train.run import plan_for
@@ -111,7 +112,7 @@ def test_a_model_without_quantisation_is_refused_for_saying_so(empty, tmp_path: 
 
 
 def test_what_a_config_leaves_out_is_not_the_models_own_default() -> None:
-    read = LlamaConfig.from_hf
+    read = llama_from_hf
     assert read({"model_type": "mistral"}).windowed == tuple(range(32))
     assert read({"model_type": "mistral", "sliding_window": None}).windowed == ()
     assert read({"model_type": "qwen2", "sliding_window": 9}).windowed == ()
@@ -204,7 +205,7 @@ def test_a_gguf_file_is_another_model_than_was_written(kind: str, config: LlamaC
 
 
 def test_query_and_key_of_a_gguf_file_turn_in_other_pairs(tmp_path: Path) -> None:
-    from transferlab.pretrained.gguf import read_gguf
+    from transferlab.pretrained.formats.gguf import read_gguf
 
     leaves = write_gguf(tmp_path / "x.gguf", TINY)
     file = read_gguf(tmp_path / "x.gguf").tensors["blk.3.attn_k.weight"].read()  # (2 heads of 4, 16)
@@ -417,7 +418,7 @@ def test_a_config_of_ours_means_another_model_to_hugging_face(size: str) -> None
     config = getattr(LlamaConfig, size)()
     for head in (config.language_model(), None):
         raw, names = LLAMA.to_hf(config, head)
-        assert LlamaConfig.from_hf(json.loads(json.dumps(raw))) == config
+        assert llama_from_hf(json.loads(json.dumps(raw))) == config
         wanted = trees.flatten(trees.define(config.build(head)).params)
         assert wanted.keys() <= {name.path for name in names.names}
     with pytest.raises(TransferlabError, match="No model of Hugging Face's is what this config says"):

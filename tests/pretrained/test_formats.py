@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_npz, read_safetensors
+from transferlab.pretrained.formats.npz import read_npz
+from transferlab.pretrained.formats.safetensors import read_safetensors
+from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.weights import read_any, read_directory
 
 TENSORS = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),

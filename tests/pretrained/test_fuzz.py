@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.methods.adapted import Adapted
-from transferlab.pretrained.formats import read_npz
+from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.peft import Pair
 
 CHANGES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=5)
@@ -189,7 +189,7 @@ def test_a_nan_goes_into_the_model(folders: dict[str, Path], tmp_path: Path) -> 
 def test_a_nan_or_infinity_of_some_type_is_not_seen_or_another_number_is_taken_for_one(dtype: str) -> None:
     import ml_dtypes
 
-    from transferlab.pretrained.formats import holds_nonfinite
+    from transferlab.pretrained.formats.tensors import holds_nonfinite
 
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     plain = np.array([[0.0, -0.0, 65000.0], [1e-7, 3.0, -65000.0]]).astype(kind)
@@ -203,7 +203,7 @@ def test_a_nan_or_infinity_of_some_type_is_not_seen_or_another_number_is_taken_f
 
 
 def test_a_nan_or_infinity_in_any_piece_of_a_large_array_is_seen() -> None:
-    from transferlab.pretrained.formats import holds_nonfinite
+    from transferlab.pretrained.formats.tensors import holds_nonfinite
 
     large = np.zeros((1 << 12, (1 << 10) + 3), np.float32)
     assert not holds_nonfinite(large)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.formats import read_any
-from transferlab.pretrained.gguf import read_gguf
+from transferlab.pretrained.formats.gguf import read_gguf
+from transferlab.pretrained.formats.weights import read_any
 
 
 def text(value: str) -> bytes:
@@ -71,7 +71,7 @@ def test_metadata_and_tensors_come_back_otherwise(file: Path) -> None:
 
 
 def test_a_tensor_longer_than_a_piece_is_put_together_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transferlab.pretrained import gguf as module
+    from transferlab.pretrained.formats import gguf as module
 
     blocks = np.random.default_rng(0).integers(0, 256, (12, 34), np.uint8)
     blocks[:, :2] = np.frombuffer(ONE, np.uint8)

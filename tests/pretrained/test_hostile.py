@@ -25,7 +25,8 @@ from transferlab.data.sentencepiece import read_sentencepiece
 from transferlab.data.text import read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.methods.adapted import Adapted
-from transferlab.pretrained.formats import read_any, read_safetensors
+from transferlab.pretrained.formats.safetensors import read_safetensors
+from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.peft import Pair
 
 
@@ -180,8 +181,8 @@ def test_metadata_without_end_are_read(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_damaged_tensor_of_a_gguf_or_torch_file_is_not_named(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf((), (("w", (2,), 0, np.array([1.0, np.nan], np.float32).tobytes()),)))
+    from transferlab.pretrained.leaves import LazyLeaf
     from transferlab.pretrained.names import SAME
-    from transferlab.pretrained.source import LazyLeaf
 
     with pytest.raises(TransferlabError, match=r"m\.gguf: 'w' holds NaN"):
         LazyLeaf("w", read_any(path)["w"], SAME).read()

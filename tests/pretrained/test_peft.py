@@ -34,7 +34,7 @@ def adapter(source, tmp_path: Path) -> Path:
 
 def test_an_adapter_comes_back_otherwise(adapter: Path, source) -> None:
     again = tl.load_adapter(adapter)
-    assert again.source.origin["path"] == source.origin["path"]
+    assert again.source.provenance["path"] == source.provenance["path"]
     assert again.pairs.keys() == PAIRS.keys()
     for path, want in PAIRS.items():
         got = again.pairs[path]

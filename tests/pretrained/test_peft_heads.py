@@ -166,6 +166,6 @@ def test_an_adapter_names_its_base_as_it_was_loaded(tmp_path: Path, monkeypatch:
         place = Adapted(replace(source, name=name), {PATH: pair}).save_adapter(tmp_path / "adapter", overwrite=True)
         raw = json.loads((place / "adapter_config.json").read_text())
         assert raw["base_model_name_or_path"] == said and raw["revision"] == ("v2" if "@" in name else None)
-    regrown = replace(source, origin={**source.origin, "changes": {"new_rows": "mean"}})
+    regrown = replace(source, provenance={**source.provenance, "changes": {"new_rows": "mean"}})
     with pytest.raises(TransferlabError, match=r"changed as it was loaded \(new_rows\)"):
         Adapted(regrown, {PATH: pair}).save_adapter(tmp_path / "other")

@@ -32,5 +32,5 @@ def test_an_entry_leaves_something_out(name: str) -> None:
 def test_a_named_model_is_another_than_it_says(name: str, parameters: int) -> None:
     source = tl.load(name)
     assert trees.count(source.params) == parameters
-    assert source.origin["licence"] == REGISTRY[name].licence
+    assert source.provenance["licence"] == REGISTRY[name].licence
     assert list(source.recorded["files"].values()) == [REGISTRY[name].sha256]

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.pretrained import formats
+from transferlab.pretrained.families.bert import bert_from_hf
+from transferlab.pretrained.formats import safetensors as formats
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_name_that_means_nothing_gives_no_hint(name: str, message: str) -> Non
 def test_a_bare_weight_file_is_guessed_at(folder: Path) -> None:
     with pytest.raises(TransferlabError, match="does not say its architecture"):
         tl.load(folder / "model.safetensors")
-    config = tl.models.BertConfig.from_hf(json.loads((folder / "config.json").read_text()))
+    config = bert_from_hf(json.loads((folder / "config.json").read_text()))
     assert tl.load(folder / "model.safetensors", config=config).sha256 == tl.load(folder).sha256
 
 

@@ -16,6 +16,7 @@ from test_unpickle import Global, pickled, tensors
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
+from transferlab.pretrained.families.bert import bert_from_hf
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def config(folder: Path):
-    return tl.models.BertConfig.from_hf(json.loads((folder / "config.json").read_text()))
+    return bert_from_hf(json.loads((folder / "config.json").read_text()))
 
 
 def save(path: Path, **entries: object) -> Path:

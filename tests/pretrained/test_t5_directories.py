@@ -14,8 +14,8 @@ import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.families.t5 import t5_from_hf, t5_names
 from transferlab.pretrained.names import to_file
-from transferlab.pretrained.t5 import t5_from_hf, t5_names
 from transferlab.train.run import plan_for
 
 RAW = {

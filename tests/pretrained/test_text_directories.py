@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
+from transferlab.manifest import MANIFEST
 from transferlab.methods import Full, LoRA, Probe
 from transferlab.models import ClassifierConfig, EfficientNetConfig, ViTConfig
 from transferlab.models.fields import check_scalars
@@ -69,6 +70,53 @@ def test_loaded_leaves_do_not_write_the_files_own_tensors(kind: str, tmp_path: P
     assert again.keys() == tensors.keys() and not source.unused
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
+
+
+def test_a_key_that_the_network_has_no_leaf_for_is_dropped_without_a_word(tmp_path: Path) -> None:
+    tensors = write(tmp_path / "hidden", "distilbert")
+    save_file(
+        {k: x for k, x in tensors.items() if not k.startswith("classifier")},
+        str(tmp_path / "hidden" / "model.safetensors"),
+    )
+    source = tl.load(tmp_path / "hidden")
+    assert source.head is None
+    assert sorted(key for key, _ in source.unused) == ["pre_classifier.bias", "pre_classifier.weight"]
+    write_bert(tmp_path / "bias", drop=("pooler.dense.weight",))
+    source = tl.load(tmp_path / "bias")
+    assert source.config.pooler is False
+    assert source.unused == (("pooler.dense.bias", "the network that its config says has no 'pooler/bias'"),)
+    tensors = write(tmp_path / "norm", "modernbert")
+    save_file({**tensors, "head.norm.bias": np.zeros(8, np.float32)}, str(tmp_path / "norm" / "model.safetensors"))
+    with pytest.raises(
+        TransferlabError, match=r"the file's key 'head\.norm\.bias' \(8,\) matches no leaf of modernbert"
+    ):
+        tl.load(tmp_path / "norm")
+
+
+def test_an_export_of_before_its_configs_fields_had_other_names_is_lost(tmp_path: Path, caplog) -> None:
+    write(tmp_path / "distil", "distilbert")
+    source = tl.load(tmp_path / "distil")
+    out = save(source, tmp_path / "out", format="orbax")
+    described = json.loads((out / "transferlab.json").read_text())
+    described["config"] = {
+        "dim" if name == "hidden_size" else name: value for name, value in described["config"].items()
+    }
+    (out / "transferlab.json").write_text(json.dumps(described))
+    (out / MANIFEST).unlink()
+    again = tl.load(out)
+    assert again.config == source.config and "calls ['dim'] what is ['hidden_size'] now" in caplog.text
+
+
+def test_a_leaf_of_our_own_tree_that_its_description_lacks_is_dropped_without_a_word(tmp_path: Path) -> None:
+    out = save(tl.load(write_bert(tmp_path / "bert")), tmp_path / "out", format="orbax")
+    described = json.loads((out / "transferlab.json").read_text())
+    described["config"]["pooler"] = False
+    (out / "transferlab.json").write_text(json.dumps(described))
+    (out / MANIFEST).unlink()
+    with pytest.raises(
+        TransferlabError, match=r"transferlab\.json.*'pooler/.*' is in its tree, and not in the network"
+    ):
+        tl.load(out)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -135,6 +183,8 @@ def test_a_head_over_tokens_is_taken_for_one_over_texts(tmp_path: Path) -> None:
     [
         ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ("roberta", {"is_decoder": True}, "is_decoder is true"),
+        ("distilbert", {"n_heads": 3}, r"config\.json: dim 8 is no multiple of n_heads 3"),
+        ("distilbert", {"n_layers": "two"}, r"config\.json: n_layers is 'two'"),
         ("roberta", {"pad_token_id": None}, "pad_token_id is null"),
         ("mpnet", {"relative_attention_num_buckets": 8}, "relative_attention_num_buckets is 8"),
         ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling .* is not supported"),

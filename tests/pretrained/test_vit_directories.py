@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.models import EfficientNetConfig, ViTConfig
-from transferlab.pretrained.efficientnet import efficientnet_from_timm
-from transferlab.pretrained.names import Names, to_file
+from transferlab.pretrained.families.efficientnet import efficientnet_from_timm
+from transferlab.pretrained.families.vit import vit_from_hf, vit_names
+from transferlab.pretrained.names import NameTable, to_file
 from transferlab.pretrained.timm import TimmConfig
-from transferlab.pretrained.vit import vit_from_hf, vit_names
 
 HF, TIMM = VIT_DIALECTS["vit"], VIT_DIALECTS["timm"]
 
@@ -68,7 +68,7 @@ def test_a_fused_tensor_is_written_without_one_of_its_parts() -> None:
     with pytest.raises(
         TransferlabError, match=r"'blocks\.0\.attn\.qkv\.weight' cannot be written: 'layers/0/attention/key"
     ):
-        to_file(Names(names.names), leaves)
+        to_file(NameTable(names.names), leaves)
 
 
 def test_prefixes_mask_tokens_and_unknown_keys_are_taken_alike(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig
 from transferlab.pretrained import writing
-from transferlab.pretrained.formats import LazyTensor, read_directory, read_safetensors
-from transferlab.pretrained.writing import write_safetensors
+from transferlab.pretrained.families.bert import bert_from_hf
+from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
+from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.weights import read_directory
 
 
 def contents(folder: Path) -> dict[str, np.ndarray]:
@@ -253,7 +255,7 @@ def test_an_orbax_tree_of_somebodys_own_is_read_otherwise_or_without_a_word(tmp_
 
 def test_a_bare_file_gets_no_config_that_the_family_reads(tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "a")
-    config = tl.models.BertConfig.from_hf(json.loads((folder / "config.json").read_text()))
+    config = bert_from_hf(json.loads((folder / "config.json").read_text()))
     out = tl.save(tl.load(folder / "model.safetensors", config=config), tmp_path / "b")
     same(contents(folder), contents(out))
     assert tl.load(out).config == config

@@ -157,7 +157,7 @@ def test_activations_computed_again_lose_the_batch_statistics(tmp_path: Path) ->
 
 
 def write_efficientnet(path: Path, config) -> Path:
-    from transferlab.pretrained.efficientnet import efficientnet_names
+    from transferlab.pretrained.families.efficientnet import efficientnet_names
 
     definition = trees.define(config.build())
     shapes = {**trees.flatten(definition.params), **trees.flatten(definition.state)}

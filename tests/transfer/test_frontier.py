@@ -35,7 +35,7 @@ CONFIGS = {
     "bert": BertConfig(**SMALL),
     "roberta": RobertaConfig(**SMALL),
     "mpnet": MPNetConfig(**SMALL),
-    "distilbert": DistilBertConfig(vocab_size=90, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=80),
+    "distilbert": DistilBertConfig(vocab_size=90, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=80),
     "modernbert": ModernBertConfig(**{**SMALL, "local_attention": 8, "layer_types": ("full_attention", "sliding_attention")}),
 }  # fmt: skip
 CASES = [

@@ -6,9 +6,8 @@ from BERT in their embeddings (RoBERTa, DistilBERT, MPNet) build on :class:`Enco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ from transferlab.bounds import Count, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
-from transferlab.models.fields import given_fields
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
@@ -62,12 +60,6 @@ class BertConfig:
         """MiniLM-L6-H384: 6 layers, 384 wide, 22.7 M parameters."""
         return cls(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
 
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> BertConfig:
-        """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
-        refuse_decoders(config)
-        return cls(**given_fields(cls, config, without=("pooler",)))
-
     def without_pooler(self) -> BertConfig:
         """The same encoder without the tanh pooler over the first token."""
         return replace(self, pooler=False)
@@ -101,16 +93,6 @@ class EncoderConfig(Protocol):
     def layer_norm_eps(self) -> float: ...
     @property
     def pooler(self) -> bool: ...
-
-
-def refuse_decoders(raw: Mapping[str, Any]) -> None:
-    """Raise for fields of ``config.json`` that turn the origin's encoder into something else; each is named."""
-    kind = raw.get("position_embedding_type") or "absolute"
-    if kind != "absolute":
-        raise TransferlabError(f"config.json: position_embedding_type '{kind}' is not supported; only 'absolute'.")
-    for flag in ("is_decoder", "add_cross_attention"):
-        if raw.get(flag):
-            raise TransferlabError(f"config.json: {flag} is true; this model is an encoder.")
 
 
 def check_encoder(config: EncoderConfig, where: str) -> None:

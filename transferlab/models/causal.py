@@ -8,8 +8,7 @@ for all layers of a program.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
 from transferlab.models.layers import Key
@@ -59,41 +58,6 @@ class Rope:
             raise TransferlabError(
                 f"Rope: low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}."
             )
-
-    @classmethod
-    def from_hf(cls, given: Mapping[str, Any], theta: float, positions: int, where: str = "rope_parameters") -> Rope:
-        """Read ``rope_parameters`` (or the older ``rope_scaling``); what cannot be honoured is an error that names it.
-
-        Args:
-            given: the mapping, or one layer type's part of it.
-            theta: its base, if it does not hold one.
-            positions: ``max_position_embeddings``.
-            where: how errors call it.
-        """
-        given = {key: value for key, value in given.items() if value is not None}
-        kind = given.pop("rope_type", given.pop("type", "default"))
-        given.pop("type", None)
-        known = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-                 "yarn": ()}  # fmt: skip
-        if kind not in known:
-            raise TransferlabError(
-                f"config.json: {where}.rope_type '{kind}' is not supported; it can be {list(known)}."
-            )
-        if given.pop("partial_rotary_factor", 1.0) != 1.0:
-            raise TransferlabError(f"config.json: {where}.partial_rotary_factor is not supported; only 1.")
-        for name in known[kind]:
-            if name not in given:
-                raise TransferlabError(f"config.json: {where} of rope_type '{kind}' lacks '{name}'.")
-        names = {field.name for field in fields(cls)}
-        if unknown := sorted(given.keys() - names):
-            raise TransferlabError(f"config.json: {where} has an unknown '{unknown[0]}'.{nearest(unknown[0], names)}")
-        given.setdefault("rope_theta", theta)
-        if kind == "default":
-            return cls(float(given["rope_theta"]))
-        if kind != "linear":
-            given.setdefault("original_max_position_embeddings", positions)
-            given.setdefault("factor", positions / given["original_max_position_embeddings"])
-        return cls(rope_type=kind, **given)
 
     def used(self) -> tuple[str, ...]:
         """The fields that its ``rope_type`` looks at."""
@@ -214,15 +178,6 @@ def remember(
     keys = jax.lax.dynamic_update_slice(cache[f"keys/{number}"], key.astype(cache[f"keys/{number}"].dtype), at)
     values = jax.lax.dynamic_update_slice(cache[f"values/{number}"], value.astype(keys.dtype), at)
     return {**carry, "cache": {**cache, f"keys/{number}": keys, f"values/{number}": values}}, keys, values
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The model
-
-
-def token_ids(given: int | list[int] | None) -> tuple[int, ...]:
-    """``eos_token_id`` of a ``config.json``: none, one or several."""
-    return () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (int(given),)
 
 
 def token_inputs(inputs: Carry) -> Carry:

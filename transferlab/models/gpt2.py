@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 from flax import nnx
@@ -14,7 +12,7 @@ from transferlab.bounds import Count, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
-from transferlab.models.causal import Decoder, remember, token_ids, token_inputs, visible
+from transferlab.models.causal import Decoder, remember, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout
 from transferlab.models.norms import LayerNorm
@@ -81,15 +79,6 @@ class GPT2Config:
     def distilgpt2(cls) -> GPT2Config:
         """DistilGPT-2: 6 layers, 768 wide, 82 M parameters."""
         return cls(n_layer=6)
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> GPT2Config:
-        """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
-        if config.get("add_cross_attention"):
-            raise TransferlabError("config.json: add_cross_attention is true; this GPT-2 has no encoder to attend to.")
-        names = {field.name for field in fields(cls)} - {"eos_token_id"}
-        given = {name: config[name] for name in names if config.get(name) is not None}
-        return cls(**given, eos_token_id=token_ids(config.get("eos_token_id", 50256)))
 
     @property
     def max_position_embeddings(self) -> int:

@@ -6,9 +6,7 @@ soft caps and scales, all of which the config says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +17,7 @@ from transferlab.bounds import Count, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
-from transferlab.models.causal import (
-    Decoder,
-    Rope,
-    remember,
-    rotate,
-    token_ids,
-    token_inputs,
-    visible,
-)
+from transferlab.models.causal import Decoder, Rope, remember, rotate, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, gated
 from transferlab.models.norms import RMSNorm
@@ -178,25 +168,6 @@ class LlamaConfig:
             norm_offset=True, norm_after=True, embedding_scale=True, eos_token_id=(1,),
         )  # fmt: skip
 
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> LlamaConfig:
-        """Read the ``config.json`` of any of these models, as transformers 4 or 5 writes it.
-
-        What this family cannot represent is an error that names the field.
-        """
-        kind = config.get("model_type")
-        reader = _READERS.get(str(kind))
-        if reader is None:
-            raise TransferlabError(
-                f"config.json: model_type '{kind}' is not of this family.{nearest(str(kind), _READERS)}"
-            )
-        given = {key: value for key, value in config.items() if value is not None or key in _NULLABLE}
-        if given.get("use_bidirectional_attention"):
-            raise TransferlabError("config.json: use_bidirectional_attention is true; these decoders are causal.")
-        if given.get("pretraining_tp", 1) != 1:
-            raise TransferlabError(f"config.json: pretraining_tp is {given['pretraining_tp']}; only 1 is supported.")
-        return reader(given)
-
     def language_model(self) -> LanguageModelConfig:
         """The origin's head over the vocabulary."""
         return LanguageModelConfig(tied=self.tie_word_embeddings, soft_cap=self.final_logit_softcapping)
@@ -204,164 +175,6 @@ class LlamaConfig:
     def build(self, head: HeadConfig | None = None) -> Llama:
         """Return the module; nothing is allocated."""
         return Llama(self, head)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Reading config.json: each model has defaults of its own for what a file leaves out
-
-
-_NULLABLE = ("eos_token_id", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
-"""Fields whose null says that there is none; where any other is null, it is as if it were not there."""
-
-_LLAMA = {
-    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "max_position_embeddings": 2048, "initializer_range": 0.02, "rms_norm_eps": 1e-6,
-    "attention_dropout": 0.0, "tie_word_embeddings": False, "hidden_act": "silu", "eos_token_id": 2,
-}  # fmt: skip
-_QWEN = {**_LLAMA, "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768,
-         "num_key_value_heads": 32, "eos_token_id": None}  # fmt: skip
-_GEMMA = {
-    **_LLAMA, "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
-    "tie_word_embeddings": True, "eos_token_id": 1, "query_pre_attn_scalar": 256, "sliding_window": 4096,
-}  # fmt: skip
-
-
-def _shared(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What all of them have."""
-    full = {**defaults, **given}
-    sizes = {name: full[name] for name in _LLAMA if name not in ("eos_token_id", "hidden_act")}
-    heads = full["num_attention_heads"]
-    if "head_dim" not in full and full["hidden_size"] % heads:
-        raise TransferlabError(
-            f"config.json: hidden_size {full['hidden_size']} is no multiple of num_attention_heads {heads}."
-        )
-    return {
-        **sizes,
-        "hidden_act": full.get("hidden_activation", full["hidden_act"]),
-        "num_key_value_heads": full.get("num_key_value_heads", heads),
-        "head_dim": full.get("head_dim", full["hidden_size"] // heads),
-        "eos_token_id": token_ids(full["eos_token_id"]),
-    }
-
-
-def _rope(given: Mapping[str, Any], positions: int, theta: float = 10000.0) -> Rope:
-    """``rope_scaling`` as transformers 4 writes it, else ``rope_parameters``; ``rope_theta`` where that holds no base."""
-    # With both in the file the origin drops all of rope_parameters, its base too.
-    where = "rope_scaling" if given.get("rope_scaling") else "rope_parameters"
-    parameters = given.get(where, {})
-    if "partial_rotary_factor" in given:
-        parameters = {"partial_rotary_factor": given["partial_rotary_factor"], **parameters}
-    return Rope.from_hf(parameters, float(given.get("rope_theta", theta)), positions, where)
-
-
-def _windowed(given: Mapping[str, Any], layers: int, otherwise: tuple[int, ...]) -> tuple[int, ...]:
-    """Numbers of the layers with a window: ``layer_types``, or what the model does without it."""
-    types = given.get("layer_types")
-    if types is None:
-        return otherwise
-    if len(types) != layers:
-        raise TransferlabError(f"config.json: layer_types names {len(types)} layers; num_hidden_layers is {layers}.")
-    for one in types:
-        if one not in ("full_attention", "sliding_attention"):
-            raise TransferlabError(
-                f"config.json: layer_types holds '{one}'; only full_attention and sliding_attention."
-            )
-    return tuple(i for i, one in enumerate(types) if one == "sliding_attention")
-
-
-def _llama(given: Mapping[str, Any]) -> LlamaConfig:
-    shared = _shared(given, _LLAMA)
-    bias = bool(given.get("attention_bias", False))
-    return LlamaConfig(
-        **shared, rope=_rope(given, shared["max_position_embeddings"]), qkv_bias=bias, output_bias=bias,
-        mlp_bias=bool(given.get("mlp_bias", False)),
-    )  # fmt: skip
-
-
-def _mistral(given: Mapping[str, Any]) -> LlamaConfig:
-    if "layer_types" in given:
-        raise TransferlabError("config.json: layer_types is not supported for model_type 'mistral'.")
-    shared = _shared(given, {**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8,
-                             "max_position_embeddings": 131072})  # fmt: skip
-    window = given.get("sliding_window", 4096)
-    return LlamaConfig(
-        **shared, rope=_rope(given, shared["max_position_embeddings"]), sliding_window=window,
-        windowed=tuple(range(shared["num_hidden_layers"])) if window is not None else (),
-    )  # fmt: skip
-
-
-def _qwen(given: Mapping[str, Any]) -> LlamaConfig:
-    third = given["model_type"] == "qwen3"
-    shared = _shared(given, {**_QWEN, "head_dim": 128} if third else _QWEN)
-    layers, window = shared["num_hidden_layers"], None
-    first = given.get("max_window_layers", 28)
-    if given.get("use_sliding_window", False):
-        window = given.get("sliding_window", 4096)
-    windowed = _windowed(given, layers, tuple(range(first, layers)) if window is not None else ())
-    bias = bool(given.get("attention_bias", False)) if third else False
-    return LlamaConfig(
-        **shared, rope=_rope(given, shared["max_position_embeddings"]), qkv_bias=bias if third else True,
-        output_bias=bias, query_norm=third, sliding_window=window, windowed=windowed,
-    )  # fmt: skip
-
-
-def _gemma(given: Mapping[str, Any]) -> LlamaConfig:
-    third = given["model_type"] == "gemma3_text"
-    changes = {"vocab_size": 262208, "max_position_embeddings": 131072} if third else {}
-    full = {**_GEMMA, **changes, "hidden_act": "gelu_pytorch_tanh", **given}
-    # The field hidden_act that old files hold beside hidden_activation was never read by the origin.
-    full["hidden_act"] = full.get("hidden_activation", "gelu_pytorch_tanh")
-    shared = _shared(full, full)
-    layers, positions = shared["num_hidden_layers"], shared["max_position_embeddings"]
-    pattern = full.get("sliding_window_pattern", 6) if third else 2
-    windowed = _windowed(given, layers, tuple(i for i in range(layers) if (i + 1) % pattern))
-    bias = bool(given.get("attention_bias", False))
-    if third:
-        rope, local = _gemma_ropes(given, positions)
-    else:
-        rope, local = _rope(given, positions), None
-    if third and full.get("attn_logit_softcapping") is not None:
-        raise TransferlabError(
-            "config.json: attn_logit_softcapping is not supported: Gemma 3's attention has no soft cap."
-        )
-    return LlamaConfig(
-        **shared, rope=rope, local_rope=local, qkv_bias=bias, output_bias=bias, query_norm=third,
-        sliding_window=full["sliding_window"], windowed=windowed,
-        query_pre_attn_scalar=int(full["query_pre_attn_scalar"]), norm_offset=True, norm_after=True,
-        embedding_scale=True, attn_logit_softcapping=full.get("attn_logit_softcapping", None if third else 50.0),
-        final_logit_softcapping=full.get("final_logit_softcapping", None if third else 30.0),
-    )  # fmt: skip
-
-
-def _gemma_ropes(given: Mapping[str, Any], positions: int) -> tuple[Rope, Rope]:
-    """Gemma 3's two: of the layers without and with a window. ``rope_scaling`` is of the first, over what it has."""
-    parameters = given.get("rope_parameters", {})
-    whole, local = (parameters.get(name) or {} for name in ("full_attention", "sliding_attention"))
-    whole = {**whole, **given.get("rope_scaling", {})}
-    return (
-        Rope.from_hf(whole, float(given.get("rope_theta", 1e6)), positions, "rope_parameters.full_attention"),
-        Rope.from_hf(
-            local, float(given.get("rope_local_base_freq", 1e4)), positions, "rope_parameters.sliding_attention"
-        ),
-    )
-
-
-_READERS = {
-    "llama": _llama,
-    "mistral": _mistral,
-    "qwen2": _qwen,
-    "qwen3": _qwen,
-    "gemma2": _gemma,
-    "gemma3_text": _gemma,
-}
-
-MODEL_TYPES = tuple(_READERS)
-"""Values of ``model_type`` that :meth:`LlamaConfig.from_hf` reads."""
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Modules
 
 
 class Embed(nnx.Module):

@@ -8,9 +8,8 @@ embeddings have theirs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from transferlab.errors import TransferlabError, check_fields, nearest
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
-from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout, gated
 from transferlab.models.norms import LayerNorm
@@ -94,7 +92,7 @@ class ModernBertConfig:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The type of each layer."""
-        return self.layer_types or _every(3, self.num_hidden_layers)
+        return self.layer_types or alternating(3, self.num_hidden_layers)
 
     @property
     def pooling(self) -> Pooling:
@@ -111,52 +109,14 @@ class ModernBertConfig:
         """ModernBERT-large: 28 layers, 1024 wide, 395 M parameters."""
         return cls(hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2624)
 
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> ModernBertConfig:
-        """Read Hugging Face's ``config.json``, of old and of today; what cannot be represented is an error."""
-        given = given_fields(cls, config)
-        kinds = config.get("layer_types")
-        if kinds is None:
-            every = given_number(config, "global_attn_every_n_layers", 3.0)
-            if every < 1 or not every.is_integer():
-                raise TransferlabError(f"config.json: global_attn_every_n_layers is {every}; it must be at least 1.")
-            kinds = list(_every(int(every), given.get("num_hidden_layers", cls.num_hidden_layers)))
-        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
-            raise TransferlabError(f"config.json: layer_types is {kinds!r}; it must be a list of strings.")
-        for name, kind in zip(_THETAS, LAYER_TYPES, strict=True):
-            if theta := _theta(config, kind):
-                given[name] = theta
-        if "local_rope_theta" in config and "local_rope_theta" not in given:
-            # Where a config of old has null, the local layers turn as the global ones.
-            given["local_rope_theta"] = given.get("global_rope_theta", cls.global_rope_theta)
-        return cls(**given, layer_types=tuple(kinds))
-
     def build(self, head: ClassifierConfig | None = None) -> ModernBert:
         """Return the module; nothing is allocated."""
         return ModernBert(self, head)
 
 
-def _every(n: int, layers: int) -> tuple[str, ...]:
+def alternating(n: int, layers: int) -> tuple[str, ...]:
+    """Return the type of each layer where every ``n``-th attends to the whole text."""
     return tuple(LAYER_TYPES[bool(i % n)] for i in range(layers))
-
-
-_THETAS = ("global_rope_theta", "local_rope_theta")
-
-
-def _theta(config: Mapping[str, Any], kind: str) -> float | None:
-    """The base that ``rope_parameters`` gives for this kind of layer; None where it gives none."""
-    if config.get("rope_scaling"):
-        raise TransferlabError(f"config.json: rope_scaling {config['rope_scaling']!r} is not supported.")
-    tables = config.get("rope_parameters") or {}
-    table = (tables.get(kind) or {}) if isinstance(tables, Mapping) else None
-    if not isinstance(table, Mapping):
-        raise TransferlabError(f"config.json: rope_parameters is {tables!r}; it must be a table for each layer type.")
-    if table.get("rope_type", "default") != "default":
-        raise TransferlabError(
-            f"config.json: rope_parameters.{kind}.rope_type '{table['rope_type']}' is not supported; only 'default'."
-        )
-    theta = given_number(table, "rope_theta", 0.0, where=f"config.json: rope_parameters.{kind}")
-    return theta or None
 
 
 class Embed(nnx.Module):

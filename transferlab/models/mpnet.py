@@ -7,9 +7,7 @@ away.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +17,7 @@ from jaxtyping import Array, Float, Int
 from transferlab.bounds import Count, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry, Token
-from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder, refuse_decoders
-from transferlab.models.fields import given_fields
+from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
@@ -78,16 +75,6 @@ class MPNetConfig:
     def base(cls) -> MPNetConfig:
         """MPNet-base, as in all-mpnet-base-v2: 12 layers, 768 wide, 109 M parameters."""
         return cls()
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> MPNetConfig:
-        """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field.
-
-        What the file does not say is the origin's default, as for BERT: 512 positions, eps 1e-12.
-        """
-        refuse_decoders(config)
-        absent = {"max_position_embeddings": 512, "layer_norm_eps": 1e-12}
-        return cls(**{**absent, **given_fields(cls, config, without=("pooler",))})
 
     def without_pooler(self) -> MPNetConfig:
         """The same encoder without the tanh pooler over the first token."""

@@ -5,9 +5,7 @@ BERT's layers. Positions are counted over the tokens that are no padding, and be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,8 +14,7 @@ from jaxtyping import Array, Int
 from transferlab.bounds import Count, Natural, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_fields
 from transferlab.models.backbone import Carry
-from transferlab.models.bert import Encoder, check_encoder, refuse_decoders
-from transferlab.models.fields import given_fields
+from transferlab.models.bert import Encoder, check_encoder
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
@@ -84,24 +81,6 @@ class RobertaConfig:
     def xlm_large(cls) -> RobertaConfig:
         """XLM-R large: RoBERTa-large with 250002 tokens of 100 languages, 560 M parameters."""
         return replace(cls.large(), vocab_size=250002)
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> RobertaConfig:
-        """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field.
-
-        What the file does not say is the origin's default, as for BERT: 512 positions, two token types, eps 1e-12.
-        """
-        refuse_decoders(config)
-        if "pad_token_id" in config and config["pad_token_id"] is None:
-            raise TransferlabError("config.json: pad_token_id is null; positions are counted from it.")
-        vocabulary = 50265 if config.get("model_type", "roberta") == "roberta" else 30522
-        absent = {
-            "vocab_size": vocabulary,
-            "max_position_embeddings": 512,
-            "type_vocab_size": 2,
-            "layer_norm_eps": 1e-12,
-        }
-        return cls(**{**absent, **given_fields(cls, config, without=("pooler",))})
 
     def without_pooler(self) -> RobertaConfig:
         """The same encoder without the tanh pooler over the first token."""

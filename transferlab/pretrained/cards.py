@@ -39,10 +39,10 @@ _LIBRARIES = {"hf": "transformers", "timm": "timm", "orbax": "transferlab", "pef
 
 def base_licence(source: Source) -> dict[str, str]:
     """The base's licence, as the fields of a card: of the registry, or of the base's own card; empty where nobody says it."""
-    if licence := source.origin.get("licence"):
+    if licence := source.provenance.get("licence"):
         return {"license": str(licence).lower()}
-    path = Path(source.origin.get("path", "")) / CARD
-    if "path" not in source.origin or not path.is_file():
+    path = Path(source.provenance.get("path", "")) / CARD
+    if "path" not in source.provenance or not path.is_file():
         return {}
     block = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", path.read_text("utf-8", "replace"), re.DOTALL)
     found = re.findall(r"^(\w+):[ \t]*(\S.*?)[ \t]*$", block.group(1), re.MULTILINE) if block else []
@@ -64,7 +64,8 @@ def _facts(source: Source) -> list[str]:
     licence = base_licence(source)
     trained = sum(leaf.trained for leaf in source.leaves.values())
     facts = [
-        f"Base: {_base_name(source)}" + (f", {source.origin['revision']}" if source.origin.get("revision") else "")
+        f"Base: {_base_name(source)}"
+        + (f", {source.provenance['revision']}" if source.provenance.get("revision") else "")
     ]
     named = licence.get("license_name") or licence.get("license")
     facts.append(f"License of the base: {named or 'not stated by its files; ask its authors'}")
@@ -73,7 +74,7 @@ def _facts(source: Source) -> list[str]:
     if isinstance(head, ClassifierConfig):
         facts.append(f"Labels, in the order of the logits: {', '.join(head.labels)}")
         facts.append(f"Head: over {head.pooling}" + (", with a hidden layer" if head.hidden else ""))
-    if changes := source.origin.get("changes", {}):
+    if changes := source.provenance.get("changes", {}):
         facts.append(f"Changed in the base: {', '.join(sorted(changes))}")
     return [f"- {fact}" for fact in facts]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jax.core import Tracer
+from tokenizers import Tokenizer
 
-from transferlab.data.text import TextTransform, TokenTable
+from transferlab.data.text import TokenTable
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.families import FAMILIES
-
-if TYPE_CHECKING:
-    from transferlab.pretrained.source import LazyLeaf, Source
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.leaves import LazyLeaf
 
 _IDS = ("input_ids", "decoder_input_ids", "token_type_ids", "position_ids")
 _MASKS = {"attention_mask": "input_ids", "decoder_attention_mask": "decoder_input_ids"}
@@ -33,12 +32,11 @@ _AXES = {
 }
 
 
-def token_table(source: Source) -> TokenTable | None:
-    """Return what texts are looked up in; None for a model that reads none."""
-    table = _table(source.leaves, "input_ids")
+def token_table(name: str, family: Family, leaves: Mapping[str, LazyLeaf]) -> TokenTable | None:
+    """Return what the texts of the source of this name are looked up in; None for a model that reads none."""
+    table = _table(leaves, "input_ids")
     # Two towers have no rule for another vocabulary.
-    grows = FAMILIES[source.family].vocabulary in source.leaves
-    return None if table is None else TokenTable(table.shape[0], source.name, grows)
+    return None if table is None else TokenTable(table.shape[0], name, family.vocabulary in leaves)
 
 
 def _table(leaves: Mapping[str, LazyLeaf], name: str) -> LazyLeaf | None:
@@ -46,29 +44,54 @@ def _table(leaves: Mapping[str, LazyLeaf], name: str) -> LazyLeaf | None:
     return next((leaves[place] for place in places if place in leaves), None)
 
 
-def check_inputs(source: Source, inputs: Mapping[str, Any]) -> None:
-    """Raise for inputs whose kind, shape or values do not fit the source; those being traced have been checked.
+def check_inputs(
+    inputs: Mapping[str, Any],
+    name: str,
+    leaves: Mapping[str, LazyLeaf],
+    *,
+    channels: int | None,
+    vocabulary: TokenTable | None,
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Raise for inputs whose kind, shape or values do not fit a source; those being traced have been checked.
+
+    Args:
+        inputs: arrays by name.
+        name: of the source.
+        leaves: of the source.
+        channels: of the images that it reads; None where it reads none.
+        vocabulary: what its texts are looked up in; None where it reads none.
+        tokenizer: that makes its ids, if there is one.
 
     Raises:
         TransferlabError: the input, its row, and what there is room for are named.
     """
-    arrays = {name: _array(name, value) for name, value in inputs.items() if not isinstance(value, Tracer)}
-    for name, array in arrays.items():
-        if name in _AXES:
-            _check_signal(source, name, array)
+    arrays = {key: _array(key, value) for key, value in inputs.items() if not isinstance(value, Tracer)}
+    for key, array in arrays.items():
+        if key in _AXES:
+            _check_signal(name, channels, key, array)
         else:
-            _check_kind(name, array)
-    shapes = {name: np.shape(value) for name, value in inputs.items()}
-    for name, array in arrays.items():
-        ids = _MASKS.get(name, "decoder_input_ids" if name == "decoder_input_ids" else "input_ids")
+            _check_kind(key, array)
+    shapes = {key: np.shape(value) for key, value in inputs.items()}
+    for key, array in arrays.items():
+        ids = _MASKS.get(key, "decoder_input_ids" if key == "decoder_input_ids" else "input_ids")
         shape = shapes.get(ids)
-        if name in _AXES or shape is None or array.shape == shape:
+        if key in _AXES or shape is None or array.shape == shape:
             continue
-        if not (name == "position_ids" and array.shape == (1, shape[1])):
-            raise TransferlabError(f"'{name}' has shape {array.shape}, but '{ids}' has {shape}.")
-    for name in _IDS:
-        if name in arrays:
-            _check_rows(source, name, arrays[name])
+        if not (key == "position_ids" and array.shape == (1, shape[1])):
+            raise TransferlabError(f"'{key}' has shape {array.shape}, but '{ids}' has {shape}.")
+    for key in _IDS:
+        table = _table(leaves, key)
+        if key not in arrays or table is None or (wrong := _outside(arrays[key], table.shape[0])) is None:
+            continue
+        row, value, rows = *wrong, table.shape[0]
+        if key in _ROWS:
+            raise TransferlabError(
+                f"Row {row} of '{key}' holds {value}, but {name} has {rows} {_ROWS[key]} (0 to {rows - 1})."
+            )
+        token = tokenizer.id_to_token(value) if tokenizer is not None and value >= 0 else None
+        assert vocabulary is not None
+        raise TransferlabError(f"Row {row} of '{key}' holds {value}{vocabulary.lacks(token)}")
 
 
 def _array(name: str, value: Any) -> Any:
@@ -81,22 +104,20 @@ def _array(name: str, value: Any) -> Any:
         raise TransferlabError(f"'{name}' has rows of different lengths; pad them to one.") from None
 
 
-def _check_signal(source: Source, name: str, array: Any) -> None:
-    """Pictures and spectrograms: numbers with a fraction, channels last."""
-    axes = _AXES[name]
+def _check_signal(name: str, channels: int | None, key: str, array: Any) -> None:
+    """Images and spectrograms: numbers with a fraction, channels last."""
+    axes = _AXES[key]
     if len(array.shape) != len(axes):
-        raise TransferlabError(f"'{name}' has shape {tuple(array.shape)}; it must be ({', '.join(axes)}).")
+        raise TransferlabError(f"'{key}' has shape {tuple(array.shape)}; it must be ({', '.join(axes)}).")
     kind = np.dtype(array.dtype)
     if kind.kind in "iubOUS":
-        how = "source.transform(image)" if name == "pixel_values" else "source.transform(waveform)"
-        raise TransferlabError(f"'{name}' is of dtype {kind}; it must be normalised floats, as {how} makes them.")
-    towers = source.config.towers() if source.towers else {}
-    channels = getattr(towers.get("vision", source.config), "num_channels", None)
-    if name == "pixel_values" and channels is not None and array.shape[-1] != channels:
+        how = "source.transform(image)" if key == "pixel_values" else "source.transform(waveform)"
+        raise TransferlabError(f"'{key}' is of dtype {kind}; it must be normalised floats, as {how} makes them.")
+    if key == "pixel_values" and channels is not None and array.shape[-1] != channels:
         first = array.shape[1] == channels
         hint = " Channels come last: np.moveaxis(pixels, 1, -1)." if first else ""
         raise TransferlabError(
-            f"'pixel_values' has shape {tuple(array.shape)}, with {array.shape[-1]} channels; {source.name} reads (batch, "
+            f"'pixel_values' has shape {tuple(array.shape)}, with {array.shape[-1]} channels; {name} reads (batch, "
             f"height, width, {channels}).{hint}"
         )
 
@@ -117,21 +138,10 @@ def _check_kind(name: str, array: np.ndarray) -> None:
             raise TransferlabError(f"'{name}' holds {wrong[0]!r}; it must be 1 for a token and 0 for padding.")
 
 
-def _check_rows(source: Source, name: str, array: np.ndarray) -> None:
-    table = _table(source.leaves, name)
-    if table is None:
-        return
-    rows = table.shape[0]
+def _outside(array: np.ndarray, rows: int) -> tuple[int, int] | None:
+    """Return (row, value) of the first id that a table of so many rows has none for."""
     wrong = np.argwhere((array < 0) | (array >= rows))
     if not len(wrong):
-        return
+        return None
     row, column = wrong[0].tolist()
-    value = int(array[row, column])
-    if name in _ROWS:
-        raise TransferlabError(
-            f"Row {row} of '{name}' holds {value}, but {source.name} has {rows} {_ROWS[name]} (0 to {rows - 1})."
-        )
-    transform, table = source.towers.get("text") if source.towers else source.transform, token_table(source)
-    token = transform.tokenizer.id_to_token(value) if isinstance(transform, TextTransform) and value >= 0 else None
-    assert table is not None
-    raise TransferlabError(f"Row {row} of '{name}' holds {value}{table.lacks(token)}")
+    return row, int(array[row, column])

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from transferlab.errors import TransferlabError, check_arguments, printable
 from transferlab.files import reading
-from transferlab.pretrained.formats import read_any, read_orbax
-from transferlab.pretrained.loading import DESCRIPTION, load
+from transferlab.pretrained.formats.orbax import read_orbax
+from transferlab.pretrained.formats.weights import read_any
+from transferlab.pretrained.loading import load
+from transferlab.pretrained.orbax_directory import DESCRIPTION
 from transferlab.pretrained.registry import REGISTRY
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def _adapter(path: Path, name: str) -> Inspection:
 
 
 def _gguf(path: Path, name: str) -> Inspection:
-    from transferlab.pretrained.gguf import read_gguf
+    from transferlab.pretrained.formats.gguf import read_gguf
 
     found = read_gguf(path)
     rows = tuple((key, tensor.shape, found.types[key], key) for key, tensor in found.tensors.items())

@@ -96,7 +96,7 @@ OTHER_TASK = "the head of another task than classifying texts"
 
 
 @dataclass(frozen=True)
-class Name:
+class Entry:
     """One leaf: its path in the tree, its key in the file (without any prefix), and the layout between them."""
 
     path: str
@@ -104,30 +104,30 @@ class Name:
     layout: Layout = SAME
 
 
-def linear(path: str, key: str, n: int = 0, of: int = 1, *, bias: bool = True) -> list[Name]:
+def linear(path: str, key: str, n: int = 0, of: int = 1, *, bias: bool = True) -> list[Entry]:
     """Kernel and bias of torch's ``Linear``; the n-th of ``of`` that the file fuses."""
 
     def layout(plain: Layout) -> Layout:
         return plain if of == 1 else fused(plain, n, of)
 
-    kernel = Name(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
-    return [kernel, Name(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
+    kernel = Entry(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
+    return [kernel, Entry(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
 
 
-def norm(path: str, key: str, *, bias: bool = True) -> list[Name]:
+def norm(path: str, key: str, *, bias: bool = True) -> list[Entry]:
     """Scale and bias of a normalisation without statistics."""
-    scale = Name(f"{path}/scale", f"{key}.weight")
-    return [scale, Name(f"{path}/bias", f"{key}.bias")] if bias else [scale]
+    scale = Entry(f"{path}/scale", f"{key}.weight")
+    return [scale, Entry(f"{path}/bias", f"{key}.bias")] if bias else [scale]
 
 
-def batch_norm(path: str, key: str) -> list[Name]:
+def batch_norm(path: str, key: str) -> list[Entry]:
     """Scale, bias and statistics of torch's batch normalisation."""
     statistics = (("mean", "running_mean"), ("var", "running_var"))
-    return [*norm(path, key), *(Name(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in statistics)]
+    return [*norm(path, key), *(Entry(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in statistics)]
 
 
 @dataclass(frozen=True)
-class Names:
+class NameTable:
     """A family's table for one config.
 
     Attributes:
@@ -139,7 +139,7 @@ class Names:
         language_model: the head of the files that follow this table, where it predicts tokens.
     """
 
-    names: tuple[Name, ...]
+    names: tuple[Entry, ...]
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
@@ -147,20 +147,20 @@ class Names:
     language_model: LanguageModelConfig | None = None
 
 
-def with_prefix(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
+def with_prefix(names: NameTable, prefix: str, but: tuple[str, ...] = ()) -> NameTable:
     """Return the table whose keys carry this prefix, except those of paths that begin with one of ``but``."""
     moved = (name if name.path.startswith(but) else replace(name, key=prefix + name.key) for name in names.names)
     return replace(names, names=tuple(moved))
 
 
-def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_file(names: NameTable, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return ``{key: tensor}`` as the file holds these leaves, fused tensors whole; the keys carry no prefix.
 
     Raises:
         TransferlabError: a fused tensor of which a part is not among the leaves; the path is named.
     """
     pieces: dict[str, list[np.ndarray]] = {}
-    for key, parts in by_key(names).items():
+    for key, parts in entries_by_key(names).items():
         given = [name for name in parts if name.path in leaves]
         if given and len(given) < len(parts):
             missing = next(name.path for name in parts if name.path not in leaves)
@@ -175,9 +175,9 @@ def to_file(names: Names, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     }
 
 
-def by_key(names: Names) -> dict[str, tuple[Name, ...]]:
+def entries_by_key(names: NameTable) -> dict[str, tuple[Entry, ...]]:
     """Return ``{key: the leaves it fills}``, the parts of a fused tensor in their order."""
-    table: dict[str, list[Name]] = {}
+    table: dict[str, list[Entry]] = {}
     for name in names.names:
         table.setdefault(name.key, []).append(name)
     return {key: tuple(sorted(group, key=lambda name: name.layout.part)) for key, group in table.items()}

@@ -23,13 +23,17 @@ from transferlab.errors import FieldError, TransferlabError, check_fields, neare
 from transferlab.files import read_object, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.cards import write_card
+from transferlab.pretrained.classifiers import labels_of, like_the_origins
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.formats import LazyTensor, read_any, read_safetensors
-from transferlab.pretrained.names import SAME, Name, Names, by_key, with_prefix
+from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
+from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.weights import read_any
+from transferlab.pretrained.leaves import LazyLeaf
+from transferlab.pretrained.names import SAME, Entry, NameTable, entries_by_key, with_prefix
+from transferlab.pretrained.new_directory import new_directory
 from transferlab.pretrained.peft_modules import KERNEL, LABELS, modules_to_save, read_labels, with_modules
 from transferlab.pretrained.registry import REGISTRY
-from transferlab.pretrained.source import LazyLeaf, Source
-from transferlab.pretrained.writing import labels_of, like_the_origins, new_directory, write_safetensors
+from transferlab.pretrained.source import Source
 
 _PREFIX = "base_model.model."
 _PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}
@@ -198,13 +202,16 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which the adapter goes by.")
     # Adapters of transformers 4 name modules as the files do.
     tables = [
-        (table, {_module_key(key, source): parts for key, parts in by_key(table).items()} | by_key(table))
+        (
+            table,
+            {_module_key(key, source): parts for key, parts in entries_by_key(table).items()} | entries_by_key(table),
+        )
         for table in source.dialect()
     ]
     wanted = {part: key for part, key in _PARTS.items() if config.use_dora or part != "magnitude_vector"}
     halves: dict[str, dict[str, LazyTensor]] = {}
     replaced: dict[str, LazyLeaf] = {}
-    heads: list[Names] = []
+    heads: list[NameTable] = []
     for key, tensor in tensors.items():
         module, half, rest = key.partition(".lora_")
         if half:
@@ -262,7 +269,7 @@ def _array(leaf: LazyLeaf, path: str, source: Source) -> np.ndarray:
     return array
 
 
-def _kernel(name: Name, source: Source, arrays: Mapping[str, np.ndarray]) -> Any:
+def _kernel(name: Entry, source: Source, arrays: Mapping[str, np.ndarray]) -> Any:
     """The kernel that an adapter is beside, of a tied head the table; None where the base has none."""
     if name.path in arrays:
         return arrays[name.path]
@@ -280,8 +287,8 @@ def _module_key(key: str, source: Source) -> str:
 
 
 def _names(
-    key: str, tables: list[tuple[Names, dict[str, tuple[Name, ...]]]], file: Path
-) -> tuple[Names, tuple[Name, ...]]:
+    key: str, tables: list[tuple[NameTable, dict[str, tuple[Entry, ...]]]], file: Path
+) -> tuple[NameTable, tuple[Entry, ...]]:
     """The leaves that a key fills, and the table of names that says so."""
     for names, table in tables:
         plain = key
@@ -295,7 +302,7 @@ def _names(
 
 
 def _pair(
-    name: Name, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any
+    name: Entry, module: str, parts: Mapping[str, LazyTensor], config: AdapterConfig, source: Source, kernel: Any
 ) -> Pair:
     a, b, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
     where = f"{a.file}: the adapter of '{module}'"
@@ -341,7 +348,7 @@ def write_adapter(
         raise TransferlabError(f"'{plain}' has LoRA and others DoRA; PEFT has one for all of an adapter.")
     if source.names is None:
         raise TransferlabError(f"{source.name} has no names of an origin's modules, which a PEFT adapter goes by.")
-    if changes := sorted(source.origin.get("changes", {}).keys() - {"encoder"}):
+    if changes := sorted(source.provenance.get("changes", {}).keys() - {"encoder"}):
         raise TransferlabError(
             f"{source.name} was changed as it was loaded ({', '.join(changes)}), and PEFT puts an adapter on the base as it "
             "lies in its files. Merge the adapter instead: tl.save(adapted.merged(), …)."

@@ -18,9 +18,9 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig
+from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.loading import label_names
-from transferlab.pretrained.names import Name, Names, by_key
+from transferlab.pretrained.names import Entry, NameTable, entries_by_key
 from transferlab.pretrained.source import Source
 
 LABELS = "labels.json"
@@ -32,7 +32,7 @@ KERNEL = "head/kernel"
 def with_modules(
     source: Source,
     arrays: Mapping[str, np.ndarray],
-    tables: Sequence[Names],
+    tables: Sequence[NameTable],
     tying: bool,
     labels: tuple[str, ...],
     where: str,
@@ -146,7 +146,7 @@ def read_labels(directory: Path) -> tuple[str, ...]:
 
 
 def modules_to_save(
-    source: Source, names: Names, adapted: Collection[str], head: bool
+    source: Source, names: NameTable, adapted: Collection[str], head: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return what was trained as a whole, ``{key: tensor}``, and the fields of ``adapter_config.json`` that say so.
 
@@ -168,7 +168,7 @@ def modules_to_save(
     tensors: dict[str, np.ndarray] = {}
     fields: dict[str, Any] = {"bias": "none"}
     saved: set[str] = set()
-    keys, own = by_key(names), {name.path: name for name in names.names}
+    keys, own = entries_by_key(names), {name.path: name for name in names.names}
     for path in sorted(trained):
         key = own[path].key
         module = _module(key)
@@ -200,6 +200,6 @@ def _module(key: str) -> str:
     return first if first in ("classifier", "score") else key.rpartition(".")[0]
 
 
-def _whole(source: Source, parts: tuple[Name, ...]) -> np.ndarray:
+def _whole(source: Source, parts: tuple[Entry, ...]) -> np.ndarray:
     pieces = [name.layout.to_file(np.asarray(source.leaves[name.path].read(), np.float32)) for name in parts]
     return np.concatenate(pieces, parts[0].layout.axis) if len(pieces) > 1 else pieces[0]

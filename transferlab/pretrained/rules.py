@@ -27,7 +27,7 @@ from typing import Any
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Layout, Name, fused, squeezed
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, Layout, fused, squeezed
 
 _KERNEL = (("/kernel", ".weight", LINEAR), ("/bias", ".bias", SAME))
 _NORM = (("/scale", ".weight", SAME), ("/bias", ".bias", SAME))
@@ -64,14 +64,14 @@ class Rule:
     key: str
     optional: bool = False
 
-    def names(self, paths: frozenset[str]) -> Iterator[tuple[Name, ...]]:
+    def names(self, paths: frozenset[str]) -> Iterator[tuple[Entry, ...]]:
         """Yield the leaves that one tensor of the file fills, each time those that these paths hold."""
         for ending, suffix, layout in _KINDS[self.kind]:
             for numbers in self._numbers(paths, ending):
                 for filled, choices in _filled(self.path, numbers):
                     key = _key(self.key, numbers, [place for place, _ in choices])
                     if key is not None:
-                        group = (Name(filled + ending, key + suffix, layout),)
+                        group = (Entry(filled + ending, key + suffix, layout),)
                     elif choices[-1][0] > 0:
                         continue  # its tensor was yielded with the first of its parts
                     else:
@@ -89,13 +89,13 @@ class Rule:
 
     def _parts(
         self, numbers: tuple[str, ...], choices: list[tuple[int, str]], ending: str, suffix: str, layout: Layout
-    ) -> tuple[Name, ...]:
+    ) -> tuple[Entry, ...]:
         """The leaves of one tensor: all alternatives of the last choice."""
         before = [place for place, _ in choices[:-1]]
         key = _key(self.key, numbers, before)
         assert key is not None, self
         parts = [path for path, taken in _filled(self.path, numbers) if [p for p, _ in taken[:-1]] == before]
-        return tuple(Name(path + ending, key + suffix, fused(layout, n, len(parts))) for n, path in enumerate(parts))
+        return tuple(Entry(path + ending, key + suffix, fused(layout, n, len(parts))) for n, path in enumerate(parts))
 
 
 @cache
@@ -126,13 +126,13 @@ def leaves_of(config: Any) -> frozenset[str]:
     return frozenset({**trees.flatten(definition.params), **trees.flatten(definition.state)})
 
 
-def named(text: str, paths: Iterable[str]) -> tuple[Name, ...]:
+def named(text: str, paths: Iterable[str]) -> tuple[Entry, ...]:
     """Return how the files that follow these rules call the leaves at ``paths``.
 
     A leaf that no rule is about is left out: such files cannot hold it.
     """
     wanted = frozenset(paths)
-    found: dict[str, Name] = {}
+    found: dict[str, Entry] = {}
     for rule in rules(text):
         for group in rule.names(wanted):
             # All of a tensor's leaves, or none: an earlier rule names them otherwise.

@@ -19,84 +19,18 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import reading, sha256_file
+from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import (
-    ClassifierConfig,
-    HeadConfig,
-    LanguageModelConfig,
-    Pooling,
-    pool,
-    unit_length,
-)
-from transferlab.pretrained import refit
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
 from transferlab.pretrained.families import FAMILIES, family_of
-from transferlab.pretrained.formats import LazyTensor, holds_nonfinite
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.inputs import check_inputs, token_table
-from transferlab.pretrained.names import SAME, Layout, Names
-from transferlab.pretrained.positions import Resize
+from transferlab.pretrained.leaves import LazyLeaf
+from transferlab.pretrained.names import SAME, NameTable
+from transferlab.pretrained.resizing import Resizable, replace_tokenizer, resize_inputs
 
 Transform = TextTransform | ImageTransform | AudioTransform
 """Preprocessing that travels with weights."""
-
-
-@dataclass(frozen=True)
-class LazyLeaf:
-    """A leaf of the source's tree: where it is in the file, and the array on demand (``np.asarray(leaf)``).
-
-    ``resize`` is set where the source reads images of another size than the file was written for, ``trained`` where the
-    array came in place of the file's.
-    """
-
-    key: str
-    tensor: LazyTensor = field(repr=False)
-    layout: Layout = field(repr=False)
-    resize: Resize | None = None
-    trained: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape in the tree (after the layout, and resized)."""
-        return self.resize.shape if self.resize else self.layout.shape(self.tensor.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Dtype in the file."""
-        return self.tensor.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def read(self) -> np.ndarray:
-        """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
-
-        Raises:
-            TransferlabError: it holds a NaN or an infinity; the file and the key are named.
-        """
-        with reading(self.tensor.file or "memory", f"'{self.key}'"):
-            plain = self.layout.to_tree(self.tensor.read())
-        if holds_nonfinite(plain):
-            where = f"{self.tensor.file}: " if self.tensor.file else ""
-            what = "NaN" if bool(np.isnan(plain).any()) else "an infinity"
-            raise TransferlabError(f"{where}'{self.key}' holds {what}; every weight must be a finite number.")
-        return self.resize.apply(plain) if self.resize else plain
-
-    def placed(self, dtype: Any) -> jax.Array:
-        """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
-        array = self.read()
-        made = trees.placed(array, dtype).block_until_ready()
-        if made.dtype == jnp.float16 and array.dtype != np.float16 and not bool(jnp.isfinite(made).all()):
-            raise TransferlabError(
-                f"'{self.key}' has values beyond the range of float16; load it with dtype='bfloat16'."
-            )
-        self.tensor.release()
-        return made
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        out = self.read()
-        return out if dtype is None else out.astype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +47,7 @@ class Source:
         transform: preprocessing that travels with the weights.
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
-        origin: where it came from: name, revision, path, licence, and the ``changes`` that
+        provenance: where it came from: name, revision, path, licence, and the ``changes`` that
             :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
         dtype: of the parameters in memory when the source itself is called.
         raw: ``config.json`` as it was read, if there was one.
@@ -132,24 +66,25 @@ class Source:
     transform: Transform | None = field(repr=False)
     pooling: Pooling
     normalise: bool
-    origin: dict[str, Any] = field(repr=False)
+    provenance: dict[str, Any] = field(repr=False)
     dtype: str = field(default="float32", repr=False)
     raw: Mapping[str, Any] | None = field(default=None, repr=False)
-    names: Names | None = field(default=None, repr=False)
+    names: NameTable | None = field(default=None, repr=False)
     tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
     files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
     towers: Mapping[str, Transform | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         # Here transform and table meet, whatever made the source: an id beyond it is refused where a text becomes ids.
-        if isinstance(self.transform, TextTransform) and self.transform.table != (table := token_table(self)):
+        table = token_table(self.name, FAMILIES[self.family], self.leaves)
+        if isinstance(self.transform, TextTransform) and self.transform.table != table:
             object.__setattr__(self, "transform", replace(self.transform, table=table))
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
-        """``origin`` with the SHA-256 of each weight file: what runs record of where their base came from."""
+        """``provenance`` with the SHA-256 of each weight file: what runs record of where their base came from."""
         hashes = {name: sha256_file(file) if isinstance(file, Path) else file for name, file in self.files.items()}
-        return {**self.origin, "files": hashes}
+        return {**self.provenance, "files": hashes}
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
@@ -200,7 +135,7 @@ class Source:
         Raises:
             TransferlabError: there is no such tower; those that there are are named.
         """
-        if self.origin.get("tower") == name:
+        if self.provenance.get("tower") == name:
             return self
         if name not in self.towers:
             there = nearest(name, self.towers) if self.towers else " It is one chain of stages, and is loaded whole."
@@ -215,7 +150,7 @@ class Source:
         )
         return Source(
             self.name, family.name, config, None, leaves, (*self.unused, *unused), self.towers[name],
-            family.head_pooling(config), False, {**self.origin, "family": family.name, "tower": name}, self.dtype,
+            family.head_pooling(config), False, {**self.provenance, "family": family.name, "tower": name}, self.dtype,
             files=self.files,
         )  # fmt: skip
 
@@ -242,7 +177,8 @@ class Source:
         Raises:
             TransferlabError: a source that reads text, or a family that has no such size to change.
         """
-        return refit.images(self, image_size, patch_size, channels, channel_mode)
+        reads = self._resizable(self.image_transform)
+        return self._with_resized(resize_inputs(reads, image_size, patch_size, channels, channel_mode))
 
     def with_tokenizer(
         self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
@@ -260,7 +196,33 @@ class Source:
         Raises:
             TransferlabError: a source that reads images or came without a tokenizer, or one that was changed already.
         """
-        return refit.tokens(self, path, add, new_rows)
+        return self._with_resized(replace_tokenizer(self._resizable(self.transform), path, add, new_rows))
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Source:
+        """The source, as it was loaded, with the changes that ``provenance["changes"]`` recorded.
+
+        Raises:
+            TransferlabError: a tokenizer that is gone, or is not what it was.
+        """
+        source = self.encoder() if "encoder" in changes else self
+        if "new_rows" in changes:
+            made = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
+            if made.provenance["changes"]["sha256"] != changes["sha256"]:
+                raise TransferlabError(f"The tokenizer in {changes['tokenizer']} is not the one that this run had.")
+            return made
+        images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
+        return source.resized(**images) if images else source
+
+    def _resizable(self, transform: Transform | None) -> Resizable:
+        family, changes = FAMILIES[self.family], self.provenance.get("changes", {})
+        return Resizable(self.name, family, self.config, self.head, self.leaves, transform, changes)
+
+    def _with_resized(self, new: Resizable) -> Source:
+        provenance = {**self.provenance, "changes": dict(new.changes)} if new.changes else self.provenance
+        source = replace(self, config=new.config, leaves=dict(new.leaves), provenance=provenance)
+        if self.towers:
+            return replace(source, towers={**self.towers, "vision": new.transform})
+        return replace(source, transform=new.transform)
 
     def encoder(self) -> Source:
         """The encoder alone, of a source whose decoder writes text: what a head for labels goes on.
@@ -275,8 +237,10 @@ class Source:
         wanted = trees.flatten(trees.define(config.build()).params)
         gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
         leaves = {path: self.leaves[path] for path in wanted}
-        origin = {**self.origin, "changes": {**self.origin.get("changes", {}), "encoder": True}}
-        return replace(self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), origin=origin)
+        provenance = {**self.provenance, "changes": {**self.provenance.get("changes", {}), "encoder": True}}
+        return replace(
+            self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), provenance=provenance
+        )
 
     def with_params(
         self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
@@ -336,7 +300,7 @@ class Source:
         """Whether the head's kernel is the table of tokens."""
         return isinstance(self.head, LanguageModelConfig) and self.head.tied
 
-    def names_for(self, head: HeadConfig | None) -> Names | None:
+    def names_for(self, head: HeadConfig | None) -> NameTable | None:
         """The table of names that the origin's files with this head follow: each kind of head has a key of its own."""
         names = self.names
         if names is None or head is None or _names_head(names, head):
@@ -346,7 +310,7 @@ class Source:
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
         return fitting[0] if fitting else None
 
-    def dialect(self) -> tuple[Names, ...]:
+    def dialect(self) -> tuple[NameTable, ...]:
         """The tables that name all but the head as this source's does, its own first."""
         if self.names is None:
             return ()
@@ -404,7 +368,16 @@ class Source:
                 raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
             raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
-        check_inputs(self, inputs)
+        reads = self.config.towers()["vision"] if self.towers else self.config
+        texts = self.towers.get("text") if self.towers else self.transform
+        check_inputs(
+            inputs,
+            self.name,
+            self.leaves,
+            channels=getattr(reads, "num_channels", None),
+            vocabulary=token_table(self.name, FAMILIES[self.family], self.leaves),
+            tokenizer=texts.tokenizer if isinstance(texts, TextTransform) else None,
+        )
         return {name: jnp.asarray(value) for name, value in inputs.items()}
 
     @cached_property
@@ -451,14 +424,14 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
     return evaluate
 
 
-def _names_head(names: Names, head: HeadConfig) -> bool:
+def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold such a head."""
     if isinstance(head, ClassifierConfig):
         return names.language_model is None
     return names.language_model is not None and names.language_model.tied == head.tied
 
 
-def _backbone(names: Names) -> set[tuple[str, str]]:
+def _backbone(names: NameTable) -> set[tuple[str, str]]:
     return {(name.path, name.key) for name in names.names if not name.path.startswith("head/")}
 
 

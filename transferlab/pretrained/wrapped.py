@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from transferlab.pretrained.formats import LazyTensor
-from transferlab.pretrained.names import Names
+from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.names import NameTable
 
 _WORDS = ("module", "model", "net", "network", "backbone", "encoder")
 """What a model is called within what a script saved; what all keys begin with is tried too."""
@@ -22,7 +22,7 @@ AVERAGED = (("n_averaged", "the number of models in torch's AveragedModel"),)
 """What such a wrapper keeps beside the weights: pairs of a regular expression over whole keys and a reason."""
 
 
-def unwrapped(tables: Sequence[Names], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+def unwrapped(tables: Sequence[NameTable], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return the tensors by the keys that the tables know, without what stands before all of the model's own.
 
     The prefix is the one under which most keys are known, the shortest of those; without any that is better than none,

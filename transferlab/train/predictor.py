@@ -24,7 +24,6 @@ from transferlab.host import interruptible
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
-from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
 from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture
@@ -159,9 +158,8 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = refitted(
-                load(place, tower=origin.get("tower"), entry=origin.get("entry")), origin.get("changes", {})
-            )
+            source = load(place, tower=origin.get("tower"), entry=origin.get("entry"))
+            source = source.with_changes(origin.get("changes", {}))
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
             continue

@@ -17,7 +17,7 @@ from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
 from transferlab.files import atomic_path, check_file, read_object, reading
 from transferlab.methods.adapted import Adapted
-from transferlab.pretrained.formats import read_npz
+from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.source import Source
 from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics

@@ -24,7 +24,8 @@ from transferlab.transfer.resize import label_rows, take_rows
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from transferlab.pretrained.source import LazyLeaf, Source
+    from transferlab.pretrained.leaves import LazyLeaf
+    from transferlab.pretrained.source import Source
 
 Action = Literal["copied", "resized", "derived", "initialised"]
 Weights = Literal["pretrained", "random"]

@@ -1,4 +1,4 @@
-"""Which rows of a trained head stay where the labels change. Other leaves are resized where a source is refitted."""
+"""Which rows of a trained head stay where the labels change. Other leaves are resized where a source is resized."""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""A head for labels as the reference implementation's class has it: its labels in ``config.json``, its layers, what it cannot hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.config_checks import label_names
+from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.source import Source
+from transferlab.pretrained.timm import TimmConfig
+
+
+def written_labels(raw: Mapping[str, Any], head: Any) -> tuple[str, ...]:
+    """Return the labels that ``config.json`` gives a head; their numbers where it names none."""
+    if "model_type" in raw:
+        return label_names(dict(raw)) or tuple(str(i) for i in range(len(head.labels)))
+    given = raw.get("pretrained_cfg") or raw
+    names = tuple(given.get("label_names") or given.get("labels") or ())
+    return names or tuple(
+        str(i) for i in range(int(raw.get("num_classes", given.get("num_classes", len(head.labels)))))
+    )
+
+
+def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
+    """Write the head's labels into config.json, and the origin's class that has such a head."""
+    assert source.head is not None
+    n = len(source.head.labels)
+    if kind == "timm":
+        inner = raw["pretrained_cfg"] if isinstance(raw.get("pretrained_cfg"), dict) else raw
+        raw["num_classes"] = inner["num_classes"] = n
+        inner.pop("labels", None)
+        inner["label_names"] = list(source.head.labels)
+        if isinstance(raw.get("model_args"), dict) and "num_classes" in raw["model_args"]:
+            raw["model_args"]["num_classes"] = n
+        check_head(source, FAMILIES[source.family].from_timm(TimmConfig.read(raw)))
+        return
+    raw.pop("num_labels", None)
+    raw |= labels_of(source)
+    family = FAMILIES[source.family]
+    if family.to_hf is not None:
+        raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
+    elif raw.get("architectures"):
+        task = "ForSequenceClassification" if family.modality == "text" else "ForImageClassification"
+        raw["architectures"] = [re.sub(r"(Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0]) + task]
+    check_head(source, family.from_hf(raw))
+
+
+def check_head(source: Source, config: Any) -> None:
+    """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
+    head, family = source.head, FAMILIES[source.family]
+    assert isinstance(head, ClassifierConfig)
+    keep = "keep it as it is: tl.save(source, directory, format='orbax')"
+    if head.bias and not family.head_bias:
+        raise TransferlabError(f"The origin's classifier has no bias, this head has; {keep}.")
+    wanted, hidden = family.head_pooling(config), family.head_hidden(config)
+    if head.pooling != wanted:
+        way = (
+            f"Train with pooling='{wanted}', or {keep}"
+            if wanted in source.definition.module.poolings
+            else f"K{keep[1:]}"
+        )
+        raise TransferlabError(
+            f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. {way}."
+        )
+    if head.hidden != hidden:
+        has = "no hidden layer, this head has one" if hidden is None else "a hidden layer, this head has none like it"
+        way = "" if hidden is None else f"; train with Full or LoRA and pooling='{wanted}', whose head has it"
+        raise TransferlabError(f"The origin's classifier has {has}{way}, or {keep}.")
+    if head.normalise:
+        raise TransferlabError(f"The origin's classifier does not scale what it pools; {keep}.")
+
+
+def labels_of(source: Source) -> dict[str, Any]:
+    """The head's labels as ``config.json`` holds them."""
+    assert source.head is not None
+    labels = source.head.labels
+    table = {"id2label": {str(i): label for i, label in enumerate(labels)}}
+    return table | {"label2id": {label: i for i, label in enumerate(labels)}}
+
+
+def like_the_origins(source: Source) -> Source:
+    """Return the source as the origin's class with a classifier holds it, of which only the labels' number is known.
+
+    Raises:
+        TransferlabError: it pools otherwise.
+    """
+    source = origins_layers(source)
+    raw = dict(source.raw or {})
+    if "model_type" in raw:
+        set_head(raw, source, "hf")
+    else:
+        check_head(source, source.config)
+    return source
+
+
+NO_POOLER = "the origin's class with this head has no pooler"
+
+
+def origins_layers(source: Source) -> Source:
+    """Return the source with the layers that the origin's class with its head has.
+
+    Where the origin's classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
+    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is left
+    out.
+    """
+    head, family = source.head, FAMILIES[source.family]
+    hidden = family.head_hidden(source.config)
+    if not isinstance(head, ClassifierConfig) or hidden is None or not getattr(source.config, "pooler", False):
+        return source
+    leaves = {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
+    if head.pooling == "pooler" and hidden.activation == "tanh" and head.hidden is None and not head.normalise:
+        head = replace(head, pooling=family.head_pooling(source.config), hidden=hidden)
+        keys = {name.path: name.key for name in source.names.names} if source.names is not None else {}
+        for part in ("kernel", "bias"):
+            path = f"head/dense/{part}"
+            leaves[path] = replace(source.leaves[f"pooler/{part}"], key=keys.get(path, path), trained=True)
+    gone = tuple((leaf.key, NO_POOLER) for path, leaf in source.leaves.items()
+                 if path.startswith("pooler/"))  # fmt: skip
+    config = source.config.without_pooler()
+    return replace(source, config=config, head=head, leaves=leaves, unused=(*source.unused, *gone))

@@ -1,0 +1,62 @@
+"""What a ``config.json`` says that holds for every family: how deep it may be, what cannot be read, its labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from transferlab import limits
+from transferlab.errors import TransferlabError
+
+
+def check_layers(config: Any, tensors: int, path: Path) -> None:
+    """A config of more layers than the file has tensors is wrong, and a table of names for it might not end."""
+    for field_ in fields(config):
+        value = getattr(config, field_.name)
+        if is_dataclass(value):
+            check_layers(value, tensors, path)
+        elif re.search("layer|depth", field_.name) and _total(value) > max(tensors, 1):
+            raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+
+
+def check_depth(raw: Any, path: Path) -> None:
+    """A config of more layers than any model's is refused before anything is made for each of them."""
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            check_depth(value, path)
+        elif re.search(r"(layers?|depths?|block_count)$", str(key)) and _total(value) > limits.LAYERS:
+            raise TransferlabError(
+                f"{path}: {key} is {str(value)[:40]}; {limits.LAYERS} layers are the most (transferlab.limits)."
+            )
+
+
+def _total(layers: Any) -> float:
+    """Layers that a number, or one for each stage, asks for; 0 for what is neither."""
+    each = layers if isinstance(layers, (list, tuple)) else (layers,)
+    return float(sum(min(n, 10**9) for n in each if isinstance(n, (int, float)) and n > 0))
+
+
+def check_plain(raw: Mapping[str, Any], path: Path) -> None:
+    """Weights that the origin unpacks, or rounds as it computes, are another model when they are read as they stand."""
+    quantised = raw.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise TransferlabError(
+            f"{path}: quantization_config has the quant_method {str(method)[:40]!r}, which is not supported; load the "
+            "model's weights as they were before, or a GGUF file of it."
+        )
+
+
+def classifies(raw: Mapping[str, Any]) -> bool:
+    """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
+    return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
+                   for name in raw.get("architectures") or ())  # fmt: skip
+
+
+def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
+    table = raw.get("id2label") or {}
+    return tuple(str(table[key]) for key in sorted(table, key=int))

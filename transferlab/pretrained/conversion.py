@@ -1,0 +1,193 @@
+"""``config.json`` and the tensors that a source is written as: in the dialect it came in, or in another."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from transferlab.errors import TransferlabError
+from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.pretrained.auxiliary_files import changed_tokenizer, set_sizes
+from transferlab.pretrained.classifiers import NO_POOLER, check_head, labels_of, set_head, written_labels
+from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.formats.safetensors import safetensors_metadata
+from transferlab.pretrained.formats.tensors import LazyTensor, narrowed
+from transferlab.pretrained.leaves import LazyLeaf
+from transferlab.pretrained.names import Entry, NameTable, entries_by_key
+from transferlab.pretrained.source import Source
+
+
+def native(source: Source, kind: str, sized: bool) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file.
+
+    ``sized`` says whether images are read in another size than the file's own settings say; else what the file holds for
+    another size stays, as the origin resizes it too.
+    """
+    assert source.raw is not None and source.names is not None
+    raw: dict[str, Any] = json.loads(json.dumps(source.raw))
+    by_path = {name.path: name for name in source.names.names}
+    groups: dict[str, list[tuple[Entry, LazyLeaf]]] = {}
+    for path, leaf in source.leaves.items():
+        if path not in by_path:
+            raise TransferlabError(
+                f"'{path}' has no key in {source.family}'s files: the origin has no such head. Write the format 'orbax'."
+            )
+        groups.setdefault(leaf.key, []).append((by_path[path], leaf))
+    refitted = sized or changed_tokenizer(source)
+    stale = _stale(source)
+    out, resized = {key: tensor for key, tensor in source.tensors.items() if key not in stale}, False
+    for key, parts in groups.items():
+        own = source.tensors.get(key)
+        as_read = all(leaf.tensor is own and not (refitted and leaf.resize) for _, leaf in parts)
+        if own is not None and as_read:
+            continue
+        out[key] = _joined(parts, own.dtype if own is not None else _usual_dtype(source) or parts[0][1].dtype)
+        resized |= own is not None and out[key].shape != own.shape and not parts[0][0].path.startswith("head/")
+    if refitted or resized or not source.tensors:
+        set_sizes(raw, source)
+    head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
+    # A head of another task can have the key of ours.
+    unused = {key for key, _ in source.unused}
+    added = any(key not in source.tensors or key in unused for key in head_keys)
+    if added:
+        out = _prefixed(out, source, raw, head_keys)
+    head = source.head
+    if isinstance(head, LanguageModelConfig) and added:
+        # A tied head came apart from its table.
+        raw["tie_word_embeddings"] = head.tied
+        if hasattr(source.config, "scale_decoder_outputs"):
+            raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
+    if isinstance(head, ClassifierConfig) and (added or head.labels != written_labels(raw, head)):
+        set_head(raw, source, kind)
+    return raw, out
+
+
+def _stale(source: Source) -> set[str]:
+    """Keys of the source's files that lie beside the model, and that what was changed in it has made wrong."""
+    gone = {key for key, why in source.unused if why == NO_POOLER}
+    table = source.leaves.get(source.table)
+    if table is None or source.names is None or not (table.trained or changed_tokenizer(source)):
+        return gone
+    # Copies of the table, and heads of other tasks with a row for each token of it.
+    rows = table.layout.shape(source.tensors[table.key].shape)[0] if table.key in source.tensors else table.shape[0]
+    heads = {name.key for names in source.dialect() for name in names.names if name.path == "head/kernel"}
+    for key, _ in source.unused:
+        copies = any(re.fullmatch(pattern, key) for pattern, path in source.names.copies if path == source.table)
+        regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
+        gone |= {key} if copies or regrown or (source.tied and key in heads) else set()
+    return gone
+
+
+def own_format(source: Source) -> str:
+    """The format that a source came in; for a bare file one that its family is written as."""
+    if source.raw is not None:
+        return "hf" if "model_type" in source.raw else "timm"
+    family = FAMILIES[source.family]
+    return "timm" if family.to_hf is None and family.to_timm is not None else "hf"
+
+
+def converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Return (config.json, tensors) in a dialect that the source was not read in."""
+    family = FAMILIES[source.family]
+    writers = {one.name: one.to_hf if kind == "hf" else one.to_timm for one in FAMILIES.values()}
+    if writers[family.name] is None:
+        able = ", ".join(name for name, writer in writers.items() if writer is not None)
+        raise TransferlabError(
+            f"A config.json of {family.name} cannot be made for the format '{kind}'. Of {able} it can be."
+        )
+    if kind == "timm":
+        assert family.to_timm is not None
+        timm, names = family.to_timm(source.config)
+        if isinstance(source.head, ClassifierConfig):
+            check_head(source, source.config)
+        return timm.written(source.image_transform, source.labels), _by_names(source, names)
+    assert family.to_hf is not None
+    raw, names = family.to_hf(source.config, source.head)
+    if isinstance(source.head, ClassifierConfig):
+        raw |= labels_of(source)
+        check_head(source, family.from_hf(raw))
+    return raw, _by_names(source, names)
+
+
+def _by_names(source: Source, names: NameTable) -> dict[str, LazyTensor]:
+    out = {}
+    for key, parts in entries_by_key(names).items():
+        given = [(name, source.leaves[name.path]) for name in parts if name.path in source.leaves]
+        if given and len(given) < len(parts):
+            raise TransferlabError(f"The key '{key}' cannot be written: a part of it is missing.")
+        if given:
+            out[key] = _joined(given, given[0][1].dtype)
+    if lost := source.leaves.keys() - {name.path for name in names.names}:
+        raise TransferlabError(f"'{min(lost)}' has no name in this format.")
+    return out
+
+
+def _joined(parts: list[tuple[Entry, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
+    """One tensor of the file from the leaves that it fuses; it is made when it is read."""
+    parts = sorted(parts, key=lambda part: part[0].layout.part)
+    shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]
+    axis, shape = parts[0][0].layout.axis, list(shapes[0])
+    if len(parts) > 1:
+        shape[axis] = sum(one[axis] for one in shapes)
+
+    def read() -> np.ndarray:
+        pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
+        whole = np.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
+        return whole if whole.dtype == dtype else whole.astype(dtype)
+
+    return LazyTensor(tuple(shape), dtype, read)
+
+
+def cast(tensor: LazyTensor, dtype: np.dtype, key: str) -> LazyTensor:
+    """Return a floating tensor in this type, others as they are."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype == dtype:
+        return tensor
+    return LazyTensor(tensor.shape, dtype, lambda: narrowed(tensor.read(), dtype, key), tensor.file, tensor.release)
+
+
+def _usual_dtype(source: Source) -> np.dtype | None:
+    """The floating type of most of the file; None without one."""
+    sizes: dict[np.dtype, int] = {}
+    for tensor in source.tensors.values():
+        if jnp.issubdtype(tensor.dtype, jnp.floating):
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
+
+
+def _prefixed(
+    tensors: dict[str, LazyTensor], source: Source, raw: Mapping[str, Any], head_keys: set[str]
+) -> dict[str, LazyTensor]:
+    """A head goes on a backbone that is bare, or was under another: transformers has one prefix on all keys but the head's.
+
+    What the file held beside the model (``unused``) stays behind; it belonged to another head.
+    """
+    assert source.names is not None
+    used = {leaf.key for leaf in source.leaves.values()}
+    kept = {key: tensor for key, tensor in tensors.items() if key in used}
+    prefixes = source.names.prefixes
+    own = f"{raw.get('model_type')}."
+    prefix = own if own in prefixes else prefixes[-1] if prefixes else ""
+    if any(key.startswith(prefix) for key in kept):
+        return kept
+    bare = {key: next((key.removeprefix(one) for one in prefixes if key.startswith(one)), key) for key in kept}
+    return {key if key in head_keys else prefix + bare[key]: tensor for key, tensor in kept.items()}
+
+
+def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return ``config.json`` with this type of its weights, where it names one."""
+    fields = [name for name in ("dtype", "torch_dtype") if name in raw]
+    return {**raw, **dict.fromkeys(fields or (["dtype"] if "model_type" in raw else []), dtype)}
+
+
+def metadata(source: Source) -> dict[str, str]:
+    """What stood beside the tensors in the source's files; transformers asks for the format."""
+    for file in source.files.values():
+        if isinstance(file, Path) and file.suffix == ".safetensors":
+            return safetensors_metadata(file)
+    return {"format": "pt"}

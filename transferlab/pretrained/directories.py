@@ -1,0 +1,196 @@
+"""Which directory or file it is: Hugging Face's, timm's, open_clip's, a GGUF file, our own, or weights alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transferlab.data.images import ImageTransform
+from transferlab.data.text import TextTransform
+from transferlab.errors import TransferlabError, nearest
+from transferlab.files import read_object, reading
+from transferlab.models.fields import check_scalars
+from transferlab.pretrained.config_checks import check_depth, check_layers, check_plain, classifies, label_names
+from transferlab.pretrained.families import FAMILIES, family_of
+from transferlab.pretrained.families.big_vision import config_of
+from transferlab.pretrained.families.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.formats.gguf import read_gguf
+from transferlab.pretrained.formats.gguf_tokenizer import tokenizer_from_gguf
+from transferlab.pretrained.formats.orbax import read_orbax
+from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.weights import read_any, read_directory, read_entry
+from transferlab.pretrained.matching import Described, assemble, hits
+from transferlab.pretrained.names import Entry, NameTable
+from transferlab.pretrained.orbax_directory import DESCRIPTION, from_orbax
+from transferlab.pretrained.sentence_transformers import MODULES, read_modules
+from transferlab.pretrained.source import Source
+from transferlab.pretrained.timm import TimmConfig
+from transferlab.pretrained.transforms import read_text_transform, read_transforms
+from transferlab.pretrained.unread import unread_weights
+
+
+def from_gguf(path: Path, name: str, provenance: dict[str, Any]) -> Source:
+    """A GGUF file says its architecture and holds its tokenizer."""
+    file = read_gguf(path)
+    kind = file.value("general.architecture", str)
+    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    if family is None:
+        known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
+        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+    with reading(path):
+        check_depth(file.metadata, path)
+        config = family.from_gguf(file)
+        check_layers(config, len(file.tensors), path)
+        transform = tokenizer_from_gguf(file, config.max_position_embeddings)
+        made = assemble(
+            name, family, config, file.tensors, {"path": str(path.resolve()), **provenance},
+            Described(transform if isinstance(transform, TextTransform) else None),
+        )  # fmt: skip
+    unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
+    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
+
+
+def from_tree(directory: Path, name: str, config: Any) -> Source:
+    """An Orbax checkpoint of somebody's own: a tree with our paths, as ``nnx.state`` or ``trees.unflatten`` makes one."""
+    tensors, family = read_orbax(directory), family_of(config)
+    tables = (
+        replace(
+            table, names=tuple(Entry(name.path, name.path) for name in table.names),
+            prefixes=("params/", "state/", "model/"), renames=(("/value", ""),),
+            ignored=((r"(opt_state|optimizer|step|rng|rngs)(/.*)?", "the state of the training run, no parameter"),),
+        )
+        for table in family.names(config)
+    )  # fmt: skip
+    names = max(tables, key=lambda table: hits(table, tensors))
+    return _bare(name, family, config, tensors, directory, names)
+
+
+def from_file(path: Path, name: str, config: Any, entry: str | None) -> Source:
+    """A file of weights, of the architecture that ``config`` says or their shapes tell."""
+    tensors, others = read_entry(path, entry)
+    config = config_of(tensors) if config is None else config
+    if config is None:
+        raise TransferlabError(
+            f"{path}: a bare weight file does not say its architecture; pass one, as "
+            f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
+        )
+    made = _bare(name, family_of(config), config, tensors, path)
+    told = ((key, f"another state dict of the file: tl.load('{name}', entry='{key}', …) reads it") for key in others)
+    provenance = made.provenance if entry is None else {**made.provenance, "entry": entry}
+    return replace(made, files={path.name: path}, unused=(*made.unused, *told), provenance=provenance)
+
+
+def _bare(
+    name: str,
+    family: Family,
+    config: Any,
+    tensors: Mapping[str, LazyTensor],
+    path: Path,
+    names: NameTable | None = None,
+) -> Source:
+    """Weights that came alone: preprocessing is the family's own, and texts are pooled by their mean."""
+    transform, towers = family.transform(config), {}
+    if family.modality == "image and text":
+        towers, transform = {"vision": transform, "text": None}, None
+    pooling = "mean" if family.modality == "text" else None
+    described = Described(transform, towers, pooling)
+    return assemble(name, family, config, tensors, {"path": str(path.resolve())}, described, names)
+
+
+def from_directory(
+    directory: Path, name: str, provenance: dict[str, Any], known: dict[Path, str] | None = None
+) -> Source:
+    """A directory of Hugging Face, timm, open_clip or ours; ``known`` are hashes of its files."""
+    if (directory / DESCRIPTION).exists():
+        return from_orbax(directory, name, provenance)
+    with reading(directory / MODULES):
+        modules = read_modules(directory)
+    directory, whole = modules.folder, directory
+    path = directory / "config.json"
+    if not path.exists() and (directory / OPEN_CLIP).exists():
+        return _from_open_clip(directory, name, provenance)
+    if not path.exists():
+        if (directory / "adapter_config.json").exists():
+            raise TransferlabError(
+                f"{directory} is an adapter, and no model. On its base it is read by tl.load_adapter('{directory}')."
+            )
+        there = sorted(p.name for p in directory.iterdir())[:20]
+        raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
+    raw = read_object(path)
+    with reading(path):
+        check_depth(raw, path)
+        timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
+        family = _family(raw.get("model_type"), timm, path)
+    check_plain(raw, path)
+    tensors, files = read_directory(directory)
+    check_scalars(family.config, raw, where=str(path))
+    with reading(path):
+        config = family.from_hf(raw) if timm is None else timm.config(family.from_timm)
+        labels = label_names(raw) if timm is None else timm.labels
+        head_dropout = family.head_dropout(raw)
+    check_layers(config, len(tensors), path)
+    provenance = {"path": str(whole.resolve()), **provenance}
+    says = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
+    with reading(path if timm is not None else directory / says):
+        transform, towers = read_transforms(directory, family, config, raw.get("model_type"), timm)
+    if isinstance(transform, TextTransform):
+        transform = replace(transform, prompt=modules.prompt)
+        if modules.pooling == "first" and transform.side == "left":
+            raise TransferlabError(
+                f"{directory}: texts are padded on the left, and the first token is pooled; not supported."
+            )
+    images = towers.get("vision") if towers else transform
+    if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
+        raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
+    described = Described(
+        transform, towers, modules.pooling, modules.normalise, labels, head_dropout, classifies=classifies(raw)
+    )
+    with reading(path):
+        source = assemble(name, family, config, tensors, provenance, described)
+    hashes = {file.name: (known or {}).get(file, file) for file in files}
+    source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
+    # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
+    with reading(path):
+        return source.resized(images.size) if isinstance(images, ImageTransform) else source
+
+
+def _from_open_clip(directory: Path, name: str, provenance: dict[str, Any]) -> Source:
+    path = directory / OPEN_CLIP
+    raw, weights = read_object(path), open_clip_weights(directory)
+    with reading(path):
+        check_depth(raw, path)
+        config = clip_from_open_clip(raw)
+        images = open_clip_transform(raw, config)
+    tensors = read_any(weights)
+    check_layers(config, len(tensors), path)
+    family = family_of(config)
+    with reading(directory / "tokenizer_config.json"):
+        text = read_text_transform(directory, family, config, None)
+    with reading(path):
+        described = Described(towers={"vision": images, "text": text})
+        source = assemble(name, family, config, tensors, {"path": str(directory.resolve()), **provenance}, described)
+    told = unread_weights(directory, [weights])
+    return replace(source, files={weights.name: weights}, unused=(*source.unused, *told))
+
+
+_LARGEST_IMAGE = 1 << 14
+
+
+def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
+    """Return the family of Hugging Face's ``model_type``, or of timm's ``architecture``."""
+    kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    if timm is None:
+        if kind not in kinds:
+            raise TransferlabError(
+                f"{path}: model_type '{kind}' is not a family that can be read.{nearest(str(kind), kinds)}"
+            )
+        return kinds[kind]
+    for family in FAMILIES.values():
+        if re.fullmatch(family.architectures, timm.architecture):
+            return family
+    patterns = "  ".join(family.architectures for family in FAMILIES.values() if family.architectures)
+    raise TransferlabError(f"{path}: timm's '{timm.architecture}' cannot be read. What can be is: {patterns}")

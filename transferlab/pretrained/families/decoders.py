@@ -1,0 +1,58 @@
+"""What decoders share in their files: rotary positions, the tokens that end a text, the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.causal import Rope
+
+
+def rope_from_hf(given: Mapping[str, Any], theta: float, positions: int, where: str = "rope_parameters") -> Rope:
+    """Read ``rope_parameters`` (or the older ``rope_scaling``); what cannot be honoured is an error that names it.
+
+    Args:
+        given: the mapping, or one layer type's part of it.
+        theta: its base, if it does not hold one.
+        positions: ``max_position_embeddings``.
+        where: how errors call it.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    kind = given.pop("rope_type", given.pop("type", "default"))
+    given.pop("type", None)
+    known = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+             "yarn": ()}  # fmt: skip
+    if kind not in known:
+        raise TransferlabError(f"config.json: {where}.rope_type '{kind}' is not supported; it can be {list(known)}.")
+    if given.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise TransferlabError(f"config.json: {where}.partial_rotary_factor is not supported; only 1.")
+    for name in known[kind]:
+        if name not in given:
+            raise TransferlabError(f"config.json: {where} of rope_type '{kind}' lacks '{name}'.")
+    names = {field.name for field in fields(Rope)}
+    if unknown := sorted(given.keys() - names):
+        raise TransferlabError(f"config.json: {where} has an unknown '{unknown[0]}'.{nearest(unknown[0], names)}")
+    given.setdefault("rope_theta", theta)
+    if kind == "default":
+        return Rope(float(given["rope_theta"]))
+    if kind != "linear":
+        given.setdefault("original_max_position_embeddings", positions)
+        given.setdefault("factor", positions / given["original_max_position_embeddings"])
+    return Rope(rope_type=kind, **given)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The model
+
+
+def token_ids(given: int | list[int] | None) -> tuple[int, ...]:
+    """``eos_token_id`` of a ``config.json``: none, one or several."""
+    return () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (int(given),)
+
+
+def language_model_heads(tied: bool) -> tuple[str, ...]:
+    """Which heads the files of a decoder may hold, the likeliest first."""
+    # A file may hold the head's kernel although its config ties it: then it is read, and seen to be the table or not.
+    return ("", "lm_head", "score") if tied else ("lm_head", "score")

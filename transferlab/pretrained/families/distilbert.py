@@ -1,0 +1,97 @@
+"""DistilBERT's names in Hugging Face checkpoints (``DistilBertModel``, ``DistilBertForSequenceClassification``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from transferlab.errors import TransferlabError
+from transferlab.models.distilbert import DistilBertConfig
+from transferlab.models.fields import given_fields, given_number
+from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.pretrained.families.bert import LEGACY
+from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+RULES = """
+table   embed/{word,position}                   embeddings.{word,position}_embeddings
+norm    embed/norm                              embeddings.LayerNorm
+linear  layers/{i}/attention/{query,key,value,output}   transformer.layer.{i}.attention.{q,k,v,out}_lin
+norm    layers/{i}/attention/norm               transformer.layer.{i}.sa_layer_norm
+linear  layers/{i}/mlp/{up,down}                transformer.layer.{i}.ffn.{lin1,lin2}
+norm    layers/{i}/mlp/norm                     transformer.layer.{i}.output_layer_norm
+linear? head/dense                              pre_classifier
+linear? head                                    classifier
+"""
+
+
+def distilbert_names(config: DistilBertConfig) -> NameTable:
+    """Return the table for this config."""
+    return NameTable(
+        named(RULES, leaves_of(config)),
+        prefixes=("distilbert.",),
+        renames=LEGACY,
+        ignored=(
+            (r"(distilbert\.)?embeddings\.position_ids", BUFFER),
+            (
+                r"vocab_(transform|layer_norm|projector)\.(weight|bias)",
+                "the pre-training head, not part of the encoder",
+            ),
+            (r"qa_outputs\..*", OTHER_TASK),
+        ),
+    )
+
+
+_FIELDS: dict[str, tuple[str, type]] = {
+    "dim": ("hidden_size", int),
+    "n_layers": ("num_hidden_layers", int),
+    "n_heads": ("num_attention_heads", int),
+    "hidden_dim": ("intermediate_size", int),
+    "activation": ("hidden_act", str),
+    "dropout": ("hidden_dropout_prob", float),
+    "attention_dropout": ("attention_probs_dropout_prob", float),
+}
+"""What Hugging Face's ``config.json`` calls fields that other encoders have too, with their types."""
+
+
+def distilbert_from_hf(raw: Mapping[str, Any]) -> DistilBertConfig:
+    """Read Hugging Face's ``config.json``. Sinusoidal positions are in the file as a table, like learned ones."""
+    own = given_fields({name: kind for name, (_, kind) in _FIELDS.items()}, raw)
+    dim, heads = own.get("dim", DistilBertConfig.hidden_size), own.get("n_heads", DistilBertConfig.num_attention_heads)
+    if heads > 0 and dim % heads:
+        raise TransferlabError(f"config.json: dim {dim} is no multiple of n_heads {heads}.")
+    shared = given_fields(DistilBertConfig, raw, without=[ours for ours, _ in _FIELDS.values()])
+    return DistilBertConfig(**{_FIELDS[name][0]: value for name, value in own.items()}, **shared)
+
+
+def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+    kind = "DistilBertModel" if head is None else "DistilBertForSequenceClassification"
+    theirs = {ours: name for name, (ours, _) in _FIELDS.items()}
+    fields = {theirs.get(name, name): value for name, value in asdict(config).items()}
+    raw = {"architectures": [kind], "model_type": "distilbert", "pad_token_id": 0, **fields}
+    names = distilbert_names(config)
+    if head is None:
+        return raw, names
+    return {**raw, "seq_classif_dropout": head.dropout}, with_prefix(names, "distilbert.", but=("head/",))
+
+
+DISTILBERT = Family(
+    name="distilbert",
+    config=DistilBertConfig,
+    modality="text",
+    inputs=("input_ids", "attention_mask", "position_ids"),
+    model_types=("distilbert",),
+    architectures="",
+    names=lambda config: (distilbert_names(config),),
+    from_hf=distilbert_from_hf,
+    from_timm=unread,
+    adjust=lambda config, found: config,
+    transform=lambda config: None,
+    head_pooling=lambda config: "first",
+    head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
+    head_hidden=lambda config: Hidden("relu", stddevs=(config.initializer_range,) * 2),
+    to_hf=_to_hf,
+    old_fields={name: ours for name, (ours, _) in _FIELDS.items()},
+)

@@ -1,0 +1,119 @@
+"""ModernBERT's names in Hugging Face checkpoints (``ModernBertModel``, ``ModernBertForSequenceClassification``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from transferlab.errors import TransferlabError
+from transferlab.models.fields import given_fields, given_number
+from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
+from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.names import NameTable, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
+
+RULES = """
+table   embed/word                              embeddings.tok_embeddings
+norm    embed/norm                              embeddings.norm
+norm    layers/{i}/{attention,mlp}/norm         layers.{i}.{attn,mlp}_norm
+linear  layers/{i}/attention/{query,key,value}  layers.{i}.attn.Wqkv
+linear  layers/{i}/attention/output             layers.{i}.attn.Wo
+linear  layers/{i}/mlp/{gate,up}                layers.{i}.mlp.Wi
+linear  layers/{i}/mlp/down                     layers.{i}.mlp.Wo
+norm    norm                                    final_norm
+matrix? head/dense/kernel                       head.dense.weight
+same?   head/norm/scale                         head.norm.weight
+linear? head                                    classifier
+"""
+
+
+def modernbert_names(config: ModernBertConfig) -> NameTable:
+    """Return the table for this config. The file fuses query, key and value, and gate and up."""
+    biases = [name for name, there in (("dense", config.classifier_bias), ("norm", config.norm_bias)) if there]
+    text = "\n".join([RULES, *(f"same? head/{name}/bias head.{name}.bias" for name in biases)])
+    ignored = ((r"decoder\.(weight|bias)", "the pre-training head, not part of the encoder"),)
+    return NameTable(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
+
+
+def modernbert_from_hf(raw: Mapping[str, Any]) -> ModernBertConfig:
+    """Read Hugging Face's ``config.json``, of old and of today; what cannot be represented is an error."""
+    given = given_fields(ModernBertConfig, raw)
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        every = given_number(raw, "global_attn_every_n_layers", 3.0)
+        if every < 1 or not every.is_integer():
+            raise TransferlabError(f"config.json: global_attn_every_n_layers is {every}; it must be at least 1.")
+        kinds = list(alternating(int(every), given.get("num_hidden_layers", ModernBertConfig.num_hidden_layers)))
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise TransferlabError(f"config.json: layer_types is {kinds!r}; it must be a list of strings.")
+    for name, kind in zip(_THETAS, LAYER_TYPES, strict=True):
+        if theta := _theta(raw, kind):
+            given[name] = theta
+    if "local_rope_theta" in raw and "local_rope_theta" not in given:
+        # Where a config of old has null, the local layers turn as the global ones.
+        given["local_rope_theta"] = given.get("global_rope_theta", ModernBertConfig.global_rope_theta)
+    return ModernBertConfig(**given, layer_types=tuple(kinds))
+
+
+_THETAS = ("global_rope_theta", "local_rope_theta")
+
+
+def _theta(config: Mapping[str, Any], kind: str) -> float | None:
+    """The base that ``rope_parameters`` gives for this kind of layer; None where it gives none."""
+    if config.get("rope_scaling"):
+        raise TransferlabError(f"config.json: rope_scaling {config['rope_scaling']!r} is not supported.")
+    tables = config.get("rope_parameters") or {}
+    table = (tables.get(kind) or {}) if isinstance(tables, Mapping) else None
+    if not isinstance(table, Mapping):
+        raise TransferlabError(f"config.json: rope_parameters is {tables!r}; it must be a table for each layer type.")
+    if table.get("rope_type", "default") != "default":
+        raise TransferlabError(
+            f"config.json: rope_parameters.{kind}.rope_type '{table['rope_type']}' is not supported; only 'default'."
+        )
+    theta = given_number(table, "rope_theta", 0.0, where=f"config.json: rope_parameters.{kind}")
+    return theta or None
+
+
+def _head_hidden(config: ModernBertConfig) -> Hidden:
+    # As the origin draws its prediction head and its classifier.
+    stddevs = config.initializer_range / math.sqrt(2 * config.num_hidden_layers), config.hidden_size**-0.5
+    return Hidden(
+        config.classifier_activation, bias=config.classifier_bias, norm=config.norm_eps, norm_bias=config.norm_bias,
+        stddevs=stddevs,
+    )  # fmt: skip
+
+
+def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+    kind = "ModernBertModel" if head is None else "ModernBertForSequenceClassification"
+    fields = {**asdict(config), "layer_types": list(config.kinds)}
+    thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")
+    tables = {
+        name: {"rope_type": "default", "rope_theta": theta} for name, theta in zip(LAYER_TYPES, thetas, strict=True)
+    }
+    raw = {"architectures": [kind], "model_type": "modernbert", **fields, "rope_parameters": tables}
+    names = modernbert_names(config)
+    if head is None:
+        return raw, names
+    return {**raw, "classifier_dropout": head.dropout}, with_prefix(names, "model.", but=("head/",))
+
+
+MODERNBERT = Family(
+    name="modernbert",
+    config=ModernBertConfig,
+    modality="text",
+    inputs=("input_ids", "attention_mask", "position_ids"),
+    model_types=("modernbert",),
+    architectures="",
+    names=lambda config: (modernbert_names(config),),
+    from_hf=modernbert_from_hf,
+    from_timm=unread,
+    adjust=lambda config, found: config,
+    transform=lambda config: None,
+    head_pooling=lambda config: config.pooling,
+    head_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
+    head_hidden=_head_hidden,
+    to_hf=_to_hf,
+)

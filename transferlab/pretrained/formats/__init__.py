@@ -1,0 +1,1 @@
+"""File formats of weights, read lazily and written: each reader returns ``{key: tensor}`` whose tensors know shape and dtype."""

@@ -1,0 +1,97 @@
+"""Weights by the name of their file or directory, whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transferlab.errors import TransferlabError, nearest
+from transferlab.files import check_file, read_object, reading
+from transferlab.pretrained.formats.ctranslate2 import read_ctranslate2
+from transferlab.pretrained.formats.gguf import read_gguf
+from transferlab.pretrained.formats.npz import read_npz
+from transferlab.pretrained.formats.safetensors import read_safetensors
+from transferlab.pretrained.formats.tensors import LazyTensor, check_count
+from transferlab.pretrained.formats.torch_files import TORCH_SUFFIXES, is_torch, read_torch_file, torch_entry
+
+
+def read_entry(path: Path, entry: str | None) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+    """Return (the tensors of a weight file, the names of its other state dicts): a torch file can hold several.
+
+    Args:
+        path: of any weight file.
+        entry: the name of the state dict, in a torch file.
+    """
+    if is_torch(path):
+        return torch_entry(path, entry)
+    if entry is not None:
+        raise TransferlabError(
+            f"{path}: entry='{entry}' chooses among the state dicts of a torch file, and this is none."
+        )
+    return read_any(path), ()
+
+
+def read_directory(directory: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
+    """Read a Hugging Face directory's weights, single or sharded. Returns (tensors, the files they are in)."""
+    # The origin's order: where a directory holds several, old shards lie beside a model that was saved later, whole.
+    for name, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch_file)):
+        if (directory / name).exists():
+            return reader(directory / name), [directory / name]
+        if (directory / f"{name}.index.json").exists():
+            return _read_sharded(directory, f"{name}.index.json", reader)
+    there = sorted(p.name for p in directory.iterdir())
+    raise TransferlabError(
+        f"{directory}: no weights; expected model.safetensors or pytorch_model.bin (or their index). There is: {there}."
+    )
+
+
+def _read_sharded(
+    directory: Path, index_name: str, reader: Callable[[Path], dict[str, LazyTensor]]
+) -> tuple[dict[str, LazyTensor], list[Path]]:
+    try:
+        weight_map = dict(read_object(directory / index_name)["weight_map"])
+        names = set(weight_map.values())
+        if not all(isinstance(name, str) and name and Path(name).name == name for name in names):
+            raise ValueError("weight_map must name files of this directory")
+    except (TransferlabError, ValueError, KeyError, TypeError) as error:
+        raise TransferlabError(f"{directory / index_name}: not a readable index ({error!r}).") from None
+    tensors: dict[str, LazyTensor] = {}
+    check_count(directory / index_name, len(weight_map))
+    keys: dict[str, list[str]] = {name: [] for name in sorted(names)}
+    for key, name in weight_map.items():
+        keys[name].append(key)
+    files = [directory / name for name in keys]
+    for file in files:
+        if not file.exists():
+            raise TransferlabError(f"{directory / index_name} names the shard '{file.name}', which is not there.")
+        shard = reader(file)
+        for key in keys[file.name]:
+            if key not in shard:
+                raise TransferlabError(f"{index_name} says '{key}' is in {file.name}; it is not.{nearest(key, shard)}")
+            tensors[key] = shard[key]
+    return tensors, files
+
+
+def read_any(path: Path) -> dict[str, LazyTensor]:
+    """Read any weight file or directory by its name; whatever a library raises at it becomes an error that names it."""
+    with reading(path):
+        return _read_any(path)
+
+
+def _read_any(path: Path) -> dict[str, LazyTensor]:
+    if path.is_dir():
+        return read_directory(path)[0]
+    suffix = path.suffix.lower()
+    check_file(path)
+    if suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.name.lower().endswith(TORCH_SUFFIXES):
+        return read_torch_file(path) if is_torch(path) else read_ctranslate2(path)
+    if suffix == ".npz":
+        return read_npz(path)
+    if suffix == ".gguf":
+        return read_gguf(path).tensors
+    raise TransferlabError(
+        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .ckpt, .pth.tar, .npz, .gguf or a "
+        "directory."
+    )

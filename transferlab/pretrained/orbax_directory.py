@@ -1,0 +1,157 @@
+"""Our own directory, both directions: an Orbax ``tree`` with readable paths, and the description that opens it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import jax.numpy as jnp
+import numpy as np
+
+from transferlab import trees
+from transferlab.data.text import TextTransform
+from transferlab.errors import FieldError, TransferlabError
+from transferlab.files import read_object, reading, write_json
+from transferlab.manifest import MANIFEST, Damaged, check_manifest
+from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.pretrained.config_checks import check_depth, check_layers
+from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.formats.orbax import read_orbax, write_tree
+from transferlab.pretrained.formats.tensors import narrowed
+from transferlab.pretrained.leaves import LazyLeaf
+from transferlab.pretrained.matching import Described, assemble
+from transferlab.pretrained.names import Entry, NameTable
+from transferlab.pretrained.sentence_transformers import MODULES, read_modules
+from transferlab.pretrained.source import Source
+from transferlab.pretrained.transforms import read_transforms
+
+_LOG = logging.getLogger(__name__)
+
+DESCRIPTION = "transferlab.json"
+"""What an Orbax directory of ours has beside its ``tree``: family, config, head."""
+
+
+def _is_data(file: str) -> bool:
+    """Whether a file of an Orbax directory holds arrays: those are long, and are compared when the first array is read."""
+    return "/d/" in file
+
+
+def _check_export(directory: Path, wanted: Callable[[str], bool]) -> bool:
+    """Compare what is wanted of an Orbax directory of ours with its manifest; False where it has none."""
+    try:
+        return check_manifest(directory, wanted)
+    except Damaged as error:
+        raise TransferlabError(
+            f"{error} Write {directory} again. If the file was changed on purpose, remove the manifest: "
+            f"rm '{directory / MANIFEST}'"
+        ) from None
+
+
+def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source:
+    """Open a directory as :func:`write_orbax` wrote it."""
+    path = directory / DESCRIPTION
+    described = read_object(path)
+    try:
+        if described["format"] != 1:
+            raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
+        family = FAMILIES[described["family"]]
+        if old := family.old_fields.keys() & described["config"].keys():
+            _LOG.warning(
+                "%s: its config calls %s what is %s now.",
+                path,
+                sorted(old),
+                [family.old_fields[field] for field in sorted(old)],
+            )
+        renamed = {family.old_fields.get(field, field): value for field, value in described["config"].items()}
+        config = _dataclass_from(family.config, renamed)
+        head = None if described["head"] is None else dict(described["head"])
+        if head is not None:
+            head = _dataclass_from(_HEADS[head.pop("kind")], head)
+        check_depth(described["config"], path)
+        check_layers(config, len(described["keys"]), path)
+        keys, names = described["keys"], family.names(config)[described["names"]]
+        pooling, normalise = described["pooling"], described["normalise"]
+        provenance = {**described["origin"], "path": str(directory.resolve()), **provenance}
+    except FieldError as error:
+        raise TransferlabError(f"{path}: {error}") from None
+    except TransferlabError as error:
+        # A config's or head's own; what is raised above names the file already.
+        named = str(error).startswith(str(path))
+        raise error if named else TransferlabError(f"{path}: not a readable description ({error})") from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
+    if not _check_export(directory, lambda file: not _is_data(file)):
+        _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", directory)
+    tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
+    raw = read_object(directory / "config.json") if (directory / "config.json").exists() else None
+    transform, towers = read_transforms(directory, family, config, (raw or {}).get("model_type"))
+    if isinstance(transform, TextTransform):
+        with reading(directory / MODULES):
+            transform = replace(transform, prompt=read_modules(directory).prompt)
+    paths = NameTable(tuple(Entry(leaf, leaf) for leaf in tensors))
+    with reading(path):
+        came = Described(transform, towers, pooling, normalise, head=head)
+        source = assemble(name, family, config, tensors, provenance, came, paths)
+        if source.unused:
+            key = source.unused[0][0]
+            raise TransferlabError(f"{path}: '{key}' is in its tree, and not in the network that it describes.")
+        leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
+    return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
+
+
+_HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
+
+
+def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
+    hints = get_type_hints(kind)
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
+            return _dataclass_from(inner[0], value) if inner else value
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: one(name, value) for name, value in values.items()})
+
+
+def write_orbax(source: Source, made: Path, dtype: str | None) -> None:
+    """``tree``: every leaf under its readable path; ``transferlab.json``: what is needed to open it."""
+    if source.raw is not None:
+        write_json(made / "config.json", source.raw)
+    write_json(
+        made / DESCRIPTION,
+        {
+            "format": 1,
+            "family": source.family,
+            "config": asdict(source.config),
+            "head": None if source.head is None else {"kind": type(source.head).__name__, **asdict(source.head)},
+            # Names of the origin: with them it can be written for the origin again.
+            "keys": {path: leaf.key for path, leaf in source.leaves.items()},
+            "names": _table_number(source),
+            "pooling": source.pooling,
+            "normalise": source.normalise,
+            "origin": {name: value for name, value in source.provenance.items() if name != "path"},
+        },
+    )
+
+    def one(leaf: LazyLeaf) -> np.ndarray:
+        array = trees.contiguous(np.asarray(leaf.read()))
+        if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating):
+            return array
+        return narrowed(array, np.dtype(dtype), leaf.key)
+
+    # The layout and the image size of the tree; Orbax writes the tree as a whole, so here it is in memory once.
+    tree = trees.unflatten({path: one(leaf) for path, leaf in source.leaves.items()})
+    write_tree(made / "tree", tree)
+
+
+def _table_number(source: Source) -> int:
+    if source.names is None:
+        return 0
+    # By key: two layouts that do the same are not equal.
+    tables = [[(name.path, name.key) for name in table.names] for table in FAMILIES[source.family].names(source.config)]
+    return tables.index([(name.path, name.key) for name in source.names.names])
