@@ -18,8 +18,9 @@ from transferlab.bounds import Bounds
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, _declared, _item, _number
+from transferlab.errors import TransferlabError
 from transferlab.evaluate.generation import Sampling
+from transferlab.fields import _declared, _item, _number
 from transferlab.methods import METHODS
 from transferlab.models.causal import Rope
 from transferlab.models.heads import ClassifierConfig, Hidden, LanguageModelConfig

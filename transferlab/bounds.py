@@ -1,6 +1,6 @@
 """What a number of a dataclass may be, declared in its field's type: ``layer_norm_eps: Positive = 1e-12``.
 
-:func:`transferlab.errors.check_fields` holds a dataclass against it, wherever its numbers came from: Python, a config, or
+:func:`transferlab.fields.check_fields` checks a dataclass against it, wherever its numbers came from: Python, a config, or
 the files of a model.
 """
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab.bounds import Count, Positive
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 from transferlab.files import read_object, reading, sha256_file
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)

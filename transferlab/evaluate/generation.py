@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from transferlab import trees
 from transferlab.bounds import Bounds, Natural, NonNegative
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, check_arguments, check_fields
+from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import check_fields
 from transferlab.models.backbone import last_token, run_stages
 from transferlab.models.causal import Decoder
 from transferlab.models.heads import LanguageModelConfig

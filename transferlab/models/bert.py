@@ -16,10 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields, given_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
-from transferlab.models.fields import given_fields
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm

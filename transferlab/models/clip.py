@@ -16,7 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token, tower_stages
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length

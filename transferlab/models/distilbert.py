@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from transferlab.bounds import Count, NonNegative, Rate
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields, given_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, EncoderConfig, Layer, check_encoder
-from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm

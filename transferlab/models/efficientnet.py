@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, Fraction, Positive, Rate
-from transferlab.errors import check_fields
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig

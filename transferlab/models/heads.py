@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Positive, Rate
-from transferlab.errors import check_fields
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
 from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, dropout, parameter, zeros
 from transferlab.models.norms import LayerNorm

@@ -19,11 +19,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields, given_fields, given_number
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
-from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout, gated
 from transferlab.models.norms import LayerNorm

@@ -17,10 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields, given_fields
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder, refuse_decoders
-from transferlab.models.fields import given_fields
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm

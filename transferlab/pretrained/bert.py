@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from transferlab.fields import given_number
 from transferlab.models.bert import BertConfig
-from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from transferlab.fields import given_number
 from transferlab.models.distilbert import DistilBertConfig
-from transferlab.models.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.pretrained.bert import LEGACY
 from transferlab.pretrained.family import Family, unread

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from transferlab import limits, trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import FieldError, TransferlabError, check_arguments, nearest
+from transferlab.fields import check_scalars, read_values
 from transferlab.files import fetch_bucket, read_object, reading
 from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
-from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling
 from transferlab.pretrained.big_vision import config_of
 from transferlab.pretrained.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
@@ -221,17 +221,18 @@ def _from_orbax(directory: Path, name: str, origin: dict[str, Any]) -> Source:
         if described["format"] != 1:
             raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
         family = FAMILIES[described["family"]]
-        config = _dataclass_from(family.config, described["config"])
+        config = family.config(**read_values(family.config, described["config"], "config"))
         head = None if described["head"] is None else dict(described["head"])
         if head is not None:
-            head = _dataclass_from(_HEADS[head.pop("kind")], head)
+            kind = _HEADS[head.pop("kind")]
+            head = kind(**read_values(kind, head, "head"))
         _check_depth(described["config"], path)
         _check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
         origin = {**described["origin"], "path": str(directory.resolve()), **origin}
     except FieldError as error:
-        raise TransferlabError(f"{path}: {error}") from None
+        raise TransferlabError(f"{path}: {error} It is not a readable description.") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     if not _check_export(directory, lambda file: not _is_data(file)):
@@ -286,19 +287,6 @@ def _of_channels(transform: Transform | None, family: Family, config: Any) -> Tr
 
 
 _HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
-
-
-def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
-    hints = get_type_hints(kind)
-
-    def one(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
-            return _dataclass_from(inner[0], value) if inner else value
-        return tuple(value) if isinstance(value, list) else value
-
-    return kind(**{name: one(name, value) for name, value in values.items()})
 
 
 def _from_directory(directory: Path, name: str, origin: dict[str, Any], known: dict[Path, str] | None = None) -> Source:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from transferlab.models.fields import given_number
+from transferlab.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig
 from transferlab.pretrained.family import Family, unread

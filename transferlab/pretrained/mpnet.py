@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from transferlab.models.fields import given_number
+from transferlab.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.bert import LEGACY

@@ -19,7 +19,8 @@ from jaxtyping import Float
 
 from transferlab import limits
 from transferlab.bounds import Count, Rate
-from transferlab.errors import FieldError, TransferlabError, check_fields, nearest
+from transferlab.errors import FieldError, TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.files import read_object, write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.cards import write_card

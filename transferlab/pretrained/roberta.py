@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from transferlab.models.fields import given_number
+from transferlab.fields import given_number
 from transferlab.models.heads import ClassifierConfig, Hidden
 from transferlab.models.roberta import RobertaConfig
 from transferlab.pretrained.bert import LAYERS, LEGACY

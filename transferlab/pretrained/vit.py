@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.fields import given_fields, given_number
+from transferlab.fields import given_fields, given_number
 from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.big_vision import vit_tables

@@ -18,7 +18,8 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
 from transferlab.data.dataset import Dataset
 from transferlab.data.packing import Packed
-from transferlab.errors import TransferlabError, check_arguments, check_fields
+from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import check_fields
 from transferlab.host import interruptible
 from transferlab.methods import Full, Method
 from transferlab.models.backbone import narrowed
