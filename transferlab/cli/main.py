@@ -107,7 +107,7 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
     click.echo(data_line(study.data))
     for made in plans.values():
         _print(made.table(whole))
-    for name in study.left_out:
+    for name in study.skipped_arms:
         click.echo(LEFT_OUT.format(name))
 
 
@@ -117,7 +117,8 @@ def report(study: Path) -> None:
     """Write the tables and report.html of the study in DIR again, from its finished runs."""
     from transferlab.cli.watch import show_result
     from transferlab.config import parse_config
-    from transferlab.studies.study import Study, recorded_config
+    from transferlab.studies.directory import recorded_config
+    from transferlab.studies.study import Study
 
     show_result(Study(parse_config(recorded_config(study))).report(), study)
 
