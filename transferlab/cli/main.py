@@ -19,7 +19,7 @@ OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 def _cache_hint(where: object) -> str:
     """What can be done about a file of the cache that cannot be written."""
-    from transferlab.files import cache_dir
+    from transferlab.fetching import cache_dir
 
     cache = cache_dir()
     path = Path(str(where))

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import read_object
+from transferlab.reading import read_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name one special token each, in the order in which new ones get their ids."""

@@ -19,7 +19,8 @@ from tensorflow_datasets.core import registered
 from transferlab.data.builders import Entry, Example
 from transferlab.data.images import png
 from transferlab.errors import TransferlabError
-from transferlab.files import file_lock, make_cache
+from transferlab.fetching import make_cache
+from transferlab.files import file_lock
 
 
 def data_source(entry: Entry) -> Any:

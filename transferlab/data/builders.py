@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.files import Artifact, fetch_artifact
+from transferlab.fetching import Artifact, fetch_artifact
 from transferlab.unpickle import load_numpy_pickle
 
 Example = dict[str, Any]

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file, read_object, reading
+from transferlab.reading import check_file, read_object, reading
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _END = "</w>"

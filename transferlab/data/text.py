@@ -20,7 +20,8 @@ from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
-from transferlab.files import read_object, reading, sha256_file
+from transferlab.files import sha256_file
+from transferlab.reading import read_object, reading
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""

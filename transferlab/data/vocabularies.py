@@ -20,7 +20,7 @@ from transferlab.data.added_tokens import add_tokens
 from transferlab.data.sentencepiece import SentencePieceModel, read_sentencepiece
 from transferlab.data.tokenizer_json import check_growth
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file, reading
+from transferlab.reading import check_file, reading
 
 WORDPIECE, BPE, UNIGRAM = ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",)
 SENTINELS = ("spiece.model",)

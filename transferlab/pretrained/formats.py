@@ -21,8 +21,8 @@ import numpy as np
 
 from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import check_file, check_zip, read_object, reading
 from transferlab.pretrained.orbax import plain_path
+from transferlab.reading import check_file, check_zip, read_object, reading
 
 
 @dataclass(frozen=True)

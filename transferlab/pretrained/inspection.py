@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transferlab.errors import TransferlabError, check_arguments, printable
-from transferlab.files import reading
 from transferlab.pretrained.formats import read_any, read_orbax
 from transferlab.pretrained.loading import DESCRIPTION, load
 from transferlab.pretrained.registry import REGISTRY
+from transferlab.reading import reading
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,8 +15,8 @@ from transferlab import limits, trees
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import FieldError, TransferlabError, check_arguments, nearest
+from transferlab.fetching import fetch_bucket
 from transferlab.fields import check_scalars, read_values
-from transferlab.files import fetch_bucket, read_object, reading
 from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling
@@ -36,6 +36,7 @@ from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.unread import unread_weights
 from transferlab.pretrained.whisper import read_audio
 from transferlab.pretrained.wrapped import AVERAGED, unwrapped
+from transferlab.reading import read_object, reading
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _load(text: str, config: Any, entry: str | None = None) -> Source:
 
 
 def _from_registry(entry: Entry) -> Source:
-    from transferlab.files import fetch_artifact, require_file
+    from transferlab.fetching import fetch_artifact, require_file
 
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)

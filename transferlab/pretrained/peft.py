@@ -21,7 +21,7 @@ from transferlab import limits
 from transferlab.bounds import Count, Rate
 from transferlab.errors import FieldError, TransferlabError, nearest
 from transferlab.fields import check_fields
-from transferlab.files import read_object, write_json
+from transferlab.files import write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.families import FAMILIES
@@ -31,6 +31,7 @@ from transferlab.pretrained.peft_modules import KERNEL, LABELS, modules_to_save,
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.writing import labels_of, like_the_origins, new_directory, write_safetensors
+from transferlab.reading import read_object
 
 _PREFIX = "base_model.model."
 _PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}

@@ -19,7 +19,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import reading, sha256_file
+from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import (
     ClassifierConfig,
@@ -35,6 +35,7 @@ from transferlab.pretrained.formats import LazyTensor, holds_nonfinite
 from transferlab.pretrained.inputs import check_inputs, token_table
 from transferlab.pretrained.names import SAME, Layout, Names
 from transferlab.pretrained.positions import Resize
+from transferlab.reading import reading
 
 Transform = TextTransform | ImageTransform | AudioTransform
 """Preprocessing that travels with weights."""

@@ -23,7 +23,6 @@ from transferlab.files import (
     TEMPORARY,
     is_written,
     make_usual,
-    read_json,
     sync_directory,
     sync_tree,
     temporary_sibling,
@@ -50,6 +49,7 @@ from transferlab.pretrained.preprocessing import read_preprocessor, write_prepro
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import LazyLeaf, Source
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.reading import read_json
 
 FORMATS = ("hf", "timm", "orbax")
 """What can be written: a directory of Hugging Face (safetensors), of timm, or an Orbax checkpoint with readable paths."""

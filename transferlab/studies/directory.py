@@ -11,8 +11,9 @@ from typing import Any
 
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
-from transferlab.files import TEMPORARY, drop_litter, new_folder, read_object, write_json
+from transferlab.files import TEMPORARY, drop_litter, new_folder, write_json
 from transferlab.pretrained.source import Source
+from transferlab.reading import read_object
 from transferlab.studies.settings import ArmConfig, StudyConfig
 
 INPUTS, LOCK = "inputs.json", ".lock"

@@ -19,13 +19,13 @@ from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.files import read_object, reading
 from transferlab.host import interruptible
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
+from transferlab.reading import read_object, reading
 from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture
 from transferlab.train.run import plan_for
