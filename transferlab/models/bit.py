@@ -203,6 +203,6 @@ class Bit(Model):
         """The last norm and its activation."""
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))

@@ -243,7 +243,7 @@ class EfficientNet(Model):
                 stages.append(Stage(name, block, owns=(name,), random=block.block.drop_path > 0))
         return (*stages, Stage("top", self.top, owns=("top",)))
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))
 

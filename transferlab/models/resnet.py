@@ -267,6 +267,6 @@ class ResNet(Model):
                 stages.append(Stage(name, block, owns=(name,), random=block.block.drop_path > 0))
         return tuple(stages)
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))

@@ -281,6 +281,6 @@ class Swin(Model):
         """The final norm, of every pixel."""
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))

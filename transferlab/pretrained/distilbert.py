@@ -7,7 +7,7 @@ from typing import Any
 
 from transferlab.fields import given_number
 from transferlab.models.distilbert import DistilBertConfig
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.pretrained.bert import LEGACY
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, Names, with_prefix
@@ -65,6 +65,6 @@ DISTILBERT = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
-    head_hidden=lambda config: Hidden("relu", stddevs=(config.initializer_range,) * 2),
+    head_hidden=lambda config: HiddenLayer("relu", stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from transferlab.fields import given_number
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig
 from transferlab.pretrained.family import Family, unread
 from transferlab.pretrained.names import Names, with_prefix
@@ -36,10 +36,10 @@ def modernbert_names(config: ModernBertConfig) -> Names:
     return Names(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
 
 
-def _head_hidden(config: ModernBertConfig) -> Hidden:
+def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
     # As the origin draws its prediction head and its classifier.
     stddevs = config.initializer_range / math.sqrt(2 * config.num_hidden_layers), config.hidden_size**-0.5
-    return Hidden(
+    return HiddenLayer(
         config.classifier_activation, bias=config.classifier_bias, norm=config.norm_eps, norm_bias=config.norm_bias,
         stddevs=stddevs,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from transferlab.fields import given_number
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.bert import LEGACY
 from transferlab.pretrained.family import Family, unread
@@ -73,6 +73,6 @@ MPNET = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
-    head_hidden=lambda config: Hidden("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
+    head_hidden=lambda config: HiddenLayer("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

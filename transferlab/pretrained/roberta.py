@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from transferlab.fields import given_number
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.roberta import RobertaConfig
 from transferlab.pretrained.bert import LAYERS, LEGACY
 from transferlab.pretrained.family import Family, unread
@@ -71,6 +71,6 @@ ROBERTA = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=_head_dropout,
-    head_hidden=lambda config: Hidden("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
+    head_hidden=lambda config: HiddenLayer("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

@@ -22,7 +22,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
 from transferlab.host import interruptible
 from transferlab.methods import Full, Method
-from transferlab.models.backbone import narrowed
+from transferlab.models.backbone import last_layer_single_query
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
@@ -182,7 +182,10 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """The plan, with what was decided about the frontier, and what is not computed as nobody reads it."""
-        notes, found = [*self._plan.notes, self.decision.sentence], narrowed(self._plan.definition.module)
+        notes, found = (
+            [*self._plan.notes, self.decision.sentence],
+            last_layer_single_query(self._plan.definition.module),
+        )
         if found is not None:
             notes.append(f"'{found[0].name}' is computed for the {found[1]} alone, the only one that the head reads")
         return replace(self._plan, notes=tuple(notes))
@@ -272,7 +275,7 @@ class Run:
 
     @cached_property
     def _ragged(self) -> tuple[str, ...]:
-        return self._plan.definition.module.ragged
+        return self._plan.definition.module.sequence_entries
 
     def known_features(self) -> str | None:
         """The key of this run's carries, where the cache has them all and they depend on nothing that a seed draws."""
