@@ -37,7 +37,7 @@ class Encoded:
 
 
 @dataclass
-class Kept:
+class TokenCache:
     """What every run on a data set asks for again: its tokenised texts by index, and of choices of them the padded lengths
     and how many are cut.
     """
@@ -98,7 +98,7 @@ class TextTransform:
     side: Literal["right", "left"] = "right"
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
-    kept: dict[str, Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
+    caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By data set (its hash)."""
 
     def __post_init__(self) -> None:

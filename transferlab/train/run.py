@@ -15,8 +15,9 @@ from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.data.audio import AudioTransform
-from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
+from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
 from transferlab.data.dataset import Dataset
+from transferlab.data.inputs import Inputs
 from transferlab.data.packing import Packed
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
@@ -100,7 +101,7 @@ def adapt(
             f"{source.name} reads sounds, and there are no data sets of sounds yet; call it instead."
         )
     made = plan_for(source, data.label_names, method, initialise)
-    feed = Feed(data, source.transform)
+    feed = Inputs(data, source.transform)
     place = Path(directory) if directory is not None else None
     return Run(source, data, method, settings, seeds, place, feed, made, keep_weights)
 
@@ -158,7 +159,7 @@ class Run:
 
     def __init__(
         self, source: Source, data: Dataset, method: Method, settings: Settings, seeds: Seeds,
-        directory: Path | None, feed: Feed, made: Plan, keep_weights: bool = True,
+        directory: Path | None, feed: Inputs, made: Plan, keep_weights: bool = True,
     ):  # fmt: skip
         self.source, self.data, self.method, self.settings = source, data, method, settings
         self.seeds, self.directory, self.feed, self.keep_weights = seeds, directory, feed, keep_weights
@@ -221,11 +222,11 @@ class Run:
         return self.settings.together == "auto" and jax.default_backend() == "cpu" and not self.resident
 
     @cached_property
-    def order(self) -> TrainingOrder:
+    def order(self) -> BatchSampler:
         """Which examples stand in which step."""
         buckets = self.feed.buckets(self.data.train)
         settings = self.settings
-        return training_order(
+        return batch_sampler(
             self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
         )
 
