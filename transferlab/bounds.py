@@ -25,7 +25,7 @@ class Bounds:
         """Whether this number lies between them; what is not finite never does."""
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
-        # A whole number of Python may be one that no float holds.
+        # An integer of Python may be one that no float holds.
         finite = abs(value) <= sys.float_info.max if isinstance(value, int) else -math.inf < value < math.inf
         return bool(low and high and finite)
 

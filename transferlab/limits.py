@@ -37,7 +37,7 @@ GGUF_ITEMS = 8_000_000
 PIECES = 4_000_000
 """Entries of a SentencePiece vocabulary."""
 ADDED_TOKENS = 200_000
-"""In ``added_tokens.json`` or ``added_tokens_decoder``. Codebooks of sound and images as tokens have 30 000."""
+"""In ``added_tokens.json`` or ``added_tokens_decoder``. Codebooks of audio and images as tokens have 30 000."""
 PATTERNS = 4096
 """In ``rank_pattern`` or ``alpha_pattern`` of an adapter: one for each map of 405B in 126 layers is 882."""
 PATTERN_TRIES = 8_000_000

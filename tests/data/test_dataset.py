@@ -168,7 +168,7 @@ def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
     data = (tmp_path / "turned.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(TransferlabError, match=r"cut\.jpg cannot be read as a picture"):
+    with pytest.raises(TransferlabError, match=r"cut\.jpg cannot be read as an image"):
         read_image(tmp_path / "cut.jpg")
 
 
@@ -192,7 +192,7 @@ def test_a_folder_names_labels_without_pictures_and_skips_hidden_files(tmp_path:
         (tmp_path / label / "._0.png").write_bytes(b"what macOS leaves beside a file")
     assert len(tl.dataset(tmp_path, test_examples=1).records) == 4
     (tmp_path / "emu").mkdir()
-    with pytest.raises(TransferlabError, match="emu holds no pictures"):
+    with pytest.raises(TransferlabError, match="emu holds no images"):
         tl.dataset(tmp_path, test_examples=1)
 
 

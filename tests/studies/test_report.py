@@ -94,7 +94,7 @@ def test_report_shows_both_accuracies_the_multipliers_and_the_cost(tmp_path):
 def test_report_says_what_one_label_for_all_gets_under_as_many_classes(tmp_path, classes, chance):
     _, page = write(tmp_path, classes=classes)
     assert (
-        f"over the {classes:,} classes of the test split of the share recognised: {chance} is what any one label"
+        f"over the {classes:,} classes of the test split of the fraction recognised: {chance} is what any one label"
         in page.text
     )
 

@@ -84,7 +84,7 @@ class Dataset:
             TransferlabError: more labels than there are, or a subset of a single class.
         """
         if not isinstance(examples, Integral):
-            raise TransferlabError(f"A budget is a whole number of labels; {examples!r} was asked for.")
+            raise TransferlabError(f"A budget is an integer number of labels; {examples!r} was asked for.")
         if examples > len(self.train):
             raise TransferlabError(
                 f"A budget of {examples} labels was asked for; '{self.name}' has {len(self.train)} for training."
@@ -103,7 +103,7 @@ class Dataset:
     def hold_out(self, fraction: float, seed: int) -> Dataset:
         """Return the same data with a stratified part of the training labels, at least one, set aside for validation."""
         if not 0 < fraction < 1:
-            raise TransferlabError(f"A share from 0 to 1 is held out; {fraction} was asked for.")
+            raise TransferlabError(f"fraction is {fraction}; the part that is held out is a fraction between 0 and 1.")
         held = max(1, round(fraction * len(self.train)))
         if held >= len(self.train):
             raise TransferlabError(f"{len(self.train)} labels are too few to hold some out for validation.")
@@ -148,7 +148,7 @@ def dataset(
 
     Args:
         name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column, or
-            a folder with one sub-folder of pictures per label.
+            a folder with one sub-folder of images per label.
         examples: how many labels to train with, in all; None keeps every one.
         seed: of the subset.
         test_examples: size of the test split; at most half of the data is used for it.
@@ -157,7 +157,7 @@ def dataset(
         label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more.
         label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
         label_column: of a table.
-        white: of a folder: the value that is white in pictures of more than 8 bits, as 4095 for 12 bits; see
+        white: of a folder: the value that is white in images of more than 8 bits, as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.
 
     Raises:
@@ -172,7 +172,7 @@ def dataset(
         ("split_seed", split_seed, 0),
     ):
         if not isinstance(value, Integral) or value < least:
-            raise TransferlabError(f"{field_name} is {value!r}; it must be a whole number, at least {least}.")
+            raise TransferlabError(f"{field_name} is {value!r}; it must be an integer, at least {least}.")
     if label_kind not in get_args(LabelKind):
         raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
     text = str(name)
@@ -181,7 +181,7 @@ def dataset(
 
         check_white(white)
         if text in DATASETS or not Path(text).expanduser().is_dir():
-            raise TransferlabError(f"white is for a folder of pictures; '{text}' is none.")
+            raise TransferlabError(f"white is for a folder of images; '{text}' is none.")
     if text in DATASETS:
         whole = read_registered(text)
     else:

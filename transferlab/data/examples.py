@@ -40,7 +40,7 @@ def read_registered(name: str) -> Examples:
 
     entry = DATASETS[name]
     source = data_source(entry)
-    # These sets are small: texts and encoded pictures are held in memory. TFDS shuffles by a hash when it writes;
+    # These sets are small: texts and encoded images are held in memory. TFDS shuffles by a hash when it writes;
     # sorted by id, the order does not depend on its version.
     stored = sorted(source.__getitems__(range(len(source))), key=lambda raw: raw["id"])
 
@@ -52,7 +52,7 @@ def read_registered(name: str) -> Examples:
     def content(i: int) -> tuple[str, int, bytes, bytes]:
         raw = stored[i]
         if entry.modality == "image":
-            # The builder encodes equal pictures to equal bytes.
+            # The builder encodes equal images to equal bytes.
             same = hashlib.sha256(raw["image"]).digest()
             return _text(raw["id"]), int(raw["label"]), same, same
         text = _text(raw["text"])
@@ -96,28 +96,28 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
     Raises:
         TransferlabError: a label without images, or images that are not in a label's folder.
     """
-    from transferlab.data.images import SUFFIXES, nested_pictures, passed_over, picture_files, read_image
+    from transferlab.data.images import SUFFIXES, image_files, nested_images, passed_over, read_image
 
     names = ordered(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     check_alike(str(path), names)
-    pictures = {name: picture_files(path / name) for name in names}
+    pictures = {name: image_files(path / name) for name in names}
     files = [(file, i) for i, name in enumerate(names) for file in pictures[name]]
     if not files:
-        raise TransferlabError(f"{path} holds no pictures; expected {path}/<label>/*.png or .jpg.")
-    if loose := picture_files(path):
+        raise TransferlabError(f"{path} holds no images; expected {path}/<label>/*.png or .jpg.")
+    if loose := image_files(path):
         raise TransferlabError(
             f"{loose[0]} lies outside the folders of the labels ({path}/<label>/*); there are {len(loose)} such. Move them "
             "into their label's folder, or away."
         )
     for name, found in pictures.items():
-        if deeper := nested_pictures(path / name):
+        if deeper := nested_images(path / name):
             raise TransferlabError(
-                f"{deeper[0]} lies a folder deeper than the pictures of a label ({path}/<label>/*); there are {len(deeper)} "
+                f"{deeper[0]} lies a folder deeper than the images of a label ({path}/<label>/*); there are {len(deeper)} "
                 "such. Move them up, or away."
             )
         if not found:
             raise TransferlabError(
-                f"{path / name} holds no pictures ({', '.join(SUFFIXES)}), so nothing has the label '{name}'."
+                f"{path / name} holds no images ({', '.join(SUFFIXES)}), so nothing has the label '{name}'."
             )
 
     def record(i: int) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Study:
         return self.report()
 
     def profiles(self) -> Iterator[tuple[str, Profile]]:
-        """Profile a few steps of each arm at its largest budget; a trace, a page and a picture in ``profile/ARM``.
+        """Profile a few steps of each arm at its largest budget; a trace, a page and an image in ``profile/ARM``.
 
         Raises:
             TransferlabError: the directory holds another study.
