@@ -12,6 +12,10 @@ VOCABULARY_BYTES = 512 * MEGABYTE
 """Of ``tokenizer.json``, ``vocab.json``, ``vocab.txt``, ``merges.txt``. Gemma 3's, with 262 144 tokens, has 33 MB."""
 SENTENCEPIECE_BYTES = 64 * MEGABYTE
 """Of a SentencePiece model. mT5's, with 250 000 pieces, has 4 MB."""
+TABLE_BYTES = 8 << 30
+"""Of a table of texts, which is read whole. Amazon's 3.6 million reviews have 1.6 GB."""
+IMAGE_BYTES = 4 << 30
+"""Of an image's file. One of as many pixels as Pillow opens has 1.4 GB at 16 bits a channel."""
 HEADER_BYTES = 100_000_000
 """Of a safetensors header; the format's own limit."""
 TENSORS = 400_000

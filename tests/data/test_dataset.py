@@ -266,3 +266,16 @@ def test_half_a_character_is_a_traceback(tmp_path: Path) -> None:
                     + json.dumps({"text": "cut \ud83d", "label": 1}))  # fmt: skip
     with pytest.raises(TransferlabError, match="row 10: the text holds half of a character"):
         tl.dataset(path)
+
+
+@pytest.mark.parametrize("given", [{"text_column": "body"}, {"label_column": "y"}, {"label_kind": "classes"}])
+def test_an_argument_for_tables_is_refused_where_there_is_none(given: dict[str, str], tmp_path: Path) -> None:
+    (name,) = given
+    with pytest.raises(
+        TransferlabError, match=rf"{name} is '.*', but 'digits' is a named data set; .*tl\.dataset\('digits'"
+    ):
+        tl.dataset("digits", **given)
+    with pytest.raises(TransferlabError, match=rf"{name} is '.*' is a folder of images"):
+        tl.dataset(tmp_path, **given)
+    with pytest.raises(TransferlabError, match="white is for a folder of images; 'digits' is none"):
+        tl.dataset("digits", white=255)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import transferlab as tl
+from transferlab import limits
 from transferlab.data.images import SUFFIXES, ImageTransform, crop_fraction, read_image
 from transferlab.errors import TransferlabError
 
@@ -249,8 +251,27 @@ def test_predict_reads_another_white_than_it_is_told(tmp_path: Path) -> None:
 
     (tmp_path / "a.png").write_bytes(saved(GREY))
     for place in (tmp_path, tmp_path / "a.png"):
-        ((name, picture),) = _examples([str(place)], "image", 4095.0)
+        ((name, picture),) = _examples([str(place)], "image", "text", 4095.0)
         assert name == str(tmp_path / "a.png") and picture[0, :, 0].tolist() == [0, 62, 125, 255]
     (tmp_path / "none").mkdir()
     with pytest.raises(TransferlabError, match="none holds no images"):
-        list(_examples([str(tmp_path / "none")], "image", None))
+        list(_examples([str(tmp_path / "none")], "image", "text", None))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_among_images_does_not_hang(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    os.mkfifo(tmp_path / "a" / "x.png")
+    with pytest.raises(TransferlabError, match=r"x\.png is a pipe; expected a file"):
+        tl.dataset(tmp_path, test_examples=2)
+
+
+def test_a_directory_or_a_large_file_among_images_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(tmp_path)
+    (tmp_path / "a" / "x.png").mkdir()
+    with pytest.raises(TransferlabError, match=r"x\.png is a directory; expected a file"):
+        tl.dataset(tmp_path, test_examples=2)
+    (tmp_path / "a" / "x.png").rmdir()
+    monkeypatch.setattr(limits, "IMAGE_BYTES", 20)
+    with pytest.raises(TransferlabError, match=r"has \d+ bytes; such a file can have 20 "):
+        tl.dataset(tmp_path, test_examples=2)

@@ -36,6 +36,14 @@ def predict_all(
 
         check_white(white)
     predictor = open_run(best_run(directory))
+    tables = [text for text in inputs if Path(text).suffix.lower() in SUFFIXES]
+    if text_column is not None and (predictor.modality == "image" or not tables):
+        raise TransferlabError(
+            f"--text-column is for tables ({', '.join(SUFFIXES)}) of texts; "
+            + ("this run reads images." if predictor.modality == "image" else "there is none among the inputs.")
+        )
+    if white is not None and predictor.modality != "image":
+        raise TransferlabError("--white is for images; this run reads texts.")
     names, examples = [], []
     for name, example in _examples(inputs, predictor.modality, text_column or predictor.text_column, white):
         names.append(name)

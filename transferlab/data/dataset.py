@@ -13,9 +13,11 @@ from jaxtyping import Int
 
 from transferlab.data.examples import Examples, Modality, read_folder, read_registered, read_table
 from transferlab.data.labels import LabelKind
+from transferlab.data.levels import check_white
 from transferlab.data.splits import deduplicated, set_apart, stratified_order
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.host import interruptible
+from transferlab.reading import reading
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,13 +158,13 @@ def dataset(
         text_column: of a table.
         label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more.
         label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
-        label_column: of a table.
         white: of a folder: the value that is white in images of more than 8 bits, as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.
 
     Raises:
         TransferlabError: an unknown name, an unreadable row or file (named), a missing label (its row is named), a
-            column that is a regression target, tags or free text, a single class, or too few examples.
+            column that is a regression target, tags or free text, a single class, too few examples, or an argument that
+            means nothing for this kind of data.
     """
     from transferlab.data.builders import DATASETS
 
@@ -176,24 +178,34 @@ def dataset(
     if label_kind not in get_args(LabelKind):
         raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
     text = str(name)
+    path = Path(text).expanduser()
+    kind = "named" if text in DATASETS else "folder" if path.is_dir() else "table"
     if white is not None:
-        from transferlab.data.levels import check_white
-
         check_white(white)
-        if text in DATASETS or not Path(text).expanduser().is_dir():
+        if kind != "folder":
             raise TransferlabError(f"white is for a folder of images; '{text}' is none.")
-    if text in DATASETS:
+    for field_name, value, usual in (
+        ("text_column", text_column, "text"),
+        ("label_column", label_column, "label"),
+        ("label_kind", label_kind, "auto"),
+    ):
+        if kind != "table" and value != usual:
+            raise TransferlabError(
+                f"{field_name} is {value!r}, but '{text}' is a {'folder of images' if kind == 'folder' else 'named data set'}; "
+                f"it is for a table. Leave it out: tl.dataset({text!r})"
+            )
+    if kind == "named":
         whole = read_registered(text)
-    else:
-        path = Path(text).expanduser()
-        if path.is_dir():
+    elif kind == "folder":
+        with reading(path):
             whole = read_folder(path, white)
-        elif path.is_file():
+    elif path.exists():
+        with reading(path):
             whole = read_table(path, text_column, label_column, label_kind)
-        elif path.suffix or "/" in text:
-            raise TransferlabError(f"There is no file or folder '{text}'.")
-        else:
-            raise TransferlabError(f"Unknown data set '{text}'.{nearest(text, DATASETS)} Or give a table or a folder.")
+    elif path.suffix or "/" in text:
+        raise TransferlabError(f"There is no file or folder '{text}'.")
+    else:
+        raise TransferlabError(f"Unknown data set '{text}'.{nearest(text, DATASETS)} Or give a table or a folder.")
     made = _split(whole, test_examples, split_seed)
     return made if examples is None else made.subset(examples, seed)
 

@@ -25,7 +25,7 @@ class Examples:
     name: str
     modality: Modality
     label_names: tuple[str, ...]
-    records: Sequence[dict[str, Any]]
+    records: Sequence[Any]
     content: Callable[[int], tuple[str, int, bytes, bytes]]
     """Index → (id, label, what makes two examples the same, what a model reads or its hash)."""
     about: dict[str, str]

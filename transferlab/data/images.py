@@ -16,10 +16,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from transferlab import limits
 from transferlab.bounds import Count, Positive
 from transferlab.data.levels import as_bytes, stored_as
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
+from transferlab.reading import check_file, reading
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".apng", ".avif", ".avifs",
@@ -228,9 +230,16 @@ def read_image(
             it: 4095 for 12 bits, 1.0 for fractions. Images of 8 bits are read as they are.
 
     Raises:
-        TransferlabError: not an image, a truncated one, or one whose ``white`` is not known; the file is named.
+        TransferlabError: no file (a directory, a pipe, a device), not an image, a truncated or too large one, or one whose ``white`` is not known; the file is named.
     """
     name = str(file) if isinstance(file, (str, Path)) else "image"
+    if isinstance(file, (str, Path)):
+        check_file(Path(file), limits.IMAGE_BYTES)
+    with reading(name):
+        return _decoded(file, name, white)
+
+
+def _decoded(file: str | Path | BinaryIO | bytes, name: str, white: float | int | None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             layout, kind = stored_as(picture), picture.format

@@ -31,6 +31,7 @@ from transferlab.train.identity import architecture
 from transferlab.train.run import plan_for
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Predictor:
     """A finished run: ``predictor(["some text"])`` gives one row of probabilities per example.
@@ -55,6 +56,7 @@ class Predictor:
         """``text`` or ``image``."""
         return "text" if isinstance(self.transform, TextTransform) else "image"
 
+    @check_arguments
     def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples labels"]:
         """Return probabilities for texts, or for images as uint8 arrays (height, width, channels).
 

@@ -259,6 +259,7 @@ class Run:
             "flops": self.flops,
         }
 
+    @check_arguments
     def fit(self, report: Report | None = None) -> Result:
         """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
 
