@@ -22,7 +22,7 @@ class Bounds:
     below: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether this number lies between them; what is not finite never does."""
+        """Whether this number is between them; what is not finite never does."""
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
         # An integer of Python may be one that no float holds.

@@ -108,7 +108,7 @@ _LITTER = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY)}")
 
 @contextmanager
 def temporary_sibling(path: Path, directory: bool) -> Iterator[Path]:
-    """Make a private sibling of ``path`` and hold its lock; what killed writers left beside it goes first."""
+    """Make a private sibling of ``path`` and hold its lock; what killed writers left next to it is removed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drop_litter(path.parent)
     names = {"prefix": f".{path.name}.", "suffix": TEMPORARY, "dir": path.parent}

@@ -31,7 +31,7 @@ LAYERS = 2048
 PICKLE_BYTES = 32 * MEGABYTE
 """Of the pickle in a torch file, its tensors' numbers not counted: 100 000 tensors take 20 MB."""
 PICKLE_TUPLE = 100_000
-"""Items of a tuple in a pickle, those of the tuples in it counted as often as they stand there."""
+"""Items of a tuple in a pickle, those of the tuples in it counted as often as they occur there."""
 PICKLE_INTEGER_BYTES = 64
 """Of one integer in a pickle; torch's magic number has 10."""
 ZIP_MEMBERS = 400_000

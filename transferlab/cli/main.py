@@ -93,7 +93,7 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
-    from transferlab.cli.watch import LEFT_OUT, data_line
+    from transferlab.cli.watch import SKIPPED_ARM, data_line
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
@@ -108,7 +108,7 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
     for made in plans.values():
         _print(made.table(whole))
     for name in study.skipped_arms:
-        click.echo(LEFT_OUT.format(name))
+        click.echo(SKIPPED_ARM.format(name))
 
 
 @cli.command()
@@ -166,7 +166,7 @@ def inspect(checkpoint: str, as_json: bool) -> None:
 @click.option("--shard-size", default="5GB", show_default=True, help="Size beyond which weights are split.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
 def convert(source: str, target: str, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> None:
-    """Write SOURCE to the directory DEST, as its origin loads it or in another format.
+    """Write SOURCE to the directory DEST, as its reference implementation loads it or in another format.
 
     SOURCE is a registry name, hf:owner/name, a directory, a PEFT adapter (merged into its base), a run or a study.
     """

@@ -22,7 +22,7 @@ from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 from transferlab.transfer.show import console as output
 
-LEFT_OUT = "Left out: {}, whose largest_budget is below every budget of this study."
+SKIPPED_ARM = "Left out: {}, whose largest_budget is below every budget of this study."
 
 
 class Watcher(Observer):
@@ -39,7 +39,7 @@ class Watcher(Observer):
         self.console.print(plan.table())
 
     def on_skipped_arm(self, arm: str) -> None:
-        self._say(LEFT_OUT.format(arm))
+        self._say(SKIPPED_ARM.format(arm))
 
     def on_stale_arm(self, arm: str) -> None:
         self._say(f"Not in the table: {arm}, which this config has no more; its runs stay in runs/{arm}.")

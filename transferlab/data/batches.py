@@ -16,7 +16,7 @@ from transferlab.errors import TransferlabError
 
 @dataclass(frozen=True)
 class Batch:
-    """Which examples stand in a batch, and how long it is padded."""
+    """Which examples are in a batch, and how long it is padded."""
 
     indices: Int[np.ndarray, " n"]
     bucket: int
@@ -105,7 +105,7 @@ def batch_sampler(
 
 
 Order = BatchSampler | Sequence[Any]
-"""What stands in each step."""
+"""What each step holds."""
 
 
 class _Made(Sequence[dict[str, Any]]):

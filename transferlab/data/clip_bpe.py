@@ -25,7 +25,7 @@ def is_clip_vocabulary(directory: Path) -> bool:
 
 
 def clip_tokenizer(directory: Path, settings: dict[str, Any]) -> Tokenizer:
-    """Return the tokenizer as ``CLIPTokenizerFast`` builds it; a text stands between the begin and the end token.
+    """Return the tokenizer as ``CLIPTokenizerFast`` builds it; a text is put between the begin and the end token.
 
     Args:
         directory: holds ``vocab.json`` and ``merges.txt``.

@@ -73,7 +73,7 @@ _LARGEST = 1 << 28
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize, cut the centre, normalise: deterministic, as the origin evaluates.
+    """Resize, cut the centre, normalise: deterministic, as the reference implementation evaluates.
 
     An image smaller than ``size`` is enlarged like any other; where the resized one is smaller (``crop_fraction`` above 1),
     it is centred on black.
@@ -136,7 +136,7 @@ class ImageTransform:
             )
         picture = picture.resize((width, height), _RESAMPLE[self.resize])
         left, top = (self._offset(side) for side in (width, height))
-        # What lies beyond the image is black.
+        # What is beyond the image is black.
         return np.asarray(picture.crop((left, top, left + self.size, top + self.size)), np.float32) / 255.0
 
     def _offset(self, side: int) -> int:

@@ -69,7 +69,7 @@ class Inputs:
         return len(self._cache.encoded[int(index)].ids)
 
     def span(self, index: int, bucket: int) -> slice:
-        """Where a text's own tokens stand in a batch padded to ``bucket``; empty for an image, which has none."""
+        """Where a text's own tokens are in a batch padded to ``bucket``; empty for an image, which has none."""
         if not isinstance(self.transform, TextTransform):
             return slice(0, 0)
         length = self.length(index)

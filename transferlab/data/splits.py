@@ -18,7 +18,7 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
     """Return an order of which every prefix holds each class in its proportion, as nearly as whole examples can.
 
     The next example is of the class that lacks most of its share. Where several lack as much, that one comes whose next
-    example stands first when each class, shuffled, is spread evenly with half a stride before it.
+    example comes first when each class, shuffled, is spread evenly with half a stride before it.
 
     Args:
         labels: of all examples.
@@ -28,16 +28,16 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
     rng = np.random.default_rng([seed, 7])
     n, place = len(labels), np.zeros(len(labels))
     _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    # Each class's rows stand together, from its start on.
+    # Each class's rows are together, from its start on.
     starts = np.cumsum(counts) - counts
     shuffled = np.concatenate([rng.permutation(count) for count in counts.tolist()]) if n else np.zeros(0, np.int64)
     within = np.arange(n) - np.repeat(starts, counts)
     rows = np.argsort(column, kind="stable")
     place[rows[np.repeat(starts, counts) + shuffled]] = (within + 0.5) / np.repeat(counts, counts)
     even = np.lexsort((rng.random(n), place))
-    # Each class's examples by where they stand in the even spread.
+    # Each class's examples by where they are in the even spread.
     waiting, ends = np.argsort(column[even], kind="stable"), (starts + counts).tolist()
-    # Of classes of one size that one is next which had fewest, then whose next example stands first: a heap for each size,
+    # Of classes of one size that one is next which had fewest, then whose next example comes first: a heap for each size,
     # so that a step looks at as many classes as there are sizes.
     sizes = np.unique(counts)
     heaps: list[list[tuple[int, int, int]]] = [[] for _ in sizes]

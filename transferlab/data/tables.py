@@ -116,7 +116,7 @@ class _Reading:
 
     names: list[str]
     records: list[tuple[range, list[str]]]
-    """(lines that it stands on, from 0; fields), without the header."""
+    """(its lines, from 0; fields), without the header."""
     problem: str = ""
 
 
@@ -224,7 +224,7 @@ def _merged(
     """Which records of several lines are rows merged by stray quotation marks, by what their labels say.
 
     Both the first and the last line of such a record is a row by itself, with a label that other rows have. Of a text that
-    truly has several lines one at most is: its label stands before the text or behind it.
+    truly has several lines one at most is: its label is before the text or after it.
     """
     if label not in quoted.names:
         return []

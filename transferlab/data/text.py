@@ -82,7 +82,7 @@ class TextTransform:
     Attributes:
         tokenizer: without padding; it cuts at ``max_length``.
         max_length: tokens of the longest text, special ones included.
-        pad_id: what stands where a text is padded.
+        pad_id: of the token that texts are padded with.
         sha256: of the tokenizer's file.
         types: whether the model has token types: a batch holds them then.
         side: on which batches are padded.
@@ -189,7 +189,7 @@ def read_tokenizer(
 
     ``tokenizer.json`` is used where there is one, else the vocabulary
     (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). Where ``tokenizer_config.json`` says otherwise than
-    ``tokenizer.json``, it is followed as the origin does it, and tokens that it or another file names beside the vocabulary
+    ``tokenizer.json``, it is followed as the reference implementation does, and tokens that it or another file names next to the vocabulary
     are added (:func:`~transferlab.data.added_tokens.add_tokens`). The length is sentence-transformers' ``max_seq_length``
     where it says one, else ``model_max_length``, and at most ``limit`` (the model's positions).
 

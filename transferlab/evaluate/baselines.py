@@ -1,4 +1,4 @@
-"""Plain baselines that stand in every table: the majority label, and logistic regression on words or pixels."""
+"""Plain baselines for every table: the majority label, and logistic regression on words or pixels."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) 
         def ended(token: Array) -> Array:
             return (token[:, None] == ends).any(1)
 
-        # Positions count the tokens that are no padding: what a prompt gets does not hang on its side of padding.
+        # Positions count the tokens that are no padding: what a prompt gets does not depend on its side of padding.
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0).astype(jnp.int32)
         cache = model.cache(batch, length + count - 1, dtype)
         logits, cache = forward(ids, mask, positions, cache)

@@ -41,7 +41,7 @@ class Cells:
         source: what its arms start from.
         data: what they train on, whole.
         directory: of the study.
-        observer: what is told of them.
+        observer: to which they are shown.
         plans: of each arm that has a run.
     """
 

@@ -82,7 +82,7 @@ def verify_inputs(directory: Path, config: StudyConfig, source: Source, data: Da
 
 
 def recorded_config(directory: Path) -> dict[str, Any]:
-    """Return the config that a study's directory recorded, with its source and data where they lie from here.
+    """Return the config that a study's directory recorded, with its source and data where they are from here.
 
     Raises:
         TransferlabError: there is no study.

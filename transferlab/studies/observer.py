@@ -1,4 +1,4 @@
-"""What a study tells while it runs, and the runs that it speaks of."""
+"""What a study shows while it runs, and the cells that it names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cell:
 
 
 class Observer:
-    """What a study tells while it runs. The command line shows it; the base class is silent."""
+    """What a study shows while it runs. The command line shows it; the base class is silent."""
 
     def planned(self, arm: str, plan: Plan) -> None:
         """The plan of an arm, before anything trains."""
@@ -43,7 +43,7 @@ class Observer:
         """Cells of one arm start, more than one where they train together; ``what`` is ``run``, ``tuning`` or ``baseline``."""
 
     def memory(self, cell: Cell, memory: Memory) -> None:
-        """What a step of this cell will hold on the device, before it trains; told once an arm."""
+        """What a step of this cell will hold on the device, before it trains; shown once per arm."""
 
     def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         """Progress within a run."""

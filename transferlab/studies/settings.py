@@ -11,7 +11,7 @@ from transferlab.methods import Method
 from transferlab.train.settings import Settings
 
 BASELINES = ("majority", "tfidf", "pixels")
-"""What can stand beside the arms without being trained by them."""
+"""What a table can hold next to the arms, without training."""
 
 
 @check_arguments
