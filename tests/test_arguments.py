@@ -10,8 +10,11 @@ import pytest
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
+from transferlab.pretrained.source import Source
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.train import Optimizer, Seeds, Settings
+from transferlab.train.predictor import Predictor
+from transferlab.train.run import Run
 
 CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
     (tl.dataset, ("tweets",), {"txet": "a"}, "dataset takes no 'txet'. Did you mean 'text_column'?"),
@@ -46,6 +49,13 @@ def public() -> list[Any]:
         ArmConfig,
         StudyConfig,
         tl.data.Dataset.subset,
+        Source,
+        Source.resized,
+        Source.with_tokenizer,
+        Source.module,
+        Predictor,
+        Predictor.__call__,
+        Run.fit,
     ]
 
 

@@ -18,11 +18,12 @@ from transferlab.bounds import Bounds
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, _declared, _item, _number
+from transferlab.errors import TransferlabError
 from transferlab.evaluate.generation import Sampling
+from transferlab.fields import _declared, _item, _number
 from transferlab.methods import METHODS
 from transferlab.models.causal import Rope
-from transferlab.models.heads import ClassifierConfig, Hidden, LanguageModelConfig
+from transferlab.models.heads import ClassifierConfig, HiddenLayer, LanguageModelConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.train import Optimizer, Settings
 from transferlab.transfer.groups import Group
@@ -31,7 +32,7 @@ NAN, INF = float("nan"), float("inf")
 MADE = (
     *(family.config.base() if hasattr(family.config, "base") else next(iter(family.sizes.values()))()
       for family in FAMILIES.values()),
-    ClassifierConfig(("a", "b")), Hidden("gelu", norm=1e-5), LanguageModelConfig(), Rope(), Settings(), Optimizer(),
+    ClassifierConfig(("a", "b")), HiddenLayer("gelu", norm=1e-5), LanguageModelConfig(), Rope(), Settings(), Optimizer(),
     Sampling(), Group("head"), ImageTransform(8, (0.5,), (0.5,)), AudioTransform(),
     *(method() for method in METHODS.values()),
 )  # fmt: skip

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from transferlab import limits
-from transferlab.errors import TransferlabError, check_fields, nearest, printable
+from transferlab.errors import TransferlabError, nearest, printable
+from transferlab.fields import check_fields
 
 
 @dataclass
@@ -33,14 +34,14 @@ class Given:
     [
         ({"word": "cosin"}, "word is 'cosin'. Did you mean 'cosine'"),
         ({"word": 3}, "word is 3. Choose from: cosine, linear"),
-        ({"count": 5.5}, "count is 5.5; it must be a whole number"),
-        ({"count": True}, "count is True; it must be a whole number"),
+        ({"count": 5.5}, "count is 5.5; it must be an integer"),
+        ({"count": True}, "count is True; it must be an integer"),
         ({"share": "high"}, "share is 'high'; it must be a number"),
         ({"share": None}, "share is None; it must be a number"),
         ({"share": float("nan")}, "share is nan; it must be a finite number"),
         ({"share": 10**400}, "share is 1000000"),
         ({"flag": "no"}, "flag is 'no'; it must be True or False"),
-        ({"sizes": (1, 2.5)}, "sizes[1] is 2.5; it must be a whole number"),
+        ({"sizes": (1, 2.5)}, "sizes[1] is 2.5; it must be an integer"),
         ({"named": {"query": float("inf")}}, "named['query'] is inf; it must be a finite number"),
     ],
 )

@@ -15,21 +15,9 @@ import numpy as np
 import pytest
 
 from transferlab.errors import TransferlabError
-from transferlab.files import (
-    Artifact,
-    atomic_directory,
-    atomic_path,
-    check_file,
-    fetch_artifact,
-    new_folder,
-    read_json,
-    read_object,
-    reading,
-    require_file,
-    unpack,
-    write_json,
-    write_text,
-)
+from transferlab.fetching import Artifact, fetch_artifact, require_file, unpack
+from transferlab.files import atomic_directory, atomic_path, new_folder, write_json, write_text
+from transferlab.reading import check_file, read_json, read_object, reading
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -137,7 +125,7 @@ def test_a_source_that_cannot_be_had_names_the_three_places(tmp_path: Path, monk
 def test_a_bucket_is_copied_again_or_not_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
-    from transferlab.files import fetch_bucket
+    from transferlab.fetching import fetch_bucket
 
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
     memory = fsspec.filesystem("memory")
@@ -161,7 +149,7 @@ def test_a_bucket_without_its_package_is_a_traceback(
 ) -> None:
     import sys
 
-    from transferlab.files import fetch_bucket
+    from transferlab.fetching import fetch_bucket
 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(TransferlabError, match=f"pip install {package}"):

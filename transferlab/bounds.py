@@ -1,6 +1,6 @@
 """What a number of a dataclass may be, declared in its field's type: ``layer_norm_eps: Positive = 1e-12``.
 
-:func:`transferlab.errors.check_fields` holds a dataclass against it, wherever its numbers came from: Python, a config, or
+:func:`transferlab.fields.check_fields` checks a dataclass against it, wherever its numbers came from: Python, a config, or
 the files of a model.
 """
 
@@ -22,10 +22,10 @@ class Bounds:
     below: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether this number lies between them; what is not finite never does."""
+        """Whether this number is between them; what is not finite never does."""
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
-        # A whole number of Python may be one that no float holds.
+        # An integer of Python may be one that no float holds.
         finite = abs(value) <= sys.float_info.max if isinstance(value, int) else -math.inf < value < math.inf
         return bool(low and high and finite)
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from transferlab.errors import FieldError, TransferlabError, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_mapping, check_names, read, read_values
 from transferlab.methods import METHODS, Scratch, method_named
 from transferlab.studies.settings import BASELINES, ArmConfig, StudyConfig
 from transferlab.train.settings import Settings
@@ -55,7 +54,7 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     """Validate plain nested data into a :class:`StudyConfig`."""
     raw = {str(key): _plain(value) for key, value in raw.items()}
     known = {f.name for f in fields(StudyConfig)} - {"raw"} | {"train"}
-    _known(raw, known, "config")
+    check_names(raw, known, "config")
     for name in ("source", "data", "methods", "budgets", "seeds"):
         if name not in raw:
             raise TransferlabError(f"config.{name} is missing.")
@@ -63,12 +62,9 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
         raise TransferlabError("config.methods must map at least one arm's name to its fields.")
     common = raw.get("train", {})
     arms = {name: _arm(name, given, common) for name, given in raw["methods"].items()}
-    values = {
-        f.name: _checked(raw[f.name], typing.get_type_hints(StudyConfig)[f.name], f"config.{f.name}")
-        for f in fields(StudyConfig)
-        if f.name in raw and f.name not in ("methods", "raw")
-    }
-    # One value may stand for several: what is recorded, and held against a study's directory, has them as a tuple too.
+    own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
+    values = read_values(StudyConfig, own, "config")
+    # One value may stand for several: what is recorded, and checked against a study's directory, has them as a tuple too.
     raw |= {name: value for name, value in values.items() if isinstance(value, tuple)}
     out = StudyConfig(**values, methods=arms, raw=raw)
     for name in out.baselines:
@@ -106,15 +102,12 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
     if kind not in METHODS:
         raise TransferlabError(f"{where}: unknown method '{kind}'.{nearest(str(kind), METHODS)}")
     cls = method_named(kind)
-    own = {f.name for f in fields(cls)}
-    arm = {f.name for f in fields(ArmConfig)} - {"method"}
-    _known(given, own | arm | {"method"}, where)
-    hints = typing.get_type_hints(cls)
-    method = _made(cls, {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in own}, where)
-    own_train = _mapping(given.get("train", {}), f"{where}.train")
-    train = _settings({**cls.published, **_mapping(common, "config.train"), **own_train}, f"{where}.train")
-    hints = typing.get_type_hints(ArmConfig)
-    rest = {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in arm and k != "train"}
+    own, arm = {f.name for f in fields(cls)}, {f.name for f in fields(ArmConfig)} - {"method"}
+    check_names(given, own | arm | {"method"}, where)
+    method = read(cls, {k: v for k, v in given.items() if k in own}, where)
+    own_train = check_mapping(given.get("train", {}), f"{where}.train")
+    train = read(Settings, {**cls.published, **check_mapping(common, "config.train"), **own_train}, f"{where}.train")
+    rest = read_values(ArmConfig, {k: v for k, v in given.items() if k in arm and k != "train"}, where)
     if "tune" in rest:
         rest["tune"] = tuple(_trial(train, trial, f"{where}.tune[{i}]") for i, trial in enumerate(rest["tune"]))
     if name == "scratch" and not isinstance(method, Scratch):
@@ -127,76 +120,8 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
 
 def _trial(train: Settings, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What a trial changes of the arm's settings, as the settings hold it."""
-    made = _settings({**dataclasses.asdict(train), **changes}, where)
+    made = read(Settings, {**dataclasses.asdict(train), **changes}, where)
     return {name: getattr(made, name) for name in changes}
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TransferlabError(f"{where} is {value!r}; expected a mapping.")
-    return value
-
-
-def _settings(given: Mapping[str, Any], where: str) -> Settings:
-    return _dataclass(Settings, given, where)
-
-
-def _dataclass(cls: Any, given: Any, where: str) -> Any:
-    if isinstance(given, cls):
-        return given
-    if not isinstance(given, Mapping):
-        raise TransferlabError(f"{where} is {given!r}; it must be a mapping with fields of {cls.__name__}.")
-    hints = typing.get_type_hints(cls)
-    _known(given, hints, where)
-    values = {name: _checked(value, hints[name], f"{where}.{name}") for name, value in given.items()}
-    return _made(cls, values, where)
-
-
-def _made(cls: Any, values: Mapping[str, Any], where: str) -> Any:
-    try:
-        return cls(**values)
-    except FieldError as error:
-        raise TransferlabError(f"{where}.{error}") from None
-
-
-def _known(given: Mapping[str, Any], known: Any, where: str) -> None:
-    for name in given:
-        if name not in known:
-            raise TransferlabError(f"Unknown field {where}.{name}.{nearest(str(name), known)}")
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """Return ``value`` as the hint wants it (an int may stand for a float, a list for a tuple), or say what is wrong."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        rest = [arg for arg in args if arg is not type(None)]
-        return _checked(value, rest[0], where)
-    if origin is Literal:
-        if value not in args:
-            raise TransferlabError(f"{where} is {value!r}.{nearest(str(value), map(str, args))}")
-        return value
-    if origin is tuple:
-        items = (value,) if isinstance(value, (int, float, str)) else value
-        if not isinstance(items, (list, tuple)):
-            raise TransferlabError(f"{where} is {value!r}; expected a tuple of {_name(args[0])}.")
-        return tuple(_checked(item, args[0], f"{where}[{i}]") for i, item in enumerate(items))
-    if origin is dict or hint is dict:
-        return _mapping(value, where)
-    if dataclasses.is_dataclass(hint):
-        return _dataclass(hint, value, where)
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise TransferlabError(f"{where} is {value!r} ({type(value).__name__}); expected {_name(hint)}.")
-    return value
-
-
-def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint))
 
 
 def _override(raw: dict[str, Any], text: str) -> None:

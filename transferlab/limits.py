@@ -12,6 +12,10 @@ VOCABULARY_BYTES = 512 * MEGABYTE
 """Of ``tokenizer.json``, ``vocab.json``, ``vocab.txt``, ``merges.txt``. Gemma 3's, with 262 144 tokens, has 33 MB."""
 SENTENCEPIECE_BYTES = 64 * MEGABYTE
 """Of a SentencePiece model. mT5's, with 250 000 pieces, has 4 MB."""
+TABLE_BYTES = 8 << 30
+"""Of a table of texts, which is read whole. Amazon's 3.6 million reviews have 1.6 GB."""
+IMAGE_BYTES = 4 << 30
+"""Of an image's file. One of as many pixels as Pillow opens has 1.4 GB at 16 bits a channel."""
 HEADER_BYTES = 100_000_000
 """Of a safetensors header; the format's own limit."""
 TENSORS = 400_000
@@ -27,7 +31,7 @@ LAYERS = 2048
 PICKLE_BYTES = 32 * MEGABYTE
 """Of the pickle in a torch file, its tensors' numbers not counted: 100 000 tensors take 20 MB."""
 PICKLE_TUPLE = 100_000
-"""Items of a tuple in a pickle, those of the tuples in it counted as often as they stand there."""
+"""Items of a tuple in a pickle, those of the tuples in it counted as often as they occur there."""
 PICKLE_INTEGER_BYTES = 64
 """Of one integer in a pickle; torch's magic number has 10."""
 ZIP_MEMBERS = 400_000
@@ -37,7 +41,7 @@ GGUF_ITEMS = 8_000_000
 PIECES = 4_000_000
 """Entries of a SentencePiece vocabulary."""
 ADDED_TOKENS = 200_000
-"""In ``added_tokens.json`` or ``added_tokens_decoder``. Codebooks of sound and images as tokens have 30 000."""
+"""In ``added_tokens.json`` or ``added_tokens_decoder``. Codebooks of audio and images as tokens have 30 000."""
 PATTERNS = 4096
 """In ``rank_pattern`` or ``alpha_pattern`` of an adapter: one for each map of 405B in 126 layers is 882."""
 PATTERN_TRIES = 8_000_000

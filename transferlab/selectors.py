@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 _TOKEN = re.compile(
@@ -52,6 +52,7 @@ class Selector:
         return _evaluate(self.tree, everything, depths, self.text, len(backbone))
 
 
+@check_arguments
 def select(text: str | Selector) -> Selector:
     """Parse a selector. Raises ``TransferlabError`` at the first thing that is not understood."""
     if isinstance(text, Selector):

@@ -24,7 +24,7 @@ import numpy as np
 
 from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import check_file, check_zip
+from transferlab.reading import check_file, check_zip
 
 _DAMAGE = (
     zipfile.BadZipFile,

@@ -55,13 +55,14 @@ def peer(pooling) -> Work:
     import torch
     from transformers import BertModel
 
-    from transferlab.data.batches import Feed, TrainingOrder
+    from transferlab.data.batches import BatchSampler
+    from transferlab.data.inputs import Inputs
 
     device = torch_device()
     source, data = opened()
-    feed = Feed(data, source.transform)
+    feed = Inputs(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
-    order = TrainingOrder(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
+    order = BatchSampler(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
     model = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval().to(device)
     called = torch.compile(model) if device == "cuda" else model
     model.requires_grad_(False)

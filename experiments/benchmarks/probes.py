@@ -70,15 +70,16 @@ def sweep_peer() -> Work:
     from transformers import BertModel
 
     import transferlab as tl
-    from transferlab.data.batches import Feed, TrainingOrder
+    from transferlab.data.batches import BatchSampler
+    from transferlab.data.inputs import Inputs
 
     device = torch_device()
     source, data = tl.load("minilm-l6"), tl.dataset("tweets").subset(LABELS, 0)
     encoder = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval().to(device)
     called = torch.compile(encoder) if device == "cuda" else encoder
-    feed = Feed(data, source.transform)
+    feed = Inputs(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
-    order = TrainingOrder(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
+    order = BatchSampler(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
 
     def features(indices, bucket):
         inputs = feed.inputs(indices, bucket, len(indices))

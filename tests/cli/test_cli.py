@@ -424,7 +424,8 @@ def test_a_file_of_another_kind_is_classified_by_its_name(study: Path, tmp_path:
 
 def test_a_report_hangs_on_where_it_is_asked_for(config: Path, table: Path, tmp_path: Path) -> None:
     from transferlab.config import parse_config, read_config
-    from transferlab.studies.study import Study, recorded_config
+    from transferlab.studies.directory import recorded_config
+    from transferlab.studies.study import Study
 
     here, before = tmp_path / "here", os.getcwd()
     here.mkdir()

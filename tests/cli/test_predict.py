@@ -1,4 +1,4 @@
-"""``transferlab predict`` on pictures: files, folders of folders, and what is none."""
+"""``transferlab predict`` on images: files, folders of folders, and what is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transferlab.errors import TransferlabError
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     write_vit(folder / "vit", "vit")
     for number, label in enumerate(("emu", "yak")):
         (folder / "data" / label).mkdir(parents=True)
@@ -41,7 +41,7 @@ def test_pictures_of_folders_in_folders_are_answered(run: Path, tmp_path: Path) 
     ]  # fmt: skip
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path / "empty")])
-    assert done.exit_code == 1 and "empty holds no pictures" in done.output
+    assert done.exit_code == 1 and "empty holds no images" in done.output
 
 
 def test_a_predictor_names_what_is_no_picture(run: Path) -> None:
@@ -56,3 +56,9 @@ def test_a_predictor_names_what_is_no_picture(run: Path) -> None:
     ):
         with pytest.raises(TransferlabError, match=said):
             predictor(wrong)
+
+
+def test_predict_refuses_the_name_of_a_column_where_there_is_no_table(run: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "1.png")
+    done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path / "1.png"), "--text-column", "body"])
+    assert done.exit_code == 1 and "--text-column is for tables" in done.output and "reads images" in done.output

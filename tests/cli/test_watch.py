@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from transferlab.cli.watch import Watcher
-from transferlab.studies.study import Cell
+from transferlab.studies.observer import Cell
 
 CELL = Cell("lora", 64, 0)
 RECORD = {"status": "finished", "test": {"accuracy": 0.8125}, "seconds": 3.21}
@@ -16,7 +16,7 @@ RECORD = {"status": "finished", "test": {"accuracy": 0.8125}, "seconds": 3.21}
 def watched(terminal: bool) -> str:
     out = io.StringIO()
     watcher = Watcher(Console(file=out, force_terminal=terminal, width=100))
-    watcher.began(5, 2)
+    watcher.on_start(5, 2)
     watcher.cells([CELL], "tuning")
     watcher.step(3, 10, {"loss": 0.25})
     if watcher.progress is not None:

@@ -68,7 +68,7 @@ def test_pictures_lose_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, shape).astype(np.uint8) for shape in ((5, 7), (6, 4, 3))]
     rows = [{"id": str(i), "image": picture, "label": i} for i, picture in enumerate(pictures)]
-    source = data_source(entry("pictures", "image", rows, []))
+    source = data_source(entry("images", "image", rows, []))
     got = {example["id"].decode(): read_image(example["image"]) for example in source}
     np.testing.assert_array_equal(got["0"], np.repeat(pictures[0][..., None], 3, axis=-1))
     np.testing.assert_array_equal(got["1"], pictures[1])

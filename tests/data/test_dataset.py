@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import transferlab as tl
-from transferlab.data.dataset import stratified_order
+from transferlab.data.splits import stratified_order
 from transferlab.errors import TransferlabError
 
 
@@ -168,7 +168,7 @@ def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
     data = (tmp_path / "turned.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(TransferlabError, match=r"cut\.jpg cannot be read as a picture"):
+    with pytest.raises(TransferlabError, match=r"cut\.jpg cannot be read as an image"):
         read_image(tmp_path / "cut.jpg")
 
 
@@ -192,7 +192,7 @@ def test_a_folder_names_labels_without_pictures_and_skips_hidden_files(tmp_path:
         (tmp_path / label / "._0.png").write_bytes(b"what macOS leaves beside a file")
     assert len(tl.dataset(tmp_path, test_examples=1).records) == 4
     (tmp_path / "emu").mkdir()
-    with pytest.raises(TransferlabError, match="emu holds no pictures"):
+    with pytest.raises(TransferlabError, match="emu holds no images"):
         tl.dataset(tmp_path, test_examples=1)
 
 
@@ -266,3 +266,16 @@ def test_half_a_character_is_a_traceback(tmp_path: Path) -> None:
                     + json.dumps({"text": "cut \ud83d", "label": 1}))  # fmt: skip
     with pytest.raises(TransferlabError, match="row 10: the text holds half of a character"):
         tl.dataset(path)
+
+
+@pytest.mark.parametrize("given", [{"text_column": "body"}, {"label_column": "y"}, {"label_kind": "classes"}])
+def test_an_argument_for_tables_is_refused_where_there_is_none(given: dict[str, str], tmp_path: Path) -> None:
+    (name,) = given
+    with pytest.raises(
+        TransferlabError, match=rf"{name} is '.*', but 'digits' is a named data set; .*tl\.dataset\('digits'"
+    ):
+        tl.dataset("digits", **given)
+    with pytest.raises(TransferlabError, match=rf"{name} is '.*' is a folder of images"):
+        tl.dataset(tmp_path, **given)
+    with pytest.raises(TransferlabError, match="white is for a folder of images; 'digits' is none"):
+        tl.dataset("digits", white=255)

@@ -1,8 +1,9 @@
-"""Pictures: odd files are read as people see them, and the centre is cut where the origin cuts it."""
+"""Images: odd files are read as people see them, and the centre is cut where the origin cuts it."""
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import transferlab as tl
+from transferlab import limits
 from transferlab.data.images import SUFFIXES, ImageTransform, crop_fraction, read_image
 from transferlab.errors import TransferlabError
 
@@ -32,14 +34,14 @@ def jpeg(block: bytes) -> bytes:
 def test_a_damaged_exif_block_is_a_traceback() -> None:
     turned = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
     assert read_image(jpeg(exif(turned))).shape == (16, 8, 3)
-    # A resolution of two letters: Pillow cannot write it back when it has turned the picture.
+    # A resolution of two letters: Pillow cannot write it back when it has turned the image.
     assert read_image(jpeg(exif(turned, (0x0128, 2, 4, b"abc\0")))).shape in {(16, 8, 3), (8, 16, 3)}
 
 
 def test_a_picture_of_floating_point_numbers_is_cut_to_black_and_white(tmp_path: Path) -> None:
     Image.fromarray(np.linspace(0, 1, 9, dtype=np.float32).reshape(3, 3)).save(tmp_path / "map.tiff")
     with pytest.raises(
-        TransferlabError, match=r"map\.tiff cannot be read as a picture \(its values are floating-point .* white=1\.0"
+        TransferlabError, match=r"map\.tiff cannot be read as an image \(its values are floating-point .* white=1\.0"
     ):
         read_image(tmp_path / "map.tiff")
 
@@ -110,7 +112,7 @@ def test_what_is_white_is_guessed(
     values: np.ndarray, kind: str, white: float | None, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / f"a.{kind.lower()}").write_bytes(saved(values, kind))
-    with pytest.raises(TransferlabError, match=rf"a\.{kind.lower()} cannot be read as a picture \(.*{message}"):
+    with pytest.raises(TransferlabError, match=rf"a\.{kind.lower()} cannot be read as an image \(.*{message}"):
         read_image(tmp_path / f"a.{kind.lower()}", white)
 
 
@@ -170,9 +172,9 @@ def test_a_jpeg_of_another_suffix_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("a/photo.heic", None, r"photo\.heic is a picture of a kind that is not read"),
-        ("a/photo", "PNG", r"photo is a picture \(PNG\), .* Name it photo\.png"),
-        ("a/photo.jpg.1", "JPEG", r"photo\.jpg\.1 is a picture \(JPEG\)"),
+        ("a/photo.heic", None, r"photo\.heic is an image of a kind that is not read"),
+        ("a/photo", "PNG", r"photo is an image \(PNG\), .* Name it photo\.png"),
+        ("a/photo.jpg.1", "JPEG", r"photo\.jpg\.1 is an image \(JPEG\)"),
         ("photo.png", "PNG", r"photo\.png lies outside the folders of the labels"),
     ],
 )
@@ -190,7 +192,7 @@ def test_files_that_are_no_pictures_are_passed_over_without_a_word(tmp_path: Pat
     labelled(tmp_path)
     (tmp_path / "a" / "notes.txt").write_text("of the day")
     (tmp_path / "b" / "Thumbs.db").write_bytes(b"thumbs")
-    said = "2 files that are no pictures, notes.txt among them"
+    said = "2 files that are no images, notes.txt among them"
     assert tl.dataset(tmp_path, test_examples=2).describe()["passed_over"] == said
     assert said in caplog.text
 
@@ -204,7 +206,7 @@ def test_white_of_a_folder_is_not_that_of_its_pictures(tmp_path: Path) -> None:
     for white, message in ((0, "white is 0"), (-1.0, "white is -1"), (True, "white is True")):
         with pytest.raises(TransferlabError, match=message):
             tl.dataset(tmp_path, white=white)
-    with pytest.raises(TransferlabError, match="white is for a folder of pictures"):
+    with pytest.raises(TransferlabError, match="white is for a folder of images"):
         tl.dataset("animals", white=4095)
 
 
@@ -212,7 +214,7 @@ PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "nearest"}
 
 
 def frame(side: int) -> np.ndarray:
-    """A black picture with a white border of one pixel."""
+    """A black image with a white border of one pixel."""
     picture = np.full((side, side, 3), 255, np.uint8)
     picture[1:-1, 1:-1] = 0
     return picture
@@ -249,8 +251,27 @@ def test_predict_reads_another_white_than_it_is_told(tmp_path: Path) -> None:
 
     (tmp_path / "a.png").write_bytes(saved(GREY))
     for place in (tmp_path, tmp_path / "a.png"):
-        ((name, picture),) = _examples([str(place)], "image", 4095.0)
+        ((name, picture),) = _examples([str(place)], "image", "text", 4095.0)
         assert name == str(tmp_path / "a.png") and picture[0, :, 0].tolist() == [0, 62, 125, 255]
     (tmp_path / "none").mkdir()
-    with pytest.raises(TransferlabError, match="none holds no pictures"):
-        list(_examples([str(tmp_path / "none")], "image", None))
+    with pytest.raises(TransferlabError, match="none holds no images"):
+        list(_examples([str(tmp_path / "none")], "image", "text", None))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_among_images_does_not_hang(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    os.mkfifo(tmp_path / "a" / "x.png")
+    with pytest.raises(TransferlabError, match=r"x\.png is a pipe; expected a file"):
+        tl.dataset(tmp_path, test_examples=2)
+
+
+def test_a_directory_or_a_large_file_among_images_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(tmp_path)
+    (tmp_path / "a" / "x.png").mkdir()
+    with pytest.raises(TransferlabError, match=r"x\.png is a directory; expected a file"):
+        tl.dataset(tmp_path, test_examples=2)
+    (tmp_path / "a" / "x.png").rmdir()
+    monkeypatch.setattr(limits, "IMAGE_BYTES", 20)
+    with pytest.raises(TransferlabError, match=r"has \d+ bytes; such a file can have 20 "):
+        tl.dataset(tmp_path, test_examples=2)

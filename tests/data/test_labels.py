@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import transferlab as tl
-from transferlab.data.dataset import stratified_order
+from transferlab.data.splits import stratified_order
 from transferlab.errors import TransferlabError
 
 

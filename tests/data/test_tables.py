@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import transferlab as tl
-from transferlab.data.tables import read_rows
+from transferlab import limits
+from transferlab.data.tables import read_rows, read_text
 from transferlab.errors import TransferlabError
 
 ROWS = [(f"plain text {i}", str(i % 2)) for i in range(10)]
@@ -97,3 +99,21 @@ def test_a_line_that_is_no_object_or_has_a_name_twice_is_named(tmp_path: Path) -
         path.write_text('{"text": "a", "label": 1}\n' + line + "\n")
         with pytest.raises(TransferlabError, match=said):
             texts(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_table_that_is_no_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(TransferlabError, match=r"pipe\.csv is a pipe; expected a file"):
+        tl.dataset(tmp_path / "pipe.csv")
+    (tmp_path / "device.csv").symlink_to("/dev/zero")
+    with pytest.raises(TransferlabError, match=r"device\.csv is a device; expected a file"):
+        tl.dataset(tmp_path / "device.csv")
+    with pytest.raises(TransferlabError, match="is a directory; expected a file"):
+        read_text(tmp_path)
+
+
+def test_a_table_past_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TABLE_BYTES", 20)
+    with pytest.raises(TransferlabError, match=r"t\.csv has \d+ bytes; such a file can have 20 "):
+        tl.dataset(write(tmp_path / "t.csv", ROWS))

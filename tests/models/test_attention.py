@@ -129,7 +129,7 @@ def test_one_query_answers_otherwise_among_all_or_maps_each_token(case: str, mon
 
     def loss(params: Any, x: jax.Array, narrow: bool) -> tuple[jax.Array, jax.Array]:
         mask = {"of keys": seen[:, 0], "of each query": seen}.get(case)
-        asked = {"asking": x[:, :1], "bias": None if bias is None else bias[:, :, :1]} if narrow else {"bias": bias}
+        asked = {"queries": x[:, :1], "bias": None if bias is None else bias[:, :, :1]} if narrow else {"bias": bias}
         mask = mask[:, :1] if narrow and mask is not None and mask.ndim == 3 else mask
         answer = nnx.merge(graph, params)(x, mask, key, **asked)[:, 0]
         return jnp.square(answer).sum(), answer
@@ -150,7 +150,7 @@ def test_one_query_passes_over_a_lora_beside_keys_or_values(part: str) -> None:
     graph, params = nnx.split(layer)
     leaves, tree = jax.tree.flatten(params)
     layer = nnx.merge(graph, tree.unflatten([jnp.asarray(rng.normal(size=a.shape), jnp.float32) for a in leaves]))
-    np.testing.assert_allclose(layer(x, None, asking=x[:, :1]), layer(x, None)[:, :1], atol=1e-5)
+    np.testing.assert_allclose(layer(x, None, queries=x[:, :1]), layer(x, None)[:, :1], atol=1e-5)
 
 
 def test_seven_rows_have_eighths_or_few_scores_are_cut() -> None:
@@ -202,7 +202,7 @@ def test_a_token_more_for_the_kernel_changes_what_the_others_get(tokens: int, mo
     x, target = jax.random.normal(jax.random.key(1), (2, 3, tokens, 16))
 
     def loss(x: jax.Array) -> jax.Array:
-        return (layer(x, None, asking=x) * target).sum()
+        return (layer(x, None, queries=x) * target).sum()
 
     plain = jax.value_and_grad(loss)(x)
     fused, asked = attention._fused, []

@@ -22,7 +22,7 @@ from transferlab.models import (
     run_stages,
 )
 from transferlab.models.backbone import check_ownership
-from transferlab.models.heads import Hidden
+from transferlab.models.heads import HiddenLayer
 from transferlab.models.mpnet import distance_buckets
 from transferlab.models.roberta import counted_positions
 
@@ -45,7 +45,7 @@ DROPOUT = {
     "mpnet": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout"),
 }
-HEAD = ClassifierConfig(("cat", "dog"), hidden=Hidden("relu", norm=1e-5))
+HEAD = ClassifierConfig(("cat", "dog"), hidden=HiddenLayer("relu", norm=1e-5))
 IDS = jnp.array([[0, 5, 6, 2, 1, 1, 1, 1], [0, 7, 8, 9, 3, 4, 11, 2]])
 INPUTS = {"input_ids": IDS, "attention_mask": jnp.array([[1] * 4 + [0] * 4, [1] * 8])}
 

@@ -92,8 +92,8 @@ def weights(path: Path) -> None:
     """Every tensor of the one file in a folder."""
     import numpy as np
 
-    from transferlab.files import reading
     from transferlab.pretrained.formats.weights import read_any
+    from transferlab.reading import reading
 
     file = next(iter(sorted(path.iterdir())), path / "nothing.npz")
     for tensor in read_any(file).values():
@@ -106,7 +106,7 @@ def weights(path: Path) -> None:
 def tokenizes(kind: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         from transferlab.data.text import read_tokenizer
-        from transferlab.files import reading
+        from transferlab.reading import reading
 
         with reading(path):  # as load has it
             transform = read_tokenizer(path, 32, kind=kind)

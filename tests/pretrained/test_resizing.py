@@ -164,7 +164,7 @@ def test_pictures_of_five_channels_are_cut_or_mixed(vit) -> None:
     np.testing.assert_allclose(
         source({"pixel_values": got[None]})["hidden"], vit({"pixel_values": got[None, ..., :3]})["hidden"], atol=1e-5
     )
-    with pytest.raises(TransferlabError, match="picture has 3 channels; this model reads 5"):
+    with pytest.raises(TransferlabError, match="image has 3 channels; this model reads 5"):
         source.transform(picture[..., :3])
 
 

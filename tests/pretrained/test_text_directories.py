@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
+from transferlab.fields import check_scalars
 from transferlab.manifest import MANIFEST
 from transferlab.methods import Full, LoRA, Probe
 from transferlab.models import ClassifierConfig, EfficientNetConfig, ViTConfig
-from transferlab.models.fields import check_scalars
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig

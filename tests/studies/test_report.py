@@ -94,13 +94,13 @@ def test_report_shows_both_accuracies_the_multipliers_and_the_cost(tmp_path):
 def test_report_says_what_one_label_for_all_gets_under_as_many_classes(tmp_path, classes, chance):
     _, page = write(tmp_path, classes=classes)
     assert (
-        f"over the {classes:,} classes of the test split of the share recognised: {chance} is what any one label"
+        f"over the {classes:,} classes of the test split of the fraction recognised: {chance} is what any one label"
         in page.text
     )
 
 
 def test_report_explains_the_lines_that_its_figure_has(tmp_path):
-    assert "Dashed: baselines" in write(tmp_path)[1].text and "Dotted: the share" in write(tmp_path)[1].text
+    assert "Dashed: baselines" in write(tmp_path)[1].text and "Dotted: the fraction" in write(tmp_path)[1].text
     words = write(tmp_path, study(names=("lora", "majority")), curves=curves(("lora",)))[1].text
     assert "Dashed" not in words and "Dotted" in words
 

@@ -20,9 +20,10 @@ from transferlab.config import parse_config
 from transferlab.errors import TransferlabError
 from transferlab.measure import data_multiplier, t_interval
 from transferlab.studies.figures import learning_curves, palette_of
+from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.report import answer, caveats
 from transferlab.studies.status import failure_lines
-from transferlab.studies.study import Cell, Observer, Study, run_study
+from transferlab.studies.study import Study, run_study
 from transferlab.studies.table import markdown_page, results_csv, rich_table, shown, study_result, summarise
 
 Records = list[dict[str, Any]]

@@ -15,7 +15,7 @@ import pytest
 from test_population import MEMBERS, QUICK, LastLayer
 
 import transferlab as tl
-from transferlab.data.batches import TrainingOrder, epoch_order, training_order
+from transferlab.data.batches import BatchSampler, batch_sampler, epoch_order
 from transferlab.train import Interrupted, Seeds
 from transferlab.train.abreast import Abreast
 from transferlab.train.checkpoints import Checkpoints
@@ -120,13 +120,13 @@ def test_threads_that_share_an_order_lose_its_epochs() -> None:
     before, places = sys.getswitchinterval(), np.arange(4)
     want = [epoch_order(places, places, 4, 0, epoch)[0].indices.tolist() for epoch in range(2000)]
 
-    def epochs(order: TrainingOrder, start: int) -> list[list[int]]:
+    def epochs(order: BatchSampler, start: int) -> list[list[int]]:
         return [order[start + i].indices.tolist() for i in range(1000)]
 
     sys.setswitchinterval(1e-6)
     try:
         for _ in range(4):
-            order = training_order(places, places, 4, 2000, 0, True)
+            order = batch_sampler(places, places, 4, 2000, 0, True)
             with ThreadPoolExecutor(4) as threads:
                 found = list(threads.map(epochs, [order] * 4, [0, 1000] * 2))
             assert found == [want[:1000], want[1000:]] * 2

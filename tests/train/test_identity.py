@@ -6,7 +6,8 @@ import pytest
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json, write_json
+from transferlab.files import write_json
+from transferlab.reading import read_json
 from transferlab.train import Settings
 from transferlab.train.identity import check_base, claim, identity
 

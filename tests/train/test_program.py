@@ -80,8 +80,10 @@ def test_bfloat16_reaches_masters_or_misses_the_arithmetic(still, films, method)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_tap_whose_name_is_a_path_is_lost_on_the_way_to_the_head(still, films, monkeypatch, precision: str) -> None:
-    """Features of every stage with a frontier in the middle: the carry holds the taps of the frozen stages."""
+def test_a_pooled_entry_whose_name_is_a_path_is_lost_on_the_way_to_the_head(
+    still, films, monkeypatch, precision: str
+) -> None:
+    """Features of every stage with a frontier in the middle: the carry holds the pooled features of the frozen stages."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
     settings = replace(QUICK, precision=precision, learning_rate=0.3, optimizer=Optimizer("sgd"))
     data = films.subset(16, 0)

@@ -23,7 +23,7 @@ def carry(seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     mask = np.arange(6)[None, :] < np.array(LENGTHS)[:, None]
     hidden = rng.normal(size=(4, 6, 3)).astype(np.float32) * mask[..., None]
-    return {"hidden": hidden, "mask": mask, "tap layers/0": rng.normal(size=(4, 2)).astype(np.float32)}
+    return {"hidden": hidden, "mask": mask, "pooled layers/0": rng.normal(size=(4, 2)).astype(np.float32)}
 
 
 RAGGED = ("hidden", "mask")

@@ -19,7 +19,7 @@ OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 def _cache_hint(where: object) -> str:
     """What can be done about a file of the cache that cannot be written."""
-    from transferlab.files import cache_dir
+    from transferlab.fetching import cache_dir
 
     cache = cache_dir()
     path = Path(str(where))
@@ -93,7 +93,7 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
-    from transferlab.cli.watch import LEFT_OUT, data_line
+    from transferlab.cli.watch import SKIPPED_ARM, data_line
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
@@ -107,8 +107,8 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
     click.echo(data_line(study.data))
     for made in plans.values():
         _print(made.table(whole))
-    for name in study.left_out:
-        click.echo(LEFT_OUT.format(name))
+    for name in study.skipped_arms:
+        click.echo(SKIPPED_ARM.format(name))
 
 
 @cli.command()
@@ -117,7 +117,8 @@ def report(study: Path) -> None:
     """Write the tables and report.html of the study in DIR again, from its finished runs."""
     from transferlab.cli.watch import show_result
     from transferlab.config import parse_config
-    from transferlab.studies.study import Study, recorded_config
+    from transferlab.studies.directory import recorded_config
+    from transferlab.studies.study import Study
 
     show_result(Study(parse_config(recorded_config(study))).report(), study)
 
@@ -165,7 +166,7 @@ def inspect(checkpoint: str, as_json: bool) -> None:
 @click.option("--shard-size", default="5GB", show_default=True, help="Size beyond which weights are split.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
 def convert(source: str, target: str, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> None:
-    """Write SOURCE to the directory DEST, as its origin loads it or in another format.
+    """Write SOURCE to the directory DEST, as its reference implementation loads it or in another format.
 
     SOURCE is a registry name, hf:owner/name, a directory, a PEFT adapter (merged into its base), a run or a study.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from transferlab.data.images import SUFFIXES as PICTURES
+from transferlab.data.images import SUFFIXES as IMAGES
 from transferlab.data.tables import SUFFIXES, checked_text, read_rows, read_text
 from transferlab.errors import TransferlabError
 from transferlab.train.result import read_record
@@ -23,7 +23,7 @@ def predict_all(
 
     Args:
         directory: of a run or a study.
-        inputs: texts, pictures, or files of them.
+        inputs: texts, images, or files of them.
         as_json: print JSON lines.
         text_column: of tables; the one that the run was trained on by default.
         white: the value that is white in images of more than 8 bits.
@@ -36,6 +36,14 @@ def predict_all(
 
         check_white(white)
     predictor = open_run(best_run(directory))
+    tables = [text for text in inputs if Path(text).suffix.lower() in SUFFIXES]
+    if text_column is not None and (predictor.modality == "image" or not tables):
+        raise TransferlabError(
+            f"--text-column is for tables ({', '.join(SUFFIXES)}) of texts; "
+            + ("this run reads images." if predictor.modality == "image" else "there is none among the inputs.")
+        )
+    if white is not None and predictor.modality != "image":
+        raise TransferlabError("--white is for images; this run reads texts.")
     names, examples = [], []
     for name, example in _examples(inputs, predictor.modality, text_column or predictor.text_column, white):
         names.append(name)
@@ -99,7 +107,7 @@ def _examples(inputs: Sequence[str], modality: str, text_column: str, white: flo
             yield from _images(path, white)
         elif exists and suffix in (".txt", *SUFFIXES):
             yield from _table(path, text_column)
-        elif not exists and suffix in (".txt", *SUFFIXES, *PICTURES) and " " not in text:
+        elif not exists and suffix in (".txt", *SUFFIXES, *IMAGES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
         elif exists and (path.is_dir() or suffix or "/" in text):
             known = ", ".join((".txt", *SUFFIXES))
@@ -109,13 +117,13 @@ def _examples(inputs: Sequence[str], modality: str, text_column: str, white: flo
 
 
 def _images(path: Path, white: float | None) -> Iterator[tuple[str, Any]]:
-    from transferlab.data.images import nested_pictures, passed_over, picture_files, read_image
+    from transferlab.data.images import image_files, nested_images, passed_over, read_image
 
-    files = sorted(picture_files(path) + nested_pictures(path)) if path.is_dir() else [path]
+    files = sorted(image_files(path) + nested_images(path)) if path.is_dir() else [path]
     if path.is_dir():
         passed_over([path])
     if not files:
-        raise TransferlabError(f"{path} holds no pictures ({', '.join(PICTURES)}).")
+        raise TransferlabError(f"{path} holds no images ({', '.join(IMAGES)}).")
     for file in files:
         # A name that is not UTF-8 is still a file's name; it is printed with marks in place of what cannot be.
         yield os.fsencode(file).decode("utf-8", "replace"), read_image(file, white)

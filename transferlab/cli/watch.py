@@ -13,15 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from transferlab.data.dataset import Dataset
 from transferlab.errors import printable
+from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.status import failure_lines, finished, status_of
-from transferlab.studies.study import Cell, Observer, Study
+from transferlab.studies.study import Study
 from transferlab.studies.table import reference_of, rich_table
 from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 from transferlab.transfer.show import console as output
 
-LEFT_OUT = "Left out: {}, whose largest_budget is below every budget of this study."
+SKIPPED_ARM = "Left out: {}, whose largest_budget is below every budget of this study."
 
 
 class Watcher(Observer):
@@ -37,13 +38,13 @@ class Watcher(Observer):
     def planned(self, arm: str, plan: Plan) -> None:
         self.console.print(plan.table())
 
-    def left_out(self, arm: str) -> None:
-        self._say(LEFT_OUT.format(arm))
+    def on_skipped_arm(self, arm: str) -> None:
+        self._say(SKIPPED_ARM.format(arm))
 
-    def dropped(self, arm: str) -> None:
+    def on_stale_arm(self, arm: str) -> None:
         self._say(f"Not in the table: {arm}, which this config has no more; its runs stay in runs/{arm}.")
 
-    def began(self, cells: int, finished: int) -> None:
+    def on_start(self, cells: int, finished: int) -> None:
         self.count, self.done = cells, finished
         if finished:
             self._say(f"Continuing: {finished} of {cells} runs are finished.")
@@ -139,7 +140,7 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes, in the user's cache, so that a second start trains at once."""
-    from transferlab.files import cache_dir
+    from transferlab.fetching import cache_dir
     from transferlab.train.stored import keep_compiled
 
     keep_compiled(cache_dir() / "xla")

@@ -1,6 +1,6 @@
-"""Tokens that a directory names beside its vocabulary: ``added_tokens.json``, ``special_tokens_map.json`` and those of the settings.
+"""Tokens that a directory names next to its vocabulary: ``added_tokens.json``, ``special_tokens_map.json`` and those of the settings.
 
-The origin adds them when it loads a tokenizer, whichever file the vocabulary is in; what is new gets the next free ids. Its rules
+The reference implementation adds them when it loads a tokenizer, whichever file the vocabulary is in; what is new gets the next free ids. Its rules
 are those of transformers 5 (``PreTrainedTokenizerBase._from_pretrained`` and ``TokenizersBackend.__init__``).
 """
 
@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import read_object
+from transferlab.reading import read_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name one special token each, in the order in which new ones get their ids."""
@@ -42,7 +42,7 @@ def add_tokens(
         tokenizer: changed in place.
         directory: with ``added_tokens.json``, where there is one.
         settings: as :func:`read_settings` gives them.
-        defaults: special tokens of the origin's class, for those that the settings do not name. What the vocabulary lacks
+        defaults: special tokens of the reference implementation's class, for those that the settings do not name. What the vocabulary lacks
             of them is not added: no row was trained for it.
 
     Returns:
@@ -78,7 +78,7 @@ def add_tokens(
         if (got := tokenizer.token_to_id(token.content)) != id:
             raise TransferlabError(
                 f"{file}: the added token '{token.content}' should have id {id}, but gets {got} from the vocabulary of "
-                f"{tokenizer.get_vocab_size()} entries. Save the tokenizer anew with the origin, or mend the id there."
+                f"{tokenizer.get_vocab_size()} entries. Save the tokenizer again with the reference implementation, or correct the id there."
             )
     return bool(wanted)
 
@@ -123,7 +123,7 @@ def _added(value: Any, special: bool, directory: Path) -> AddedToken:
     """A token as a file describes it: a text, or a text and its flags."""
     content = _content(value)
     if not isinstance(content, str):
-        raise TransferlabError(f"{directory}: {str(value)[:80]!r} stands where a token is named, and is none.")
+        raise TransferlabError(f"{directory}: {str(value)[:80]!r} is given where a token is expected.")
     given = {name: bool(value[name]) for name in _FLAGS if name in value} if isinstance(value, Mapping) else {}
     special = given.pop("special", False) or special
     return AddedToken(content, **{"normalized": not special, **given}, special=special)

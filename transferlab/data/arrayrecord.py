@@ -19,7 +19,8 @@ from tensorflow_datasets.core import registered
 from transferlab.data.builders import Entry, Example
 from transferlab.data.images import png
 from transferlab.errors import TransferlabError
-from transferlab.files import file_lock, make_cache
+from transferlab.fetching import make_cache
+from transferlab.files import file_lock
 
 
 def data_source(entry: Entry) -> Any:
@@ -35,7 +36,7 @@ def data_source(entry: Entry) -> Any:
         with _quiet():
             # TFDS writes to a temporary directory and renames it, so a killed build leaves nothing behind.
             builder.download_and_prepare()
-    # Pictures stay as their bytes: whoever wants pixels decodes one, and comparing two needs no decoding.
+    # Images stay as their bytes: whoever wants pixels decodes one, and comparing two needs no decoding.
     skip = {"image": tfds.decode.SkipDecoding()} if entry.modality == "image" else None
     source = builder.as_data_source(split="examples", decoders=skip)
     if len(source) == 0:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab.bounds import Count, Positive
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class AudioTransform:
         """
         if rate is not None and rate != self.rate:
             raise TransferlabError(
-                f"The sound has {rate} samples per second; this model reads {self.rate}. Resample it."
+                f"The audio has {rate} samples per second; this model reads {self.rate}. Resample it."
             )
         if np.ndim(waveform) != 1:
             raise TransferlabError(
-                f"The sound has shape {np.shape(waveform)}; this model reads one channel: (samples,)."
+                f"The audio has shape {np.shape(waveform)}; this model reads one channel: (samples,)."
             )
         if not len(waveform) or not np.isfinite(waveform).all():
-            raise TransferlabError("The sound has no samples, or some that are not finite.")
+            raise TransferlabError("The audio has no samples, or some that are not finite.")
         sound = np.zeros(self._samples)
         sound[: len(waveform)] = waveform[: self._samples]
         padded = np.pad(sound, self.window // 2, mode="reflect")

@@ -11,102 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from transferlab.data.dataset import Dataset
-from transferlab.data.images import ImageTransform
-from transferlab.data.packing import NARROWEST, Packed, pack
-from transferlab.data.text import Kept, TextTransform
 from transferlab.errors import TransferlabError
-
-
-@dataclass
-class Feed:
-    """Preprocessed access to a data set: model inputs for any choice of its examples.
-
-    Texts are tokenised once and kept (they are small); images are decoded and transformed when asked for.
-    """
-
-    data: Dataset
-    transform: TextTransform | ImageTransform
-    _kept: Kept = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        reads = "text" if isinstance(self.transform, TextTransform) else "image"
-        if reads != self.data.modality:
-            raise TransferlabError(
-                f"Data set '{self.data.name}' holds {self.data.modality}s, but the source reads {reads}s."
-            )
-        kept = self.transform.kept if isinstance(self.transform, TextTransform) else {}
-        self._kept = kept.setdefault(self.data.sha256, Kept())
-
-    def prepare(self, indices: Int[np.ndarray, " n"]) -> None:
-        """Tokenise what has not been yet."""
-        if isinstance(self.transform, TextTransform):
-            new = [int(i) for i in indices if int(i) not in self._kept.encoded]
-            texts, ids = [self.data.records[i]["text"] for i in new], [self.data.ids[i] for i in new]
-            self._kept.encoded.update(zip(new, self.transform.encode(texts, ids), strict=True))
-
-    def buckets(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """The padded length of each example; zeros for images, which all have one shape."""
-        if not isinstance(self.transform, TextTransform):
-            return np.zeros(len(indices), np.int32)
-        mark = np.ascontiguousarray(indices).tobytes()
-        if mark not in self._kept.buckets:
-            self.prepare(indices)
-            lengths = [self.transform.bucket(self.length(int(i))) for i in indices]
-            self._kept.buckets[mark] = made = np.array(lengths, np.int32)
-            made.flags.writeable = False
-        return self._kept.buckets[mark]
-
-    def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
-        """How many of these texts are longer than the model's limit."""
-        if not isinstance(self.transform, TextTransform):
-            return 0
-        mark = np.ascontiguousarray(indices).tobytes()
-        if mark not in self._kept.truncated:
-            self.prepare(indices)
-            self._kept.truncated[mark] = sum(self._kept.encoded[int(i)].cut > 0 for i in indices)
-        return self._kept.truncated[mark]
-
-    def length(self, index: int) -> int:
-        """Number of tokens of one text."""
-        return len(self._kept.encoded[int(index)].ids)
-
-    def span(self, index: int, bucket: int) -> slice:
-        """Where a text's own tokens stand in a batch padded to ``bucket``; empty for an image, which has none."""
-        if not isinstance(self.transform, TextTransform):
-            return slice(0, 0)
-        length = self.length(index)
-        return slice(0, length) if self.transform.side == "right" else slice(bucket - length, bucket)
-
-    @property
-    def packs(self) -> bool:
-        """Whether it holds texts that can share rows; padded on the left, their positions hang on the padding."""
-        return isinstance(self.transform, TextTransform) and self.transform.side == "right"
-
-    def packed(self, indices: Int[np.ndarray, " n"], tokens: int, first_position: int) -> Iterator[Packed]:
-        """Batches of about ``tokens`` that hold each of these texts once, many to a row."""
-        assert isinstance(self.transform, TextTransform)
-        self.prepare(indices)
-        texts = [self._kept.encoded[int(i)] for i in indices]
-        kind = self.transform
-        longest = max((len(text.ids) for text in texts), default=0)
-        width = kind.bucket(max(longest, min(NARROWEST, kind.max_length)))
-        return pack(texts, width, tokens, pad=kind.pad_id, types=kind.types, first_position=first_position)
-
-    def inputs(self, indices: Int[np.ndarray, " n"], bucket: int, rows: int) -> dict[str, np.ndarray]:
-        """Model inputs for these examples, padded to ``rows`` and, for texts, to ``bucket`` tokens."""
-        if isinstance(self.transform, TextTransform):
-            self.prepare(indices)
-            return self.transform.pad([self._kept.encoded[int(i)] for i in indices], bucket, rows)
-        pixels = np.zeros((rows, self.transform.size, self.transform.size, self.transform.channels), np.float32)
-        for row, i in enumerate(indices):
-            pixels[row] = self.transform(self.data.records[int(i)]["image"])
-        return {"pixel_values": pixels}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Which examples stand in a batch, and how long it is padded."""
+    """Which examples are in a batch, and how long it is padded."""
 
     indices: Int[np.ndarray, " n"]
     bucket: int
@@ -149,7 +59,7 @@ def evaluation_order(indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " 
 
 
 @dataclass(frozen=True)
-class TrainingOrder:
+class BatchSampler:
     """All batches of a run, by step. ``order[step]`` costs one epoch's shuffle at most. Threads may share it."""
 
     indices: Int[np.ndarray, " n"]
@@ -180,22 +90,22 @@ class TrainingOrder:
             return self._epochs[epoch][place]
 
 
-_orders: weakref.WeakValueDictionary[tuple, TrainingOrder] = weakref.WeakValueDictionary()
+_orders: weakref.WeakValueDictionary[tuple, BatchSampler] = weakref.WeakValueDictionary()
 
 
-def training_order(
+def batch_sampler(
     indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " n"], size: int, steps: int, seed: int, group: bool
-) -> TrainingOrder:
+) -> BatchSampler:
     """Return the order of these examples. Runs that ask for the same get the same object, and can share their batches."""
     mark = (indices.tobytes(), buckets.tobytes(), size, steps, seed, group)
     made = _orders.get(mark)
     if made is None:
-        _orders[mark] = made = TrainingOrder(indices, buckets, size, steps, seed, group)
+        _orders[mark] = made = BatchSampler(indices, buckets, size, steps, seed, group)
     return made
 
 
-Order = TrainingOrder | Sequence[Any]
-"""What stands in each step."""
+Order = BatchSampler | Sequence[Any]
+"""What each step holds."""
 
 
 class _Made(Sequence[dict[str, Any]]):

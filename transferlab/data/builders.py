@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.files import Artifact, fetch_artifact
+from transferlab.fetching import Artifact, fetch_artifact
+from transferlab.reading import check_file, reading
 from transferlab.unpickle import load_numpy_pickle
 
 Example = dict[str, Any]
@@ -56,7 +57,7 @@ def rated_texts(archive: Path, member: str) -> Iterator[Example]:
 
     A mean of exactly 0 has no sign: those few rows are left out.
     """
-    with tarfile.open(archive) as opened:
+    with reading(archive), tarfile.open(archive) as opened:
         file = opened.extractfile(member)
         if file is None:
             raise TransferlabError(f"{archive} lacks '{member}'.")
@@ -83,14 +84,14 @@ def _sentiment(file: str) -> Callable[[], Iterator[Example]]:
 
 def _animals() -> Iterator[Example]:
     folder = fetch_artifact(_ANIMALS) / "animal_mnist" / "data" / "Animal_MNIST"
-    images = load_numpy_pickle(
-        gzip.decompress((folder / "animal_data_version_3.gz").read_bytes()), "animal_data_version_3.gz"
-    )
-    labels = load_numpy_pickle(
-        gzip.decompress((folder / "animal_label_version_3.gz").read_bytes()), "animal_label_version_3.gz"
-    )
+    images, labels = (_array(folder / f"animal_{what}_version_3.gz") for what in ("data", "label"))
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         yield {"id": f"{number:06d}", "image": image, "label": int(label)}
+
+
+def _array(path: Path) -> Any:
+    with reading(path):
+        return load_numpy_pickle(gzip.decompress(check_file(path).read_bytes()), path.name)
 
 
 def _digits() -> Iterator[Example]:

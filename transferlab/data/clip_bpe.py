@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file, read_object, reading
+from transferlab.reading import check_file, read_object, reading
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _END = "</w>"
@@ -25,7 +25,7 @@ def is_clip_vocabulary(directory: Path) -> bool:
 
 
 def clip_tokenizer(directory: Path, settings: dict[str, Any]) -> Tokenizer:
-    """Return the tokenizer as ``CLIPTokenizerFast`` builds it; a text stands between the begin and the end token.
+    """Return the tokenizer as ``CLIPTokenizerFast`` builds it; a text is put between the begin and the end token.
 
     Args:
         directory: holds ``vocab.json`` and ``merges.txt``.

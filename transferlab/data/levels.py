@@ -1,7 +1,7 @@
-"""Pictures whose values are no bytes, as bytes: 16 and 32 bits, and floating-point numbers.
+"""Images whose values are no bytes, as bytes: 16 and 32 bits, and floating-point numbers.
 
 A file of 16 bits may hold 12 of them, and one of 32 bits may hold bytes: how much is white is known only where the values
-fill their bits, or where the format or the caller says it. What cannot be known is an error, not a picture that is black.
+fill their bits, or where the format or the caller says it. What cannot be known is an error, not an image that is black.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from PIL import Image, ImageFile
 from transferlab.errors import TransferlabError
 
 DEEPEST = 65535
-"""White of a picture of 16 bits that uses all of them."""
+"""White of an image of 16 bits that uses all of them."""
 
 
 def check_white(white: Any) -> None:
     """Raise for what is no value that white could have."""
     if not isinstance(white, Real) or isinstance(white, bool) or not 0 < float(white) < math.inf:
-        raise TransferlabError(f"white is {white!r}; it must be a number above 0, as 4095 for pictures of 12 bits.")
+        raise TransferlabError(f"white is {white!r}; it must be a number above 0, as 4095 for images of 12 bits.")
 
 
 def stored_as(picture: Image.Image) -> str:
-    """Return the picture's layout in the file, as Pillow calls it (``I;16B``, ``RGB;16B``); empty once it is decoded."""
+    """Return the image's layout in the file, as Pillow calls it (``I;16B``, ``RGB;16B``); empty once it is decoded."""
     tiles = picture.tile if isinstance(picture, ImageFile.ImageFile) else []
     args = tiles[0][3] if tiles else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
 def as_bytes(picture: Image.Image, layout: str, white: float | int | None) -> Image.Image:
-    """Return the picture with 8 bits a channel; one that has them already as it is.
+    """Return the image with 8 bits a channel; one that has them already as it is.
 
     Args:
         picture: decoded.

@@ -18,7 +18,7 @@ NARROWEST = 64
 """Tokens of the narrowest row: the cost of attention, a sixth of a layer's at this width, grows with it."""
 
 SHORT = 16
-"""Tokens of a text when as many stand in a batch as may; more at widths beyond 128, to bound what unpacking holds."""
+"""Tokens of a text when a batch holds as many as it may; more at widths beyond 128, to bound what unpacking holds."""
 
 WORTHWHILE = 8
 """Batches that narrower rows must fill before they are worth a program of their own."""
@@ -30,7 +30,7 @@ class Packed:
 
     Attributes:
         texts: places of its texts in what was packed, in the order of ``starts``.
-        inputs: int32 arrays. (rows, width): ``input_ids``, ``position_ids``, ``segments`` (0 where nothing stands, a number
+        inputs: int32 arrays. (rows, width): ``input_ids``, ``position_ids``, ``segments`` (0 where there is nothing, a number
             from 1 in each row's texts) and, if the model has types, ``token_type_ids``. (texts,): ``starts``, where
             each text begins in the flattened rows, and ``lengths``; padded with zeros.
     """
@@ -48,7 +48,7 @@ def pack(
         texts: tokenised.
         width: tokens of a row; the longest text fits in it.
         tokens: of a batch; it has at least one row.
-        pad: id of what stands where nothing does.
+        pad: id of the padding token.
         types: whether the model has token types.
         first_position: position of a text's first token.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file
+from transferlab.reading import check_file
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
+from transferlab.reading import check_file, reading
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 """Kinds of tables, in any case."""
@@ -30,7 +32,7 @@ def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) ->
         label: the one of them whose values repeat from row to row: they tell rows from texts of several lines.
 
     Raises:
-        TransferlabError: an unknown kind of file, a line that is not UTF-8, a lacking or repeated column, a row that does
+        TransferlabError: no file, one that is too large, an unknown kind of file, a line that is not UTF-8, a lacking or repeated column, a row that does
             not have as many fields as the header, or quotes that can be read in two ways.
     """
     kind = path.suffix.lower()
@@ -44,10 +46,13 @@ def read_text(path: Path) -> str:
     """Return a file's text, without a byte order mark.
 
     Raises:
-        TransferlabError: a line that is not UTF-8, or that holds a NUL; it is named.
+        TransferlabError: it is no file (a directory, a pipe, a device) or too large, or a line is not UTF-8 or holds a NUL;
+            it is named.
     """
     # By b"\n" alone: a text may hold other characters that Unicode calls line ends.
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    check_file(path, limits.TABLE_BYTES)
+    with reading(path):
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     for number, line in enumerate(raw.split(b"\n"), 1):
         try:
             line.decode("utf-8")
@@ -111,7 +116,7 @@ class _Reading:
 
     names: list[str]
     records: list[tuple[range, list[str]]]
-    """(lines that it stands on, from 0; fields), without the header."""
+    """(its lines, from 0; fields), without the header."""
     problem: str = ""
 
 
@@ -219,7 +224,7 @@ def _merged(
     """Which records of several lines are rows merged by stray quotation marks, by what their labels say.
 
     Both the first and the last line of such a record is a row by itself, with a label that other rows have. Of a text that
-    truly has several lines one at most is: its label stands before the text or behind it.
+    truly has several lines one at most is: its label is before the text or after it.
     """
     if label not in quoted.names:
         return []

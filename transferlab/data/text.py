@@ -18,8 +18,10 @@ from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
-from transferlab.errors import TransferlabError, check_fields
-from transferlab.files import read_object, reading, sha256_file
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
+from transferlab.files import sha256_file
+from transferlab.reading import read_object, reading
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""
@@ -35,7 +37,7 @@ class Encoded:
 
 
 @dataclass
-class Kept:
+class TokenCache:
     """What every run on a data set asks for again: its tokenised texts by index, and of choices of them the padded lengths
     and how many are cut.
     """
@@ -80,7 +82,7 @@ class TextTransform:
     Attributes:
         tokenizer: without padding; it cuts at ``max_length``.
         max_length: tokens of the longest text, special ones included.
-        pad_id: what stands where a text is padded.
+        pad_id: of the token that texts are padded with.
         sha256: of the tokenizer's file.
         types: whether the model has token types: a batch holds them then.
         side: on which batches are padded.
@@ -96,7 +98,7 @@ class TextTransform:
     side: Literal["right", "left"] = "right"
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
-    kept: dict[str, Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
+    caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By data set (its hash)."""
 
     def __post_init__(self) -> None:
@@ -187,7 +189,7 @@ def read_tokenizer(
 
     ``tokenizer.json`` is used where there is one, else the vocabulary
     (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). Where ``tokenizer_config.json`` says otherwise than
-    ``tokenizer.json``, it is followed as the origin does it, and tokens that it or another file names beside the vocabulary
+    ``tokenizer.json``, it is followed as the reference implementation does, and tokens that it or another file names next to the vocabulary
     are added (:func:`~transferlab.data.added_tokens.add_tokens`). The length is sentence-transformers' ``max_seq_length``
     where it says one, else ``model_max_length``, and at most ``limit`` (the model's positions).
 

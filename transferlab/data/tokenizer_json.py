@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, normalizers
 
 from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file, reading
+from transferlab.reading import check_file, reading
 
 
 def read_tokenizer_json(path: Path) -> Tokenizer:

@@ -1,8 +1,8 @@
-"""Tokenizers made from vocabulary files, where a directory has no ``tokenizer.json``; settings that stand over one.
+"""Tokenizers made from vocabulary files, where a directory has no ``tokenizer.json``; settings that override one.
 
 ``vocab.txt`` is WordPiece (BERT, DistilBERT, MPNet), ``vocab.json`` with ``merges.txt`` byte-level BPE (RoBERTa, GPT-2),
-``sentencepiece.bpe.model`` and ``spiece.model`` a SentencePiece unigram model (XLM-R, CamemBERT; T5). What stands between text and vocabulary
-(normalisation, splitting, special tokens) is in no file: it is each model's own, and made here as its origin makes it.
+``sentencepiece.bpe.model`` and ``spiece.model`` a SentencePiece unigram model (XLM-R, CamemBERT; T5). What is between text and vocabulary
+(normalisation, splitting, special tokens) is in no file: it is each model's own, and made here as its reference implementation makes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transferlab.data.added_tokens import add_tokens
 from transferlab.data.sentencepiece import SentencePieceModel, read_sentencepiece
 from transferlab.data.tokenizer_json import check_growth
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file, reading
+from transferlab.reading import check_file, reading
 
 WORDPIECE, BPE, UNIGRAM = ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",)
 SENTINELS = ("spiece.model",)
@@ -105,7 +105,7 @@ _PREFIXED = {"roberta": False, "gpt2": False, "qwen2": False, "qwen3": False, "x
 
 
 def default_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[AddedToken, ...]:
-    """Return the special tokens that the origin's class has where neither the settings nor a vocabulary name any.
+    """Return the special tokens that the reference implementation's class has where neither the settings nor a vocabulary name any.
 
     Args:
         kind: ``model_type``, where ``settings`` name no ``tokenizer_class``. A general class has none.
@@ -118,7 +118,7 @@ def default_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[AddedToken, 
 
 
 def apply_settings(tokenizer: Tokenizer, kind: str, settings: Mapping[str, Any]) -> bool:
-    """Set what the origin's class sets over ``tokenizer.json`` when it is loaded, its defaults too.
+    """Set what the reference implementation's class sets over ``tokenizer.json`` when it is loaded, its defaults too.
 
     Args:
         tokenizer: as ``tokenizer.json`` has it; its parts are changed in place.
@@ -204,7 +204,7 @@ def _bpe(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], 
 
 
 def _unigram(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
-    """Ids are fairseq's and not SentencePiece's: its special tokens stand before the pieces, the mask after them."""
+    """Ids are fairseq's and not SentencePiece's: its special tokens come before the pieces, the mask after them."""
     read, pieces = _pieces(paths[0], kind)
     pad, unk, mask = (special[name].content for name in ("pad", "unk", "mask"))
     if kind == "camembert":
@@ -217,7 +217,7 @@ def _unigram(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToke
 
 
 def _sentinels(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
-    """SentencePiece's ids; the sentinels stand after the pieces."""
+    """SentencePiece's ids; the sentinels come after the pieces."""
     read, pieces = _pieces(paths[0], kind)
     sentinels = [(token.content, 0.0) for name, token in special.items() if name.startswith("extra_id_")]
     unknown = [i for i, (text, _) in enumerate(pieces) if text == special["unk"].content]

@@ -1,4 +1,4 @@
-"""Evaluation beside the arms: baselines that need no pretrained weights, zero-shot, which needs no labels, and the texts that a decoder writes."""
+"""Evaluation next to the arms: baselines that need no pretrained weights, zero-shot, which needs no labels, and the texts that a decoder writes."""
 
 from transferlab.evaluate.zero_shot import TEMPLATES, ZeroShot
 

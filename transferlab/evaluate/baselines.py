@@ -1,4 +1,4 @@
-"""Plain baselines that stand in every table: the majority label, and logistic regression on words or pixels."""
+"""Plain baselines for every table: the majority label, and logistic regression on words or pixels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def probabilities(name: str, data: Dataset) -> Float[np.ndarray, "test classes"]
     """What a baseline, trained on the training split, says of the test split.
 
     Args:
-        name: ``majority``, ``tfidf`` (texts) or ``pixels`` (pictures).
-        data: its labels, and its texts or pictures.
+        name: ``majority``, ``tfidf`` (texts) or ``pixels`` (images).
+        data: its labels, and its texts or images.
     """
     labels, classes = data.labels[data.train], len(data.label_names)
     if name == "majority":
@@ -60,7 +60,7 @@ def pixels(
 ) -> Float[np.ndarray, "test classes"]:
     """Raw pixels, scaled to 0 … 1, with logistic regression at scikit-learn's defaults.
 
-    Pictures of different sizes are all scaled to 32 × 32.
+    Images of different sizes are all scaled to 32 × 32.
     """
     one_size = len({image.shape for image in (*train, *test)}) == 1
 

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from transferlab import trees
 from transferlab.bounds import Bounds, Natural, NonNegative
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, check_arguments, check_fields
+from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import check_fields
 from transferlab.models.backbone import last_token, run_stages
 from transferlab.models.causal import Decoder
 from transferlab.models.heads import LanguageModelConfig
@@ -191,7 +192,7 @@ def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) 
         def ended(token: Array) -> Array:
             return (token[:, None] == ends).any(1)
 
-        # Positions count the tokens that are no padding: what a prompt gets does not hang on its side of padding.
+        # Positions count the tokens that are no padding: what a prompt gets does not depend on its side of padding.
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0).astype(jnp.int32)
         cache = model.cache(batch, length + count - 1, dtype)
         logits, cache = forward(ids, mask, positions, cache)

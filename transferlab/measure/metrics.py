@@ -17,7 +17,7 @@ def _hits(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, 
 
 
 def balanced_accuracy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]) -> float:
-    """Mean over the classes present in ``labels`` of the share recognised (recall)."""
+    """Mean over the classes present in ``labels`` of the fraction recognised (recall)."""
     return _balanced(_hits(probabilities, labels), labels) if len(labels) else float("nan")
 
 

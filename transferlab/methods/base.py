@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transferlab.bounds import Rate
-from transferlab.errors import check_fields
+from transferlab.fields import check_fields
 from transferlab.models.heads import Pooling
 from transferlab.transfer.groups import Group
 from transferlab.transfer.plan import Weights

@@ -345,25 +345,25 @@ class Attention(nnx.Module):
         mask: Mask | None,
         key: Key | None = None,
         *,
-        asking: Float[Array, "*batch queries features"] | None = None,
+        queries: Float[Array, "*batch queries features"] | None = None,
         bias: Float[Array, "*#batch heads queries length"] | None = None,
         rotate: tuple[Rotation, Rotation] | None = None,
     ) -> Float[Array, "*batch queries features"]:
         """Attend over the positions where ``mask`` is true (everywhere without one); it may say so for each query.
 
-        The tokens of ``asking`` ask, those of ``x`` answer; without the first, all ask. ``bias`` is added to the scaled
+        The tokens of ``queries`` ask, those of ``x`` answer; without the first, all ask. ``bias`` is added to the scaled
         scores; ``rotate`` acts on queries and on keys (batch, tokens, heads, width), as rotary positions do.
         """
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
-        asking, tokens = x if asking is None else asking, None
-        if asking is x and mask is None and bias is None and rotate is None and self._evens(x, key):
+        queries, tokens = x if queries is None else queries, None
+        if queries is x and mask is None and bias is None and rotate is None and self._evens(x, key):
             # Once for x, and not for queries, keys, values, what they mix, and the gradients of each.
             tokens, x = x.shape[1], jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
-            asking = x
-        query = self._heads(self.query(asking, keys[0]))
+            queries = x
+        query = self._heads(self.query(queries, keys[0]))
         how = {"scale": 1.0 / math.sqrt(query.shape[-1]), "mask": mask, "bias": bias}
         how |= {"rate": self.dropout, "random": keys[3]}
-        if asking.shape[-2] == 1 and rotate is None and self.key.lora is None and self.value.lora is None:
+        if queries.shape[-2] == 1 and rotate is None and self.key.lora is None and self.value.lora is None:
             kernels = self._heads(self.key.kernel[...]), self._heads(self.value.kernel[...])
             value_bias = None if self.value.bias is None else self._heads(self.value.bias[...])
             return self.output(attend_by_one(query, x, *kernels, value_bias, **how), keys[4])

@@ -43,15 +43,15 @@ class Token:
         at = last_token(carry["mask"]) if self.place == "last" else carry["pooled_position"]
         return x[jnp.arange(len(x)), at][:, None]
 
-    def alone(self, before: Carry, after: Carry, ragged: tuple[str, ...]) -> Carry:
+    def select(self, before: Carry, after: Carry, sequence_entries: tuple[str, ...]) -> Carry:
         """The carry of texts of one token, in which every pooling that reads it finds it.
 
         Args:
             before: the carry with all tokens.
             after: the same with ``hidden`` (batch, 1, features) of this token.
-            ragged: entries with an axis of length.
+            sequence_entries: entries with an axis of length.
         """
-        rest = {name: self.of(before, after[name]) for name in ragged if name in after and name != "hidden"}
+        rest = {name: self.of(before, after[name]) for name in sequence_entries if name in after and name != "hidden"}
         if "pooled_position" in after:
             rest["pooled_position"] = jnp.zeros_like(after["pooled_position"])
         return {**after, **rest}
@@ -72,7 +72,7 @@ class Stage:
         owns: path prefixes of the leaves that live in this stage.
         borrows: path prefixes of leaves that it uses and another stage owns.
         random: whether it draws anything when it trains (dropout, stochastic depth).
-        narrow: of a layer: the same for one token of each example, whose ``hidden`` is (batch, 1, features).
+        single_query: of a layer: the same for one token of each example, whose ``hidden`` is (batch, 1, features).
     """
 
     name: str
@@ -80,13 +80,13 @@ class Stage:
     owns: tuple[str, ...] = ()
     borrows: tuple[str, ...] = ()
     random: bool = False
-    narrow: Callable[[Carry, Key | None, Token], Carry] | None = None
+    single_query: Callable[[Carry, Key | None, Token], Carry] | None = None
 
 
 class Head(nnx.Module):
     """What is put on a backbone: it names the stages it wants pooled features of, and brings stages of its own."""
 
-    taps: tuple[str, ...] = ()
+    feature_stages: tuple[str, ...] = ()
 
     def stages(self, model: Model) -> tuple[Stage, ...]:
         """The stages after the backbone's; the first of them reads the hidden states."""
@@ -107,7 +107,7 @@ class Model(nnx.Module):
     inputs: tuple[str, ...] = ()
     """Names of the inputs, the required one first; a tower is found its own by them."""
 
-    ragged: tuple[str, ...] = ()
+    sequence_entries: tuple[str, ...] = ()
     """Names of carry entries whose second axis is the length of a text; they are padded with zeros to a bucket."""
 
     first_position: int | None = None
@@ -126,7 +126,7 @@ class Model(nnx.Module):
         """The stages from the input to the last hidden states."""
         raise NotImplementedError
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """One vector per example from a carry's hidden states, as the family pools them by default."""
         raise NotImplementedError
 
@@ -188,12 +188,12 @@ def run_stages(
     return carry
 
 
-def narrowed(model: Model) -> tuple[Stage, Token] | None:
+def last_layer_single_query(model: Model) -> tuple[Stage, Token] | None:
     """Return the last layer and the one token that the head reads of it; None where it reads several, or there is no such layer."""
     token = None if model.head is None else model.head.reads(model)
     if token is None:
         return None
-    return next(((stage, token) for stage in reversed(model.backbone_stages()) if stage.narrow is not None), None)
+    return next(((stage, token) for stage in reversed(model.backbone_stages()) if stage.single_query is not None), None)
 
 
 def stages_between(model: Model, start: int, stop: int) -> tuple[Stage, ...]:
@@ -201,14 +201,14 @@ def stages_between(model: Model, start: int, stop: int) -> tuple[Stage, ...]:
 
     That is so where both the last layer and the head's pooling are among them: no one else sees the other tokens then.
     """
-    stages, found = model.all_stages(), narrowed(model)
+    stages, found = model.all_stages(), last_layer_single_query(model)
     if found is None or stop <= len(model.backbone_stages()):
         return stages[start:stop]
     last, token = found
 
     def run(carry: Carry, key: Key | None) -> Carry:
-        assert last.narrow is not None
-        return token.alone(carry, last.narrow(carry, key, token), model.ragged)
+        assert last.single_query is not None
+        return token.select(carry, last.single_query(carry, key, token), model.sequence_entries)
 
     return tuple(replace(stage, run=run) if stage.name == last.name else stage for stage in stages[start:stop])
 
@@ -221,8 +221,8 @@ def run_stage(
     # The name is what a profile shows.
     with jax.named_scope(stage.name):
         carry = stage.run(carry, None if live is None else key_of(live, stage.name))
-    if model.head is not None and stage.name in model.head.taps:
-        carry = {**carry, f"tap {stage.name}": model.tap(carry)}
+    if model.head is not None and stage.name in model.head.feature_stages:
+        carry = {**carry, f"pooled {stage.name}": model.pool_hidden(carry)}
     return carry
 
 

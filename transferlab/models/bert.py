@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -176,14 +177,14 @@ class Layer(nnx.Module):
         self,
         carry: Carry,
         key: Key | None,
-        only: Token | None = None,
+        query_token: Token | None = None,
         bias: Float[Array, "heads queries length"] | None = None,
     ) -> Carry:
         x, mask = carry["hidden"], carry["mask"]
-        asking = x if only is None else only.of(carry, x)
+        queries = x if query_token is None else query_token.of(carry, x)
         keys = [None] * 4 if key is None else jax.random.split(key, 4)
-        mixed = self.attention(x, mask, keys[0], asking=asking, bias=bias)
-        x = self.attention.norm(asking + dropout(mixed, self.mixed_dropout, keys[1]))
+        mixed = self.attention(x, mask, keys[0], queries=queries, bias=bias)
+        x = self.attention.norm(queries + dropout(mixed, self.mixed_dropout, keys[1]))
         x = self.mlp.norm(x + dropout(self.mlp(x, keys[2]), self.dropout, keys[3]))
         return {**carry, "hidden": x}
 
@@ -192,13 +193,13 @@ class Layer(nnx.Module):
 class LayerRun(Protocol):
     """A layer: of all tokens, or of one of each text."""
 
-    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry: ...
+    def __call__(self, carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry: ...
 
 
 class Encoder(Model):
     """Embeddings, post-norm layers, an optional pooler (tanh over the first token) and an optional head."""
 
-    ragged = ("hidden", "mask")
+    sequence_entries = ("hidden", "mask")
     first_position: int | None = 0
     poolings: tuple[str, ...] = ("mean", "first", "pooler", "stages")
     borrows: tuple[str, ...] = ()
@@ -227,7 +228,7 @@ class Encoder(Model):
         stages = [Stage("embed", self.embed, owns=("embed",), random=self.config.hidden_dropout_prob > 0)]
         for i, layer in enumerate(self.layers):
             run = self.run(layer)
-            stages.append(Stage(f"layers/{i}", run, (f"layers/{i}",), self.borrows, noisy, narrow=run))
+            stages.append(Stage(f"layers/{i}", run, (f"layers/{i}",), self.borrows, noisy, single_query=run))
         if self.pooler is not None:
             stages.append(Stage("pooler", self.pool_first, owns=("pooler",)))
         return tuple(stages)
@@ -244,7 +245,7 @@ class Encoder(Model):
         assert self.pooler is not None
         return {**carry, "pooled": jnp.tanh(self.pooler(carry["hidden"][:, 0], key))}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean of the hidden states over unmasked tokens, as sentence-transformers' mean pooling."""
         return masked_mean(carry["hidden"], carry["mask"])
 

@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import convolve
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -202,6 +203,6 @@ class Bit(Model):
         """The last norm and its activation."""
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))

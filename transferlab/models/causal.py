@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
 from transferlab.models.layers import Key
@@ -208,7 +209,7 @@ class Decoder(Model):
     Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``, ``cache``.
     """
 
-    ragged = ("hidden", "mask", "positions")
+    sequence_entries = ("hidden", "mask", "positions")
     poolings = ("last", "mean", "first", "stages")
 
     embed: Any
@@ -223,14 +224,14 @@ class Decoder(Model):
     def backbone_stages(self) -> tuple[Stage, ...]:
         stages = [Stage("embed", self.embed, owns=("embed",), random=self.embed.random)]
         for i, layer in enumerate(self.layers):
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=layer.random, narrow=layer))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=layer.random, single_query=layer))
         return (*stages, Stage("norm", self.normalise, owns=("norm",)))
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
         """The final norm."""
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean of the hidden states over unmasked tokens."""
         return masked_mean(carry["hidden"], carry["mask"])
 

@@ -16,7 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token, tower_stages
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length
@@ -275,18 +276,18 @@ class TextLayer(nnx.Module):
         self.mlp = TextMlp(config)
         self.causal = config.causal
 
-    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry:
         x, mask = carry["hidden"], carry["mask"]
         first, second = (None, None) if key is None else jax.random.split(key)
         seen = mask
         if self.causal:
             before = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
             seen = mask[:, None, :] & before
-        normal = asking = self.attention.norm(x)
-        if only is not None:
-            x, asking = only.of(carry, x), only.of(carry, normal)
-            seen = only.of(carry, seen) if self.causal else seen
-        x = x + self.attention(normal, seen, first, asking=asking)
+        normal = queries = self.attention.norm(x)
+        if query_token is not None:
+            x, queries = query_token.of(carry, x), query_token.of(carry, normal)
+            seen = query_token.of(carry, seen) if self.causal else seen
+        x = x + self.attention(normal, seen, first, queries=queries)
         return {**carry, "hidden": x + self.mlp(self.mlp.norm(x), second)}
 
 
@@ -298,7 +299,7 @@ class TextTower(Model):
     """
 
     inputs = ("input_ids", "attention_mask", "position_ids")
-    ragged = ("hidden", "mask")
+    sequence_entries = ("hidden", "mask")
 
     def __init__(self, config: TextTowerConfig, head: ClassifierConfig | None = None):
         self.config = config
@@ -322,7 +323,7 @@ class TextTower(Model):
         noisy = self.config.attention_dropout > 0
         stages = [Stage("embed", self.embed, owns=("embed",))]
         for i, layer in enumerate(self.layers):
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=layer))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, single_query=layer))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         if self.projection is not None:
             stages.append(Stage("projection", self.project, owns=("projection",)))
@@ -342,7 +343,7 @@ class TextTower(Model):
         assert self.projection is not None
         return {**carry, "embedding": self.projection(carry["pooled"], key)}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean of the hidden states over unmasked tokens."""
         weights = carry["mask"].astype(carry["hidden"].dtype)
         total = jnp.einsum("blf,bl->bf", carry["hidden"], weights)

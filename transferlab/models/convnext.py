@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import DepthwiseConv, Patches
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -230,8 +231,8 @@ class ConvNeXt(Model):
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
         """Add the normalised mean over the image; ``hidden`` stays, as the origin returns it."""
-        return {**carry, "mean": self.norm(self.tap(carry))}
+        return {**carry, "mean": self.norm(self.pool_hidden(carry))}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image, normalised once the norm has run."""
         return carry["mean"] if "mean" in carry else carry["hidden"].mean((1, 2))

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from transferlab.bounds import Count, NonNegative, Rate
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, EncoderConfig, Layer, check_encoder
 from transferlab.models.heads import ClassifierConfig

@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import Decoder, remember, token_inputs, visible
@@ -131,16 +132,16 @@ class SelfAttention(nnx.Module):
         self.dropout, self.number = config.attn_pdrop, number
 
     def __call__(
-        self, carry: Carry, key: Key | None, only: Token | None = None
+        self, carry: Carry, key: Key | None, query_token: Token | None = None
     ) -> tuple[Carry, Float[Array, "batch queries features"]]:
-        x = asking = self.norm(carry["hidden"])
+        x = queries = self.norm(carry["hidden"])
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
         seen = visible(carry)
-        if only is not None:
-            asking, seen = only.of(carry, x), only.of(carry, seen)
+        if query_token is not None:
+            queries, seen = query_token.of(carry, x), query_token.of(carry, seen)
         query, key_, value = (
             project(tokens, k).reshape(*tokens.shape[:2], self.groups, self.width)
-            for project, tokens, k in zip((self.query, self.key, self.value), (asking, x, x), keys, strict=False)
+            for project, tokens, k in zip((self.query, self.key, self.value), (queries, x, x), keys, strict=False)
         )
         carry, key_, value = remember(carry, self.number, key_, value)
         mixed = attend(query, key_, value, scale=self.scale, mask=seen, rate=self.dropout, random=keys[3])
@@ -178,10 +179,10 @@ class Layer(nnx.Module):
         self.dropout = config.resid_pdrop
         self.random = config.resid_pdrop > 0 or config.attn_pdrop > 0
 
-    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry:
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        carry, y = self.attention(carry, keys[0], only)
-        x = carry["hidden"] if only is None else only.of(carry, carry["hidden"])
+        carry, y = self.attention(carry, keys[0], query_token)
+        x = carry["hidden"] if query_token is None else query_token.of(carry, carry["hidden"])
         x = x + dropout(y, self.dropout, keys[1])
         return {**carry, "hidden": x + dropout(self.mlp(x, keys[2]), self.dropout, keys[3])}
 
@@ -197,4 +198,4 @@ class GPT2(Decoder):
         self.embed = Embed(config)
         self.layers = nnx.List([Layer(config, i) for i in range(config.n_layer)])
         self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.head = build_head(head, config.n_embd, vocabulary=config.vocab_size, taps=self.feature_stages())
+        self.head = build_head(head, config.n_embd, vocabulary=config.vocab_size, feature_stages=self.feature_stages())

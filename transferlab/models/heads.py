@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Positive, Rate
-from transferlab.errors import check_fields
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
 from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, dropout, parameter, zeros
 from transferlab.models.norms import LayerNorm
@@ -26,7 +26,7 @@ Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "embeddin
 
 
 @dataclass(frozen=True)
-class Hidden:
+class HiddenLayer:
     """A layer between the pooled features and the logits, as the heads of some origins have one.
 
     Attributes:
@@ -45,7 +45,7 @@ class Hidden:
     stddevs: tuple[float, float] = field(default=(0.02, 0.02), compare=False)
 
     def __post_init__(self) -> None:
-        check_fields(self, "Hidden")
+        check_fields(self, "HiddenLayer")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ClassifierConfig:
     normalise: bool = False
     dropout: Rate = 0.0
     bias: bool = True
-    hidden: Hidden | None = None
+    hidden: HiddenLayer | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "ClassifierConfig")
@@ -110,7 +110,7 @@ class Classifier(Head):
     on 256 tweets stayed at the majority rate under a head of zeros (.693 to .700), and reached .725 under a drawn one.
     """
 
-    def __init__(self, features: int, config: ClassifierConfig, taps: tuple[str, ...]):
+    def __init__(self, features: int, config: ClassifierConfig, feature_stages: tuple[str, ...]):
         hidden = config.hidden
         first, last = (0.02, 0.02) if hidden is None else hidden.stddevs
         self.kernel = parameter((features, len(config.labels)), TruncatedNormal(last))
@@ -119,7 +119,7 @@ class Classifier(Head):
         self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=drawn)
         self.norm = None if hidden is None else _norm(features, hidden)
         self.config = config
-        self.taps = taps
+        self.feature_stages = feature_stages
 
     def stages(self, model: Model) -> tuple[Stage, ...]:
         """``pool`` and ``head``."""
@@ -130,12 +130,12 @@ class Classifier(Head):
 
     def reads(self, model: Model) -> Token | None:
         """The token that it pools, where that is one."""
-        return None if self.taps else model.pooled_token(self.config.pooling)
+        return None if self.feature_stages else model.pooled_token(self.config.pooling)
 
     def pool(self, model: Model, carry: Carry) -> Float[Array, "batch features"]:
         """One vector per example."""
-        if self.taps:
-            return jnp.concatenate([unit_length(carry[f"tap {name}"]) for name in self.taps], axis=-1)
+        if self.feature_stages:
+            return jnp.concatenate([unit_length(carry[f"pooled {name}"]) for name in self.feature_stages], axis=-1)
         pooled = pool(model, carry, self.config.pooling)
         return unit_length(pooled) if self.config.normalise else pooled
 
@@ -147,7 +147,7 @@ class Classifier(Head):
         logits = dropout(pooled, self.config.dropout, key) @ self.kernel[...]
         return {**carry, "logits": logits if self.bias is None else logits + self.bias[...]}
 
-    def _hidden(self, x: Float[Array, "batch features"], hidden: Hidden, key: Key | None) -> Array:
+    def _hidden(self, x: Float[Array, "batch features"], hidden: HiddenLayer, key: Key | None) -> Array:
         assert self.dense is not None
         first, second = (None, None) if key is None else jax.random.split(key)
         if hidden.dropout_before:
@@ -181,7 +181,7 @@ class LanguageModel(Head):
 
 
 def build_head(
-    config: HeadConfig | None, features: int, *, vocabulary: int = 0, taps: tuple[str, ...] = ()
+    config: HeadConfig | None, features: int, *, vocabulary: int = 0, feature_stages: tuple[str, ...] = ()
 ) -> Classifier | LanguageModel | None:
     """Return the head of this config for hidden states of this width; None without one.
 
@@ -189,16 +189,16 @@ def build_head(
         config: of the head.
         features: width of the hidden states of one stage.
         vocabulary: number of tokens, for a language model.
-        taps: the stages that a classifier which pools ``stages`` sees.
+        feature_stages: the stages that a classifier which pools ``stages`` sees.
     """
     if isinstance(config, LanguageModelConfig):
         return LanguageModel(features, vocabulary, config)
     if config is None or config.pooling != "stages":
         return None if config is None else Classifier(features, config, ())
-    return Classifier(features * len(taps), config, taps)
+    return Classifier(features * len(feature_stages), config, feature_stages)
 
 
-def _norm(features: int, hidden: Hidden) -> LayerNorm | None:
+def _norm(features: int, hidden: HiddenLayer) -> LayerNorm | None:
     return None if hidden.norm is None else LayerNorm(features, hidden.norm, bias=hidden.norm_bias)
 
 
@@ -213,8 +213,8 @@ def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch fe
     if pooling == "last":
         return jnp.take_along_axis(carry["hidden"], last_token(carry["mask"])[:, None, None], axis=1)[:, 0]
     if pooling == "first and mean":
-        return jnp.concatenate([read_hidden(carry)[:, 0], model.tap(carry)], axis=-1)
-    return model.tap(carry)
+        return jnp.concatenate([read_hidden(carry)[:, 0], model.pool_hidden(carry)], axis=-1)
+    return model.pool_hidden(carry)
 
 
 def read_hidden(carry: Carry) -> Float[Array, "batch length features"]:

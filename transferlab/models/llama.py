@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import Decoder, Rope, remember, rotate, token_inputs, visible
@@ -217,21 +218,21 @@ class SelfAttention(nnx.Module):
         self.rope = config.local_rope if local and config.local_rope is not None else config.rope
 
     def __call__(
-        self, carry: Carry, key: Key | None, only: Token | None = None
+        self, carry: Carry, key: Key | None, query_token: Token | None = None
     ) -> tuple[Carry, Float[Array, "batch queries features"]]:
-        x = asking = self.norm(carry["hidden"])
+        x = queries = self.norm(carry["hidden"])
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
-        positions = asked_at = carry["positions"]
+        positions = query_positions = carry["positions"]
         seen = visible(carry, self.window)
-        if only is not None:
-            asking, asked_at, seen = (only.of(carry, one) for one in (x, positions, seen))
+        if query_token is not None:
+            queries, query_positions, seen = (query_token.of(carry, one) for one in (x, positions, seen))
         query, key_, value = (
             project(tokens, k).reshape(*tokens.shape[:2], -1, self.width)
-            for project, tokens, k in zip((self.query, self.key, self.value), (asking, x, x), keys, strict=False)
+            for project, tokens, k in zip((self.query, self.key, self.value), (queries, x, x), keys, strict=False)
         )
         if self.query_norm is not None and self.key_norm is not None:
             query, key_ = self.query_norm(query), self.key_norm(key_)
-        query, key_ = rotate(query, asked_at, self.rope), rotate(key_, positions, self.rope)
+        query, key_ = rotate(query, query_positions, self.rope), rotate(key_, positions, self.rope)
         carry, key_, value = remember(carry, self.number, key_, value)
         mixed = attend(
             query, key_, value, scale=self.scale, mask=seen, soft_cap=self.soft_cap, rate=self.dropout, random=keys[3]
@@ -274,10 +275,10 @@ class Layer(nnx.Module):
         self.mlp = Mlp(config)
         self.random = config.attention_dropout > 0
 
-    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry:
         first, second = (None, None) if key is None else jax.random.split(key)
-        carry, y = self.attention(carry, first, only)
-        x = (carry["hidden"] if only is None else only.of(carry, carry["hidden"])) + y
+        carry, y = self.attention(carry, first, query_token)
+        x = (carry["hidden"] if query_token is None else query_token.of(carry, carry["hidden"])) + y
         return {**carry, "hidden": x + self.mlp(x, second)}
 
 
@@ -292,4 +293,6 @@ class Llama(Decoder):
         self.embed = Embed(config)
         self.layers = nnx.List([Layer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = _norm(config)
-        self.head = build_head(head, config.hidden_size, vocabulary=config.vocab_size, taps=self.feature_stages())
+        self.head = build_head(
+            head, config.hidden_size, vocabulary=config.vocab_size, feature_stages=self.feature_stages()
+        )

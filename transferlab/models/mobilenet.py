@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, Fraction, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -190,6 +191,6 @@ class MobileNetV2(Model):
                 stages.append(Stage(name, block, owns=(name,), random=block.block.drop_path > 0))
         return (*stages, Stage("top", self.top, owns=("top",)))
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))

@@ -18,7 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
@@ -183,7 +184,7 @@ class Layer(nnx.Module):
         self.reach = None if whole else config.local_attention // 2
         self.theta = config.global_rope_theta if whole else config.local_rope_theta
 
-    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry:
         x, mask, positions = carry["hidden"], carry["mask"], carry.get("positions")
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
         places = np.arange(x.shape[1])
@@ -191,13 +192,16 @@ class Layer(nnx.Module):
             seen = mask if mask.ndim == 3 else mask[:, None, :]
             mask = seen & (np.abs(places[:, None] - places[None, :]) <= self.reach)
         normal = x if self.attention.norm is None else self.attention.norm(x)
-        asking, asked_at = normal, positions = normal, jnp.asarray(places)[None] if positions is None else positions
-        if only is not None:
-            x, asking = only.of(carry, x), only.of(carry, normal)
-            asked_at = only.of(carry, jnp.broadcast_to(positions, normal.shape[:2]))
-            mask = only.of(carry, mask) if mask.ndim == 3 else mask
-        rotate = rotation(asked_at, self.theta), rotation(positions, self.theta)
-        mixed = self.attention(normal, mask, keys[0], asking=asking, rotate=rotate)
+        queries, query_positions = normal, positions = (
+            normal,
+            jnp.asarray(places)[None] if positions is None else positions,
+        )
+        if query_token is not None:
+            x, queries = query_token.of(carry, x), query_token.of(carry, normal)
+            query_positions = query_token.of(carry, jnp.broadcast_to(positions, normal.shape[:2]))
+            mask = query_token.of(carry, mask) if mask.ndim == 3 else mask
+        rotate = rotation(query_positions, self.theta), rotation(positions, self.theta)
+        mixed = self.attention(normal, mask, keys[0], queries=queries, rotate=rotate)
         x = x + dropout(mixed, self.attention.dropout, keys[1])
         return {**carry, "hidden": x + self.mlp(x, keys[2])}
 
@@ -224,7 +228,7 @@ def rotation(positions: Int[Array, "batch length"], theta: float) -> Callable[[A
 class ModernBert(Model):
     """ModernBERT. Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``."""
 
-    ragged = ("hidden", "mask", "positions")
+    sequence_entries = ("hidden", "mask", "positions")
     first_position = 0
     poolings = ("mean", "first", "stages")
 
@@ -245,7 +249,7 @@ class ModernBert(Model):
         noisy = config.attention_dropout > 0 or config.mlp_dropout > 0
         stages = [Stage("embed", self.embed, owns=("embed",), random=config.embedding_dropout > 0)]
         for i, layer in enumerate(self.layers):
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, narrow=layer))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=noisy, single_query=layer))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         return tuple(stages)
 
@@ -253,6 +257,6 @@ class ModernBert(Model):
         """The final norm, of every token."""
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean of the hidden states over unmasked tokens."""
         return masked_mean(carry["hidden"], carry["mask"])

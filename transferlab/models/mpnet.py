@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder
 from transferlab.models.heads import ClassifierConfig
@@ -141,9 +142,9 @@ class MPNet(Encoder):
     def run(self, layer: Layer) -> LayerRun:
         """A layer with the bias of the text's length."""
 
-        def run(carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
+        def run(carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry:
             bias = self.embed.bias(carry["hidden"].shape[1])
             # The one token that a pooling of this family reads alone is the first.
-            return layer(carry, key, only, bias if only is None else bias[:, :1])
+            return layer(carry, key, query_token, bias if query_token is None else bias[:, :1])
 
         return run

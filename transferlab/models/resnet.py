@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, Fraction, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, every, max_pool, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
@@ -266,6 +267,6 @@ class ResNet(Model):
                 stages.append(Stage(name, block, owns=(name,), random=block.block.drop_path > 0))
         return tuple(stages)
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))

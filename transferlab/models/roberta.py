@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from transferlab.bounds import Count, Natural, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, check_encoder
 from transferlab.models.heads import ClassifierConfig

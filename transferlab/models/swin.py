@@ -16,7 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Patches
@@ -280,6 +281,6 @@ class Swin(Model):
         """The final norm, of every pixel."""
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the image."""
         return carry["hidden"].mean((1, 2))

@@ -17,7 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from transferlab.bounds import Count, Natural, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
@@ -288,7 +289,7 @@ class T5(Model):
     decoder's states as ``hidden`` and the encoder's as ``encoded``.
     """
 
-    ragged = ("hidden", "mask")
+    sequence_entries = ("hidden", "mask")
     poolings = ("mean", "first", "stages")
     table = "encoder/embed/word"
 
@@ -301,7 +302,7 @@ class T5(Model):
         self.encoder = Encoder(config)
         layers = config.num_decoder_layers
         self.decoder = Tower(config, layers, decoder=True) if layers else None
-        self.head = build_head(head, config.d_model, vocabulary=config.vocab_size, taps=self.feature_stages())
+        self.head = build_head(head, config.d_model, vocabulary=config.vocab_size, feature_stages=self.feature_stages())
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example: the encoder's."""
@@ -327,7 +328,7 @@ class T5(Model):
         hidden = dropout(self.encoder.embed.word(ids), self.config.dropout_rate, key)
         return {"hidden": hidden, "decoder_mask": mask, "encoded": carry["hidden"], "mask": carry["mask"]}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean of the encoder's states over unmasked tokens, as Sentence-T5 (Ni et al. 2022)."""
         return masked_mean(carry.get("encoded", carry["hidden"]), carry["mask"])
 

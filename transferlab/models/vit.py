@@ -17,7 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, Natural, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.convolutions import Patches
@@ -331,14 +332,14 @@ class Layer(nnx.Module):
         self.mlp = Mlp(config)
         self.dropout, self.drop_path = config.hidden_dropout_prob, rate
 
-    def __call__(self, carry: Carry, key: Key | None, only: Token | None = None) -> Carry:
+    def __call__(self, carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry:
         keys = [None] * 6 if key is None else list(jax.random.split(key, 6))
         x = carry["hidden"]
         normal = self.attention.norm(x)
-        if only is not None:
-            x = only.of(carry, x)
-        asking = normal if only is None else only.of(carry, normal)
-        y = dropout(self.attention(normal, None, keys[0], asking=asking), self.dropout, keys[1])
+        if query_token is not None:
+            x = query_token.of(carry, x)
+        queries = normal if query_token is None else query_token.of(carry, normal)
+        y = dropout(self.attention(normal, None, keys[0], queries=queries), self.dropout, keys[1])
         x = x + drop_path(_scaled(y, self.attention.layer_scale), self.drop_path, keys[2])
         y = dropout(self.mlp(self.mlp.norm(x), keys[3]), self.dropout, keys[4])
         return {**carry, "hidden": x + drop_path(_scaled(y, self.mlp.layer_scale), self.drop_path, keys[5])}
@@ -357,7 +358,7 @@ class AttentionPooler(nnx.Module):
         first, second = (None, None) if key is None else jax.random.split(key)
         # Of each example the one query asks, and its tokens answer.
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1]))
-        y = self.attention(x, None, first, asking=probe)[:, 0]
+        y = self.attention(x, None, first, queries=probe)[:, 0]
         return y + self.mlp(self.mlp.norm(y), second)
 
 
@@ -397,7 +398,7 @@ class ViT(Model):
         stages = [Stage("embed", self.embed, owns=("embed",), random=config.hidden_dropout_prob > 0)]
         for i, layer in enumerate(self.layers):
             random = noisy or layer.drop_path > 0
-            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random, narrow=layer))
+            stages.append(Stage(f"layers/{i}", layer, owns=(f"layers/{i}",), random=random, single_query=layer))
         stages.append(Stage("norm", self.normalise, owns=("norm",)))
         if self.pooler is not None:
             stages.append(Stage("pooler", self.run_pooler, owns=("pooler",)))
@@ -417,7 +418,7 @@ class ViT(Model):
         Where the origin's ``hidden`` has not passed the norm, what has is ``normal``.
         """
         if self.config.norm_pooled:
-            return {**carry, "mean": self.norm(self.tap(carry))}
+            return {**carry, "mean": self.norm(self.pool_hidden(carry))}
         return {**carry, "hidden" if self.config.norm_hidden else "normal": self.norm(carry["hidden"])}
 
     def run_pooler(self, carry: Carry, key: Key | None) -> Carry:
@@ -433,7 +434,7 @@ class ViT(Model):
         assert self.projection is not None
         return {**carry, "embedding": self.projection(pool(self, carry, self.config.pooling), key)}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over the patches, as timm's ``avg``; the tokens before them do not count."""
         return carry["mean"] if "mean" in carry else read_hidden(carry)[:, self.config.prefix :].mean(1)
 

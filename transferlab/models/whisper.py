@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Rate
-from transferlab.errors import TransferlabError, check_fields, nearest
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import HeadConfig, build_head
@@ -199,7 +200,7 @@ class Whisper(Model):
         self.embed = Embed(config)
         self.layers = nnx.List([Layer(config) for _ in range(config.encoder_layers)])
         self.norm = LayerNorm(config.d_model, 1e-5)
-        self.head = build_head(head, config.d_model, taps=self.feature_stages())
+        self.head = build_head(head, config.d_model, feature_stages=self.feature_stages())
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example."""
@@ -217,6 +218,6 @@ class Whisper(Model):
         """The final norm."""
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
-    def tap(self, carry: Carry) -> Float[Array, "batch features"]:
+    def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
         """Mean over time, as the origin's audio classifier pools."""
         return carry["hidden"].mean(1)

@@ -16,13 +16,14 @@ from tokenizers import Tokenizer
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json, write_json
+from transferlab.files import write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
+from transferlab.reading import read_json
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """What a tokenizer's settings and a model's config call special tokens: ``pad_token`` and ``pad_token_id``."""

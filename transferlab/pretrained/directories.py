@@ -11,8 +11,7 @@ from typing import Any
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_object, reading
-from transferlab.models.fields import check_scalars
+from transferlab.fields import check_scalars
 from transferlab.pretrained.config_checks import check_depth, check_layers, check_plain, classifies, label_names
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.families.big_vision import config_of
@@ -31,6 +30,7 @@ from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.transforms import read_text_transform, read_transforms
 from transferlab.pretrained.unread import unread_weights
+from transferlab.reading import read_object, reading
 
 
 def from_gguf(path: Path, name: str, provenance: dict[str, Any]) -> Source:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transferlab.errors import TransferlabError, check_arguments, printable
-from transferlab.files import reading
 from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.orbax_directory import DESCRIPTION
 from transferlab.pretrained.registry import REGISTRY
+from transferlab.reading import reading
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,10 +11,10 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.files import reading
 from transferlab.pretrained.formats.tensors import LazyTensor, holds_nonfinite
 from transferlab.pretrained.names import Layout
 from transferlab.pretrained.positions import Resize
+from transferlab.reading import reading
 
 
 @dataclass(frozen=True)

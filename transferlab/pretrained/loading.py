@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transferlab.errors import TransferlabError, check_arguments, nearest
-from transferlab.files import fetch_bucket, reading
+from transferlab.fetching import fetch_bucket
 from transferlab.host import interruptible
 from transferlab.pretrained.directories import from_directory, from_file, from_gguf, from_tree
 from transferlab.pretrained.families import FAMILIES
@@ -16,6 +16,7 @@ from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.matching import Described, assemble
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.source import Source
+from transferlab.reading import reading
 
 
 @check_arguments
@@ -87,7 +88,7 @@ def _load(text: str, config: Any, entry: str | None = None) -> Source:
 
 
 def _from_registry(entry: Entry) -> Source:
-    from transferlab.files import fetch_artifact, require_file
+    from transferlab.fetching import fetch_artifact, require_file
 
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)

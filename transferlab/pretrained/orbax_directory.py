@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,8 @@ import numpy as np
 from transferlab import trees
 from transferlab.data.text import TextTransform
 from transferlab.errors import FieldError, TransferlabError
-from transferlab.files import read_object, reading, write_json
+from transferlab.fields import read_values
+from transferlab.files import write_json
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
 from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
 from transferlab.pretrained.config_checks import check_depth, check_layers
@@ -27,6 +28,7 @@ from transferlab.pretrained.names import Entry, NameTable
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.transforms import read_transforms
+from transferlab.reading import read_object, reading
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,17 +68,18 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
                 [family.old_fields[field] for field in sorted(old)],
             )
         renamed = {family.old_fields.get(field, field): value for field, value in described["config"].items()}
-        config = _dataclass_from(family.config, renamed)
+        config = family.config(**read_values(family.config, renamed, "config"))
         head = None if described["head"] is None else dict(described["head"])
         if head is not None:
-            head = _dataclass_from(_HEADS[head.pop("kind")], head)
+            kind = _HEADS[head.pop("kind")]
+            head = kind(**read_values(kind, head, "head"))
         check_depth(described["config"], path)
         check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
         pooling, normalise = described["pooling"], described["normalise"]
         provenance = {**described["origin"], "path": str(directory.resolve()), **provenance}
     except FieldError as error:
-        raise TransferlabError(f"{path}: {error}") from None
+        raise TransferlabError(f"{path}: {error} It is not a readable description.") from None
     except TransferlabError as error:
         # A config's or head's own; what is raised above names the file already.
         named = str(error).startswith(str(path))
@@ -103,19 +106,6 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
 
 
 _HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
-
-
-def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Undo ``asdict`` and JSON: tuples come back as lists, dataclasses within as dicts."""
-    hints = get_type_hints(kind)
-
-    def one(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            inner = [hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)]
-            return _dataclass_from(inner[0], value) if inner else value
-        return tuple(value) if isinstance(value, list) else value
-
-    return kind(**{name: one(name, value) for name, value in values.items()})
 
 
 def write_orbax(source: Source, made: Path, dtype: str | None) -> None:

@@ -19,8 +19,9 @@ from jaxtyping import Float
 
 from transferlab import limits
 from transferlab.bounds import Count, Rate
-from transferlab.errors import FieldError, TransferlabError, check_fields, nearest
-from transferlab.files import read_object, write_json
+from transferlab.errors import FieldError, TransferlabError, nearest
+from transferlab.fields import check_fields
+from transferlab.files import write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.classifiers import labels_of, like_the_origins
@@ -34,6 +35,7 @@ from transferlab.pretrained.new_directory import new_directory
 from transferlab.pretrained.peft_modules import KERNEL, LABELS, modules_to_save, read_labels, with_modules
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import Source
+from transferlab.reading import read_object
 
 _PREFIX = "base_model.model."
 _PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}

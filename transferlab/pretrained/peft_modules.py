@@ -16,12 +16,12 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.files import read_json
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import Entry, NameTable, entries_by_key
 from transferlab.pretrained.source import Source
+from transferlab.reading import read_json
 
 LABELS = "labels.json"
 """Beside an adapter of ours: ``id2label``, as in a model's ``config.json``. PEFT's own files have no place for it."""

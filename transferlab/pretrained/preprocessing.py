@@ -10,7 +10,8 @@ from typing import Any
 
 from transferlab.data.images import Filter, Fit, ImageTransform, crop_fraction
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json, write_json
+from transferlab.files import write_json
+from transferlab.reading import read_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 """Where transformers 5 keeps the settings of a model's every processor, each under its name; where a processor alone has them."""

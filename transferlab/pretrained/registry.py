@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transferlab.files import Artifact
+from transferlab.fetching import Artifact
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.models.mobilenet import MobileNetV2Config
 from transferlab.models.whisper import WhisperConfig

@@ -13,8 +13,8 @@ from typing import Any
 
 from transferlab.data.text import read_sentence_settings
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import read_json
 from transferlab.models.heads import Pooling
+from transferlab.reading import read_json
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 

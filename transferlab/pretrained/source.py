@@ -18,7 +18,7 @@ from transferlab import trees
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
@@ -33,6 +33,7 @@ Transform = TextTransform | ImageTransform | AudioTransform
 """Preprocessing that travels with weights."""
 
 
+@check_arguments
 @dataclass(frozen=True, eq=False)
 class Source:
     """A pretrained model, weights unread.
@@ -129,6 +130,7 @@ class Source:
         transform = self.towers.get("vision") if self.towers else self.transform
         return transform if isinstance(transform, ImageTransform) else None
 
+    @check_arguments
     def tower(self, name: str) -> Source:
         """One tower alone, as an ordinary backbone: what a head, a method, a plan and the frontier cache work on.
 
@@ -154,6 +156,7 @@ class Source:
             files=self.files,
         )  # fmt: skip
 
+    @check_arguments
     def resized(
         self,
         image_size: int | None = None,
@@ -180,6 +183,7 @@ class Source:
         reads = self._resizable(self.image_transform)
         return self._with_resized(resize_inputs(reads, image_size, patch_size, channels, channel_mode))
 
+    @check_arguments
     def with_tokenizer(
         self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
     ) -> Source:
@@ -242,6 +246,7 @@ class Source:
             self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), provenance=provenance
         )
 
+    @check_arguments
     def with_params(
         self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
     ) -> Source:
@@ -317,6 +322,7 @@ class Source:
         own, tables = _backbone(self.names), FAMILIES[self.family].names(self.config)
         return (self.names, *(table for table in tables if table != self.names and _backbone(table) == own))
 
+    @check_arguments
     def module(self, dtype: Any = None) -> Any:
         """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
         dtype = self.dtype if dtype is None else jnp.dtype(dtype).name

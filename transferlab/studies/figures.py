@@ -171,7 +171,7 @@ def _svg(figure: Figure) -> str:
     plt.close(figure)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # No metadata block and no name spaces: the picture stands inside the page and points nowhere outside it.
+    # No metadata block and no name spaces: the image is inside the page and points nowhere outside it.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns:\w+="[^"]*"|\sxmlns="[^"]*"', "", svg).replace("xlink:href", "href")
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', svg, count=1)

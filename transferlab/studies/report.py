@@ -90,14 +90,14 @@ def balanced_chance(classes: int | None) -> str:
     """Return what the balanced accuracy is, and what one label for every example gets: 1 / classes."""
     over = "" if classes is None else f" {classes:,}"
     chance = "" if classes is None else f": {without_zero(f'{1 / classes:.3g}')} is what any one label for all gets"
-    return f"Mean over the{over} classes of the test split of the share recognised{chance}."
+    return f"Mean over the{over} classes of the test split of the fraction recognised{chance}."
 
 
 def figure_lines(summary: Sequence[Row]) -> str:
     """Return what the lines of the learning curves mean that this study has."""
     baselines = {row["name"] for row in summary if row["kind"] == "baseline"}
     dashed = "Dashed: baselines that use no pretrained weights. " if baselines - {"majority"} else ""
-    return dashed + ("Dotted: the share of the most frequent label." if "majority" in baselines else "")
+    return dashed + ("Dotted: the fraction of the most frequent label." if "majority" in baselines else "")
 
 
 def answer(summary: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ from transferlab.methods import Method
 from transferlab.train.settings import Settings
 
 BASELINES = ("majority", "tfidf", "pixels")
-"""What can stand beside the arms without being trained by them."""
+"""What a table can hold next to the arms, without training."""
 
 
 @check_arguments
@@ -53,7 +53,7 @@ class StudyConfig:
         image_size: pixels, where the source's own is not wanted.
         text_column, label_column: for a user's own table.
         label_kind: ``classes`` takes each value of that table's labels as a class, however many there are.
-        white: for a user's own folder of pictures of more than 8 bits: the value that is white.
+        white: for a user's own folder of images of more than 8 bits: the value that is white.
         keep_weights: of the best run of each arm.
         workdir: the study's directory; empty for one derived from the config's name and hash.
         name: of the study.

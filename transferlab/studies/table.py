@@ -43,7 +43,7 @@ def reference_of(rows: Sequence[Record] | Sequence[Row]) -> str | None:
 
 
 def summarise(records: Sequence[Record], *, test_examples: int | None = None) -> list[Row]:
-    """Return one row per arm and budget, in the order in which they first stand in the records.
+    """Return one row per arm and budget, in the order in which they first appear in the records.
 
     Each row has means and intervals of accuracy and balanced accuracy, the paired difference to the arm from scratch
     over the seeds both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs without scores: in
@@ -161,7 +161,7 @@ def pivot(summary: Sequence[Row]) -> tuple[list[str], list[int], dict[tuple[str,
 def shown(row: Row | None, name: str = "accuracy", low: str = "low") -> str:
     """``.847 ±.012`` over seeds, ``.847 [.81, .88]`` for one seed on a test set of known size, else the mean alone.
 
-    ``†`` marks a mean with runs that diverged; ``diverged`` stands where there is no other (``failed`` for a baseline).
+    ``†`` marks a mean with runs that diverged; ``diverged`` is shown where there is no other (``failed`` for a baseline).
     """
     if row is None:
         return ""

@@ -14,9 +14,10 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.files import atomic_directory, drop_litter, read_json, remove, remove_directory, write_json
+from transferlab.files import atomic_directory, drop_litter, remove, remove_directory, write_json
 from transferlab.manifest import MANIFEST, Damaged, check_manifest, write_manifest
 from transferlab.pretrained.formats.orbax import plain_path, read_tree, write_tree
+from transferlab.reading import read_json
 from transferlab.train.program import State, evaluated
 
 # Orbax logs the trace of each error that it also raises: a full disk is one clear error.

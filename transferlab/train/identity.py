@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.files import new_folder, read_object, reading, write_json
+from transferlab.files import new_folder, write_json
 from transferlab.pretrained.source import Source
+from transferlab.reading import read_object, reading
 from transferlab.train.run import Run
 
 EXECUTION = ("memory_bytes", "together")

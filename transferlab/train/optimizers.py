@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from transferlab import trees
 from transferlab.bounds import Positive
-from transferlab.errors import TransferlabError, check_arguments, check_fields, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.fields import check_fields
 
 NEEDS_MORE = {
     "lbfgs": "it needs the value of the loss and a line search",

@@ -19,17 +19,18 @@ from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.files import read_object, reading
 from transferlab.host import interruptible
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
+from transferlab.reading import read_object, reading
 from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture
 from transferlab.train.run import plan_for
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Predictor:
     """A finished run: ``predictor(["some text"])`` gives one row of probabilities per example.
@@ -54,6 +55,7 @@ class Predictor:
         """``text`` or ``image``."""
         return "text" if isinstance(self.transform, TextTransform) else "image"
 
+    @check_arguments
     def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples labels"]:
         """Return probabilities for texts, or for images as uint8 arrays (height, width, channels).
 

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from transferlab import trees
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
-from transferlab.files import atomic_path, check_file, read_object, reading
+from transferlab.files import atomic_path
 from transferlab.methods.adapted import Adapted
 from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.source import Source
+from transferlab.reading import check_file, read_object, reading
 from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
 

@@ -15,13 +15,15 @@ from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.data.audio import AudioTransform
-from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
+from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
 from transferlab.data.dataset import Dataset
+from transferlab.data.inputs import Inputs
 from transferlab.data.packing import Packed
-from transferlab.errors import TransferlabError, check_arguments, check_fields
+from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import check_fields
 from transferlab.host import interruptible
 from transferlab.methods import Full, Method
-from transferlab.models.backbone import narrowed
+from transferlab.models.backbone import last_layer_single_query
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
@@ -99,7 +101,7 @@ def adapt(
             f"{source.name} reads sounds, and there are no data sets of sounds yet; call it instead."
         )
     made = plan_for(source, data.label_names, method, initialise)
-    feed = Feed(data, source.transform)
+    feed = Inputs(data, source.transform)
     place = Path(directory) if directory is not None else None
     return Run(source, data, method, settings, seeds, place, feed, made, keep_weights)
 
@@ -157,7 +159,7 @@ class Run:
 
     def __init__(
         self, source: Source, data: Dataset, method: Method, settings: Settings, seeds: Seeds,
-        directory: Path | None, feed: Feed, made: Plan, keep_weights: bool = True,
+        directory: Path | None, feed: Inputs, made: Plan, keep_weights: bool = True,
     ):  # fmt: skip
         self.source, self.data, self.method, self.settings = source, data, method, settings
         self.seeds, self.directory, self.feed, self.keep_weights = seeds, directory, feed, keep_weights
@@ -181,7 +183,10 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """The plan, with what was decided about the frontier, and what is not computed as nobody reads it."""
-        notes, found = [*self._plan.notes, self.decision.sentence], narrowed(self._plan.definition.module)
+        notes, found = (
+            [*self._plan.notes, self.decision.sentence],
+            last_layer_single_query(self._plan.definition.module),
+        )
         if found is not None:
             notes.append(f"'{found[0].name}' is computed for the {found[1]} alone, the only one that the head reads")
         return replace(self._plan, notes=tuple(notes))
@@ -217,11 +222,11 @@ class Run:
         return self.settings.together == "auto" and jax.default_backend() == "cpu" and not self.resident
 
     @cached_property
-    def order(self) -> TrainingOrder:
+    def order(self) -> BatchSampler:
         """Which examples stand in which step."""
         buckets = self.feed.buckets(self.data.train)
         settings = self.settings
-        return training_order(
+        return batch_sampler(
             self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
         )
 
@@ -254,6 +259,7 @@ class Run:
             "flops": self.flops,
         }
 
+    @check_arguments
     def fit(self, report: Report | None = None) -> Result:
         """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
 
@@ -271,7 +277,7 @@ class Run:
 
     @cached_property
     def _ragged(self) -> tuple[str, ...]:
-        return self._plan.definition.module.ragged
+        return self._plan.definition.module.sequence_entries
 
     def known_features(self) -> str | None:
         """The key of this run's carries, where the cache has them all and they depend on nothing that a seed draws."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from transferlab.bounds import Bounds, Count, Fraction, Natural, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, check_arguments, check_fields
+from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import check_fields
 from transferlab.train.optimizers import Optimizer, described
 from transferlab.transfer.groups import Schedule
 

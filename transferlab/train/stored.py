@@ -16,7 +16,7 @@ import jax
 from jax._src import compilation_cache
 from jax._src.compilation_cache_interface import CacheInterface
 
-from transferlab.files import SET_CACHE
+from transferlab.fetching import SET_CACHE
 
 _LOG = logging.getLogger(__name__)
 

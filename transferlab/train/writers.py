@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from transferlab.files import check_file, write_text
+from transferlab.files import write_text
+from transferlab.reading import check_file
 
 _LOG = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab.errors import TransferlabError
-from transferlab.files import atomic_directory, cache_dir, remove_directory
+from transferlab.fetching import cache_dir
+from transferlab.files import atomic_directory, remove_directory
 from transferlab.manifest import Damaged, check_manifest, write_manifest
 from transferlab.models.backbone import Carry
 

@@ -86,7 +86,7 @@ def _cost(
     lowered = lowered_to_count(prefix_function(definition, stop, compute), definition.params, definition.state, given)
     model, flops = definition.module, flops_of(lowered)
     size = sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(lowered.out_info))
-    ragged = any(name in model.ragged for name in lowered.out_info)
+    ragged = any(name in model.sequence_entries for name in lowered.out_info)
     return flops, size, tuple(stage.name for stage in model.all_stages()), ragged
 
 
@@ -105,7 +105,7 @@ def can_pack(definition: trees.Definition) -> bool:
     no stage on the way is pooled by itself.
     """
     model = definition.module
-    return model.first_position is not None and not (model.head is not None and model.head.taps)
+    return model.first_position is not None and not (model.head is not None and model.head.feature_stages)
 
 
 def packed_function(definition: trees.Definition, stop: int, compute: str = "float32") -> Callable[..., Carry]:
@@ -160,7 +160,7 @@ def _described(definition: trees.Definition, stop: int, transform: Any, data_sha
         "compute": compute,
         "config": repr(getattr(model, "config", None)),
         "stages": [stage.name for stage in stages],
-        "taps": list(getattr(model.head, "taps", ())),
+        "feature_stages": list(getattr(model.head, "feature_stages", ())),
         "head": repr(getattr(model.head, "config", None)) if any(s.name == "pool" for s in stages) else "",
         "code": code_version(type(model)),
         "backend": f"{jax.default_backend()} {jax.__version__}",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from transferlab.bounds import Fraction, NonNegative
-from transferlab.errors import TransferlabError, check_fields
+from transferlab.errors import TransferlabError
+from transferlab.fields import check_fields
 from transferlab.selectors import select
 
 Schedule = Literal["linear", "cosine", "constant"]

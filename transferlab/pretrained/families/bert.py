@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from transferlab.errors import TransferlabError
+from transferlab.fields import given_fields, given_number
 from transferlab.models.bert import BertConfig
-from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix

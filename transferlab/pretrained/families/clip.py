@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from transferlab.data.images import Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import given_fields, given_number
 from transferlab.models.clip import ClipConfig, PooledToken, TextTowerConfig
-from transferlab.models.fields import given_fields, given_number
 from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.families.big_vision import clip_tables

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from transferlab.errors import TransferlabError
+from transferlab.fields import given_fields, given_number
 from transferlab.models.distilbert import DistilBertConfig
-from transferlab.models.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.pretrained.families.bert import LEGACY
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
@@ -91,7 +91,7 @@ DISTILBERT = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
-    head_hidden=lambda config: Hidden("relu", stddevs=(config.initializer_range,) * 2),
+    head_hidden=lambda config: HiddenLayer("relu", stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
     old_fields={name: ours for name, (ours, _) in _FIELDS.items()},
 )

@@ -7,8 +7,8 @@ from typing import Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
+from transferlab.fields import given_number
 from transferlab.models.efficientnet import EfficientNetConfig
-from transferlab.models.fields import given_number
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm
 from transferlab.pretrained.timm import TimmConfig

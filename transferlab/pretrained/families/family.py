@@ -10,7 +10,7 @@ from typing import Any, Literal
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import Hidden, Pooling
+from transferlab.models.heads import HiddenLayer, Pooling
 from transferlab.pretrained.formats.gguf import Gguf
 from transferlab.pretrained.names import NameTable
 from transferlab.pretrained.positions import Resize
@@ -70,7 +70,7 @@ class Family:
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     whole_length: Callable[[Any], bool] = lambda config: False
-    head_hidden: Callable[[Any], Hidden | None] = lambda config: None
+    head_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     to_hf: Callable[[Any, Any], tuple[dict[str, Any], NameTable]] | None = None
     to_timm: Callable[[Any], tuple[TimmConfig, NameTable]] | None = None

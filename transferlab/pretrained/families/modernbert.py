@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.models.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.fields import given_fields, given_number
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
 from transferlab.pretrained.families.family import Family, unread
 from transferlab.pretrained.names import NameTable, with_prefix
@@ -77,10 +77,10 @@ def _theta(config: Mapping[str, Any], kind: str) -> float | None:
     return theta or None
 
 
-def _head_hidden(config: ModernBertConfig) -> Hidden:
+def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
     # As the origin draws its prediction head and its classifier.
     stddevs = config.initializer_range / math.sqrt(2 * config.num_hidden_layers), config.hidden_size**-0.5
-    return Hidden(
+    return HiddenLayer(
         config.classifier_activation, bias=config.classifier_bias, norm=config.norm_eps, norm_bias=config.norm_bias,
         stddevs=stddevs,
     )  # fmt: skip

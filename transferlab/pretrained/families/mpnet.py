@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from transferlab.models.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.fields import given_fields, given_number
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.families.bert import LEGACY, refuse_decoders
 from transferlab.pretrained.families.family import Family, unread
@@ -84,6 +84,6 @@ MPNET = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
-    head_hidden=lambda config: Hidden("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
+    head_hidden=lambda config: HiddenLayer("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.models.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, Hidden
+from transferlab.fields import given_fields, given_number
+from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.roberta import RobertaConfig
 from transferlab.pretrained.families.bert import LAYERS, LEGACY, refuse_decoders
 from transferlab.pretrained.families.family import Family, unread
@@ -90,6 +90,6 @@ ROBERTA = Family(
     transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=_head_dropout,
-    head_hidden=lambda config: Hidden("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
+    head_hidden=lambda config: HiddenLayer("tanh", dropout_before=True, stddevs=(config.initializer_range,) * 2),
     to_hf=_to_hf,
 )

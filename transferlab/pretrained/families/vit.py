@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.fields import given_fields, given_number
+from transferlab.fields import given_fields, given_number
 from transferlab.models.heads import HeadConfig
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.families.big_vision import vit_tables

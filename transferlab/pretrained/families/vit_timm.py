@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.fields import given_fields
+from transferlab.fields import given_fields
 from transferlab.models.heads import Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.timm import TimmConfig, square

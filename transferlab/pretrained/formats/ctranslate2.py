@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file
 from transferlab.pretrained.formats.tensors import LazyTensor, check_count
+from transferlab.reading import check_file
 
 _DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 _VERSION = 6

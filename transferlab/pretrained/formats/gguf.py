@@ -17,8 +17,8 @@ import numpy as np
 
 from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import check_file
 from transferlab.pretrained.formats.tensors import LazyTensor, check_count, check_name
+from transferlab.reading import check_file
 
 
 @dataclass(frozen=True)

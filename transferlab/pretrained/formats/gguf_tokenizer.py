@@ -10,8 +10,8 @@ import hashlib
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from transferlab.data.text import TextTransform
-from transferlab.files import reading
 from transferlab.pretrained.formats.gguf import Gguf
+from transferlab.reading import reading
 
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"

@@ -14,8 +14,8 @@ import numpy as np
 
 from transferlab import limits
 from transferlab.errors import TransferlabError
-from transferlab.files import check_zip
 from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.reading import check_zip
 
 
 def read_npz(path: Path) -> dict[str, LazyTensor]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from transferlab import limits, trees
 from transferlab.errors import TransferlabError
-from transferlab.files import check_file, write_json
+from transferlab.files import write_json
 from transferlab.pretrained.formats.tensors import LazyTensor, check_count, check_name
+from transferlab.reading import check_file
 
 _SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",

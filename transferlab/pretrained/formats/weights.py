@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from transferlab.errors import TransferlabError, nearest
-from transferlab.files import check_file, read_object, reading
 from transferlab.pretrained.formats.ctranslate2 import read_ctranslate2
 from transferlab.pretrained.formats.gguf import read_gguf
 from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.formats.safetensors import read_safetensors
 from transferlab.pretrained.formats.tensors import LazyTensor, check_count
 from transferlab.pretrained.formats.torch_files import TORCH_SUFFIXES, is_torch, read_torch_file, torch_entry
+from transferlab.reading import check_file, read_object, reading
 
 
 def read_entry(path: Path, entry: str | None) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:

@@ -1,0 +1,155 @@
+"""Where examples come from: a registered data set, a table or a folder, each read as the same kind of thing."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from transferlab.data.labels import check_alike, ordered, read_labels
+from transferlab.data.tables import checked_text, read_rows
+from transferlab.errors import TransferlabError
+
+Modality = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All examples before deduplication and splitting."""
+
+    name: str
+    modality: Modality
+    label_names: tuple[str, ...]
+    records: Sequence[Any]
+    content: Callable[[int], tuple[str, int, bytes, bytes]]
+    """Index → (id, label, what makes two examples the same, what a model reads or its hash)."""
+    about: dict[str, str]
+    text_column: str | None = None
+
+
+def read_registered(name: str) -> Examples:
+    """Read a data set of :data:`transferlab.data.builders.DATASETS`, built on first use."""
+    from transferlab.data.arrayrecord import data_source
+    from transferlab.data.builders import DATASETS
+    from transferlab.data.images import read_image
+
+    entry = DATASETS[name]
+    source = data_source(entry)
+    # These sets are small: texts and encoded images are held in memory. TFDS shuffles by a hash when it writes;
+    # sorted by id, the order does not depend on its version.
+    stored = sorted(source.__getitems__(range(len(source))), key=lambda raw: raw["id"])
+
+    def record(i: int) -> dict[str, Any]:
+        raw = stored[i]
+        content = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
+        return {"id": _text(raw["id"]), entry.modality: content, "label": int(raw["label"])}
+
+    def content(i: int) -> tuple[str, int, bytes, bytes]:
+        raw = stored[i]
+        if entry.modality == "image":
+            # The builder encodes equal images to equal bytes.
+            same = hashlib.sha256(raw["image"]).digest()
+            return _text(raw["id"]), int(raw["label"]), same, same
+        text = _text(raw["text"])
+        return _text(raw["id"]), int(raw["label"]), _same_text(text), text.encode()
+
+    about = {"licence": entry.licence, "citation": entry.citation, "version": entry.version}
+    return Examples(name, entry.modality, entry.labels, _Lazy(len(stored), record), content, about)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def read_table(path: Path, text_column: str, label_column: str, label_kind: str) -> Examples:
+    """Read a table with a column of texts and one of labels.
+
+    Raises:
+        TransferlabError: a row that cannot be read, or a label column that is none; see :mod:`transferlab.data.labels`.
+    """
+    if text_column == label_column:
+        raise TransferlabError(f"text_column and label_column are both '{text_column}'.")
+    rows = read_rows(path, (text_column, label_column), label_column)
+    texts = [(number, checked_text(row[text_column], f"{path}, row {number}")) for number, row in rows]
+    given = [(number, row[label_column]) for number, row in rows]
+    labels = read_labels(path, label_column, given, label_kind, path.suffix.lower() == ".jsonl")
+    names = ordered(labels)
+    index = {name: i for i, name in enumerate(names)}
+
+    def record(i: int) -> dict[str, Any]:
+        return {"id": f"row {texts[i][0]}", "text": texts[i][1], "label": index[labels[i]]}
+
+    def content(i: int) -> tuple[str, int, bytes, bytes]:
+        return f"row {texts[i][0]}", index[labels[i]], _same_text(texts[i][1]), texts[i][1].encode()
+
+    return Examples(str(path), "text", names, _Lazy(len(texts), record), content, {}, text_column)
+
+
+def read_folder(path: Path, white: float | int | None) -> Examples:
+    """Read a folder with one sub-folder of images per label.
+
+    Raises:
+        TransferlabError: a label without images, or images that are not in a label's folder.
+    """
+    from transferlab.data.images import SUFFIXES, image_files, nested_images, passed_over, read_image
+
+    names = ordered(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    check_alike(str(path), names)
+    pictures = {name: image_files(path / name) for name in names}
+    files = [(file, i) for i, name in enumerate(names) for file in pictures[name]]
+    if not files:
+        raise TransferlabError(f"{path} holds no images; expected {path}/<label>/*.png or .jpg.")
+    if loose := image_files(path):
+        raise TransferlabError(
+            f"{loose[0]} lies outside the folders of the labels ({path}/<label>/*); there are {len(loose)} such. Move them "
+            "into their label's folder, or away."
+        )
+    for name, found in pictures.items():
+        if deeper := nested_images(path / name):
+            raise TransferlabError(
+                f"{deeper[0]} lies a folder deeper than the images of a label ({path}/<label>/*); there are {len(deeper)} "
+                "such. Move them up, or away."
+            )
+        if not found:
+            raise TransferlabError(
+                f"{path / name} holds no images ({', '.join(SUFFIXES)}), so nothing has the label '{name}'."
+            )
+
+    def record(i: int) -> dict[str, Any]:
+        file, label = files[i]
+        return {"id": str(file.relative_to(path)), "image": read_image(file, white), "label": label}
+
+    def content(i: int) -> tuple[str, int, bytes, bytes]:
+        one = record(i)
+        same = _same_image(one["image"])
+        return one["id"], one["label"], same, same
+
+    others = passed_over([path / name for name in names])
+    about = {"passed_over": others} if others else {}
+    return Examples(str(path), "image", names, _Lazy(len(files), record), content, about)
+
+
+def _same_text(text: str) -> bytes:
+    return " ".join(html.unescape(text).casefold().split()).encode()
+
+
+def _same_image(image: np.ndarray) -> bytes:
+    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
+
+
+class _Lazy(Sequence[dict[str, Any]]):
+    """``n`` records, each made when it is asked for."""
+
+    def __init__(self, n: int, make: Callable[[int], dict[str, Any]]):
+        self._n, self._make = n, make
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(int(index))

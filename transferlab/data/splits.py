@@ -1,0 +1,123 @@
+"""Which examples are used for what: duplicates removed, and orders of which every prefix holds the classes in proportion."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from transferlab.data.examples import Examples
+from transferlab.errors import TransferlabError
+
+
+def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None = None) -> Int[np.ndarray, " n"]:
+    """Return an order of which every prefix holds each class in its proportion, as nearly as whole examples can.
+
+    The next example is of the class that lacks most of its share. Where several lack as much, that one comes whose next
+    example comes first when each class, shuffled, is spread evenly with half a stride before it.
+
+    Args:
+        labels: of all examples.
+        seed: of the shuffles.
+        first: the length up to which prefixes are asked for; the rest follows in the even spread.
+    """
+    rng = np.random.default_rng([seed, 7])
+    n, place = len(labels), np.zeros(len(labels))
+    _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    # Each class's rows are together, from its start on.
+    starts = np.cumsum(counts) - counts
+    shuffled = np.concatenate([rng.permutation(count) for count in counts.tolist()]) if n else np.zeros(0, np.int64)
+    within = np.arange(n) - np.repeat(starts, counts)
+    rows = np.argsort(column, kind="stable")
+    place[rows[np.repeat(starts, counts) + shuffled]] = (within + 0.5) / np.repeat(counts, counts)
+    even = np.lexsort((rng.random(n), place))
+    # Each class's examples by where they are in the even spread.
+    waiting, ends = np.argsort(column[even], kind="stable"), (starts + counts).tolist()
+    # Of classes of one size that one is next which had fewest, then whose next example comes first: a heap for each size,
+    # so that a step looks at as many classes as there are sizes.
+    sizes = np.unique(counts)
+    heaps: list[list[tuple[int, int, int]]] = [[] for _ in sizes]
+    for label, (size, start) in enumerate(zip(np.searchsorted(sizes, counts).tolist(), starts.tolist(), strict=True)):
+        heaps[size].append((0, int(waiting[start]), label))
+    for heap in heaps:
+        heapq.heapify(heap)
+    taken, ahead = np.zeros(len(sizes), np.int64), np.array([heap[0][1] for heap in heaps], np.int64)
+    chosen: list[int] = []
+    never = np.iinfo(np.int64).min
+    for k in range(1, (n if first is None else min(first, n)) + 1):
+        lacks = np.where(ahead < n, k * sizes - taken * n, never)
+        most = np.flatnonzero(lacks == lacks.max())
+        size = most[ahead[most].argmin()]
+        done, position, label = heapq.heappop(heaps[size])
+        chosen.append(position)
+        following = ends[label] - int(counts[label]) + done + 1
+        if following < ends[label]:
+            heapq.heappush(heaps[size], (done + 1, int(waiting[following]), label))
+        taken[size], ahead[size] = heaps[size][0][:2] if heaps[size] else (0, n)
+    rest = np.ones(n, bool)
+    rest[chosen] = False
+    return np.concatenate([even[chosen], even[rest]]) if chosen else even
+
+
+def set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.ndarray, " n"]:
+    """Return an order whose first ``size`` are set aside: what is the only one of its class comes last, to be learned from."""
+    _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    several = counts[column] > 1
+    order = np.flatnonzero(several)[stratified_order(labels[several], seed, size)]
+    return np.concatenate([order, np.flatnonzero(~several)])
+
+
+@dataclass(frozen=True)
+class Unique:
+    """What is left once duplicates are removed; the first of several stays.
+
+    Attributes:
+        kept: index of each example.
+        ids, labels: of those.
+        sha256: of ids, labels and what a model reads, with the modality and the label names.
+        duplicates, conflicting: how many were removed, and how many of these had another label than the one that stays.
+    """
+
+    kept: list[int]
+    ids: tuple[str, ...]
+    labels: Int[np.ndarray, " examples"]
+    sha256: str
+    duplicates: int
+    conflicting: int
+
+
+def deduplicated(examples: Examples) -> Unique:
+    """Remove exact duplicates.
+
+    Raises:
+        TransferlabError: there are no examples, or they all have one label.
+    """
+    digest = hashlib.sha256(json.dumps([examples.modality, examples.label_names]).encode())
+    seen: dict[bytes, int] = {}
+    kept, ids, labels = [], [], []
+    duplicates = conflicting = 0
+    for i in range(len(examples.records)):
+        name, label, content, read = examples.content(i)
+        if content in seen:
+            duplicates += 1
+            conflicting += seen[content] != label
+            continue
+        seen[content] = label
+        kept.append(i)
+        ids.append(name)
+        labels.append(label)
+        # Not by what makes two the same: a cased model reads texts apart that differ in case alone.
+        digest.update(f"\0{name}\0{label}\0{len(read)}\0".encode() + read)
+    if not labels:
+        raise TransferlabError(f"'{examples.name}' holds no examples.")
+    column = np.array(labels, np.int32)
+    if len(set(labels)) < 2:
+        only = examples.label_names[labels[0]]
+        raise TransferlabError(
+            f"'{examples.name}' has a single label, '{only}'; a classifier needs two classes at least."
+        )
+    return Unique(kept, tuple(ids), column, digest.hexdigest(), duplicates, conflicting)

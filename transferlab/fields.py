@@ -1,0 +1,257 @@
+"""Fields of dataclasses: read from a mapping as their declared types, and checked against what those types allow.
+
+:func:`read` is for what transferlab or its user wrote: every name must be a field, every value of its type.
+:func:`given_fields` is for the ``config.json`` of others: it reads the plain fields that are there and leaves the rest to
+the reader of the format. :func:`check_fields` is called by a dataclass on itself, wherever its values came from.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from transferlab.bounds import Bounds
+from transferlab.errors import FieldError, TransferlabError, nearest
+
+Made = TypeVar("Made")
+_FOREIGN = {int: "an integer of 64 bits", float: "a number", bool: "true or false", str: "a string"}
+_UNIONS = (Union, types.UnionType)
+
+
+def read(cls: type[Made], raw: Any, where: str) -> Made:
+    """Return the dataclass that a mapping describes, or ``raw`` itself if it is one already.
+
+    A list becomes a tuple, an integer a float, and a mapping a dataclass, where the field's type is one.
+
+    Args:
+        cls: the dataclass.
+        raw: field → value, as Python, a config or ``json.loads(json.dumps(asdict(…)))`` has them.
+        where: begins the error message, before ``.field``.
+
+    Raises:
+        FieldError: an unknown field (the nearest is named), a value of another type, or one that the class refuses.
+    """
+    if isinstance(raw, cls):
+        return raw
+    if not isinstance(raw, Mapping):
+        raise FieldError(f"{where} is {short(raw)}; it must be a mapping with fields of {cls.__name__}.")
+    values = read_values(cls, raw, where)
+    try:
+        return cls(**values)
+    except FieldError as error:
+        raise FieldError(f"{where}.{error}") from None
+    except TypeError as error:  # a field without a default is missing
+        raise FieldError(f"{where}: {error}.") from None
+
+
+def read_values(cls: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the fields that ``raw`` gives, each as its type: :func:`read` before the dataclass is made.
+
+    Raises:
+        FieldError: an unknown field, or a value of another type.
+    """
+    hints = get_type_hints(cls)
+    check_names(raw, hints, where)
+    return {name: _read(value, hints[name], f"{where}.{name}") for name, value in raw.items()}
+
+
+def check_names(raw: Iterable[str], names: Iterable[str], where: str) -> None:
+    """Check that every name in ``raw`` is one of ``names``; another is an error that names the nearest."""
+    names = set(names)
+    for name in raw:
+        if name not in names:
+            raise FieldError(f"Unknown field {where}.{name}.{nearest(str(name), names)}")
+
+
+def check_mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """Return ``value`` if it is a mapping; anything else is an error."""
+    if not isinstance(value, Mapping):
+        raise FieldError(f"{where} is {short(value)}; expected a mapping.")
+    return value
+
+
+def _read(value: Any, hint: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in _UNIONS:
+        if value is None and type(None) in args:
+            return None
+        return _read(value, next(arg for arg in args if arg is not type(None)), where)
+    if origin is Literal:
+        if value not in args:
+            raise FieldError(f"{where} is {short(value)}.{nearest(str(value), map(str, args))}")
+        return value
+    if origin is tuple:
+        items = (value,) if isinstance(value, (int, float, str)) else value
+        if not isinstance(items, (list, tuple)):
+            raise FieldError(f"{where} is {short(value)}; expected a tuple of {_name(args[0])}.")
+        return tuple(_read(item, args[0], f"{where}[{i}]") for i, item in enumerate(items))
+    if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
+        return check_mapping(value, where)
+    if is_dataclass(hint):
+        return read(typing.cast(type, hint), value, where)
+    return value if hint is Any else _scalar(value, hint, where)
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))
+
+
+def given_fields(
+    config: type | Mapping[str, type],
+    raw: Mapping[str, Any],
+    *,
+    without: Collection[str] = (),
+    where: str = "config.json",
+) -> dict[str, Any]:
+    """Return those fields of the dataclass ``config`` that ``raw`` gives, each as its type. ``null`` gives nothing.
+
+    Args:
+        config: a config dataclass, whose plain fields (numbers, strings, true or false) are read; or a type for each name.
+        raw: the file's contents; what is no field of the dataclass is left to the reader.
+        without: fields that ``raw`` does not speak of.
+        where: begins the error message.
+
+    Raises:
+        TransferlabError: a value of another type; the field and the value are named.
+    """
+    kinds = _plain_kinds(config) if isinstance(config, type) else config
+    return {
+        name: _scalar(raw[name], kind, f"{where}: {name}", foreign=True)
+        for name, kind in kinds.items()
+        if name not in without and raw.get(name) is not None
+    }
+
+
+def given_number(raw: Mapping[str, Any], name: str, default: float, *, where: str = "config.json") -> float:
+    """Return the number under ``name``, or ``default`` where ``raw`` has none; anything else is an error that names it."""
+    return given_fields({name: float}, raw, where=where).get(name, float(default))
+
+
+def check_scalars(config: type, raw: Mapping[str, Any], *, where: str = "config.json") -> None:
+    """Check what ``raw`` says of the plain fields of ``config`` against their types, whatever its reader does with it.
+
+    Lists and tables pass: some readers take them where the dataclass has a number (``image_size``).
+    """
+    given_fields(config, {name: one for name, one in raw.items() if not isinstance(one, (list, dict))}, where=where)
+
+
+@cache
+def _plain_kinds(config: type) -> dict[str, type]:
+    """The plain type of each field that has one: a literal is a string, an optional type that type."""
+    out = {}
+    for name, hint in get_type_hints(config).items():
+        kinds = [
+            kind for kind in (get_args(hint) if get_origin(hint) in _UNIONS else (hint,)) if kind is not type(None)
+        ]
+        kind = str if get_origin(kinds[0]) is Literal and isinstance(get_args(kinds[0])[0], str) else kinds[0]
+        if len(kinds) == 1 and kind in _FOREIGN:
+            out[name] = kind
+    return out
+
+
+def _scalar(value: Any, kind: Any, where: str, *, foreign: bool = False) -> Any:
+    """The value as its type. Of others' files, an integer may be written 3.0, and true or false as 1 or 0."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # What is beyond the range of 64 bits, or of a double, is no number that can be used.
+    if kind is int and number and abs(value) < 2**63 and (isinstance(value, int) or (foreign and value.is_integer())):
+        return int(value)
+    if kind is float and number and (isinstance(value, float) or abs(value) < 2**1023):
+        return float(value)
+    if kind is bool and (isinstance(value, bool) or (foreign and value in (0, 1))):
+        return bool(value)
+    if kind not in (int, float, bool) and isinstance(value, kind):
+        return value
+    if foreign:
+        raise TransferlabError(f"{where} is {short(value)}; it must be {_FOREIGN[kind]}.")
+    raise FieldError(f"{where} is {short(value)} ({type(value).__name__}); expected {_name(kind)}.")
+
+
+def short(value: Any) -> str:
+    """Return the value as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a number of {value.bit_length()} bits"  # Python writes no number of so many digits
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def check_fields(made: Any, where: str = "") -> None:
+    """Check a dataclass's fields that are one of a few words, numbers, or true or false, against their declared types.
+
+    A number has to be finite, and within the :class:`~transferlab.bounds.Bounds` of its type. Those in a tuple or a mapping
+    are checked one by one.
+
+    Args:
+        made: the dataclass.
+        where: begins the error message, before the field's name.
+
+    Raises:
+        FieldError: another value; the field, the value and what it may be (or the nearest word) are named.
+    """
+    before = f"{where}: " if where else ""
+    for name, parts, words in _declared(type(made)):
+        value = getattr(made, name)
+        if value is None and type(None) in parts:
+            continue
+        if words and value not in words:
+            raise FieldError(f"{before}{name} is {short(value)}.{nearest(str(value), map(str, words))}")
+        if numbers := [number for part in parts if (number := _number(part)) is not None]:
+            # What may be an integer or not is a number.
+            _check_number(value, *min(numbers, key=lambda number: number[0] is not float), f"{before}{name} is")
+        elif bool in parts and type(value).__name__ not in ("bool", "bool_"):
+            raise FieldError(f"{before}{name} is {short(value)}; it must be True or False.")
+        elif isinstance(value, (tuple, Mapping)):
+            for item in (item for part in parts if (item := _item(part)) is not None):
+                for i, one in value.items() if isinstance(value, Mapping) else enumerate(value):
+                    _check_number(one, *item, f"{before}{name}[{i!r}] is")
+
+
+def _check_number(value: Any, kind: type, bounds: Bounds, said: str) -> None:
+    known, called = (Real, "a number") if kind is float else (Integral, "an integer")
+    if not isinstance(value, known) or isinstance(value, bool):
+        raise FieldError(f"{said} {short(value)}; it must be {called}.")
+    if not bounds.holds(value):
+        # NaN differs from itself.
+        infinite = value == value and not Bounds().holds(value)
+        finite = " and finite" if infinite and bounds.most == math.inf != -bounds.least else ""
+        raise FieldError(f"{said} {short(value)}; it must be {bounds}{finite}.")
+
+
+@cache
+def _number(hint: Any) -> tuple[type, Bounds] | None:
+    """What a type says of a number: integer or not, and its bounds; None for another type."""
+    plain, *extras = get_args(hint) if get_origin(hint) is typing.Annotated else (hint,)
+    bounds = next((extra for extra in extras if isinstance(extra, Bounds)), Bounds())
+    return (plain, bounds) if plain in (int, float) else None
+
+
+@cache
+def _item(hint: Any) -> tuple[type, Bounds] | None:
+    """The same of the items of a tuple of numbers, or of a mapping's values."""
+    if get_origin(hint) in (tuple, dict, Mapping):
+        return next((number for part in get_args(hint) if (number := _number(part)) is not None), None)
+    return None
+
+
+@cache
+def _declared(kind: type) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
+    """Each field of a class with the types that it may have, and the words."""
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError:
+        return []  # a class of somebody's own, whose types are known where it was written alone
+    fields = []
+    for name, hint in hints.items():
+        parts = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
+        words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        fields.append((name, parts, words))
+    return fields

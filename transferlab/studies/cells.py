@@ -1,0 +1,242 @@
+"""The cells of a study: which train together, how an arm is tuned, what each records, and whose weights are kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transferlab.data.dataset import Dataset
+from transferlab.files import remove_directory
+from transferlab.measure.metrics import scores
+from transferlab.pretrained.source import Source
+from transferlab.studies.observer import Cell, Observer
+from transferlab.studies.settings import ArmConfig, StudyConfig
+from transferlab.studies.status import finished
+from transferlab.train.ahead import SIDE_BY_SIDE
+from transferlab.train.divergence import FINISHED, drop_checkpoints
+from transferlab.train.fit import COMPANIONS, fit_each
+from transferlab.train.result import Result, read_record, write_predictions
+from transferlab.train.run import Run, Seeds, adapt
+from transferlab.train.settings import Settings
+from transferlab.transfer.plan import Plan
+
+RECORDED = (
+    "trainable_parameters", "flops", "seconds", "together", "memory", "squeezed", "steps", "settings", "truncated", "compilations",
+)  # fmt: skip
+"""What a study's record takes over from a run's."""
+
+
+@dataclass
+class Cells:
+    """Runs cells of a study.
+
+    Attributes:
+        config: of the study.
+        source: what its arms start from.
+        data: what they train on, whole.
+        directory: of the study.
+        observer: to which they are shown.
+        plans: of each arm that has a run.
+    """
+
+    config: StudyConfig
+    source: Source
+    data: Dataset
+    directory: Path
+    observer: Observer
+    plans: Mapping[str, Plan]
+    _shown: set[str] = field(default_factory=set, init=False, repr=False)
+    """Arms whose memory was shown."""
+
+    def run(self, group: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Run the cells of one group, and return their records."""
+        return [self._baseline(group[0])] if group[0].arm in self.config.baselines else self._arms(group)
+
+    def groups(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """Cells that are run together: an arm's, as many as may train at the same time."""
+        groups: dict[tuple, list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault((cell.arm, self._largest_group(cell)), []).append(cell)
+        return [group[i : i + most] for (_, most), group in groups.items() for i in range(0, len(group), most)]
+
+    def _largest_group(self, cell: Cell) -> int:
+        """How many cells like this one are run together."""
+        arm = self.config.methods.get(cell.arm)
+        if arm is None or arm.train.together == "never":
+            return 1
+        run = self.make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed))
+        return SIDE_BY_SIDE if run.abreast else COMPANIONS
+
+    def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Tune (in the full grid), train and test cells of one arm; return their records."""
+        arm = self.config.methods[cells[0].arm]
+        chosen = [(arm.train, None, 0.0) for _ in cells]
+        if self.config.grid == "full" and arm.tune:
+            chosen = self._tune(cells, arm)
+        self.observer.cells(cells, "run")
+        runs = {
+            cell: self.make(
+                cell, arm, settings, self.data.subset(cell.budget, cell.seed), cell.directory(self.directory)
+            )
+            for cell, (settings, tuning, _) in zip(cells, chosen, strict=True)
+            if tuning is None or tuning["chosen"] is not None
+        }
+        if runs and not (first := next(iter(runs.values()))).resident and cells[0].arm not in self._shown:
+            self._shown.add(cells[0].arm)
+            self.observer.memory(cells[0], first.memory)
+        results = dict(zip(runs, fit_each(list(runs.values()), self.observer.step), strict=True))
+        records = []
+        for cell, (settings, tuning, seconds) in zip(cells, chosen, strict=True):
+            if cell in results:
+                result = results[cell]
+                found = {
+                    "status": result.status,
+                    "diverged": result.record.get("diverged"),
+                    "test": result.record["test"],
+                }
+                found |= {name: result.record[name] for name in RECORDED}
+            else:
+                found = {"status": f"diverged in all {len(arm.tune)} tuning trials", "settings": asdict(settings)}
+                found["trainable_parameters"] = self.plans[cell.arm].trainable_parameters
+            tuned = {"tuning_seconds": seconds, "tuning": tuning}
+            records.append({**_untested(cell, "method", arm.method.name), **tuned, **found})
+        return records
+
+    def _tune(self, cells: Sequence[Cell], arm: ArmConfig) -> list[tuple[Settings, dict[str, Any] | None, float]]:
+        """For each cell, choose by a fifth of the budget's labels; the winner then trains on all of them."""
+        splits = []
+        for cell in cells:
+            split = self.data.subset(cell.budget, cell.seed).hold_out(0.2, cell.seed)
+            splits.append(replace(split, test=np.zeros(0, np.int64)))
+        self.observer.cells(cells, "tuning")
+        runs = [
+            self.make(
+                cell, arm, replace(arm.train, **changes), split,
+                cell.directory(self.directory) / "trials" / str(number), keep_weights=False,
+            )
+            for cell, split in zip(cells, splits, strict=True)
+            for number, changes in enumerate(arm.tune)
+        ]  # fmt: skip
+        results = fit_each(runs, self.observer.step)
+        trials = len(arm.tune)
+        return [
+            _winner(arm, results[i * trials : (i + 1) * trials], len(split.validation))
+            for i, split in enumerate(splits)
+        ]
+
+    def make(
+        self, cell: Cell, arm: ArmConfig, settings: Settings, data: Dataset, directory: Path | None = None,
+        keep_weights: bool = True,
+    ) -> Run:  # fmt: skip
+        """The run of a cell, on these settings and data."""
+        return adapt(
+            self.source,
+            data,
+            method=arm.method,
+            settings=settings,
+            seed=Seeds(cell.seed, cell.seed),
+            directory=directory,
+            keep_weights=keep_weights,
+        )
+
+    def _baseline(self, cell: Cell) -> dict[str, Any]:
+        # scikit-learn is imported where there is a baseline, and before the clock runs.
+        from transferlab.evaluate import baselines
+
+        self.observer.cells([cell], "baseline")
+        data = self.data.subset(cell.budget, cell.seed)
+        started = time.perf_counter()
+        record = _untested(cell, "baseline", cell.arm)
+        try:
+            probabilities = baselines.probabilities(cell.arm, data)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            # The arms do not need it; the table says that it is missing.
+            return {**record, "status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
+        record["seconds"] = time.perf_counter() - started
+        if not np.isfinite(probabilities).all():
+            return {**record, "status": "failed: its probabilities are not finite"}
+        write_predictions(cell.directory(self.directory), data, probabilities)
+        return {**record, "status": FINISHED, "test": scores(probabilities, data.labels[data.test])}
+
+    def keep_best(self, arm: str, cells: Sequence[Cell]) -> None:
+        """Keep the weights of the arm's best run (by test accuracy); the others keep their predictions, if they have any."""
+        scored = []
+        for cell in (cell for cell in cells if cell.arm == arm):
+            directory = cell.directory(self.directory)
+            if (directory / "record.json").exists() and (directory / "checkpoints").is_dir():
+                record = read_record(directory / "record.json")
+                if finished(record):
+                    scored.append((record["test"]["accuracy"], directory))
+                else:
+                    drop_checkpoints(directory)
+        scored.sort(key=lambda pair: pair[0], reverse=True)
+        for _, directory in scored[1 if self.config.keep_weights else 0 :]:
+            remove_directory(directory / "checkpoints")
+
+
+def _winner(
+    arm: ArmConfig, results: Sequence[Result], validation: int
+) -> tuple[Settings, dict[str, Any] | None, float]:
+    """Return (settings, what to record, seconds) of the trial with the best validation accuracy at its end.
+
+    At its end, since the winner trains on all labels and so to its end. Among equals the smaller cross-entropy wins. One
+    that diverged is never chosen; where all did, nothing is.
+    """
+    trials, scores = [], {}
+    for number, (changes, result) in enumerate(zip(arm.tune, results, strict=True)):
+        trial: dict[str, Any] = {"settings": plain_settings(changes), "accuracy": None, "cross_entropy": None}
+        if result.diverged is None:
+            last = next(row for row in reversed(result.history) if "validation_accuracy" in row)
+            scores[number] = (last["validation_accuracy"], -last["validation_cross_entropy"])
+            trial |= {"accuracy": last["validation_accuracy"], "cross_entropy": last["validation_cross_entropy"]}
+        trials.append({**trial, "status": result.status})
+    # An earlier version recorded no status.
+    best = max(scores, key=lambda number: (math.isfinite(scores[number][1]), *scores[number]), default=None)
+    tuning = {
+        "trials": len(arm.tune),
+        "chosen": None if best is None else plain_settings(arm.tune[best]),
+        "validation_examples": validation,
+        "validation": trials,
+    }
+    seconds = sum(result.record["seconds"] for result in results)
+    return arm.train if best is None else replace(arm.train, **arm.tune[best]), tuning, seconds
+
+
+def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
+    """A cell's record before anything was trained or tested."""
+    return {
+        "name": cell.arm,
+        "kind": kind,
+        "method": method,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "status": "",
+        "diverged": None,
+        "test": dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), math.nan),
+        "trainable_parameters": 0,
+        "flops": 0.0,
+        "seconds": 0.0,
+        "together": 1,
+        "memory": {},
+        "squeezed": "",
+        "tuning_seconds": 0.0,
+        "steps": 0,
+        "settings": {},
+        "tuning": None,
+        "truncated": 0,
+        "compilations": 0,
+    }
+
+
+def plain_settings(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's settings as a record holds them."""
+    return {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in changes.items()
+    }
