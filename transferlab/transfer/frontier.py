@@ -21,6 +21,7 @@ import numpy as np
 
 from transferlab import models, trees
 from transferlab.models.backbone import Carry, run_stages
+from transferlab.selectors import owns
 from transferlab.transfer.flops import flops_of, lowered_to_count
 
 FLOPS_PER_BYTE = 100.0
@@ -140,8 +141,6 @@ def cache_key(
 
     ``weights_sha256`` spares hashing the leaves where they are all a source's, whose hash is known.
     """
-    from transferlab.selectors import owns
-
     parts = _described(definition, stop, transform, data_sha256, compute)
     if weights_sha256 is None:
         stages = definition.module.all_stages()[:stop]

@@ -17,55 +17,21 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import check_ownership, frontier, training_stages
 from transferlab.models.heads import ClassifierConfig
-from transferlab.selectors import select
+from transferlab.selectors import owns, select
 from transferlab.transfer.groups import Claim, Group, claims
+from transferlab.transfer.leaf import Action, Leaf
 from transferlab.transfer.resize import label_rows, take_rows
+from transferlab.transfer.show import as_text, plan_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from transferlab.pretrained.source import LazyLeaf, Source
 
-Action = Literal["copied", "resized", "derived", "initialised"]
 Weights = Literal["pretrained", "random"]
 
 SMALL = 1 << 16
 """Most numbers of a drawn leaf that runs share in memory."""
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One row of the plan.
-
-    Attributes:
-        path: in the target's tree.
-        kind: ``param`` or ``state`` (batch statistics).
-        shape, dtype: in the target.
-        action: where its first value comes from.
-        source: keys in the source's files.
-        reason: how it was resized or derived, or why it is initialised.
-        trains: whether any gradient reaches it (for ``state``: whether it moves).
-        lr_scale, decay: factors on the run's learning rate and weight decay.
-        schedule: the group's own schedule and warm-up, where it has any.
-        bytes: size in memory.
-        read: the value of a leaf that is copied or resized.
-        derive: what is drawn for the leaf → its value, of one that is derived.
-    """
-
-    path: str
-    kind: Literal["param", "state"]
-    shape: tuple[int, ...]
-    dtype: str
-    action: Action
-    source: tuple[str, ...]
-    reason: str
-    trains: bool
-    lr_scale: float
-    decay: float
-    bytes: int
-    schedule: str = ""
-    read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
-    derive: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -189,13 +155,9 @@ class Plan:
 
     def table(self, whole: bool = False) -> Table:
         """Return the plan as a rich table, collapsed by layer unless ``whole``."""
-        from transferlab.transfer.show import plan_table
-
         return plan_table(self, whole)
 
     def __str__(self) -> str:
-        from transferlab.transfer.show import as_text
-
         return as_text(self.table())
 
 
@@ -364,26 +326,4 @@ def _head_leaf(
 
 
 def _order(path: str, stages: tuple[Any, ...]) -> tuple[int, str]:
-    from transferlab.selectors import owns
-
     return next((i for i, stage in enumerate(stages) if owns(stage.owns, path)), len(stages)), path
-
-
-def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Leaf]]:
-    """Group neighbouring leaves of one stage that share action, training, learning-rate scale and schedule."""
-    out: list[list[Leaf]] = []
-    for leaf in leaves:
-        if out and _treatment(leaf, stages) == _treatment(out[-1][0], stages):
-            out[-1].append(leaf)
-        else:
-            out.append([leaf])
-    return out
-
-
-def _treatment(leaf: Leaf, stages: tuple[str, ...]) -> tuple:
-    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule
-
-
-def _stage_of(path: str, stages: tuple[str, ...]) -> str:
-    fitting = [stage for stage in stages if path == stage or path.startswith(stage + "/")]
-    return max(fitting, key=len, default=path.split("/")[0])
