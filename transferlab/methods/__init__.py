@@ -24,7 +24,13 @@ def method_named(name: str) -> type[Method]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_named"]
+def method_from(fields: dict[str, Any]) -> Method:
+    """Return the method that ``{"name": …, **fields}`` describes, as a run's directory records it."""
+    given = dict(fields)
+    return method_named(given.pop("name"))(**given)
+
+
+__all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_from", "method_named"]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,11 +42,3 @@ class Method:
     def groups(self) -> tuple[Group, ...]:
         """What trains."""
         raise NotImplementedError
-
-
-def method_from(fields: dict[str, Any]) -> Method:
-    """Return the method that ``{"name": …, **fields}`` describes, as a run's directory records it."""
-    from transferlab.methods import method_named
-
-    given = dict(fields)
-    return method_named(given.pop("name"))(**given)

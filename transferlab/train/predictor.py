@@ -21,8 +21,8 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import read_object, reading
 from transferlab.host import interruptible
+from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
-from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
