@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from transferlab.host import large_pages
+from transferlab.compute.host import large_pages
 
 REPEATS = 5
 

@@ -23,10 +23,10 @@ from jax.experimental import topologies
 
 import transferlab as tl
 from transferlab import trees
+from transferlab.compute.compiled import compiler_options
 from transferlab.models import ClassifierConfig, attention
 from transferlab.models.bert import BertConfig
 from transferlab.tasks.classification import Classification
-from transferlab.train.compiled import compiler_options
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.program import Program
 from transferlab.transfer.groups import Claim

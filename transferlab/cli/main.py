@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from transferlab import __version__
+from transferlab.compute.host import catch_interrupts, restart_with_large_pages
 from transferlab.errors import TransferlabError
-from transferlab.host import catch_interrupts, restart_with_large_pages
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.compute.host import interruptible
 from transferlab.data.labels import LabelKind, check_alike, ordered, read_labels
 from transferlab.data.tables import checked_text, read_rows
 from transferlab.errors import TransferlabError, check_arguments, nearest
-from transferlab.host import interruptible
 
 Modality = Literal["text", "image"]
 

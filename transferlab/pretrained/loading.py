@@ -12,11 +12,11 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from transferlab import limits, trees
+from transferlab.compute.host import interruptible
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import FieldError, TransferlabError, check_arguments, nearest
 from transferlab.files import fetch_bucket, read_object, reading
-from transferlab.host import interruptible
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
 from transferlab.models.fields import check_scalars
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling

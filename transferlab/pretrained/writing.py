@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
+from transferlab.compute.host import interruptible
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import (
@@ -29,7 +30,6 @@ from transferlab.files import (
     temporary_sibling,
     write_json,
 )
-from transferlab.host import interruptible
 from transferlab.manifest import write_manifest
 from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
 from transferlab.pretrained.cards import write_card

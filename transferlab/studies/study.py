@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from transferlab.compute.host import interruptible
+from transferlab.compute.prefetch import THREADS
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import (
@@ -26,7 +28,6 @@ from transferlab.files import (
     write_json,
     write_text,
 )
-from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
@@ -34,7 +35,6 @@ from transferlab.studies.environment import environment
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.status import finished
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
-from transferlab.train.ahead import SIDE_BY_SIDE
 from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
 from transferlab.train.memory import Memory
@@ -285,7 +285,7 @@ class Study:
         if arm is None or arm.train.together == "never":
             return 1
         run = self._make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed))
-        return SIDE_BY_SIDE if run.abreast else TOGETHER
+        return THREADS if run.abreast else TOGETHER
 
     def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Tune (in the full grid), train and test cells of one arm; return their records."""

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, Int
 
-from transferlab.train.ahead import SIDE_BY_SIDE, ahead
+from transferlab.compute.prefetch import THREADS, prefetch_map
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Columns, Member, Streaming
 from transferlab.train.memory import Memory
@@ -32,7 +32,7 @@ class Abreast:
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         lead, *others = live = [i for i in self._order if self.members[i].trains(self.done)]
         out: list[Columns] = [{} for _ in self.members]
-        with ThreadPoolExecutor(SIDE_BY_SIDE - 1, thread_name_prefix="abreast") as threads:
+        with ThreadPoolExecutor(THREADS - 1, thread_name_prefix="abreast") as threads:
             beside = {i: threads.submit(self._each[i].advance, upto, stop, None) for i in others}
             # In the caller's thread, which is where a report is expected.
             out[lead] = self._each[lead].advance(upto, stop, report)[0]
@@ -59,4 +59,4 @@ class Abreast:
 
         # Each is computed by itself: one that diverged may be left out.
         asked = [i for i in wanted if self.members[i].diverged is None]
-        return dict(zip(asked, ahead(one, asked), strict=True))
+        return dict(zip(asked, prefetch_map(one, asked), strict=True))

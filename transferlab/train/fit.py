@@ -19,23 +19,23 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
+from transferlab.compute.devices import cpu_device, device_bytes
+from transferlab.compute.host import interruptible
+from transferlab.compute.prefetch import THREADS
 from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
-from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.abreast import Abreast
-from transferlab.train.ahead import SIDE_BY_SIDE
 from transferlab.train.divergence import FINISHED, drop_checkpoints, raise_diverged, sentence
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
-from transferlab.train.memory import device_bytes, make_fit
+from transferlab.train.memory import make_fit
 from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, read_result, write_predictions
 from transferlab.train.run import Run
 from transferlab.train.writers import MetricsWriter
-from transferlab.transfer.flops import host
 
 COMPANIONS = 64
 """Most runs that step in one program, each on its own batches."""
@@ -125,7 +125,7 @@ def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
 
 def _most(run: Run) -> int:
     """How many such runs train at once, as far as the device holds them."""
-    most = SIDE_BY_SIDE if run.abreast else COMPANIONS
+    most = THREADS if run.abreast else COMPANIONS
     limit, one = run.settings.memory_bytes or device_bytes(), run.memory
     if limit is None:
         return most
@@ -230,7 +230,7 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
     run.flops = 0.0
     key = run.known_features() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
-    cpu = host() if run.resident and key is not None and jax.default_backend() != "cpu" else None
+    cpu = cpu_device() if run.resident and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
     with nullcontext() if cpu is None else jax.default_device(cpu):
         params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)

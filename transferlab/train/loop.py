@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from transferlab import trees
+from transferlab.compute.prefetch import prefetch_map
 from transferlab.data.batches import Batch, evaluation_order, stream, weights
 from transferlab.measure.metrics import accuracy, cross_entropy
-from transferlab.train.ahead import ahead
 from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
 from transferlab.train.halves import halves_of
 from transferlab.train.interrupt import Interrupted, StopRequest
@@ -502,7 +502,7 @@ class Resident(Population):
             self._temporary = self._temporary or population.temporary_bytes(*arguments) * len(parts)
             return population(*arguments) if split is None else jax.device_get(population(*arguments))
 
-        made = list(ahead(call, parts))
+        made = list(prefetch_map(call, parts))
         return made[0] if split is None else split.together(made)
 
     def _slice(self, slot: int) -> State:

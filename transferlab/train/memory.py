@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from transferlab import trees
+from transferlab.compute.devices import device_bytes
 from transferlab.errors import TransferlabError
 from transferlab.transfer.frontier import prefix_function
 from transferlab.transfer.show import human_bytes
@@ -99,20 +98,6 @@ def make_fit(run: Run) -> None:
         f"A step needs {needed}; the device has {human_bytes(limit)} (memory_bytes). Even with activations computed "
         f"again and one example at a time it needs {run.memory}. Train fewer leaves, or shorten the inputs."
     )
-
-
-def device_bytes() -> int | None:
-    """Bytes of memory that a step may use: the accelerator's, or this machine's; None where that is not known."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    found = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    group = Path("/sys/fs/cgroup/memory.max")
-    if group.is_file() and (text := group.read_text().strip()).isdigit():
-        found.append(int(text))
-    return min(found, default=None)
 
 
 def _shapes(run: Run) -> tuple[Any, trees.Tree, dict[str, Any]]:

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
+from transferlab.compute.host import interruptible
 from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import read_object, reading
-from transferlab.host import interruptible
 from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.pretrained.loading import load

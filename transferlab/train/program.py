@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from transferlab import trees
-from transferlab.models.attention import plain
+from transferlab.compute.compiled import Compiled
+from transferlab.compute.flags import plain_attention
 from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
 from transferlab.selectors import owns
 from transferlab.tasks.classification import Classification
-from transferlab.train.compiled import Compiled
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
+from transferlab.transfer.frontier import packed_function, prefix_function
 from transferlab.transfer.groups import Claim
 from transferlab.transfer.plan import Plan
 
@@ -245,7 +246,7 @@ class Program:
         """
 
         def member(state: State, frozen: trees.Tree, batch: dict, live: jax.Array, hyper: dict) -> tuple[State, dict]:
-            with plain():
+            with plain_attention():
                 new, metrics = self.advance(state, frozen, batch, hyper)
             return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, state), metrics
 
@@ -284,15 +285,11 @@ class Program:
     @cached_property
     def prefix(self) -> Compiled:
         """(params, stats, inputs) → the carry at the frontier."""
-        from transferlab.transfer.frontier import prefix_function
-
         return Compiled(prefix_function(self.definition, self.frontier, self.compute), varies=(2,))
 
     @cached_property
     def packed_prefix(self) -> Compiled:
         """The same for texts that share rows, as :func:`transferlab.data.packing.pack` lays them out."""
-        from transferlab.transfer.frontier import packed_function
-
         return Compiled(packed_function(self.definition, self.frontier, self.compute), varies=(2,))
 
     @property

@@ -14,19 +14,19 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab import trees
+from transferlab.compute.host import interruptible
+from transferlab.compute.prefetch import prefetch_map
 from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch, Feed, TrainingOrder, evaluation_order, training_order
 from transferlab.data.dataset import Dataset
 from transferlab.data.packing import Packed
 from transferlab.errors import TransferlabError, check_arguments, check_fields
-from transferlab.host import interruptible
 from transferlab.methods import Full, Method
 from transferlab.models.backbone import narrowed
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
 from transferlab.tasks.classification import Classification
-from transferlab.train.ahead import ahead
 from transferlab.train.memory import Execution, Memory, memory_of
 from transferlab.train.program import Program, program_for
 from transferlab.train.result import Report, Result
@@ -304,7 +304,7 @@ class Run:
             def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
                 return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
 
-            for batch, carry in ahead(shared, packed):
+            for batch, carry in prefetch_map(shared, packed):
                 texts = indices[batch.texts].tolist()
                 yield texts, carry, [slice(0, feed.length(text)) for text in texts]
             return
@@ -313,7 +313,7 @@ class Run:
         def one(batch: Batch) -> dict[str, np.ndarray]:
             return jax.device_get(program.prefix(params, stats, feed.inputs(batch.indices, batch.bucket, rows)))
 
-        for batch, carry in zip(batches, ahead(one, batches), strict=True):
+        for batch, carry in zip(batches, prefetch_map(one, batches), strict=True):
             yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
 
     @property

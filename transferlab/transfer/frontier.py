@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import models, trees
+from transferlab.compute.flops import flops_of, lowered_to_count
 from transferlab.models.backbone import Carry, run_stages
 from transferlab.selectors import owns
-from transferlab.transfer.flops import flops_of, lowered_to_count
 
 FLOPS_PER_BYTE = 100.0
 """A carry is kept where recomputing it costs at least this many operations for each byte that keeping it reads."""
