@@ -1,8 +1,8 @@
-"""What a run that has ended has to say, in memory and read back from its directory."""
+"""What a run that has ended has to say, in memory and read back from its directory; the error where one diverged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +68,33 @@ class Result:
     def source(self) -> Source | None:
         """The adapted model as a source, adapters merged: ``tl.save(result.source, "folder")`` writes it for its origin."""
         return None if self.adapted is None else self.adapted.merged()
+
+
+class Diverged(TransferlabError):
+    """A loss, a gradient or what trains is not finite. The run has ended: started again, it says so again.
+
+    Attributes:
+        results: of all runs that were fitted together, in order; ``status`` tells those that finished from the others.
+    """
+
+    def __init__(self, message: str, results: Sequence[Result] = ()):
+        super().__init__(message)
+        self.results = list(results)
+
+
+def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> None:
+    """Raise one error for all runs that diverged, where there is any; ``sentences`` has one for each, by its place.
+
+    Raises:
+        Diverged: with the results of all.
+    """
+    if not sentences:
+        return
+    if len(results) == 1:
+        raise Diverged(sentences[0], results)
+    lines = "".join(f"\n  run {place}: {text}" for place, text in sentences.items())
+    rest = "; the others finished: this error's `results` has all, in order" if len(sentences) < len(results) else ""
+    raise Diverged(f"{len(sentences)} of {len(results)} runs diverged{rest}:{lines}", results)
 
 
 def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.ndarray, "n labels"]) -> None:
