@@ -50,7 +50,7 @@ def test_the_identity_lacks_what_decides_a_run(source, films) -> None:
 
 def test_a_checkpoint_on_another_base_or_of_other_leaves_is_taken(source, films) -> None:
     run = made(source, films)
-    meta = run.meta(1, [], 0.0)
+    meta = run.meta(1, [], 0.0, 0.0)
     check_base(run, meta)
     with pytest.raises(TransferlabError, match="stands on other weights"):
         check_base(run, {**meta, "base": {**meta["base"], "sha256": "0" * 64}})

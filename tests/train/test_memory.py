@@ -11,7 +11,8 @@ import transferlab as tl
 from transferlab.compute.devices import device_bytes
 from transferlab.errors import TransferlabError
 from transferlab.train import Optimizer, Settings
-from transferlab.train.memory import Execution, make_fit
+from transferlab.train.memory import make_fit
+from transferlab.train.program import Execution
 from transferlab.transfer.show import human_bytes
 
 QUICK = Settings(learning_rate=1e-2, steps=3, batch_size=8, log_every=1)

@@ -100,9 +100,9 @@ def test_padding_is_kept_in_place_of_a_texts_tokens(side: str, films, tmp_path: 
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "padding_side": side}))
     run = tl.adapt(tl.load(folder), films.subset(16, 0), method=LastLayer())
     run.cache = FrontierCache(None)
-    params, stats = run._plan.place(0)
+    params, stats = run.plan.place(0)
     key = run.features(params, stats)
-    prefix = jax.jit(prefix_function(run._plan.definition, run._plan.frontier))
+    prefix = jax.jit(prefix_function(run.plan.definition, run.plan.frontier))
     for index in run.data.train.tolist():
         chosen = np.array([index])
         bucket, length = int(run.feed.buckets(chosen)[0]), run.feed.length(index)

@@ -13,7 +13,7 @@ from conftest import write_bert
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 from transferlab.transfer.groups import Group, claims
 
 LABELS = ("down", "up")

@@ -4,8 +4,9 @@ from transferlab.train.interrupt import Interrupted
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.predictor import Predictor, open_run
 from transferlab.train.result import Diverged, Result
-from transferlab.train.run import Run, Seeds, adapt
+from transferlab.train.run import Run, adapt
 from transferlab.train.settings import Settings
+from transferlab.train.setup import Seeds
 
 __all__ = [
     "Diverged",

@@ -31,10 +31,10 @@ from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
-from transferlab.train.memory import make_fit
+from transferlab.train.memory import make_fit, memory_of
 from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
-from transferlab.train.run import Run
+from transferlab.train.setup import Setup
 from transferlab.train.writers import MetricsWriter
 
 COMPANIONS = 64
@@ -43,7 +43,7 @@ COMPANIONS = 64
 
 @check_arguments
 @interruptible()
-def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
+def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 
     Runs of one program that read the same cached features (probes with other seeds, budgets or learning rates) are a
@@ -65,7 +65,7 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
     return results
 
 
-def fit_each(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
+def fit_each(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
     """The same, with a result for every run: the ``status`` of one that diverged says so."""
     results: dict[int, Result] = {}
     left: list[int] = []
@@ -83,7 +83,7 @@ def fit_each(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     return [results[i] for i in range(len(runs))]
 
 
-def _fit_left(runs: Sequence[Run], left: Sequence[int], report: Report | None) -> dict[int, Result]:
+def _fit_left(runs: Sequence[Setup], left: Sequence[int], report: Report | None) -> dict[int, Result]:
     """Fit these of the runs."""
     results: dict[int, Result] = {}
     shared: dict[int, dict[Any, Any]] = {}
@@ -99,7 +99,7 @@ def _fit_left(runs: Sequence[Run], left: Sequence[int], report: Report | None) -
     return results
 
 
-def _base(shared: dict[int, dict[Any, Any]], run: Run) -> dict[Any, Any]:
+def _base(shared: dict[int, dict[Any, Any]], run: Setup) -> dict[Any, Any]:
     """Leaves of the run's source that are in memory already."""
     return shared.setdefault(id(run.source), {})
 
@@ -108,7 +108,7 @@ Ready = tuple[int, Member, State]
 """(number of the run, the run as a member, its state)."""
 
 
-def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
+def _groups(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
     """Runs that may step together, by what can be said before anything is placed on the device."""
     groups: dict[tuple, list[int]] = {}
     for i in left:
@@ -123,17 +123,17 @@ def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
     return out
 
 
-def _most(run: Run) -> int:
+def _most(run: Setup) -> int:
     """How many such runs train at once, as far as the device holds them."""
     most = THREADS if run.abreast else COMPANIONS
-    limit, one = run.settings.memory_bytes or device_bytes(), run.memory
+    limit, one = run.settings.memory_bytes or device_bytes(), memory_of(run)
     if limit is None:
         return most
     if run.abreast and not run.settings.memory_bytes:
         # Others use a machine's memory too; `memory_bytes` says what is this run's.
         limit //= 2
     # Of what trains, the base stays too: each state begins as a copy.
-    base = one.frozen + sum(leaf.bytes for leaf in run._plan.leaves if leaf.trains and leaf.action == "copied")
+    base = one.frozen + sum(leaf.bytes for leaf in run.plan.leaves if leaf.trains and leaf.action == "copied")
     return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))
 
 
@@ -176,13 +176,13 @@ def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) 
             times.append(time.perf_counter() - started)
         return min(times[1:])
 
-    flops = [member.run.flops for member in members]
+    flops = [member.flops for member in members]
     if members[0].total <= int(states[0]["step"]) + 1 + repeats:
         return False
     alone = seconds(Streaming(members[0], jax.tree.map(jnp.copy, states[0])))
     together = seconds(Companions(members, states))
     for member, before in zip(members, flops, strict=True):
-        member.run.flops = before
+        member.flops = before
     return together < alone * len(members)
 
 
@@ -222,18 +222,17 @@ def _chosen(member: Member, last: State) -> State:
     return last if member.best is None else jax.tree.map(jnp.asarray, member.best[2])
 
 
-def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
+def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
     """See that a step fits, place the leaves, compute what the cache lacks, and restore a checkpoint if there is one."""
     if not run.resident:
         make_fit(run)
     started = run.program.clock()
-    run.flops = 0.0
     key = run.known_features() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
     cpu = cpu_device() if run.resident and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
     with nullcontext() if cpu is None else jax.default_device(cpu):
-        params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
+        params, stats = run.plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
         trainable, frozen = trees.split_by(params, run.program.paths)
         if key is None and run.decision.cached:
             key = run.features(params, stats)
@@ -252,7 +251,7 @@ def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
         meta = checkpoints.meta(last)
         check_base(run, meta)
         state = checkpoints.restore(last, like)
-        member.seconds, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
+        member.seconds, member.pending, member.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
         if best is not None:
             kept, meta = state if best == last else checkpoints.restore(best, like), checkpoints.meta(best)
             member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
@@ -286,8 +285,8 @@ def _record(member: Member, test: dict[str, float], together: int, memory: dict[
         "method": run.method.name,
         "examples": len(run.data.train) + len(run.data.validation),
         "test": test,
-        "trainable_parameters": run._plan.trainable_parameters,
-        "flops": run.flops + run.decision.flops_per_example * len(run.data.train),
+        "trainable_parameters": run.plan.trainable_parameters,
+        "flops": member.flops + run.decision.flops_per_example * len(run.data.train),
         "seconds": member.seconds,
         "together": together,
         "memory": memory,
@@ -316,12 +315,12 @@ def _finish(
             member.checkpoints.finish()
 
     def tree() -> trees.Tree:
-        params = run._plan.place(run.seeds.initialisation)[0]
+        params = run.plan.place(run.seeds.initialisation)[0]
         return trees.join(weights, trees.split_by(params, program.paths)[1])
 
     def whole() -> Adapted:
-        drawn = run._plan.drawn(run.seeds.initialisation)
-        return adapted(run.source, weights, drawn, stats, run._plan.head, run._plan.definition.module)
+        drawn = run.plan.drawn(run.seeds.initialisation)
+        return adapted(run.source, weights, drawn, stats, run.plan.head, run.plan.definition.module)
 
     return Result(test, probabilities, member.writer.rows, record, tree, whole)
 

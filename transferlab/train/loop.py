@@ -28,10 +28,10 @@ from transferlab.measure.metrics import accuracy, cross_entropy
 from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
 from transferlab.train.halves import halves_of
 from transferlab.train.interrupt import Interrupted, StopRequest
-from transferlab.train.memory import Memory, held
+from transferlab.train.memory import Memory, held, memory_of
 from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report
-from transferlab.train.run import Run
+from transferlab.train.setup import Setup
 from transferlab.train.writers import MetricsWriter
 
 if TYPE_CHECKING:
@@ -55,18 +55,20 @@ class Member:
         writer, checkpoints: where its metrics and states go.
         pending: metrics of steps that no row covers yet.
         seconds: what it took so far, earlier starts and its share of what was spent on many included, compiling not.
+        flops: floating-point operations of its steps so far.
         best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
         diverged: where it stopped being finite; it is then not trained, scored or saved any more.
         learning_rate: of its newest step.
     """
 
-    run: Run
+    run: Setup
     frozen: trees.Tree
     key: str | None
     writer: MetricsWriter
     checkpoints: Checkpoints | None
     pending: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    flops: float = 0.0
     best: tuple[float, int, State, dict[str, Any]] | None = None
     diverged: Divergence | None = None
     learning_rate: float = math.nan
@@ -147,6 +149,10 @@ class Member:
             "validation_cross_entropy": cross_entropy(probabilities, labels),
         }
 
+    def meta(self, done: int) -> dict[str, Any]:
+        """What a checkpoint after this step says beside its arrays."""
+        return self.run.meta(done, self.pending, self.seconds, self.flops)
+
     def save(self, state: Callable[[], State], done: int) -> None:
         """Write the best state, if it is not on disk yet, and then this one."""
         if self.checkpoints is None:
@@ -155,7 +161,7 @@ class Member:
             score, _, best, meta = self.best
             self.checkpoints.save(best, {**meta, "score": score}, score)
         score = self.best[0] if self.best is not None and self.best[1] == done else None
-        self.checkpoints.save(state(), {**self.run.meta(done, self.pending, self.seconds), "score": score}, score)
+        self.checkpoints.save(state(), {**self.meta(done), "score": score}, score)
 
 
 @runtime_checkable
@@ -267,7 +273,7 @@ def _take_score(
         kept = jax.tree.map(lambda x: np.array(x, copy=True), state())
         member.check_state(kept, done)
         if member.diverged is None:
-            member.best = (score, done, kept, member.run.meta(done, member.pending, member.seconds))
+            member.best = (score, done, kept, member.meta(done))
 
 
 class Streaming:
@@ -290,7 +296,7 @@ class Streaming:
         while self.done < upto and not stop.asked:
             batch = jax.device_put(next(self._batches)) if self._ahead is None else self._ahead
             self._state, metrics = run.program.step(self._state, member.frozen, batch, self._hyper)
-            run.flops += run.program.step.flops(self._state, member.frozen, batch, self._hyper)
+            member.flops += run.program.step.flops(self._state, member.frozen, batch, self._hyper)
             waiting.append(metrics)
             self.done += 1
             # The next batch travels while the device works on this one.
@@ -305,7 +311,7 @@ class Streaming:
         return self._state
 
     def memory(self, member: int) -> Memory:
-        return self.members[0].run.memory
+        return memory_of(self.members[0].run)
 
     def predict(
         self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
@@ -392,7 +398,7 @@ class Population:
         hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._hypers)
         cost = run.program.step.flops(self._one, self._first.frozen, batch, hyper)
         for i in self._slots:
-            self.members[i].run.flops += cost * max(0, min(steps, self.members[i].total - self.done))
+            self.members[i].flops += cost * max(0, min(steps, self.members[i].total - self.done))
 
 
 class Companions(Population):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from transferlab import trees
 from transferlab.compute.devices import device_bytes
 from transferlab.errors import TransferlabError
+from transferlab.train.program import Execution
+from transferlab.train.setup import Setup
 from transferlab.transfer.frontier import prefix_function
 from transferlab.transfer.show import human_bytes
-
-if TYPE_CHECKING:
-    from transferlab.train.run import Run
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,7 @@ class Memory:
         return f"{human_bytes(self.total)}: " + ", ".join(f"{human_bytes(size)} {name}" for name, size in parts if size)
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a run's step is computed; the numbers are the same up to rounding (but for the dropout of other parts)."""
-
-    remat: bool
-    accumulate: int
-
-    def __str__(self) -> str:
-        again = ["activations computed again"] if self.remat else []
-        parts = [f"batches in {self.accumulate} parts"] if self.accumulate > 1 else []
-        return " and ".join([*again, *parts]) or "whole batches, activations kept"
-
-
-def memory_of(run: Run) -> Memory:
+def memory_of(run: Setup) -> Memory:
     """Compile the run's step for its longest batch, and return what it will hold. Nothing is allocated."""
     state, frozen, batch = _shapes(run)
     hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hyper())
@@ -73,7 +59,7 @@ def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:
     )
 
 
-def make_fit(run: Run) -> None:
+def make_fit(run: Setup) -> None:
     """Let the run compute activations again, and then take its batches in more parts, until a step fits.
 
     Where something was changed, ``run.squeezed`` says so.
@@ -82,13 +68,13 @@ def make_fit(run: Run) -> None:
         TransferlabError: it does not fit even so.
     """
     limit = run.settings.memory_bytes or device_bytes()
-    needed = run.memory
+    needed = memory_of(run)
     if limit is None or needed.total <= limit:
         return
     size = run.settings.batch_size
     for parts in (n for n in range(run.execution.accumulate, size + 1) if size % n == 0):
         run.execution = Execution(True, parts)
-        if (now := run.memory).total <= limit:
+        if (now := memory_of(run)).total <= limit:
             run.squeezed = (
                 f"a step of {human_bytes(needed.total)} does not fit in {human_bytes(limit)}: {run.execution}, "
                 f"{human_bytes(now.total)}"
@@ -96,13 +82,13 @@ def make_fit(run: Run) -> None:
             return
     raise TransferlabError(
         f"A step needs {needed}; the device has {human_bytes(limit)} (memory_bytes). Even with activations computed "
-        f"again and one example at a time it needs {run.memory}. Train fewer leaves, or shorten the inputs."
+        f"again and one example at a time it needs {memory_of(run)}. Train fewer leaves, or shorten the inputs."
     )
 
 
-def _shapes(run: Run) -> tuple[Any, trees.Tree, dict[str, Any]]:
+def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     """Shapes of the state, the frozen leaves that the step needs, and its longest batch."""
-    plan, program, rows = run._plan, run.program, run.settings.batch_size
+    plan, program, rows = run.plan, run.program, run.settings.batch_size
     params, stats = plan.definition.params, plan.definition.state
     trainable, rest = trees.split_by(params, program.paths)
     frozen = jax.eval_shape(lambda tree: trees.cast(tree, run.settings.precision), program.needed(rest))

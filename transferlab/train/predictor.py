@@ -28,7 +28,7 @@ from transferlab.pretrained.refit import refitted
 from transferlab.pretrained.source import Source
 from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 
 @dataclass(frozen=True)

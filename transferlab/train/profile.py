@@ -21,7 +21,7 @@ from transferlab.errors import TransferlabError
 from transferlab.files import write_text
 from transferlab.train.fit import prepare
 from transferlab.train.loop import make_batch
-from transferlab.train.run import Run
+from transferlab.train.setup import Setup
 
 FREQUENT = 200
 """How many of a run's batches are looked at for their most frequent shape."""
@@ -81,7 +81,7 @@ def _human(operations: float) -> str:
     return f"{operations:.0f} T" if operations >= 100 else f"{operations:.3g} T"
 
 
-def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
+def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
     """Take a few steps of a run (nothing of it is kept) at its most frequent batch shape, with and without a trace.
 
     The step is that of the run made alone, also where a study would put it in a population.

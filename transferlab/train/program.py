@@ -41,6 +41,19 @@ def evaluated(state: State) -> trees.Tree:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How a run's step is computed; the numbers are the same up to rounding (but for the dropout of other parts)."""
+
+    remat: bool
+    accumulate: int
+
+    def __str__(self) -> str:
+        again = ["activations computed again"] if self.remat else []
+        parts = [f"batches in {self.accumulate} parts"] if self.accumulate > 1 else []
+        return " and ".join([*again, *parts]) or "whole batches, activations kept"
+
+
+@dataclass(frozen=True)
 class Program:
     """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`."""
 
@@ -312,9 +325,7 @@ def _shared(made: Program) -> Program:
     return made
 
 
-def program_for(
-    plan: Plan, task: Classification, settings: Settings, cached: bool, remat: bool, accumulate: int
-) -> Program:
+def program_for(plan: Plan, task: Classification, settings: Settings, cached: bool, execution: Execution) -> Program:
     """Return the program for a plan; an equal one that exists is used again, with all it has compiled.
 
     Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.
@@ -327,9 +338,9 @@ def program_for(
         task,
         settings.optimizer,
         settings.schedule,
-        accumulate,
+        execution.accumulate,
         settings.precision,
-        remat,
+        execution.remat,
         settings.ema,
     )
     return _shared(made)
