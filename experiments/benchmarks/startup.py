@@ -38,9 +38,9 @@ def worker(begun: float, cache: str) -> None:
     data = tl.dataset("tweets", examples=64)
     mark("data split")
     from transferlab.cli.watch import use_compilation_cache
+    from transferlab.train.engines import Streaming
     from transferlab.train.fit import prepare
     from transferlab.train.interrupt import StopRequest
-    from transferlab.train.loop import Streaming
 
     use_compilation_cache()
     jax.config.update("jax_compilation_cache_dir", cache)

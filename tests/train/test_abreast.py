@@ -17,8 +17,8 @@ from test_population import MEMBERS, QUICK, LastLayer
 import transferlab as tl
 from transferlab.data.batches import TrainingOrder, epoch_order, training_order
 from transferlab.train import Interrupted, Seeds
-from transferlab.train.abreast import Abreast
 from transferlab.train.checkpoints import Checkpoints
+from transferlab.train.engines import Abreast
 from transferlab.train.fit import fit_together, prepare
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.result import Result

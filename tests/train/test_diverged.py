@@ -173,7 +173,7 @@ def test_the_others_are_the_same_bits_where_one_diverges(
 
 @pytest.mark.parametrize("method", [PROBE, LORA])
 def test_a_stop_after_one_diverged_continues_the_others_alone(source, films, tmp_path, monkeypatch, method) -> None:
-    monkeypatch.setattr("transferlab.train.loop.CHUNK", 3)
+    monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 3)
     calm = tl.fit_together(members(source, films, method, False))
     asked: list[int] = []
 

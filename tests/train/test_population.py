@@ -60,7 +60,7 @@ def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
 # (orders, runs on each): cut within the orders, between them, and not at all.
 @pytest.mark.parametrize(("orders", "alike"), [(2, 4), (3, 4), (8, 1), (3, 3)])
 def test_halves_that_step_side_by_side_are_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
-    monkeypatch.setattr("transferlab.train.loop.CHUNK", 6)
+    monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 6)
 
     def made() -> list[Run]:
         settings = replace(QUICK, steps=12)
@@ -74,7 +74,7 @@ def test_halves_that_step_side_by_side_are_mixed_up(source, films, monkeypatch, 
         ]  # fmt: skip
 
     together = fit_together(made())
-    monkeypatch.setattr("transferlab.train.halves.HALVED", 1000)
+    monkeypatch.setattr("transferlab.train.engines.scanned.HALVED", 1000)
     whole = fit_together(made())
     for one, other in zip(together, whole, strict=True):
         assert len(one.history) == 12
@@ -198,10 +198,10 @@ def test_other_runs_than_those_of_one_program_are_put_together(source, films) ->
 
 
 def test_a_stopped_population_loses_steps(source, films, tmp_path, monkeypatch) -> None:
-    from transferlab.train import loop
+    from transferlab.train.engines import scanned
 
     calm = fit_together(runs(source, films, tmp_path / "calm"))
-    monkeypatch.setattr(loop, "CHUNK", 4)
+    monkeypatch.setattr(scanned, "CHUNK", 4)
 
     asked = []
 

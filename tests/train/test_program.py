@@ -133,7 +133,7 @@ def test_activations_computed_again_lose_the_batch_statistics(tmp_path: Path) ->
 
     from transferlab.models import EfficientNetConfig
     from transferlab.train.fit import prepare
-    from transferlab.train.loop import make_batch
+    from transferlab.train.member import make_batch
 
     rng = np.random.default_rng(0)
     for label in ("a", "b"):
@@ -187,7 +187,7 @@ def test_the_average_is_not_what_is_tested_kept_and_brought_back(source, films, 
 
 def test_the_average_is_not_that_of_its_formula(source, films) -> None:
     from transferlab.train.fit import prepare
-    from transferlab.train.loop import make_batch
+    from transferlab.train.member import make_batch
 
     run = tl.adapt(source, films.subset(24, 0), method=tl.methods.Probe(), settings=replace(QUICK, ema=0.5))
     member, state = prepare(run, {})

@@ -23,7 +23,7 @@ from transferlab.errors import TransferlabError
 from transferlab.train import Optimizer, Seeds, Settings
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.fit import prepare
-from transferlab.train.loop import make_batch
+from transferlab.train.member import make_batch
 from transferlab.train.run import _check_kinds
 from transferlab.transfer.cache import FrontierCache
 

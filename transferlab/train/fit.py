@@ -26,11 +26,12 @@ from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
-from transferlab.train.abreast import Abreast
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
+from transferlab.train.engines import Abreast, Companions, Engine, Resident, Streaming
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
-from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
+from transferlab.train.loop import train
+from transferlab.train.member import Member
 from transferlab.train.memory import make_fit, memory_of
 from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions

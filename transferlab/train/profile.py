@@ -20,7 +20,7 @@ from transferlab.data.batches import Batch
 from transferlab.errors import TransferlabError
 from transferlab.files import write_text
 from transferlab.train.fit import prepare
-from transferlab.train.loop import make_batch
+from transferlab.train.member import make_batch
 from transferlab.train.setup import Setup
 
 FREQUENT = 200

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from transferlab.compute.prefetch import THREADS, prefetch_map
+from transferlab.train.engines.streaming import Streaming
 from transferlab.train.interrupt import StopRequest
-from transferlab.train.loop import Columns, Member, Streaming
+from transferlab.train.member import Columns, Member
 from transferlab.train.memory import Memory
 from transferlab.train.program import State
 from transferlab.train.result import Report
