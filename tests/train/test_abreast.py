@@ -154,6 +154,6 @@ def test_a_second_run_takes_more_than_half_of_a_machine(source, films, more: int
     one = runs(source, films, LORA, MEMBERS[:1])[0]
     base = sum(leaf.bytes for leaf in one.plan.leaves if leaf.action == "copied")
     both = base + 2 * (one.memory.total - one.memory.frozen)
-    monkeypatch.setattr("transferlab.train.fit.device_bytes", lambda: 2 * both + more)
+    monkeypatch.setattr("transferlab.train.grouping.device_bytes", lambda: 2 * both + more)
     made = fit_together(runs(source, films, LORA, MEMBERS[:2], steps=2))
     assert [result.record["together"] for result in made] == [want, want]

@@ -135,7 +135,7 @@ def test_companions_are_more_than_the_device_holds(source, films) -> None:
 
 def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monkeypatch) -> None:
     """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
-    from transferlab.train import fit
+    from transferlab.train import grouping
 
     monkeypatch.setattr(Run, "abreast", False)
     asked, answers = [], iter([True, False])
@@ -144,8 +144,8 @@ def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monke
         asked.append(timed(*arguments))
         return next(answers)
 
-    timed = fit._pays
-    monkeypatch.setattr(fit, "_pays", pays)
+    timed = grouping._pays
+    monkeypatch.setattr(grouping, "_pays", pays)
     settings = replace(QUICK, optimizer=Optimizer("sgd"), steps=8)
     results = [
         fit_together(

@@ -7,8 +7,7 @@ that has ended is read and never trained again.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -19,27 +18,24 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
-from transferlab.compute.devices import cpu_device, device_bytes
+from transferlab.compute.devices import cpu_device
 from transferlab.compute.host import interruptible
-from transferlab.compute.prefetch import THREADS
 from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
-from transferlab.train.engines import Abreast, Companions, Engine, Resident, Streaming
+from transferlab.train.engines import Engine
+from transferlab.train.grouping import alike, engines_for, groups_of
 from transferlab.train.identity import check_base, claim
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import train
 from transferlab.train.member import Member
-from transferlab.train.memory import make_fit, memory_of
+from transferlab.train.memory import make_fit
 from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
 from transferlab.train.writers import MetricsWriter
-
-COMPANIONS = 64
-"""Most runs that step in one program, each on its own batches."""
 
 
 @check_arguments
@@ -88,13 +84,13 @@ def _fit_left(runs: Sequence[Setup], left: Sequence[int], report: Report | None)
     """Fit these of the runs."""
     results: dict[int, Result] = {}
     shared: dict[int, dict[Any, Any]] = {}
-    for group in _groups(runs, left):
+    for group in groups_of(runs, left):
         if len(group) == 1:
             # One alone keeps no copy of the base beside its own state, those of earlier groups neither.
             shared.clear()
         ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
-        for part in _alike(ready):
-            for engine, members in _engines(part):
+        for part in alike(ready):
+            for engine, members in engines_for(part):
                 for i, result in zip(members, _fit(engine, report), strict=True):
                     results[i] = result
     return results
@@ -103,88 +99,6 @@ def _fit_left(runs: Sequence[Setup], left: Sequence[int], report: Report | None)
 def _base(shared: dict[int, dict[Any, Any]], run: Setup) -> dict[Any, Any]:
     """Leaves of the run's source that are in memory already."""
     return shared.setdefault(id(run.source), {})
-
-
-Ready = tuple[int, Member, State]
-"""(number of the run, the run as a member, its state)."""
-
-
-def _groups(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
-    """Runs that may step together, by what can be said before anything is placed on the device."""
-    groups: dict[tuple, list[int]] = {}
-    for i in left:
-        run = runs[i]
-        # Alone: `i` is its own.
-        mark = (id(run.program), run.settings.batch_size) if run.settings.together != "never" else (i,)
-        groups.setdefault(mark, []).append(i)
-    out = []
-    for group in groups.values():
-        size = len(group) if runs[group[0]].resident or len(group) == 1 else _most(runs[group[0]])
-        out += [group[k : k + size] for k in range(0, len(group), size)]
-    return out
-
-
-def _most(run: Setup) -> int:
-    """How many such runs train at once, as far as the device holds them."""
-    most = THREADS if run.abreast else COMPANIONS
-    limit, one = run.settings.memory_bytes or device_bytes(), memory_of(run)
-    if limit is None:
-        return most
-    if run.abreast and not run.settings.memory_bytes:
-        # Others use a machine's memory too; `memory_bytes` says what is this run's.
-        limit //= 2
-    # Of what trains, the base stays too: each state begins as a copy.
-    base = one.frozen + sum(leaf.bytes for leaf in run.plan.leaves if leaf.trains and leaf.action == "copied")
-    return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))
-
-
-def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
-    """Split by what is known once they are placed: features, step reached, and frozen leaves that a seed draws."""
-    groups: dict[tuple, list[Ready]] = {}
-    for i, member, state in ready:
-        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action in ("initialised", "derived")}
-        # Members share their frozen leaves, so those may not depend on the seed.
-        own = i if drawn & set(trees.flatten(member.frozen)) else -1
-        mark = (id(member.run.program), member.key, int(state["step"]), own)
-        groups.setdefault(mark, []).append((i, member, state))
-    return list(groups.values())
-
-
-def _engines(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
-    """The engines that train these, with the numbers of their runs."""
-    numbers = [i for i, _, _ in part]
-    members, states = [member for _, member, _ in part], [state for _, _, state in part]
-    run = members[0].run
-    if run.resident:
-        yield Resident(members, states), numbers
-    elif len(part) > 1 and run.abreast:
-        yield Abreast(members, states), numbers
-    elif len(part) > 1 and (run.settings.together == "always" or _pays(members, states)):
-        yield Companions(members, states), numbers
-    else:
-        for i, member, state in part:
-            yield Streaming(member, state), [i]
-
-
-def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) -> bool:
-    """Whether a step of all of them takes less time than their steps one after another; timed on copies."""
-
-    def seconds(engine: Engine) -> float:
-        quiet, times = StopRequest(), []
-        for _ in range(1 + repeats):
-            started = time.perf_counter()
-            engine.advance(engine.done + 1, quiet, None)
-            times.append(time.perf_counter() - started)
-        return min(times[1:])
-
-    flops = [member.flops for member in members]
-    if members[0].total <= int(states[0]["step"]) + 1 + repeats:
-        return False
-    alone = seconds(Streaming(members[0], jax.tree.map(jnp.copy, states[0])))
-    together = seconds(Companions(members, states))
-    for member, before in zip(members, flops, strict=True):
-        member.flops = before
-    return together < alone * len(members)
 
 
 def _fit(engine: Engine, report: Report | None) -> list[Result]:
