@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,9 @@ from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
 from transferlab.train.writers import MetricsWriter
+
+if TYPE_CHECKING:
+    from transferlab.train.checkpoints import Checkpoints
 
 
 @check_arguments
@@ -138,7 +141,20 @@ def _chosen(member: Member, last: State) -> State:
 
 
 def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
-    """See that a step fits, place the leaves, compute what the cache lacks, and restore a checkpoint if there is one."""
+    """Return the run as a member, and the state that it trains on from.
+
+    A run begins with the first of these that there is:
+
+    1. Its own result, which is read: :func:`fit_each` never gets here then.
+    2. Its newest checkpoint, of an interrupted run: what trains, the optimizer's state and the step, on the base of 3.
+    3. Its source: leaves that are copied, resized or derived, as the plan says.
+    4. Random numbers: leaves that the plan says are initialised; for a scratch arm these are all.
+
+    Args:
+        run: what trains.
+        shared: leaves that are in memory already, of runs that train at the same time; those that are placed are added.
+    """
+    # A step that would not fit is computed in another way: this decides the program, and so comes first.
     if not run.resident:
         make_fit(run)
     started = run.program.clock()
@@ -147,31 +163,46 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
     cpu = cpu_device() if run.resident and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
     with nullcontext() if cpu is None else jax.default_device(cpu):
+        # 3 and 4. Parameters and batch statistics; what the cache makes unnecessary is not read.
         params, stats = run.plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
         trainable, frozen = trees.split_by(params, run.program.paths)
+        # Features at the frontier, which need the frozen leaves before it.
         if key is None and run.decision.cached:
             key = run.features(params, stats)
+        # The optimizer, which begins with what trains.
         state = run.program.initial(trainable, stats)
-    checkpoints = None
-    if run.directory is not None:
-        # Orbax is imported where there is something to keep.
-        from transferlab.train.checkpoints import Checkpoints
-
-        checkpoints = Checkpoints(run.directory / "checkpoints")
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
     needed = needed if cpu is None else jax.device_put(jax.device_get(needed))
-    member = Member(run, needed, key, MetricsWriter(None), checkpoints)
-    if checkpoints is not None and (found := checkpoints.latest()) is not None:
-        (last, best), like = found, state
-        meta = checkpoints.meta(last)
-        check_base(run, meta)
-        state = checkpoints.restore(last, like)
-        member.seconds, member.pending, member.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
-        if best is not None:
-            kept, meta = state if best == last else checkpoints.restore(best, like), checkpoints.meta(best)
-            member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
+    member = Member(run, needed, key, MetricsWriter(None), _checkpoints(run))
+    # 2. An interrupted run takes all of the state from its checkpoint.
+    state = _resume(member, state)
     member.seconds += run.program.clock() - started
     return member, state
+
+
+def _checkpoints(run: Setup) -> Checkpoints | None:
+    if run.directory is None:
+        return None
+    # Orbax is imported where there is something to keep.
+    from transferlab.train.checkpoints import Checkpoints
+
+    return Checkpoints(run.directory / "checkpoints")
+
+
+def _resume(member: Member, state: State) -> State:
+    """The state of the newest whole checkpoint, with what the member had by then; without one, the state that is given."""
+    run, checkpoints = member.run, member.checkpoints
+    if checkpoints is None or (found := checkpoints.latest()) is None:
+        return state
+    last, best = found
+    meta = checkpoints.meta(last)
+    check_base(run, meta)
+    restored = checkpoints.restore(last, state)
+    member.seconds, member.pending, member.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
+    if best is not None:
+        kept, meta = restored if best == last else checkpoints.restore(best, state), checkpoints.meta(best)
+        member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
+    return restored
 
 
 def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.Tree:
