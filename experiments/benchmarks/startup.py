@@ -38,7 +38,7 @@ def worker(begun: float, cache: str) -> None:
     data = tl.dataset("tweets", examples=64)
     mark("data split")
     from transferlab.cli.watch import use_compilation_cache
-    from transferlab.train.engines import Streaming
+    from transferlab.train.engines import StreamingEngine
     from transferlab.train.fit import prepare
     from transferlab.train.interrupt import StopRequest
 
@@ -48,7 +48,7 @@ def worker(begun: float, cache: str) -> None:
     mark("plan made")
     member, state = prepare(run, {})
     mark("step's memory known, weights placed")
-    Streaming(member, state).advance(1, StopRequest(), None)
+    StreamingEngine(member, state).advance(1, StopRequest(), None)
     mark("first step done")
     print(json.dumps(marks))
 

@@ -137,7 +137,7 @@ def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monke
     """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
     from transferlab.train import grouping
 
-    monkeypatch.setattr(Run, "abreast", False)
+    monkeypatch.setattr(Run, "runs_concurrently", False)
     asked, answers = [], iter([True, False])
 
     def pays(*arguments) -> bool:
@@ -169,7 +169,7 @@ def test_a_population_compiles_for_every_member(source, films) -> None:
     made = runs(source, films, steps=20)
     fit_together(made)
     assert made[0].program is made[-1].program
-    assert made[0].program.population.compilations == 1
+    assert made[0].program.scanned_steps.compilations == 1
     assert made[0].program.step.compilations == 0
 
 

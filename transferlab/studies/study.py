@@ -285,7 +285,7 @@ class Study:
         if arm is None or arm.train.together == "never":
             return 1
         run = self._make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed))
-        return THREADS if run.abreast else TOGETHER
+        return THREADS if run.runs_concurrently else TOGETHER
 
     def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Tune (in the full grid), train and test cells of one arm; return their records."""

@@ -238,7 +238,7 @@ def _record(member: Member, test: dict[str, float], together: int, memory: dict[
         "memory": memory,
         "squeezed": run.squeezed,
         "steps": run.steps,
-        "compilations": sum(f.compilations for f in (program.step, program.population, program.together)),
+        "compilations": sum(f.compilations for f in (program.step, program.scanned_steps, program.vmapped_step)),
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
         "settings": asdict(run.settings),
     }

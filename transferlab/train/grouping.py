@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from transferlab import trees
 from transferlab.compute.devices import device_bytes
 from transferlab.compute.prefetch import THREADS
-from transferlab.train.engines import Abreast, Companions, Engine, Resident, Streaming
+from transferlab.train.engines import Engine, ScannedEngine, StreamingEngine, ThreadedEngine, VmappedEngine
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Member
 from transferlab.train.memory import memory_of
@@ -42,11 +42,11 @@ def groups_of(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
 
 def _most(run: Setup) -> int:
     """How many such runs train at once, as far as the device holds them."""
-    most = THREADS if run.abreast else COMPANIONS
+    most = THREADS if run.runs_concurrently else COMPANIONS
     limit, one = run.settings.memory_bytes or device_bytes(), memory_of(run)
     if limit is None:
         return most
-    if run.abreast and not run.settings.memory_bytes:
+    if run.runs_concurrently and not run.settings.memory_bytes:
         # Others use a machine's memory too; `memory_bytes` says what is this run's.
         limit //= 2
     # Of what trains, the base stays too: each state begins as a copy.
@@ -72,14 +72,14 @@ def engines_for(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
     members, states = [member for _, member, _ in part], [state for _, _, state in part]
     run = members[0].run
     if run.resident:
-        yield Resident(members, states), numbers
-    elif len(part) > 1 and run.abreast:
-        yield Abreast(members, states), numbers
+        yield ScannedEngine(members, states), numbers
+    elif len(part) > 1 and run.runs_concurrently:
+        yield ThreadedEngine(members, states), numbers
     elif len(part) > 1 and (run.settings.together == "always" or _pays(members, states)):
-        yield Companions(members, states), numbers
+        yield VmappedEngine(members, states), numbers
     else:
         for i, member, state in part:
-            yield Streaming(member, state), [i]
+            yield StreamingEngine(member, state), [i]
 
 
 def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) -> bool:
@@ -96,8 +96,8 @@ def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) 
     flops = [member.flops for member in members]
     if members[0].total <= int(states[0]["step"]) + 1 + repeats:
         return False
-    alone = seconds(Streaming(members[0], jax.tree.map(jnp.copy, states[0])))
-    together = seconds(Companions(members, states))
+    alone = seconds(StreamingEngine(members[0], jax.tree.map(jnp.copy, states[0])))
+    together = seconds(VmappedEngine(members, states))
     for member, before in zip(members, flops, strict=True):
         member.flops = before
     return together < alone * len(members)

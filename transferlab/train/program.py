@@ -220,7 +220,7 @@ class Program:
         return Compiled(self.advance, varies=(2,), donate=(0,), counted=True)
 
     @cached_property
-    def population(self) -> Compiled:
+    def scanned_steps(self) -> Compiled:
         """(states, frozen, table, rows, hypers) → (states, metrics): many steps of many members in one call.
 
         Every leaf of ``states`` and ``hypers`` has a leading axis of members. ``table`` holds the carries of all
@@ -252,7 +252,7 @@ class Program:
         return Compiled(all_, varies=(2, 3, 4), donate=(0,))
 
     @cached_property
-    def together(self) -> Compiled:
+    def vmapped_step(self) -> Compiled:
         """(states, frozen, batches, live, hypers) → (states, metrics): one step of many members, each on its own batch.
 
         All but ``frozen`` have a leading axis of members; where ``live`` is False a member has stopped and stays.
@@ -266,7 +266,7 @@ class Program:
         return Compiled(jax.vmap(member, in_axes=(0, None, 0, 0, 0)), varies=(2,), donate=(0,))
 
     @cached_property
-    def population_predict(self) -> Compiled:
+    def scanned_predict(self) -> Compiled:
         """(params, frozen, stats, table, index) → probabilities (members, rows, labels).
 
         ``index`` is (choices, rows): members come sorted by which examples they look at, equally many for each choice.
@@ -309,7 +309,7 @@ class Program:
     def compile_seconds(self) -> float:
         """Time spent compiling any of its functions."""
         functions = (
-            self.step, self.population, self.together, self.predict, self.population_predict, self.prefix,
+            self.step, self.scanned_steps, self.vmapped_step, self.predict, self.scanned_predict, self.prefix,
             self.packed_prefix,
         )  # fmt: skip
         return sum(function.seconds for function in functions)

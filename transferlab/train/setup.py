@@ -171,7 +171,7 @@ class Setup:
         return self.decision.cached and not self.decision.ragged and self.settings.together != "never"
 
     @property
-    def abreast(self) -> bool:
+    def runs_concurrently(self) -> bool:
         """Whether such runs, each on its own batches, train side by side and not as one program.
 
         So on CPU, unless ``Settings.together`` says otherwise: stepping as one gains nothing there, where arithmetic takes

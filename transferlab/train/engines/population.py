@@ -16,7 +16,7 @@ from transferlab.train.program import State
 
 
 class Population:
-    """Runs that share a program and frozen leaves, stepping together: what residents and companions have in common.
+    """Runs that share a program and frozen leaves, stepping together: what the vmapped and the scanned engine have in common.
 
     Members that have finished stay in the program, masked, until half of it stands still; then the others are
     gathered into a smaller one.

@@ -20,13 +20,13 @@ from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report
 
 CHUNK = 200
-"""Most steps that a resident population takes in one call: Ctrl-C waits for no more."""
+"""Most steps that a scanned population takes in one call: Ctrl-C waits for no more."""
 
 HALVED = 8
-"""Least members of a resident population whose halves step side by side on CPU."""
+"""Least members of a scanned population whose halves step side by side on CPU."""
 
 
-class Resident(Population):
+class ScannedEngine(Population):
     """Runs that share cached carries of one vector an example: all on the device, many steps in one call."""
 
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
@@ -69,9 +69,9 @@ class Resident(Population):
         core each.
         """
         first, given = self._first, (self._states, self._hypers)
-        population = first.run.program.population
-        split = halves_of(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
-        parts = [(given, rows)] if split is None else split.apart(jax.device_get(given), rows)
+        population = first.run.program.scanned_steps
+        split = halving(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
+        parts = [(given, rows)] if split is None else split_population(split, jax.device_get(given), rows)
 
         def call(part: tuple[tuple[State, Any], dict[str, np.ndarray]]) -> tuple[State, dict[str, Any]]:
             (states, hypers), rows = part
@@ -80,7 +80,7 @@ class Resident(Population):
             return population(*arguments) if split is None else jax.device_get(population(*arguments))
 
         made = list(prefetch_map(call, parts))
-        return made[0] if split is None else split.together(made)
+        return made[0] if split is None else merge_population(split, made)
 
     def _slice(self, slot: int) -> State:
         # A member's state is small, and all are asked for at the same time: one transfer.
@@ -134,48 +134,58 @@ class Resident(Population):
             indices = wanted[group[0]]
             index[row, : len(indices)] = np.searchsorted(self._examples, indices)
         first = self.members[0]
-        predict = first.run.program.population_predict
+        predict = first.run.program.scanned_predict
         got = np.asarray(predict(evaluated(given), first.frozen, given["stats"], self._table, index))
         return {i: got[row, : len(wanted[i])] for row, i in enumerate(chosen)}
 
 
 @dataclass(frozen=True)
-class Halves:
-    """Members in a grid of orders and those alike in their order, cut in two along one of these axes."""
+class Split:
+    """A cut through members in a grid of orders and those that share an order, in two equal halves along one of these axes.
+
+    Attributes:
+        orders: how many orders there are.
+        sharing: members of each order.
+        axis: 0 cuts between orders, 1 within each.
+    """
 
     orders: int
-    alike: int
+    sharing: int
     axis: int
 
-    def apart(self, given: Any, rows: dict[str, np.ndarray]) -> list[tuple[Any, dict[str, np.ndarray]]]:
-        """The halves of what has a leading axis of members, each with the rows of its orders."""
 
-        def half(tree: Any, number: int) -> Any:
-            return jax.tree.map(lambda x: self._cut(x.reshape(self.orders, self.alike, *x.shape[1:]), number), tree)
-
-        n = self.orders // 2
-        cut = [{name: x[k * n : (k + 1) * n] for name, x in rows.items()} for k in range(2)]
-        return [(half(given, k), rows if self.axis else cut[k]) for k in range(2)]
-
-    def _cut(self, x: np.ndarray, number: int) -> np.ndarray:
-        part = np.split(x, 2, axis=self.axis)[number]
-        return part.reshape(-1, *x.shape[2:])
-
-    def together(self, halves: Sequence[Any]) -> Any:
-        """Undo :meth:`apart`."""
-
-        def join(*parts: np.ndarray) -> np.ndarray:
-            orders = self.orders if self.axis else self.orders // 2
-            grids = [part.reshape(orders, -1, *part.shape[1:]) for part in parts]
-            whole = np.concatenate(grids, axis=self.axis)
-            return whole.reshape(-1, *whole.shape[2:])
-
-        return jax.tree.map(join, *halves)
-
-
-def halves_of(orders: int, members: int) -> Halves | None:
+def halving(orders: int, members: int) -> Split | None:
     """How a population is cut in two equal halves; None where it cannot be, or is too small."""
-    alike = members // orders
-    if members < HALVED or (alike % 2 and orders % 2):
+    sharing = members // orders
+    if members < HALVED or (sharing % 2 and orders % 2):
         return None
-    return Halves(orders, alike, int(alike % 2 == 0))
+    return Split(orders, sharing, int(sharing % 2 == 0))
+
+
+def split_population(
+    split: Split, population: Any, rows: dict[str, np.ndarray]
+) -> list[tuple[Any, dict[str, np.ndarray]]]:
+    """Return the halves of what has a leading axis of members, each with the rows of its orders."""
+
+    def half(number: int) -> Any:
+        def cut(x: np.ndarray) -> np.ndarray:
+            grid = x.reshape(split.orders, split.sharing, *x.shape[1:])
+            return np.split(grid, 2, axis=split.axis)[number].reshape(-1, *x.shape[1:])
+
+        return jax.tree.map(cut, population)
+
+    n = split.orders // 2
+    parts = [{name: x[k * n : (k + 1) * n] for name, x in rows.items()} for k in range(2)]
+    return [(half(k), rows if split.axis else parts[k]) for k in range(2)]
+
+
+def merge_population(split: Split, halves: Sequence[Any]) -> Any:
+    """Undo :func:`split_population`."""
+
+    def join(*parts: np.ndarray) -> np.ndarray:
+        orders = split.orders if split.axis else split.orders // 2
+        grids = [part.reshape(orders, -1, *part.shape[1:]) for part in parts]
+        whole = np.concatenate(grids, axis=split.axis)
+        return whole.reshape(-1, *whole.shape[2:])
+
+    return jax.tree.map(join, *halves)

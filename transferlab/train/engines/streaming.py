@@ -17,7 +17,7 @@ from transferlab.train.program import State
 from transferlab.train.result import Report
 
 
-class Streaming:
+class StreamingEngine:
     """One run, batch after batch: whatever the carry, and whatever the size of the data."""
 
     def __init__(self, member: Member, state: State):

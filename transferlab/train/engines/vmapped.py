@@ -18,7 +18,7 @@ from transferlab.train.program import State
 from transferlab.train.result import Report
 
 
-class Companions(Population):
+class VmappedEngine(Population):
     """Runs of one program, each on its own batches, all padded to the longest of a step."""
 
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
@@ -44,7 +44,7 @@ class Companions(Population):
         while self.done < upto and not stop.asked:
             if self._compact():
                 self._batches = self._stream()
-            first, together = self._first, self._first.run.program.together
+            first, together = self._first, self._first.run.program.vmapped_step
             batch = jax.device_put(next(self._batches))
             self._count_flops(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch), 1)
             live = np.array([self.members[i].total > self.done for i in self._slots])

@@ -18,7 +18,7 @@ import transferlab as tl
 from transferlab.data.batches import TrainingOrder, epoch_order, training_order
 from transferlab.train import Interrupted, Seeds
 from transferlab.train.checkpoints import Checkpoints
-from transferlab.train.engines import Abreast
+from transferlab.train.engines import ThreadedEngine
 from transferlab.train.fit import fit_together, prepare
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.result import Result
@@ -92,7 +92,7 @@ class SeenByTheCaller(StopRequest):
 
 def test_a_stop_leaves_a_pair_at_two_steps(source, films) -> None:
     members, states = zip(*(prepare(run, {}) for run in runs(source, films, members=MEMBERS[:2])), strict=True)
-    pair = Abreast(members, states)
+    pair = ThreadedEngine(members, states)
     columns = pair.advance(20, SeenByTheCaller(), None)
     assert pair.done == 3
     assert [int(pair.state(i)["step"]) for i in (0, 1)] == [3, 3]
