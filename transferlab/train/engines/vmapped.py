@@ -44,13 +44,13 @@ class VmappedEngine(Population):
         while self.done < upto and not stop.asked:
             if self._compact():
                 self._batches = self._stream()
-            first, together = self._first, self._first.run.program.vmapped_step
+            first, vmapped_step = self._first, self._first.run.program.vmapped_step
             batch = jax.device_put(next(self._batches))
             self._count_flops(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch), 1)
             live = np.array([self.members[i].total > self.done for i in self._slots])
             arguments = (self._states, first.frozen, batch, live, self._hypers)
-            self._temporary = self._temporary or together.temporary_bytes(*arguments)
-            self._states, metrics = together(*arguments)
+            self._temporary = self._temporary or vmapped_step.temporary_bytes(*arguments)
+            self._states, metrics = vmapped_step(*arguments)
             waiting.append((list(self._slots), metrics))
             self.done += 1
             if report is not None and self.done < upto:
