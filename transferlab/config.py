@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from transferlab.errors import FieldError, TransferlabError, nearest
 from transferlab.methods import METHODS, Scratch, method_named
 from transferlab.studies.settings import BASELINES, ArmConfig, StudyConfig
-from transferlab.train.settings import Settings
+from transferlab.train.settings import Settings, current_names
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -61,7 +61,7 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
             raise TransferlabError(f"config.{name} is missing.")
     if not isinstance(raw["methods"], dict) or not raw["methods"]:
         raise TransferlabError("config.methods must map at least one arm's name to its fields.")
-    common = raw.get("train", {})
+    common = current_names(_mapping(raw.get("train", {}), "config.train"), "config.train")
     arms = {name: _arm(name, given, common) for name, given in raw["methods"].items()}
     values = {
         f.name: _checked(raw[f.name], typing.get_type_hints(StudyConfig)[f.name], f"config.{f.name}")
@@ -95,7 +95,7 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     return out
 
 
-def _arm(name: str, given: Any, common: Any) -> ArmConfig:
+def _arm(name: str, given: Any, common: Mapping[str, Any]) -> ArmConfig:
     where = f"config.methods.{name}"
     if not isinstance(given, dict):
         raise TransferlabError(f"{where} is {given!r}; it must be a mapping of fields, {{}} for the defaults.")
@@ -112,7 +112,8 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
     hints = typing.get_type_hints(cls)
     method = _made(cls, {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in own}, where)
     own_train = _mapping(given.get("train", {}), f"{where}.train")
-    train = _settings({**cls.published, **_mapping(common, "config.train"), **own_train}, f"{where}.train")
+    own_train = current_names(own_train, f"{where}.train")
+    train = _settings({**cls.published, **common, **own_train}, f"{where}.train")
     hints = typing.get_type_hints(ArmConfig)
     rest = {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in arm and k != "train"}
     if "tune" in rest:
@@ -127,6 +128,7 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
 
 def _trial(train: Settings, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What a trial changes of the arm's settings, as the settings hold it."""
+    changes = current_names(changes, where)
     made = _settings({**dataclasses.asdict(train), **changes}, where)
     return {name: getattr(made, name) for name in changes}
 

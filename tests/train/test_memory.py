@@ -51,12 +51,12 @@ def test_a_step_that_does_not_fit_runs_out_of_memory_or_silently_changes(source,
     assert squeezed.execution.remat
     assert squeezed.execution.accumulate > 1
     assert squeezed.memory.total <= limit
-    assert f"does not fit in {human_bytes(limit)}: {squeezed.execution}" in squeezed.squeezed
-    assert squeezed.fit().record["squeezed"] == squeezed.squeezed
+    assert f"does not fit in {human_bytes(limit)}: {squeezed.execution}" in squeezed.memory_note
+    assert squeezed.fit().record["memory_note"] == squeezed.memory_note
     with pytest.raises(TransferlabError, match=r"Even with activations computed again and one example at a time"):
         make_fit(run_of(source, films, memory_bytes=1000))
     make_fit(run)
-    assert run.squeezed == ""
+    assert run.memory_note == ""
     assert run.execution == Execution(False, 1)
 
 

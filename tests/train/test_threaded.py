@@ -50,9 +50,9 @@ def assert_same(some: list[Result], others: list[Result]) -> None:
 def test_a_run_beside_another_differs_from_itself_made_alone(source, films, monkeypatch, method) -> None:
     """With other data, lengths and dropout, and one left over; for the last layer with carries from the cache."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
-    pairs, alone = (fit_together(runs(source, films, method, together=how)) for how in ("auto", "never"))
-    assert [result.record["together"] for result in pairs] == [2, 2, 2, 2, 1]
-    assert [result.record["together"] for result in alone] == [1] * 5
+    pairs, alone = (fit_together(runs(source, films, method, vectorize=how)) for how in ("auto", "never"))
+    assert [result.record["population_size"] for result in pairs] == [2, 2, 2, 2, 1]
+    assert [result.record["population_size"] for result in alone] == [1] * 5
     assert_same(pairs, alone)
 
 
@@ -140,7 +140,7 @@ def test_memory_for_one_is_given_to_two(source, films, method) -> None:
 
     def together(limit: int) -> list[int]:
         made = runs(source, films, method, MEMBERS[:2], steps=2, memory_bytes=limit)
-        return [result.record["together"] for result in fit_together(made)]
+        return [result.record["population_size"] for result in fit_together(made)]
 
     one = runs(source, films, method, MEMBERS[:1])[0]
     base = sum(leaf.bytes for leaf in one.plan.leaves if leaf.action == "copied")
@@ -156,4 +156,4 @@ def test_a_second_run_takes_more_than_half_of_a_machine(source, films, more: int
     both = base + 2 * (one.memory.total - one.memory.frozen)
     monkeypatch.setattr("transferlab.train.grouping.device_bytes", lambda: 2 * both + more)
     made = fit_together(runs(source, films, LORA, MEMBERS[:2], steps=2))
-    assert [result.record["together"] for result in made] == [want, want]
+    assert [result.record["population_size"] for result in made] == [want, want]

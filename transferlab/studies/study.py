@@ -41,14 +41,14 @@ from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import Result, read_record, write_predictions
 from transferlab.train.run import Run, Seeds, adapt
-from transferlab.train.settings import Settings
+from transferlab.train.settings import RENAMED, Settings
 from transferlab.train.writers import read_metrics
 from transferlab.transfer.plan import Plan
 
 TOGETHER = 64
 """Most cells that train in one program."""
 RECORDED = (
-    "trainable_parameters", "flops", "seconds", "together", "memory", "squeezed", "steps", "settings", "truncated", "compilations",
+    "trainable_parameters", "flops", "seconds", "population_size", "memory", "memory_note", "steps", "settings", "truncated", "compilations",
 )  # fmt: skip
 """What a study's record takes over from a run's."""
 INPUTS, LOCK = "inputs.json", ".lock"
@@ -282,7 +282,7 @@ class Study:
     def _most(self, cell: Cell) -> int:
         """How many cells like this one are run together."""
         arm = self.config.methods.get(cell.arm)
-        if arm is None or arm.train.together == "never":
+        if arm is None or arm.train.vectorize == "never":
             return 1
         run = self._make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed))
         return THREADS if run.runs_concurrently else TOGETHER
@@ -513,9 +513,9 @@ def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
         "trainable_parameters": 0,
         "flops": 0.0,
         "seconds": 0.0,
-        "together": 1,
+        "population_size": 1,
         "memory": {},
-        "squeezed": "",
+        "memory_note": "",
         "tuning_seconds": 0.0,
         "steps": 0,
         "settings": {},
@@ -568,7 +568,10 @@ def study_directory(config: StudyConfig) -> Path:
 
 
 def _arm_identity(arm: ArmConfig) -> dict[str, Any]:
-    return {"method": arm.method.name, **asdict(arm.method), "train": asdict(arm.train)}
+    # By their first names, so that a directory that an earlier version named is found again.
+    former = {name: before for before, name in RENAMED.items()}
+    train = {former.get(name, name): value for name, value in asdict(arm.train).items()}
+    return {"method": arm.method.name, **asdict(arm.method), "train": train}
 
 
 def _changed(theirs: dict[str, Any], mine: dict[str, Any]) -> Iterable[str]:

@@ -49,7 +49,7 @@ def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Re
     Runs of one program that read the same cached features (probes with other seeds, budgets or learning rates) are a
     *population* and step together. Those that each have their own batches (LoRA with other learning rates) step together
     on an accelerator, where a timing shows a gain; on CPU they train in pairs, side by side, where memory holds two. The
-    others go one by one. ``Settings.together`` overrides that.
+    others go one by one. ``Settings.vectorize`` overrides that.
 
     A run that diverges ends there, and the others are trained to their ends as if nothing had happened.
 
@@ -222,7 +222,7 @@ def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.T
     return jax.tree.map(one, frozen)
 
 
-def _record(member: Member, test: dict[str, float], together: int, memory: dict[str, int]) -> dict[str, Any]:
+def _record(member: Member, test: dict[str, float], population_size: int, memory: dict[str, int]) -> dict[str, Any]:
     """What ``result.json`` says of a run that has ended, one way or the other."""
     run, program = member.run, member.run.program
     return {
@@ -234,9 +234,9 @@ def _record(member: Member, test: dict[str, float], together: int, memory: dict[
         "trainable_parameters": run.plan.trainable_parameters,
         "flops": member.flops + run.decision.flops_per_example * len(run.data.train),
         "seconds": member.seconds,
-        "together": together,
+        "population_size": population_size,
         "memory": memory,
-        "squeezed": run.squeezed,
+        "memory_note": run.memory_note,
         "steps": run.steps,
         "compilations": sum(f.compilations for f in (program.step, program.scanned_steps, program.vmapped_step)),
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
@@ -245,12 +245,16 @@ def _record(member: Member, test: dict[str, float], together: int, memory: dict[
 
 
 def _finish(
-    member: Member, trained: State, probabilities: Float[np.ndarray, "n labels"], together: int, memory: dict[str, int]
+    member: Member,
+    trained: State,
+    probabilities: Float[np.ndarray, "n labels"],
+    population_size: int,
+    memory: dict[str, int],
 ) -> Result:
     run = member.run
     test = scores(probabilities, run.data.labels[run.data.test])
     program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
-    record = _record(member, test, together, memory)
+    record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.data, probabilities)
         # Written last: its presence is what says that the run is finished.
@@ -271,12 +275,12 @@ def _finish(
     return Result(test, probabilities, member.writer.rows, record, tree, whole)
 
 
-def _give_up(member: Member, together: int, memory: dict[str, int]) -> Result:
+def _give_up(member: Member, population_size: int, memory: dict[str, int]) -> Result:
     """The result of a run that diverged: nothing is tested. Its checkpoints may still be being written."""
     run = member.run
     test: dict[str, float] = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
     probabilities = np.full((len(run.data.test), len(run.data.label_names)), np.nan, np.float32)
-    record = _record(member, test, together, memory)
+    record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.data, probabilities)
         write_json(run.directory / "result.json", record)

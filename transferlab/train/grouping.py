@@ -31,7 +31,7 @@ def groups_of(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
     for i in left:
         run = runs[i]
         # Alone: `i` is its own.
-        mark = (id(run.program), run.settings.batch_size) if run.settings.together != "never" else (i,)
+        mark = (id(run.program), run.settings.batch_size) if run.settings.vectorize != "never" else (i,)
         groups.setdefault(mark, []).append(i)
     out = []
     for group in groups.values():
@@ -75,7 +75,7 @@ def engines_for(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
         yield ScannedEngine(members, states), numbers
     elif len(part) > 1 and run.runs_concurrently:
         yield ThreadedEngine(members, states), numbers
-    elif len(part) > 1 and (run.settings.together == "always" or _pays(members, states)):
+    elif len(part) > 1 and (run.settings.vectorize == "always" or _pays(members, states)):
         yield VmappedEngine(members, states), numbers
     else:
         for i, member, state in part:
@@ -97,7 +97,7 @@ def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) 
     if members[0].total <= int(states[0]["step"]) + 1 + repeats:
         return False
     alone = seconds(StreamingEngine(members[0], jax.tree.map(jnp.copy, states[0])))
-    together = seconds(VmappedEngine(members, states))
+    vmapped = seconds(VmappedEngine(members, states))
     for member, before in zip(members, flops, strict=True):
         member.flops = before
-    return together < alone * len(members)
+    return vmapped < alone * len(members)

@@ -12,7 +12,7 @@ from transferlab.files import new_folder, read_object, reading, write_json
 from transferlab.pretrained.source import Source
 from transferlab.train.setup import Setup
 
-EXECUTION = ("memory_bytes", "together")
+EXECUTION = ("memory_bytes", "vectorize")
 """Settings that say how a run is computed, not what: a run may be continued under others."""
 
 

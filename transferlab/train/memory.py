@@ -62,7 +62,7 @@ def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:
 def make_fit(run: Setup) -> None:
     """Let the run compute activations again, and then take its batches in more parts, until a step fits.
 
-    Where something was changed, ``run.squeezed`` says so.
+    Where something was changed, ``run.memory_note`` says so.
 
     Raises:
         TransferlabError: it does not fit even so.
@@ -75,7 +75,7 @@ def make_fit(run: Setup) -> None:
     for parts in (n for n in range(run.execution.accumulate, size + 1) if size % n == 0):
         run.execution = Execution(True, parts)
         if (now := memory_of(run)).total <= limit:
-            run.squeezed = (
+            run.memory_note = (
                 f"a step of {human_bytes(needed.total)} does not fit in {human_bytes(limit)}: {run.execution}, "
                 f"{human_bytes(now.total)}"
             )

@@ -125,13 +125,17 @@ def read_result(directory: Path) -> Result:
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
 
 
+_FORMER = {"together": "population_size", "squeezed": "memory_note"}
+"""What earlier versions called fields of a record."""
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read what a finished run recorded, ``result.json`` or ``record.json``, with its scores on the test split.
 
     Raises:
         TransferlabError: it is damaged; deleting it lets the run be tested again.
     """
-    record = read_object(path)
+    record = {_FORMER.get(name, name): value for name, value in read_object(path).items()}
     test = record.get("test")
     # A run that diverged has no scores; its record says so.
     if not isinstance(test, dict) or not isinstance(test.get("accuracy", ""), (int, float, NoneType)):

@@ -102,7 +102,7 @@ class Setup:
         task: what is optimised.
         steps: updates of the whole run.
         execution: how a step is computed; :func:`transferlab.train.memory.make_fit` changes it where a step would not fit.
-        squeezed: what the record says of such a change; empty where there was none.
+        memory_note: what the record says of such a change; empty where there was none.
         cache: where the carries at the frontier are kept.
     """
 
@@ -118,7 +118,7 @@ class Setup:
     task: Classification = field(init=False)
     steps: int = field(init=False)
     execution: Execution = field(init=False)
-    squeezed: str = field(init=False, default="")
+    memory_note: str = field(init=False, default="")
     cache: FrontierCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -168,17 +168,17 @@ class Setup:
     @property
     def resident(self) -> bool:
         """Whether all carries are vectors that can lie on the device, and many such runs can step together."""
-        return self.decision.cached and not self.decision.ragged and self.settings.together != "never"
+        return self.decision.cached and not self.decision.ragged and self.settings.vectorize != "never"
 
     @property
     def runs_concurrently(self) -> bool:
         """Whether such runs, each on its own batches, train side by side and not as one program.
 
-        So on CPU, unless ``Settings.together`` says otherwise: stepping as one gains nothing there, where arithmetic takes
+        So on CPU, unless ``Settings.vectorize`` says otherwise: stepping as one gains nothing there, where arithmetic takes
         the time, but a run alone leaves parts of the cores idle. It is not timed first: where little is gained, nothing
         was found to be lost.
         """
-        return self.settings.together == "auto" and jax.default_backend() == "cpu" and not self.resident
+        return self.settings.vectorize == "auto" and jax.default_backend() == "cpu" and not self.resident
 
     @cached_property
     def order(self) -> TrainingOrder:
