@@ -65,11 +65,11 @@ def step(source, data, method, length: int = LENGTH) -> float:
     if run.decision.cached:
         inputs = run.program.prefix(*run.plan.place(0), inputs)
     batch = jax.device_put({"carry": inputs, "label": ids[:, 0] % 2, "weight": np.ones(ROWS, np.float32)})
-    hyper = run.hyper()
+    hparams = run.hparams()
 
     def work() -> None:
         nonlocal state
-        state, metrics = run.program.step(state, member.frozen, batch, hyper)
+        state, metrics = run.program.step(state, member.frozen, batch, hparams)
         jax.block_until_ready((state, metrics))
 
     return seconds(work)

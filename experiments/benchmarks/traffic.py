@@ -58,11 +58,11 @@ def step_of(config, carry: dict, rows: int, **head):
         definition, claims, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
     )
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    hyper = dict.fromkeys(("learning_rate", "weight_decay", "total", "warmup"), number)
-    hyper["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
+    hparams = dict.fromkeys(("learning_rate", "weight_decay", "total", "warmup"), number)
+    hparams["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
     label, weight = (jax.ShapeDtypeStruct((rows,), dtype) for dtype in (jnp.int32, jnp.float32))
     state = jax.eval_shape(program.initial, definition.params, definition.state)
-    return program.advance, (state, {}, {"carry": carry, "label": label, "weight": weight}, hyper)
+    return program.advance, (state, {}, {"carry": carry, "label": label, "weight": weight}, hparams)
 
 
 def bert_base():

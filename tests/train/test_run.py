@@ -422,7 +422,7 @@ def test_the_step_donates_what_is_frozen_or_keeps_what_it_replaces(source, films
     run = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=QUICK)
     member, state = prepare(run, {})
     batch = jax.device_put(make_batch(member, run.order[0]))
-    run.program.step(state, member.frozen, batch, run.hyper())
+    run.program.step(state, member.frozen, batch, run.hparams())
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state["params"], state["optimizer"])))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(member.frozen))
 
@@ -434,7 +434,7 @@ def test_the_backward_pass_goes_through_what_is_frozen(source, films) -> None:
         run = tl.adapt(source, data, method=method, settings=replace(QUICK, cache_bytes=0))
         member, state = prepare(run, {})
         assert not run.decision.cached
-        cost[name] = run.program.step.flops(state, member.frozen, make_batch(member, run.order[0]), run.hyper())
+        cost[name] = run.program.step.flops(state, member.frozen, make_batch(member, run.order[0]), run.hparams())
     assert cost["probe"] < 0.45 * cost["full"]
 
 

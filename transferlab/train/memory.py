@@ -47,8 +47,8 @@ class Memory:
 def memory_of(run: Setup) -> Memory:
     """Compile the run's step for its longest batch, and return what it will hold. Nothing is allocated."""
     state, frozen, batch = _shapes(run)
-    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hyper())
-    return held(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hyper))
+    hparams = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hparams())
+    return held(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hparams))
 
 
 def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:

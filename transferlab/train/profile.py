@@ -90,26 +90,26 @@ def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
     member, state = prepare(run, {})
     if member.checkpoints is not None:
         member.checkpoints.close()
-    program, hyper = run.program, run.hyper()
+    program, hparams = run.program, run.hparams()
     batches = [run.order[step] for step in range(min(run.steps, FREQUENT))]
     length = Counter(batch.bucket for batch in batches).most_common(1)[0][0]
     chosen: Batch = next(batch for batch in batches if batch.bucket == length)
     batch = jax.device_put(make_batch(member, chosen))
-    state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
-    flops = program.step.flops(state, member.frozen, batch, hyper)
+    state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hparams))
+    flops = program.step.flops(state, member.frozen, batch, hparams)
     # A GPU replays operations as one graph, in a trace too: there the program is traced without.
     apart = {"xla_gpu_graph_min_graph_size": 1 << 30} if jax.default_backend() == "gpu" else None
-    traced = program.step.executable(state, member.frozen, batch, hyper, options=apart)
+    traced = program.step.executable(state, member.frozen, batch, hparams, options=apart)
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
-        state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
+        state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hparams))
         seconds.append(time.perf_counter() - started)
     trace = directory / "trace"
     shutil.rmtree(trace, ignore_errors=True)
     with jax.profiler.trace(str(trace)):
         for _ in range(steps):
-            state, _ = jax.block_until_ready(traced(state, member.frozen, batch, hyper))
+            state, _ = jax.block_until_ready(traced(state, member.frozen, batch, hparams))
     spans = read_trace(trace)
     names = [stage.name for stage in run.plan.definition.module.all_stages()]
     made = Profile(

@@ -108,46 +108,46 @@ class Program:
 
         return jax.jit(initial)
 
-    def advance(self, state: State, frozen: trees.Tree, batch: dict, hyper: dict) -> tuple[State, dict]:
-        """One update, to be traced: (state, frozen, batch, hyper) → (state, metrics)."""
-        key = key_for(hyper["seed"], state["step"])
+    def advance(self, state: State, frozen: trees.Tree, batch: dict, hparams: dict) -> tuple[State, dict]:
+        """One update, to be traced: (state, frozen, batch, hparams) → (state, metrics)."""
+        key = key_for(hparams["seed"], state["step"])
         loss, accuracy, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
         moving = {name: part for name, part in state.items() if name != "stats"}
-        moved, norm, rate = self._update(grads, moving, hyper)
+        moved, norm, rate = self._update(grads, moving, hparams)
         metrics = dict(zip(METRICS, (loss, accuracy, norm, rate), strict=True))
         return {**moved, "stats": stats}, metrics
 
     @cached_property
     def _update(self) -> Callable[[trees.Tree, State, dict], tuple[State, jax.Array, jax.Array]]:
-        """(gradients, state but for its statistics, hyper) → (that state after the update, gradient's norm, learning rate).
+        """(gradients, state but for its statistics, hparams) → (that state after the update, gradient's norm, learning rate).
 
         It is the same for batches of every shape, and so it is traced once.
         """
         return jax.jit(self._updated, inline=True)
 
-    def _updated(self, grads: trees.Tree, state: State, hyper: dict) -> tuple[State, jax.Array, jax.Array]:
+    def _updated(self, grads: trees.Tree, state: State, hparams: dict) -> tuple[State, jax.Array, jax.Array]:
         now = state["step"].astype(jnp.float32)
-        rate = learning_rate(self.schedule, now, hyper["learning_rate"], hyper["total"], hyper["warmup"])
+        rate = learning_rate(self.schedule, now, hparams["learning_rate"], hparams["total"], hparams["warmup"])
         updates: Any
         updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
-        decays = {path: hyper["weight_decay"] * claim.decay if claim.decay else 0.0 for path, claim in self.trainable}
-        params = apply_updates(state["params"], updates, self._rates(rate, now, hyper), decays)
+        decays = {path: hparams["weight_decay"] * claim.decay if claim.decay else 0.0 for path, claim in self.trainable}
+        params = apply_updates(state["params"], updates, self._rates(rate, now, hparams), decays)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
             kept = jnp.minimum(self.ema, (1.0 + now) / (10.0 + now))
             new["ema"] = jax.tree.map(lambda old, p: kept * old + (1.0 - kept) * p, state["ema"], params)
         return new, global_norm(grads), rate
 
-    def _rates(self, rate: jax.Array, now: jax.Array, hyper: dict) -> dict[str, jax.Array]:
+    def _rates(self, rate: jax.Array, now: jax.Array, hparams: dict) -> dict[str, jax.Array]:
         """The learning rate of each leaf: the run's, or by its group's own schedule, times the group's scale."""
         kinds: dict[tuple, jax.Array] = {(None, None): rate}
         rates = {}
         for path, claim in self.trainable:
             kind = (claim.schedule, claim.warmup)
             if kind not in kinds:
-                warmup = hyper["warmup"] if claim.warmup is None else jnp.round(claim.warmup * hyper["total"])
+                warmup = hparams["warmup"] if claim.warmup is None else jnp.round(claim.warmup * hparams["total"])
                 schedule = claim.schedule or self.schedule
-                kinds[kind] = learning_rate(schedule, now, hyper["learning_rate"], hyper["total"], warmup)
+                kinds[kind] = learning_rate(schedule, now, hparams["learning_rate"], hparams["total"], warmup)
             rates[path] = kinds[kind] if claim.lr_scale == 1.0 else kinds[kind] * claim.lr_scale
         return rates
 
@@ -216,25 +216,25 @@ class Program:
 
     @cached_property
     def step(self) -> Compiled:
-        """(state, frozen, batch, hyper) → (state, metrics). The state is donated; the frozen tree is not."""
+        """(state, frozen, batch, hparams) → (state, metrics). The state is donated; the frozen tree is not."""
         return Compiled(self.advance, varies=(2,), donate=(0,), counted=True)
 
     @cached_property
     def scanned_steps(self) -> Compiled:
-        """(states, frozen, table, rows, hypers) → (states, metrics): many steps of many members in one call.
+        """(states, frozen, table, rows, hparams) → (states, metrics): many steps of many members in one call.
 
-        Every leaf of ``states`` and ``hypers`` has a leading axis of members. ``table`` holds the carries of all
+        Every leaf of ``states`` and ``hparams`` has a leading axis of members. ``table`` holds the carries of all
         examples, one row each. ``rows`` says what stands in each step: ``index`` into the table, ``label`` and
         ``weight``, all (orders, steps, batch), and ``live`` (orders, steps): where it is False the members of that order
         have stopped, and stay as they are. Members come sorted by order, equally many of each: they share its batches,
         which are gathered once. The metrics are (members, steps).
         """
 
-        def member(state: State, frozen: trees.Tree, table: dict, rows: dict, hyper: dict) -> tuple[State, dict]:
+        def member(state: State, frozen: trees.Tree, table: dict, rows: dict, hparams: dict) -> tuple[State, dict]:
             def one(state: State, row: dict) -> tuple[State, jax.Array]:
                 carry = {name: values[row["index"]] for name, values in table.items()}
                 batch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
-                new, metrics = self.advance(state, frozen, batch, hyper)
+                new, metrics = self.advance(state, frozen, batch, hparams)
                 kept = jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state)
                 # One row to write a step, not one a metric.
                 return kept, jnp.stack([metrics[name] for name in METRICS])
@@ -242,25 +242,25 @@ class Program:
             state, metrics = jax.lax.scan(one, state, rows)
             return state, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True))
 
-        def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hypers: dict) -> tuple[State, dict]:
+        def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hparams: dict) -> tuple[State, dict]:
             orders = len(rows["live"])
-            states, hypers = jax.tree.map(lambda x: x.reshape(orders, -1, *x.shape[1:]), (states, hypers))
+            states, hparams = jax.tree.map(lambda x: x.reshape(orders, -1, *x.shape[1:]), (states, hparams))
             alike = jax.vmap(member, in_axes=(0, None, None, None, 0))
-            made = jax.vmap(alike, in_axes=(0, None, None, 0, 0))(states, frozen, table, rows, hypers)
+            made = jax.vmap(alike, in_axes=(0, None, None, 0, 0))(states, frozen, table, rows, hparams)
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
 
         return Compiled(all_, varies=(2, 3, 4), donate=(0,))
 
     @cached_property
     def vmapped_step(self) -> Compiled:
-        """(states, frozen, batches, live, hypers) → (states, metrics): one step of many members, each on its own batch.
+        """(states, frozen, batches, live, hparams) → (states, metrics): one step of many members, each on its own batch.
 
         All but ``frozen`` have a leading axis of members; where ``live`` is False a member has stopped and stays.
         """
 
-        def member(state: State, frozen: trees.Tree, batch: dict, live: jax.Array, hyper: dict) -> tuple[State, dict]:
+        def member(state: State, frozen: trees.Tree, batch: dict, live: jax.Array, hparams: dict) -> tuple[State, dict]:
             with plain_attention():
-                new, metrics = self.advance(state, frozen, batch, hyper)
+                new, metrics = self.advance(state, frozen, batch, hparams)
             return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, state), metrics
 
         return Compiled(jax.vmap(member, in_axes=(0, None, 0, 0, 0)), varies=(2,), donate=(0,))

@@ -189,7 +189,7 @@ class Setup:
             self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
         )
 
-    def hyper(self) -> dict[str, np.generic]:
+    def hparams(self) -> dict[str, np.generic]:
         """What the compiled step takes as arguments, so that it is not compiled again for it."""
         settings = self.settings
         return {

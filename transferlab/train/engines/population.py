@@ -27,7 +27,7 @@ class Population:
         self.done = int(states[0]["step"])
         self._slots = list(range(len(members)) if slots is None else slots)
         self._states = stacked([states[i] for i in self._slots])
-        self._hypers = self._stack_hypers()
+        self._hparams = self._stack_hparams()
         self._finished: dict[int, State] = {}
         self._temporary = 0
         self._one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._states)
@@ -36,8 +36,8 @@ class Population:
     def _first(self) -> Member:
         return self.members[self._slots[0]]
 
-    def _stack_hypers(self) -> Any:
-        return stacked([self.members[i].run.hyper() for i in self._slots])
+    def _stack_hparams(self) -> Any:
+        return stacked([self.members[i].run.hparams() for i in self._slots])
 
     def _compact(self) -> bool:
         """Set finished members aside; whether the population has become smaller."""
@@ -50,7 +50,7 @@ class Population:
         keep = np.array(live)
         self._states = jax.tree.map(lambda x: x[keep], self._states)
         self._slots = [self._slots[slot] for slot in live]
-        self._hypers = self._stack_hypers()
+        self._hparams = self._stack_hparams()
         return True
 
     def _slice(self, slot: int) -> State:
@@ -70,8 +70,8 @@ class Population:
     def _count_flops(self, batch: Any, steps: int) -> None:
         """Each member's steps cost what a step of a run made alone costs on a batch of this shape."""
         run = self._first.run
-        hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._hypers)
-        cost = run.program.step.flops(self._one, self._first.frozen, batch, hyper)
+        hparams = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._hparams)
+        cost = run.program.step.flops(self._one, self._first.frozen, batch, hparams)
         for i in self._slots:
             self.members[i].flops += cost * max(0, min(steps, self.members[i].total - self.done))
 

@@ -68,14 +68,14 @@ class ScannedEngine(Population):
         """Take the steps of ``rows`` with all members. On CPU their halves go side by side: operations so small run on one
         core each.
         """
-        first, given = self._first, (self._states, self._hypers)
+        first, given = self._first, (self._states, self._hparams)
         population = first.run.program.scanned_steps
         split = halving(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
         parts = [(given, rows)] if split is None else split_population(split, jax.device_get(given), rows)
 
         def call(part: tuple[tuple[State, Any], dict[str, np.ndarray]]) -> tuple[State, dict[str, Any]]:
-            (states, hypers), rows = part
-            arguments = (states, first.frozen, self._table, rows, hypers)
+            (states, hparams), rows = part
+            arguments = (states, first.frozen, self._table, rows, hparams)
             self._temporary = self._temporary or population.temporary_bytes(*arguments) * len(parts)
             return population(*arguments) if split is None else jax.device_get(population(*arguments))
 

@@ -24,7 +24,7 @@ class StreamingEngine:
         self.members = [member]
         self.done = int(state["step"])
         self._state = state
-        self._hyper = member.run.hyper()
+        self._hparams = member.run.hparams()
         self._batches = stream(member.run.order, lambda batch: make_batch(member, batch), self.done)
         self._ahead: Any = None
 
@@ -36,8 +36,8 @@ class StreamingEngine:
         upto = min(upto, (self.done // every + 1) * every)
         while self.done < upto and not stop.asked:
             batch = jax.device_put(next(self._batches)) if self._ahead is None else self._ahead
-            self._state, metrics = run.program.step(self._state, member.frozen, batch, self._hyper)
-            member.flops += run.program.step.flops(self._state, member.frozen, batch, self._hyper)
+            self._state, metrics = run.program.step(self._state, member.frozen, batch, self._hparams)
+            member.flops += run.program.step.flops(self._state, member.frozen, batch, self._hparams)
             waiting.append(metrics)
             self.done += 1
             # The next batch travels while the device works on this one.

@@ -48,7 +48,7 @@ class VmappedEngine(Population):
             batch = jax.device_put(next(self._batches))
             self._count_flops(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch), 1)
             live = np.array([self.members[i].total > self.done for i in self._slots])
-            arguments = (self._states, first.frozen, batch, live, self._hypers)
+            arguments = (self._states, first.frozen, batch, live, self._hparams)
             self._temporary = self._temporary or vmapped_step.temporary_bytes(*arguments)
             self._states, metrics = vmapped_step(*arguments)
             waiting.append((list(self._slots), metrics))
