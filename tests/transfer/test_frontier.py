@@ -101,7 +101,7 @@ def test_padding_is_kept_in_place_of_a_texts_tokens(side: str, films, tmp_path: 
     run = tl.adapt(tl.load(folder), films.subset(16, 0), method=LastLayer())
     run.cache = FrontierCache(None)
     params, stats = run.plan.place(0)
-    key = run.features(params, stats)
+    key = run.compute_features(params, stats)
     prefix = jax.jit(prefix_function(run.plan.definition, run.plan.frontier))
     for index in run.data.train.tolist():
         chosen = np.array([index])

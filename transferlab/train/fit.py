@@ -158,7 +158,7 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
     if not run.resident:
         make_fit(run)
     started = run.program.clock()
-    key = run.known_features() if run.decision.cached else None
+    key = run.cached_features_key() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
     cpu = cpu_device() if run.resident and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
@@ -168,7 +168,7 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
         trainable, frozen = trees.split_by(params, run.program.paths)
         # Features at the frontier, which need the frozen leaves before it.
         if key is None and run.decision.cached:
-            key = run.features(params, stats)
+            key = run.compute_features(params, stats)
         # The optimizer, which begins with what trains.
         state = run.program.initial(trainable, stats)
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)

@@ -224,18 +224,18 @@ class Setup:
     def _ragged(self) -> tuple[str, ...]:
         return self.plan.definition.module.ragged
 
-    def known_features(self) -> str | None:
+    def cached_features_key(self) -> str | None:
         """The key of this run's carries, where the cache has them all and they depend on nothing that a seed draws."""
         if self._drawn or len(self.cache.missing(key := self._key({}, {}), self._wanted)):
             return None
         return key
 
-    def features(self, params: trees.Tree, stats: trees.Tree) -> str:
+    def compute_features(self, params: trees.Tree, stats: trees.Tree) -> str:
         """Compute the carries at the frontier that are not in the cache yet; return their key."""
         key = self._key(params, stats)
         missing = self.cache.missing(key, self._wanted)
         try:
-            for indices, carry, spans in self._carries(params, stats, missing):
+            for indices, carry, spans in self.iterate_features(params, stats, missing):
                 ragged = [name for name in carry if name in self._ragged]
                 self.cache.add(key, indices, carry, ragged, spans)
         finally:
@@ -243,7 +243,7 @@ class Setup:
             self.cache.flush(key, self._ragged)
         return key
 
-    def _carries(
+    def iterate_features(
         self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
     ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
         """Compute carries at the frontier: (examples, their carry, which part of a ragged entry is each example's)."""
