@@ -119,7 +119,7 @@ def test_where_no_device_counts_operations_a_frozen_prefix_is_recomputed(monkeyp
     frontier._cost.cache_clear()
     monkeypatch.setattr(frontier, "flops_of", lambda lowered: None)
     try:
-        made = frontier.decide(definition, 2, inputs, 1 << 30, 100)
+        made = frontier.decide_caching(definition, 2, inputs, 1 << 30, 100)
         assert made.cached and made.flops_per_example == 0.0
     finally:
         frontier._cost.cache_clear()

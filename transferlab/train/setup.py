@@ -29,7 +29,7 @@ from transferlab.tasks.classification import Classification
 from transferlab.train.program import Execution, Program, program_for
 from transferlab.train.settings import Settings
 from transferlab.transfer.cache import FrontierCache, shared_cache
-from transferlab.transfer.frontier import Decision, cache_key, can_pack, decide
+from transferlab.transfer.frontier import CacheDecision, cache_key, can_pack, decide_caching
 from transferlab.transfer.plan import Plan, plan
 
 PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
@@ -137,14 +137,14 @@ class Setup:
         return plan_for(self.source, self.data.label_names, self.method, self.initialise)
 
     @cached_property
-    def decision(self) -> Decision:
+    def decision(self) -> CacheDecision:
         """Whether the frozen prefix is cached."""
         first = self.data.train[:1]
         inputs = self.feed.inputs(first, int(self.feed.buckets(first)[0]), 1)
         n = len(self.data.train) + len(self.data.validation) + len(self.data.test)
         settings = self.settings
         plan = self._transfer
-        return decide(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
+        return decide_caching(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
 
     @cached_property
     def plan(self) -> Plan:
