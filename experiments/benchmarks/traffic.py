@@ -29,7 +29,7 @@ from transferlab.models.bert import BertConfig
 from transferlab.tasks.classification import Classification
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.program import Program
-from transferlab.transfer.groups import Claim
+from transferlab.transfer.groups import LeafSettings
 
 H200 = """
 gpu_device_info {
@@ -52,10 +52,10 @@ FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after
 def step_of(config, carry: dict, rows: int, **head):
     """(function, shapes of its arguments) of a full step with AdamW."""
     definition = tl.define(config.build(ClassifierConfig(("a", "b"), **head)))
-    claims = tuple((path, Claim("all", 1.0, 0.01)) for path in trees.flatten(definition.params))
+    leaf_settings = tuple((path, LeafSettings("all", 1.0, 0.01)) for path in trees.flatten(definition.params))
     names = frozenset(stage.name for stage in definition.module.all_stages())
     program = Program(
-        definition, claims, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
+        definition, leaf_settings, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
     )
     number = jax.ShapeDtypeStruct((), jnp.float32)
     hparams = dict.fromkeys(("learning_rate", "weight_decay", "total", "warmup"), number)

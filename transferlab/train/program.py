@@ -23,7 +23,7 @@ from transferlab.tasks.classification import Classification
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
 from transferlab.transfer.frontier import packed_function, prefix_function
-from transferlab.transfer.groups import Claim
+from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.plan import Plan
 
 State = dict[str, Any]
@@ -58,7 +58,7 @@ class Program:
     """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`."""
 
     definition: trees.Definition
-    trainable: tuple[tuple[str, Claim], ...]
+    trainable: tuple[tuple[str, LeafSettings], ...]
     frontier: int
     training: frozenset[str]
     task: Classification
@@ -130,7 +130,10 @@ class Program:
         rate = learning_rate(self.schedule, now, hparams["learning_rate"], hparams["total"], hparams["warmup"])
         updates: Any
         updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
-        decays = {path: hparams["weight_decay"] * claim.decay if claim.decay else 0.0 for path, claim in self.trainable}
+        decays = {
+            path: hparams["weight_decay"] * settings.decay if settings.decay else 0.0
+            for path, settings in self.trainable
+        }
         params = apply_updates(state["params"], updates, self._rates(rate, now, hparams), decays)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
@@ -142,13 +145,13 @@ class Program:
         """The learning rate of each leaf: the run's, or by its group's own schedule, times the group's scale."""
         kinds: dict[tuple, jax.Array] = {(None, None): rate}
         rates = {}
-        for path, claim in self.trainable:
-            kind = (claim.schedule, claim.warmup)
+        for path, settings in self.trainable:
+            kind = (settings.schedule, settings.warmup)
             if kind not in kinds:
-                warmup = hparams["warmup"] if claim.warmup is None else jnp.round(claim.warmup * hparams["total"])
-                schedule = claim.schedule or self.schedule
+                warmup = hparams["warmup"] if settings.warmup is None else jnp.round(settings.warmup * hparams["total"])
+                schedule = settings.schedule or self.schedule
                 kinds[kind] = learning_rate(schedule, now, hparams["learning_rate"], hparams["total"], warmup)
-            rates[path] = kinds[kind] if claim.lr_scale == 1.0 else kinds[kind] * claim.lr_scale
+            rates[path] = kinds[kind] if settings.lr_scale == 1.0 else kinds[kind] * settings.lr_scale
         return rates
 
     def _gradients(
@@ -332,7 +335,7 @@ def program_for(plan: Plan, task: Classification, settings: Settings, cached: bo
     """
     made = Program(
         plan.definition,
-        tuple((path, plan.claims[path]) for path in plan.trainable),
+        tuple((path, plan.leaf_settings[path]) for path in plan.trainable),
         plan.frontier if cached else 0,
         plan.training,
         task,

@@ -18,7 +18,7 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import check_ownership, frontier, training_stages
 from transferlab.models.heads import ClassifierConfig
 from transferlab.selectors import owns, select
-from transferlab.transfer.groups import Claim, Group, claims
+from transferlab.transfer.groups import Group, LeafSettings, assign_groups
 from transferlab.transfer.leaf import Action, Leaf
 from transferlab.transfer.resize import label_rows, take_rows
 from transferlab.transfer.show import as_text, plan_table
@@ -46,7 +46,7 @@ class Plan:
     leaves: tuple[Leaf, ...]
     unused: tuple[tuple[str, str], ...]
     definition: trees.Definition = field(repr=False)
-    claims: dict[str, Claim] = field(repr=False)
+    leaf_settings: dict[str, LeafSettings] = field(repr=False)
     head: ClassifierConfig
     frontier: int
     stages: tuple[str, ...]
@@ -56,7 +56,7 @@ class Plan:
     @property
     def trainable(self) -> tuple[str, ...]:
         """Paths of the leaves that train, sorted."""
-        return tuple(sorted(self.claims))
+        return tuple(sorted(self.leaf_settings))
 
     @property
     def trainable_parameters(self) -> int:
@@ -183,7 +183,7 @@ def plan(
         initialise: selector of backbone leaves that may be drawn although the source lacks them.
 
     Raises:
-        TransferlabError: with every leaf, key, selector or claim that cannot be accounted for.
+        TransferlabError: with every leaf, key, selector or group that cannot be accounted for.
     """
     config = source.config
     if head.pooling != "pooler" and getattr(config, "pooler", False):
@@ -206,9 +206,9 @@ def plan(
     stages = module.all_stages()
     check_ownership(stages, everything)
     owned = [stage.owns for stage in module.backbone_stages()]
-    claimed = claims(groups, params, owned)
-    training = training_stages(stages, set(claimed))
-    moving = _freeze_statistics(module, state, claimed)
+    assigned = assign_groups(groups, params, owned)
+    training = training_stages(stages, set(assigned))
+    moving = _freeze_statistics(module, state, assigned)
     definition = trees.define(module)
     allowed = select(initialise).match(everything, owned) if initialise else set()
 
@@ -240,7 +240,7 @@ def plan(
             problems.append(f"'{path}' {shape} has no source.{hint}")
         if keys:
             used.add(path)
-        claim = claimed.get(path)
+        settings = assigned.get(path)
         moves = path in moving
         rows.append(
             Leaf(
@@ -251,11 +251,11 @@ def plan(
                 action,
                 keys,
                 reason,
-                claim is not None or moves,
-                claim.lr_scale if claim else 0.0,
-                claim.decay if claim else 0.0,
+                settings is not None or moves,
+                settings.lr_scale if settings else 0.0,
+                settings.decay if settings else 0.0,
                 trees.leaf_bytes(everything[path]),
-                _schedule(claim),
+                _schedule(settings),
                 read,
                 derive,
             )
@@ -275,7 +275,7 @@ def plan(
     if problems:
         raise TransferlabError(f"The plan for {source.name} does not add up:\n  " + "\n  ".join(problems[:_SHOWN]))
     return Plan(
-        method, weights, tuple(rows), tuple(unused), definition, claimed, head, frontier(stages, set(claimed)),
+        method, weights, tuple(rows), tuple(unused), definition, assigned, head, frontier(stages, set(assigned)),
         tuple(stage.name for stage in stages), training,
     )  # fmt: skip
 
@@ -284,19 +284,19 @@ _SHOWN = 20
 """Problems that an error lists; the nearest name is sought for those alone."""
 
 
-def _schedule(claim: Claim | None) -> str:
-    if claim is None or (claim.schedule is None and claim.warmup is None):
+def _schedule(settings: LeafSettings | None) -> str:
+    if settings is None or (settings.schedule is None and settings.warmup is None):
         return ""
-    rising = "" if claim.warmup is None else f"warm-up {claim.warmup:g}"
-    return ", ".join(part for part in (claim.schedule or "", rising) if part)
+    rising = "" if settings.warmup is None else f"warm-up {settings.warmup:g}"
+    return ", ".join(part for part in (settings.schedule or "", rising) if part)
 
 
-def _freeze_statistics(module: Any, state: Mapping[str, Any], claimed: Mapping[str, Claim]) -> set[str]:
+def _freeze_statistics(module: Any, state: Mapping[str, Any], assigned: Mapping[str, LeafSettings]) -> set[str]:
     """Batch statistics move only where the norm's own parameters train. Returns the paths of those that move."""
     moving = set()
     for path in state:
         norm = path.rpartition("/")[0]
-        trains = any(claim.startswith(norm + "/") for claim in claimed)
+        trains = any(trainable.startswith(norm + "/") for trainable in assigned)
         trees.submodule(module, norm).frozen = not trains
         if trains:
             moving.add(path)
