@@ -8,7 +8,7 @@ import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.files import read_json, write_json
 from transferlab.train import Settings
-from transferlab.train.identity import check_base, claim, identity
+from transferlab.train.identity import check_base, identity, write_or_verify
 
 QUICK = Settings(steps=2, batch_size=8)
 
@@ -18,26 +18,26 @@ def made(source, films, **changes):
 
 
 def test_a_directory_is_claimed_twice_by_one_run_or_once_by_two(source, films, tmp_path) -> None:
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     stamp = (tmp_path / "run.json").stat().st_mtime_ns
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     assert (tmp_path / "run.json").stat().st_mtime_ns == stamp
     with pytest.raises(TransferlabError, match=r"settings\.steps \(2 → 3\)"):
-        claim(made(source, films, settings=Settings(steps=3, batch_size=8)), tmp_path)
+        write_or_verify(made(source, films, settings=Settings(steps=3, batch_size=8)), tmp_path)
     with pytest.raises(TransferlabError, match=r"seeds\.initialisation \(0 → 5\); seeds\.order \(0 → 5\)"):
-        claim(made(source, films, seed=5), tmp_path)
+        write_or_verify(made(source, films, seed=5), tmp_path)
 
 
 def test_a_base_that_moved_is_another_run(source, films, tmp_path) -> None:
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     written = read_json(tmp_path / "run.json")
     written["source"]["path"] = "/somewhere/else"
     write_json(tmp_path / "run.json", written)
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     written["source"]["files"] = {"model.safetensors": "0" * 64}
     write_json(tmp_path / "run.json", written)
     with pytest.raises(TransferlabError, match=r"source\.files\.model\.safetensors"):
-        claim(made(source, films), tmp_path)
+        write_or_verify(made(source, films), tmp_path)
 
 
 def test_the_identity_lacks_what_decides_a_run(source, films) -> None:

@@ -144,8 +144,8 @@ def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monke
         asked.append(timed(*arguments))
         return next(answers)
 
-    timed = grouping._pays
-    monkeypatch.setattr(grouping, "_pays", pays)
+    timed = grouping._vmap_is_faster
+    monkeypatch.setattr(grouping, "_vmap_is_faster", pays)
     settings = replace(QUICK, optimizer=Optimizer("sgd"), steps=8)
     results = [
         fit_together(

@@ -26,12 +26,12 @@ from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.engines import Engine
-from transferlab.train.grouping import alike, engines_for, groups_of
-from transferlab.train.identity import check_base, claim
+from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
+from transferlab.train.identity import check_base, write_or_verify
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import train
 from transferlab.train.member import Member
-from transferlab.train.memory import make_fit
+from transferlab.train.memory import fit_to_memory
 from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
@@ -72,7 +72,7 @@ def fit_each(runs: Sequence[Setup], report: Report | None = None) -> list[Result
     with ExitStack() as locks:
         for i, run in enumerate(runs):
             if run.directory is not None:
-                claim(run, run.directory)
+                write_or_verify(run, run.directory)
                 busy = f"Another process is training the run in {run.directory}."
                 locks.enter_context(file_lock(run.directory / ".lock", busy))
                 if (run.directory / "result.json").exists():
@@ -87,12 +87,12 @@ def _fit_left(runs: Sequence[Setup], left: Sequence[int], report: Report | None)
     """Fit these of the runs."""
     results: dict[int, Result] = {}
     shared: dict[int, dict[Any, Any]] = {}
-    for group in groups_of(runs, left):
+    for group in group_concurrent(runs, left):
         if len(group) == 1:
             # One alone keeps no copy of the base beside its own state, those of earlier groups neither.
             shared.clear()
         ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
-        for part in alike(ready):
+        for part in group_compatible(ready):
             for engine, members in engines_for(part):
                 for i, result in zip(members, _fit(engine, report), strict=True):
                     results[i] = result
@@ -156,7 +156,7 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
     """
     # A step that would not fit is computed in another way: this decides the program, and so comes first.
     if not run.resident:
-        make_fit(run)
+        fit_to_memory(run)
     started = run.program.clock()
     key = run.cached_features_key() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.

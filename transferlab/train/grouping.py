@@ -18,14 +18,14 @@ from transferlab.train.memory import memory_of
 from transferlab.train.program import State
 from transferlab.train.setup import Setup
 
-COMPANIONS = 64
+MAX_POPULATION = 64
 """Most runs that step in one program, each on its own batches."""
 
 Ready = tuple[int, Member, State]
 """(number of the run, the run as a member, its state)."""
 
 
-def groups_of(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
+def group_concurrent(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
     """Runs that may step together, by what can be said before anything is placed on the device."""
     groups: dict[tuple, list[int]] = {}
     for i in left:
@@ -35,14 +35,14 @@ def groups_of(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
         groups.setdefault(mark, []).append(i)
     out = []
     for group in groups.values():
-        size = len(group) if runs[group[0]].resident or len(group) == 1 else _most(runs[group[0]])
+        size = len(group) if runs[group[0]].resident or len(group) == 1 else _max_concurrent(runs[group[0]])
         out += [group[k : k + size] for k in range(0, len(group), size)]
     return out
 
 
-def _most(run: Setup) -> int:
+def _max_concurrent(run: Setup) -> int:
     """How many such runs train at once, as far as the device holds them."""
-    most = THREADS if run.runs_concurrently else COMPANIONS
+    most = THREADS if run.runs_concurrently else MAX_POPULATION
     limit, one = run.settings.memory_bytes or device_bytes(), memory_of(run)
     if limit is None:
         return most
@@ -54,7 +54,7 @@ def _most(run: Setup) -> int:
     return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))
 
 
-def alike(ready: Sequence[Ready]) -> list[list[Ready]]:
+def group_compatible(ready: Sequence[Ready]) -> list[list[Ready]]:
     """Split by what is known once they are placed: features, step reached, and frozen leaves that a seed draws."""
     groups: dict[tuple, list[Ready]] = {}
     for i, member, state in ready:
@@ -75,14 +75,14 @@ def engines_for(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
         yield ScannedEngine(members, states), numbers
     elif len(part) > 1 and run.runs_concurrently:
         yield ThreadedEngine(members, states), numbers
-    elif len(part) > 1 and (run.settings.vectorize == "always" or _pays(members, states)):
+    elif len(part) > 1 and (run.settings.vectorize == "always" or _vmap_is_faster(members, states)):
         yield VmappedEngine(members, states), numbers
     else:
         for i, member, state in part:
             yield StreamingEngine(member, state), [i]
 
 
-def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) -> bool:
+def _vmap_is_faster(members: Sequence[Member], states: Sequence[State], repeats: int = 3) -> bool:
     """Whether a step of all of them takes less time than their steps one after another; timed on copies."""
 
     def seconds(engine: Engine) -> float:

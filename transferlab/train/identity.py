@@ -44,7 +44,7 @@ def architecture(source: Source) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(source.config), default=str))
 
 
-def claim(run: Setup, directory: Path) -> None:
+def write_or_verify(run: Setup, directory: Path) -> None:
     """Write what this run is, or compare with what the directory says it is.
 
     Raises:

@@ -48,10 +48,10 @@ def memory_of(run: Setup) -> Memory:
     """Compile the run's step for its longest batch, and return what it will hold. Nothing is allocated."""
     state, frozen, batch = _shapes(run)
     hparams = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hparams())
-    return held(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hparams))
+    return memory_of_state(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hparams))
 
 
-def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:
+def memory_of_state(state: Any, frozen: trees.Tree, activations: int) -> Memory:
     """Return the memory of one run's state (arrays or shapes) with these activations."""
     size = {name: sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in state.items()}
     return Memory(
@@ -59,7 +59,7 @@ def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:
     )
 
 
-def make_fit(run: Setup) -> None:
+def fit_to_memory(run: Setup) -> None:
     """Let the run compute activations again, and then take its batches in more parts, until a step fits.
 
     Where something was changed, ``run.memory_note`` says so.
@@ -92,7 +92,9 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     params, stats = plan.definition.params, plan.definition.state
     trainable, rest = trees.split_by(params, program.paths)
     frozen = jax.eval_shape(lambda tree: trees.cast(tree, run.settings.precision), program.needed(rest))
-    longest = max((run.order[step] for step in range(min(run.steps, LOOKED_AT))), key=lambda batch: batch.bucket)
+    longest = max(
+        (run.order[step] for step in range(min(run.steps, MAX_SCANNED_BATCHES))), key=lambda batch: batch.bucket
+    )
     inputs = run.feed.inputs(longest.indices[:1], longest.bucket, 1)
     carry = {name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype) for name, value in inputs.items()}
     if run.decision.cached:
@@ -105,5 +107,5 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     return jax.eval_shape(program.initial, trainable, stats), frozen, batch
 
 
-LOOKED_AT = 1000
+MAX_SCANNED_BATCHES = 1000
 """How many of a run's batches are looked at for the longest."""

@@ -23,7 +23,7 @@ from transferlab.train.fit import prepare
 from transferlab.train.member import make_batch
 from transferlab.train.setup import Setup
 
-FREQUENT = 200
+MAX_SCANNED_BATCHES = 200
 """How many of a run's batches are looked at for their most frequent shape."""
 _OPERATION = re.compile(
     r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name=\"((?:[^\"\\]|\\.)*)\"", re.MULTILINE
@@ -91,7 +91,7 @@ def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
     if member.checkpoints is not None:
         member.checkpoints.close()
     program, hparams = run.program, run.hparams()
-    batches = [run.order[step] for step in range(min(run.steps, FREQUENT))]
+    batches = [run.order[step] for step in range(min(run.steps, MAX_SCANNED_BATCHES))]
     length = Counter(batch.bucket for batch in batches).most_common(1)[0][0]
     chosen: Batch = next(batch for batch in batches if batch.bucket == length)
     batch = jax.device_put(make_batch(member, chosen))

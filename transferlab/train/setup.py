@@ -101,7 +101,7 @@ class Setup:
         feed: the data set as model inputs.
         task: what is optimised.
         steps: updates of the whole run.
-        execution: how a step is computed; :func:`transferlab.train.memory.make_fit` changes it where a step would not fit.
+        execution: how a step is computed; :func:`transferlab.train.memory.fit_to_memory` changes it where a step would not fit.
         memory_note: what the record says of such a change; empty where there was none.
         cache: where the carries at the frontier are kept.
     """

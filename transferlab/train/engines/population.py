@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab.train.member import Member
-from transferlab.train.memory import Memory, held
+from transferlab.train.memory import Memory, memory_of_state
 from transferlab.train.program import State
 
 
@@ -65,7 +65,7 @@ class Population:
 
     @cached_property
     def _memory(self) -> Memory:
-        return held(self._one, self.members[0].frozen, self._temporary // len(self.members))
+        return memory_of_state(self._one, self.members[0].frozen, self._temporary // len(self.members))
 
     def _count_flops(self, batch: Any, steps: int) -> None:
         """Each member's steps cost what a step of a run made alone costs on a batch of this shape."""
