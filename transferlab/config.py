@@ -113,7 +113,7 @@ def _arm(name: str, given: Any, common: Mapping[str, Any]) -> ArmConfig:
     method = _made(cls, {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in own}, where)
     own_train = _mapping(given.get("train", {}), f"{where}.train")
     own_train = current_names(own_train, f"{where}.train")
-    train = _settings({**cls.published, **common, **own_train}, f"{where}.train")
+    train = _settings({**cls.defaults, **common, **own_train}, f"{where}.train")
     hints = typing.get_type_hints(ArmConfig)
     rest = {k: _checked(v, hints[k], f"{where}.{k}") for k, v in given.items() if k in arm and k != "train"}
     if "tune" in rest:

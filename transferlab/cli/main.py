@@ -237,7 +237,7 @@ def methods() -> None:
 
     from transferlab.methods import METHODS
 
-    rows = [(m.name, m.about, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
+    rows = [(m.name, m.summary, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
     _listing(("method", "", "fields and defaults"), rows)
 
 

@@ -1,4 +1,4 @@
-"""Ways to adapt a pretrained model. A method says how it edits the module, what trains, and its published setting."""
+"""Ways to adapt a pretrained model. A method says how it edits the module, what trains, and its default settings."""
 
 from __future__ import annotations
 

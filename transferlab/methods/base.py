@@ -27,9 +27,10 @@ class Method:
     head_dropout: Rate = 0.0
 
     name: ClassVar[str] = ""
-    about: ClassVar[str] = ""
-    published: ClassVar[dict[str, Any]] = {}
-    """Training settings of the method's paper, used where a caller gives none."""
+    summary: ClassVar[str] = ""
+    defaults: ClassVar[dict[str, Any]] = {}
+    """Training settings where a caller gives none: those of ``configs/tweets.py``, where they were chosen for MiniLM-sized models
+    on few labels. They are not those of the method's paper."""
     linear_head: ClassVar[bool] = False
     """Whether its head is linear by definition. Others take the head of the origin's classifier where they pool as it does."""
 

@@ -269,7 +269,7 @@ def _finish(
         return trees.join(weights, trees.split_by(params, program.paths)[1])
 
     def whole() -> Adapted:
-        drawn = run.plan.drawn(run.seeds.initialisation)
+        drawn = run.plan.initialised(run.seeds.initialisation)
         return adapted(run.source, weights, drawn, stats, run.plan.head, run.plan.definition.module)
 
     return Result(test, probabilities, member.writer.rows, record, tree, whole)

@@ -137,7 +137,7 @@ def _open_run(directory: Path) -> Predictor:
     assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
         tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, trained, made.drawn(identity["seeds"]["initialisation"]), stats, made.head, made.definition.module),
+        adapted(source, trained, made.initialised(identity["seeds"]["initialisation"]), stats, made.head, made.definition.module),
         identity.get("text_column") or "text",
     )  # fmt: skip
 

@@ -72,7 +72,7 @@ def adapt(
     """
     _check_kinds(source, data, method, settings, seed)
     method = Full() if method is None else method
-    settings = Settings(**method.published) if settings is None else settings
+    settings = Settings(**method.defaults) if settings is None else settings
     seeds = seed if isinstance(seed, Seeds) else Seeds(int(seed), int(seed))
     if source.towers:
         raise TransferlabError(

@@ -147,7 +147,7 @@ class Plan:
         state = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "state"}
         return trees.unflatten(params), trees.unflatten(state)
 
-    def drawn(self, seed: int) -> trees.Tree:
+    def initialised(self, seed: int) -> trees.Tree:
         """Frozen parameters that the source has not as they are, since they are drawn or derived."""
         paths = [leaf.path for leaf in self.leaves if leaf.kind == "param" and not leaf.trains
                  and leaf.action in ("initialised", "derived")]  # fmt: skip
