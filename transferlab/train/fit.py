@@ -32,9 +32,9 @@ from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import train
 from transferlab.train.member import Member
 from transferlab.train.memory import fit_to_memory
-from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
+from transferlab.train.state import State, evaluated
 from transferlab.train.writers import MetricsWriter
 
 if TYPE_CHECKING:

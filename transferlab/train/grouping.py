@@ -15,8 +15,8 @@ from transferlab.train.engines import Engine, ScannedEngine, StreamingEngine, Th
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Member
 from transferlab.train.memory import memory_of
-from transferlab.train.program import State
 from transferlab.train.setup import Setup
+from transferlab.train.state import State
 
 MAX_POPULATION = 64
 """Most runs that step in one program, each on its own batches."""

@@ -16,8 +16,8 @@ import numpy as np
 from transferlab.train.engines.engine import Engine
 from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.member import Member
-from transferlab.train.program import State
 from transferlab.train.result import Report
+from transferlab.train.state import State
 
 
 def train(

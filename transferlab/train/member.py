@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,8 +14,8 @@ from transferlab import trees
 from transferlab.data.batches import Batch, evaluation_order, weights
 from transferlab.measure.metrics import accuracy, cross_entropy
 from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
-from transferlab.train.program import State, evaluated
 from transferlab.train.setup import Setup
+from transferlab.train.state import State, StepBatch, evaluated
 from transferlab.train.writers import MetricsWriter
 
 if TYPE_CHECKING:
@@ -159,13 +159,14 @@ def _windows(columns: Columns, ends: list[int]) -> list[dict[str, float]]:
     return [dict(zip(out, row, strict=True)) for row in zip(*out.values(), strict=True)]
 
 
-def make_batch(member: Member, batch: Batch) -> dict[str, Any]:
+def make_batch(member: Member, batch: Batch) -> StepBatch:
     """A training batch on the host: the carry at the program's first stage, labels, and weights of 0 for padding."""
     run = member.run
     rows = run.settings.batch_size
     labels = np.zeros(rows, np.int32)
     labels[: len(batch.indices)] = run.data.labels[batch.indices]
-    return {"carry": run.carry(batch, rows, member.key), "label": labels, "weight": weights(len(batch.indices), rows)}
+    made = {"carry": run.carry(batch, rows, member.key), "label": labels, "weight": weights(len(batch.indices), rows)}
+    return cast(StepBatch, made)
 
 
 def predict_member(member: Member, state: State, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n labels"]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +22,20 @@ from transferlab.selectors import owns
 from transferlab.tasks.classification import Classification
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
+from transferlab.train.state import METRICS, HParams, Metrics, State, StepBatch
 from transferlab.transfer.frontier import packed_function, prefix_function
 from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.plan import Plan
 
-State = dict[str, Any]
-"""``params`` (trainable leaves), ``stats`` (batch statistics), ``optimizer``, ``step``, and ``ema`` where an average of
-``params`` is kept: plain, saved as it is."""
-
-
-METRICS = ("loss", "accuracy", "gradient_norm", "learning_rate")
-"""What a step says of itself."""
-
-
-def evaluated(state: State) -> trees.Tree:
-    """The trainable leaves that are validated, tested and kept: their moving average, where there is one."""
-    return state.get("ema", state["params"])
-
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run's step is computed; the numbers are the same up to rounding (but for the dropout of other parts)."""
+    """How a run's step is computed; the numbers are the same up to rounding (but for the dropout of other parts).
+
+    Attributes:
+        remat: whether activations are computed again, stage by stage, in the backward pass.
+        accumulate: parts that a batch is computed in, one after another.
+    """
 
     remat: bool
     accumulate: int
@@ -55,7 +48,21 @@ class Execution:
 
 @dataclass(frozen=True)
 class Program:
-    """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`."""
+    """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`.
+
+    Attributes:
+        definition: the module, and the shapes of its leaves.
+        trainable: path and settings of each leaf that trains, sorted by path.
+        frontier: index of the first stage that the step runs; those before it are frozen, and their carry is cached.
+        training: names of the stages that run as in training (dropout, batch statistics).
+        task: loss and accuracy.
+        optimizer: rule and constants.
+        schedule: of the learning rate, after the warm-up.
+        accumulate: parts that a batch is computed in.
+        compute: dtype that stages compute in.
+        remat: whether activations are computed again in the backward pass.
+        ema: decay of the moving average of what trains; None keeps none.
+    """
 
     definition: trees.Definition
     trainable: tuple[tuple[str, LeafSettings], ...]
@@ -98,34 +105,38 @@ class Program:
         def initial(params: trees.Tree, stats: trees.Tree) -> State:
             # Copied, since the state is donated to the step and the placed arrays may be shared between runs.
             params, stats = jax.tree.map(jnp.copy, (params, stats))
-            state = {
+            state: State = {
                 "params": params,
                 "stats": stats,
                 "optimizer": self.optimizer.rule().init(params),
                 "step": jnp.zeros((), jnp.int32),
             }
-            return state if self.ema is None else {**state, "ema": jax.tree.map(jnp.copy, params)}
+            if self.ema is not None:
+                state["ema"] = jax.tree.map(jnp.copy, params)
+            return state
 
         return jax.jit(initial)
 
-    def advance(self, state: State, frozen: trees.Tree, batch: dict, hparams: dict) -> tuple[State, dict]:
+    def advance(self, state: State, frozen: trees.Tree, batch: StepBatch, hparams: HParams) -> tuple[State, Metrics]:
         """One update, to be traced: (state, frozen, batch, hparams) → (state, metrics)."""
         key = key_for(hparams["seed"], state["step"])
         loss, accuracy, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
-        moving = {name: part for name, part in state.items() if name != "stats"}
+        moving: dict[str, Any] = {name: part for name, part in state.items() if name != "stats"}
         moved, norm, rate = self._update(grads, moving, hparams)
-        metrics = dict(zip(METRICS, (loss, accuracy, norm, rate), strict=True))
-        return {**moved, "stats": stats}, metrics
+        metrics = Metrics(loss=loss, accuracy=accuracy, gradient_norm=norm, learning_rate=rate)
+        return cast(State, {**moved, "stats": stats}), metrics
 
     @cached_property
-    def _update(self) -> Callable[[trees.Tree, State, dict], tuple[State, jax.Array, jax.Array]]:
+    def _update(self) -> Callable[[trees.Tree, dict[str, Any], HParams], tuple[dict[str, Any], jax.Array, jax.Array]]:
         """(gradients, state but for its statistics, hparams) → (that state after the update, gradient's norm, learning rate).
 
         It is the same for batches of every shape, and so it is traced once.
         """
         return jax.jit(self._updated, inline=True)
 
-    def _updated(self, grads: trees.Tree, state: State, hparams: dict) -> tuple[State, jax.Array, jax.Array]:
+    def _updated(
+        self, grads: trees.Tree, state: dict[str, Any], hparams: HParams
+    ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
         now = state["step"].astype(jnp.float32)
         rate = learning_rate(self.schedule, now, hparams["learning_rate"], hparams["total"], hparams["warmup"])
         updates: Any
@@ -141,7 +152,7 @@ class Program:
             new["ema"] = jax.tree.map(lambda old, p: kept * old + (1.0 - kept) * p, state["ema"], params)
         return new, global_norm(grads), rate
 
-    def _rates(self, rate: jax.Array, now: jax.Array, hparams: dict) -> dict[str, jax.Array]:
+    def _rates(self, rate: jax.Array, now: jax.Array, hparams: HParams) -> dict[str, jax.Array]:
         """The learning rate of each leaf: the run's, or by its group's own schedule, times the group's scale."""
         kinds: dict[tuple, jax.Array] = {(None, None): rate}
         rates = {}
@@ -155,11 +166,11 @@ class Program:
         return rates
 
     def _gradients(
-        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, batch: dict, key: jax.Array
+        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, batch: StepBatch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, trees.Tree, trees.Tree]:
         """(loss, accuracy, batch statistics, gradients) of a batch, in ``accumulate`` parts one after another."""
 
-        def part(stats: trees.Tree, batch: dict, key: jax.Array) -> tuple[Any, trees.Tree]:
+        def part(stats: trees.Tree, batch: StepBatch, key: jax.Array) -> tuple[Any, trees.Tree]:
             def objective(params: trees.Tree) -> tuple[jax.Array, tuple]:
                 carry = {**trees.cast(batch["carry"], self.compute), "weight": batch["weight"]}
                 out, moved = self._forward(params, frozen, stats, carry, key)
@@ -233,19 +244,21 @@ class Program:
         which are gathered once. The metrics are (members, steps).
         """
 
-        def member(state: State, frozen: trees.Tree, table: dict, rows: dict, hparams: dict) -> tuple[State, dict]:
+        def member(
+            state: State, frozen: trees.Tree, table: dict, rows: dict, hparams: HParams
+        ) -> tuple[State, Metrics]:
             def one(state: State, row: dict) -> tuple[State, jax.Array]:
                 carry = {name: values[row["index"]] for name, values in table.items()}
-                batch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
+                batch: StepBatch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
                 new, metrics = self.advance(state, frozen, batch, hparams)
                 kept = jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state)
                 # One row to write a step, not one a metric.
                 return kept, jnp.stack([metrics[name] for name in METRICS])
 
             state, metrics = jax.lax.scan(one, state, rows)
-            return state, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True))
+            return state, cast(Metrics, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True)))
 
-        def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hparams: dict) -> tuple[State, dict]:
+        def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hparams: HParams) -> tuple[State, Metrics]:
             orders = len(rows["live"])
             states, hparams = jax.tree.map(lambda x: x.reshape(orders, -1, *x.shape[1:]), (states, hparams))
             alike = jax.vmap(member, in_axes=(0, None, None, None, 0))
@@ -261,7 +274,9 @@ class Program:
         All but ``frozen`` have a leading axis of members; where ``live`` is False a member has stopped and stays.
         """
 
-        def member(state: State, frozen: trees.Tree, batch: dict, live: jax.Array, hparams: dict) -> tuple[State, dict]:
+        def member(
+            state: State, frozen: trees.Tree, batch: StepBatch, live: jax.Array, hparams: HParams
+        ) -> tuple[State, Metrics]:
             with plain_attention():
                 new, metrics = self.advance(state, frozen, batch, hparams)
             return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, state), metrics

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from transferlab.pretrained.source import Source
 from transferlab.tasks.classification import Classification
 from transferlab.train.program import Execution, Program, program_for
 from transferlab.train.settings import Settings
+from transferlab.train.state import HParams
 from transferlab.transfer.cache import FrontierCache, shared_cache
 from transferlab.transfer.frontier import CacheDecision, cache_key, can_pack, decide_caching
 from transferlab.transfer.plan import Plan, plan
@@ -189,16 +190,17 @@ class Setup:
             self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
         )
 
-    def hparams(self) -> dict[str, np.generic]:
+    def hparams(self) -> HParams:
         """What the compiled step takes as arguments, so that it is not compiled again for it."""
         settings = self.settings
-        return {
+        hparams = {
             "learning_rate": np.float32(settings.learning_rate),
             "weight_decay": np.float32(settings.weight_decay),
             "total": np.float32(self.steps),
             "warmup": np.float32(round(settings.warmup * self.steps)),
             "seed": np.uint32(self.seeds.order),
         }
+        return cast(HParams, hparams)
 
     def carry(self, batch: Batch, rows: int, key: str | None) -> dict[str, np.ndarray]:
         """A batch's carry at the program's first stage: inputs, or rows of the frontier cache under ``key``."""

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member
 from transferlab.train.memory import Memory
-from transferlab.train.program import State
 from transferlab.train.result import Report
+from transferlab.train.state import State
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import numpy as np
 
 from transferlab.train.member import Member
 from transferlab.train.memory import Memory, memory_of_state
-from transferlab.train.program import State
+from transferlab.train.state import State
 
 
 class Population:

@@ -16,8 +16,8 @@ from transferlab.compute.prefetch import prefetch_map
 from transferlab.train.engines.population import Population, stacked
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member
-from transferlab.train.program import State, evaluated
 from transferlab.train.result import Report
+from transferlab.train.state import State, evaluated
 
 CHUNK = 200
 """Most steps that a scanned population takes in one call: Ctrl-C waits for no more."""

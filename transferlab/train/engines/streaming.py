@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,8 +13,8 @@ from transferlab.data.batches import stream
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member, make_batch, predict_member
 from transferlab.train.memory import Memory, memory_of
-from transferlab.train.program import State
 from transferlab.train.result import Report
+from transferlab.train.state import State
 
 
 class StreamingEngine:
@@ -25,7 +25,9 @@ class StreamingEngine:
         self.done = int(state["step"])
         self._state = state
         self._hparams = member.run.hparams()
-        self._batches = stream(member.run.order, lambda batch: make_batch(member, batch), self.done)
+        self._batches = stream(
+            member.run.order, lambda batch: cast(dict[str, Any], make_batch(member, batch)), self.done
+        )
         self._ahead: Any = None
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:

@@ -13,8 +13,8 @@ from transferlab.train.engines.streaming import StreamingEngine
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member
 from transferlab.train.memory import Memory
-from transferlab.train.program import State
 from transferlab.train.result import Report
+from transferlab.train.state import State
 
 
 class ThreadedEngine:

@@ -14,8 +14,8 @@ from transferlab.data.batches import stream
 from transferlab.train.engines.population import Population
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member, make_batch, predict_member
-from transferlab.train.program import State
 from transferlab.train.result import Report
+from transferlab.train.state import State
 
 
 class VmappedEngine(Population):
