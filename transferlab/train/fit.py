@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
 
+    Example:
+        >>> runs = [tl.adapt(source, data, method=tl.methods.Probe(), seed=seed) for seed in range(5)]
+        >>> [result.test["accuracy"] for result in tl.fit_together(runs)]
+
     Runs of one program that read the same cached features (probes with other seeds, budgets or learning rates) are a
     *population* and step together. Those that each have their own batches (LoRA with other learning rates) step together
     on an accelerator, where a timing shows a gain; on CPU they train in pairs, side by side, where memory holds two. The

@@ -97,6 +97,10 @@ class Predictor:
 def open_run(directory: str | Path) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base it stands on.
 
+    Example:
+        >>> predictor = tl.open_run("runs/lora")
+        >>> predictor(["a fine film", "a dull one"])  # a row of probabilities for each, columns as predictor.labels
+
     Raises:
         TransferlabError: no finished run there (or one that diverged), its weights were not kept, or the base is absent or not what it was.
     """

@@ -20,9 +20,20 @@ from transferlab.train.setup import Seeds, Setup, plan_for
 
 
 class Run(Setup):
-    """One arm at one budget and one seed. Made by :func:`adapt`.
+    """One arm at one budget and one seed. Made by :func:`adapt`; its attributes are those of
+    :class:`transferlab.train.setup.Setup`.
 
     ``print(run.plan)`` says what will happen; ``fit`` does it.
+
+    Example:
+        >>> run = tl.adapt(source, data, method=tl.methods.LoRA(rank=8), directory="runs/lora")
+        >>> print(run.plan, run.memory)
+        >>> result = run.fit()
+
+    Attributes:
+        plan: what happens to every leaf, a :class:`transferlab.transfer.plan.Plan`.
+        memory: what a step will hold, a :class:`transferlab.train.memory.Memory`.
+        steps: updates of the whole run.
     """
 
     @property
@@ -56,6 +67,15 @@ def adapt(
     keep_weights: bool = True,
 ) -> Run:
     """Set up a run; nothing is allocated or trained until ``fit``.
+
+    Example:
+        >>> import transferlab as tl
+        >>> source, data = tl.load("minilm-l6"), tl.dataset("tweets", examples=64, seed=0)
+        >>> result = tl.adapt(source, data, method=tl.methods.LoRA(rank=8)).fit()
+        >>> result.test["accuracy"]
+
+    See also :func:`transferlab.train.fit.fit_together`, for many runs, and
+    :func:`transferlab.train.predictor.open_run`, for one that is finished.
 
     Args:
         source: from ``tl.load``.

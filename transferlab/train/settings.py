@@ -60,7 +60,11 @@ def _reads_former_names(cls: type[Made]) -> type[Made]:
 @check_arguments
 @dataclass(frozen=True)
 class Settings:
-    """Training settings.
+    """Training settings; without any a run has its method's ``defaults``.
+
+    Example:
+        >>> settings = tl.train.Settings(learning_rate=1e-3, epochs=5, optimizer=tl.train.Optimizer("lion"))
+        >>> tl.adapt(source, data, settings=settings)
 
     Attributes:
         learning_rate: peak, after warm-up.

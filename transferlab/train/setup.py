@@ -40,7 +40,15 @@ PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
 @check_arguments
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds that are kept apart: what is drawn for new leaves, and the order of examples and dropout."""
+    """Seeds that are kept apart: what is drawn for new leaves, and the order of examples and dropout.
+
+    Example:
+        >>> tl.adapt(source, data, seed=tl.train.Seeds(initialisation=0, order=3))
+
+    Attributes:
+        initialisation: of leaves that are drawn.
+        order: of the order of examples, and of dropout.
+    """
 
     initialisation: int = 0
     order: int = 0
@@ -84,9 +92,10 @@ def _plan_of(source: Source, labels: Sequence[str], method: Method, initialise: 
     )  # fmt: skip
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Setup:
-    """One arm at one budget and one seed: what a run is, and how it is computed. :func:`transferlab.train.run.adapt` makes it.
+    """One arm at one budget and one seed: what a run is, and how it is computed. :func:`transferlab.train.run.adapt` makes it
+    as a :class:`transferlab.train.run.Run`, which can be started.
 
     Nothing but ``execution``, ``memory_note`` and ``cache`` is set after that.
 

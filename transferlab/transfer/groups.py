@@ -19,7 +19,10 @@ DECAYED = "kernel | embedding"
 
 @dataclass(frozen=True)
 class Group:
-    """Leaves that train alike.
+    """Leaves that train alike. :func:`transferlab.selectors.select` says how selectors are written.
+
+    Example:
+        >>> Group("layers/5"), Group("head", lr_scale=10.0, schedule="cosine")
 
     Attributes:
         selector: which leaves.

@@ -39,6 +39,23 @@ class Plan:
     """Every leaf of the target, every key left over, and what follows for the step.
 
     ``print(plan)`` shows it collapsed by layer; ``to_dict()`` is what ``plan.json`` holds.
+
+    Example:
+        >>> plan = tl.adapt(source, data, method=tl.methods.LoRA(rank=8)).plan
+        >>> [leaf.path for leaf in plan.leaves if leaf.action == "initialised"]
+
+    Attributes:
+        method: its name.
+        weights: ``pretrained``, or ``random`` for the same network untrained.
+        leaves: one row for each leaf of the target, in the model's order.
+        unused: (key of the source, why it is not used).
+        definition: the target without arrays.
+        leaf_settings: of each parameter that trains, by path.
+        head: what is grafted on.
+        frontier: index of the first stage that a gradient reaches.
+        stages: names of the target's stages, in order.
+        training: names of those that run as in training.
+        notes: what else a user should know, a sentence each.
     """
 
     method: str
