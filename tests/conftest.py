@@ -213,12 +213,12 @@ def films(table: Path):
 @pytest.fixture(autouse=True, scope="session")
 def frontier_cache(tmp_path_factory: pytest.TempPathFactory):
     """Carries of tests stay out of the user's cache."""
-    from transferlab.train import run
+    from transferlab.train import setup
     from transferlab.transfer.cache import FrontierCache
 
     made = FrontierCache(tmp_path_factory.mktemp("frontier"))
     patch = pytest.MonkeyPatch()
-    patch.setattr(run, "shared_cache", lambda: made)
+    patch.setattr(setup, "shared_cache", lambda: made)
     yield made
     patch.undo()
 

@@ -19,7 +19,7 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_mapping, check_names, read, read_values
 from transferlab.methods import METHODS, Scratch, method_named
 from transferlab.studies.settings import BASELINES, ArmConfig, StudyConfig
-from transferlab.train.settings import Settings
+from transferlab.train.settings import Settings, current_names
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -60,7 +60,7 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
             raise TransferlabError(f"config.{name} is missing.")
     if not isinstance(raw["methods"], dict) or not raw["methods"]:
         raise TransferlabError("config.methods must map at least one arm's name to its fields.")
-    common = raw.get("train", {})
+    common = current_names(check_mapping(raw.get("train", {}), "config.train"), "config.train")
     arms = {name: _arm(name, given, common) for name, given in raw["methods"].items()}
     own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
     values = read_values(StudyConfig, own, "config")
@@ -91,7 +91,7 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     return out
 
 
-def _arm(name: str, given: Any, common: Any) -> ArmConfig:
+def _arm(name: str, given: Any, common: Mapping[str, Any]) -> ArmConfig:
     where = f"config.methods.{name}"
     if not isinstance(given, dict):
         raise TransferlabError(f"{where} is {given!r}; it must be a mapping of fields, {{}} for the defaults.")
@@ -105,8 +105,8 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
     own, arm = {f.name for f in fields(cls)}, {f.name for f in fields(ArmConfig)} - {"method"}
     check_names(given, own | arm | {"method"}, where)
     method = read(cls, {k: v for k, v in given.items() if k in own}, where)
-    own_train = check_mapping(given.get("train", {}), f"{where}.train")
-    train = read(Settings, {**cls.published, **check_mapping(common, "config.train"), **own_train}, f"{where}.train")
+    own_train = current_names(check_mapping(given.get("train", {}), f"{where}.train"), f"{where}.train")
+    train = read(Settings, {**cls.defaults, **common, **own_train}, f"{where}.train")
     rest = read_values(ArmConfig, {k: v for k, v in given.items() if k in arm and k != "train"}, where)
     if "tune" in rest:
         rest["tune"] = tuple(_trial(train, trial, f"{where}.tune[{i}]") for i, trial in enumerate(rest["tune"]))
@@ -120,6 +120,7 @@ def _arm(name: str, given: Any, common: Any) -> ArmConfig:
 
 def _trial(train: Settings, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What a trial changes of the arm's settings, as the settings hold it."""
+    changes = current_names(changes, where)
     made = read(Settings, {**dataclasses.asdict(train), **changes}, where)
     return {name: getattr(made, name) for name in changes}
 

@@ -34,7 +34,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from transferlab.host import large_pages
+from transferlab.compute.host import large_pages
 
 REPEATS, THREADS = 5, 2
 

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from transferlab.host import large_pages
+from transferlab.compute.host import large_pages
 
 Work = Callable[[], object]
 STEPS = 50

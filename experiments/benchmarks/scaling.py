@@ -63,13 +63,13 @@ def step(source, data, method, length: int = LENGTH) -> float:
     ids = np.random.default_rng(0).integers(1000, 20000, (ROWS, length)).astype(np.int32)
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     if run.decision.cached:
-        inputs = run.program.prefix(*run._plan.place(0), inputs)
+        inputs = run.program.prefix(*run.plan.place(0), inputs)
     batch = jax.device_put({"carry": inputs, "label": ids[:, 0] % 2, "weight": np.ones(ROWS, np.float32)})
-    hyper = run.hyper()
+    hparams = run.hparams()
 
     def work() -> None:
         nonlocal state
-        state, metrics = run.program.step(state, member.frozen, batch, hyper)
+        state, metrics = run.program.step(state, member.frozen, batch, hparams)
         jax.block_until_ready((state, metrics))
 
     return seconds(work)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from transferlab.host import large_pages
+from transferlab.compute.host import large_pages
 
 REPEATS = 5
 
@@ -38,9 +38,9 @@ def worker(begun: float, cache: str) -> None:
     data = tl.dataset("tweets", examples=64)
     mark("data split")
     from transferlab.cli.watch import use_compilation_cache
+    from transferlab.train.engines import StreamingEngine
     from transferlab.train.fit import prepare
     from transferlab.train.interrupt import StopRequest
-    from transferlab.train.loop import Streaming
 
     use_compilation_cache()
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -48,7 +48,7 @@ def worker(begun: float, cache: str) -> None:
     mark("plan made")
     member, state = prepare(run, {})
     mark("step's memory known, weights placed")
-    Streaming(member, state).advance(1, StopRequest(), None)
+    StreamingEngine(member, state).advance(1, StopRequest(), None)
     mark("first step done")
     print(json.dumps(marks))
 

@@ -51,18 +51,18 @@ def ours(source, data, method, inputs, labels, products: float | None = None) ->
     run = tl.adapt(source, data, method=method, settings=settings)
     member, state = prepare(run, {})
     batch = jax.device_put({"carry": inputs, "label": labels, "weight": np.ones(len(labels), np.float32)})
-    hyper = run.hyper()
+    hparams = run.hparams()
 
     def step():
         nonlocal state
-        state, metrics = run.program.step(state, member.frozen, batch, hyper)
+        state, metrics = run.program.step(state, member.frozen, batch, hparams)
         return state, metrics
 
     if not on_gpu():
         return in_a_row(step, jax.block_until_ready, 1)
     work, peak = in_a_row(step, jax.block_until_ready, pairs.STEPS), matrix_product_speed("bfloat16")
     held = sum(x.nbytes for x in jax.tree.leaves((state, member.frozen, batch)))
-    held += run.program.step.temporary_bytes(state, member.frozen, batch, hyper)
+    held += run.program.step.temporary_bytes(state, member.frozen, batch, hparams)
 
     def measured() -> dict:
         return _with_share(work(), held, products, peak)

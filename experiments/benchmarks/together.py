@@ -25,7 +25,7 @@ def sixteen(together: str) -> Work:
         runs = [
             tl.adapt(
                 source, data, method=tl.methods.LoRA(rank=8, alpha=16.0), seed=0,
-                settings=Settings(learning_rate=float(rate), steps=STEPS, together=together, precision=precision),
+                settings=Settings(learning_rate=float(rate), steps=STEPS, vectorize=together, precision=precision),
             )
             for rate in np.logspace(-4, -2, RUNS)
         ]  # fmt: skip

@@ -23,13 +23,13 @@ from jax.experimental import topologies
 
 import transferlab as tl
 from transferlab import trees
+from transferlab.compute.compiled import compiler_options
 from transferlab.models import ClassifierConfig, attention
 from transferlab.models.bert import BertConfig
 from transferlab.tasks.classification import Classification
-from transferlab.train.compiled import compiler_options
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.program import Program
-from transferlab.transfer.groups import Claim
+from transferlab.transfer.groups import LeafSettings
 
 H200 = """
 gpu_device_info {
@@ -52,17 +52,17 @@ FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after
 def step_of(config, carry: dict, rows: int, **head):
     """(function, shapes of its arguments) of a full step with AdamW."""
     definition = tl.define(config.build(ClassifierConfig(("a", "b"), **head)))
-    claims = tuple((path, Claim("all", 1.0, 0.01)) for path in trees.flatten(definition.params))
+    leaf_settings = tuple((path, LeafSettings("all", 1.0, 0.01)) for path in trees.flatten(definition.params))
     names = frozenset(stage.name for stage in definition.module.all_stages())
     program = Program(
-        definition, claims, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
+        definition, leaf_settings, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
     )
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    hyper = dict.fromkeys(("learning_rate", "weight_decay", "total", "warmup"), number)
-    hyper["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
+    hparams = dict.fromkeys(("learning_rate", "weight_decay", "total", "warmup"), number)
+    hparams["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
     label, weight = (jax.ShapeDtypeStruct((rows,), dtype) for dtype in (jnp.int32, jnp.float32))
     state = jax.eval_shape(program.initial, definition.params, definition.state)
-    return program.advance, (state, {}, {"carry": carry, "label": label, "weight": weight}, hyper)
+    return program.advance, (state, {}, {"carry": carry, "label": label, "weight": weight}, hparams)
 
 
 def bert_base():

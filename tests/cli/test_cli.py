@@ -72,7 +72,7 @@ def test_a_study_runs_to_its_table_report_and_result(study: Path) -> None:
         assert 0 <= row["test"]["accuracy"] <= 1 and row["trainable_parameters"] >= 0 and row["seconds"] >= 0
         assert (row["flops"] > 0) == (row["kind"] == "method")
         # Probes on the same features trained in one program; on random weights, those of one seed. Others go in pairs.
-        assert row["together"] == {"majority": 1, "tfidf": 1, "probe": 4}.get(row["name"], 2)
+        assert row["population_size"] == {"majority": 1, "tfidf": 1, "probe": 4}.get(row["name"], 2)
     assert (study / "report.html").read_text().count("<svg") >= 1
     assert len((study / "results.csv").read_text().splitlines()) == 1 + len(cells)
     assert (study / "table.md").read_text().count("| full |") == 5

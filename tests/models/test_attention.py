@@ -15,6 +15,7 @@ from flax import nnx
 from scipy import special
 
 from transferlab import trees
+from transferlab.compute.flags import plain_attention
 from transferlab.methods.lora import LowRank
 from transferlab.models import attention
 from transferlab.models.attention import Attention, attend, dropped_softmax, softmax
@@ -245,7 +246,7 @@ def test_the_kernel_is_given_what_it_cannot_do_or_not_what_it_can(monkeypatch: p
     assert goes(rate=0.0, random=key)
     assert not goes(jnp.float32) and not goes(rate=0.1, random=key) and not goes(bias=bias) and not goes(soft_cap=30.0)
     assert not goes(width=6)
-    with attention.plain():
+    with plain_attention():
         assert not goes()
     assert goes()
 

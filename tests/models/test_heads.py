@@ -16,7 +16,7 @@ from transferlab.models import BertConfig
 from transferlab.models.backbone import run_stages
 from transferlab.models.efficientnet import EfficientNetConfig
 from transferlab.models.heads import ClassifierConfig
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 CONFIG = BertConfig(
     vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,

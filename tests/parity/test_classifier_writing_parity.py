@@ -14,7 +14,7 @@ from test_round_trip_parity import ORIGINS
 
 import transferlab as tl
 from transferlab import trees
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")

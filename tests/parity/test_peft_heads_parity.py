@@ -18,7 +18,7 @@ from transferlab import trees
 from transferlab.methods.adapted import Adapted
 from transferlab.models import ClassifierConfig
 from transferlab.pretrained.peft import Pair
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")

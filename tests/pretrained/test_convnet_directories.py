@@ -221,7 +221,7 @@ def test_a_probe_on_a_frozen_backbone_cannot_be_planned_or_fitted(
     run = tl.adapt(source, pictures, method=tl.methods.Probe(), settings=settings)
     assert set(run.plan.trainable) == {"head/kernel", "head/bias"} and run.plan.training == {"head"}
     assert "computed once per example and kept" in str(run.plan)
-    before = trees.flatten(run._plan.place(0)[0])
+    before = trees.flatten(run.plan.place(0)[0])
     result = run.fit()
     for path, leaf in trees.flatten(result.params).items():
         if not path.startswith("head"):

@@ -23,7 +23,7 @@ from transferlab.pretrained.families.llama_config import llama_from_hf
 from transferlab.pretrained.families.llama_gguf import llama_gguf_names
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.writing import save
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 GIVEN = {"input_ids": np.random.default_rng(1).integers(4, 40, (2, 7))}
 

@@ -30,7 +30,7 @@ from transferlab.pretrained.kernels import kernel_resize, resized_patches
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.positions import RULES
 from transferlab.pretrained.vocabulary import surface, token_map, vocabulary_resize
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 LABELS = ("down", "up")
 KERNEL, WORD = "embed/patch/kernel", "embed/word/embedding"

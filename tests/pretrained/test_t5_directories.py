@@ -16,7 +16,7 @@ from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families.t5 import t5_from_hf, t5_names
 from transferlab.pretrained.names import to_file
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 RAW = {
     "model_type": "t5", "vocab_size": 18, "d_model": 12, "d_kv": 5, "d_ff": 16, "num_layers": 2, "num_decoder_layers": 2,

@@ -23,7 +23,7 @@ from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.pretrained.writing import save
 from transferlab.train import Settings
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 SIZES = {
     "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
@@ -359,7 +359,7 @@ def test_a_run_does_not_read_its_texts_or_trains_what_is_frozen(kind: str, metho
     write_bert(tmp_path / "words")  # its tokenizer has 18 tokens
     (tmp_path / "tokenizer.json").write_text((tmp_path / "words" / "tokenizer.json").read_text())
     run = tl.adapt(tl.load(tmp_path), films.subset(16, 0), method=method, settings=Settings(epochs=2, batch_size=8))
-    before, after = (trees.flatten(tree) for tree in (run._plan.place(0)[0], run.fit().params))
+    before, after = (trees.flatten(tree) for tree in (run.plan.place(0)[0], run.fit().params))
     trained = {path for path in before if not np.array_equal(before[path], after[path])}
-    assert trained <= set(run._plan.trainable) and {"head/kernel", "head/bias"} <= trained
+    assert trained <= set(run.plan.trainable) and {"head/kernel", "head/bias"} <= trained
     assert any("/lora/b" in path for path in trained) == (method.name == "lora")

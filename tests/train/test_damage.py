@@ -300,7 +300,7 @@ def test_a_damaged_file_of_the_feature_cache_is_used_or_ends_later_runs(tmp_path
 def test_a_damaged_compiled_program_is_run_or_stays(tmp_path) -> None:
     from jax._src.lru_cache import LRUCache
 
-    from transferlab.train.stored import _Hashed
+    from transferlab.compute.compile_cache import _Hashed
 
     cache = _Hashed(LRUCache(str(tmp_path), max_size=-1))
     cache.put("step", b"program")
@@ -316,7 +316,7 @@ def test_a_damaged_compiled_program_is_run_or_stays(tmp_path) -> None:
 def test_jax_reads_programs_past_the_hash(tmp_path, monkeypatch) -> None:
     from jax._src import compilation_cache
 
-    from transferlab.train.stored import keep_compiled
+    from transferlab.compute.compile_cache import keep_compiled
 
     before = (jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)
     monkeypatch.setattr(compilation_cache, "get_file_cache", compilation_cache.get_file_cache)

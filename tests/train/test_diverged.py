@@ -154,26 +154,26 @@ def assert_same(some: list[Result], others: list[Result]) -> None:
 def test_the_others_are_the_same_bits_where_one_diverges(
     source, films, tmp_path, method, together: str, engine: int
 ) -> None:
-    calm = tl.fit_together(members(source, films, method, False, together=together))
-    assert [result.record["together"] for result in calm][:2] == [engine] * 2
+    calm = tl.fit_together(members(source, films, method, False, vectorize=together))
+    assert [result.record["population_size"] for result in calm][:2] == [engine] * 2
     with pytest.raises(
         Diverged, match=r"(?s)1 of 3 runs diverged; .*\n  run 1: The run diverged at step 2 of 20"
     ) as caught:
-        tl.fit_together(members(source, films, method, True, tmp_path, together=together, checkpoint_steps=1))
+        tl.fit_together(members(source, films, method, True, tmp_path, vectorize=together, checkpoint_steps=1))
     results = caught.value.results
     assert [result.status for result in results] == ["finished", "diverged at step 2", "finished"]
     assert_same(results[::2], calm[::2])
     assert [row["step"] for row in results[1].history] == [2]
     assert finite_checkpoints(tmp_path / "1") == [1]
     # A study wants the same without an error; nothing is trained again.
-    again = fit_each(members(source, films, method, True, tmp_path, together=together, checkpoint_steps=1))
+    again = fit_each(members(source, films, method, True, tmp_path, vectorize=together, checkpoint_steps=1))
     assert [result.status for result in again] == [result.status for result in results]
     assert_same(again[::2], calm[::2])
 
 
 @pytest.mark.parametrize("method", [PROBE, LORA])
 def test_a_stop_after_one_diverged_continues_the_others_alone(source, films, tmp_path, monkeypatch, method) -> None:
-    monkeypatch.setattr("transferlab.train.loop.CHUNK", 3)
+    monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 3)
     calm = tl.fit_together(members(source, films, method, False))
     asked: list[int] = []
 

@@ -9,7 +9,7 @@ from transferlab.errors import TransferlabError
 from transferlab.files import write_json
 from transferlab.reading import read_json
 from transferlab.train import Settings
-from transferlab.train.identity import check_base, claim, identity
+from transferlab.train.identity import check_base, identity, write_or_verify
 
 QUICK = Settings(steps=2, batch_size=8)
 
@@ -19,26 +19,26 @@ def made(source, films, **changes):
 
 
 def test_a_directory_is_claimed_twice_by_one_run_or_once_by_two(source, films, tmp_path) -> None:
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     stamp = (tmp_path / "run.json").stat().st_mtime_ns
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     assert (tmp_path / "run.json").stat().st_mtime_ns == stamp
     with pytest.raises(TransferlabError, match=r"settings\.steps \(2 → 3\)"):
-        claim(made(source, films, settings=Settings(steps=3, batch_size=8)), tmp_path)
+        write_or_verify(made(source, films, settings=Settings(steps=3, batch_size=8)), tmp_path)
     with pytest.raises(TransferlabError, match=r"seeds\.initialisation \(0 → 5\); seeds\.order \(0 → 5\)"):
-        claim(made(source, films, seed=5), tmp_path)
+        write_or_verify(made(source, films, seed=5), tmp_path)
 
 
 def test_a_base_that_moved_is_another_run(source, films, tmp_path) -> None:
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     written = read_json(tmp_path / "run.json")
     written["source"]["path"] = "/somewhere/else"
     write_json(tmp_path / "run.json", written)
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     written["source"]["files"] = {"model.safetensors": "0" * 64}
     write_json(tmp_path / "run.json", written)
     with pytest.raises(TransferlabError, match=r"source\.files\.model\.safetensors"):
-        claim(made(source, films), tmp_path)
+        write_or_verify(made(source, films), tmp_path)
 
 
 def test_the_identity_lacks_what_decides_a_run(source, films) -> None:
@@ -51,7 +51,7 @@ def test_the_identity_lacks_what_decides_a_run(source, films) -> None:
 
 def test_a_checkpoint_on_another_base_or_of_other_leaves_is_taken(source, films) -> None:
     run = made(source, films)
-    meta = run.meta(1, [], 0.0)
+    meta = run.meta(1, [], 0.0, 0.0)
     check_base(run, meta)
     with pytest.raises(TransferlabError, match="stands on other weights"):
         check_base(run, {**meta, "base": {**meta["base"], "sha256": "0" * 64}})

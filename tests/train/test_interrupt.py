@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import pytest
 
 import transferlab as tl
-from transferlab.host import interruptible
+from transferlab.compute.host import interruptible
 from transferlab.train import fit
 from transferlab.train.interrupt import StopRequest
 

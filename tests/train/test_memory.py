@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import transferlab as tl
+from transferlab.compute.devices import device_bytes
 from transferlab.errors import TransferlabError
 from transferlab.train import Optimizer, Settings
-from transferlab.train.memory import Execution, device_bytes, make_fit
+from transferlab.train.memory import fit_to_memory
+from transferlab.train.program import Execution
 from transferlab.transfer.show import human_bytes
 
 QUICK = Settings(learning_rate=1e-2, steps=3, batch_size=8, log_every=1)
@@ -45,16 +47,16 @@ def test_a_step_that_does_not_fit_runs_out_of_memory_or_silently_changes(source,
     fixed = run.memory.total - run.memory.activations
     limit = fixed + run.memory.activations // 3
     squeezed = run_of(source, films, batch_size=64, memory_bytes=limit)
-    make_fit(squeezed)
+    fit_to_memory(squeezed)
     assert squeezed.execution.remat
     assert squeezed.execution.accumulate > 1
     assert squeezed.memory.total <= limit
-    assert f"does not fit in {human_bytes(limit)}: {squeezed.execution}" in squeezed.squeezed
-    assert squeezed.fit().record["squeezed"] == squeezed.squeezed
+    assert f"does not fit in {human_bytes(limit)}: {squeezed.execution}" in squeezed.memory_note
+    assert squeezed.fit().record["memory_note"] == squeezed.memory_note
     with pytest.raises(TransferlabError, match=r"Even with activations computed again and one example at a time"):
-        make_fit(run_of(source, films, memory_bytes=1000))
-    make_fit(run)
-    assert run.squeezed == ""
+        fit_to_memory(run_of(source, films, memory_bytes=1000))
+    fit_to_memory(run)
+    assert run.memory_note == ""
     assert run.execution == Execution(False, 1)
 
 

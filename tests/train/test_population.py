@@ -43,7 +43,7 @@ def runs(source, films, directory: Path | None = None, **changes) -> list[Run]:
 def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
     together = fit_together(runs(source, films))
     alone = [run.fit() for run in runs(source, films)]
-    assert [result.record["together"] for result in together] == [5] * 5
+    assert [result.record["population_size"] for result in together] == [5] * 5
     for one, other in zip(together, alone, strict=True):
         assert [row["step"] for row in one.history] == [row["step"] for row in other.history]
         for name in ("loss", "gradient_norm", "learning_rate"):
@@ -60,7 +60,7 @@ def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
 # (orders, runs on each): cut within the orders, between them, and not at all.
 @pytest.mark.parametrize(("orders", "alike"), [(2, 4), (3, 4), (8, 1), (3, 3)])
 def test_halves_that_step_side_by_side_are_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
-    monkeypatch.setattr("transferlab.train.loop.CHUNK", 6)
+    monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 6)
 
     def made() -> list[Run]:
         settings = replace(QUICK, steps=12)
@@ -74,7 +74,7 @@ def test_halves_that_step_side_by_side_are_mixed_up(source, films, monkeypatch, 
         ]  # fmt: skip
 
     together = fit_together(made())
-    monkeypatch.setattr("transferlab.train.halves.HALVED", 1000)
+    monkeypatch.setattr("transferlab.train.engines.scanned.HALVED", 1000)
     whole = fit_together(made())
     for one, other in zip(together, whole, strict=True):
         assert len(one.history) == 12
@@ -101,14 +101,14 @@ def test_a_companion_differs_from_its_run_made_alone(source, films, monkeypatch,
         return [
             tl.adapt(
                 source, films.subset(labels, seeds.order), method=method, seed=seeds,
-                settings=replace(QUICK, together=together, optimizer=Optimizer("sgd"), **own),
+                settings=replace(QUICK, vectorize=together, optimizer=Optimizer("sgd"), **own),
             )
             for labels, seeds, own in MEMBERS
         ]  # fmt: skip
 
     together, alone = (fit_together(made(how)) for how in ("always", "never"))
-    assert [result.record["together"] for result in together] == [5] * 5
-    assert [result.record["together"] for result in alone] == [1] * 5
+    assert [result.record["population_size"] for result in together] == [5] * 5
+    assert [result.record["population_size"] for result in alone] == [1] * 5
     for one, other in zip(together, alone, strict=True):
         assert [row["step"] for row in one.history] == [row["step"] for row in other.history]
         for name in ("loss", "gradient_norm", "learning_rate"):
@@ -121,7 +121,7 @@ def test_a_companion_differs_from_its_run_made_alone(source, films, monkeypatch,
 
 def test_companions_are_more_than_the_device_holds(source, films) -> None:
     def made(limit: int | None) -> list[Run]:
-        settings = replace(QUICK, steps=3, together="always", memory_bytes=limit)
+        settings = replace(QUICK, steps=3, vectorize="always", memory_bytes=limit)
         return [
             tl.adapt(source, films.subset(24, 0), method=tl.methods.LoRA(rank=2), settings=settings, seed=seed)
             for seed in range(4)
@@ -129,23 +129,23 @@ def test_companions_are_more_than_the_device_holds(source, films) -> None:
 
     one = made(None)[0].memory
     results = fit_together(made(one.frozen + 2 * (one.total - one.frozen)))
-    assert [result.record["together"] for result in results] == [2] * 4
+    assert [result.record["population_size"] for result in results] == [2] * 4
     assert len({result.history[-1]["loss"] for result in results}) == 4
 
 
 def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monkeypatch) -> None:
     """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
-    from transferlab.train import fit
+    from transferlab.train import grouping
 
-    monkeypatch.setattr(Run, "abreast", False)
+    monkeypatch.setattr(Run, "runs_concurrently", False)
     asked, answers = [], iter([True, False])
 
     def pays(*arguments) -> bool:
         asked.append(timed(*arguments))
         return next(answers)
 
-    timed = fit._pays
-    monkeypatch.setattr(fit, "_pays", pays)
+    timed = grouping._vmap_is_faster
+    monkeypatch.setattr(grouping, "_vmap_is_faster", pays)
     settings = replace(QUICK, optimizer=Optimizer("sgd"), steps=8)
     results = [
         fit_together(
@@ -156,7 +156,7 @@ def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monke
         )
         for _ in range(2)
     ]
-    assert [result.record["together"] for pair in results for result in pair] == [2, 2, 1, 1]
+    assert [result.record["population_size"] for pair in results for result in pair] == [2, 2, 1, 1]
     assert all(isinstance(answer, bool) for answer in asked)
     for one, other in zip(*results, strict=True):
         assert len(one.history) == len(other.history) == 8
@@ -169,7 +169,7 @@ def test_a_population_compiles_for_every_member(source, films) -> None:
     made = runs(source, films, steps=20)
     fit_together(made)
     assert made[0].program is made[-1].program
-    assert made[0].program.population.compilations == 1
+    assert made[0].program.scanned_steps.compilations == 1
     assert made[0].program.step.compilations == 0
 
 
@@ -192,16 +192,16 @@ def test_other_runs_than_those_of_one_program_are_put_together(source, films) ->
     ]
     probe = runs(source, films)[0]
     results = fit_together([lora, *random, probe])
-    assert [result.record["together"] for result in results] == [1, 1, 1, 1]
+    assert [result.record["population_size"] for result in results] == [1, 1, 1, 1]
     assert [result.record["method"] for result in results] == ["lora", "probe", "probe", "probe"]
     assert not np.allclose(results[1].probabilities, results[2].probabilities)
 
 
 def test_a_stopped_population_loses_steps(source, films, tmp_path, monkeypatch) -> None:
-    from transferlab.train import loop
+    from transferlab.train.engines import scanned
 
     calm = fit_together(runs(source, films, tmp_path / "calm"))
-    monkeypatch.setattr(loop, "CHUNK", 4)
+    monkeypatch.setattr(scanned, "CHUNK", 4)
 
     asked = []
 
@@ -250,7 +250,7 @@ def test_weights_that_are_not_wanted_stay_on_disk(source, films, tmp_path, metho
 
 def test_members_in_bfloat16_hold_the_base_each_for_itself(source, films) -> None:
     shared: dict = {}
-    settings = Settings(learning_rate=1e-3, steps=4, batch_size=8, precision="bfloat16", together="always")
+    settings = Settings(learning_rate=1e-3, steps=4, batch_size=8, precision="bfloat16", vectorize="always")
     frozen = [
         trees.flatten(prepare(tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=settings,
                                        seed=seed), shared)[0].frozen)

@@ -135,7 +135,7 @@ def test_activations_computed_again_lose_the_batch_statistics(tmp_path: Path) ->
 
     from transferlab.models import EfficientNetConfig
     from transferlab.train.fit import prepare
-    from transferlab.train.loop import make_batch
+    from transferlab.train.member import make_batch
 
     rng = np.random.default_rng(0)
     for label in ("a", "b"):
@@ -152,7 +152,7 @@ def test_activations_computed_again_lose_the_batch_statistics(tmp_path: Path) ->
         member, state = prepare(run, {})
         before = jax.tree.map(np.array, state["stats"])
         batch = make_batch(member, run.order[0])
-        state, metrics = run.program.step(state, member.frozen, batch, run.hyper())
+        state, metrics = run.program.step(state, member.frozen, batch, run.hparams())
         assert not np.allclose(jax.tree.leaves(before)[0], jax.tree.leaves(state["stats"])[0])
         after.append((state["stats"], state["params"], metrics))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), after[0], after[1])
@@ -189,14 +189,14 @@ def test_the_average_is_not_what_is_tested_kept_and_brought_back(source, films, 
 
 def test_the_average_is_not_that_of_its_formula(source, films) -> None:
     from transferlab.train.fit import prepare
-    from transferlab.train.loop import make_batch
+    from transferlab.train.member import make_batch
 
     run = tl.adapt(source, films.subset(24, 0), method=tl.methods.Probe(), settings=replace(QUICK, ema=0.5))
     member, state = prepare(run, {})
     want = np.array(state["params"]["head"]["kernel"])
     for step in range(4):
         batch = make_batch(member, run.order[step])
-        state, _ = run.program.step(state, member.frozen, batch, run.hyper())
+        state, _ = run.program.step(state, member.frozen, batch, run.hparams())
         kept = min(0.5, (1 + step) / (10 + step))
         want = kept * want + (1 - kept) * np.asarray(state["params"]["head"]["kernel"])
         np.testing.assert_allclose(state["ema"]["head"]["kernel"], want, rtol=1e-6)
@@ -218,7 +218,7 @@ def test_a_group_follows_the_runs_schedule_instead_of_its_own(source, films) -> 
     settings = replace(QUICK, steps=8, warmup=0.25, optimizer=Optimizer("sgd", clip_norm=None), weight_decay=0.0)
     run = tl.adapt(source, films.subset(24, 0), method=TwoSchedules(), settings=settings)
     program = run.program
-    rates = program._rates(jnp.float32(0.5), jnp.float32(1.0), jax.tree.map(jnp.asarray, run.hyper()))
+    rates = program._rates(jnp.float32(0.5), jnp.float32(1.0), jax.tree.map(jnp.asarray, run.hparams()))
     assert float(rates["head/kernel"]) == pytest.approx(1e-2 * 0.5 * (1 + np.cos(np.pi / 8)))
     assert float(rates["layers/1/mlp/up/kernel"]) == pytest.approx(1e-2 * 0.5 * 2 / 4)
     rows = {leaf.path: leaf.schedule for leaf in run.plan.leaves}

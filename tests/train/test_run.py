@@ -23,7 +23,7 @@ from transferlab.errors import TransferlabError
 from transferlab.train import Optimizer, Seeds, Settings
 from transferlab.train.checkpoints import Checkpoints
 from transferlab.train.fit import prepare
-from transferlab.train.loop import make_batch
+from transferlab.train.member import make_batch
 from transferlab.train.run import _check_kinds
 from transferlab.transfer.cache import FrontierCache
 
@@ -45,18 +45,18 @@ def flat(tree) -> dict[str, np.ndarray]:
 def test_what_trains_moves_and_what_is_frozen_stays_bit_for_bit(source, films, method) -> None:
     data = films.subset(40, 0)
     run, result = fit(source, data, method)
-    before, after = flat(run._plan.place(0)[0]), flat(result.params)
+    before, after = flat(run.plan.place(0)[0]), flat(result.params)
     assert before.keys() == after.keys()
     for path in before:
         moved = not np.array_equal(before[path], after[path])
         if path.endswith("attention/key/bias"):
             continue  # softmax does not see it: its gradient is 0 up to rounding
-        assert moved == (path in run._plan.trainable), path
+        assert moved == (path in run.plan.trainable), path
 
 
 def test_no_optimizer_moment_is_kept_for_what_is_frozen(source, films) -> None:
     run = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=QUICK)
-    params, stats = run._plan.place(0)
+    params, stats = run.plan.place(0)
     state = run.program.initial(trees.split_by(params, run.program.paths)[0], stats)
     moments = sum(leaf.size for leaf in jax.tree.leaves(state["optimizer"]))
     assert moments == 2 * run.plan.trainable_parameters + 1  # first and second moment, and a counter
@@ -134,7 +134,7 @@ def test_runs_of_another_precision_share_no_features(source, films, monkeypatch)
     for precision in ("bfloat16", "float32"):
         run = tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(steps=2, precision=precision))
         run.cache = cache
-        key = run.features(*run._plan.place(0))
+        key = run.compute_features(*run.plan.place(0))
         kinds.append(str(cache.rows(key, data.train, 0, 16, ())["pooled"].dtype))
     assert kinds == ["bfloat16", "float32"]
     assert cache.computed == 2 * (16 + len(data.test))
@@ -147,8 +147,8 @@ def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(sou
 
     def key(source, data, precision="float32"):
         run = tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK)
-        params, stats = run._plan.place(0)
-        definition, frontier = run._plan.definition, run._plan.frontier
+        params, stats = run.plan.place(0)
+        definition, frontier = run.plan.definition, run.plan.frontier
         return cache_key(params, stats, definition, frontier, source.transform, data.sha256, precision)
 
     first = key(source, films)
@@ -422,7 +422,7 @@ def test_the_step_donates_what_is_frozen_or_keeps_what_it_replaces(source, films
     run = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=QUICK)
     member, state = prepare(run, {})
     batch = jax.device_put(make_batch(member, run.order[0]))
-    run.program.step(state, member.frozen, batch, run.hyper())
+    run.program.step(state, member.frozen, batch, run.hparams())
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state["params"], state["optimizer"])))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(member.frozen))
 
@@ -434,14 +434,14 @@ def test_the_backward_pass_goes_through_what_is_frozen(source, films) -> None:
         run = tl.adapt(source, data, method=method, settings=replace(QUICK, cache_bytes=0))
         member, state = prepare(run, {})
         assert not run.decision.cached
-        cost[name] = run.program.step.flops(state, member.frozen, make_batch(member, run.order[0]), run.hyper())
+        cost[name] = run.program.step.flops(state, member.frozen, make_batch(member, run.order[0]), run.hparams())
     assert cost["probe"] < 0.45 * cost["full"]
 
 
 def test_the_seed_of_the_order_draws_the_head_or_that_of_the_head_the_order(source, films) -> None:
     def made(initialisation: int, order: int):
         run = tl.adapt(source, films.subset(40, 0), settings=QUICK, seed=Seeds(initialisation, order))
-        head = flat(run._plan.place(initialisation)[0])["head/kernel"]
+        head = flat(run.plan.place(initialisation)[0])["head/kernel"]
         return np.asarray(head), run.order[0].indices.tolist()
 
     (head, first), (same, other), (drawn, again) = made(0, 0), made(0, 1), made(1, 0)
@@ -541,16 +541,16 @@ def test_a_name_in_place_of_a_thing_is_a_traceback(source, films, wrong: dict, s
 def test_what_was_computed_before_a_stop_is_computed_again(source, films, tmp_path: Path, monkeypatch) -> None:
     run = tl.adapt(source, films.subset(40, 0), method=tl.methods.Probe(), settings=QUICK)
     run.cache = FrontierCache(tmp_path)
-    params, stats = run._plan.place(0)
-    whole = run._carries
+    params, stats = run.plan.place(0)
+    whole = run.iterate_features
 
     def stopped(*args):
         yield next(iter(whole(*args)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_carries", stopped)
+    monkeypatch.setattr(run, "iterate_features", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run.features(params, stats)
+        run.compute_features(params, stats)
     before = len(run._wanted)
     again = FrontierCache(tmp_path)
     assert 0 < len(again.missing(run._key(params, stats), run._wanted)) < before

@@ -100,9 +100,9 @@ def test_padding_is_kept_in_place_of_a_texts_tokens(side: str, films, tmp_path: 
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "padding_side": side}))
     run = tl.adapt(tl.load(folder), films.subset(16, 0), method=LastLayer())
     run.cache = FrontierCache(None)
-    params, stats = run._plan.place(0)
-    key = run.features(params, stats)
-    prefix = jax.jit(prefix_function(run._plan.definition, run._plan.frontier))
+    params, stats = run.plan.place(0)
+    key = run.compute_features(params, stats)
+    prefix = jax.jit(prefix_function(run.plan.definition, run.plan.frontier))
     for index in run.data.train.tolist():
         chosen = np.array([index])
         bucket, length = int(run.feed.buckets(chosen)[0]), run.feed.length(index)
@@ -119,7 +119,7 @@ def test_where_no_device_counts_operations_a_frozen_prefix_is_recomputed(monkeyp
     frontier._cost.cache_clear()
     monkeypatch.setattr(frontier, "flops_of", lambda lowered: None)
     try:
-        made = frontier.decide(definition, 2, inputs, 1 << 30, 100)
+        made = frontier.decide_caching(definition, 2, inputs, 1 << 30, 100)
         assert made.cached and made.flops_per_example == 0.0
     finally:
         frontier._cost.cache_clear()

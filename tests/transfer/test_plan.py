@@ -13,8 +13,8 @@ from conftest import write_bert
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.train.run import plan_for
-from transferlab.transfer.groups import Group, claims
+from transferlab.train.setup import plan_for
+from transferlab.transfer.groups import Group, assign_groups
 
 LABELS = ("down", "up")
 
@@ -101,7 +101,7 @@ def test_lora_on_something_that_is_no_linear_map_is_an_error(source) -> None:
 
 def test_a_leaf_that_two_groups_claim_is_an_error() -> None:
     with pytest.raises(TransferlabError, match="'head/bias' is claimed by two groups"):
-        claims((Group("head"), Group("bias")), ["head/kernel", "head/bias"], [])
+        assign_groups((Group("head"), Group("bias")), ["head/kernel", "head/bias"], [])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from scipy import ndimage
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.positions import RULES, position_resize, resized_positions
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 LABELS = ("down", "up")
 PATH = "embed/position"

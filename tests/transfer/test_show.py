@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import transferlab as tl
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 from transferlab.transfer.resize import label_rows, take_rows
 from transferlab.transfer.show import human_bytes
 

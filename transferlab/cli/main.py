@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from transferlab import __version__
+from transferlab.compute.host import catch_interrupts, restart_with_large_pages
 from transferlab.errors import TransferlabError
-from transferlab.host import catch_interrupts, restart_with_large_pages
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
@@ -238,7 +238,7 @@ def methods() -> None:
 
     from transferlab.methods import METHODS
 
-    rows = [(m.name, m.about, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
+    rows = [(m.name, m.summary, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
     _listing(("method", "", "fields and defaults"), rows)
 
 

@@ -140,7 +140,7 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes, in the user's cache, so that a second start trains at once."""
+    from transferlab.compute.compile_cache import keep_compiled
     from transferlab.fetching import cache_dir
-    from transferlab.train.stored import keep_compiled
 
     keep_compiled(cache_dir() / "xla")

@@ -11,12 +11,12 @@ from typing import Any, get_args
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.compute.host import interruptible
 from transferlab.data.examples import Examples, Modality, read_folder, read_registered, read_table
 from transferlab.data.labels import LabelKind
 from transferlab.data.levels import check_white
 from transferlab.data.splits import deduplicated, set_apart, stratified_order
 from transferlab.errors import TransferlabError, check_arguments, nearest
-from transferlab.host import interruptible
 from transferlab.reading import reading
 
 

@@ -1,4 +1,4 @@
-"""Ways to adapt a pretrained model. A method says how it edits the module, what trains, and its published setting."""
+"""Ways to adapt a pretrained model. A method says how it edits the module, what trains, and its default settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ def method_named(name: str) -> type[Method]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_named"]
+def method_from(fields: dict[str, Any]) -> Method:
+    """Return the method that ``{"name": …, **fields}`` describes, as a run's directory records it."""
+    given = dict(fields)
+    return method_named(given.pop("name"))(**given)
+
+
+__all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_from", "method_named"]
 
 
 def __getattr__(name: str) -> Any:

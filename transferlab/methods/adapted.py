@@ -118,13 +118,13 @@ def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted
 
 
 def adapted(
-    source: Source, trained: trees.Tree, drawn: trees.Tree, state: trees.Tree, head: Any, module: Any
+    source: Source, trained: trees.Tree, initialised: trees.Tree, state: trees.Tree, head: Any, module: Any
 ) -> Adapted:
     """Return what a run made of its base: trained leaves in their places, its adapters apart.
 
-    ``drawn`` are frozen leaves that the source has not as they are: of a network that began with random weights.
+    ``initialised`` are frozen leaves that the source has not as they are: of a network that began with random weights.
     """
-    flat = trees.flatten(drawn) | trees.flatten(trained)
+    flat = trees.flatten(initialised) | trees.flatten(trained)
     pairs = {}
     for path in flat:
         parent, mark, last = path.rpartition("/lora/")

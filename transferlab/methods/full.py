@@ -21,8 +21,8 @@ class Full(Method):
     head_lr_scale: NonNegative = 1.0
 
     name: ClassVar[str] = "full"
-    about: ClassVar[str] = "every parameter trains"
-    published: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "epochs": 10}
+    summary: ClassVar[str] = "every parameter trains"
+    defaults: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "epochs": 10}
 
     def groups(self) -> tuple[Group, ...]:
         """Backbone and head, which may differ in learning rate."""

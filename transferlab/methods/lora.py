@@ -73,8 +73,8 @@ class LoRA(Method):
     dropout: Rate = 0.0
 
     name: ClassVar[str] = "lora"
-    about: ClassVar[str] = "low-rank adapters beside frozen kernels"
-    published: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3, "epochs": 10}
+    summary: ClassVar[str] = "low-rank adapters beside frozen kernels"
+    defaults: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3, "epochs": 10}
 
     def edit(self, module: Any) -> None:
         """Hang an adapter beside every target kernel."""

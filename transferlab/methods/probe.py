@@ -14,8 +14,8 @@ class Probe(Method):
     """Linear probe (Alain & Bengio 2016): only the head trains, so the frontier is the head and features are cached."""
 
     name: ClassVar[str] = "probe"
-    about: ClassVar[str] = "a linear classifier on frozen features"
-    published: ClassVar[dict[str, Any]] = {
+    summary: ClassVar[str] = "a linear classifier on frozen features"
+    defaults: ClassVar[dict[str, Any]] = {
         "learning_rate": 1e-2,
         "steps": 500,
         "weight_decay": 0.0,

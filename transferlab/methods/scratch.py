@@ -16,4 +16,4 @@ class Scratch(Full):
     weights: Weights = "random"
 
     name: ClassVar[str] = "scratch"
-    about: ClassVar[str] = "the same network from random weights: the control"
+    summary: ClassVar[str] = "the same network from random weights: the control"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from transferlab.compute.flags import attention_is_plain
 from transferlab.models.layers import Initialiser, Key, Linear, TruncatedNormal, dropout
 
 Mask = Bool[Array, "*batch keys"] | Bool[Array, "*batch #queries keys"]
@@ -274,24 +273,9 @@ def _fused(
     return mixed[:, :queries]
 
 
-_plain: ContextVar[bool] = ContextVar("plain", default=False)
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """Keep the fused kernel out of what is traced within: it cannot be mapped over (``jax.vmap``) with a mask, or where
-    lengths are odd.
-    """
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
-
-
 def _fits_kernel(dtype: jnp.dtype, queries: int, keys: int, width: int, masked: bool) -> bool:
     """Whether cuDNN's kernel takes this, and gains by it: the scores of one query are no larger than its keys."""
-    if _plain.get() or queries == 1:
+    if attention_is_plain() or queries == 1:
         return False
     if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16) or width % 8 or width > 128:
         return False

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transferlab.compute.host import interruptible
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fetching import fetch_bucket
-from transferlab.host import interruptible
 from transferlab.pretrained.directories import from_directory, from_file, from_gguf, from_tree
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.weights import read_any

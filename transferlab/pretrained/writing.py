@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
+from transferlab.compute.host import interruptible
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import write_json
-from transferlab.host import interruptible
 from transferlab.manifest import write_manifest
 from transferlab.pretrained.auxiliary_files import (
     changed_tokenizer,

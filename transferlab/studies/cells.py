@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from transferlab.compute.prefetch import THREADS
 from transferlab.data.dataset import Dataset
 from transferlab.files import remove_directory
 from transferlab.measure.metrics import scores
@@ -18,16 +19,16 @@ from transferlab.pretrained.source import Source
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.status import finished
-from transferlab.train.ahead import SIDE_BY_SIDE
 from transferlab.train.divergence import FINISHED, drop_checkpoints
-from transferlab.train.fit import COMPANIONS, fit_each
+from transferlab.train.fit import fit_each
+from transferlab.train.grouping import MAX_POPULATION
 from transferlab.train.result import Result, read_record, write_predictions
 from transferlab.train.run import Run, Seeds, adapt
 from transferlab.train.settings import Settings
 from transferlab.transfer.plan import Plan
 
 RECORDED = (
-    "trainable_parameters", "flops", "seconds", "together", "memory", "squeezed", "steps", "settings", "truncated", "compilations",
+    "trainable_parameters", "flops", "seconds", "population_size", "memory", "memory_note", "steps", "settings", "truncated", "compilations",
 )  # fmt: skip
 """What a study's record takes over from a run's."""
 
@@ -68,10 +69,10 @@ class Cells:
     def _largest_group(self, cell: Cell) -> int:
         """How many cells like this one are run together."""
         arm = self.config.methods.get(cell.arm)
-        if arm is None or arm.train.together == "never":
+        if arm is None or arm.train.vectorize == "never":
             return 1
         run = self.make(cell, arm, arm.train, self.data.subset(cell.budget, cell.seed))
-        return SIDE_BY_SIDE if run.abreast else COMPANIONS
+        return THREADS if run.runs_concurrently else MAX_POPULATION
 
     def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Tune (in the full grid), train and test cells of one arm; return their records."""
@@ -222,9 +223,9 @@ def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
         "trainable_parameters": 0,
         "flops": 0.0,
         "seconds": 0.0,
-        "together": 1,
+        "population_size": 1,
         "memory": {},
-        "squeezed": "",
+        "memory_note": "",
         "tuning_seconds": 0.0,
         "steps": 0,
         "settings": {},

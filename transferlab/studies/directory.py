@@ -15,6 +15,7 @@ from transferlab.files import TEMPORARY, drop_litter, new_folder, write_json
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object
 from transferlab.studies.settings import ArmConfig, StudyConfig
+from transferlab.train.settings import RENAMED
 
 INPUTS, LOCK = "inputs.json", ".lock"
 """Files of a study's directory: hashes of what it reads, and what a running process holds."""
@@ -109,7 +110,10 @@ def study_directory(config: StudyConfig) -> Path:
 
 
 def _arm_identity(arm: ArmConfig) -> dict[str, Any]:
-    return {"method": arm.method.name, **asdict(arm.method), "train": asdict(arm.train)}
+    # By their first names, so that a directory that an earlier version named is found again.
+    former = {name: before for before, name in RENAMED.items()}
+    train = {former.get(name, name): value for name, value in asdict(arm.train).items()}
+    return {"method": arm.method.name, **asdict(arm.method), "train": train}
 
 
 def _changed(theirs: dict[str, Any], mine: dict[str, Any]) -> Iterable[str]:

@@ -73,7 +73,7 @@ def write_report(
         costs=[row for row in summary if row["kind"] == "method"],
         seeds={(r["name"], r["budget"]): r["seeds"] for r in summary},
         tuned=[r for r in records if r.get("tuning")],
-        together=max((r.get("together", 1) for r in records), default=1),
+        population_size=max((r.get("population_size", 1) for r in records), default=1),
         truncated=max((r.get("truncated", 0) for r in records), default=0),
         plans=plan,
         variance=variance_note(summary),

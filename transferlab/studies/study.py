@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from transferlab.compute.host import interruptible
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import file_lock, write_json, write_text
-from transferlab.host import interruptible
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.studies.cells import Cells, plain_settings

@@ -1,12 +1,12 @@
 """Training: settings, the compiled step, the loop, checkpoints, and opening a finished run."""
 
-from transferlab.train.divergence import Diverged
 from transferlab.train.interrupt import Interrupted
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.predictor import Predictor, open_run
-from transferlab.train.result import Result
-from transferlab.train.run import Run, Seeds, adapt
+from transferlab.train.result import Diverged, Result
+from transferlab.train.run import Run, adapt
 from transferlab.train.settings import Settings
+from transferlab.train.setup import Seeds
 
 __all__ = [
     "Diverged",

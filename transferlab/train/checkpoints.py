@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from transferlab.files import atomic_directory, drop_litter, remove, remove_dire
 from transferlab.manifest import MANIFEST, Damaged, check_manifest, write_manifest
 from transferlab.pretrained.formats.orbax import plain_path, read_tree, write_tree
 from transferlab.reading import read_json
-from transferlab.train.program import State, evaluated
+from transferlab.train.state import State, evaluated
 
 # Orbax logs the trace of each error that it also raises: a full disk is one clear error.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -291,7 +291,7 @@ class Checkpoints:
         """Return (trained params or their moving average, batch statistics) as they were saved."""
         self._check(step)
         saved = self._tree(step)
-        return evaluated(saved), saved.get("stats", {})
+        return evaluated(cast(State, saved)), saved.get("stats", {})
 
 
 class _disk_errors:

@@ -7,32 +7,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from transferlab.errors import TransferlabError
-
-if TYPE_CHECKING:
-    from transferlab.train.result import Result
-    from transferlab.train.settings import Settings
+from transferlab.train.settings import Settings
 
 FINISHED = "finished"
 """Status of a run that came to its end with finite numbers."""
 _PARTS = {"params": "parameter", "ema": "averaged parameter", "stats": "batch statistic", "optimizer": "optimizer's"}
-
-
-class Diverged(TransferlabError):
-    """A loss, a gradient or what trains is not finite. The run has ended: started again, it says so again.
-
-    Attributes:
-        results: of all runs that were fitted together, in order; ``status`` tells those that finished from the others.
-    """
-
-    def __init__(self, message: str, results: Sequence[Result] = ()):
-        super().__init__(message)
-        self.results = list(results)
 
 
 @dataclass(frozen=True)
@@ -142,18 +127,3 @@ def last_checkpoint(directory: Path) -> int | None:
 def drop_checkpoints(directory: Path) -> None:
     """Remove the checkpoints in a run's directory."""
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-
-
-def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> None:
-    """Raise one error for all runs that diverged, where there is any; ``sentences`` has one for each, by its place.
-
-    Raises:
-        Diverged: with the results of all.
-    """
-    if not sentences:
-        return
-    if len(results) == 1:
-        raise Diverged(sentences[0], results)
-    lines = "".join(f"\n  run {place}: {text}" for place, text in sentences.items())
-    rest = "; the others finished: this error's `results` has all, in order" if len(sentences) < len(results) else ""
-    raise Diverged(f"{len(sentences)} of {len(results)} runs diverged{rest}:{lines}", results)

@@ -7,11 +7,10 @@ that has ended is read and never trained again.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,37 +18,42 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
+from transferlab.compute.devices import cpu_device
+from transferlab.compute.host import interruptible
 from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
-from transferlab.host import interruptible
 from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
-from transferlab.train.abreast import Abreast
-from transferlab.train.ahead import SIDE_BY_SIDE
-from transferlab.train.divergence import FINISHED, drop_checkpoints, raise_diverged, sentence
-from transferlab.train.identity import check_base, claim
+from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
+from transferlab.train.engines import Engine
+from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
+from transferlab.train.identity import check_base, write_or_verify
 from transferlab.train.interrupt import StopRequest
-from transferlab.train.loop import Companions, Engine, Member, Resident, Streaming, train
-from transferlab.train.memory import device_bytes, make_fit
-from transferlab.train.program import State, evaluated
-from transferlab.train.result import Report, Result, read_result, write_predictions
-from transferlab.train.run import Run
+from transferlab.train.loop import train
+from transferlab.train.member import Member
+from transferlab.train.memory import fit_to_memory
+from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
+from transferlab.train.setup import Setup
+from transferlab.train.state import State, evaluated
 from transferlab.train.writers import MetricsWriter
-from transferlab.transfer.flops import host
 
-COMPANIONS = 64
-"""Most runs that step in one program, each on its own batches."""
+if TYPE_CHECKING:
+    from transferlab.train.checkpoints import Checkpoints
 
 
 @check_arguments
 @interruptible()
-def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
+def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
     """Fit many runs and return their results in order.
+
+    Example:
+        >>> runs = [tl.adapt(source, data, method=tl.methods.Probe(), seed=seed) for seed in range(5)]
+        >>> [result.test["accuracy"] for result in tl.fit_together(runs)]
 
     Runs of one program that read the same cached features (probes with other seeds, budgets or learning rates) are a
     *population* and step together. Those that each have their own batches (LoRA with other learning rates) step together
     on an accelerator, where a timing shows a gain; on CPU they train in pairs, side by side, where memory holds two. The
-    others go one by one. ``Settings.together`` overrides that.
+    others go one by one. ``Settings.vectorize`` overrides that.
 
     A run that diverges ends there, and the others are trained to their ends as if nothing had happened.
 
@@ -65,14 +69,14 @@ def fit_together(runs: Sequence[Run], report: Report | None = None) -> list[Resu
     return results
 
 
-def fit_each(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
+def fit_each(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
     """The same, with a result for every run: the ``status`` of one that diverged says so."""
     results: dict[int, Result] = {}
     left: list[int] = []
     with ExitStack() as locks:
         for i, run in enumerate(runs):
             if run.directory is not None:
-                claim(run, run.directory)
+                write_or_verify(run, run.directory)
                 busy = f"Another process is training the run in {run.directory}."
                 locks.enter_context(file_lock(run.directory / ".lock", busy))
                 if (run.directory / "result.json").exists():
@@ -83,107 +87,25 @@ def fit_each(runs: Sequence[Run], report: Report | None = None) -> list[Result]:
     return [results[i] for i in range(len(runs))]
 
 
-def _fit_left(runs: Sequence[Run], left: Sequence[int], report: Report | None) -> dict[int, Result]:
+def _fit_left(runs: Sequence[Setup], left: Sequence[int], report: Report | None) -> dict[int, Result]:
     """Fit these of the runs."""
     results: dict[int, Result] = {}
     shared: dict[int, dict[Any, Any]] = {}
-    for group in _groups(runs, left):
+    for group in group_concurrent(runs, left):
         if len(group) == 1:
             # One alone keeps no copy of the base beside its own state, those of earlier groups neither.
             shared.clear()
         ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
-        for part in _alike(ready):
-            for engine, members in _engines(part):
+        for part in group_compatible(ready):
+            for engine, members in engines_for(part):
                 for i, result in zip(members, _fit(engine, report), strict=True):
                     results[i] = result
     return results
 
 
-def _base(shared: dict[int, dict[Any, Any]], run: Run) -> dict[Any, Any]:
+def _base(shared: dict[int, dict[Any, Any]], run: Setup) -> dict[Any, Any]:
     """Leaves of the run's source that are in memory already."""
     return shared.setdefault(id(run.source), {})
-
-
-Ready = tuple[int, Member, State]
-"""(number of the run, the run as a member, its state)."""
-
-
-def _groups(runs: Sequence[Run], left: Sequence[int]) -> list[list[int]]:
-    """Runs that may step together, by what can be said before anything is placed on the device."""
-    groups: dict[tuple, list[int]] = {}
-    for i in left:
-        run = runs[i]
-        # Alone: `i` is its own.
-        mark = (id(run.program), run.settings.batch_size) if run.settings.together != "never" else (i,)
-        groups.setdefault(mark, []).append(i)
-    out = []
-    for group in groups.values():
-        size = len(group) if runs[group[0]].resident or len(group) == 1 else _most(runs[group[0]])
-        out += [group[k : k + size] for k in range(0, len(group), size)]
-    return out
-
-
-def _most(run: Run) -> int:
-    """How many such runs train at once, as far as the device holds them."""
-    most = SIDE_BY_SIDE if run.abreast else COMPANIONS
-    limit, one = run.settings.memory_bytes or device_bytes(), run.memory
-    if limit is None:
-        return most
-    if run.abreast and not run.settings.memory_bytes:
-        # Others use a machine's memory too; `memory_bytes` says what is this run's.
-        limit //= 2
-    # Of what trains, the base stays too: each state begins as a copy.
-    base = one.frozen + sum(leaf.bytes for leaf in run._plan.leaves if leaf.trains and leaf.action == "copied")
-    return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))
-
-
-def _alike(ready: Sequence[Ready]) -> list[list[Ready]]:
-    """Split by what is known once they are placed: features, step reached, and frozen leaves that a seed draws."""
-    groups: dict[tuple, list[Ready]] = {}
-    for i, member, state in ready:
-        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action in ("initialised", "derived")}
-        # Members share their frozen leaves, so those may not depend on the seed.
-        own = i if drawn & set(trees.flatten(member.frozen)) else -1
-        mark = (id(member.run.program), member.key, int(state["step"]), own)
-        groups.setdefault(mark, []).append((i, member, state))
-    return list(groups.values())
-
-
-def _engines(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
-    """The engines that train these, with the numbers of their runs."""
-    numbers = [i for i, _, _ in part]
-    members, states = [member for _, member, _ in part], [state for _, _, state in part]
-    run = members[0].run
-    if run.resident:
-        yield Resident(members, states), numbers
-    elif len(part) > 1 and run.abreast:
-        yield Abreast(members, states), numbers
-    elif len(part) > 1 and (run.settings.together == "always" or _pays(members, states)):
-        yield Companions(members, states), numbers
-    else:
-        for i, member, state in part:
-            yield Streaming(member, state), [i]
-
-
-def _pays(members: Sequence[Member], states: Sequence[State], repeats: int = 3) -> bool:
-    """Whether a step of all of them takes less time than their steps one after another; timed on copies."""
-
-    def seconds(engine: Engine) -> float:
-        quiet, times = StopRequest(), []
-        for _ in range(1 + repeats):
-            started = time.perf_counter()
-            engine.advance(engine.done + 1, quiet, None)
-            times.append(time.perf_counter() - started)
-        return min(times[1:])
-
-    flops = [member.run.flops for member in members]
-    if members[0].total <= int(states[0]["step"]) + 1 + repeats:
-        return False
-    alone = seconds(Streaming(members[0], jax.tree.map(jnp.copy, states[0])))
-    together = seconds(Companions(members, states))
-    for member, before in zip(members, flops, strict=True):
-        member.run.flops = before
-    return together < alone * len(members)
 
 
 def _fit(engine: Engine, report: Report | None) -> list[Result]:
@@ -222,42 +144,69 @@ def _chosen(member: Member, last: State) -> State:
     return last if member.best is None else jax.tree.map(jnp.asarray, member.best[2])
 
 
-def prepare(run: Run, shared: dict[Any, Any]) -> tuple[Member, State]:
-    """See that a step fits, place the leaves, compute what the cache lacks, and restore a checkpoint if there is one."""
+def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
+    """Return the run as a member, and the state that it trains on from.
+
+    A run begins with the first of these that there is:
+
+    1. Its own result, which is read: :func:`fit_each` never gets here then.
+    2. Its newest checkpoint, of an interrupted run: what trains, the optimizer's state and the step, on the base of 3.
+    3. Its source: leaves that are copied, resized or derived, as the plan says.
+    4. Random numbers: leaves that the plan says are initialised; for a scratch arm these are all.
+
+    Args:
+        run: what trains.
+        shared: leaves that are in memory already, of runs that train at the same time; those that are placed are added.
+    """
+    # A step that would not fit is computed in another way: this decides the program, and so comes first.
     if not run.resident:
-        make_fit(run)
+        fit_to_memory(run)
     started = run.program.clock()
-    run.flops = 0.0
-    key = run.known_features() if run.decision.cached else None
+    key = run.cached_features_key() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
-    cpu = host() if run.resident and key is not None and jax.default_backend() != "cpu" else None
+    cpu = cpu_device() if run.resident and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
     with nullcontext() if cpu is None else jax.default_device(cpu):
-        params, stats = run._plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
+        # 3 and 4. Parameters and batch statistics; what the cache makes unnecessary is not read.
+        params, stats = run.plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
         trainable, frozen = trees.split_by(params, run.program.paths)
+        # Features at the frontier, which need the frozen leaves before it.
         if key is None and run.decision.cached:
-            key = run.features(params, stats)
+            key = run.compute_features(params, stats)
+        # The optimizer, which begins with what trains.
         state = run.program.initial(trainable, stats)
-    checkpoints = None
-    if run.directory is not None:
-        # Orbax is imported where there is something to keep.
-        from transferlab.train.checkpoints import Checkpoints
-
-        checkpoints = Checkpoints(run.directory / "checkpoints")
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
     needed = needed if cpu is None else jax.device_put(jax.device_get(needed))
-    member = Member(run, needed, key, MetricsWriter(None), checkpoints)
-    if checkpoints is not None and (found := checkpoints.latest()) is not None:
-        (last, best), like = found, state
-        meta = checkpoints.meta(last)
-        check_base(run, meta)
-        state = checkpoints.restore(last, like)
-        member.seconds, member.pending, run.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
-        if best is not None:
-            kept, meta = state if best == last else checkpoints.restore(best, like), checkpoints.meta(best)
-            member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
+    member = Member(run, needed, key, MetricsWriter(None), _checkpoints(run))
+    # 2. An interrupted run takes all of the state from its checkpoint.
+    state = _resume(member, state)
     member.seconds += run.program.clock() - started
     return member, state
+
+
+def _checkpoints(run: Setup) -> Checkpoints | None:
+    if run.directory is None:
+        return None
+    # Orbax is imported where there is something to keep.
+    from transferlab.train.checkpoints import Checkpoints
+
+    return Checkpoints(run.directory / "checkpoints")
+
+
+def _resume(member: Member, state: State) -> State:
+    """The state of the newest whole checkpoint, with what the member had by then; without one, the state that is given."""
+    run, checkpoints = member.run, member.checkpoints
+    if checkpoints is None or (found := checkpoints.latest()) is None:
+        return state
+    last, best = found
+    meta = checkpoints.meta(last)
+    check_base(run, meta)
+    restored = checkpoints.restore(last, state)
+    member.seconds, member.pending, member.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
+    if best is not None:
+        kept, meta = restored if best == last else checkpoints.restore(best, state), checkpoints.meta(best)
+        member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
+    return restored
 
 
 def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.Tree:
@@ -277,7 +226,7 @@ def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.T
     return jax.tree.map(one, frozen)
 
 
-def _record(member: Member, test: dict[str, float], together: int, memory: dict[str, int]) -> dict[str, Any]:
+def _record(member: Member, test: dict[str, float], population_size: int, memory: dict[str, int]) -> dict[str, Any]:
     """What ``result.json`` says of a run that has ended, one way or the other."""
     run, program = member.run, member.run.program
     return {
@@ -286,26 +235,30 @@ def _record(member: Member, test: dict[str, float], together: int, memory: dict[
         "method": run.method.name,
         "examples": len(run.data.train) + len(run.data.validation),
         "test": test,
-        "trainable_parameters": run._plan.trainable_parameters,
-        "flops": run.flops + run.decision.flops_per_example * len(run.data.train),
+        "trainable_parameters": run.plan.trainable_parameters,
+        "flops": member.flops + run.decision.flops_per_example * len(run.data.train),
         "seconds": member.seconds,
-        "together": together,
+        "population_size": population_size,
         "memory": memory,
-        "squeezed": run.squeezed,
+        "memory_note": run.memory_note,
         "steps": run.steps,
-        "compilations": sum(f.compilations for f in (program.step, program.population, program.together)),
+        "compilations": sum(f.compilations for f in (program.step, program.scanned_steps, program.vmapped_step)),
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
         "settings": asdict(run.settings),
     }
 
 
 def _finish(
-    member: Member, trained: State, probabilities: Float[np.ndarray, "n labels"], together: int, memory: dict[str, int]
+    member: Member,
+    trained: State,
+    probabilities: Float[np.ndarray, "n labels"],
+    population_size: int,
+    memory: dict[str, int],
 ) -> Result:
     run = member.run
     test = scores(probabilities, run.data.labels[run.data.test])
     program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
-    record = _record(member, test, together, memory)
+    record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.data, probabilities)
         # Written last: its presence is what says that the run is finished.
@@ -316,22 +269,22 @@ def _finish(
             member.checkpoints.finish()
 
     def tree() -> trees.Tree:
-        params = run._plan.place(run.seeds.initialisation)[0]
+        params = run.plan.place(run.seeds.initialisation)[0]
         return trees.join(weights, trees.split_by(params, program.paths)[1])
 
     def whole() -> Adapted:
-        drawn = run._plan.drawn(run.seeds.initialisation)
-        return adapted(run.source, weights, drawn, stats, run._plan.head, run._plan.definition.module)
+        drawn = run.plan.initialised(run.seeds.initialisation)
+        return adapted(run.source, weights, drawn, stats, run.plan.head, run.plan.definition.module)
 
     return Result(test, probabilities, member.writer.rows, record, tree, whole)
 
 
-def _give_up(member: Member, together: int, memory: dict[str, int]) -> Result:
+def _give_up(member: Member, population_size: int, memory: dict[str, int]) -> Result:
     """The result of a run that diverged: nothing is tested. Its checkpoints may still be being written."""
     run = member.run
     test: dict[str, float] = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
     probabilities = np.full((len(run.data.test), len(run.data.label_names)), np.nan, np.float32)
-    record = _record(member, test, together, memory)
+    record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.data, probabilities)
         write_json(run.directory / "result.json", record)

@@ -11,13 +11,13 @@ from transferlab.errors import TransferlabError
 from transferlab.files import new_folder, write_json
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
-from transferlab.train.run import Run
+from transferlab.train.setup import Setup
 
-EXECUTION = ("memory_bytes", "together")
+EXECUTION = ("memory_bytes", "vectorize")
 """Settings that say how a run is computed, not what: a run may be continued under others."""
 
 
-def identity(run: Run) -> dict[str, Any]:
+def identity(run: Setup) -> dict[str, Any]:
     """Return plain data: compared on resume, and read by ``open_run``."""
     source, data = run.source, run.data
     origin = {
@@ -45,7 +45,7 @@ def architecture(source: Source) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(source.config), default=str))
 
 
-def claim(run: Run, directory: Path) -> None:
+def write_or_verify(run: Setup, directory: Path) -> None:
     """Write what this run is, or compare with what the directory says it is.
 
     Raises:
@@ -65,7 +65,7 @@ def claim(run: Run, directory: Path) -> None:
     write_json(path, mine)
 
 
-def check_base(run: Run, meta: dict[str, Any]) -> None:
+def check_base(run: Setup, meta: dict[str, Any]) -> None:
     """Hold a checkpoint's base and its set of trainable leaves against the run's.
 
     Raises:

@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from transferlab.host import interrupt
+from transferlab.compute.host import interrupt
 
 
 class Interrupted(Exception):

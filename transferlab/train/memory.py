@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from transferlab import trees
+from transferlab.compute.devices import device_bytes
 from transferlab.errors import TransferlabError
+from transferlab.train.program import Execution
+from transferlab.train.setup import Setup
 from transferlab.transfer.frontier import prefix_function
 from transferlab.transfer.show import human_bytes
-
-if TYPE_CHECKING:
-    from transferlab.train.run import Run
 
 
 @dataclass(frozen=True)
@@ -46,27 +44,14 @@ class Memory:
         return f"{human_bytes(self.total)}: " + ", ".join(f"{human_bytes(size)} {name}" for name, size in parts if size)
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a run's step is computed; the numbers are the same up to rounding (but for the dropout of other parts)."""
-
-    remat: bool
-    accumulate: int
-
-    def __str__(self) -> str:
-        again = ["activations computed again"] if self.remat else []
-        parts = [f"batches in {self.accumulate} parts"] if self.accumulate > 1 else []
-        return " and ".join([*again, *parts]) or "whole batches, activations kept"
-
-
-def memory_of(run: Run) -> Memory:
+def memory_of(run: Setup) -> Memory:
     """Compile the run's step for its longest batch, and return what it will hold. Nothing is allocated."""
     state, frozen, batch = _shapes(run)
-    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hyper())
-    return held(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hyper))
+    hparams = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hparams())
+    return memory_of_state(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hparams))
 
 
-def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:
+def memory_of_state(state: Any, frozen: trees.Tree, activations: int) -> Memory:
     """Return the memory of one run's state (arrays or shapes) with these activations."""
     size = {name: sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in state.items()}
     return Memory(
@@ -74,54 +59,42 @@ def held(state: Any, frozen: trees.Tree, activations: int) -> Memory:
     )
 
 
-def make_fit(run: Run) -> None:
+def fit_to_memory(run: Setup) -> None:
     """Let the run compute activations again, and then take its batches in more parts, until a step fits.
 
-    Where something was changed, ``run.squeezed`` says so.
+    Where something was changed, ``run.memory_note`` says so.
 
     Raises:
         TransferlabError: it does not fit even so.
     """
     limit = run.settings.memory_bytes or device_bytes()
-    needed = run.memory
+    needed = memory_of(run)
     if limit is None or needed.total <= limit:
         return
     size = run.settings.batch_size
     for parts in (n for n in range(run.execution.accumulate, size + 1) if size % n == 0):
         run.execution = Execution(True, parts)
-        if (now := run.memory).total <= limit:
-            run.squeezed = (
+        if (now := memory_of(run)).total <= limit:
+            run.memory_note = (
                 f"a step of {human_bytes(needed.total)} does not fit in {human_bytes(limit)}: {run.execution}, "
                 f"{human_bytes(now.total)}"
             )
             return
     raise TransferlabError(
         f"A step needs {needed}; the device has {human_bytes(limit)} (memory_bytes). Even with activations computed "
-        f"again and one example at a time it needs {run.memory}. Train fewer leaves, or shorten the inputs."
+        f"again and one example at a time it needs {memory_of(run)}. Train fewer leaves, or shorten the inputs."
     )
 
 
-def device_bytes() -> int | None:
-    """Bytes of memory that a step may use: the accelerator's, or this machine's; None where that is not known."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    found = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    group = Path("/sys/fs/cgroup/memory.max")
-    if group.is_file() and (text := group.read_text().strip()).isdigit():
-        found.append(int(text))
-    return min(found, default=None)
-
-
-def _shapes(run: Run) -> tuple[Any, trees.Tree, dict[str, Any]]:
+def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     """Shapes of the state, the frozen leaves that the step needs, and its longest batch."""
-    plan, program, rows = run._plan, run.program, run.settings.batch_size
+    plan, program, rows = run.plan, run.program, run.settings.batch_size
     params, stats = plan.definition.params, plan.definition.state
     trainable, rest = trees.split_by(params, program.paths)
     frozen = jax.eval_shape(lambda tree: trees.cast(tree, run.settings.precision), program.needed(rest))
-    longest = max((run.order[step] for step in range(min(run.steps, LOOKED_AT))), key=lambda batch: batch.bucket)
+    longest = max(
+        (run.order[step] for step in range(min(run.steps, MAX_SCANNED_BATCHES))), key=lambda batch: batch.bucket
+    )
     inputs = run.feed.inputs(longest.indices[:1], longest.bucket, 1)
     carry = {name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype) for name, value in inputs.items()}
     if run.decision.cached:
@@ -134,5 +107,5 @@ def _shapes(run: Run) -> tuple[Any, trees.Tree, dict[str, Any]]:
     return jax.eval_shape(program.initial, trainable, stats), frozen, batch
 
 
-LOOKED_AT = 1000
+MAX_SCANNED_BATCHES = 1000
 """How many of a run's batches are looked at for the longest."""

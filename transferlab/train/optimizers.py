@@ -37,6 +37,9 @@ NEEDS_MORE = {
 class Optimizer:
     """An optimizer of optax, by its name there, with its arguments.
 
+    Example:
+        >>> tl.train.Settings(optimizer=tl.train.Optimizer("sgd", {"momentum": 0.9}, clip_norm=None))
+
     Learning rate and decay are the run's, by leaf: the rule is made with a learning rate of 1 and no decay. For transfer:
     ``adamw`` (Loshchilov & Hutter 2019) is what transformers are fine-tuned with; ``sgd`` with ``momentum`` 0.9 what BiT
     and most convolutional networks are (Kolesnikov et al. 2020); ``adafactor`` (Shazeer & Stern 2018) keeps a row and a

@@ -15,19 +15,19 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import trees
+from transferlab.compute.host import interruptible
 from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.host import interruptible
+from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
-from transferlab.methods.base import method_from
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 
 @check_arguments
@@ -98,6 +98,10 @@ class Predictor:
 def open_run(directory: str | Path) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base it stands on.
 
+    Example:
+        >>> predictor = tl.open_run("runs/lora")
+        >>> predictor(["a fine film", "a dull one"])  # a row of probabilities for each, columns as predictor.labels
+
     Raises:
         TransferlabError: no finished run there (or one that diverged), its weights were not kept, or the base is absent or not what it was.
     """
@@ -138,7 +142,7 @@ def _open_run(directory: Path) -> Predictor:
     assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
         tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, trained, made.drawn(identity["seeds"]["initialisation"]), stats, made.head, made.definition.module),
+        adapted(source, trained, made.initialised(identity["seeds"]["initialisation"]), stats, made.head, made.definition.module),
         identity.get("text_column") or "text",
     )  # fmt: skip
 

@@ -20,10 +20,10 @@ from transferlab.data.batches import Batch
 from transferlab.errors import TransferlabError
 from transferlab.files import write_text
 from transferlab.train.fit import prepare
-from transferlab.train.loop import make_batch
-from transferlab.train.run import Run
+from transferlab.train.member import make_batch
+from transferlab.train.setup import Setup
 
-FREQUENT = 200
+MAX_SCANNED_BATCHES = 200
 """How many of a run's batches are looked at for their most frequent shape."""
 _OPERATION = re.compile(
     r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name=\"((?:[^\"\\]|\\.)*)\"", re.MULTILINE
@@ -81,7 +81,7 @@ def _human(operations: float) -> str:
     return f"{operations:.0f} T" if operations >= 100 else f"{operations:.3g} T"
 
 
-def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
+def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
     """Take a few steps of a run (nothing of it is kept) at its most frequent batch shape, with and without a trace.
 
     The step is that of the run made alone, also where a study would put it in a population.
@@ -90,26 +90,26 @@ def profile(run: Run, directory: Path, steps: int = 5) -> Profile:
     member, state = prepare(run, {})
     if member.checkpoints is not None:
         member.checkpoints.close()
-    program, hyper = run.program, run.hyper()
-    batches = [run.order[step] for step in range(min(run.steps, FREQUENT))]
+    program, hparams = run.program, run.hparams()
+    batches = [run.order[step] for step in range(min(run.steps, MAX_SCANNED_BATCHES))]
     length = Counter(batch.bucket for batch in batches).most_common(1)[0][0]
     chosen: Batch = next(batch for batch in batches if batch.bucket == length)
     batch = jax.device_put(make_batch(member, chosen))
-    state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
-    flops = program.step.flops(state, member.frozen, batch, hyper)
+    state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hparams))
+    flops = program.step.flops(state, member.frozen, batch, hparams)
     # A GPU replays operations as one graph, in a trace too: there the program is traced without.
     apart = {"xla_gpu_graph_min_graph_size": 1 << 30} if jax.default_backend() == "gpu" else None
-    traced = program.step.executable(state, member.frozen, batch, hyper, options=apart)
+    traced = program.step.executable(state, member.frozen, batch, hparams, options=apart)
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
-        state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hyper))
+        state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hparams))
         seconds.append(time.perf_counter() - started)
     trace = directory / "trace"
     shutil.rmtree(trace, ignore_errors=True)
     with jax.profiler.trace(str(trace)):
         for _ in range(steps):
-            state, _ = jax.block_until_ready(traced(state, member.frozen, batch, hyper))
+            state, _ = jax.block_until_ready(traced(state, member.frozen, batch, hparams))
     spans = read_trace(trace)
     names = [stage.name for stage in run.plan.definition.module.all_stages()]
     made = Profile(

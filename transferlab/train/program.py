@@ -9,42 +9,63 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from transferlab import trees
-from transferlab.models.attention import plain
+from transferlab.compute.compiled import Compiled
+from transferlab.compute.flags import plain_attention
 from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
 from transferlab.selectors import owns
 from transferlab.tasks.classification import Classification
-from transferlab.train.compiled import Compiled
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
-from transferlab.transfer.groups import Claim
+from transferlab.train.state import METRICS, HParams, Metrics, State, StepBatch
+from transferlab.transfer.frontier import packed_function, prefix_function
+from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.plan import Plan
 
-State = dict[str, Any]
-"""``params`` (trainable leaves), ``stats`` (batch statistics), ``optimizer``, ``step``, and ``ema`` where an average of
-``params`` is kept: plain, saved as it is."""
 
+@dataclass(frozen=True)
+class Execution:
+    """How a run's step is computed; the numbers are the same up to rounding (but for the dropout of other parts).
 
-METRICS = ("loss", "accuracy", "gradient_norm", "learning_rate")
-"""What a step says of itself."""
+    Attributes:
+        remat: whether activations are computed again, stage by stage, in the backward pass.
+        accumulate: parts that a batch is computed in, one after another.
+    """
 
+    remat: bool
+    accumulate: int
 
-def evaluated(state: State) -> trees.Tree:
-    """The trainable leaves that are validated, tested and kept: their moving average, where there is one."""
-    return state.get("ema", state["params"])
+    def __str__(self) -> str:
+        again = ["activations computed again"] if self.remat else []
+        parts = [f"batches in {self.accumulate} parts"] if self.accumulate > 1 else []
+        return " and ".join([*again, *parts]) or "whole batches, activations kept"
 
 
 @dataclass(frozen=True)
 class Program:
-    """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`."""
+    """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`.
+
+    Attributes:
+        definition: the module, and the shapes of its leaves.
+        trainable: path and settings of each leaf that trains, sorted by path.
+        frontier: index of the first stage that the step runs; those before it are frozen, and their carry is cached.
+        training: names of the stages that run as in training (dropout, batch statistics).
+        task: loss and accuracy.
+        optimizer: rule and constants.
+        schedule: of the learning rate, after the warm-up.
+        accumulate: parts that a batch is computed in.
+        compute: dtype that stages compute in.
+        remat: whether activations are computed again in the backward pass.
+        ema: decay of the moving average of what trains; None keeps none.
+    """
 
     definition: trees.Definition
-    trainable: tuple[tuple[str, Claim], ...]
+    trainable: tuple[tuple[str, LeafSettings], ...]
     frontier: int
     training: frozenset[str]
     task: Classification
@@ -84,65 +105,72 @@ class Program:
         def initial(params: trees.Tree, stats: trees.Tree) -> State:
             # Copied, since the state is donated to the step and the placed arrays may be shared between runs.
             params, stats = jax.tree.map(jnp.copy, (params, stats))
-            state = {
+            state: State = {
                 "params": params,
                 "stats": stats,
                 "optimizer": self.optimizer.rule().init(params),
                 "step": jnp.zeros((), jnp.int32),
             }
-            return state if self.ema is None else {**state, "ema": jax.tree.map(jnp.copy, params)}
+            if self.ema is not None:
+                state["ema"] = jax.tree.map(jnp.copy, params)
+            return state
 
         return jax.jit(initial)
 
-    def advance(self, state: State, frozen: trees.Tree, batch: dict, hyper: dict) -> tuple[State, dict]:
-        """One update, to be traced: (state, frozen, batch, hyper) → (state, metrics)."""
-        key = key_for(hyper["seed"], state["step"])
+    def advance(self, state: State, frozen: trees.Tree, batch: StepBatch, hparams: HParams) -> tuple[State, Metrics]:
+        """One update, to be traced: (state, frozen, batch, hparams) → (state, metrics)."""
+        key = key_for(hparams["seed"], state["step"])
         loss, accuracy, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
-        moving = {name: part for name, part in state.items() if name != "stats"}
-        moved, norm, rate = self._update(grads, moving, hyper)
-        metrics = dict(zip(METRICS, (loss, accuracy, norm, rate), strict=True))
-        return {**moved, "stats": stats}, metrics
+        moving: dict[str, Any] = {name: part for name, part in state.items() if name != "stats"}
+        moved, norm, rate = self._update(grads, moving, hparams)
+        metrics = Metrics(loss=loss, accuracy=accuracy, gradient_norm=norm, learning_rate=rate)
+        return cast(State, {**moved, "stats": stats}), metrics
 
     @cached_property
-    def _update(self) -> Callable[[trees.Tree, State, dict], tuple[State, jax.Array, jax.Array]]:
-        """(gradients, state but for its statistics, hyper) → (that state after the update, gradient's norm, learning rate).
+    def _update(self) -> Callable[[trees.Tree, dict[str, Any], HParams], tuple[dict[str, Any], jax.Array, jax.Array]]:
+        """(gradients, state but for its statistics, hparams) → (that state after the update, gradient's norm, learning rate).
 
         It is the same for batches of every shape, and so it is traced once.
         """
         return jax.jit(self._updated, inline=True)
 
-    def _updated(self, grads: trees.Tree, state: State, hyper: dict) -> tuple[State, jax.Array, jax.Array]:
+    def _updated(
+        self, grads: trees.Tree, state: dict[str, Any], hparams: HParams
+    ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
         now = state["step"].astype(jnp.float32)
-        rate = learning_rate(self.schedule, now, hyper["learning_rate"], hyper["total"], hyper["warmup"])
+        rate = learning_rate(self.schedule, now, hparams["learning_rate"], hparams["total"], hparams["warmup"])
         updates: Any
         updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
-        decays = {path: hyper["weight_decay"] * claim.decay if claim.decay else 0.0 for path, claim in self.trainable}
-        params = apply_updates(state["params"], updates, self._rates(rate, now, hyper), decays)
+        decays = {
+            path: hparams["weight_decay"] * settings.decay if settings.decay else 0.0
+            for path, settings in self.trainable
+        }
+        params = apply_updates(state["params"], updates, self._rates(rate, now, hparams), decays)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
             kept = jnp.minimum(self.ema, (1.0 + now) / (10.0 + now))
             new["ema"] = jax.tree.map(lambda old, p: kept * old + (1.0 - kept) * p, state["ema"], params)
         return new, global_norm(grads), rate
 
-    def _rates(self, rate: jax.Array, now: jax.Array, hyper: dict) -> dict[str, jax.Array]:
+    def _rates(self, rate: jax.Array, now: jax.Array, hparams: HParams) -> dict[str, jax.Array]:
         """The learning rate of each leaf: the run's, or by its group's own schedule, times the group's scale."""
         kinds: dict[tuple, jax.Array] = {(None, None): rate}
         rates = {}
-        for path, claim in self.trainable:
-            kind = (claim.schedule, claim.warmup)
+        for path, settings in self.trainable:
+            kind = (settings.schedule, settings.warmup)
             if kind not in kinds:
-                warmup = hyper["warmup"] if claim.warmup is None else jnp.round(claim.warmup * hyper["total"])
-                schedule = claim.schedule or self.schedule
-                kinds[kind] = learning_rate(schedule, now, hyper["learning_rate"], hyper["total"], warmup)
-            rates[path] = kinds[kind] if claim.lr_scale == 1.0 else kinds[kind] * claim.lr_scale
+                warmup = hparams["warmup"] if settings.warmup is None else jnp.round(settings.warmup * hparams["total"])
+                schedule = settings.schedule or self.schedule
+                kinds[kind] = learning_rate(schedule, now, hparams["learning_rate"], hparams["total"], warmup)
+            rates[path] = kinds[kind] if settings.lr_scale == 1.0 else kinds[kind] * settings.lr_scale
         return rates
 
     def _gradients(
-        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, batch: dict, key: jax.Array
+        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, batch: StepBatch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, trees.Tree, trees.Tree]:
         """(loss, accuracy, batch statistics, gradients) of a batch, in ``accumulate`` parts one after another."""
 
-        def part(stats: trees.Tree, batch: dict, key: jax.Array) -> tuple[Any, trees.Tree]:
+        def part(stats: trees.Tree, batch: StepBatch, key: jax.Array) -> tuple[Any, trees.Tree]:
             def objective(params: trees.Tree) -> tuple[jax.Array, tuple]:
                 carry = {**trees.cast(batch["carry"], self.compute), "weight": batch["weight"]}
                 out, moved = self._forward(params, frozen, stats, carry, key)
@@ -202,57 +230,61 @@ class Program:
 
     @cached_property
     def step(self) -> Compiled:
-        """(state, frozen, batch, hyper) → (state, metrics). The state is donated; the frozen tree is not."""
+        """(state, frozen, batch, hparams) → (state, metrics). The state is donated; the frozen tree is not."""
         return Compiled(self.advance, varies=(2,), donate=(0,), counted=True)
 
     @cached_property
-    def population(self) -> Compiled:
-        """(states, frozen, table, rows, hypers) → (states, metrics): many steps of many members in one call.
+    def scanned_steps(self) -> Compiled:
+        """(states, frozen, table, rows, hparams) → (states, metrics): many steps of many members in one call.
 
-        Every leaf of ``states`` and ``hypers`` has a leading axis of members. ``table`` holds the carries of all
+        Every leaf of ``states`` and ``hparams`` has a leading axis of members. ``table`` holds the carries of all
         examples, one row each. ``rows`` says what stands in each step: ``index`` into the table, ``label`` and
         ``weight``, all (orders, steps, batch), and ``live`` (orders, steps): where it is False the members of that order
         have stopped, and stay as they are. Members come sorted by order, equally many of each: they share its batches,
         which are gathered once. The metrics are (members, steps).
         """
 
-        def member(state: State, frozen: trees.Tree, table: dict, rows: dict, hyper: dict) -> tuple[State, dict]:
+        def member(
+            state: State, frozen: trees.Tree, table: dict, rows: dict, hparams: HParams
+        ) -> tuple[State, Metrics]:
             def one(state: State, row: dict) -> tuple[State, jax.Array]:
                 carry = {name: values[row["index"]] for name, values in table.items()}
-                batch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
-                new, metrics = self.advance(state, frozen, batch, hyper)
+                batch: StepBatch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
+                new, metrics = self.advance(state, frozen, batch, hparams)
                 kept = jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state)
                 # One row to write a step, not one a metric.
                 return kept, jnp.stack([metrics[name] for name in METRICS])
 
             state, metrics = jax.lax.scan(one, state, rows)
-            return state, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True))
+            return state, cast(Metrics, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True)))
 
-        def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hypers: dict) -> tuple[State, dict]:
+        def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hparams: HParams) -> tuple[State, Metrics]:
             orders = len(rows["live"])
-            states, hypers = jax.tree.map(lambda x: x.reshape(orders, -1, *x.shape[1:]), (states, hypers))
+            states, hparams = jax.tree.map(lambda x: x.reshape(orders, -1, *x.shape[1:]), (states, hparams))
             alike = jax.vmap(member, in_axes=(0, None, None, None, 0))
-            made = jax.vmap(alike, in_axes=(0, None, None, 0, 0))(states, frozen, table, rows, hypers)
+            made = jax.vmap(alike, in_axes=(0, None, None, 0, 0))(states, frozen, table, rows, hparams)
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
 
         return Compiled(all_, varies=(2, 3, 4), donate=(0,))
 
     @cached_property
-    def together(self) -> Compiled:
-        """(states, frozen, batches, live, hypers) → (states, metrics): one step of many members, each on its own batch.
+    def vmapped_step(self) -> Compiled:
+        """(states, frozen, batches, live, hparams) → (states, metrics): one step of many members, each on its own batch.
 
         All but ``frozen`` have a leading axis of members; where ``live`` is False a member has stopped and stays.
         """
 
-        def member(state: State, frozen: trees.Tree, batch: dict, live: jax.Array, hyper: dict) -> tuple[State, dict]:
-            with plain():
-                new, metrics = self.advance(state, frozen, batch, hyper)
+        def member(
+            state: State, frozen: trees.Tree, batch: StepBatch, live: jax.Array, hparams: HParams
+        ) -> tuple[State, Metrics]:
+            with plain_attention():
+                new, metrics = self.advance(state, frozen, batch, hparams)
             return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, state), metrics
 
         return Compiled(jax.vmap(member, in_axes=(0, None, 0, 0, 0)), varies=(2,), donate=(0,))
 
     @cached_property
-    def population_predict(self) -> Compiled:
+    def scanned_predict(self) -> Compiled:
         """(params, frozen, stats, table, index) → probabilities (members, rows, labels).
 
         ``index`` is (choices, rows): members come sorted by which examples they look at, equally many for each choice.
@@ -284,22 +316,18 @@ class Program:
     @cached_property
     def prefix(self) -> Compiled:
         """(params, stats, inputs) → the carry at the frontier."""
-        from transferlab.transfer.frontier import prefix_function
-
         return Compiled(prefix_function(self.definition, self.frontier, self.compute), varies=(2,))
 
     @cached_property
     def packed_prefix(self) -> Compiled:
         """The same for texts that share rows, as :func:`transferlab.data.packing.pack` lays them out."""
-        from transferlab.transfer.frontier import packed_function
-
         return Compiled(packed_function(self.definition, self.frontier, self.compute), varies=(2,))
 
     @property
     def compile_seconds(self) -> float:
         """Time spent compiling any of its functions."""
         functions = (
-            self.step, self.population, self.together, self.predict, self.population_predict, self.prefix,
+            self.step, self.scanned_steps, self.vmapped_step, self.predict, self.scanned_predict, self.prefix,
             self.packed_prefix,
         )  # fmt: skip
         return sum(function.seconds for function in functions)
@@ -315,24 +343,22 @@ def _shared(made: Program) -> Program:
     return made
 
 
-def program_for(
-    plan: Plan, task: Classification, settings: Settings, cached: bool, remat: bool, accumulate: int
-) -> Program:
+def program_for(plan: Plan, task: Classification, settings: Settings, cached: bool, execution: Execution) -> Program:
     """Return the program for a plan; an equal one that exists is used again, with all it has compiled.
 
     Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.
     """
     made = Program(
         plan.definition,
-        tuple((path, plan.claims[path]) for path in plan.trainable),
+        tuple((path, plan.leaf_settings[path]) for path in plan.trainable),
         plan.frontier if cached else 0,
         plan.training,
         task,
         settings.optimizer,
         settings.schedule,
-        accumulate,
+        execution.accumulate,
         settings.precision,
-        remat,
+        execution.remat,
         settings.ema,
     )
     return _shared(made)

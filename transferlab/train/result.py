@@ -1,8 +1,8 @@
-"""What a run that has ended has to say, in memory and read back from its directory."""
+"""What a run that has ended has to say, in memory and read back from its directory; the error where one diverged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,33 @@ class Result:
         return None if self.adapted is None else self.adapted.merged()
 
 
+class Diverged(TransferlabError):
+    """A loss, a gradient or what trains is not finite. The run has ended: started again, it says so again.
+
+    Attributes:
+        results: of all runs that were fitted together, in order; ``status`` tells those that finished from the others.
+    """
+
+    def __init__(self, message: str, results: Sequence[Result] = ()):
+        super().__init__(message)
+        self.results = list(results)
+
+
+def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> None:
+    """Raise one error for all runs that diverged, where there is any; ``sentences`` has one for each, by its place.
+
+    Raises:
+        Diverged: with the results of all.
+    """
+    if not sentences:
+        return
+    if len(results) == 1:
+        raise Diverged(sentences[0], results)
+    lines = "".join(f"\n  run {place}: {text}" for place, text in sentences.items())
+    rest = "; the others finished: this error's `results` has all, in order" if len(sentences) < len(results) else ""
+    raise Diverged(f"{len(sentences)} of {len(results)} runs diverged{rest}:{lines}", results)
+
+
 def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.ndarray, "n labels"]) -> None:
     """Write ``predictions.npz``: ids, labels and probabilities of the test split, for paired tests."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -99,13 +126,17 @@ def read_result(directory: Path) -> Result:
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
 
 
+_FORMER = {"together": "population_size", "squeezed": "memory_note"}
+"""What earlier versions called fields of a record."""
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read what a finished run recorded, ``result.json`` or ``record.json``, with its scores on the test split.
 
     Raises:
         TransferlabError: it is damaged; deleting it lets the run be tested again.
     """
-    record = read_object(path)
+    record = {_FORMER.get(name, name): value for name, value in read_object(path).items()}
     test = record.get("test")
     # A run that diverged has no scores; its record says so.
     if not isinstance(test, dict) or not isinstance(test.get("accuracy", ""), (int, float, NoneType)):

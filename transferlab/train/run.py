@@ -1,59 +1,56 @@
-"""``adapt``: a run, set up from source, data and method: what it will do, and what its steps need."""
+"""``adapt``: a run, set up from source, data and method, with the button that starts it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jaxtyping import Int
-
-from transferlab import trees
+from transferlab.compute.host import interruptible
 from transferlab.data.audio import AudioTransform
-from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
 from transferlab.data.dataset import Dataset
-from transferlab.data.inputs import Inputs
-from transferlab.data.packing import Packed
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.fields import check_fields
-from transferlab.host import interruptible
 from transferlab.methods import Full, Method
-from transferlab.models.backbone import last_layer_single_query
-from transferlab.models.heads import ClassifierConfig
-from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
-from transferlab.tasks.classification import Classification
-from transferlab.train.ahead import ahead
-from transferlab.train.memory import Execution, Memory, memory_of
-from transferlab.train.program import Program, program_for
+from transferlab.train.fit import fit_together
+from transferlab.train.memory import Memory, memory_of
 from transferlab.train.result import Report, Result
 from transferlab.train.settings import Settings
-from transferlab.transfer.cache import shared_cache
-from transferlab.transfer.frontier import Decision, cache_key, can_pack, decide
-from transferlab.transfer.plan import Plan, plan
-
-PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
-"""Tokens of a batch of packed texts in a feature pass: on CPU a layer's activations then stay in the cache."""
+from transferlab.train.setup import Seeds, Setup, plan_for
 
 
-@check_arguments
-@dataclass(frozen=True)
-class Seeds:
-    """Seeds that are kept apart: what is drawn for new leaves, and the order of examples and dropout."""
+class Run(Setup):
+    """One arm at one budget and one seed. Made by :func:`adapt`; its attributes are those of
+    :class:`transferlab.train.setup.Setup`.
 
-    initialisation: int = 0
-    order: int = 0
+    ``print(run.plan)`` says what will happen; ``fit`` does it.
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name, seed in asdict(self).items():
-            if not 0 <= seed < 2**32:
-                raise TransferlabError(f"The seed of the {name} is {seed}; a seed is from 0 to 2³² − 1.")
+    Example:
+        >>> run = tl.adapt(source, data, method=tl.methods.LoRA(rank=8), directory="runs/lora")
+        >>> print(run.plan, run.memory)
+        >>> result = run.fit()
+
+    Attributes:
+        plan: what happens to every leaf, a :class:`transferlab.transfer.plan.Plan`.
+        memory: what a step will hold, a :class:`transferlab.train.memory.Memory`.
+        steps: updates of the whole run.
+    """
+
+    @property
+    def memory(self) -> Memory:
+        """What a step will hold, from the compiled program; nothing is allocated."""
+        return memory_of(self)
+
+    def fit(self, report: Report | None = None) -> Result:
+        """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
+
+        Raises:
+            Diverged: a loss, a gradient or what trains is not finite. The directory records it, so that ``fit`` says so
+                again, and keeps the last checkpoint before. Other settings are another run, in another directory.
+            TransferlabError: the directory holds another run (the fields that differ are named), or a full disk.
+            Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
+        """
+        return fit_together([self], report)[0]
 
 
 @check_arguments
@@ -71,6 +68,15 @@ def adapt(
 ) -> Run:
     """Set up a run; nothing is allocated or trained until ``fit``.
 
+    Example:
+        >>> import transferlab as tl
+        >>> source, data = tl.load("minilm-l6"), tl.dataset("tweets", examples=64, seed=0)
+        >>> result = tl.adapt(source, data, method=tl.methods.LoRA(rank=8)).fit()
+        >>> result.test["accuracy"]
+
+    See also :func:`transferlab.train.fit.fit_together`, for many runs, and
+    :func:`transferlab.train.predictor.open_run`, for one that is finished.
+
     Args:
         source: from ``tl.load``.
         data: from ``tl.dataset``.
@@ -86,7 +92,7 @@ def adapt(
     """
     _check_kinds(source, data, method, settings, seed)
     method = Full() if method is None else method
-    settings = Settings(**method.published) if settings is None else settings
+    settings = Settings(**method.defaults) if settings is None else settings
     seeds = seed if isinstance(seed, Seeds) else Seeds(int(seed), int(seed))
     if source.towers:
         raise TransferlabError(
@@ -100,10 +106,10 @@ def adapt(
         raise TransferlabError(
             f"{source.name} reads sounds, and there are no data sets of sounds yet; call it instead."
         )
-    made = plan_for(source, data.label_names, method, initialise)
-    feed = Inputs(data, source.transform)
+    # Whatever the plan cannot account for is said now.
+    plan_for(source, data.label_names, method, initialise)
     place = Path(directory) if directory is not None else None
-    return Run(source, data, method, settings, seeds, place, feed, made, keep_weights)
+    return Run(source, data, method, settings, seeds, place, keep_weights, initialise)
 
 
 def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) -> None:
@@ -117,221 +123,3 @@ def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) 
     ):
         if not isinstance(value, kind):
             raise TransferlabError(f"{name} is {str(value)[:60]!r}; {how}.")
-
-
-def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: str | None = None) -> Plan:
-    """Return the plan for a classifier with these labels; nothing is allocated. Asked again, it is the same plan."""
-    mark = (tuple(labels), method, initialise)
-    if mark not in source.plans:
-        source.plans[mark] = _plan(source, labels, method, initialise)
-    return source.plans[mark]
-
-
-def _plan(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
-    family, own = FAMILIES[source.family], source.head
-    pooling, hidden = method.pooling or source.pooling, family.head_hidden(source.config)
-    if method.pooling is None and pooling == "pooler":
-        # An encoder that says nothing of how it pools. A pooler that was asked for is not replaced: the plan says what the
-        # model lacks.
-        if hidden is not None and not method.linear_head:
-            pooling = family.head_pooling(source.config)
-        elif not getattr(source.config, "pooler", False):
-            pooling = "mean"
-    if isinstance(own, ClassifierConfig) and own.pooling == pooling and set(own.labels) & set(labels):
-        hidden = own.hidden  # labels stay
-    elif method.linear_head or pooling != family.head_pooling(source.config):
-        hidden = None
-    bias = family.head_bias
-    head = ClassifierConfig(
-        labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias, hidden=hidden
-    )
-    return plan(
-        source, head, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
-        initialise=initialise,
-    )  # fmt: skip
-
-
-class Run:
-    """One arm at one budget and one seed. Made by :func:`adapt`.
-
-    ``print(run.plan)`` says what will happen; ``fit`` does it.
-    """
-
-    def __init__(
-        self, source: Source, data: Dataset, method: Method, settings: Settings, seeds: Seeds,
-        directory: Path | None, feed: Inputs, made: Plan, keep_weights: bool = True,
-    ):  # fmt: skip
-        self.source, self.data, self.method, self.settings = source, data, method, settings
-        self.seeds, self.directory, self.feed, self.keep_weights = seeds, directory, feed, keep_weights
-        self.execution = Execution(settings.remat, settings.accumulate)
-        self._programs: dict[Execution, Program] = {}
-        self.task = Classification(settings.label_smoothing)
-        self.steps = settings.total_steps(len(data.train))
-        self.flops, self.squeezed = 0.0, ""
-        self.cache = shared_cache()
-        self._plan = made
-
-    @cached_property
-    def decision(self) -> Decision:
-        """Whether the frozen prefix is cached."""
-        first = self.data.train[:1]
-        inputs = self.feed.inputs(first, int(self.feed.buckets(first)[0]), 1)
-        n = len(self.data.train) + len(self.data.validation) + len(self.data.test)
-        settings = self.settings
-        return decide(self._plan.definition, self._plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
-
-    @cached_property
-    def plan(self) -> Plan:
-        """The plan, with what was decided about the frontier, and what is not computed as nobody reads it."""
-        notes, found = (
-            [*self._plan.notes, self.decision.sentence],
-            last_layer_single_query(self._plan.definition.module),
-        )
-        if found is not None:
-            notes.append(f"'{found[0].name}' is computed for the {found[1]} alone, the only one that the head reads")
-        return replace(self._plan, notes=tuple(notes))
-
-    @property
-    def program(self) -> Program:
-        """The compiled functions, shared with every run of the same kind."""
-        how = self.execution
-        if how not in self._programs:
-            self._programs[how] = program_for(
-                self._plan, self.task, self.settings, self.decision.cached, how.remat, how.accumulate
-            )
-        return self._programs[how]
-
-    @property
-    def memory(self) -> Memory:
-        """What a step will hold, from the compiled program; nothing is allocated."""
-        return memory_of(self)
-
-    @property
-    def resident(self) -> bool:
-        """Whether all carries are vectors that can lie on the device, and many such runs can step together."""
-        return self.decision.cached and not self.decision.ragged and self.settings.together != "never"
-
-    @property
-    def abreast(self) -> bool:
-        """Whether such runs, each on its own batches, train side by side and not as one program.
-
-        So on CPU, unless ``Settings.together`` says otherwise: stepping as one gains nothing there, where arithmetic takes
-        the time, but a run alone leaves parts of the cores idle. It is not timed first: where little is gained, nothing
-        was found to be lost.
-        """
-        return self.settings.together == "auto" and jax.default_backend() == "cpu" and not self.resident
-
-    @cached_property
-    def order(self) -> BatchSampler:
-        """Which examples stand in which step."""
-        buckets = self.feed.buckets(self.data.train)
-        settings = self.settings
-        return batch_sampler(
-            self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
-        )
-
-    def hyper(self) -> dict[str, np.generic]:
-        """What the compiled step takes as arguments, so that it is not compiled again for it."""
-        settings = self.settings
-        return {
-            "learning_rate": np.float32(settings.learning_rate),
-            "weight_decay": np.float32(settings.weight_decay),
-            "total": np.float32(self.steps),
-            "warmup": np.float32(round(settings.warmup * self.steps)),
-            "seed": np.uint32(self.seeds.order),
-        }
-
-    def carry(self, batch: Batch, rows: int, key: str | None) -> dict[str, np.ndarray]:
-        """A batch's carry at the program's first stage: inputs, or rows of the frontier cache under ``key``."""
-        if key is None:
-            return self.feed.inputs(batch.indices, batch.bucket, rows)
-        return self.cache.rows(key, batch.indices, batch.bucket, rows, self._ragged)
-
-    def meta(self, step: int, pending: list[dict[str, float]], seconds: float) -> dict[str, Any]:
-        """What a checkpoint says beside its arrays."""
-        return {
-            "step": step,
-            "seeds": asdict(self.seeds),
-            "trainable": list(self._plan.trainable),
-            "base": {"source": self.source.recorded, "sha256": self.source.sha256, "weights": self.method.weights},
-            "pending": list(pending),
-            "seconds": seconds,
-            "flops": self.flops,
-        }
-
-    @check_arguments
-    def fit(self, report: Report | None = None) -> Result:
-        """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
-
-        Raises:
-            Diverged: a loss, a gradient or what trains is not finite. The directory records it, so that ``fit`` says so
-                again, and keeps the last checkpoint before. Other settings are another run, in another directory.
-            TransferlabError: the directory holds another run (the fields that differ are named), or a full disk.
-            Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
-        """
-        from transferlab.train.fit import fit_together
-
-        return fit_together([self], report)[0]
-
-    # -----------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _ragged(self) -> tuple[str, ...]:
-        return self._plan.definition.module.sequence_entries
-
-    def known_features(self) -> str | None:
-        """The key of this run's carries, where the cache has them all and they depend on nothing that a seed draws."""
-        if self._drawn or len(self.cache.missing(key := self._key({}, {}), self._wanted)):
-            return None
-        return key
-
-    def features(self, params: trees.Tree, stats: trees.Tree) -> str:
-        """Compute the carries at the frontier that are not in the cache yet; return their key."""
-        key = self._key(params, stats)
-        missing = self.cache.missing(key, self._wanted)
-        try:
-            for indices, carry, spans in self._carries(params, stats, missing):
-                ragged = [name for name in carry if name in self._ragged]
-                self.cache.add(key, indices, carry, ragged, spans)
-        finally:
-            # What was computed before a Ctrl-C is not computed again.
-            self.cache.flush(key, self._ragged)
-        return key
-
-    def _carries(
-        self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
-    ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
-        """Compute carries at the frontier: (examples, their carry, which part of a ragged entry is each example's)."""
-        rows, feed, program = self.settings.batch_size, self.feed, self.program
-        if feed.packs and can_pack(self._plan.definition):
-            tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-            packed = feed.packed(indices, tokens, self._plan.definition.module.first_position)
-
-            def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
-                return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
-
-            for batch, carry in ahead(shared, packed):
-                texts = indices[batch.texts].tolist()
-                yield texts, carry, [slice(0, feed.length(text)) for text in texts]
-            return
-        batches = evaluation_order(indices, feed.buckets(indices), rows)
-
-        def one(batch: Batch) -> dict[str, np.ndarray]:
-            return jax.device_get(program.prefix(params, stats, feed.inputs(batch.indices, batch.bucket, rows)))
-
-        for batch, carry in zip(batches, ahead(one, batches), strict=True):
-            yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
-
-    @property
-    def _wanted(self) -> Int[np.ndarray, " n"]:
-        return np.concatenate([self.data.train, self.data.validation, self.data.test])
-
-    @property
-    def _drawn(self) -> bool:
-        return any(leaf.action != "copied" for leaf in self._plan.leaves if not leaf.trains)
-
-    def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
-        return cache_key(
-            params, stats, self._plan.definition, self._plan.frontier, self.source.transform, self.data.sha256,
-            self.settings.precision, None if self._drawn else self.source.sha256,
-        )  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from functools import wraps
+from typing import Annotated, Any, Literal, TypeVar
 
 from transferlab.bounds import Bounds, Count, Fraction, Natural, NonNegative, Positive, Rate
 from transferlab.errors import TransferlabError, check_arguments
@@ -11,11 +14,58 @@ from transferlab.fields import check_fields
 from transferlab.train.optimizers import Optimizer, described
 from transferlab.transfer.groups import Schedule
 
+_LOG = logging.getLogger(__name__)
+Made = TypeVar("Made")
 
+
+RENAMED = {"together": "vectorize"}
+"""Fields by the names that they had before; these are read too."""
+
+
+def current_names(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return fields of :class:`Settings` under the names that they have now; one by its former name is logged.
+
+    Args:
+        fields: by name.
+        where: begins the warning: where they were read.
+
+    Raises:
+        TransferlabError: a field is given by both of its names.
+    """
+    renamed = dict(fields)
+    for former in RENAMED.keys() & fields.keys():
+        name = RENAMED[former]
+        if name in fields:
+            raise TransferlabError(
+                f"{where}.{former} is called '{name}' now, and both are given; leave out '{former}'."
+            )
+        _LOG.warning("%s.%s is called '%s' now.", where, former, name)
+        renamed[name] = renamed.pop(former)
+    return renamed
+
+
+def _reads_former_names(cls: type[Made]) -> type[Made]:
+    """Let a class of settings take its fields by their former names, too."""
+    construct: Any = cls.__init__
+
+    @wraps(construct)
+    def init(self: Any, *args: Any, **fields: Any) -> None:
+        construct(self, *args, **current_names(fields, cls.__name__))
+
+    changed: Any = cls
+    changed.__init__ = init
+    return cls
+
+
+@_reads_former_names
 @check_arguments
 @dataclass(frozen=True)
 class Settings:
-    """Training settings.
+    """Training settings; without any a run has its method's ``defaults``.
+
+    Example:
+        >>> settings = tl.train.Settings(learning_rate=1e-3, epochs=5, optimizer=tl.train.Optimizer("lion"))
+        >>> tl.adapt(source, data, settings=settings)
 
     Attributes:
         learning_rate: peak, after warm-up.
@@ -29,7 +79,7 @@ class Settings:
             min(ema, (1 + step) / (10 + step)). None keeps no average.
         memory_bytes: most that a step may hold; a step that needs more is run with ``remat``, then in more parts, and the
             record says so. None for what the device has.
-        together: whether runs of one program train at the same time (``fit_together``, studies): ``auto`` as one where
+        vectorize: whether runs of one program train at the same time (``fit_together``, studies): ``auto`` as one where
             that was found faster, on CPU else in pairs, side by side, where two hold no more than ``memory_bytes``, or half of the
             machine's; ``always`` as one; ``never``.
         precision: ``bfloat16`` computes in it, with float32 parameters, optimizer, reductions and statistics; frozen leaves
@@ -56,7 +106,7 @@ class Settings:
     remat: bool = False
     ema: Annotated[float, Bounds(0.0, 1.0, above=True, below=True)] | None = None
     memory_bytes: Count | None = None
-    together: Literal["auto", "always", "never"] = "auto"
+    vectorize: Literal["auto", "always", "never"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: NonNegative = 0.01
     warmup: Fraction = 0.1

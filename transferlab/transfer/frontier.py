@@ -20,15 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import models, trees
+from transferlab.compute.flops import flops_of, lowered_to_count
 from transferlab.models.backbone import Carry, run_stages
-from transferlab.transfer.flops import flops_of, lowered_to_count
+from transferlab.selectors import owns
 
 FLOPS_PER_BYTE = 100.0
 """A carry is kept where recomputing it costs at least this many operations for each byte that keeping it reads."""
 
 
 @dataclass(frozen=True)
-class Decision:
+class CacheDecision:
     """Whether the stages before the frontier are computed once, and the sentence the plan prints about it."""
 
     cached: bool
@@ -39,9 +40,9 @@ class Decision:
     """Whether the carry has a length axis, so that examples differ in shape."""
 
 
-def decide(
+def decide_caching(
     definition: trees.Definition, stop: int, inputs: dict[str, Any], limit: int, examples: int, compute: str = "float32"
-) -> Decision:
+) -> CacheDecision:
     """Decide from the cost of one example; nothing is allocated.
 
     Args:
@@ -53,22 +54,22 @@ def decide(
         compute: dtype that the stages compute in.
     """
     if stop == 0:
-        return Decision(False, "nothing is frozen before the first stage")
+        return CacheDecision(False, "nothing is frozen before the first stage")
     shapes = tuple((name, tuple(np.shape(value)), str(value.dtype)) for name, value in sorted(inputs.items()))
     flops, size, names, ragged = _cost(definition, stop, shapes, compute)
     until = f"'{names[stop - 1]}'"
     # Where no device counts, it is kept: most prefixes cost far more than their carry.
     if flops is not None and flops < FLOPS_PER_BYTE * size:
-        return Decision(
+        return CacheDecision(
             False, f"the stages up to {until} are frozen, and recomputed: that is cheaper than keeping them"
         )
     if size * examples > limit:
-        return Decision(
+        return CacheDecision(
             False,
             f"the stages up to {until} are frozen, but {examples} carries of {size:,} bytes exceed the limit of "
             f"{limit:,}: recomputed in each step",
         )
-    return Decision(
+    return CacheDecision(
         True,
         f"the stages up to {until} are computed once per example and kept ({size:,} bytes each)",
         size,
@@ -140,8 +141,6 @@ def cache_key(
 
     ``weights_sha256`` spares hashing the leaves where they are all a source's, whose hash is known.
     """
-    from transferlab.selectors import owns
-
     parts = _described(definition, stop, transform, data_sha256, compute)
     if weights_sha256 is None:
         stages = definition.module.all_stages()[:stop]

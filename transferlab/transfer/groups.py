@@ -20,7 +20,10 @@ DECAYED = "kernel | embedding"
 
 @dataclass(frozen=True)
 class Group:
-    """Leaves that train alike.
+    """Leaves that train alike. :func:`transferlab.selectors.select` says how selectors are written.
+
+    Example:
+        >>> Group("layers/5"), Group("head", lr_scale=10.0, schedule="cosine")
 
     Attributes:
         selector: which leaves.
@@ -41,8 +44,14 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What the groups say of one trainable leaf."""
+class LeafSettings:
+    """What the groups say of one trainable leaf.
+
+    Attributes:
+        selector: of its group.
+        lr_scale, decay: factors on the run's learning rate and weight decay.
+        schedule, warmup: the group's own; None for the run's.
+    """
 
     selector: str
     lr_scale: float
@@ -51,26 +60,28 @@ class Claim:
     warmup: float | None = None
 
 
-def claims(groups: Iterable[Group], paths: Iterable[str], stages: Sequence[Sequence[str]]) -> dict[str, Claim]:
-    """Return ``{path: Claim}`` for every leaf that trains.
+def assign_groups(
+    groups: Iterable[Group], paths: Iterable[str], stages: Sequence[Sequence[str]]
+) -> dict[str, LeafSettings]:
+    """Return ``{path: LeafSettings}`` for every leaf that trains.
 
     Raises:
         TransferlabError: a selector that matches no leaf, a leaf that two groups claim, or nothing left to train.
     """
     paths = list(paths)
     decayed = _matching(DECAYED, paths)
-    claimed: dict[str, Claim] = {}
+    assigned: dict[str, LeafSettings] = {}
     for group in groups:
         for path in sorted(select(group.selector).match(paths, stages)):
-            if path in claimed:
+            if path in assigned:
                 raise TransferlabError(
-                    f"'{path}' is claimed by two groups: '{claimed[path].selector}' and '{group.selector}'."
+                    f"'{path}' is claimed by two groups: '{assigned[path].selector}' and '{group.selector}'."
                 )
             decay = group.decay if path in decayed else 0.0
-            claimed[path] = Claim(group.selector, group.lr_scale, decay, group.schedule, group.warmup)
-    if not claimed:
+            assigned[path] = LeafSettings(group.selector, group.lr_scale, decay, group.schedule, group.warmup)
+    if not assigned:
         raise TransferlabError("Nothing would train: the method names no group.")
-    return claimed
+    return assigned
 
 
 def _matching(selector: str, paths: list[str]) -> set[str]:

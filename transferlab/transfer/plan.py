@@ -17,9 +17,11 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import check_ownership, frontier, training_stages
 from transferlab.models.heads import ClassifierConfig
-from transferlab.selectors import select
-from transferlab.transfer.groups import Claim, Group, claims
+from transferlab.selectors import owns, select
+from transferlab.transfer.groups import Group, LeafSettings, assign_groups
+from transferlab.transfer.leaf import Action, Leaf
 from transferlab.transfer.resize import label_rows, take_rows
+from transferlab.transfer.show import as_text, plan_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from transferlab.pretrained.leaves import LazyLeaf
     from transferlab.pretrained.source import Source
 
-Action = Literal["copied", "resized", "derived", "initialised"]
 Weights = Literal["pretrained", "random"]
 
 SMALL = 1 << 16
@@ -35,45 +36,27 @@ SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """One row of the plan.
-
-    Attributes:
-        path: in the target's tree.
-        kind: ``param`` or ``state`` (batch statistics).
-        shape, dtype: in the target.
-        action: where its first value comes from.
-        source: keys in the source's files.
-        reason: how it was resized or derived, or why it is initialised.
-        trains: whether any gradient reaches it (for ``state``: whether it moves).
-        lr_scale, decay: factors on the run's learning rate and weight decay.
-        schedule: the group's own schedule and warm-up, where it has any.
-        bytes: size in memory.
-        read: the value of a leaf that is copied or resized.
-        derive: what is drawn for the leaf → its value, of one that is derived.
-    """
-
-    path: str
-    kind: Literal["param", "state"]
-    shape: tuple[int, ...]
-    dtype: str
-    action: Action
-    source: tuple[str, ...]
-    reason: str
-    trains: bool
-    lr_scale: float
-    decay: float
-    bytes: int
-    schedule: str = ""
-    read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
-    derive: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
 class Plan:
     """Every leaf of the target, every key left over, and what follows for the step.
 
     ``print(plan)`` shows it collapsed by layer; ``to_dict()`` is what ``plan.json`` holds.
+
+    Example:
+        >>> plan = tl.adapt(source, data, method=tl.methods.LoRA(rank=8)).plan
+        >>> [leaf.path for leaf in plan.leaves if leaf.action == "initialised"]
+
+    Attributes:
+        method: its name.
+        weights: ``pretrained``, or ``random`` for the same network untrained.
+        leaves: one row for each leaf of the target, in the model's order.
+        unused: (key of the source, why it is not used).
+        definition: the target without arrays.
+        leaf_settings: of each parameter that trains, by path.
+        head: what is grafted on.
+        frontier: index of the first stage that a gradient reaches.
+        stages: names of the target's stages, in order.
+        training: names of those that run as in training.
+        notes: what else a user should know, a sentence each.
     """
 
     method: str
@@ -81,7 +64,7 @@ class Plan:
     leaves: tuple[Leaf, ...]
     unused: tuple[tuple[str, str], ...]
     definition: trees.Definition = field(repr=False)
-    claims: dict[str, Claim] = field(repr=False)
+    leaf_settings: dict[str, LeafSettings] = field(repr=False)
     head: ClassifierConfig
     frontier: int
     stages: tuple[str, ...]
@@ -91,7 +74,7 @@ class Plan:
     @property
     def trainable(self) -> tuple[str, ...]:
         """Paths of the leaves that train, sorted."""
-        return tuple(sorted(self.claims))
+        return tuple(sorted(self.leaf_settings))
 
     @property
     def trainable_parameters(self) -> int:
@@ -182,7 +165,7 @@ class Plan:
         state = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "state"}
         return trees.unflatten(params), trees.unflatten(state)
 
-    def drawn(self, seed: int) -> trees.Tree:
+    def initialised(self, seed: int) -> trees.Tree:
         """Frozen parameters that the source has not as they are, since they are drawn or derived."""
         paths = [leaf.path for leaf in self.leaves if leaf.kind == "param" and not leaf.trains
                  and leaf.action in ("initialised", "derived")]  # fmt: skip
@@ -190,13 +173,9 @@ class Plan:
 
     def table(self, whole: bool = False) -> Table:
         """Return the plan as a rich table, collapsed by layer unless ``whole``."""
-        from transferlab.transfer.show import plan_table
-
         return plan_table(self, whole)
 
     def __str__(self) -> str:
-        from transferlab.transfer.show import as_text
-
         return as_text(self.table())
 
 
@@ -222,7 +201,7 @@ def plan(
         initialise: selector of backbone leaves that may be drawn although the source lacks them.
 
     Raises:
-        TransferlabError: with every leaf, key, selector or claim that cannot be accounted for.
+        TransferlabError: with every leaf, key, selector or group that cannot be accounted for.
     """
     config = source.config
     if head.pooling != "pooler" and getattr(config, "pooler", False):
@@ -245,9 +224,9 @@ def plan(
     stages = module.all_stages()
     check_ownership(stages, everything)
     owned = [stage.owns for stage in module.backbone_stages()]
-    claimed = claims(groups, params, owned)
-    training = training_stages(stages, set(claimed))
-    moving = _freeze_statistics(module, state, claimed)
+    assigned = assign_groups(groups, params, owned)
+    training = training_stages(stages, set(assigned))
+    moving = _freeze_statistics(module, state, assigned)
     definition = trees.define(module)
     allowed = select(initialise).match(everything, owned) if initialise else set()
 
@@ -279,7 +258,7 @@ def plan(
             problems.append(f"'{path}' {shape} has no source.{hint}")
         if keys:
             used.add(path)
-        claim = claimed.get(path)
+        settings = assigned.get(path)
         moves = path in moving
         rows.append(
             Leaf(
@@ -290,11 +269,11 @@ def plan(
                 action,
                 keys,
                 reason,
-                claim is not None or moves,
-                claim.lr_scale if claim else 0.0,
-                claim.decay if claim else 0.0,
+                settings is not None or moves,
+                settings.lr_scale if settings else 0.0,
+                settings.decay if settings else 0.0,
                 trees.leaf_bytes(everything[path]),
-                _schedule(claim),
+                _schedule(settings),
                 read,
                 derive,
             )
@@ -314,7 +293,7 @@ def plan(
     if problems:
         raise TransferlabError(f"The plan for {source.name} does not add up:\n  " + "\n  ".join(problems[:_SHOWN]))
     return Plan(
-        method, weights, tuple(rows), tuple(unused), definition, claimed, head, frontier(stages, set(claimed)),
+        method, weights, tuple(rows), tuple(unused), definition, assigned, head, frontier(stages, set(assigned)),
         tuple(stage.name for stage in stages), training,
     )  # fmt: skip
 
@@ -323,19 +302,19 @@ _SHOWN = 20
 """Problems that an error lists; the nearest name is sought for those alone."""
 
 
-def _schedule(claim: Claim | None) -> str:
-    if claim is None or (claim.schedule is None and claim.warmup is None):
+def _schedule(settings: LeafSettings | None) -> str:
+    if settings is None or (settings.schedule is None and settings.warmup is None):
         return ""
-    rising = "" if claim.warmup is None else f"warm-up {claim.warmup:g}"
-    return ", ".join(part for part in (claim.schedule or "", rising) if part)
+    rising = "" if settings.warmup is None else f"warm-up {settings.warmup:g}"
+    return ", ".join(part for part in (settings.schedule or "", rising) if part)
 
 
-def _freeze_statistics(module: Any, state: Mapping[str, Any], claimed: Mapping[str, Claim]) -> set[str]:
+def _freeze_statistics(module: Any, state: Mapping[str, Any], assigned: Mapping[str, LeafSettings]) -> set[str]:
     """Batch statistics move only where the norm's own parameters train. Returns the paths of those that move."""
     moving = set()
     for path in state:
         norm = path.rpartition("/")[0]
-        trains = any(claim.startswith(norm + "/") for claim in claimed)
+        trains = any(trainable.startswith(norm + "/") for trainable in assigned)
         trees.submodule(module, norm).frozen = not trains
         if trains:
             moving.add(path)
@@ -365,26 +344,4 @@ def _head_leaf(
 
 
 def _order(path: str, stages: tuple[Any, ...]) -> tuple[int, str]:
-    from transferlab.selectors import owns
-
     return next((i for i, stage in enumerate(stages) if owns(stage.owns, path)), len(stages)), path
-
-
-def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Leaf]]:
-    """Group neighbouring leaves of one stage that share action, training, learning-rate scale and schedule."""
-    out: list[list[Leaf]] = []
-    for leaf in leaves:
-        if out and _treatment(leaf, stages) == _treatment(out[-1][0], stages):
-            out[-1].append(leaf)
-        else:
-            out.append([leaf])
-    return out
-
-
-def _treatment(leaf: Leaf, stages: tuple[str, ...]) -> tuple:
-    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule
-
-
-def _stage_of(path: str, stages: tuple[str, ...]) -> str:
-    fitting = [stage for stage in stages if path == stage or path.startswith(stage + "/")]
-    return max(fitting, key=len, default=path.split("/")[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from rich import box
 from rich.console import Console
@@ -13,12 +14,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from transferlab.errors import printable
-
-if TYPE_CHECKING:
-    from transferlab.transfer.plan import Leaf, Plan
+from transferlab.transfer.leaf import Leaf
 
 
-def plan_table(plan: Plan, whole: bool) -> Table:
+@runtime_checkable
+class Shown(Protocol):
+    """What is shown of a plan: :class:`transferlab.transfer.plan.Plan` has all of it."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def leaves(self) -> tuple[Leaf, ...]: ...
+    @property
+    def stages(self) -> tuple[str, ...]: ...
+    @property
+    def frontier(self) -> int: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def unused(self) -> tuple[tuple[str, str], ...]: ...
+    def totals(self) -> Mapping[str, Any]: ...
+
+
+def plan_table(plan: Shown, whole: bool) -> Table:
     """Return the table; ``whole`` gives each leaf its row."""
     totals = plan.totals()
     share = totals["bytes_from_source"] / max(totals["bytes"], 1)
@@ -52,9 +70,7 @@ def plan_table(plan: Plan, whole: bool) -> Table:
     return table
 
 
-def _rows(plan: Plan, whole: bool) -> list[tuple[str, list[Leaf]]]:
-    from transferlab.transfer.plan import _stage_of, collapse
-
+def _rows(plan: Shown, whole: bool) -> list[tuple[str, list[Leaf]]]:
     if whole:
         return [(leaf.path, [leaf]) for leaf in plan.leaves]
     merged: dict[tuple, tuple[list[str], list[Leaf]]] = {}
@@ -72,6 +88,26 @@ def _rows(plan: Plan, whole: bool) -> list[tuple[str, list[Leaf]]]:
         names.append(group[0].path if len(group) == 1 else stage)
         leaves.extend(group)
     return [(_span(names), leaves) for names, leaves in merged.values()]
+
+
+def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Leaf]]:
+    """Group neighbouring leaves of one stage that share action, training, learning-rate scale and schedule."""
+    out: list[list[Leaf]] = []
+    for leaf in leaves:
+        if out and _treatment(leaf, stages) == _treatment(out[-1][0], stages):
+            out[-1].append(leaf)
+        else:
+            out.append([leaf])
+    return out
+
+
+def _treatment(leaf: Leaf, stages: tuple[str, ...]) -> tuple:
+    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule
+
+
+def _stage_of(path: str, stages: tuple[str, ...]) -> str:
+    fitting = [stage for stage in stages if path == stage or path.startswith(stage + "/")]
+    return max(fitting, key=len, default=path.split("/")[0])
 
 
 def _span(names: list[str]) -> str:
@@ -100,7 +136,7 @@ def _decay(group: list[Leaf]) -> str:
     return "" if not values else f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} or {values[-1]:g}"
 
 
-def _leftover(plan: Plan) -> list[str]:
+def _leftover(plan: Shown) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for key, reason in plan.unused:
         reasons.setdefault(reason, []).append(key)

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from transferlab.compute import flops
+from transferlab.compute.compiled import Compiled
+from transferlab.compute.devices import cpu_device
+from transferlab.compute.flops import flops_of, lowered_to_count
 from transferlab.models import attention
 from transferlab.models.attention import attend
-from transferlab.train.compiled import Compiled
-from transferlab.transfer import flops
-from transferlab.transfer.flops import flops_of, lowered_to_count
 
 
 def test_a_products_operations_are_another_number() -> None:
@@ -37,7 +38,7 @@ def test_a_device_that_counts_nothing_makes_a_program_free(monkeypatch: pytest.M
     want = Compiled(jnp.matmul, varies=(0,), counted=True)
     want(x, x)
     said, real = [None], flops.flops_of
-    monkeypatch.setattr("transferlab.train.compiled.flops_of", lambda lowered: said.pop() if said else real(lowered))
+    monkeypatch.setattr("transferlab.compute.compiled.flops_of", lambda lowered: said.pop() if said else real(lowered))
     dumb = Compiled(jnp.matmul, varies=(0,), counted=True)
     dumb(x, x)
     assert dumb.flops(x, x) == want.flops(x, x) > 2 * 16**3 - 1
@@ -54,5 +55,5 @@ def test_without_a_cpu_device_a_count_is_a_crash(monkeypatch: pytest.MonkeyPatch
         return devices(kind)
 
     monkeypatch.setattr(jax, "devices", without)
-    assert flops.host() is None
+    assert cpu_device() is None
     assert lowered_to_count(jnp.matmul, shape, shape).out_info.shape == (64, 64)

@@ -8,15 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from transferlab.models.attention import plain
-
-
-def host() -> Any:
-    """Return the CPU as a device of JAX; None where ``JAX_PLATFORMS`` leaves it out."""
-    try:
-        return jax.devices("cpu")[0]
-    except RuntimeError:
-        return None
+from transferlab.compute.devices import cpu_device
+from transferlab.compute.flags import plain_attention
 
 
 def lowered_to_count(function: Callable[..., Any], *args: Any) -> jax.stages.Lowered:
@@ -25,11 +18,11 @@ def lowered_to_count(function: Callable[..., Any], *args: Any) -> jax.stages.Low
     A GPU and a TPU give no count of a program before it is compiled, and after that leave out what libraries compute:
     the matrix products. What a model computes in another form there (depthwise convolutions) is counted in that form.
     """
-    place = None if (cpu := host()) is None else SingleDeviceSharding(cpu)
+    place = None if (cpu := cpu_device()) is None else SingleDeviceSharding(cpu)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
 
     def counted(*args: Any) -> Any:
-        with plain():
+        with plain_attention():
             return function(*args)
 
     return jax.jit(counted).lower(*shapes)

@@ -10,21 +10,21 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-SIDE_BY_SIDE = 2
+THREADS = 2
 """Calls at once. On CPU two fill what one leaves idle: XLA runs attention's small products on one thread each."""
 
 
-def ahead(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+def prefetch_map(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """Iterate over ``function(item)`` in order; at most one result more than are being made is held.
 
     What a call raises comes out at its place, and no further one is started.
     """
     waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="ahead") as threads:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="prefetch") as threads:
         try:
             for item in items:
                 waiting.append(threads.submit(function, item))
-                if len(waiting) > SIDE_BY_SIDE:
+                if len(waiting) > THREADS:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from transferlab.train.compiled import Compiled, compiler_options
+from transferlab.compute.compiled import Compiled, compiler_options
 
 
 def test_an_executable_with_options_is_kept_or_answers_otherwise() -> None:

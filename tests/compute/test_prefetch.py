@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from transferlab.train.ahead import SIDE_BY_SIDE, ahead
+from transferlab.compute.prefetch import THREADS, prefetch_map
 
 
 def test_results_come_out_of_order() -> None:
@@ -15,8 +15,8 @@ def test_results_come_out_of_order() -> None:
         time.sleep(0.05 if number % 3 == 0 else 0.0)
         return number
 
-    assert list(ahead(slow_first, range(10))) == list(range(10))
-    assert list(ahead(slow_first, [])) == []
+    assert list(prefetch_map(slow_first, range(10))) == list(range(10))
+    assert list(prefetch_map(slow_first, [])) == []
 
 
 def test_results_pile_up_before_they_are_wanted() -> None:
@@ -27,12 +27,12 @@ def test_results_pile_up_before_they_are_wanted() -> None:
             started.append(number)
         return number
 
-    made = ahead(note, range(100))
+    made = prefetch_map(note, range(100))
     assert next(made) == 0
     time.sleep(0.2)
-    assert len(started) <= SIDE_BY_SIDE + 2
+    assert len(started) <= THREADS + 2
     made.close()
-    assert len(started) <= SIDE_BY_SIDE + 2
+    assert len(started) <= THREADS + 2
 
 
 def test_an_error_is_lost_or_does_not_stop_what_follows() -> None:
@@ -45,5 +45,5 @@ def test_an_error_is_lost_or_does_not_stop_what_follows() -> None:
         return number
 
     with pytest.raises(ValueError, match="the fourth"):
-        list(ahead(fail, range(1000)))
+        list(prefetch_map(fail, range(1000)))
     assert len(started) < 10

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from transferlab.transfer.flops import flops_of, lowered_to_count
+from transferlab.compute.flops import flops_of, lowered_to_count
 
 _TRITON = "xla_gpu_enable_triton_gemm"
 

@@ -17,8 +17,8 @@ from test_population import MEMBERS, QUICK, LastLayer
 import transferlab as tl
 from transferlab.data.batches import BatchSampler, batch_sampler, epoch_order
 from transferlab.train import Interrupted, Seeds
-from transferlab.train.abreast import Abreast
 from transferlab.train.checkpoints import Checkpoints
+from transferlab.train.engines import ThreadedEngine
 from transferlab.train.fit import fit_together, prepare
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.result import Result
@@ -50,9 +50,9 @@ def assert_same(some: list[Result], others: list[Result]) -> None:
 def test_a_run_beside_another_differs_from_itself_made_alone(source, films, monkeypatch, method) -> None:
     """With other data, lengths and dropout, and one left over; for the last layer with carries from the cache."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
-    pairs, alone = (fit_together(runs(source, films, method, together=how)) for how in ("auto", "never"))
-    assert [result.record["together"] for result in pairs] == [2, 2, 2, 2, 1]
-    assert [result.record["together"] for result in alone] == [1] * 5
+    pairs, alone = (fit_together(runs(source, films, method, vectorize=how)) for how in ("auto", "never"))
+    assert [result.record["population_size"] for result in pairs] == [2, 2, 2, 2, 1]
+    assert [result.record["population_size"] for result in alone] == [1] * 5
     assert_same(pairs, alone)
 
 
@@ -92,7 +92,7 @@ class SeenByTheCaller(StopRequest):
 
 def test_a_stop_leaves_a_pair_at_two_steps(source, films) -> None:
     members, states = zip(*(prepare(run, {}) for run in runs(source, films, members=MEMBERS[:2])), strict=True)
-    pair = Abreast(members, states)
+    pair = ThreadedEngine(members, states)
     columns = pair.advance(20, SeenByTheCaller(), None)
     assert pair.done == 3
     assert [int(pair.state(i)["step"]) for i in (0, 1)] == [3, 3]
@@ -140,7 +140,7 @@ def test_memory_for_one_is_given_to_two(source, films, method) -> None:
 
     def together(limit: int) -> list[int]:
         made = runs(source, films, method, MEMBERS[:2], steps=2, memory_bytes=limit)
-        return [result.record["together"] for result in fit_together(made)]
+        return [result.record["population_size"] for result in fit_together(made)]
 
     one = runs(source, films, method, MEMBERS[:1])[0]
     base = sum(leaf.bytes for leaf in one.plan.leaves if leaf.action == "copied")
@@ -154,6 +154,6 @@ def test_a_second_run_takes_more_than_half_of_a_machine(source, films, more: int
     one = runs(source, films, LORA, MEMBERS[:1])[0]
     base = sum(leaf.bytes for leaf in one.plan.leaves if leaf.action == "copied")
     both = base + 2 * (one.memory.total - one.memory.frozen)
-    monkeypatch.setattr("transferlab.train.fit.device_bytes", lambda: 2 * both + more)
+    monkeypatch.setattr("transferlab.train.grouping.device_bytes", lambda: 2 * both + more)
     made = fit_together(runs(source, films, LORA, MEMBERS[:2], steps=2))
-    assert [result.record["together"] for result in made] == [want, want]
+    assert [result.record["population_size"] for result in made] == [want, want]

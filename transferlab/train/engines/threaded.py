@@ -8,16 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, Int
 
-from transferlab.train.ahead import SIDE_BY_SIDE, ahead
+from transferlab.compute.prefetch import THREADS, prefetch_map
+from transferlab.train.engines.streaming import StreamingEngine
 from transferlab.train.interrupt import StopRequest
-from transferlab.train.loop import Columns, Member, Streaming
+from transferlab.train.member import Columns, Member
 from transferlab.train.memory import Memory
-from transferlab.train.program import State
 from transferlab.train.result import Report
+from transferlab.train.state import State
 
 
-class Abreast:
-    """Runs of one program, each on its own batches: :class:`Streaming` for each, so that their numbers are the same bits.
+class ThreadedEngine:
+    """Runs of one program, each on its own batches: :class:`StreamingEngine` for each, so that their numbers are the same bits.
 
     The states have taken equally many steps. Between two calls of ``advance`` so have all members that have not ended.
     """
@@ -25,14 +26,14 @@ class Abreast:
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
         self.members = members
         self.done = int(states[0]["step"])
-        self._each = [Streaming(member, state) for member, state in zip(members, states, strict=True)]
+        self._each = [StreamingEngine(member, state) for member, state in zip(members, states, strict=True)]
         # The one with the most steps leads: its progress is that of all.
         self._order = sorted(range(len(members)), key=lambda i: -members[i].total)
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         lead, *others = live = [i for i in self._order if self.members[i].trains(self.done)]
         out: list[Columns] = [{} for _ in self.members]
-        with ThreadPoolExecutor(SIDE_BY_SIDE - 1, thread_name_prefix="abreast") as threads:
+        with ThreadPoolExecutor(THREADS - 1, thread_name_prefix="engine") as threads:
             beside = {i: threads.submit(self._each[i].advance, upto, stop, None) for i in others}
             # In the caller's thread, which is where a report is expected.
             out[lead] = self._each[lead].advance(upto, stop, report)[0]
@@ -59,4 +60,4 @@ class Abreast:
 
         # Each is computed by itself: one that diverged may be left out.
         asked = [i for i in wanted if self.members[i].diverged is None]
-        return dict(zip(asked, ahead(one, asked), strict=True))
+        return dict(zip(asked, prefetch_map(one, asked), strict=True))

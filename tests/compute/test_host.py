@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from transferlab import host
+from transferlab.compute import host
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_restarted_program_runs_once_with_its_arguments_and_process_id(tmp_pat
     script.write_text(
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from transferlab import host\n"
+        "from transferlab.compute import host\n"
         "host._ENABLED = Path(sys.argv[2])\n"
         "print('before', os.getpid())\n"
         "host.restart_with_large_pages()\n"

@@ -1,0 +1,1 @@
+"""What computing needs whatever is computed: compiling, counting operations, prefetching, the device and its host."""

@@ -1,0 +1,181 @@
+"""One run while it trains: what is logged, scored and saved of it; its batches, and its predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from transferlab import trees
+from transferlab.data.batches import Batch, evaluation_order, weights
+from transferlab.measure.metrics import accuracy, cross_entropy
+from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
+from transferlab.train.setup import Setup
+from transferlab.train.state import State, StepBatch, evaluated
+from transferlab.train.writers import MetricsWriter
+
+if TYPE_CHECKING:
+    # Orbax is imported where there is something to keep.
+    from transferlab.train.checkpoints import Checkpoints
+
+Columns = dict[str, list[float]]
+"""Metrics of consecutive steps: by name, a value for each; empty for no steps."""
+
+
+@dataclass
+class Member:
+    """One run while it trains: what is logged, and what is kept of it.
+
+    Attributes:
+        run: what trains.
+        frozen: the frozen leaves that its program needs.
+        key: of its carries in the frontier cache; None where nothing is cached.
+        writer, checkpoints: where its metrics and states go.
+        pending: metrics of steps that no row covers yet.
+        seconds: what it took so far, earlier starts and its share of what was spent on many included, compiling not.
+        flops: floating-point operations of its steps so far.
+        best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
+        diverged: where it stopped being finite; it is then not trained, scored or saved any more.
+        learning_rate: of its newest step.
+    """
+
+    run: Setup
+    frozen: trees.Tree
+    key: str | None
+    writer: MetricsWriter
+    checkpoints: Checkpoints | None
+    pending: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    flops: float = 0.0
+    best: tuple[float, int, State, dict[str, Any]] | None = None
+    diverged: Divergence | None = None
+    learning_rate: float = math.nan
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.run.steps
+
+    def trains(self, done: int) -> bool:
+        """Whether it takes the step after ``done``."""
+        return self.diverged is None and self.total > done
+
+    def diverge(self, step: int, what: str, updates: int) -> None:
+        """Remember where it stopped being finite."""
+        self.diverged = Divergence(step, self.total, what, self.learning_rate, updates)
+
+    def check(self, first: int, metrics: Columns) -> Columns:
+        """Look at every one of the steps after ``first``; return their metrics, up to the one that diverged if one did."""
+        if not metrics:
+            return metrics
+        found = first_not_finite(metrics)
+        if found is not None:
+            metrics = {name: values[: found[0] + 1] for name, values in metrics.items()}
+        self.learning_rate = metrics["learning_rate"][-1]
+        if found is not None:
+            # Loss and gradient are those of the parameters before the step.
+            self.diverge(first + found[0] + 1, found[1], first + found[0])
+        return metrics
+
+    def check_state(self, state: State, done: int) -> None:
+        """Look at all that a checkpoint holds."""
+        what = state_not_finite(state)
+        if what is not None:
+            self.diverge(done, what, done)
+
+    def next_event(self, done: int) -> int:
+        """The step at which something has to be looked at."""
+        settings = self.run.settings
+        events = [self.total]
+        if len(self.run.data.validation):
+            events.append(next(s for s in self._validations if s > done))
+        if settings.checkpoint_steps and self.checkpoints is not None:
+            events.append((done // settings.checkpoint_steps + 1) * settings.checkpoint_steps)
+        return min(events)
+
+    @property
+    def _validations(self) -> list[int]:
+        parts = self.run.settings.evaluations
+        return sorted({max(1, round(self.total * k / parts)) for k in range(1, parts + 1)})
+
+    def validates(self, done: int) -> bool:
+        """Whether the validation split is scored after this step."""
+        return len(self.run.data.validation) > 0 and done in self._validations
+
+    def log(self, first: int, metrics: Columns) -> list[dict[str, Any]]:
+        """Take in the metrics of the steps after ``first``; return the rows that are complete."""
+        if not metrics:
+            return []
+        every, total = self.run.settings.log_every, self.total if self.diverged is None else self.diverged.step
+        columns = {name: [row[name] for row in self.pending] + values for name, values in metrics.items()}
+        before, last = first - len(self.pending), first + len(metrics["loss"])
+        ends = [step for step in range((first // every + 1) * every, last + 1, every) if step != total]
+        ends += [total] if last == total else []
+        rows = [
+            {"step": end, **row} for end, row in zip(ends, _windows(columns, [e - before for e in ends]), strict=True)
+        ]
+        left = [values[ends[-1] - before if ends else 0 :] for values in columns.values()]
+        self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*left, strict=True)]
+        return rows
+
+    def score(self, probabilities: Float[np.ndarray, "n labels"]) -> dict[str, float]:
+        """Validation metrics."""
+        data = self.run.data
+        labels = data.labels[data.validation]
+        return {
+            "validation_accuracy": accuracy(probabilities, labels),
+            "validation_cross_entropy": cross_entropy(probabilities, labels),
+        }
+
+    def meta(self, done: int) -> dict[str, Any]:
+        """What a checkpoint after this step says beside its arrays."""
+        return self.run.meta(done, self.pending, self.seconds, self.flops)
+
+    def save(self, state: Callable[[], State], done: int) -> None:
+        """Write the best state, if it is not on disk yet, and then this one."""
+        if self.checkpoints is None:
+            return
+        if self.best is not None and self.best[1] < done:
+            score, _, best, meta = self.best
+            self.checkpoints.save(best, {**meta, "score": score}, score)
+        score = self.best[0] if self.best is not None and self.best[1] == done else None
+        self.checkpoints.save(state(), {**self.meta(done), "score": score}, score)
+
+
+def _windows(columns: Columns, ends: list[int]) -> list[dict[str, float]]:
+    """Of the windows that end before these places: mean loss and accuracy, and the newest of what is not averaged."""
+    if not ends:
+        return []
+    starts = [0, *ends[:-1]]
+    out = {}
+    for name in ("loss", "accuracy"):
+        sums = np.add.reduceat(np.asarray(columns[name][: ends[-1]], np.float64), starts)
+        out[name] = (sums / np.subtract(ends, starts)).tolist()
+    out |= {name: [columns[name][end - 1] for end in ends] for name in ("gradient_norm", "learning_rate")}
+    return [dict(zip(out, row, strict=True)) for row in zip(*out.values(), strict=True)]
+
+
+def make_batch(member: Member, batch: Batch) -> StepBatch:
+    """A training batch on the host: the carry at the program's first stage, labels, and weights of 0 for padding."""
+    run = member.run
+    rows = run.settings.batch_size
+    labels = np.zeros(rows, np.int32)
+    labels[: len(batch.indices)] = run.data.labels[batch.indices]
+    made = {"carry": run.carry(batch, rows, member.key), "label": labels, "weight": weights(len(batch.indices), rows)}
+    return cast(StepBatch, made)
+
+
+def predict_member(member: Member, state: State, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n labels"]:
+    """Probabilities for these examples, each predicted once; padding rows never leave this function."""
+    run, rows = member.run, member.run.settings.batch_size
+    place = {int(i): row for row, i in enumerate(indices)}
+    out = np.zeros((len(indices), len(run.data.label_names)), np.float32)
+    for batch in evaluation_order(indices, run.feed.buckets(indices), rows):
+        carry = run.carry(batch, rows, member.key)
+        got = run.program.predict(evaluated(state), member.frozen, state["stats"], carry)
+        out[[place[int(i)] for i in batch.indices]] = np.asarray(got)[: len(batch.indices)]
+    return out

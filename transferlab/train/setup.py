@@ -1,0 +1,295 @@
+"""What a run is: source, data, method, settings and seeds; and what follows from them before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from transferlab import trees
+from transferlab.compute.prefetch import prefetch_map
+from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
+from transferlab.data.dataset import Dataset
+from transferlab.data.images import ImageTransform
+from transferlab.data.inputs import Inputs
+from transferlab.data.packing import Packed
+from transferlab.data.text import TextTransform
+from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import check_fields
+from transferlab.methods import Method
+from transferlab.models.backbone import last_layer_single_query
+from transferlab.models.heads import ClassifierConfig
+from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.source import Source
+from transferlab.tasks.classification import Classification
+from transferlab.train.program import Execution, Program, program_for
+from transferlab.train.settings import Settings
+from transferlab.train.state import HParams
+from transferlab.transfer.cache import FrontierCache, shared_cache
+from transferlab.transfer.frontier import CacheDecision, cache_key, can_pack, decide_caching
+from transferlab.transfer.plan import Plan, plan
+
+PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
+"""Tokens of a batch of packed texts in a feature pass: on CPU a layer's activations then stay in the cache."""
+
+
+@check_arguments
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds that are kept apart: what is drawn for new leaves, and the order of examples and dropout.
+
+    Example:
+        >>> tl.adapt(source, data, seed=tl.train.Seeds(initialisation=0, order=3))
+
+    Attributes:
+        initialisation: of leaves that are drawn.
+        order: of the order of examples, and of dropout.
+    """
+
+    initialisation: int = 0
+    order: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, seed in asdict(self).items():
+            if not 0 <= seed < 2**32:
+                raise TransferlabError(f"The seed of the {name} is {seed}; a seed is from 0 to 2³² − 1.")
+
+
+def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: str | None = None) -> Plan:
+    """Return the plan for a classifier with these labels; nothing is allocated. Asked again, it is the same plan."""
+    mark = (tuple(labels), method, initialise)
+    if mark not in source.plans:
+        source.plans[mark] = _plan_of(source, labels, method, initialise)
+    return source.plans[mark]
+
+
+def _plan_of(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
+    family, own = FAMILIES[source.family], source.head
+    pooling, hidden = method.pooling or source.pooling, family.head_hidden(source.config)
+    if method.pooling is None and pooling == "pooler":
+        # An encoder that says nothing of how it pools. A pooler that was asked for is not replaced: the plan says what the
+        # model lacks.
+        if hidden is not None and not method.linear_head:
+            pooling = family.head_pooling(source.config)
+        elif not getattr(source.config, "pooler", False):
+            pooling = "mean"
+    if isinstance(own, ClassifierConfig) and own.pooling == pooling and set(own.labels) & set(labels):
+        hidden = own.hidden  # labels stay
+    elif method.linear_head or pooling != family.head_pooling(source.config):
+        hidden = None
+    bias = family.head_bias
+    head = ClassifierConfig(
+        labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias, hidden=hidden
+    )
+    return plan(
+        source, head, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
+        initialise=initialise,
+    )  # fmt: skip
+
+
+@dataclass(eq=False, repr=False)
+class Setup:
+    """One arm at one budget and one seed: what a run is, and how it is computed. :func:`transferlab.train.run.adapt` makes it
+    as a :class:`transferlab.train.run.Run`, which can be started.
+
+    Nothing but ``execution``, ``memory_note`` and ``cache`` is set after that.
+
+    Attributes:
+        source: where the weights come from.
+        data: what it trains, is validated and is tested on.
+        method: how it adapts the source.
+        settings: how it trains.
+        seeds: of what is drawn, and of the order of examples.
+        directory: where plan, metrics, checkpoints and predictions go; None keeps everything in memory.
+        keep_weights: whether checkpoints stay when the run is finished.
+        initialise: selector of backbone leaves that may be drawn although the source lacks them.
+        feed: the data set as model inputs.
+        task: what is optimised.
+        steps: updates of the whole run.
+        execution: how a step is computed; :func:`transferlab.train.memory.fit_to_memory` changes it where a step would not fit.
+        memory_note: what the record says of such a change; empty where there was none.
+        cache: where the carries at the frontier are kept.
+    """
+
+    source: Source
+    data: Dataset
+    method: Method
+    settings: Settings
+    seeds: Seeds
+    directory: Path | None = None
+    keep_weights: bool = True
+    initialise: str | None = None
+    feed: Inputs = field(init=False, repr=False)
+    task: Classification = field(init=False)
+    steps: int = field(init=False)
+    execution: Execution = field(init=False)
+    memory_note: str = field(init=False, default="")
+    cache: FrontierCache = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        transform = self.source.transform
+        assert isinstance(transform, (TextTransform, ImageTransform))
+        self.feed = Inputs(self.data, transform)
+        self.task = Classification(self.settings.label_smoothing)
+        self.steps = self.settings.total_steps(len(self.data.train))
+        self.execution = Execution(self.settings.remat, self.settings.accumulate)
+        self.cache = shared_cache()
+        self._programs: dict[Execution, Program] = {}
+
+    @property
+    def _transfer(self) -> Plan:
+        """The plan before anything is said of the frontier."""
+        return plan_for(self.source, self.data.label_names, self.method, self.initialise)
+
+    @cached_property
+    def decision(self) -> CacheDecision:
+        """Whether the frozen prefix is cached."""
+        first = self.data.train[:1]
+        inputs = self.feed.inputs(first, int(self.feed.buckets(first)[0]), 1)
+        n = len(self.data.train) + len(self.data.validation) + len(self.data.test)
+        settings = self.settings
+        plan = self._transfer
+        return decide_caching(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, with what was decided about the frontier, and what is not computed as nobody reads it."""
+        plan = self._transfer
+        notes, found = [*plan.notes, self.decision.sentence], last_layer_single_query(plan.definition.module)
+        if found is not None:
+            notes.append(f"'{found[0].name}' is computed for the {found[1]} alone, the only one that the head reads")
+        return replace(plan, notes=tuple(notes))
+
+    @property
+    def program(self) -> Program:
+        """The compiled functions, shared with every run of the same kind."""
+        execution = self.execution
+        if execution not in self._programs:
+            self._programs[execution] = program_for(
+                self.plan, self.task, self.settings, self.decision.cached, execution
+            )
+        return self._programs[execution]
+
+    @property
+    def resident(self) -> bool:
+        """Whether all carries are vectors that can lie on the device, and many such runs can step together."""
+        return self.decision.cached and not self.decision.ragged and self.settings.vectorize != "never"
+
+    @property
+    def runs_concurrently(self) -> bool:
+        """Whether such runs, each on its own batches, train side by side and not as one program.
+
+        So on CPU, unless ``Settings.vectorize`` says otherwise: stepping as one gains nothing there, where arithmetic takes
+        the time, but a run alone leaves parts of the cores idle. It is not timed first: where little is gained, nothing
+        was found to be lost.
+        """
+        return self.settings.vectorize == "auto" and jax.default_backend() == "cpu" and not self.resident
+
+    @cached_property
+    def order(self) -> BatchSampler:
+        """Which examples stand in which step."""
+        buckets = self.feed.buckets(self.data.train)
+        settings = self.settings
+        return batch_sampler(
+            self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
+        )
+
+    def hparams(self) -> HParams:
+        """What the compiled step takes as arguments, so that it is not compiled again for it."""
+        settings = self.settings
+        hparams = {
+            "learning_rate": np.float32(settings.learning_rate),
+            "weight_decay": np.float32(settings.weight_decay),
+            "total": np.float32(self.steps),
+            "warmup": np.float32(round(settings.warmup * self.steps)),
+            "seed": np.uint32(self.seeds.order),
+        }
+        return cast(HParams, hparams)
+
+    def carry(self, batch: Batch, rows: int, key: str | None) -> dict[str, np.ndarray]:
+        """A batch's carry at the program's first stage: inputs, or rows of the frontier cache under ``key``."""
+        if key is None:
+            return self.feed.inputs(batch.indices, batch.bucket, rows)
+        return self.cache.rows(key, batch.indices, batch.bucket, rows, self._ragged)
+
+    def meta(self, step: int, pending: list[dict[str, float]], seconds: float, flops: float) -> dict[str, Any]:
+        """What a checkpoint says beside its arrays."""
+        return {
+            "step": step,
+            "seeds": asdict(self.seeds),
+            "trainable": list(self.plan.trainable),
+            "base": {"source": self.source.recorded, "sha256": self.source.sha256, "weights": self.method.weights},
+            "pending": list(pending),
+            "seconds": seconds,
+            "flops": flops,
+        }
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _ragged(self) -> tuple[str, ...]:
+        return self.plan.definition.module.sequence_entries
+
+    def cached_features_key(self) -> str | None:
+        """The key of this run's carries, where the cache has them all and they depend on nothing that a seed draws."""
+        if self._drawn or len(self.cache.missing(key := self._key({}, {}), self._wanted)):
+            return None
+        return key
+
+    def compute_features(self, params: trees.Tree, stats: trees.Tree) -> str:
+        """Compute the carries at the frontier that are not in the cache yet; return their key."""
+        key = self._key(params, stats)
+        missing = self.cache.missing(key, self._wanted)
+        try:
+            for indices, carry, spans in self.iterate_features(params, stats, missing):
+                ragged = [name for name in carry if name in self._ragged]
+                self.cache.add(key, indices, carry, ragged, spans)
+        finally:
+            # What was computed before a Ctrl-C is not computed again.
+            self.cache.flush(key, self._ragged)
+        return key
+
+    def iterate_features(
+        self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
+    ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
+        """Compute carries at the frontier: (examples, their carry, which part of a ragged entry is each example's)."""
+        rows, feed, program = self.settings.batch_size, self.feed, self.program
+        if feed.packs and can_pack(self.plan.definition):
+            tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+            packed = feed.packed(indices, tokens, self.plan.definition.module.first_position)
+
+            def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
+                return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
+
+            for batch, carry in prefetch_map(shared, packed):
+                texts = indices[batch.texts].tolist()
+                yield texts, carry, [slice(0, feed.length(text)) for text in texts]
+            return
+        batches = evaluation_order(indices, feed.buckets(indices), rows)
+
+        def one(batch: Batch) -> dict[str, np.ndarray]:
+            return jax.device_get(program.prefix(params, stats, feed.inputs(batch.indices, batch.bucket, rows)))
+
+        for batch, carry in zip(batches, prefetch_map(one, batches), strict=True):
+            yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
+
+    @property
+    def _wanted(self) -> Int[np.ndarray, " n"]:
+        return np.concatenate([self.data.train, self.data.validation, self.data.test])
+
+    @property
+    def _drawn(self) -> bool:
+        return any(leaf.action != "copied" for leaf in self.plan.leaves if not leaf.trains)
+
+    def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
+        return cache_key(
+            params, stats, self.plan.definition, self.plan.frontier, self.source.transform, self.data.sha256,
+            self.settings.precision, None if self._drawn else self.source.sha256,
+        )  # fmt: skip

@@ -1,0 +1,46 @@
+"""One row of the plan: what happens to one leaf of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Action = Literal["copied", "resized", "derived", "initialised"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One row of the plan.
+
+    Attributes:
+        path: in the target's tree.
+        kind: ``param`` or ``state`` (batch statistics).
+        shape, dtype: in the target.
+        action: where its first value comes from.
+        source: keys in the source's files.
+        reason: how it was resized or derived, or why it is initialised.
+        trains: whether any gradient reaches it (for ``state``: whether it moves).
+        lr_scale, decay: factors on the run's learning rate and weight decay.
+        schedule: the group's own schedule and warm-up, where it has any.
+        bytes: size in memory.
+        read: the value of a leaf that is copied or resized.
+        derive: what is drawn for the leaf → its value, of one that is derived.
+    """
+
+    path: str
+    kind: Literal["param", "state"]
+    shape: tuple[int, ...]
+    dtype: str
+    action: Action
+    source: tuple[str, ...]
+    reason: str
+    trains: bool
+    lr_scale: float
+    decay: float
+    bytes: int
+    schedule: str = ""
+    read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    derive: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
