@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_decoder, write_vit
+from support.checkpoints import write_decoder, write_vit
 
 import transferlab as tl
 from transferlab.bounds import Bounds

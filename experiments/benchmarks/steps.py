@@ -163,8 +163,8 @@ def peer_image(name: str, side: int, rows: int = ROWS, products: float | None = 
     import torch
 
     # timm asks torchvision for a few functions that no model here uses; the parity tests have a stand-in for it.
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))
-    from timm_alone import import_timm
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    from support.optional_imports import import_timm
 
     model = import_timm().create_model(name, num_classes=10).to(torch_device())
     pixels, labels = images(side, rows)

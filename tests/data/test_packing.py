@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fuzzing import fuzz
 
 from transferlab.data.packing import NARROWEST, pack
 from transferlab.data.text import Encoded

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.vocabularies import pieces, write_bpe, write_sentencepiece, write_wordpiece
 from tokenizers import Tokenizer, models
-from vocabulary_files import pieces, write_bpe, write_sentencepiece, write_wordpiece
 
 from transferlab.data.sentencepiece import read_sentencepiece
 from transferlab.data.text import TextTransform, read_tokenizer

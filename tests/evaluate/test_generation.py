@@ -8,8 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_decoder
 from scipy.special import softmax
+from support.checkpoints import write_decoder
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIPS, write_clip
+from support.checkpoints import CLIPS, write_clip
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

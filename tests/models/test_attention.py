@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import filled
 from flax import nnx
 from scipy import special
+from support.modules import filled
 
 from transferlab import trees
 from transferlab.methods.lora import LowRank

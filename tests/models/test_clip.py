@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
 from scipy.special import erf
+from support.modules import drawn
 
 from transferlab import trees
 from transferlab.errors import TransferlabError

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn_convnet
+from support.modules import drawn_convnet
 
 from transferlab import trees
 from transferlab.errors import TransferlabError

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import filled
 from scipy import special
+from support.modules import filled
 
 from transferlab.models.layers import ACTIVATIONS, FEW_ROWS, Embedding, dropout, gated, gelu, lookup
 from transferlab.models.norms import LayerNorm

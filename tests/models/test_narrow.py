@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
+from support.modules import drawn
 
 import transferlab as tl
 from transferlab import trees

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import filled
+from support.modules import filled
 
 from transferlab.models.norms import LayerNorm, layer_norm
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
+from support.modules import drawn
 
 from transferlab import trees
 from transferlab.errors import TransferlabError

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import big_vision_like as like
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import save_file
+from support import linen_big_vision as like
+from support.comparison import compare
 from test_vit_parity import channels_first, pixels
 
 import transferlab as tl

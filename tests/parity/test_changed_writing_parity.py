@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_resnet_parity import channels_first, pixels
 from test_round_trip_parity import ORIGINS, TIMM, WHAT, answers, origin, with_weights
-from timm_alone import import_timm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import transferlab as tl

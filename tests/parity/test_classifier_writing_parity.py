@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 from test_bert_parity import randomised
 from test_changed_writing_parity import OLD, tokenizer_of, words
 from test_round_trip_parity import ORIGINS

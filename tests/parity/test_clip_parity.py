@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import save_file
+from support.comparison import compare
+from support.optional_imports import import_open_clip, import_timm
 from test_bert_parity import randomised
 from test_vit_parity import channels_first, pixels
-from timm_alone import import_open_clip, import_timm
 
 import transferlab as tl
 from transferlab import trees

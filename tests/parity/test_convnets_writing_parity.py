@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 from test_resnet_parity import channels_first, pixels
 
 import transferlab as tl

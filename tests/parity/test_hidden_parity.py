@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_open_clip, import_timm
 from test_bert_parity import randomised
 from test_resnet_parity import channels_first, moved
-from timm_alone import import_open_clip, import_timm
 
 import transferlab as tl
 from transferlab.models import ClassifierConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_resnet_parity import channels_first, moved, pixels
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab.data.images import ImageTransform

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 from test_bert_parity import randomised
 from test_peft_parity import adapters_of
 from test_round_trip_parity import DECODER, ORIGINS

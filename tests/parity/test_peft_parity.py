@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 from test_bert_parity import SIZES, inputs, origin, randomised
 
 import transferlab as tl
@@ -120,7 +120,7 @@ def test_adapters_of_a_vit_answer_otherwise_in_either_direction(kind: str, tmp_p
 
 
 def test_an_adapter_of_timms_fused_qkv_answers_otherwise(tmp_path: Path) -> None:
-    from timm_alone import import_timm
+    from support.optional_imports import import_timm
 
     timm = import_timm()
     model = randomised(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4))

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torchvision_on_pillow
-from compared import compare
 from PIL import Image
-from timm_alone import import_open_clip, import_timm
+from support import torchvision_on_pillow
+from support.comparison import compare
+from support.optional_imports import import_open_clip, import_timm
 
 from transferlab.data.images import ImageTransform
 from transferlab.models import ClipConfig

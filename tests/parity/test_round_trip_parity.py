@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_bert_parity import randomised
 from test_clip_parity import ids
 from test_resnet_parity import channels_first, moved, pixels
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab import trees

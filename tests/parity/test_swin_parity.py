@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_bert_parity import randomised
 from test_resnet_parity import channels_first, pixels
 from test_vit_parity import gradients_equal
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab import trees

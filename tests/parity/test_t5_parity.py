@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import load_file, save_file
+from support.comparison import compare
 from test_bert_parity import randomised
 
 import transferlab as tl

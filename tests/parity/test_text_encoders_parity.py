@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import save_file
+from support.comparison import compare
 
 import transferlab as tl
 from transferlab import trees

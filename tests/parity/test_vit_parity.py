@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_bert_parity import randomised
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab import trees

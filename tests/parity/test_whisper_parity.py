@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import save_file
+from support.comparison import compare
 from test_bert_parity import randomised
 
 import transferlab as tl

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_bert_parity import SIZES, inputs, origin, randomised
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab.models import ClassifierConfig

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import big_vision_like as like
 import ml_dtypes
 import numpy as np
 import pytest
+from support import linen_big_vision as like
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIP_TEXT, CLIP_VISION, CLIPS, write_clip
 from safetensors.numpy import save_file
+from support.checkpoints import CLIP_TEXT, CLIP_VISION, CLIPS, write_clip
 
 import transferlab as tl
 from transferlab.data.images import png

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bert, write_decoder, write_vit
 from safetensors.numpy import load_file
+from support.checkpoints import write_bert, write_decoder, write_vit
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import transferlab as tl

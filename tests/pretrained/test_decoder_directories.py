@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DECODERS, write_decoder
+from support.checkpoints import DECODERS, write_decoder
 
 import transferlab as tl
 from transferlab import trees

@@ -8,10 +8,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from support.fuzzing import fuzz
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.formats import LazyTensor, read_any, read_directory, read_npz, read_safetensors

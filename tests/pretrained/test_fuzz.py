@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import VIT_DIALECTS, fuzz, write_bert, write_vit
 from hypothesis import given
 from hypothesis import strategies as st
+from support.checkpoints import VIT_DIALECTS, write_bert, write_vit
+from support.fuzzing import fuzz
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

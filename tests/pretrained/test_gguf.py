@@ -7,33 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fuzzing import fuzz
+from support.gguf import gguf, text
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.formats import read_any
 from transferlab.pretrained.gguf import read_gguf
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def gguf(
-    pairs: tuple[bytes, ...],
-    tensors: tuple[tuple[str, tuple[int, ...], int, bytes], ...],
-    version: int = 3,
-    alignment: int = 32,
-) -> bytes:
-    """Write a file by hand: pairs as bytes, tensors as (name, shape in the file's order, type, bytes)."""
-    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs)
-    data = b""
-    for name, shape, number, raw in tensors:
-        out += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, number, len(data))
-        data += raw + bytes(-len(raw) % alignment)
-    return out + bytes(-len(out) % alignment) + data
-
 
 PAIRS = (
     text("general.architecture") + struct.pack("<I", 8) + text("llama"),

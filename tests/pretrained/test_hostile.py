@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import load_file, save_file
-from test_gguf import gguf, text
+from support.checkpoints import write_bert
+from support.gguf import gguf, text
 
 import transferlab as tl
 from transferlab import limits
@@ -34,8 +34,7 @@ def test_a_damaged_checkpoint_hangs_or_ends_in_a_traceback_or_in_numbers_that_ar
     """Each in a process of its own. ``FUZZ=5`` damages five times as many, otherwise."""
     times = max(int(os.environ.get("FUZZ", "0")), 1)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    script = Path(__file__).with_name("hostile.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path), str(times)], env=environment, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "support.hostile", str(tmp_path), str(times)], env=environment, capture_output=True, text=True)  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines and lines[-1].startswith("{"), done.stdout[-2000:] + done.stderr[-2000:]
     counts = json.loads(lines[-1])

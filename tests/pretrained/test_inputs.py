@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIPS, write_clip, write_decoder, write_vit
+from support.checkpoints import CLIPS, write_clip, write_decoder, write_vit
 from tokenizers import Tokenizer
 
 import transferlab as tl

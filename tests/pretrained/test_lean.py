@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees

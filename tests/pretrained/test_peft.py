@@ -8,8 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_vit
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import write_vit
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

@@ -8,9 +8,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import WORDS, write_bert, write_vit
 from safetensors.numpy import save_file
 from scipy import ndimage
+from support.checkpoints import WORDS, write_bert, write_vit
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import transferlab as tl

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import load_file, save_file
-from test_unpickle import Global, pickled, tensors
+from support.checkpoints import write_bert
+from support.pickles import Global, pickled, tensors
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

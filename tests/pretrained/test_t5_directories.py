@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import save_file
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import VIT_DIALECTS, vit_config, write_vit
 from safetensors.numpy import save_file
+from support.checkpoints import VIT_DIALECTS, vit_config, write_vit
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

@@ -9,8 +9,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import VIT_DIALECTS, write_bert, write_vit
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import VIT_DIALECTS, write_bert, write_vit
 
 import transferlab as tl
 from transferlab import trees

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from synthetic import curves, study
+from support.studies import curves, study
 
 from transferlab.studies.figures import COLOURS, colours, learning_curves, standalone, step_by_stage, training_curves
 from transferlab.studies.table import summarise

@@ -9,7 +9,7 @@ import math
 
 import pytest
 from rich.console import Console
-from synthetic import study
+from support.studies import study
 
 from transferlab.studies.report import _difference, caveats
 from transferlab.studies.table import (

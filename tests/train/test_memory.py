@@ -59,7 +59,7 @@ def test_a_step_that_does_not_fit_runs_out_of_memory_or_silently_changes(source,
 
 
 def test_a_squeezed_run_learns_something_else(films, tmp_path) -> None:
-    from conftest import write_bert
+    from support.checkpoints import write_bert
 
     source = tl.load(write_bert(tmp_path / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     runs = [run_of(source, films, optimizer=Optimizer("sgd")) for _ in range(2)]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_bert
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import write_bert
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees
@@ -141,7 +141,7 @@ def test_runs_of_another_precision_share_no_features(source, films, monkeypatch)
 
 
 def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(source, films, tmp_path) -> None:
-    from conftest import write_bert
+    from support.checkpoints import write_bert
 
     from transferlab.transfer.frontier import cache_key
 
@@ -239,7 +239,7 @@ def test_a_predictor_names_what_is_no_text_and_knows_its_column(source, tmp_path
 
 
 def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tmp_path) -> None:
-    from conftest import write_bert
+    from support.checkpoints import write_bert
 
     folder = write_bert(tmp_path / "base")
     fit(tl.load(folder), films.subset(40, 0), tl.methods.Probe(), tmp_path / "run")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_vit
 from scipy import ndimage
+from support.checkpoints import write_vit
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
