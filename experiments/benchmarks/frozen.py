@@ -56,13 +56,16 @@ def peer(pooling) -> Work:
     from transformers import BertModel
 
     from transferlab.data.batches import Feed, TrainingOrder
+    from transferlab.data.text import TextTransform
 
     device = torch_device()
     source, data = opened()
+    assert isinstance(source.transform, TextTransform)
     feed = Feed(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = TrainingOrder(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
-    model = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval().to(device)
+    model = BertModel.from_pretrained(Path(source.origin["path"]), add_pooling_layer=False).eval()
+    torch.nn.Module.to(model, device)
     called = torch.compile(model) if device == "cuda" else model
     model.requires_grad_(False)
     last = model.encoder.layer[-1].requires_grad_(True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from transferlab.data.dataset import stratified_order
 from transferlab.errors import TransferlabError
 
 
-def write(path: Path, rows: list[tuple[str, object]], header: str = "text,label") -> Path:
+def write(path: Path, rows: Sequence[tuple[str, object]], header: str = "text,label") -> Path:
     path.write_text(header + "\n" + "\n".join(f'"{text}",{label}' for text, label in rows), "utf-8")
     return path
 
@@ -146,9 +148,11 @@ def test_a_text_as_long_as_a_book_is_read_from_a_table(tmp_path: Path) -> None:
 
 def test_seeds_and_sizes_out_of_range_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ROWS)
-    for name, value in (("seed", -1), ("split_seed", -1), ("test_examples", 0)):
+    wrong: tuple[dict[str, Any], ...] = ({"seed": -1}, {"split_seed": -1}, {"test_examples": 0})
+    for given in wrong:
+        ((name, value),) = given.items()
         with pytest.raises(TransferlabError, match=f"{name} is {value}"):
-            tl.dataset(path, **{name: value})
+            tl.dataset(path, **given)
 
 
 def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:

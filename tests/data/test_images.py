@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_white_of_a_folder_is_not_that_of_its_pictures(tmp_path: Path) -> None:
         tl.dataset("animals", white=4095)
 
 
-PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "nearest"}
+PLAIN: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "nearest"}
 
 
 def frame(side: int) -> np.ndarray:
@@ -249,8 +250,8 @@ def test_predict_reads_another_white_than_it_is_told(tmp_path: Path) -> None:
 
     (tmp_path / "a.png").write_bytes(saved(GREY))
     for place in (tmp_path, tmp_path / "a.png"):
-        ((name, picture),) = _examples([str(place)], "image", 4095.0)
+        ((name, picture),) = _examples([str(place)], "image", "text", 4095.0)
         assert name == str(tmp_path / "a.png") and picture[0, :, 0].tolist() == [0, 62, 125, 255]
     (tmp_path / "none").mkdir()
     with pytest.raises(TransferlabError, match="none holds no pictures"):
-        list(_examples([str(tmp_path / "none")], "image", None))
+        list(_examples([str(tmp_path / "none")], "image", "text", None))

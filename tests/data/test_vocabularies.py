@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.typed import found
 from support.vocabularies import pieces, write_bpe, write_sentencepiece, write_wordpiece
 from tokenizers import Tokenizer, models
 
@@ -28,7 +29,7 @@ def read(folder: Path, kind: str, **settings) -> TextTransform:
 
 
 def tokens(transform: TextTransform, text: str) -> list[str]:
-    return [transform.tokenizer.id_to_token(i) for i in transform(text).ids]
+    return [found(transform.tokenizer.id_to_token(i)) for i in transform(text).ids]
 
 
 def test_a_bpe_vocabulary_is_framed_or_split_otherwise_than_its_kind(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,9 @@ def test_one_query_answers_otherwise_among_all_or_maps_each_token(case: str, mon
 
     def loss(params: Any, x: jax.Array, narrow: bool) -> tuple[jax.Array, jax.Array]:
         mask = {"of keys": seen[:, 0], "of each query": seen}.get(case)
-        asked = {"asking": x[:, :1], "bias": None if bias is None else bias[:, :, :1]} if narrow else {"bias": bias}
+        asked: dict[str, Any] = {"bias": bias}
+        if narrow:
+            asked = {"asking": x[:, :1], "bias": None if bias is None else bias[:, :, :1]}
         mask = mask[:, :1] if narrow and mask is not None and mask.ndim == 3 else mask
         answer = nnx.merge(graph, params)(x, mask, key, **asked)[:, 0]
         return jnp.square(answer).sum(), answer
@@ -185,7 +188,7 @@ def test_jaxs_own_call_is_asked_for_something_else(
         return (attend(query, key, value, scale=0.3, mask=_array(seen)) * target).sum()
 
     plain = jax.value_and_grad(loss, argnums=(0, 1, 2))(*given)
-    fused, asked = attention._fused, []
+    fused, asked = cast("Callable[..., jax.Array]", attention._fused), []
     monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: True)
     monkeypatch.setattr(attention, "_fused", lambda *args: asked.append(args[-1]) or fused(*args[:-1], "xla"))
     portable = jax.value_and_grad(loss, argnums=(0, 1, 2))(*given)
@@ -205,7 +208,7 @@ def test_a_token_more_for_the_kernel_changes_what_the_others_get(tokens: int, mo
         return (layer(x, None, asking=x) * target).sum()
 
     plain = jax.value_and_grad(loss)(x)
-    fused, asked = attention._fused, []
+    fused, asked = cast("Callable[..., jax.Array]", attention._fused), []
     monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: True)
     monkeypatch.setattr(
         attention, "_fused", lambda *args: asked.append((args[0].shape[1], args[-2])) or fused(*args[:-1], "xla")

@@ -15,6 +15,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, ClipConfig, TextTowerConfig, ViTConfig, run_stages
 from transferlab.models.backbone import check_ownership
+from transferlab.models.heads import Pooling
 
 KEY = jax.random.key(0)
 VISION = ViTConfig(
@@ -167,7 +168,7 @@ def test_a_causal_token_sees_what_comes_after_it() -> None:
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean", "embedding", "stages"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_head_on_a_tower_gets_features_of_another_width(pair: str, pooling: str) -> None:
+def test_a_head_on_a_tower_gets_features_of_another_width(pair: str, pooling: Pooling) -> None:
     head = ClassifierConfig(("cat", "dog"), pooling=pooling)
     for config, inputs in ((PAIRS[pair].vision, "pixel_values"), (PAIRS[pair].text, "input_ids")):
         if pooling not in config.build().poolings:

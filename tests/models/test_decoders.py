@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.modules import drawn
+from support.typed import found
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
@@ -39,7 +41,7 @@ IDS = jnp.asarray(np.random.default_rng(2).integers(0, 20, (3, 9)))
 MASK = jnp.array([[1] * 9, [1] * 5 + [0] * 4, [0] * 3 + [1] * 6])
 
 
-def concrete(config, head="language model"):
+def concrete(config, head: Any = "language model"):
     return drawn(config.build(config.language_model() if head == "language model" else head))
 
 
@@ -103,7 +105,7 @@ def in_numpy(config: LlamaConfig, leaves: dict[str, np.ndarray], ids: np.ndarray
                 mine, theirs = norm(mine, f"{here}/query_norm"), norm(theirs, f"{here}/key_norm")
             mine, theirs = turned(mine, theta), turned(theirs, theta)
             for t in range(len(ids)):
-                first = max(0, t - config.sliding_window + 1) if local else 0
+                first = max(0, t - found(config.sliding_window) + 1) if local else 0
                 keys = [s for s in range(first, t + 1) if mask[s]]
                 if not keys:
                     continue

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.typed import found
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, T5Config, frontier, run_stages, shift_right
 from transferlab.models.backbone import check_ownership, training_stages
+from transferlab.models.heads import Classifier
 
 TINY = T5Config(
     vocab_size=40, d_model=12, d_kv=5, d_ff=16, num_layers=3, num_decoder_layers=2, num_heads=2,
@@ -139,7 +141,7 @@ def test_a_decoder_without_targets_or_under_a_head_for_labels_is_guessed_at(defi
     with pytest.raises(TransferlabError, match=r"take its encoder: source\.encoder"):
         TINY.build(ClassifierConfig(("a", "b")))
     model = TINY.encoder_only().build(ClassifierConfig(("a", "b"), pooling="stages"))
-    assert model.head is not None and model.head.kernel.shape == (12 * 5, 2)
+    assert isinstance(model.head, Classifier) and found(model.head.kernel).shape == (12 * 5, 2)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +28,10 @@ from transferlab.models.mpnet import distance_buckets
 from transferlab.models.roberta import counted_positions
 
 KEY = jax.random.key(0)
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12,
 }  # fmt: skip
-QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+QUIET: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TINY = {
     "roberta": RobertaConfig(**SIZES, **QUIET, max_position_embeddings=16),
     "distilbert": DistilBertConfig(20, 8, 3, 2, 12, dropout=0.0, attention_dropout=0.0, max_position_embeddings=16),
@@ -101,7 +102,7 @@ def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(fami
         for stage in stages:
             moved = compiled(noisy, training=frozenset({stage.name}))(params, INPUTS)["logits"]
             assert stage.random == (not np.allclose(moved, quiet, atol=1e-6)), (field, stage.name)
-    np.testing.assert_array_equal(compiled(noisy)(params, INPUTS)["logits"], quiet)
+        np.testing.assert_array_equal(compiled(noisy)(params, INPUTS)["logits"], quiet)
 
 
 @pytest.mark.parametrize("family", TINY)

@@ -15,6 +15,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, ViTConfig, run_stages
 from transferlab.models.backbone import check_ownership
+from transferlab.models.heads import Pooling
 
 KEY = jax.random.key(0)
 TINY = ViTConfig(
@@ -115,7 +116,7 @@ def in_numpy(config: ViTConfig, leaves: dict[str, np.ndarray], x: np.ndarray) ->
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "first and mean", "pooler", "stages"])
-def test_stages_run_in_pieces_give_other_logits_than_the_model(pooling: str) -> None:
+def test_stages_run_in_pieces_give_other_logits_than_the_model(pooling: Pooling) -> None:
     definition, params = concrete(replace(TINY, pooler=True), ClassifierConfig(("cat", "dog"), pooling=pooling))
     whole = compiled(definition)(params, {"pixel_values": images()})["logits"]
     for cut in (1, 3, 5):

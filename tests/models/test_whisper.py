@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.typed import as_audio
 
 import transferlab as tl
 from transferlab import trees
@@ -123,7 +124,7 @@ def test_a_directory_loses_values_or_hides_its_decoder(tmp_path: Path) -> None:
     assert all("the encoder is the backbone" in why for _, why in source.unused)
     assert (source.modality, source.transform) == ("audio", AudioTransform(5, seconds=0.16))
     sound = np.random.default_rng(0).normal(size=2000)
-    got = source({"input_features": source.transform(sound)[None]})
+    got = source({"input_features": as_audio(source.transform)(sound)[None]})
     assert got["pooled"].shape == (1, 12)
     with pytest.raises(TransferlabError, match="scale_embedding is true"):
         whisper_from_hf({**RAW, "scale_embedding": True})

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from support.comparison import compare
 from support.optional_imports import import_open_clip, import_timm
+from support.typed import as_image, as_text
 from test_bert_parity import randomised
 from test_vit_parity import channels_first, pixels
 
@@ -210,7 +211,7 @@ def test_pixels_equal_the_origins_processor(kind: str, tmp_path: Path) -> None:
     for shape in ((47, 61), (80, 41), (31, 200), (12, 19)):
         picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
         want = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        near(kind)(transform(picture), want, what="input", share=4e-6)
+        near(kind)(as_image(transform)(picture), want, what="input", share=4e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -266,17 +267,17 @@ def test_tokens_equal_the_origins(form: str, tmp_path: Path) -> None:
     if form != "tokenizer.json":
         write_clip_tokenizer(tmp_path)
     source = tl.load(tmp_path, tower="text")
-    encoded = source.transform.encode(TEXTS)
+    encoded = as_text(source.transform).encode(TEXTS)
     wanted = theirs(TEXTS, truncation=True, max_length=77)["input_ids"]
     assert [list(one.ids) for one in encoded] == wanted
     assert [one.cut > 0 for one in encoded] == [False] * 5 + [True, False]
     padded = theirs(TEXTS, truncation=True, padding="max_length", max_length=77, return_tensors="pt")
-    ours = source.transform.pad(encoded, 77, len(TEXTS))
+    ours = as_text(source.transform).pad(encoded, 77, len(TEXTS))
     np.testing.assert_array_equal(ours["input_ids"], padded["input_ids"].numpy())
     want = asked(model.text_model, **padded).pooler_output
     near("CLIP")(source(ours)["pooled"], want, what="pooled")
     # Padding to a shorter length changes nothing: no token sees what comes after it.
-    short = source.transform.pad(encoded[:3], 16, 3)
+    short = as_text(source.transform).pad(encoded[:3], 16, 3)
     near("CLIP")(source(short)["pooled"], want[:3], what="pooled")
 
 
@@ -297,8 +298,8 @@ def test_a_siglip_text_is_not_padded_to_the_whole_length(tmp_path: Path) -> None
     source = tl.load(tmp_path, tower="text")
     texts = ["a photo of a cat", "", "dog " * 30]
     padded = theirs(texts, truncation=True, padding="max_length", max_length=11, return_tensors="pt")
-    encoded = source.transform.encode(texts)
-    ours = source.transform.pad(encoded, source.transform.bucket(len(encoded[0].ids)), 3)
+    encoded = as_text(source.transform).encode(texts)
+    ours = as_text(source.transform).pad(encoded, as_text(source.transform).bucket(len(encoded[0].ids)), 3)
     np.testing.assert_array_equal(ours["input_ids"], padded["input_ids"].numpy())
     assert [one.cut > 0 for one in encoded] == [False, False, True]
     want = asked(model.text_model, input_ids=padded["input_ids"]).pooler_output
@@ -403,7 +404,7 @@ def test_embeddings_and_logits_equal_open_clips(name: str, open_clip, monkeypatc
     near(name, "open_clip")(got["image_embedding"], image, what="embedding")
     near(name, "open_clip")(got["text_embedding"], text, what="embedding")
     near(name, "open_clip")(got["logits"], logits, share=8e-6)
-    assert source.tower("vision").transform.mean == (0.1, 0.2, 0.3)
+    assert as_image(source.tower("vision").transform).mean == (0.1, 0.2, 0.3)
     again = max((to_file(t, {p: leaf.read() for p, leaf in source.leaves.items()}) for t in clip_names(source.config)
                  if {n.key for n in t.names} >= tensors.keys()), key=len)  # fmt: skip
     assert again.keys() == tensors.keys()

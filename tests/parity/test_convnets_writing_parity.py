@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.comparison import compare
+from support.typed import as_image
 from test_resnet_parity import channels_first, pixels
 
 import transferlab as tl
@@ -77,7 +78,7 @@ def test_transformers_answers_otherwise_from_what_is_written(case: str, tmp_path
     largest = float(np.abs(want).max())
     np.testing.assert_allclose(again({"pixel_values": given})["logits"], want, atol=5e-5 * largest, rtol=0)
     picture = np.random.default_rng(1).integers(0, 256, (61, 80, 3), np.uint8)
-    np.testing.assert_array_equal(again.transform(picture), source.transform(picture))
+    np.testing.assert_array_equal(as_image(again.transform)(picture), as_image(source.transform)(picture))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.comparison import compare
+from support.comparison import Way, compare
 from test_bert_parity import randomised
 
 import transferlab as tl
@@ -31,7 +31,7 @@ KINDS = {
 IDS = np.random.default_rng(0).integers(1, 61, (3, 17))
 
 
-def near(kind: str, form: str = "transformers", way: str = "written"):
+def near(kind: str, form: str = "transformers", way: Way = "written"):
     """``compare`` under the family's name in the parity table."""
     return partial(compare, family="GPT-2" if kind == "GPT2" else kind, form=form, way=way)
 

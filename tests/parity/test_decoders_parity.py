@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.comparison import compare
+from support.typed import as_text, found, language_model_of
 
 import transferlab as tl
 from transferlab import trees
@@ -177,7 +178,7 @@ def test_a_classifier_of_the_origin_sees_another_token(name: str, tmp_path: Path
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs()
     near(name)(source(given)["logits"], origin(model, given).logits)
-    assert source.labels == ("bad", "fair", "good") and source.head.pooling == "last"
+    assert source.labels == ("bad", "fair", "good") and found(source.head).pooling == "last"
 
 
 @pytest.mark.parametrize(
@@ -225,17 +226,19 @@ def test_a_head_in_the_file_is_taken_for_a_tied_one_although_it_differs(tmp_path
     model.save_pretrained(tmp_path)
     file, given = tmp_path / "model.safetensors", inputs()
     tensors = load_file(file)
-    assert "lm_head.weight" not in tensors and tl.load(tmp_path).head.tied
+    assert "lm_head.weight" not in tensors and language_model_of(tl.load(tmp_path)).tied
     table = tensors["model.embed_tokens.weight"]
     save_file({**tensors, "lm_head.weight": table.copy()}, file)
     source = tl.load(tmp_path)
-    assert source.head.tied and dict(source.unused)["lm_head.weight"].startswith("equal to the embedding table")
+    assert language_model_of(source).tied and dict(source.unused)["lm_head.weight"].startswith(
+        "equal to the embedding table"
+    )
     save_file({**tensors, "lm_head.weight": table[::-1].copy()}, file)
     source, other = tl.load(tmp_path), transformers.LlamaForCausalLM.from_pretrained(tmp_path)
     seen = given["attention_mask"].astype(bool)
     want = origin(other, given).logits[seen]
     near("llama, tied, twelve layers", floor=0.0)(np.asarray(source(given)["logits"])[seen], want)
-    assert not source.head.tied
+    assert not language_model_of(source).tied
 
 
 WRITTEN = ["gpt2, twelve layers", "gpt2, untied", "llama, biases, one group", "llama 3.1", "llama, yarn, by hand", "mistral",
@@ -370,12 +373,12 @@ def test_smollm2_reads_text_or_writes_it_otherwise_than_the_origin() -> None:
         "", "The quick brown fox jumps over 1234 lazy dogs.", "def f(x):\n    return x ** 2  # naïve\n\n\n",
         "  two  spaces\tand\r\ntabs ", "漢字 💚👩‍👩‍👧 ẞ", "<|im_start|>user\nHello<|im_end|>\n", "it's we'll I'D 3.14e-10",
     ]  # fmt: skip
-    assert [list(one.ids) for one in source.transform.encode(texts)] == tokenizer(texts)["input_ids"]
+    assert [list(one.ids) for one in as_text(source.transform).encode(texts)] == tokenizer(texts)["input_ids"]
     prose = (
         "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, "
         "it was the epoch of belief, it was the epoch of incredulity, it was the season of Light."
     )
-    ids = np.array([source.transform(prose).ids])
+    ids = np.array([as_text(source.transform)(prose).ids])
     theirs, ours = origin(model, {"input_ids": ids}), source({"input_ids": ids})
     names = {"family": "SmolLM2 (published weights)", "form": "GGUF", "share": 1e-4, "floor": 0.0}
     compare(ours["hidden"], theirs.hidden_states[-1], what="hidden", **names)

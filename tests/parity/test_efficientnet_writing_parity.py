@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.comparison import compare
 from support.optional_imports import import_timm
+from support.typed import as_image
 from test_resnet_parity import channels_first, moved, pixels
 
 import transferlab as tl
@@ -40,9 +41,12 @@ def test_timm_answers_otherwise_from_a_bare_file_that_is_written_for_it(name: st
     compare(tl.load(tmp_path / "out")({"pixel_values": given})["logits"], want, family=family, form="timm", share=1e-4)
     settings = timm.data.resolve_model_data_config(again)
     transform = source.transform
-    assert tuple(settings["input_size"]) == (3, transform.size, transform.size)
-    assert settings["crop_pct"] == transform.crop_fraction and settings["interpolation"] == transform.resize
-    np.testing.assert_allclose(settings["mean"], transform.mean)
+    assert tuple(settings["input_size"]) == (3, as_image(transform).size, as_image(transform).size)
+    assert (
+        settings["crop_pct"] == as_image(transform).crop_fraction
+        and settings["interpolation"] == as_image(transform).resize
+    )
+    np.testing.assert_allclose(settings["mean"], as_image(transform).mean)
 
 
 def test_an_efficientnet_that_timm_has_not_is_written_for_it(tmp_path: Path) -> None:

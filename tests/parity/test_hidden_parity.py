@@ -21,6 +21,7 @@ from test_resnet_parity import channels_first, moved
 
 import transferlab as tl
 from transferlab.models import ClassifierConfig
+from transferlab.models.heads import Pooling
 from transferlab.pretrained.families import FAMILIES
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -259,11 +260,12 @@ def test_a_head_on_clips_tower_pools_what_has_not_passed_the_norm(kind: str, tmp
         out = tower(channels_first(pixels))
         normal = tower.post_layernorm(out.last_hidden_state).numpy()
     kernel = np.random.default_rng(1).normal(size=(48, 2)).astype(np.float32)
-    for pooling, want in (
+    poolings: tuple[tuple[Pooling, np.ndarray], ...] = (
         ("first", normal[:, 0]),
         ("mean", normal[:, 1:].mean(1)),
         ("first and mean", np.concatenate([normal[:, 0], normal[:, 1:].mean(1)], 1)),
-    ):
+    )
+    for pooling, want in poolings:
         head = ClassifierConfig(labels=("a", "b"), pooling=pooling)
         given = {"head": {"kernel": kernel[: want.shape[1]], "bias": np.zeros(2, np.float32)}}
         logits = source.with_params(given, head=head)({"pixel_values": pixels})["logits"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.comparison import compare
 from support.optional_imports import import_timm
+from support.typed import as_image
 from test_resnet_parity import channels_first, moved, pixels
 
 import transferlab as tl
@@ -81,10 +83,8 @@ def test_torchvisions_weights_in_timms_model_give_other_logits(timm) -> None:
     for shape in ((224, 224), (97, 131)):
         given = pixels(*shape)
         with torch.no_grad():
-            got, names = (
-                source({"pixel_values": given}),
-                {"family": "MobileNetV2 (published weights)", "form": "torchvision"},
-            )
+            got = source({"pixel_values": given})
+            names: dict[str, Any] = {"family": "MobileNetV2 (published weights)", "form": "torchvision"}
             near(
                 got["hidden"].transpose(0, 3, 1, 2),
                 made.forward_features(channels_first(given)),
@@ -100,5 +100,5 @@ def test_real_photos_are_recognised(photo: str, label: int) -> None:
     data = pytest.importorskip("skimage.data", reason="the photos come with scikit-image")
     source = tl.load("mobilenet-v2")
     assert source.transform == ImageTransform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", 0.875)
-    logits = source({"pixel_values": source.transform(getattr(data, photo)())[None]})["logits"]
+    logits = source({"pixel_values": as_image(source.transform)(getattr(data, photo)())[None]})["logits"]
     assert int(logits[0].argmax()) == label

@@ -56,7 +56,7 @@ def classifier(family: str, directory: Path, labels: int = 3) -> Any:
     return transformers.AutoModelForSequenceClassification.from_pretrained(directory, num_labels=labels)
 
 
-def logits(model: Any, given: dict[str, np.ndarray]) -> torch.Tensor:
+def logits(model: Any, given: dict[str, np.ndarray]) -> Any:
     with torch.no_grad():
         return model.eval()(**{name: torch.tensor(value) for name, value in given.items()}).logits
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
-from support.comparison import compare
+from support.comparison import What, compare
 from support.optional_imports import import_timm
 from test_bert_parity import randomised
 from test_clip_parity import ids
@@ -84,7 +84,12 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "MobileNetV2": ("mobilenetv2_035", {}),
     "Swin": ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2)}),
 }  # fmt: skip
-WHAT = {"encoded": "hidden", "image_embedding": "embedding", "text_embedding": "embedding"}
+WHAT: dict[str, What] = {"encoded": "hidden", "image_embedding": "embedding", "text_embedding": "embedding"}
+
+
+def what_of(name: str) -> What:
+    """What an output is in the parity table."""
+    return WHAT.get(name) or cast("What", name)
 
 
 def with_weights(model):
@@ -142,7 +147,7 @@ def same(there: dict[str, Any], here: dict[str, Any], before: dict[str, Any], **
     """What the origin answers, from the file that was saved, is what is answered here, and not what it did before."""
     for name, want in there.items():
         assert (want - before[name]).abs().max() > 1e-4, f"{name} is of the weights that were read"
-        compare(want, np.asarray(here[name]).reshape(want.shape), way="written", what=WHAT.get(name, name), **given)
+        compare(want, np.asarray(here[name]).reshape(want.shape), way="written", what=what_of(name), **given)
 
 
 @pytest.mark.parametrize("family", ORIGINS)
@@ -200,9 +205,9 @@ def test_bfloat16_is_further_from_the_origin_than_its_eight_bits(family: str, tm
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path)
     got = tl.load(tmp_path, dtype="bfloat16")(given)
-    names = {"family": family, "form": "transformers, bfloat16 here"}
+    names: dict[str, Any] = {"family": family, "form": "transformers, bfloat16 here"}
     for name, want in answers(model, given).items():
-        compare(got[name].reshape(want.shape), want, what=WHAT.get(name, name), share=0.03, **names)
+        compare(got[name].reshape(want.shape), want, what=what_of(name), share=0.03, **names)
 
 
 @pytest.mark.parametrize("family", ["BERT", "Gemma 3", "ResNet"])

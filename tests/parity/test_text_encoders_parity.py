@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ FAMILY = {"Roberta": "RoBERTa", "XLMRoberta": "XLM-R", "Camembert": "CamemBERT",
           "MPNet": "MPNet", "ModernBert": "ModernBERT"}  # fmt: skip
 
 
-def near(kind: str, got, want, seen=..., **given) -> None:
+def near(kind: str, got, want, seen: Any = ..., **given) -> None:
     compare(np.asarray(got)[seen], want.detach().numpy()[seen], family=FAMILY[kind], form="transformers", **given)
 
 

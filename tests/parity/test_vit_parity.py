@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.comparison import compare
 from support.optional_imports import import_timm
+from support.typed import as_image
 from test_bert_parity import randomised
 
 import transferlab as tl
@@ -163,7 +164,7 @@ def test_dinov2_reads_images_of_the_size_that_its_preprocessing_makes(tmp_path: 
     near("DINOv2")(
         source({"pixel_values": given})["hidden"], made(channels_first(given)).last_hidden_state, what="hidden"
     )
-    assert source.config.image_size == source.transform.size == 15
+    assert source.config.image_size == as_image(source.transform).size == 15
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_preprocessing_equals_the_origins(kind: str, settings: dict, nested: boo
     for shape in ((47, 61), (80, 41), (31, 200)):
         picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
         want = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        near("ViT")(transform(picture), want, what="input", share=4e-6)
+        near("ViT")(as_image(transform)(picture), want, what="input", share=4e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def test_pictures_of_other_channels_are_normalised_otherwise_than_timm_does(
     source = tl.load(tmp_path)
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
     wanted = timm.data.resolve_model_data_config(made)
-    given = replace(source.transform, crop_fraction=1.0)(picture)[None]
+    given = replace(as_image(source.transform), crop_fraction=1.0)(picture)[None]
     mean, std = (np.resize(np.float32(wanted[name]), channels) for name in ("mean", "std"))
     np.testing.assert_allclose(given[0], (picture / np.float32(255) - mean) / std, atol=1e-6)
     near("ViT", "timm")(source({"pixel_values": given})["logits"], made(channels_first(given)))
@@ -269,7 +270,7 @@ def test_pictures_of_other_channels_equal_transformers(channels: int, tmp_path: 
     processor.save_pretrained(tmp_path)
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
     source = tl.load(tmp_path)
-    given = source.transform(picture)[None]
+    given = as_image(source.transform)(picture)[None]
     want = processor(torch.tensor(picture).permute(2, 0, 1), return_tensors="pt")["pixel_values"]
     near("ViT")(given.transpose(0, 3, 1, 2), want, what="input")
     near("ViT")(source({"pixel_values": given})["hidden"], made(want).last_hidden_state, what="hidden")
@@ -356,6 +357,12 @@ def test_preprocessing_and_labels_of_a_timm_directory_are_lost(flat: bool, timm,
     source = tl.load(tmp_path)
     wanted = timm.data.resolve_data_config(pretrained_cfg=raw.get("pretrained_cfg", raw))
     assert source.labels == ("cat", "dog")
-    assert (source.transform.size, source.transform.crop_fraction) == (wanted["input_size"][1], 0.95)
-    assert (source.transform.resize, source.transform.fit) == ("bilinear", "crop")
-    assert (list(source.transform.mean), list(source.transform.std)) == (list(wanted["mean"]), list(wanted["std"]))
+    assert (as_image(source.transform).size, as_image(source.transform).crop_fraction) == (
+        wanted["input_size"][1],
+        0.95,
+    )
+    assert (as_image(source.transform).resize, as_image(source.transform).fit) == ("bilinear", "crop")
+    assert (list(as_image(source.transform).mean), list(as_image(source.transform).std)) == (
+        list(wanted["mean"]),
+        list(wanted["std"]),
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.comparison import compare
 from support.optional_imports import import_timm
+from support.typed import as_image
 from test_bert_parity import SIZES, inputs, origin, randomised
 
 import transferlab as tl
@@ -112,4 +113,4 @@ def test_a_timm_vit_that_is_saved_does_not_load_in_timm_or_transformers(tmp_path
     picture = np.random.default_rng(2).integers(0, 256, (50, 42, 3), np.uint8)
     want = np.asarray(processor(picture, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
     # Of 255 steps one at most: the two round resized pixels at other places.
-    compare(trained.transform(picture), want, family="ViT", form="timm", what="input", share=2.5 / 255 / 0.5)
+    compare(as_image(trained.transform)(picture), want, family="ViT", form="timm", what="input", share=2.5 / 255 / 0.5)

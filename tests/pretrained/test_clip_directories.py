@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.checkpoints import CLIP_TEXT, CLIP_VISION, CLIPS, write_clip
+from support.typed import as_image
 
 import transferlab as tl
 from transferlab.data.images import png
@@ -71,7 +72,12 @@ def test_open_clips_keys_are_not_its_own(tmp_path: Path) -> None:
     for path, leaf in leaves.items():
         np.testing.assert_array_equal(source.leaves[path].read(), leaf, err_msg=path)
     transform = source.tower("vision").transform
-    assert (transform.size, transform.mean, transform.resize, transform.crop_fraction) == (
+    assert (
+        as_image(transform).size,
+        as_image(transform).mean,
+        as_image(transform).resize,
+        as_image(transform).crop_fraction,
+    ) == (
         16,
         (0.1, 0.2, 0.3),
         "bilinear",
@@ -248,8 +254,14 @@ def test_a_timm_tower_has_the_constants_of_another(name: str, act: str, eps: flo
 def test_preprocessing_of_a_bare_file_is_anothers(folder: Path) -> None:
     transform = tl.load(folder, tower="vision").transform
     clip = folder.name == "clip"
-    assert (transform.size, transform.resize, transform.crop_fraction) == (16, "bicubic", 1.0)
-    assert (transform.fit, round(transform.mean[0], 3)) == (("crop", 0.481) if clip else ("squash", 0.5))
+    assert (as_image(transform).size, as_image(transform).resize, as_image(transform).crop_fraction) == (
+        16,
+        "bicubic",
+        1.0,
+    )
+    assert (as_image(transform).fit, round(as_image(transform).mean[0], 3)) == (
+        ("crop", 0.481) if clip else ("squash", 0.5)
+    )
 
 
 def test_clips_pairs_without_a_begin_token_pass(tmp_path: Path) -> None:

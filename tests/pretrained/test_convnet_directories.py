@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from support.typed import as_image, found
 
 import transferlab as tl
 from transferlab import trees
@@ -31,12 +33,12 @@ SWIN = SwinConfig(embed_dim=4, depths=(2, 11), num_heads=(1, 2), window_sizes=(3
 CASES = {
     "resnet torchvision": (RESNET, lambda c: resnet_names(c, "torchvision")),
     "resnet hf": (replace(RESNET, groups=1, width_per_group=64), lambda c: resnet_names(c, "hf")),
-    **{f"mobilenet {d}": (MOBILE, lambda c, d=d: mobilenet_names(c, d)) for d in ("torchvision", "timm", "hf")},
-    **{f"convnext {d}": (CONVNEXT, lambda c, d=d: convnext_names(c, d)) for d in ("authors", "timm", "hf")},
+    **{f"mobilenet {d}": (MOBILE, partial(mobilenet_names, dialect=d)) for d in ("torchvision", "timm", "hf")},
+    **{f"convnext {d}": (CONVNEXT, partial(convnext_names, dialect=d)) for d in ("authors", "timm", "hf")},
     "convnext v2 authors": (CONVNEXT.v2(), lambda c: convnext_names(c, "authors")),
     "convnext v2 timm, 1×1": (replace(CONVNEXT.v2(), conv_mlp=True), lambda c: convnext_names(c, "timm")),
-    **{f"bit {d}": (BIT, lambda c, d=d: bit_names(c, d)) for d in ("authors", "timm", "hf")},
-    **{f"swin {d}": (SWIN, lambda c, d=d: swin_names(c, d)) for d in ("authors", "timm", "hf")},
+    **{f"bit {d}": (BIT, partial(bit_names, dialect=d)) for d in ("authors", "timm", "hf")},
+    **{f"swin {d}": (SWIN, partial(swin_names, dialect=d)) for d in ("authors", "timm", "hf")},
 }
 HEAD = ClassifierConfig(("0", "1"))
 
@@ -181,7 +183,11 @@ def test_a_convnext_processors_size_is_taken_for_a_square(size, want: tuple, tmp
     # That processor takes another size otherwise: what is written for it names one that does not.
     other = source.resized(96)
     again = tl.load(tl.save(other, tmp_path / "again")).transform
-    assert (again.size, again.resized, again.fit) == (96, other.transform.resized, fit)
+    assert (as_image(again).size, as_image(again).resized, as_image(again).fit) == (
+        96,
+        as_image(other.transform).resized,
+        fit,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -223,7 +229,7 @@ def test_a_probe_on_a_frozen_backbone_cannot_be_planned_or_fitted(
     assert "computed once per example and kept" in str(run.plan)
     before = trees.flatten(run._plan.place(0)[0])
     result = run.fit()
-    for path, leaf in trees.flatten(result.params).items():
+    for path, leaf in trees.flatten(found(result.params)).items():
         if not path.startswith("head"):
             np.testing.assert_array_equal(leaf, before[path], err_msg=path)
     assert result.history[-1]["loss"] < result.history[0]["loss"]

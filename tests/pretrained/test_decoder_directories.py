@@ -7,10 +7,12 @@ import math
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.checkpoints import DECODERS, write_decoder
+from support.typed import as_text, found, language_model_of
 
 import transferlab as tl
 from transferlab import trees
@@ -33,14 +35,14 @@ def test_a_directory_comes_back_with_other_bytes_or_without_its_head(kind: str, 
     tensors = write_decoder(tmp_path, kind, tie_word_embeddings=tied)
     source = tl.load(tmp_path)
     assert {leaf.key for leaf in source.leaves.values()} == set(tensors)
-    back = to_file(source.names, {path: leaf.read() for path, leaf in source.leaves.items()})
+    back = to_file(found(source.names), {path: leaf.read() for path, leaf in source.leaves.items()})
     for key, tensor in back.items():
-        full = key if key in tensors else source.names.prefixes[-1] + key
+        full = key if key in tensors else found(source.names).prefixes[-1] + key
         np.testing.assert_array_equal(tensor, tensors[full], err_msg=key)
     if tied:
         out = source(GIVEN)
         assert out["logits"].shape == (2, 7, 40) and out["pooled"].shape == (2, 16)
-    assert source.head.tied == tied and ("lm_head.weight" in tensors) != tied and source.labels == ()
+    assert language_model_of(source).tied == tied and ("lm_head.weight" in tensors) != tied and source.labels == ()
 
 
 def test_a_bare_decoder_gets_a_head_that_no_file_has(tmp_path: Path) -> None:
@@ -216,22 +218,22 @@ def test_a_gguf_files_tokenizer_splits_or_joins_otherwise(tmp_path: Path) -> Non
     write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1))
     source = tl.load(tmp_path / "x.gguf")
     texts = ["the the123<end>é", "", "<tool>12 12"]
-    got = [[TOKENS[i] for i in one.ids] for one in source.transform.encode(texts)]
+    got = [[TOKENS[i] for i in one.ids] for one in as_text(source.transform).encode(texts)]
     assert got[0] == ["t", "he", "Ġthe", "1", "2", "3", "<end>", "Ã", "©"]  # digits stand alone, before any merge
     assert got[1] == [] and got[2] == ["<tool>", "1", "2", "Ġ", "1", "2"]
     assert (
-        source.tokenizer.decode([i for one in source.transform.encode(texts) for i in one.ids])
+        source.tokenizer.decode([i for one in as_text(source.transform).encode(texts) for i in one.ids])
         == "the the123é<tool>12 12"
     )
-    assert source.transform.max_length == 64 and source.transform.pad_id == 256
+    assert as_text(source.transform).max_length == 64 and as_text(source.transform).pad_id == 256
     write_gguf(
         tmp_path / "y.gguf",
         replace(TINY, num_hidden_layers=1),
         **{"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.pre": "llama-bpe"},
     )
     other = tl.load(tmp_path / "y.gguf").transform
-    assert [TOKENS[i] for i in other("the 12").ids] == ["<end>", "t", "he", "Ġ", "12"]
-    assert other.sha256 != source.transform.sha256
+    assert [TOKENS[i] for i in as_text(other)("the 12").ids] == ["<end>", "t", "he", "Ġ", "12"]
+    assert as_text(other).sha256 != as_text(source.transform).sha256
     assert tl.generate(source, "the", max_new_tokens=2, stop=()).texts[0] != ""
 
 
@@ -318,7 +320,8 @@ def test_factors_that_no_config_holds_are_left_out(
 
 
 def test_a_tokenizer_that_cannot_be_made_is_guessed_at_or_keeps_the_weights_away(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **{"tokenizer.ggml.pre": "poro-chat"})
+    changes: dict[str, Any] = {"tokenizer.ggml.pre": "poro-chat"}
+    write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **changes)
     source = tl.load(tmp_path / "x.gguf")
     assert source.transform is None and "tokenizer.ggml.pre is 'poro-chat'" in dict(source.unused)["tokenizer.ggml"]
     assert source({"input_ids": [[4, 5]]})["logits"].shape == (1, 2, 262)
@@ -359,9 +362,9 @@ def test_a_trained_classifier_is_lost_or_the_old_head_is_written_with_it(kind: s
     params, _ = plan.place(0)
     save(source.with_params({"head": params["head"]}, head=plan.head), tmp_path / "out")
     again = tl.load(tmp_path / "out")
-    assert again.labels == ("bad", "good") and again.head.pooling == "last"
+    assert again.labels == ("bad", "good") and found(again.head).pooling == "last"
     np.testing.assert_array_equal(again.leaves["head/kernel"].read(), params["head"]["kernel"])
-    assert {"score.weight"} == {key for key in again.tensors if not key.startswith(source.names.prefixes)}
+    assert {"score.weight"} == {key for key in again.tensors if not key.startswith(found(source.names).prefixes)}
 
 
 @pytest.mark.parametrize(
@@ -416,9 +419,9 @@ def test_a_gguf_file_becomes_another_model_as_a_directory(kind: str, tmp_path: P
 def test_a_config_of_ours_means_another_model_to_hugging_face(size: str) -> None:
     config = getattr(LlamaConfig, size)()
     for head in (config.language_model(), None):
-        raw, names = LLAMA.to_hf(config, head)
+        raw, names = found(LLAMA.to_hf)(config, head)
         assert LlamaConfig.from_hf(json.loads(json.dumps(raw))) == config
         wanted = trees.flatten(trees.define(config.build(head)).params)
         assert wanted.keys() <= {name.path for name in names.names}
     with pytest.raises(TransferlabError, match="No model of Hugging Face's is what this config says"):
-        LLAMA.to_hf(replace(config, embedding_scale=not config.embedding_scale), None)
+        found(LLAMA.to_hf)(replace(config, embedding_scale=not config.embedding_scale), None)

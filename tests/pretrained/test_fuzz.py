@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.checkpoints import VIT_DIALECTS, write_bert, write_vit
 from support.fuzzing import fuzz
+from support.typed import savez
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -88,7 +89,7 @@ def test_an_npz_is_read_whole_when_one_array_is_wanted(tmp_path: Path, monkeypat
 
 def test_two_threads_parse_headers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CPython 3.11 can fail there, now and then, and for no fault of the file."""
-    np.savez(tmp_path / "x.npz", **{str(i): np.ones(3) for i in range(8)})
+    savez(tmp_path / "x.npz", {str(i): np.ones(3) for i in range(8)})
     plain, inside, most = np.lib.format.read_array, [], []
 
     def slow(*args, **settings):

@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.checkpoints import write_bert
 from support.gguf import gguf, text
+from support.typed import savez
 
 import transferlab as tl
 from transferlab import limits
@@ -73,7 +74,7 @@ def test_more_tensors_than_any_model_has_are_listed(tmp_path: Path, monkeypatch:
         TransferlabError, match=r"m\.safetensors holds 51 tensors; 50 are the most \(transferlab\.limits\)"
     ):
         read_safetensors(path)
-    np.savez(tmp_path / "m.npz", **{f"k{i}": np.ones(1) for i in range(3)})
+    savez(tmp_path / "m.npz", {f"k{i}": np.ones(1) for i in range(3)})
     monkeypatch.setattr(limits, "ZIP_MEMBERS", 1)
     with pytest.raises(TransferlabError, match=r"m\.npz lists \d+ bytes of names"):
         read_any(tmp_path / "m.npz")

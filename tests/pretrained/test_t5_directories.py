@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.checkpoints import write_bert
+from support.typed import found
 
 import transferlab as tl
 from transferlab import trees
@@ -47,7 +48,7 @@ def test_loaded_leaves_do_not_write_the_files_own_tensors(raw: dict, tmp_path: P
     tensors = write_t5(tmp_path, raw)
     source = tl.load(tmp_path)
     assert source.head == source.config.language_model(tied=raw is RAW)
-    again = to_file(source.names, {path: leaf.read() for path, leaf in source.leaves.items()})
+    again = to_file(found(source.names), {path: leaf.read() for path, leaf in source.leaves.items()})
     assert again.keys() == tensors.keys() and not source.unused
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
@@ -100,7 +101,7 @@ def test_a_head_that_equals_the_table_is_a_leaf_of_its_own(raw: dict, tmp_path: 
     del tensors["shared.weight"]
     save_file(tensors | {f"{k}.weight": again["lm_head.weight"] for k in ("lm_head", "encoder.embed_tokens")},
               str(tmp_path / "model.safetensors"))  # fmt: skip
-    keys = {name.key for name in tl.load(tmp_path).names.names}
+    keys = {name.key for name in found(tl.load(tmp_path).names).names}
     assert "encoder.embed_tokens.weight" in keys and not keys & {"shared.weight", "lm_head.weight"}
 
 
@@ -160,7 +161,7 @@ def test_new_tokens_change_old_logits_or_have_none(raw: dict, tmp_path: Path) ->
     np.testing.assert_allclose(after[..., 18:], np.repeat(before.mean(-1, keepdims=True), 2, -1), atol=1e-5)
     resized = {path for path, leaf in larger.leaves.items() if leaf.resize}
     assert resized == ({WORD} if raw is RAW else {WORD, "head/kernel"})
-    assert larger.leaves[WORD].resize.how == "18 to 20 tokens: 18 kept by name, 2 new by mean, 0 dropped"
+    assert found(larger.leaves[WORD].resize).how == "18 to 20 tokens: 18 kept by name, 2 new by mean, 0 dropped"
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.checkpoints import VIT_DIALECTS, vit_config, write_vit
+from support.typed import as_image
 
 import transferlab as tl
+from transferlab.data.images import Fit
 from transferlab.errors import TransferlabError
 from transferlab.models import EfficientNetConfig, ViTConfig
 from transferlab.pretrained.efficientnet import efficientnet_from_timm
 from transferlab.pretrained.names import Names, to_file
 from transferlab.pretrained.timm import TimmConfig
-from transferlab.pretrained.vit import vit_from_hf, vit_names
+from transferlab.pretrained.vit import Dialect, vit_from_hf, vit_names
 
 HF, TIMM = VIT_DIALECTS["vit"], VIT_DIALECTS["timm"]
 
@@ -26,7 +29,9 @@ HF, TIMM = VIT_DIALECTS["vit"], VIT_DIALECTS["timm"]
 def test_loaded_leaves_do_not_write_the_files_own_tensors(dialect: str, tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, dialect)
     source = tl.load(tmp_path)
-    again = to_file(vit_names(source.config, dialect), {path: leaf.read() for path, leaf in source.leaves.items()})
+    again = to_file(
+        vit_names(source.config, cast("Dialect", dialect)), {path: leaf.read() for path, leaf in source.leaves.items()}
+    )
     assert again.keys() == tensors.keys() and not source.unused
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
@@ -192,7 +197,7 @@ GREY = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     ],
 )
 def test_a_preprocessors_size_means_something_else(
-    given: dict, size: int, fit: str, fraction: float, tmp_path: Path
+    given: dict, size: int, fit: Fit, fraction: float, tmp_path: Path
 ) -> None:
     write_vit(tmp_path, "vit")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**GREY, "resample": 3, **given}))
@@ -206,7 +211,7 @@ def test_a_processor_within_processor_config_is_passed_over(tmp_path: Path) -> N
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Own", "image_processor": inner}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**GREY, "size": 20}))
     source = tl.load(tmp_path)
-    assert (source.transform.size, source.transform.resize) == (16, "bicubic")
+    assert (as_image(source.transform).size, as_image(source.transform).resize) == (16, "bicubic")
     larger = source.resized(24)
     again = tl.load(tl.save(larger, tmp_path / "again"))
     assert again.transform == larger.transform
@@ -270,10 +275,13 @@ def test_settings_nested_in_processor_config_are_replaced_by_a_default(tmp_path:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, "image_mean": 0.0, "resample": 2}))
     assert tl.load(tmp_path).transform == want
     written = tl.save(tl.load(tmp_path).resized(24), tmp_path / "again")
-    assert tl.load(written).transform.size == 24
+    assert as_image(tl.load(written).transform).size == 24
     assert json.loads((written / "processor_config.json").read_text())["feature_extractor"] == {"size": 1}
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "AProcessor"}))
-    assert tl.load(tmp_path).transform.mean == (0.0,) and tl.load(tmp_path).transform.resize == "bilinear"
+    assert (
+        as_image(tl.load(tmp_path).transform).mean == (0.0,)
+        and as_image(tl.load(tmp_path).transform).resize == "bilinear"
+    )
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {**said, "do_pad": True}}))
     with pytest.raises(TransferlabError, match=r"processor_config\.json: do_pad is True"):
         tl.load(tmp_path)
@@ -309,14 +317,14 @@ def test_pictures_of_other_channels_are_read_as_rgb(
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     source = tl.load(tmp_path)
     picture = np.full((20, 24, channels), 255, np.uint8)
-    got = source.transform(picture)
-    assert source.transform.channels == channels and got.shape == (16, 16, channels)
-    deviation = source.transform.per_channel(source.transform.std)
+    got = as_image(source.transform)(picture)
+    assert as_image(source.transform).channels == channels and got.shape == (16, 16, channels)
+    deviation = as_image(source.transform).per_channel(as_image(source.transform).std)
     np.testing.assert_allclose(got[0, 0], (1 - np.array(applied)) / deviation, rtol=1e-5)
     assert source({"pixel_values": got[None]})["hidden"].shape[0] == 1
     # What is written says the same.
     again = tl.load(tl.save(source, tmp_path / "again"))
-    np.testing.assert_allclose(again.transform(picture), got, rtol=1e-6)
+    np.testing.assert_allclose(as_image(again.transform)(picture), got, rtol=1e-6)
 
 
 def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path) -> None:
@@ -324,13 +332,13 @@ def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path)
     source = tl.load(tmp_path)
     alone = tl.load(tmp_path / "model.safetensors", config=source.config)
     for one in (source, alone):
-        assert one.transform(np.zeros((20, 24, 3), np.uint8)).shape == (16, 16, 1)
+        assert as_image(one.transform)(np.zeros((20, 24, 3), np.uint8)).shape == (16, 16, 1)
     # The origin's processor takes one value for one channel.
     written = json.loads((tl.save(source, tmp_path / "again") / "preprocessor_config.json").read_text())
     assert written["image_mean"] == written["image_std"] == [0.5]
-    assert tl.load(tmp_path / "again").transform.channels == 1
+    assert as_image(tl.load(tmp_path / "again").transform).channels == 1
     tl.save(source, tmp_path / "orbax", format="orbax")
-    assert tl.load(tmp_path / "orbax").transform.channels == 1
+    assert as_image(tl.load(tmp_path / "orbax").transform).channels == 1
 
 
 def test_a_squashed_picture_keeps_its_proportions_or_loses_a_border() -> None:

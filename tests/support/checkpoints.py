@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[s
     from transferlab import trees
     from transferlab.models import ClassifierConfig
     from transferlab.pretrained.names import to_file
-    from transferlab.pretrained.vit import vit_names
+    from transferlab.pretrained.vit import Dialect, vit_names
 
     folder.mkdir(parents=True, exist_ok=True)
     raw = {**VIT_DIALECTS[dialect], **changes}
@@ -88,7 +89,9 @@ def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[s
     rng = np.random.default_rng(0)
     shapes = trees.flatten(trees.define(config.build(head)).params)
     leaves = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in shapes.items()}
-    tensors = {prefix + key: tensor for key, tensor in to_file(vit_names(config, dialect), leaves).items()}
+    tensors = {
+        prefix + key: tensor for key, tensor in to_file(vit_names(config, cast("Dialect", dialect)), leaves).items()
+    }
     (folder / "config.json").write_text(json.dumps(raw))
     save_file(tensors, str(folder / "model.safetensors"))
     return tensors

@@ -34,8 +34,8 @@ def outcome(read: Callable[[Path], None], path: Path, out: Path) -> None:
     from transferlab.errors import TransferlabError
 
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     warnings.simplefilter("ignore")
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)

@@ -178,9 +178,8 @@ def build(home: Path) -> None:
     (home / "peft/adapter/adapter_config.json").write_text(json.dumps(raw))
     for name in ("npz", "packed"):
         (home / name).mkdir()
-        (np.savez_compressed if name == "packed" else np.savez)(
-            home / name / "a.npz", **{f"k{i}": np.arange(30.0) for i in range(4)}
-        )
+        arrays: dict[str, Any] = {f"k{i}": np.arange(30.0) for i in range(4)}
+        (np.savez_compressed if name == "packed" else np.savez)(home / name / "a.npz", **arrays)
     (home / "gguf").mkdir()
     (home / "gguf/m.gguf").write_bytes(llama_gguf())
     vocabularies.write_wordpiece(home / "wordpiece", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))

@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +27,11 @@ class Global:
         self.module, self.name, self.arguments = module, name, arguments
 
 
-class Pickler(pickle._Pickler):  # the Python one: a global can be written by its name alone
-    dispatch = pickle._Pickler.dispatch.copy()
+IN_PYTHON: Any = pickle._Pickler  # a global can be written by its name alone, and type stubs do not know it
+
+
+class Pickler(IN_PYTHON):
+    dispatch = IN_PYTHON.dispatch.copy()
 
     def save_tensor(self, one: Global) -> None:
         self.write(f"c{one.module}\n{one.name}\n".encode())

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.typed import found
 from test_population import MEMBERS, QUICK, LastLayer
 
 import transferlab as tl
@@ -65,7 +67,7 @@ def test_a_stopped_pair_loses_steps(source, films, tmp_path, step: int) -> None:
     calm = fit_together(runs(source, films, members=UNEQUAL))
     seen, asked = set(), []
 
-    def stop(done: int, total: int, row: dict) -> None:
+    def stop(done: int, total: int, row: Mapping[str, float]) -> None:
         seen.add((threading.current_thread() is threading.main_thread(), total))
         if done == step and not asked:
             asked.append(done)
@@ -74,7 +76,7 @@ def test_a_stopped_pair_loses_steps(source, films, tmp_path, step: int) -> None:
     with pytest.raises(Interrupted, match="after step"):
         fit_together(runs(source, films, members=UNEQUAL, directory=tmp_path), stop)
     assert seen == {(True, 20)}
-    reached = [Checkpoints(tmp_path / str(i) / "checkpoints").last for i in (0, 1)]
+    reached = [found(Checkpoints(tmp_path / str(i) / "checkpoints").last) for i in (0, 1)]
     assert reached[0] == reached[1] < 9 if step < 9 else reached[0] == 9 < reached[1] < 20
     assert_same(fit_together(runs(source, films, members=UNEQUAL, directory=tmp_path)), calm)
 
@@ -102,7 +104,7 @@ def test_a_stop_leaves_a_pair_at_two_steps(source, films) -> None:
 def test_an_error_in_one_loses_the_others_checkpoints(source, films, tmp_path) -> None:
     calm = fit_together(runs(source, films, members=UNEQUAL))
 
-    def fail(done: int, total: int, row: dict) -> None:
+    def fail(done: int, total: int, row: Mapping[str, float]) -> None:
         if done == 8:
             raise RuntimeError("the screen is gone")
 

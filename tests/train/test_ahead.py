@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
+from typing import cast
 
 import pytest
 
@@ -27,7 +29,7 @@ def test_results_pile_up_before_they_are_wanted() -> None:
             started.append(number)
         return number
 
-    made = ahead(note, range(100))
+    made = cast("Generator[int]", ahead(note, range(100)))
     assert next(made) == 0
     time.sleep(0.2)
     assert len(started) <= SIDE_BY_SIDE + 2

@@ -318,7 +318,8 @@ def test_jax_reads_programs_past_the_hash(tmp_path, monkeypatch) -> None:
 
     from transferlab.train.stored import keep_compiled
 
-    before = (jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [jax.config.values[name] for name in names]
     monkeypatch.setattr(compilation_cache, "get_file_cache", compilation_cache.get_file_cache)
     try:
         compilation_cache.reset_cache()

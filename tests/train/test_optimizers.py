@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,11 @@ def test_our_update_is_optax_adamw_with_a_mask_for_decay() -> None:
     state, peer_state = rule.init(params), peer.init(params)
     for _ in range(5):
         grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
-        updates, state = rule.update(grads, state, ours)
-        rates = dict.fromkeys(("a/kernel", "a/bias"), jnp.float32(1e-2))
-        ours = apply_updates(ours, updates, rates, {"a/kernel": jnp.float32(0.1), "a/bias": 0.0})
+        steps, state = rule.update(grads, state, ours)
+        rates = {"a/kernel": jnp.float32(1e-2), "a/bias": jnp.float32(1e-2)}
+        ours = apply_updates(ours, cast("dict[str, Any]", steps), rates, {"a/kernel": jnp.float32(0.1), "a/bias": 0.0})
         updates, peer_state = peer.update(grads, peer_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
+        theirs = cast("dict[str, Any]", optax.apply_updates(theirs, updates))
     for path in ("kernel", "bias"):
         np.testing.assert_allclose(ours["a"][path], theirs["a"][path], rtol=1e-6)
 
@@ -133,13 +134,13 @@ def test_any_of_optax_by_name_takes_another_step_than_optax(name: str) -> None:
     none = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(make).parameters else {}
     peer = make(learning_rate=1e-2, **none, **ARGUMENTS.get(name, {}))
     state, peer_state = rule.init(params), peer.init(params)
-    rates, none_decays = dict.fromkeys(params, jnp.float32(1e-2)), dict.fromkeys(params, 0.0)
+    rates, none_decays = {path: jnp.float32(1e-2) for path in params}, dict.fromkeys(params, 0.0)
     for _ in range(3):
         grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
-        updates, state = rule.update(grads, state, ours)
-        ours = apply_updates(ours, updates, rates, none_decays)
+        steps, state = rule.update(grads, state, ours)
+        ours = apply_updates(ours, cast("dict[str, Any]", steps), rates, none_decays)
         updates, peer_state = peer.update(grads, peer_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
+        theirs = cast("dict[str, Any]", optax.apply_updates(theirs, updates))
     for path in params:
         np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-6)
 

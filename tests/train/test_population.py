@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -205,7 +206,7 @@ def test_a_stopped_population_loses_steps(source, films, tmp_path, monkeypatch) 
 
     asked = []
 
-    def stop(done: int, total: int, row: dict) -> None:
+    def stop(done: int, total: int, row: Mapping[str, float]) -> None:
         if done >= 8 and not asked:
             asked.append(done)
             os.kill(os.getpid(), signal.SIGINT)

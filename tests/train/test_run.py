@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from support.checkpoints import write_bert
+from support.typed import found
 
 import transferlab as tl
 from transferlab import trees
@@ -321,7 +322,7 @@ def finish(bert_folder: Path, table: Path, directory: Path) -> None:
 
 def final(directory: Path) -> tuple[dict[str, np.ndarray], list[dict], np.ndarray]:
     checkpoints = Checkpoints(directory / "checkpoints")
-    params, _ = checkpoints.weights(checkpoints.last)
+    params, _ = checkpoints.weights(found(checkpoints.last))
     checkpoints.close()
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     with np.load(directory / "predictions.npz") as saved:
@@ -468,7 +469,7 @@ def test_what_began_with_random_weights_is_exported_with_the_pretrained_ones(
 ) -> None:
     data = films.subset(24, 0)
     run, result = fit(source, data, method, tmp_path / "run", replace(QUICK, learning_rate=0.1))
-    for made in (result.adapted.merged(), tl.open_run(tmp_path / "run").adapted.merged()):
+    for made in (found(result.adapted).merged(), found(tl.open_run(tmp_path / "run").adapted).merged()):
         inputs = run.feed.inputs(data.test[:8], int(run.feed.buckets(data.test[:8]).max()), 8)
         answered = jax.nn.softmax(made(inputs)["logits"])
         np.testing.assert_allclose(answered, result.probabilities[:8], atol=1e-5)

