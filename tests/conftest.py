@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import write_bert
+from support.configs import write_config
 from support.tables import write_table
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,6 +28,12 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_table(tmp_path_factory.mktemp("data") / "films.csv")
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path, table: Path) -> Path:
+    """The config of a small study."""
+    return write_config(tmp_path_factory.mktemp("configs") / "films.py", bert_folder, table)
 
 
 @pytest.fixture(autouse=True)
