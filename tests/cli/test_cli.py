@@ -124,7 +124,7 @@ def test_predict_refuses_another_tokenizer_than_the_run_had(study: Path, tmp_pat
         open_run(run)
 
 
-def test_an_arm_without_a_run_is_said_to_be_left_out(config: Path) -> None:
+def test_an_arm_without_a_run_is_reported_as_left_out(config: Path) -> None:
     done = transferlab("plan", config, "--config.methods.probe.largest_budget=2")
     assert done.returncode == 0 and "Left out: probe" in done.stdout, done.stderr
 
@@ -234,7 +234,7 @@ def test_errors_are_one_line_with_a_non_zero_status(config: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("where", ["gc.collect()", "Dying()"])
-def test_ctrl_c_is_not_lost_in_a_finalizer(where: str) -> None:
+def test_ctrl_c_stops_the_program_wherever_it_arrives(where: str) -> None:
     code = f"""
 import gc, signal, sys, time
 from transferlab.cli.main import catch_interrupts
@@ -267,7 +267,7 @@ def test_help_does_not_import_jax() -> None:
     assert done.stdout.splitlines()[-1] == "False False"
 
 
-def test_the_models_lack_their_sizes_or_an_unknown_family_is_listed() -> None:
+def test_the_models_are_listed_with_their_sizes_and_an_unknown_family_is_refused() -> None:
     listed = transferlab("models").stdout
     for name in ("minilm-l6", "Apache-2.0", "s16", "dinov2", "resnext50_32x4d", "gemma3_270m"):
         assert name in listed, name
@@ -285,14 +285,14 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     assert f"The cache is {tmp_path / 'file' / 'cache'}; set TRANSFERLAB_CACHE" in done.stderr
 
 
-def test_a_file_of_another_kind_is_classified_by_its_name(study: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused_rather_than_read_as_a_text(study: Path, tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("{}")
     for place in (tmp_path / "data.json", tmp_path):
         done = transferlab("predict", study, place)
         assert done.returncode == 1 and "lies on disk, but is no file of texts" in done.stderr, done.stderr
 
 
-def test_a_terminal_of_few_letters_gets_a_traceback(config: Path) -> None:
+def test_a_terminal_of_ascii_letters_gets_its_output(config: Path) -> None:
     command = [sys.executable, "-m", "transferlab", "plan", str(config)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)

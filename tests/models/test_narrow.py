@@ -111,7 +111,7 @@ def objective(definition, inputs: dict, cut: int | None, training: bool):
     [(*case, True) for case in FIRST.values()] + [(*case, False) for case in OTHERS.values()],
     ids=[*FIRST, *OTHERS],
 )
-def test_logits_or_gradients_differ_from_those_of_all_tokens(config, pooling: Pooling, training: bool) -> None:
+def test_logits_and_gradients_equal_those_of_all_tokens(config, pooling: Pooling, training: bool) -> None:
     definition, params = concrete(config, pooling)
     inputs = inputs_of(config)
     # Cut before the pooling, the last layer must give all tokens.
@@ -126,7 +126,7 @@ def test_logits_or_gradients_differ_from_those_of_all_tokens(config, pooling: Po
 
 
 @pytest.mark.parametrize(("config", "pooling"), [*FIRST.values(), *OTHERS.values()], ids=[*FIRST, *OTHERS])
-def test_the_last_layer_is_computed_for_tokens_that_nobody_reads(config, pooling: Pooling) -> None:
+def test_the_last_layer_is_computed_only_for_the_token_that_is_read(config, pooling: Pooling) -> None:
     definition, params = concrete(config, pooling)
     last = len(config.build().layers) - 1
     seen = {}
@@ -148,12 +148,12 @@ def test_the_last_layer_is_computed_for_tokens_that_nobody_reads(config, pooling
     [(BERT, "mean"), (BERT, "stages"), (VIT, "first and mean"), (VIT, "mean"), (GPT2, "mean"), (GPT2, "stages"),
      (replace(VIT, pooler=True, pooler_kind="attention", pooling="pooler"), "pooler")],
 )  # fmt: skip
-def test_a_head_that_reads_all_tokens_gets_one(config, pooling: Pooling) -> None:
+def test_a_head_that_reads_all_tokens_gets_all(config, pooling: Pooling) -> None:
     model = config.build(ClassifierConfig(("cat", "dog"), pooling=pooling))
     assert model.head.reads(model) is None
 
 
-def test_the_plan_keeps_still_about_tokens_that_are_not_computed(source, films) -> None:
+def test_the_plan_says_which_tokens_are_not_computed(source, films) -> None:
     said = {
         pooling: str(tl.adapt(source, films, method=tl.methods.Full(pooling=pooling)).plan)
         for pooling in ("first", "mean")

@@ -108,9 +108,7 @@ def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_
 @pytest.mark.parametrize(
     "left", [(), (".lock",), ("inputs.json",), ("inputs.json", ".config.json.abcd1234.tmp-written")]
 )
-def test_a_study_killed_between_its_first_files_never_continues(
-    left: tuple[str, ...], config: Path, tmp_path: Path
-) -> None:
+def test_a_study_killed_between_its_first_files_continues(left: tuple[str, ...], config: Path, tmp_path: Path) -> None:
     place = tmp_path / "s"
     place.mkdir()
     for name in left:
@@ -123,7 +121,7 @@ def test_a_study_killed_between_its_first_files_never_continues(
     begun._claim()
 
 
-def test_a_directory_of_something_else_is_taken_for_a_study_that_began(config: Path, tmp_path: Path) -> None:
+def test_a_directory_of_something_else_is_refused_and_left_alone(config: Path, tmp_path: Path) -> None:
     (tmp_path / "inputs.json").write_text("{}")
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(TransferlabError, match="not empty and holds no study"):
@@ -131,7 +129,7 @@ def test_a_directory_of_something_else_is_taken_for_a_study_that_began(config: P
     assert (tmp_path / "inputs.json").read_text() == "{}"
 
 
-def test_a_report_hangs_on_where_it_is_asked_for(config: Path, table: Path, tmp_path: Path) -> None:
+def test_a_report_is_the_same_from_any_working_directory(config: Path, table: Path, tmp_path: Path) -> None:
     here, before = tmp_path / "here", os.getcwd()
     here.mkdir()
     shutil.copy(table, here / "table.csv")
