@@ -27,7 +27,7 @@ def close(got, want) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "opt/target/", "params/", "params/img/"])
 @pytest.mark.parametrize("form", ["numbered", "stacked", "old"])
-def test_a_layout_gives_other_numbers_than_the_module_it_came_from(form: str, prefix: str, tmp_path: Path) -> None:
+def test_a_layout_gives_the_numbers_of_the_module_it_came_from(form: str, prefix: str, tmp_path: Path) -> None:
     module = like.Image("tok", 5)
     params = like.random_params(module, PIXELS)
     hidden, logits = like.evaluated(module, params, PIXELS)
@@ -50,7 +50,7 @@ def test_a_layout_gives_other_numbers_than_the_module_it_came_from(form: str, pr
     ("pool", "head"),
     [*((pool, head) for pool in POOLS for head in (None, "zeros", "drawn")), ("tok", "after pre_logits")],
 )
-def test_a_way_of_pooling_or_a_head_is_read_as_another(pool: str, head: str | None, tmp_path: Path) -> None:
+def test_every_way_of_pooling_and_head_is_read_as_itself(pool: str, head: str | None, tmp_path: Path) -> None:
     module = like.Image(pool, None if head is None else 4, pre_logits=head == "after pre_logits")
     params = like.random_params(module, PIXELS)
     if head == "zeros":
@@ -68,7 +68,7 @@ def test_a_way_of_pooling_or_a_head_is_read_as_another(pool: str, head: str | No
         close(out["logits"], logits)
 
 
-def test_a_given_config_without_the_files_pre_logits_drops_them(tmp_path: Path) -> None:
+def test_a_given_config_without_the_files_pre_logits_is_refused(tmp_path: Path) -> None:
     module = like.Image("tok", 4, pre_logits=True)
     params = like.random_params(module, PIXELS)
     savez(tmp_path / "vit.npz", params)
@@ -78,13 +78,13 @@ def test_a_given_config_without_the_files_pre_logits_drops_them(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("pool", ["gap", "map"])
-def test_pre_logits_without_a_class_token_pass(pool: str, tmp_path: Path) -> None:
+def test_pre_logits_without_a_class_token_are_refused(pool: str, tmp_path: Path) -> None:
     savez(tmp_path / "vit.npz", like.random_params(like.Image(pool, 4, pre_logits=True), PIXELS))
     with pytest.raises(TransferlabError, match="pre_logits"):
         tl.load(tmp_path / "vit.npz")
 
 
-def test_a_class_tokens_position_is_taken_for_a_patchs(tmp_path: Path) -> None:
+def test_a_class_tokens_position_is_not_taken_for_a_patchs(tmp_path: Path) -> None:
     """vision_transformer's files hold one for it, before the patches'."""
     module = like.Image("tok", None)
     params = like.random_params(module, PIXELS)
@@ -98,7 +98,7 @@ def test_a_class_tokens_position_is_taken_for_a_patchs(tmp_path: Path) -> None:
     assert resize.how.startswith("4×4 to 6×6 patches, linear zoom, the first 1")
 
 
-def test_bfloat16_that_numpy_stores_as_raw_bytes_is_not_read(tmp_path: Path) -> None:
+def test_bfloat16_that_numpy_stores_as_raw_bytes_is_read(tmp_path: Path) -> None:
     module = like.Image("map", None)
     params = like.random_params(module, PIXELS)
     low = {path: value.astype(ml_dtypes.bfloat16) for path, value in params.items()}
@@ -110,7 +110,7 @@ def test_bfloat16_that_numpy_stores_as_raw_bytes_is_not_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("form", ["numbered", "stacked"])
-def test_two_towers_give_other_logits_than_siglips(form: str, tmp_path: Path) -> None:
+def test_two_towers_give_siglips_logits(form: str, tmp_path: Path) -> None:
     module = like.TwoTowers()
     params = like.random_params(module, PIXELS, IDS)
     image, text, logits = like.evaluated(module, params, PIXELS, IDS)
@@ -129,7 +129,7 @@ def test_two_towers_give_other_logits_than_siglips(form: str, tmp_path: Path) ->
         np.testing.assert_array_equal(again[key], value, err_msg=key)
 
 
-def test_twelve_stacked_layers_are_permuted(tmp_path: Path) -> None:
+def test_twelve_stacked_layers_keep_their_order(tmp_path: Path) -> None:
     module = like.Image("gap", None, layers=12)
     params = like.random_params(module, PIXELS)
     savez(tmp_path / "vit.npz", dict(sorted(params.items())))
@@ -143,7 +143,7 @@ def test_twelve_stacked_layers_are_permuted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"num_hidden_layers": 2}, {"num_attention_heads": 6}, {"intermediate_size": 11}])
 @pytest.mark.parametrize("form", ["numbered", "stacked"])
-def test_a_config_of_another_size_passes(changes: dict, form: str, tmp_path: Path) -> None:
+def test_a_config_of_another_size_is_refused(changes: dict, form: str, tmp_path: Path) -> None:
     params = like.random_params(like.Image("gap", 4), PIXELS)
     savez(tmp_path / "vit.npz", like.stacked(params) if form == "stacked" else params)
     config = replace(tl.load(tmp_path / "vit.npz").config, **changes)
@@ -151,7 +151,7 @@ def test_a_config_of_another_size_passes(changes: dict, form: str, tmp_path: Pat
         tl.load(tmp_path / "vit.npz", config=config)
 
 
-def test_optimizer_state_is_taken_for_the_model_or_an_unknown_key_passes(tmp_path: Path) -> None:
+def test_optimizer_state_is_left_out_and_an_unknown_key_is_refused(tmp_path: Path) -> None:
     params = {f"opt/target/{p}": v for p, v in like.random_params(like.Image("gap", 4), PIXELS).items()}
     params |= {"opt/state/step": np.zeros(()), "opt/state/param_states/head/bias/grad_sum_sq_ema": np.zeros(4)}
     savez(tmp_path / "vit.npz", params)
@@ -163,7 +163,7 @@ def test_optimizer_state_is_taken_for_the_model_or_an_unknown_key_passes(tmp_pat
         tl.load(tmp_path / "vit.npz")
 
 
-def test_other_arrays_are_taken_for_a_vision_transformer(tmp_path: Path) -> None:
+def test_other_arrays_are_not_taken_for_a_vision_transformer(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", weights=np.zeros(3))
     with pytest.raises(TransferlabError, match="a bare weight file does not say its architecture"):
         tl.load(tmp_path / "x.npz")

@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_metadata_and_tensors_come_back_otherwise(file: Path) -> None:
+def test_metadata_and_tensors_come_back(file: Path) -> None:
     found = read_gguf(file)
     assert found.metadata == {
         "general.architecture": "llama", "llama.block_count": 2, "tokenizer.ggml.tokens": ["a", "bc"],
@@ -51,7 +51,7 @@ def test_metadata_and_tensors_come_back_otherwise(file: Path) -> None:
     np.testing.assert_array_equal(read_any(file)["q8"].read(), [range(32), range(32)])
 
 
-def test_a_tensor_longer_than_a_piece_is_put_together_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_longer_than_a_piece_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferlab.pretrained import gguf as module
 
     blocks = np.random.default_rng(0).integers(0, 256, (12, 34), np.uint8)
@@ -64,7 +64,7 @@ def test_a_tensor_longer_than_a_piece_is_put_together_wrongly(tmp_path: Path, mo
     np.testing.assert_array_equal(whole, blocks[:, 2:].view(np.int8).reshape(6, 64))
 
 
-def test_a_metadata_value_that_is_missing_or_of_another_kind_is_a_traceback(file: Path) -> None:
+def test_a_metadata_value_that_is_missing_or_of_another_kind_is_one_error(file: Path) -> None:
     found = read_gguf(file)
     with pytest.raises(TransferlabError, match=r"lack 'llama\.blok_count'.*llama\.block_count"):
         found.value("llama.blok_count")
@@ -96,7 +96,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_file_is_read_or_not_named(what: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_refused_by_name(what: str, tmp_path: Path) -> None:
     data, message = WRONG[what]
     (tmp_path / "wrong.gguf").write_bytes(data)
     with pytest.raises(TransferlabError, match=rf"wrong\.gguf.*{message}"):
@@ -105,9 +105,7 @@ def test_a_wrong_file_is_read_or_not_named(what: str, tmp_path: Path) -> None:
 
 @fuzz(150)
 @given(changes=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=4), cut=st.integers(0, 500))
-def test_a_damaged_file_ends_in_anything_but_tensors_or_one_error(
-    tmp_path: Path, changes: list[tuple[int, int]], cut: int
-) -> None:
+def test_a_damaged_file_ends_in_tensors_or_one_error(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(gguf(PAIRS, TENSORS))
     for place, value in changes:
         data[place % len(data)] = value

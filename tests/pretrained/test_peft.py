@@ -95,7 +95,7 @@ def test_tensors_that_do_not_fit_are_taken(what: str, adapter: Path, source) -> 
         ({"rank_pattern": {"query": 7}}, "rank 7 on a kernel"),
     ],
 )
-def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str, adapter: Path, source) -> None:
+def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str, adapter: Path, source) -> None:
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(TransferlabError, match=message):

@@ -113,7 +113,7 @@ def test_two_keys_for_one_leaf_pass(folder: Path) -> None:
         ({"is_decoder": True}, r"is_decoder is true"),
     ],
 )
-def test_a_config_that_cannot_be_honoured_is_ignored(folder: Path, changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_honored_is_refused(folder: Path, changes: dict, message: str) -> None:
     edit_config(folder, **changes)
     with pytest.raises(TransferlabError, match=message):
         tl.load(folder)

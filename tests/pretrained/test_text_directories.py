@@ -62,7 +62,7 @@ def write(folder: Path, kind: str, *, prefix: bool = True, **changes) -> dict[st
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_loaded_leaves_do_not_write_the_files_own_tensors(kind: str, tmp_path: Path) -> None:
+def test_loaded_leaves_write_the_files_own_tensors(kind: str, tmp_path: Path) -> None:
     tensors = write(tmp_path, kind, prefix=False)
     source = tl.load(tmp_path)
     names = FAMILIES[source.family].names(source.config)[0]
@@ -144,7 +144,7 @@ def test_a_head_over_tokens_is_taken_for_one_over_texts(tmp_path: Path) -> None:
         ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
     ],
 )  # fmt: skip
-def test_a_config_that_cannot_be_honoured_is_ignored(kind: str, changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_honored_is_refused(kind: str, changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         FAMILIES[kind].from_hf({"model_type": kind, **CONFIGS[kind], **changes})
 

@@ -26,7 +26,7 @@ HF, TIMM = VIT_DIALECTS["vit"], VIT_DIALECTS["timm"]
 
 
 @pytest.mark.parametrize("dialect", VIT_DIALECTS)
-def test_loaded_leaves_do_not_write_the_files_own_tensors(dialect: str, tmp_path: Path) -> None:
+def test_loaded_leaves_write_the_files_own_tensors(dialect: str, tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, dialect)
     source = tl.load(tmp_path)
     again = to_file(
@@ -108,7 +108,7 @@ def test_a_fused_tensor_under_two_names_passes(tmp_path: Path) -> None:
         ({"num_attention_heads": 5}, "no multiple of num_attention_heads 5"),
     ],
 )
-def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         vit_from_hf({**HF, **changes})
 
@@ -124,7 +124,7 @@ def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str
         ({"img_size": [16, 20]}, r"input_size \[16, 20\] is no square"),
     ],
 )
-def test_a_timm_argument_that_cannot_be_honoured_is_ignored(arguments: dict, message: str) -> None:
+def test_a_timm_argument_that_cannot_be_honored_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         vit_config({**TIMM, "model_args": {**TIMM["model_args"], **arguments}})
 

@@ -12,7 +12,7 @@ import pytest
 from transferlab.train.ahead import SIDE_BY_SIDE, ahead
 
 
-def test_results_come_out_of_order() -> None:
+def test_results_come_out_in_order() -> None:
     def slow_first(number: int) -> int:
         time.sleep(0.05 if number % 3 == 0 else 0.0)
         return number
@@ -21,7 +21,7 @@ def test_results_come_out_of_order() -> None:
     assert list(ahead(slow_first, [])) == []
 
 
-def test_results_pile_up_before_they_are_wanted() -> None:
+def test_results_do_not_pile_up_before_they_are_wanted() -> None:
     lock, started = threading.Lock(), []
 
     def note(number: int) -> int:
@@ -37,7 +37,7 @@ def test_results_pile_up_before_they_are_wanted() -> None:
     assert len(started) <= SIDE_BY_SIDE + 2
 
 
-def test_an_error_is_lost_or_does_not_stop_what_follows() -> None:
+def test_an_error_is_raised_and_stops_what_follows() -> None:
     started = []
 
     def fail(number: int) -> int:

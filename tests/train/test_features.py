@@ -81,7 +81,7 @@ def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(sou
     assert first != key(source, replace(films, sha256="other"))
 
 
-def test_other_numbers_of_the_same_weights_are_the_same_model(films, tmp_path: Path, monkeypatch) -> None:
+def test_another_config_of_the_same_weights_is_another_model(films, tmp_path: Path, monkeypatch) -> None:
     import transferlab.transfer.frontier as frontier
 
     monkeypatch.setattr(frontier, "FLOPS_PER_BYTE", 0.0)
@@ -104,7 +104,7 @@ def test_other_numbers_of_the_same_weights_are_the_same_model(films, tmp_path: P
         tl.open_run(tmp_path / "run")
 
 
-def test_what_was_computed_before_a_stop_is_computed_again(source, films, tmp_path: Path, monkeypatch) -> None:
+def test_what_was_computed_before_a_stop_is_kept(source, films, tmp_path: Path, monkeypatch) -> None:
     run = tl.adapt(source, films.subset(40, 0), method=tl.methods.Probe(), settings=QUICK)
     run.cache = FrontierCache(tmp_path)
     params, stats = run._plan.place(0)

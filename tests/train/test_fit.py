@@ -82,7 +82,7 @@ def test_truncated_texts_are_counted(source, tmp_path) -> None:
     assert result.record["truncated"] == 5
 
 
-def test_the_step_donates_what_is_frozen_or_keeps_what_it_replaces(source, films) -> None:
+def test_the_step_keeps_what_is_frozen_and_donates_what_it_replaces(source, films) -> None:
     run = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=QUICK)
     member, state = prepare(run, {})
     batch = jax.device_put(make_batch(member, run.order[0]))
@@ -91,7 +91,7 @@ def test_the_step_donates_what_is_frozen_or_keeps_what_it_replaces(source, films
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(member.frozen))
 
 
-def test_the_backward_pass_goes_through_what_is_frozen(source, films) -> None:
+def test_the_backward_pass_does_not_go_through_what_is_frozen(source, films) -> None:
     """A probe whose features are not cached costs a forward pass and little more: full fine-tuning three."""
     data, cost = films.subset(16, 0), {}
     for name, method in (("full", tl.methods.Full()), ("probe", tl.methods.Probe())):
@@ -102,7 +102,7 @@ def test_the_backward_pass_goes_through_what_is_frozen(source, films) -> None:
     assert cost["probe"] < 0.45 * cost["full"]
 
 
-def test_confidence_outweighs_an_example_of_a_large_validation_split(source, films) -> None:
+def test_confidence_does_not_outweigh_an_example_of_a_large_validation_split(source, films) -> None:
     from transferlab.train.loop import _take_score
 
     run = tl.adapt(source, films.subset(40, 0).hold_out(0.5, 0), settings=QUICK)

@@ -67,9 +67,7 @@ def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tm
 
 
 @pytest.mark.parametrize("method", [tl.methods.Probe(weights="random"), tl.methods.LoRA(rank=2, weights="random")])
-def test_what_began_with_random_weights_is_exported_with_the_pretrained_ones(
-    source, films, tmp_path: Path, method
-) -> None:
+def test_what_began_with_random_weights_is_exported_with_them(source, films, tmp_path: Path, method) -> None:
     data = films.subset(24, 0)
     run, result = fit(source, data, method, tmp_path / "run", replace(QUICK, learning_rate=0.1))
     for made in (found(result.adapted).merged(), found(tl.open_run(tmp_path / "run").adapted).merged()):

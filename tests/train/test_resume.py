@@ -143,7 +143,7 @@ def test_a_full_disk_while_checkpointing_is_one_clear_error_and_the_run_continue
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_two_processes_train_one_run(source, films, tmp_path: Path) -> None:
+def test_two_processes_do_not_train_one_run(source, films, tmp_path: Path) -> None:
     from transferlab.files import file_lock
 
     run = tl.adapt(source, films.subset(16, 0), settings=QUICK, directory=tmp_path / "run")

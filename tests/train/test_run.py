@@ -42,7 +42,7 @@ def test_no_optimizer_moment_is_kept_for_what_is_frozen(source, films) -> None:
     assert moments == 2 * run.plan.trainable_parameters + 1  # first and second moment, and a counter
 
 
-def test_memory_is_reported_for_what_is_not_there(source, films) -> None:
+def test_memory_is_reported_for_what_is_there(source, films) -> None:
     data = films.subset(16, 0)
     full, lora = (fit(source, data, m)[1].record["memory"] for m in (tl.methods.Full(), tl.methods.LoRA(rank=2)))
     run = tl.adapt(source, data, method=tl.methods.Full(), settings=QUICK)
@@ -59,7 +59,7 @@ def test_a_run_that_would_take_no_step_is_an_error(source, films) -> None:
         tl.adapt(source, replace(films, train=films.train[:0]), settings=Settings(epochs=1))
 
 
-def test_a_pooler_that_was_asked_for_is_replaced_by_the_mean(films, tmp_path: Path) -> None:
+def test_a_pooler_that_was_asked_for_is_not_replaced_by_the_mean(films, tmp_path: Path) -> None:
     bare = tl.load(write_bert(tmp_path / "bare", drop=("pooler.dense.weight", "pooler.dense.bias")))
     with pytest.raises(TransferlabError, match=r"cannot pool by 'pooler'.* It can by mean, first, stages"):
         tl.adapt(bare, films.subset(16, 0), method=tl.methods.Full(pooling="pooler"), settings=QUICK)
@@ -78,12 +78,12 @@ def test_a_pooler_that_was_asked_for_is_replaced_by_the_mean(films, tmp_path: Pa
         (lambda: Settings(checkpoint_steps=0), "checkpoint_steps is 0"),
     ],
 )
-def test_a_mistyped_word_in_python_is_taken_for_another(make, said: str) -> None:
+def test_a_mistyped_word_in_python_is_refused(make, said: str) -> None:
     with pytest.raises(TransferlabError, match=re.escape(said)):
         make()
 
 
-def test_the_seed_of_the_order_draws_the_head_or_that_of_the_head_the_order(source, films) -> None:
+def test_the_seeds_of_the_head_and_of_the_order_are_apart(source, films) -> None:
     def made(initialisation: int, order: int):
         run = tl.adapt(source, films.subset(40, 0), settings=QUICK, seed=Seeds(initialisation, order))
         head = flat(run._plan.place(initialisation)[0])["head/kernel"]
@@ -102,7 +102,7 @@ def test_the_seed_of_the_order_draws_the_head_or_that_of_the_head_the_order(sour
         (lambda: Seeds(2**32, 0), "The seed of the initialisation is 4294967296"),
     ],
 )
-def test_a_number_out_of_its_range_is_a_traceback(make, said: str) -> None:
+def test_a_number_out_of_its_range_is_one_error(make, said: str) -> None:
     with pytest.raises(TransferlabError, match=re.escape(said)):
         make()
 
@@ -117,7 +117,7 @@ def test_a_number_out_of_its_range_is_a_traceback(make, said: str) -> None:
         ({"data": "tweets"}, "open it first, as tl.dataset"),
     ],
 )
-def test_a_name_in_place_of_a_thing_is_a_traceback(source, films, wrong: dict, said: str) -> None:
+def test_a_name_in_place_of_a_thing_is_one_error(source, films, wrong: dict, said: str) -> None:
     given = {"source": source, "data": films, "method": None, "settings": None, "seed": 0, **wrong}
     with pytest.raises(TransferlabError, match=said):
         _check_kinds(**given)

@@ -54,7 +54,7 @@ def drawn(definition: trees.Definition) -> trees.Tree:
 
 
 @pytest.mark.parametrize(("name", "pooling", "until"), CASES)
-def test_a_text_sees_another_in_its_row_or_other_positions(name: str, pooling, until: str) -> None:
+def test_a_text_in_a_row_sees_no_other_and_its_own_positions(name: str, pooling, until: str) -> None:
     definition = trees.define(CONFIGS[name].build(ClassifierConfig(("a", "b"), pooling=pooling)))
     assert can_pack(definition)
     model, params = definition.module, drawn(definition)
@@ -94,7 +94,7 @@ class LastLayer(tl.methods.Full):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padding_is_kept_in_place_of_a_texts_tokens(side: str, films, tmp_path: Path, monkeypatch) -> None:
+def test_a_texts_tokens_are_kept_and_its_padding_is_not(side: str, films, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
     folder = write_bert(tmp_path / "bert")
     settings = folder / "tokenizer_config.json"
