@@ -57,10 +57,10 @@ ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 def test_names_are_sought_only_for_problems_that_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_bert(tmp_path / "other", num_hidden_layers=6)
     tensors = load_file(str(folder / "model.safetensors"))
-    save_file({f"prefix.{key}": tensor for key, tensor in tensors.items()}, str(folder / "model.safetensors"))
+    save_file({f"{key}_renamed": tensor for key, tensor in tensors.items()}, str(folder / "model.safetensors"))
     sought, plain = [], difflib.get_close_matches
     monkeypatch.setattr(difflib, "get_close_matches", lambda *a, **k: (sought.append(len(a[1])), plain(*a, **k))[1])
-    with pytest.raises(TransferlabError, match=r"Did you mean 'prefix\.embeddings") as raised:
+    with pytest.raises(TransferlabError, match=r"Did you mean 'embeddings\.[a-z._]*_renamed") as raised:
         tl.load(folder)
     assert len(sought) == 12 and str(raised.value).count("\n") == 13
 
