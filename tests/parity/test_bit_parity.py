@@ -85,7 +85,7 @@ def test_a_timm_directory_and_the_authors_npz_equal_timms_logits(timm, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["50x3", "101x1", "152x2"])
-def test_a_named_size_has_not_timms_keys_and_shapes(name: str, timm) -> None:
+def test_a_named_size_has_timms_keys_and_shapes(name: str, timm) -> None:
     with torch.device("meta"):
         made = timm.create_model(f"resnetv2_{name}_bit", num_classes=3)
     want = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}

@@ -97,7 +97,7 @@ def test_a_tower_alone_equals_the_origins_tower(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["CLIP, eos by its id", "SigLIP"])
 @pytest.mark.parametrize("length", [4, 11])
-def test_padding_that_is_masked_is_seen(name: str, length: int, tmp_path: Path) -> None:
+def test_padding_that_is_masked_is_not_seen(name: str, length: int, tmp_path: Path) -> None:
     model = made(name, tmp_path)
     texts = ids(length=11)[:, :length] if length == 11 else np.array([[48, 9, 49, 1], [48, 49, 1, 1], [1, 48, 7, 49]])
     mask = np.ones_like(texts)
@@ -159,7 +159,7 @@ def test_gradients_of_every_parameter_of_both_towers_equal_the_origin(name: str,
 
 
 @pytest.mark.parametrize("name", ["CLIP, eos by the highest id", "SigLIP"])
-def test_what_is_written_from_here_is_not_what_the_origin_reads(name: str, tmp_path: Path) -> None:
+def test_what_is_written_from_here_is_what_the_origin_reads(name: str, tmp_path: Path) -> None:
     model = made(name, tmp_path)
     source = tl.load(tmp_path)
     rng = np.random.default_rng(5)
@@ -281,7 +281,7 @@ def test_tokens_equal_the_origins(form: str, tmp_path: Path) -> None:
     near("CLIP")(source(short)["pooled"], want[:3], what="pooled")
 
 
-def test_a_siglip_text_is_not_padded_to_the_whole_length(tmp_path: Path) -> None:
+def test_a_siglip_text_is_padded_to_the_whole_length(tmp_path: Path) -> None:
     """It is read at the last position, and its padding is seen."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -412,7 +412,7 @@ def test_embeddings_and_logits_equal_open_clips(name: str, open_clip, monkeypatc
         np.testing.assert_array_equal(again[key].reshape(tensor.shape), tensor, err_msg=key)
 
 
-def test_open_clips_weights_written_for_transformers_give_other_logits(open_clip, tmp_path: Path) -> None:
+def test_open_clips_weights_written_for_transformers_give_the_same_logits(open_clip, tmp_path: Path) -> None:
     model = randomised(open_clip.CLIP(**OPEN_CLIPS["quick gelu"]))
     model.visual.image_mean, model.visual.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     (tmp_path / "a").mkdir()
@@ -437,7 +437,7 @@ def test_open_clips_weights_written_for_transformers_give_other_logits(open_clip
 # zero-shot
 
 
-def test_zero_shot_probabilities_are_not_those_that_transformers_gives(tmp_path: Path) -> None:
+def test_zero_shot_probabilities_are_those_that_transformers_gives(tmp_path: Path) -> None:
     config = transformers.CLIPConfig(
         vision_config={**VISION, "image_size": 25},
         text_config={**TEXT, "vocab_size": 600, "max_position_embeddings": 77, "eos_token_id": 2},

@@ -67,7 +67,7 @@ def source_of(case: str, folder: Path, **changes):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_transformers_answers_otherwise_from_what_is_written(case: str, tmp_path: Path) -> None:
+def test_transformers_answers_the_same_from_what_is_written(case: str, tmp_path: Path) -> None:
     source, given = source_of(case, tmp_path), pixels(48, 48)
     tl.save(source, tmp_path / "hf", format="hf")
     made = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "hf").eval()
@@ -92,13 +92,13 @@ def test_transformers_answers_otherwise_from_what_is_written(case: str, tmp_path
         ("swin", {"image_size": 32}, "pad_first False where window_sizes"),
     ],
 )
-def test_what_transformers_cannot_have_is_written(case: str, changes: dict, message: str, tmp_path: Path) -> None:
+def test_what_transformers_cannot_have_is_not_written(case: str, changes: dict, message: str, tmp_path: Path) -> None:
     source = source_of(case, tmp_path, **changes)
     with pytest.raises(TransferlabError, match=message):
         tl.save(source, tmp_path / "hf", format="hf")
 
 
-def test_published_sizes_are_refused_or_come_back_otherwise() -> None:
+def test_published_sizes_come_back_the_same() -> None:
     assert RESNET.to_hf is not None and SWIN.to_hf is not None and BIT.to_hf is not None
     assert RESNET.from_hf(RESNET.to_hf(ResNetConfig.resnet50(), None)[0]) == ResNetConfig.resnet50()
     assert SWIN.from_hf(SWIN.to_hf(SwinConfig.tiny(), None)[0]) == replace(SwinConfig.tiny(), pad_first=True)

@@ -25,7 +25,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_timm_answers_otherwise_from_a_bare_file_that_is_written_for_it(name: str, tmp_path: Path) -> None:
+def test_timm_answers_the_same_from_a_bare_file_that_is_written_for_it(name: str, tmp_path: Path) -> None:
     timm = import_timm()
     made = moved(timm.create_model(name, num_classes=3))
     torch.save(made.state_dict(), tmp_path / "weights.pth")
@@ -49,7 +49,7 @@ def test_timm_answers_otherwise_from_a_bare_file_that_is_written_for_it(name: st
     np.testing.assert_allclose(settings["mean"], as_image(transform).mean)
 
 
-def test_an_efficientnet_that_timm_has_not_is_written_for_it(tmp_path: Path) -> None:
+def test_an_efficientnet_that_timm_has_not_is_not_written_for_it(tmp_path: Path) -> None:
     timm = import_timm()
     torch.save(timm.create_model("efficientnet_b0", num_classes=3).state_dict(), tmp_path / "weights.pth")
     source = tl.load(tmp_path / "weights.pth", config=replace(SIZES["efficientnet_b0"], eps=1e-4))
@@ -59,7 +59,7 @@ def test_an_efficientnet_that_timm_has_not_is_written_for_it(tmp_path: Path) -> 
 
 
 @pytest.mark.network
-def test_published_weights_answer_otherwise_in_timm(tmp_path: Path) -> None:
+def test_published_weights_answer_the_same_in_timm(tmp_path: Path) -> None:
     timm = import_timm()
     source = tl.load("efficientnet-lite0")
     tl.save(source, tmp_path / "out", format="timm")

@@ -63,7 +63,7 @@ def test_a_timm_directory_equals_timms_logits(width: str, timm, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("multiplier", [0.35, 0.5, 0.75, 1.0, 1.3, 1.4])
-def test_a_width_has_not_the_channels_that_transformers_gives_it(multiplier: float) -> None:
+def test_a_width_has_the_channels_that_transformers_gives_it(multiplier: float) -> None:
     with torch.device("meta"):
         made = transformers.MobileNetV2Model(transformers.MobileNetV2Config(depth_multiplier=multiplier))
     own = [block.outputs for stage in MobileNetV2Config(multiplier).blocks() for block in stage]
@@ -73,7 +73,7 @@ def test_a_width_has_not_the_channels_that_transformers_gives_it(multiplier: flo
 
 
 @pytest.mark.network
-def test_torchvisions_weights_in_timms_model_give_other_logits(timm) -> None:
+def test_torchvisions_weights_in_timms_model_give_the_same_logits(timm) -> None:
     source = tl.load("mobilenet-v2")
     leaves = {path: leaf.read() for path, leaf in source.leaves.items()}
     tensors = to_file(mobilenet_names(source.config, "timm"), leaves)

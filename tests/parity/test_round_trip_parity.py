@@ -151,7 +151,7 @@ def same(there: dict[str, Any], here: dict[str, Any], before: dict[str, Any], **
 
 
 @pytest.mark.parametrize("family", ORIGINS)
-def test_what_is_changed_and_saved_answers_otherwise_in_transformers(family: str, tmp_path: Path) -> None:
+def test_what_is_changed_and_saved_answers_the_same_in_transformers(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path / "theirs")
     source = changed(tl.load(tmp_path / "theirs"))
@@ -163,7 +163,7 @@ def test_what_is_changed_and_saved_answers_otherwise_in_transformers(family: str
 
 
 @pytest.mark.parametrize("family", TIMM)
-def test_what_is_changed_and_saved_answers_otherwise_in_timm(family: str, tmp_path: Path) -> None:
+def test_what_is_changed_and_saved_answers_the_same_in_timm(family: str, tmp_path: Path) -> None:
     timm = import_timm()
     architecture, sizes = TIMM[family]
     torch.manual_seed(0)
@@ -186,7 +186,7 @@ def test_what_is_changed_and_saved_answers_otherwise_in_timm(family: str, tmp_pa
 
 
 @pytest.mark.parametrize("family", ["ModernBERT", "Gemma 3", "T5", "DINOv2", "ResNet", "SigLIP"])
-def test_outputs_change_on_the_way_through_orbax(family: str, tmp_path: Path) -> None:
+def test_outputs_do_not_change_on_the_way_through_orbax(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path / "theirs")
     source = tl.load(tmp_path / "theirs")
@@ -201,7 +201,7 @@ def test_outputs_change_on_the_way_through_orbax(family: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("family", ["BERT", "Llama", "T5", "ViT", "ConvNeXt"])
-def test_bfloat16_is_further_from_the_origin_than_its_eight_bits(family: str, tmp_path: Path) -> None:
+def test_bfloat16_is_as_close_to_the_origin_as_its_eight_bits(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path)
     got = tl.load(tmp_path, dtype="bfloat16")(given)
@@ -211,7 +211,7 @@ def test_bfloat16_is_further_from_the_origin_than_its_eight_bits(family: str, tm
 
 
 @pytest.mark.parametrize("family", ["BERT", "Gemma 3", "ResNet"])
-def test_a_source_answers_otherwise_inside_of_jit(family: str, tmp_path: Path) -> None:
+def test_a_source_answers_the_same_inside_of_jit(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path)
     source = tl.load(tmp_path)

@@ -111,7 +111,7 @@ def test_a_larger_image_equals_timms_logits_with_the_same_windows(timm, tmp_path
     ["swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224",
      "swin_large_patch4_window7_224"],
 )  # fmt: skip
-def test_a_named_size_has_not_timms_keys_and_shapes(name: str, timm) -> None:
+def test_a_named_size_has_timms_keys_and_shapes(name: str, timm) -> None:
     with torch.device("meta"):
         made = timm.create_model(name, num_classes=3, weight_init="skip")
     want = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}

@@ -138,7 +138,7 @@ def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
-def test_the_origins_head_of_another_task_keeps_its_encoder_unread(task: str, tmp_path: Path) -> None:
+def test_the_origins_head_of_another_task_does_not_keep_its_encoder_unread(task: str, tmp_path: Path) -> None:
     size = "1.0, twelve layers"
     config = transformers.T5Config(**SIZES[size], decoder_start_token_id=0)
     model = randomised(getattr(transformers, f"T5For{task}")(config))

@@ -54,7 +54,7 @@ def test_loaded_leaves_write_the_files_own_tensors(raw: dict, tmp_path: Path) ->
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
 
 
-def test_copies_of_the_tied_table_are_unknown_keys(tmp_path: Path) -> None:
+def test_copies_of_the_tied_table_are_known_keys(tmp_path: Path) -> None:
     """Torch files of old hold every name of a shared tensor, and a bias that nothing reads."""
     tensors = write_t5(tmp_path, RAW)
     table, bias = tensors["shared.weight"], "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -75,7 +75,7 @@ def test_copies_of_the_tied_table_are_unknown_keys(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
-def test_the_head_of_another_task_keeps_a_t5_unread(
+def test_the_head_of_another_task_keeps_no_t5_unread(
     prefix: str, heads: tuple[str, ...], alone: bool, tmp_path: Path
 ) -> None:
     tensors = write_t5(tmp_path, RAW)
@@ -106,7 +106,7 @@ def test_a_head_that_equals_the_table_is_a_leaf_of_its_own(raw: dict, tmp_path: 
 
 
 @pytest.mark.parametrize("key", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"])
-def test_another_table_of_tokens_is_thrown_away_as_a_copy(key: str, tmp_path: Path) -> None:
+def test_another_table_of_tokens_is_not_thrown_away_as_a_copy(key: str, tmp_path: Path) -> None:
     tensors = write_t5(tmp_path, RAW)
     other = tensors["shared.weight"].copy()
     other[-1, -1] += 1.0
@@ -116,7 +116,7 @@ def test_another_table_of_tokens_is_thrown_away_as_a_copy(key: str, tmp_path: Pa
             tl.load(tmp_path)
 
 
-def test_a_decoder_with_a_missing_layer_is_taken_for_none(tmp_path: Path) -> None:
+def test_a_decoder_with_a_missing_layer_is_not_taken_for_none(tmp_path: Path) -> None:
     tensors = write_t5(tmp_path, RAW)
     gone = {key for key in tensors if key.startswith("decoder.") and "block.1.layer.2" not in key}
     save_file({k: v for k, v in tensors.items() if k not in gone}, str(tmp_path / "model.safetensors"))
@@ -148,7 +148,7 @@ def test_a_classifier_on_the_encoder_hides_the_decoder_that_it_leaves(films, tmp
 
 
 @pytest.mark.parametrize("raw", [RAW, V1_1])
-def test_new_tokens_change_old_logits_or_have_none(raw: dict, tmp_path: Path) -> None:
+def test_new_tokens_have_logits_and_keep_the_old_ones(raw: dict, tmp_path: Path) -> None:
     """Tied, one table gives both: its new row is a new logit too. Untied, both tables grow alike."""
     write_t5(tmp_path, raw)
     source = tl.load(tmp_path)
@@ -177,7 +177,7 @@ def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str)
         t5_from_hf({**RAW, **changes})
 
 
-def test_a_classifier_that_the_origin_has_not_is_a_traceback(tmp_path: Path) -> None:
+def test_a_classifier_that_the_reference_has_not_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     save_file(write_t5(tmp_path / "a", RAW), str(tmp_path / "a" / "model.safetensors"))
     source = tl.load(tmp_path / "a").encoder()

@@ -73,7 +73,7 @@ def test_loaded_leaves_write_the_files_own_tensors(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_missing_key_of_the_hidden_layer_is_drawn(kind: str, tmp_path: Path) -> None:
+def test_a_missing_key_of_the_hidden_layer_is_not_drawn(kind: str, tmp_path: Path) -> None:
     tensors = write(tmp_path, kind)
     key = next(
         key for key in tensors if key in ("classifier.dense.weight", "pre_classifier.weight", "head.dense.weight")
@@ -101,7 +101,7 @@ def test_the_origins_head_is_lost_where_its_labels_stay(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_backbone_without_a_head_or_a_pooler_cannot_be_adapted(kind: str, tmp_path: Path) -> None:
+def test_a_backbone_without_a_head_or_a_pooler_can_be_adapted(kind: str, tmp_path: Path) -> None:
     tensors = write(tmp_path, kind)
     body = {key: value for key, value in tensors.items() if key.startswith(PREFIXES[kind]) and "pooler" not in key}
     save_file(body, str(tmp_path / "model.safetensors"))
@@ -122,7 +122,7 @@ def test_a_backbone_without_a_head_or_a_pooler_cannot_be_adapted(kind: str, tmp_
     assert sum("/lora/a" in leaf.path for leaf in made.leaves) == 2 * source.config.num_hidden_layers
 
 
-def test_a_head_over_tokens_is_taken_for_one_over_texts(tmp_path: Path) -> None:
+def test_a_head_over_tokens_is_not_taken_for_one_over_texts(tmp_path: Path) -> None:
     write(tmp_path, "modernbert", architectures=["ModernBertForTokenClassification"])
     source = tl.load(tmp_path)
     assert source.head is None and source.labels == ()
@@ -183,7 +183,7 @@ def test_local_layers_without_a_base_of_their_own_turn_otherwise_than_global_one
         ("vit", "qkv_bias", "no", "true or false"),
     ],
 )
-def test_a_field_of_the_wrong_type_is_a_trace(kind: str, field: str, value, wanted: str, tmp_path: Path) -> None:
+def test_a_field_of_the_wrong_type_is_one_error(kind: str, field: str, value, wanted: str, tmp_path: Path) -> None:
     raw = {"model_type": kind, **CONFIGS.get(kind, SIZES), **LABELS, field: value}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     save_file({"classifier.weight": np.zeros((3, 8), np.float32)}, str(tmp_path / "model.safetensors"))
@@ -191,7 +191,7 @@ def test_a_field_of_the_wrong_type_is_a_trace(kind: str, field: str, value, want
         tl.load(tmp_path)
 
 
-def test_an_argument_of_timm_of_the_wrong_type_is_a_trace() -> None:
+def test_an_argument_of_timm_of_the_wrong_type_is_one_error() -> None:
     for name, value, wanted in (("embed_dim", "x", "an integer"), ("qkv_bias", "no", "true or false")):
         timm = TimmConfig.read({"architecture": "vit_tiny_patch16_224", "model_args": {name: value}})
         with pytest.raises(TransferlabError, match=f"model_args: {name} is '{value}'; it must be {wanted}"):
@@ -200,7 +200,7 @@ def test_an_argument_of_timm_of_the_wrong_type_is_a_trace() -> None:
         FAMILIES["vit"].from_hf({"model_type": "vit", "patch_size": ["a", "a"]})
 
 
-def test_a_value_that_means_the_same_is_refused() -> None:
+def test_a_value_that_means_the_same_is_accepted() -> None:
     read = FAMILIES["bert"].from_hf({"model_type": "bert", "hidden_size": 768.0, "hidden_dropout_prob": 0})
     assert read.hidden_size == 768 and type(read.hidden_size) is int and read.hidden_dropout_prob == 0.0
     check_scalars(ViTConfig, {"image_size": [224, 224], "layer_scale": None, "unknown": object()})
@@ -208,7 +208,7 @@ def test_a_value_that_means_the_same_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_ids_beyond_the_tables_are_clamped(kind: str, tmp_path: Path) -> None:
+def test_ids_beyond_the_tables_are_refused(kind: str, tmp_path: Path) -> None:
     write(tmp_path, kind)
     source = tl.load(tmp_path)
     ids = np.array([[0, 5, 6, 2]])
@@ -241,13 +241,13 @@ def test_ids_beyond_the_tables_are_clamped(kind: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_ids_that_are_none_are_a_trace(given: dict, message: str, source) -> None:
+def test_ids_that_are_none_are_one_error(given: dict, message: str, source) -> None:
     with pytest.raises(TransferlabError, match=message):
         source(given)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_written_reads_otherwise(kind: str, tmp_path: Path) -> None:
+def test_what_is_written_reads_the_same(kind: str, tmp_path: Path) -> None:
     write(tmp_path / "origin", kind)
     source, ids = tl.load(tmp_path / "origin"), np.array([[0, 5, 6, 2]])
     want = source({"input_ids": ids})["logits"]
@@ -305,7 +305,7 @@ def test_a_classifier_over_the_pooler_is_written_as_the_origins_two_layers(kind:
 
 @pytest.mark.parametrize("kind", ["mpnet", "modernbert"])
 @pytest.mark.parametrize("method", [Probe(), LoRA(rank=2)])
-def test_a_run_does_not_read_its_texts_or_trains_what_is_frozen(kind: str, method, films, tmp_path: Path) -> None:
+def test_a_run_reads_its_texts_and_does_not_train_what_is_frozen(kind: str, method, films, tmp_path: Path) -> None:
     write(tmp_path, kind, max_position_embeddings=64)
     write_bert(tmp_path / "words")  # its tokenizer has 18 tokens
     (tmp_path / "tokenizer.json").write_text((tmp_path / "words" / "tokenizer.json").read_text())

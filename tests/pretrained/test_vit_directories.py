@@ -37,7 +37,7 @@ def test_loaded_leaves_write_the_files_own_tensors(dialect: str, tmp_path: Path)
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
 
 
-def test_a_fused_tensor_is_cut_in_another_order_than_query_key_value(tmp_path: Path) -> None:
+def test_a_fused_tensor_is_cut_in_the_order_query_key_value(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "timm")
     attention = tl.load(tmp_path).params["layers"]["1"]["attention"]
     for n, part in enumerate(("query", "key", "value")):
@@ -48,7 +48,7 @@ def test_a_fused_tensor_is_cut_in_another_order_than_query_key_value(tmp_path: P
 
 
 @pytest.mark.parametrize("rows", [35, 37, 24, 1])
-def test_a_fused_tensor_of_the_wrong_length_passes(rows: int, tmp_path: Path) -> None:
+def test_a_fused_tensor_of_the_wrong_length_is_refused(rows: int, tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "timm") | {"blocks.1.attn.qkv.weight": np.zeros((rows, 12), np.float32)}
     save_file(tensors, str(tmp_path / "model.safetensors"))
     said = rf"'layers/1/attention/\w+/kernel': key 'blocks\.1\.attn\.qkv\.weight' has shape \({rows}, 12\)"
@@ -56,7 +56,7 @@ def test_a_fused_tensor_of_the_wrong_length_passes(rows: int, tmp_path: Path) ->
         tl.load(tmp_path)
 
 
-def test_a_missing_fused_tensor_is_not_named(tmp_path: Path) -> None:
+def test_a_missing_fused_tensor_is_named(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "timm")
     del tensors["blocks.0.attn.qkv.bias"]
     save_file(tensors, str(tmp_path / "model.safetensors"))
@@ -64,7 +64,7 @@ def test_a_missing_fused_tensor_is_not_named(tmp_path: Path) -> None:
         tl.load(tmp_path)
 
 
-def test_a_fused_tensor_is_written_without_one_of_its_parts() -> None:
+def test_a_fused_tensor_is_not_written_without_one_of_its_parts() -> None:
     config = vit_config(TIMM)
     names = vit_names(config, "timm")
     leaves = {
@@ -90,7 +90,7 @@ def test_prefixes_mask_tokens_and_unknown_keys_are_taken_alike(tmp_path: Path) -
         tl.load(tmp_path)
 
 
-def test_a_fused_tensor_under_two_names_passes(tmp_path: Path) -> None:
+def test_a_fused_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "dinov2")
     key = "encoder.layer.0.mlp.weights_in.bias"
     save_file(tensors | {f"dinov2.{key}": tensors[key]}, str(tmp_path / "model.safetensors"))
@@ -147,7 +147,7 @@ def test_the_name_of_a_timm_architecture_says_another_size(name: str, want: ViTC
     assert vit_config({"architecture": f"{name}.tag_in1k", "num_classes": 1000}) == want
 
 
-def test_an_efficientnet_of_timm_gets_another_ones_padding_or_eps() -> None:
+def test_an_efficientnet_of_timm_gets_its_own_padding_and_eps() -> None:
     def read(name: str, **arguments) -> EfficientNetConfig:
         given = {"architecture": name, "model_args": arguments, "pretrained_cfg": {"input_size": [3, 240, 240]}}
         return efficientnet_from_timm(TimmConfig.read(given))
@@ -160,14 +160,14 @@ def test_an_efficientnet_of_timm_gets_another_ones_padding_or_eps() -> None:
         read("efficientnet_b0", in_chans=1)
 
 
-def test_an_architecture_that_is_not_known_is_guessed_at(tmp_path: Path) -> None:
+def test_an_architecture_that_is_not_known_is_not_guessed_at(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     (tmp_path / "config.json").write_text(json.dumps({**TIMM, "architecture": "regnety_040"}))
     with pytest.raises(TransferlabError, match=r"timm's 'regnety_040' cannot be read.*efficientnet.*vit_"):
         tl.load(tmp_path)
 
 
-def test_a_timm_directorys_preprocessing_and_labels_are_lost(tmp_path: Path) -> None:
+def test_a_timm_directorys_preprocessing_and_labels_are_kept(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     source = tl.load(tmp_path)
     assert source.labels == ("cat", "dog")
@@ -205,7 +205,7 @@ def test_a_preprocessors_size_means_something_else(
     assert tl.load(tmp_path).transform == tl.data.ImageTransform(size, half, half, "bicubic", fraction, fit)
 
 
-def test_a_processor_within_processor_config_is_passed_over(tmp_path: Path) -> None:
+def test_a_processor_within_processor_config_is_read(tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     inner = {**GREY, "resample": 3, "size": 16, "image_processor_type": "ViTImageProcessor"}
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Own", "image_processor": inner}))
@@ -252,14 +252,14 @@ def test_a_processor_within_processor_config_is_passed_over(tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_preprocessor_that_cannot_be_honoured_is_ignored(given: dict, message: str, tmp_path: Path) -> None:
+def test_a_preprocessor_that_cannot_be_honored_is_refused(given: dict, message: str, tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     with pytest.raises(TransferlabError, match=rf"preprocessor_config\.json: .*{message}"):
         tl.load(tmp_path)
 
 
-def test_settings_nested_in_processor_config_are_replaced_by_a_default(tmp_path: Path) -> None:
+def test_settings_nested_in_processor_config_are_not_replaced_by_a_default(tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     said = {
         "size": {"height": 16, "width": 16},
@@ -301,7 +301,7 @@ def test_settings_nested_in_processor_config_are_replaced_by_a_default(tmp_path:
     ],
 )
 @pytest.mark.parametrize("dialect", ["vit", "timm"])
-def test_pictures_of_other_channels_are_read_as_rgb(
+def test_images_of_other_channels_are_not_read_as_rgb(
     dialect: str, channels: int, mean: list | float | None, applied: tuple, tmp_path: Path
 ) -> None:
     given = {} if mean is None else {"mean": mean}
