@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_decoder, write_vit
+from support.checkpoints import write_decoder, write_vit
 
 import transferlab as tl
 from transferlab.bounds import Bounds
@@ -39,7 +39,7 @@ MADE = (
 
 
 @pytest.mark.parametrize("made", MADE, ids=lambda made: type(made).__name__)
-def test_a_number_that_is_none_goes_into_a_field(made: Any) -> None:
+def test_what_is_no_number_goes_into_no_field(made: Any) -> None:
     declared = _declared(type(made))
     assert len(declared) >= len(fields(made))  # every field's type is known, so none is passed over
     for name, parts, _ in declared:
@@ -69,7 +69,7 @@ def test_a_number_that_is_none_goes_into_a_field(made: Any) -> None:
         (Bounds(), (-1e300,), (-INF,), "a finite number"),
     ],
 )
-def test_bounds_hold_other_numbers_than_they_say(bounds: Bounds, inside: tuple, outside: tuple, said: str) -> None:
+def test_bounds_hold_the_numbers_that_they_say(bounds: Bounds, inside: tuple, outside: tuple, said: str) -> None:
     assert all(map(bounds.holds, inside)) and not any(map(bounds.holds, outside))
     assert str(bounds) == said
 
@@ -99,7 +99,7 @@ def test_bounds_hold_other_numbers_than_they_say(bounds: Bounds, inside: tuple, 
         (lambda: Sampling(temperature=NAN), "temperature is nan; it must be at least 0"),
     ],
 )  # fmt: skip
-def test_a_number_out_of_its_bounds_passes_in_python(make: Any, said: str) -> None:
+def test_a_number_out_of_its_bounds_is_refused_in_python(make: Any, said: str) -> None:
     with pytest.raises(TransferlabError) as error:
         make()
     assert said in str(error.value)
@@ -121,14 +121,16 @@ def _with(folder: Path, file: str, **changes: Any) -> Path:
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be at least 1"),
     ],
 )
-def test_a_number_of_config_json_passes(changes: dict, said: str, bert_folder: Path, tmp_path: Path) -> None:
+def test_a_number_of_config_json_out_of_its_bounds_is_refused(
+    changes: dict, said: str, bert_folder: Path, tmp_path: Path
+) -> None:
     folder = _with(shutil.copytree(bert_folder, tmp_path / "bert"), "config.json", **changes)
     with pytest.raises(TransferlabError) as error:
         tl.load(folder)
     assert str(error.value).startswith(f"{folder / 'config.json'}: BertConfig: {said}")
 
 
-def test_a_number_of_a_decoder_passes(tmp_path: Path) -> None:
+def test_a_number_of_a_decoder_out_of_its_bounds_is_refused(tmp_path: Path) -> None:
     for kind, changes, said in (
         ("llama", {"rope_theta": -1.0}, "rope_theta is -1.0"),
         ("gemma", {"attn_logit_softcapping": INF}, "attn_logit_softcapping is inf"),
@@ -140,7 +142,7 @@ def test_a_number_of_a_decoder_passes(tmp_path: Path) -> None:
             tl.load(folder)
 
 
-def test_a_number_of_preprocessing_passes(tmp_path: Path) -> None:
+def test_a_number_of_preprocessing_out_of_its_bounds_is_refused(tmp_path: Path) -> None:
     write_vit(tmp_path / "vit", "vit")
     for changes, said in (
         ({"image_std": [0.5, 0.0, 0.5]}, r"std\[1\] is 0"), ({"image_mean": [NAN, 0, 0]}, r"mean\[0\] is nan"),
@@ -159,7 +161,7 @@ def test_a_number_of_preprocessing_passes(tmp_path: Path) -> None:
         tl.load(folder)
 
 
-def test_a_number_of_our_own_description_passes(bert_folder: Path, tmp_path: Path) -> None:
+def test_a_number_of_our_own_description_out_of_its_bounds_is_refused(bert_folder: Path, tmp_path: Path) -> None:
     saved = tl.save(tl.load(bert_folder), tmp_path / "saved", format="orbax")
     path = Path(saved) / "transferlab.json"
     raw = json.loads(path.read_text())
@@ -169,7 +171,7 @@ def test_a_number_of_our_own_description_passes(bert_folder: Path, tmp_path: Pat
         tl.load(saved)
 
 
-def test_a_number_of_a_config_file_is_named_without_its_place() -> None:
+def test_a_number_of_a_config_file_is_named_with_its_place() -> None:
     from transferlab.config import parse_config
 
     raw = {"source": "minilm-l6", "data": "tweets", "methods": {"lora": {"rank": 0}}, "budgets": (8,), "seeds": (0,)}
@@ -182,7 +184,7 @@ def test_a_number_of_a_config_file_is_named_without_its_place() -> None:
         parse_config({**raw, "train": {"learning_rate": NAN}})
 
 
-def test_an_infinite_weight_is_computed_with(bert_folder: Path, tmp_path: Path) -> None:
+def test_an_infinite_weight_is_refused(bert_folder: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     source = tl.load(bert_folder)
@@ -200,16 +202,15 @@ def test_an_infinite_weight_is_computed_with(bert_folder: Path, tmp_path: Path) 
         tl.load(folder).module()
 
 
-def test_a_weight_beyond_float16_becomes_an_infinity(source, bert_folder: Path) -> None:
+def test_a_weight_beyond_float16_is_refused(source, bert_folder: Path) -> None:
     wide = source.with_params({"pooler": {"bias": np.full(16, 1e6, np.float32)}})
     with pytest.raises(TransferlabError, match=r"'pooler\.dense\.bias' has values beyond the range of float16"):
         wide.module("float16")
 
 
 @pytest.mark.parametrize("scale", [np.inf, np.nan])
-def test_a_scale_of_quantised_weights_is_computed_with(scale: float, tmp_path: Path) -> None:
+def test_a_scale_of_quantized_weights_that_cannot_be_is_refused(scale: float, tmp_path: Path) -> None:
     from transferlab.pretrained.formats.gguf import read_gguf
-    from transferlab.pretrained.leaves import LazyLeaf
     from transferlab.pretrained.names import SAME
 
     name = b"q8"
@@ -223,13 +224,13 @@ def test_a_scale_of_quantised_weights_is_computed_with(scale: float, tmp_path: P
         leaf.read()
 
 
-def test_a_text_longer_than_nothing_is_cut(source) -> None:
+def test_a_length_of_nothing_is_refused(source) -> None:
     with pytest.raises(TransferlabError, match="max_length is 0; it must be at least 1"):
         TextTransform(source.tokenizer, 0)
 
 
 @pytest.mark.parametrize("form", ["hf", "orbax"])
-def test_a_weight_beyond_float16_is_written_as_an_infinity(form: str, source, tmp_path: Path) -> None:
+def test_a_weight_beyond_float16_is_not_written_as_an_infinity(form: str, source, tmp_path: Path) -> None:
     wide = source.with_params({"pooler": {"bias": np.full(16, 1e6, np.float32)}})
     with pytest.raises(TransferlabError, match=r"'pooler\.dense\.bias' has values beyond the range of float16"):
         tl.save(wide, tmp_path / "saved", format=form, dtype="float16")

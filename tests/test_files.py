@@ -64,7 +64,7 @@ def test_an_archive_that_would_write_outside_is_refused(tmp_path: Path, kind: st
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_source_distribution_loses_files_or_a_link_leads_out_of_it(tmp_path: Path) -> None:
+def test_a_source_distribution_keeps_its_files_and_no_link_leads_out_of_it(tmp_path: Path) -> None:
     def packed(name: str, links: dict[str, str]) -> Path:
         with tarfile.open(tmp_path / name, "w:gz") as out:
             folder = tarfile.TarInfo("a-1.0/empty")
@@ -122,7 +122,7 @@ def test_a_source_that_cannot_be_had_names_the_three_places(tmp_path: Path, monk
     assert not (tmp_path / "artifacts" / "no-such-model-anywhere-1.0").exists()
 
 
-def test_a_bucket_is_copied_again_or_not_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_is_copied_again_only_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
     from transferlab.fetching import fetch_bucket
@@ -144,9 +144,7 @@ def test_a_bucket_is_copied_again_or_not_when_it_has_changed(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
-def test_a_bucket_without_its_package_is_a_traceback(
-    scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bucket_without_its_package_is_one_error(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     from transferlab.fetching import fetch_bucket
@@ -156,7 +154,7 @@ def test_a_bucket_without_its_package_is_a_traceback(
         fetch_bucket(f"{scheme}://bucket/model")
 
 
-def test_what_is_kept_for_all_is_shut_to_others(tmp_path: Path) -> None:
+def test_what_is_kept_for_all_is_readable_by_others(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         with atomic_directory(tmp_path / "kept") as folder:
@@ -179,7 +177,7 @@ with make(Path(sys.argv[2])) as temporary:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_what_a_killed_writer_left_stays_or_that_of_a_living_one_goes(tmp_path: Path, kind: str) -> None:
+def test_what_a_killed_writer_left_goes_and_that_of_a_living_one_stays(tmp_path: Path, kind: str) -> None:
     command = [sys.executable, "-c", KILLED, kind, str(tmp_path / "thing")]
     writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None and writer.stdin is not None
@@ -219,7 +217,7 @@ def test_names_reach_the_disk_before_what_they_name(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("home", [None, "/proc/nowhere"])
-def test_without_a_home_it_is_not_said_how_to_go_on(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_the_error_says_how_to_go_on(home, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRANSFERLAB_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     if home is None:
@@ -241,7 +239,7 @@ class PanicException(BaseException):
      UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), OSError(5, "Input/output error"), AssertionError("a"), PanicException("rust")],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_what_a_library_raises_does_not_name_the_file(error: BaseException) -> None:
+def test_what_a_library_raises_becomes_an_error_that_names_the_file(error: BaseException) -> None:
     said = rf"m\.bin: 'key': it holds .*{type(error).__name__}"
     with pytest.raises(TransferlabError, match=said) as raised, reading(Path("m.bin"), "'key'"):
         raise error
@@ -251,13 +249,13 @@ def test_what_a_library_raises_does_not_name_the_file(error: BaseException) -> N
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), SystemExit(2), GeneratorExit(), TransferlabError("said already")]
 )
-def test_an_interrupt_is_taken_for_a_damaged_file(error: BaseException) -> None:
+def test_an_interrupt_is_not_taken_for_a_damaged_file(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, reading(Path("m.bin")):
         raise error
     assert raised.value is error
 
 
-def test_a_file_is_a_pipe_or_too_large_or_missing(tmp_path: Path) -> None:
+def test_a_pipe_a_file_too_large_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(10))
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "loop").symlink_to("loop")
@@ -272,13 +270,13 @@ def test_a_file_is_a_pipe_or_too_large_or_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "{", "\ufeff{}", "[]", "null", "3"])
-def test_an_odd_json_is_a_traceback(tmp_path: Path, text: str) -> None:
+def test_an_odd_json_is_one_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(TransferlabError, match=r"a\.json(:| is)"):
         read_object(tmp_path / "a.json")
 
 
-def test_a_file_stands_where_a_folder_is_made(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_made_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "inside"):
         with pytest.raises(TransferlabError, match=r"file.* cannot be made: "):

@@ -46,7 +46,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_even_inside_a_larger_one(tex
         ("depth > -1", "'depth > -1' matches no leaf"), ("head | depth > 12", "'depth > 12' matches no leaf"),
     ],
 )  # fmt: skip
-def test_a_depth_that_no_stage_has_selects_everything_or_nothing(text: str, said: str) -> None:
+def test_a_depth_that_no_stage_has_is_an_error(text: str, said: str) -> None:
     with pytest.raises(TransferlabError, match=f"{said}: .* 0 to 12 from the input, which are -13 to -1 from its end"):
         select(text).match(PATHS, STAGES)
 

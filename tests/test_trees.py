@@ -123,7 +123,7 @@ def test_models_work_without_graph_mode_in_nnx() -> None:
     assert done.stdout.strip() == "(1, 3, 4)", done.stderr[-800:]
 
 
-def test_twelve_stacked_layers_come_back_in_another_order() -> None:
+def test_twelve_stacked_layers_come_back_in_order() -> None:
     rng = np.random.default_rng(0)
     layers = {
         str(i): {"kernel": np.full((2, 3), i, np.float32), "norm": {"scale": rng.normal(size=3)}} for i in range(12)
@@ -142,7 +142,7 @@ def test_twelve_stacked_layers_come_back_in_another_order() -> None:
         np.testing.assert_array_equal(again[path], leaf, err_msg=path)
 
 
-def test_layers_that_differ_are_stacked() -> None:
+def test_layers_that_differ_are_not_stacked() -> None:
     layer = {"a": np.zeros(2, np.float32)}
     with pytest.raises(TransferlabError, match=r"'layers/0' has no 'bias', which 'layers/1' has"):
         trees.stack_layers({"layers": {"0": layer, "1": {**layer, "bias": np.zeros(1)}}}, "layers")

@@ -57,13 +57,16 @@ def peer(pooling) -> Work:
 
     from transferlab.data.batches import BatchSampler
     from transferlab.data.inputs import Inputs
+    from transferlab.data.text import TextTransform
 
     device = torch_device()
     source, data = opened()
+    assert isinstance(source.transform, TextTransform)
     feed = Inputs(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = BatchSampler(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
-    model = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval().to(device)
+    model = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval()
+    torch.nn.Module.to(model, device)
     called = torch.compile(model) if device == "cuda" else model
     model.requires_grad_(False)
     last = model.encoder.layer[-1].requires_grad_(True)

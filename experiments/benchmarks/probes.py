@@ -72,11 +72,14 @@ def sweep_peer() -> Work:
     import transferlab as tl
     from transferlab.data.batches import BatchSampler
     from transferlab.data.inputs import Inputs
+    from transferlab.data.text import TextTransform
 
     device = torch_device()
     source, data = tl.load("minilm-l6"), tl.dataset("tweets").subset(LABELS, 0)
-    encoder = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval().to(device)
+    encoder = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval()
+    torch.nn.Module.to(encoder, device)
     called = torch.compile(encoder) if device == "cuda" else encoder
+    assert isinstance(source.transform, TextTransform)
     feed = Inputs(data, source.transform)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = BatchSampler(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
@@ -125,8 +128,10 @@ def features():
     source, data = tl.load("minilm-l6"), tl.dataset("tweets")
     run = runs(source, data)[0]
     member, _ = prepare(run, {})
+    key = member.key
+    assert key is not None, "the features are kept"
     indices = np.sort(np.concatenate([run.data.train, run.data.test]))
-    table = run.cache.rows(member.key, indices, 0, len(indices), ())["pooled"]
+    table = run.cache.rows(key, indices, 0, len(indices), ())["pooled"]
     return source, data, indices, table.astype(np.float32)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pairs
 from pairs import Work, in_a_row, on_gpu, side, torch_device
@@ -70,7 +71,7 @@ def ours(source, data, method, inputs, labels, products: float | None = None) ->
     return measured
 
 
-def _with_share(found: dict, held: int, products: float | None, peak: float) -> dict:
+def _with_share(found: Any, held: int, products: float | None, peak: float) -> dict:
     said = f"{held / 2**20:.0f} MiB"
     if products is not None:
         said += f", {products / found['seconds'] / peak:.0%} of {peak / 1e12:.0f} TFLOP/s"
@@ -158,15 +159,15 @@ def tensors(rows: int = ROWS, length: int = LENGTH):
 
 
 def peer_image(name: str, side: int, rows: int = ROWS, products: float | None = None) -> Work:
+    import importlib
     import sys
 
     import torch
 
     # timm asks torchvision for a few functions that no model here uses; the parity tests have a stand-in for it.
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))
-    from timm_alone import import_timm
-
-    model = import_timm().create_model(name, num_classes=10).to(torch_device())
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    support = importlib.import_module("support.optional_imports")
+    model = support.import_timm().create_model(name, num_classes=10).to(torch_device())
     pixels, labels = images(side, rows)
     pixels = torch.tensor(pixels).permute(0, 3, 1, 2).contiguous().to(torch_device())
     labels = torch.tensor(labels).long().to(torch_device())
@@ -217,7 +218,7 @@ def full_mean_peer() -> Work:
 
     model = BertModel.from_pretrained(minilm(), add_pooling_layer=False)
     model.classifier = torch.nn.Linear(model.config.hidden_size, 2)
-    model = model.to(torch_device())
+    torch.nn.Module.to(model, torch_device())
     ids, mask, labels = tensors()
 
     def loss(model):
@@ -322,7 +323,10 @@ def bert_base_peer() -> Work:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    model = BertForSequenceClassification(BertConfig(num_labels=2)).to(torch_device())
+    config = BertConfig()
+    config.num_labels = 2
+    model = BertForSequenceClassification(config)
+    torch.nn.Module.to(model, torch_device())
     ids, mask, labels = tensors(*TEXTS)
     loss = torch.nn.functional.cross_entropy
     return peer(model, lambda model: loss(model(ids, mask).logits, labels), products(*TEXTS, 12, 768))

@@ -5,13 +5,15 @@ python experiments/benchmarks/together.py
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pairs
 from pairs import Work, gpu_here, on_gpu, side
 
 LABELS, STEPS, RUNS = 256, 200 if gpu_here() else 4, 16
 
 
-def sixteen(together: str) -> Work:
+def sixteen(together: Literal["auto", "always", "never"]) -> Work:
     import numpy as np
 
     import transferlab as tl

@@ -58,8 +58,8 @@ def step_of(config, carry: dict, rows: int, **head):
         definition, leaf_settings, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
     )
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    hparams = dict.fromkeys(("learning_rate", "weight_decay", "total", "warmup"), number)
-    hparams["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
+    hyper = {name: number for name in ("learning_rate", "weight_decay", "total", "warmup")}
+    hyper |= {"seed": jax.ShapeDtypeStruct((), jnp.uint32)}
     label, weight = (jax.ShapeDtypeStruct((rows,), dtype) for dtype in (jnp.int32, jnp.float32))
     state = jax.eval_shape(program.initial, definition.params, definition.state)
     return program.advance, (state, {}, {"carry": carry, "label": label, "weight": weight}, hparams)
@@ -126,7 +126,9 @@ if __name__ == "__main__":
     print("| full step | kernels | products, GB | the rest, GB | held while it runs, GB |\n|---|---:|---:|---:|---:|")
     for name in names:
         made = compiled(*makers[name]())
-        found = kernels(made.as_text())
+        text, memory = made.as_text(), made.memory_analysis()
+        assert text is not None and memory is not None, "XLA says what it compiled"
+        found = kernels(text)
         products, rest = (sum(moved for product, moved in found if product is wanted) / 1e9 for wanted in (True, False))
-        held = made.memory_analysis().temp_size_in_bytes / 1e9
+        held = memory.temp_size_in_bytes / 1e9
         print(f"| {name} | {len(found)} | {products:.1f} | {rest:.1f} | {held:.1f} |")

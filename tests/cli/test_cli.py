@@ -14,30 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferlab.config import read_config
 from transferlab.errors import TransferlabError
-from transferlab.studies.study import Study
-
-CONFIG = """
-from ml_collections import ConfigDict
-
-def get_config():
-    config = ConfigDict()
-    config.source = {source!r}
-    config.data = {data!r}
-    config.test_examples = 40
-    config.budgets = (12, 40)
-    config.seeds = (0, 1)
-    config.baselines = ("majority", "tfidf")
-    config.train = ConfigDict({{"batch_size": 8, "epochs": 2, "learning_rate": 1e-2}})
-    config.methods = ConfigDict({{
-        "probe-random": {{"method": "probe", "weights": "random", "train": {{"steps": 20}}}},
-        "probe": {{"train": {{"steps": 20}}, "tune": ({{"learning_rate": 1e-2}}, {{"optimizer": {{"name": "sgd"}}}})}},
-        "full": {{"first_seeds": 1, "tune": ({{"learning_rate": 1e-2}}, {{"learning_rate": 1e-3}})}},
-        "scratch": {{"largest_budget": 12, "all_labels": True}},
-    }})
-    return config
-"""
 
 
 def transferlab(*words: str | Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
@@ -45,13 +22,6 @@ def transferlab(*words: str | Path, timeout: float = 400) -> subprocess.Complete
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
     )
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path, table: Path) -> Path:
-    path = tmp_path_factory.mktemp("configs") / "films.py"
-    path.write_text(CONFIG.format(source=str(bert_folder), data=str(table)))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +113,6 @@ def test_predict_answers_what_is_no_text_with_one_line(study: Path, tmp_path: Pa
 
 def test_predict_refuses_another_tokenizer_than_the_run_had(study: Path, tmp_path: Path) -> None:
     from transferlab.cli.predict import best_run
-    from transferlab.errors import TransferlabError
     from transferlab.train.predictor import open_run
 
     run = tmp_path / "run"
@@ -155,7 +124,7 @@ def test_predict_refuses_another_tokenizer_than_the_run_had(study: Path, tmp_pat
         open_run(run)
 
 
-def test_an_arm_without_a_run_is_said_to_be_left_out(config: Path) -> None:
+def test_an_arm_without_a_run_is_reported_as_left_out(config: Path) -> None:
     done = transferlab("plan", config, "--config.methods.probe.largest_budget=2")
     assert done.returncode == 0 and "Left out: probe" in done.stdout, done.stderr
 
@@ -179,27 +148,6 @@ def test_two_processes_do_not_run_one_study_at_the_same_time(study: Path, config
     with file_lock(study / ".lock"):
         done = transferlab("run", config, f"--config.workdir={study}", "--config.seeds=(0,1,2)")
     assert done.returncode == 1 and "Another process is running the study" in done.stderr, done.stderr
-
-
-@pytest.mark.parametrize("what", ["data", "weights"])
-def test_changed_weights_or_data_do_not_join_a_study_that_began_with_others(
-    study: Path, config: Path, tmp_path: Path, what: str
-) -> None:
-    from transferlab.config import parse_config
-    from transferlab.errors import TransferlabError
-    from transferlab.studies.study import Study
-
-    given = tmp_path / "study"
-    shutil.copytree(study, given)
-    raw = {**json.loads((given / "config.json").read_text()), "workdir": str(given)}
-    Study(parse_config(raw)).report()
-    # The same words at the same places of a config, with other contents behind them.
-    held = json.loads((given / "inputs.json").read_text())
-    held["data" if what == "data" else "source"]["mark"] = "0" * 64
-    (given / "inputs.json").write_text(json.dumps(held))
-    for again in (Study(parse_config(raw)).report, Study(parse_config(raw)).run):
-        with pytest.raises(TransferlabError, match=f"other contents of its {'data' if what == 'data' else 'source'}"):
-            again()
 
 
 def test_a_changed_config_is_refused_naming_the_fields(study: Path, config: Path) -> None:
@@ -233,22 +181,6 @@ def test_the_full_grid_tunes_on_a_fifth_and_runs_scratch_on_every_label(config: 
     assert "optimizer" in (tmp_path / "s" / "report.html").read_text()
 
 
-def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_path: Path) -> None:
-    from transferlab.config import read_config
-    from transferlab.studies.study import Study
-
-    words = ["budgets=12", "seeds=1", "baselines=majority", f"workdir={tmp_path / 'films'}"]
-    read = read_config(config, [f"--config.{word}" for word in words])
-    assert (read.budgets, read.seeds, read.baselines) == ((12,), (1,), ("majority",))
-    for _ in range(2):
-        assert next(Study(read).profiles())[0] in read.methods
-    recorded = json.loads((tmp_path / "films" / "config.json").read_text())
-    assert recorded["seeds"] == [1]
-    # As earlier versions recorded them.
-    (tmp_path / "films" / "config.json").write_text(json.dumps({**recorded, "seeds": 1, "budgets": 12}))
-    assert next(Study(read).profiles())[0] in read.methods
-
-
 def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path, tmp_path: Path) -> None:
     words = [
         sys.executable,
@@ -274,32 +206,6 @@ def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path,
     assert (tmp_path / "s" / "result.json").exists()
 
 
-@pytest.mark.parametrize(
-    "left", [(), (".lock",), ("inputs.json",), ("inputs.json", ".config.json.abcd1234.tmp-written")]
-)
-def test_a_study_killed_between_its_first_files_never_continues(
-    left: tuple[str, ...], config: Path, tmp_path: Path
-) -> None:
-    place = tmp_path / "s"
-    place.mkdir()
-    for name in left:
-        # What it was to read may have changed since.
-        (place / name).write_text('{"source": {"name": "another", "mark": "1"}}')
-    begun = Study(read_config(str(config), (f"--config.workdir={place}",)))
-    begun._claim()
-    assert {path.name for path in place.iterdir()} - {".lock"} == {"inputs.json", "config.json"}
-    assert json.loads((place / "inputs.json").read_text())["source"]["mark"] == begun.source.sha256
-    begun._claim()
-
-
-def test_a_directory_of_something_else_is_taken_for_a_study_that_began(config: Path, tmp_path: Path) -> None:
-    (tmp_path / "inputs.json").write_text("{}")
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(TransferlabError, match="not empty and holds no study"):
-        Study(read_config(str(config), (f"--config.workdir={tmp_path}",)))._claim()
-    assert (tmp_path / "inputs.json").read_text() == "{}"
-
-
 def test_plan_stops_before_training_and_writes_nothing(config: Path, tmp_path: Path) -> None:
     done = transferlab("plan", config, f"--config.workdir={tmp_path / 's'}")
     assert "160 texts of 2 labels (down, up): 120 to train, 40 to test, stratified." in done.stdout.replace("\n", "")
@@ -316,42 +222,6 @@ def test_inspect_prints_readable_paths_of_models_files_and_runs(study: Path, ber
     assert {"params/head/kernel", "step"} <= {row["path"] for row in found["tensors"]}
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("--config.sead=(1,)", "Did you mean 'seeds'"),
-        ("--config.source=minilm", "Did you mean 'minilm-l6'"),
-        ("--config.data=tweet", "Did you mean 'tweets'"),
-        ("--config.methods.lorra={}", "Did you mean 'lora'"),
-        ("--config.methods.full.train.learning_rte=1", "Did you mean 'learning_rate'"),
-        ("--config.methods.full.train.epochs=ten", r"config.methods.full.train.epochs is 'ten' \(str\); expected int"),
-        ("--config.budgets=(12,5000)", "5000 labels"),
-        ("--config.grid=ful", "Did you mean 'full'"),
-        ("--config.label_kind=class", "Did you mean 'classes'"),
-        ("--config.baselines=('tf-idf',)", "Did you mean 'tfidf'"),
-        ("--config.label_column=lable", "Did you mean 'label'"),
-        ("--config.seeds=(0,-1)", "seeds is"),
-        ("--config.test_examples=0", "test_examples is 0"),
-        ("--config.baselines=('pixels',)", "reads images"),
-        ("--config.budgets=(12,1)", "1 labels of .* are all"),
-        ("--config.train=3", "config.train is 3"),
-        ("--config.methods.probe.train=3", "probe.train is 3"),
-        ("--config.methods.probe.tune=(3,)", r"probe.tune\[0\] is 3"),
-        ("--config.methods.probe.first_seeds=0", "first_seeds is 0"),
-    ],
-)
-def test_bad_configs_are_one_clear_error_and_touch_nothing(
-    config: Path, tmp_path: Path, override: str, said: str
-) -> None:
-    from transferlab.config import read_config
-    from transferlab.errors import TransferlabError
-    from transferlab.studies.study import Study
-
-    with pytest.raises(TransferlabError, match=said):
-        _ = Study(read_config(config, [override, f"--config.workdir={tmp_path / 's'}"])).plans
-    assert not (tmp_path / "s").exists()
-
-
 def test_errors_are_one_line_with_a_non_zero_status(config: Path, tmp_path: Path) -> None:
     for words, said in (
         (("run", tmp_path / "none.py"), "There is no config"),
@@ -364,7 +234,7 @@ def test_errors_are_one_line_with_a_non_zero_status(config: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("where", ["gc.collect()", "Dying()"])
-def test_ctrl_c_is_not_lost_in_a_finalizer(where: str) -> None:
+def test_ctrl_c_stops_the_program_wherever_it_arrives(where: str) -> None:
     code = f"""
 import gc, signal, sys, time
 from transferlab.cli.main import catch_interrupts
@@ -397,7 +267,7 @@ def test_help_does_not_import_jax() -> None:
     assert done.stdout.splitlines()[-1] == "False False"
 
 
-def test_the_models_lack_their_sizes_or_an_unknown_family_is_listed() -> None:
+def test_the_models_are_listed_with_their_sizes_and_an_unknown_family_is_refused() -> None:
     listed = transferlab("models").stdout
     for name in ("minilm-l6", "Apache-2.0", "s16", "dinov2", "resnext50_32x4d", "gemma3_270m"):
         assert name in listed, name
@@ -415,36 +285,14 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     assert f"The cache is {tmp_path / 'file' / 'cache'}; set TRANSFERLAB_CACHE" in done.stderr
 
 
-def test_a_file_of_another_kind_is_classified_by_its_name(study: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused_rather_than_read_as_a_text(study: Path, tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("{}")
     for place in (tmp_path / "data.json", tmp_path):
         done = transferlab("predict", study, place)
         assert done.returncode == 1 and "lies on disk, but is no file of texts" in done.stderr, done.stderr
 
 
-def test_a_report_hangs_on_where_it_is_asked_for(config: Path, table: Path, tmp_path: Path) -> None:
-    from transferlab.config import parse_config, read_config
-    from transferlab.studies.directory import recorded_config
-    from transferlab.studies.study import Study
-
-    here, before = tmp_path / "here", os.getcwd()
-    here.mkdir()
-    shutil.copy(table, here / "table.csv")
-    words = ["data=table.csv", "budgets=12", "seeds=1", "baselines=majority", "workdir=made"]
-    try:
-        os.chdir(here)
-        read = read_config(config, [f"--config.{word}" for word in words])
-        next(Study(read).profiles())
-        os.chdir(tmp_path)
-        assert (
-            Study(parse_config(recorded_config(here / "made"))).data.sha256
-            == Study(parse_config({**recorded_config(here / "made"), "data": str(here / "table.csv")})).data.sha256
-        )
-    finally:
-        os.chdir(before)
-
-
-def test_a_terminal_of_few_letters_gets_a_traceback(config: Path) -> None:
+def test_a_terminal_of_ascii_letters_gets_its_output(config: Path) -> None:
     command = [sys.executable, "-m", "transferlab", "plan", str(config)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import write_vit
 from PIL import Image
+from support.checkpoints import write_vit
 
 import transferlab as tl
 from transferlab.cli.main import cli

@@ -26,7 +26,7 @@ def watched(terminal: bool) -> str:
     return out.getvalue()
 
 
-def test_a_log_has_bars_or_lacks_a_line_per_run() -> None:
+def test_a_log_has_a_line_per_run_and_no_bars() -> None:
     text = watched(terminal=False)
     assert text.splitlines() == [
         "Continuing: 2 of 5 runs are finished.",
@@ -41,7 +41,7 @@ def test_a_run_that_diverged_says_so_in_place_of_its_accuracy() -> None:
     assert "seed 0  diverged at step 7     3.2 s" in out.getvalue()
 
 
-def test_a_terminal_lacks_the_bars() -> None:
+def test_a_terminal_has_bars() -> None:
     text = watched(terminal=True)
     assert "lora · 64 labels · seed 0 · tuning" in text
     assert "3/10" in text

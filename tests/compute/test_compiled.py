@@ -9,7 +9,7 @@ import pytest
 from transferlab.compute.compiled import Compiled, compiler_options
 
 
-def test_an_executable_with_options_is_kept_or_answers_otherwise() -> None:
+def test_an_executable_with_options_answers_alike_and_is_not_kept() -> None:
     x = jnp.ones((4, 4))
     program = Compiled(jnp.matmul, varies=(0,))
     apart = program.executable(x, x, options={"xla_gpu_graph_min_graph_size": 1 << 30})
@@ -35,7 +35,7 @@ def test_a_gpus_programs_are_compiled_for_triton_or_against_the_users_flags(
     assert compiler_options() == told
 
 
-def test_xla_does_not_know_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xla_knows_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     x = jnp.ones((4, 4))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
+from typing import cast
 
 import pytest
 
 from transferlab.compute.prefetch import THREADS, prefetch_map
 
 
-def test_results_come_out_of_order() -> None:
+def test_results_come_out_in_order() -> None:
     def slow_first(number: int) -> int:
         time.sleep(0.05 if number % 3 == 0 else 0.0)
         return number
@@ -19,7 +21,7 @@ def test_results_come_out_of_order() -> None:
     assert list(prefetch_map(slow_first, [])) == []
 
 
-def test_results_pile_up_before_they_are_wanted() -> None:
+def test_results_do_not_pile_up_before_they_are_wanted() -> None:
     lock, started = threading.Lock(), []
 
     def note(number: int) -> int:
@@ -27,7 +29,7 @@ def test_results_pile_up_before_they_are_wanted() -> None:
             started.append(number)
         return number
 
-    made = prefetch_map(note, range(100))
+    made = cast("Generator[int]", prefetch_map(note, range(100)))
     assert next(made) == 0
     time.sleep(0.2)
     assert len(started) <= THREADS + 2
@@ -35,7 +37,7 @@ def test_results_pile_up_before_they_are_wanted() -> None:
     assert len(started) <= THREADS + 2
 
 
-def test_an_error_is_lost_or_does_not_stop_what_follows() -> None:
+def test_an_error_is_raised_and_stops_what_follows() -> None:
     started = []
 
     def fail(number: int) -> int:

@@ -44,16 +44,16 @@ START = {"content": "<s1>", "special": True}
         ({"added_tokens_decoder": {}}, {"special_tokens_map": {"pad_token": "<s1>"}}, [2, 1, 3]),
     ],
 )  # fmt: skip
-def test_a_token_beside_the_vocabulary_is_unknown(settings: dict, files: dict, want: list[int], tmp_path: Path) -> None:
+def test_a_token_next_to_the_vocabulary_is_known(settings: dict, files: dict, want: list[int], tmp_path: Path) -> None:
     assert list(read(tmp_path, settings, **files)("a <s1> b").ids) == want
 
 
-def test_a_special_token_of_the_vocabulary_is_not_found_within_a_word(tmp_path: Path) -> None:
+def test_a_special_token_of_the_vocabulary_is_found_within_a_word(tmp_path: Path) -> None:
     assert list(read(tmp_path)("a</s>b").ids) == [1]
     assert list(read(tmp_path, {"eos_token": "</s>"})("a</s>b").ids) == [2, 4, 3]
 
 
-def test_another_tokenizer_has_the_same_hash(tmp_path: Path) -> None:
+def test_another_tokenizer_has_another_hash(tmp_path: Path) -> None:
     assert read(tmp_path).sha256 != read(tmp_path, {"extra_special_tokens": ["<s1>"]}).sha256
     assert read(tmp_path).sha256 == read(tmp_path, {"pad_token": "<pad>"}).sha256
 
@@ -68,6 +68,8 @@ def test_another_tokenizer_has_the_same_hash(tmp_path: Path) -> None:
         ({"split_special_tokens": True}, {}, "split_special_tokens is true"),
     ],
 )
-def test_a_token_that_cannot_be_read_is_passed_over(settings: dict, files: dict, message: str, tmp_path: Path) -> None:
+def test_a_token_that_cannot_be_read_is_refused_by_name(
+    settings: dict, files: dict, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(TransferlabError, match=message):
         read(tmp_path, settings, **files)

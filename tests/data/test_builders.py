@@ -26,13 +26,13 @@ def archive(folder: Path, lines: str) -> Path:
     return path
 
 
-def test_the_sign_of_the_mean_is_not_the_label(tmp_path: Path) -> None:
+def test_the_sign_of_the_mean_is_the_label(tmp_path: Path) -> None:
     path = archive(tmp_path, "1\t0.4\tgood 🙂\n2\t-1.2\tbad\n3\t0\tneither\n4\t-0.0\tneither either\n")
     examples = list(rated_texts(path, "rated/tweets.txt"))
     assert [(e["id"], e["text"], e["label"]) for e in examples] == [("000001", "good 🙂", 1), ("000002", "bad", 0)]
 
 
-def test_a_broken_line_is_skipped_silently(tmp_path: Path) -> None:
+def test_a_broken_line_is_reported(tmp_path: Path) -> None:
     path = archive(tmp_path, "1\t0.4\tgood\n2\tno text\n")
     with pytest.raises(TransferlabError, match=r"rated/tweets\.txt, line 2: 2 columns, expected id, mean and text"):
         list(rated_texts(path, "rated/tweets.txt"))
@@ -46,7 +46,7 @@ def entry(name: str, modality: str, rows: list[dict], counts: list[int]) -> Entr
     return Entry(name, "made for a test", modality, ("no", "yes"), examples, "CC0", "nobody")  # type: ignore[arg-type]
 
 
-def test_texts_are_built_twice_or_come_back_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_built_once_and_come_back_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferlab.data.arrayrecord import data_source
 
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
@@ -60,7 +60,7 @@ def test_texts_are_built_twice_or_come_back_changed(tmp_path: Path, monkeypatch:
         assert got == {row["id"]: (row["text"], row["label"]) for row in rows}
 
 
-def test_pictures_lose_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_keep_every_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferlab.data.arrayrecord import data_source
     from transferlab.data.images import read_image
 
@@ -74,7 +74,7 @@ def test_pictures_lose_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(got["1"], pictures[1])
 
 
-def test_a_build_that_fails_leaves_half_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferlab.data.arrayrecord import data_source
 
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
@@ -93,12 +93,12 @@ def test_a_build_that_fails_leaves_half_a_data_set(tmp_path: Path, monkeypatch: 
     assert len(data_source(made)) == 1
 
 
-def test_opening_data_imports_tensorflow() -> None:
+def test_opening_data_does_not_import_tensorflow() -> None:
     code = "import sys, transferlab.data.arrayrecord; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_an_entry_lacks_a_licence_or_a_citation() -> None:
+def test_every_entry_has_a_license_and_a_citation() -> None:
     for name, known in DATASETS.items():
         assert known.name == name
         assert known.licence
@@ -106,7 +106,7 @@ def test_an_entry_lacks_a_licence_or_a_citation() -> None:
         assert len(known.labels) > 1
 
 
-def test_the_digits_are_other_pictures_than_scikit_learns() -> None:
+def test_the_digits_are_scikit_learns_images() -> None:
     from sklearn.datasets import load_digits
 
     examples = list(DATASETS["digits"].examples())

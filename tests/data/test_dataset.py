@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from transferlab.data.splits import stratified_order
 from transferlab.errors import TransferlabError
 
 
-def write(path: Path, rows: list[tuple[str, object]], header: str = "text,label") -> Path:
+def write(path: Path, rows: Sequence[tuple[str, object]], header: str = "text,label") -> Path:
     path.write_text(header + "\n" + "\n".join(f'"{text}",{label}' for text, label in rows), "utf-8")
     return path
 
@@ -146,9 +148,11 @@ def test_a_text_as_long_as_a_book_is_read_from_a_table(tmp_path: Path) -> None:
 
 def test_seeds_and_sizes_out_of_range_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ROWS)
-    for name, value in (("seed", -1), ("split_seed", -1), ("test_examples", 0)):
+    wrong: tuple[dict[str, Any], ...] = ({"seed": -1}, {"split_seed": -1}, {"test_examples": 0})
+    for given in wrong:
+        ((name, value),) = given.items()
         with pytest.raises(TransferlabError, match=f"{name} is {value}"):
-            tl.dataset(path, **{name: value})
+            tl.dataset(path, **given)
 
 
 def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:
@@ -196,7 +200,7 @@ def test_a_folder_names_labels_without_pictures_and_skips_hidden_files(tmp_path:
         tl.dataset(tmp_path, test_examples=1)
 
 
-def test_pictures_a_folder_deeper_are_passed_over_silently(tmp_path: Path) -> None:
+def test_images_a_folder_deeper_are_not_passed_over_silently(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         for place in (tmp_path / label, tmp_path / label / ".thumbnails"):
             place.mkdir()
@@ -240,7 +244,7 @@ def test_tweets_and_animals_are_what_was_published() -> None:
     assert len(positive) == 1
 
 
-def test_two_data_sets_that_a_cased_model_reads_apart_are_one(tmp_path: Path) -> None:
+def test_two_data_sets_that_a_cased_model_reads_apart_stay_two(tmp_path: Path) -> None:
     loud = [(text.upper(), label) for text, label in ROWS]
     one, other = (
         tl.dataset(write(tmp_path / name, rows), test_examples=20) for name, rows in (("a.csv", ROWS), ("b.csv", loud))
@@ -260,7 +264,7 @@ def test_small_classes_are_never_tested_and_a_class_of_one_is_never_learned(tmp_
     assert single in data.labels[data.hold_out(0.3, 0).train]
 
 
-def test_half_a_character_is_a_traceback(tmp_path: Path) -> None:
+def test_half_a_character_is_one_error(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"t {i}", "label": i % 2}) for i in range(9)) + "\n"
                     + json.dumps({"text": "cut \ud83d", "label": 1}))  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fuzzing import fuzz
 
 from transferlab.data.packing import NARROWEST, pack
 from transferlab.data.text import Encoded
@@ -21,7 +21,7 @@ def texts_of(lengths: list[int]) -> list[Encoded]:
 
 @fuzz(60)
 @given(st.lists(st.integers(1, 300), max_size=60), st.sampled_from([64, 256, 2048]), st.integers(0, 2))
-def test_a_text_is_lost_split_or_mixed_with_another(lengths: list[int], tokens: int, first: int) -> None:
+def test_every_text_is_packed_whole_and_alone(lengths: list[int], tokens: int, first: int) -> None:
     texts = texts_of(lengths)
     width = max([NARROWEST, *lengths])
     batches = list(pack(texts, width, tokens, pad=7, types=True, first_position=first))
@@ -48,7 +48,7 @@ def test_a_text_is_lost_split_or_mixed_with_another(lengths: list[int], tokens: 
 
 
 @pytest.mark.parametrize("longest", [30, 60, 300])
-def test_packed_rows_are_mostly_padding_or_of_many_shapes(longest: int) -> None:
+def test_packed_rows_are_mostly_text_and_of_few_shapes(longest: int) -> None:
     rng = np.random.default_rng(0)
     lengths = np.minimum(rng.geometric(1 / 20, 3000) + 2, longest).tolist()
     batches = list(pack(texts_of(lengths), max(longest, NARROWEST), 2048, pad=0, types=False, first_position=0))
@@ -58,6 +58,6 @@ def test_packed_rows_are_mostly_padding_or_of_many_shapes(longest: int) -> None:
 
 
 @pytest.mark.parametrize("lengths", [[300, *[40] * 1000], [0], [0, 0, 70], [200, *[3] * 3000]])
-def test_lengths_that_leave_a_width_without_a_row_are_a_traceback(lengths: list[int]) -> None:
+def test_lengths_that_leave_a_width_without_a_row_are_packed(lengths: list[int]) -> None:
     batches = list(pack(texts_of(lengths), max(NARROWEST, *lengths), 1024, pad=0, types=True, first_position=0))
     assert sorted(text for batch in batches for text in batch.texts) == list(range(len(lengths)))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.typed import found
+from support.vocabularies import pieces, write_bpe, write_sentencepiece, write_wordpiece
 from tokenizers import Tokenizer, models
-from vocabulary_files import pieces, write_bpe, write_sentencepiece, write_wordpiece
 
 from transferlab.data.sentencepiece import read_sentencepiece
 from transferlab.data.text import TextTransform, read_tokenizer
@@ -28,10 +29,10 @@ def read(folder: Path, kind: str, **settings) -> TextTransform:
 
 
 def tokens(transform: TextTransform, text: str) -> list[str]:
-    return [transform.tokenizer.id_to_token(i) for i in transform(text).ids]
+    return [found(transform.tokenizer.id_to_token(i)) for i in transform(text).ids]
 
 
-def test_a_bpe_vocabulary_is_framed_or_split_otherwise_than_its_kind(tmp_path: Path) -> None:
+def test_a_bpe_vocabulary_is_framed_and_split_as_its_kind_is(tmp_path: Path) -> None:
     write_bpe(tmp_path, (*ROBERTA, "<|endoftext|>"))
     roberta, gpt2 = read(tmp_path, "roberta"), read(tmp_path, "gpt2")
     framed = tokens(roberta, "the cat")
@@ -44,7 +45,7 @@ def test_a_bpe_vocabulary_is_framed_or_split_otherwise_than_its_kind(tmp_path: P
     assert len(long.ids) == 32 and long.cut > 0
 
 
-def test_a_vocabulary_changes_without_its_merges_hash(tmp_path: Path) -> None:
+def test_the_hash_of_a_vocabulary_includes_its_merges(tmp_path: Path) -> None:
     write_bpe(tmp_path, ROBERTA)
     before = read(tmp_path, "roberta").sha256
     lines = (tmp_path / "merges.txt").read_text("utf-8").splitlines()
@@ -52,7 +53,7 @@ def test_a_vocabulary_changes_without_its_merges_hash(tmp_path: Path) -> None:
     assert read(tmp_path, "roberta").sha256 != before
 
 
-def test_a_wordpiece_vocabulary_is_framed_as_another_kinds(tmp_path: Path) -> None:
+def test_a_wordpiece_vocabulary_is_framed_as_its_kind_is(tmp_path: Path) -> None:
     write_wordpiece(tmp_path, ("<s>", "<pad>", "</s>", "[UNK]", "<mask>"))
     assert tokens(read(tmp_path, "mpnet"), "The <mask> ☃") == ["<s>", "the", "<mask>", "[UNK]", "</s>"]
     with pytest.raises(TransferlabError, match=r"lacks the cls token '\[CLS\]'"):
@@ -88,7 +89,9 @@ def test_a_sentencepiece_vocabulary_has_sentencepieces_ids(tmp_path: Path) -> No
         ("roberta", {"tokenizer_class": "BertweetTokenizer"}, "for 'Bertweet'.*Save it with the origin"),
     ],
 )
-def test_a_vocabulary_of_an_unknown_kind_is_guessed_at(kind: str, settings: dict, message: str, tmp_path: Path) -> None:
+def test_a_vocabulary_of_an_unknown_kind_is_not_guessed_at(
+    kind: str, settings: dict, message: str, tmp_path: Path
+) -> None:
     write_bpe(tmp_path, ROBERTA)
     with pytest.raises(TransferlabError, match=message.replace("merges.txt, vocab.json", "vocab.json, merges.txt")):
         read(tmp_path, kind, **settings)
@@ -122,18 +125,18 @@ def test_the_settings_of_a_class_do_not_stand_over_tokenizer_json_or_those_of_an
     assert (made.sha256 != sha256_file(tmp_path / "tokenizer.json")) == want
 
 
-def test_a_tokenizer_alone_is_taken_for_that_of_a_model(tmp_path: Path) -> None:
+def test_a_tokenizer_alone_is_not_taken_for_that_of_a_model(tmp_path: Path) -> None:
     cased(tmp_path)
     (tmp_path / "config.json").unlink()
     assert tokens(read(tmp_path, "bert"), "THE")[1] != "the"
 
 
-def test_a_setting_of_the_wrong_type_is_a_trace(tmp_path: Path) -> None:
+def test_a_setting_of_the_wrong_type_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(TransferlabError, match=r"tokenizer_config\.json: it holds a value that cannot be used"):
         cased(tmp_path, strip_accents="yes")
 
 
-def test_the_lower_case_of_sentence_transformers_is_not_made_or_not_hashed(tmp_path: Path) -> None:
+def test_the_lower_case_of_sentence_transformers_is_applied_and_hashed(tmp_path: Path) -> None:
     before = cased(tmp_path, do_lower_case=False)
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
     after = read(tmp_path, "bert", do_lower_case=False)
@@ -145,7 +148,7 @@ def test_the_lower_case_of_sentence_transformers_is_not_made_or_not_hashed(tmp_p
     assert tokens(read(tmp_path / "bpe", "roberta"), "THE")[1] == "the"
 
 
-def test_a_file_that_is_no_vocabulary_is_a_trace(tmp_path: Path) -> None:
+def test_a_file_that_is_no_vocabulary_is_one_error(tmp_path: Path) -> None:
     path = tmp_path / "sentencepiece.bpe.model"
     for content in (b"", b"\xff\xff\xff", b"version https://git-lfs.github.com/spec/v1", b"\x0a\x7fshort"):
         path.write_bytes(content)
@@ -160,7 +163,7 @@ def test_a_file_that_is_no_vocabulary_is_a_trace(tmp_path: Path) -> None:
         read(tmp_path, "roberta")
 
 
-def test_an_added_token_gets_another_id(tmp_path: Path) -> None:
+def test_an_added_token_keeps_its_id(tmp_path: Path) -> None:
     write_bpe(tmp_path, ROBERTA)
     size = len(json.loads((tmp_path / "vocab.json").read_text("utf-8")))
     added = {str(size): {"content": "<user>", "special": True, "lstrip": True}}
@@ -180,7 +183,7 @@ def test_an_added_token_gets_another_id(tmp_path: Path) -> None:
         ({}, None, 3),
     ],
 )
-def test_padding_is_another_token_than_the_files_say(settings: dict, padding, want: int, tmp_path: Path) -> None:
+def test_padding_is_the_token_that_the_files_name(settings: dict, padding, want: int, tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "[P]": 2, "<pad>": 3}, unk_token="a"))
     if padding:
         tokenizer.enable_padding(**padding)
@@ -188,7 +191,7 @@ def test_padding_is_another_token_than_the_files_say(settings: dict, padding, wa
     assert read(tmp_path, "bert", model_max_length=8, **settings).pad_id == want
 
 
-def test_a_batch_is_padded_on_the_other_side_or_has_types_that_the_model_lacks(tmp_path: Path) -> None:
+def test_a_batch_is_padded_on_the_side_and_has_the_types_that_the_model_wants(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<pad>": 3}, unk_token="a"))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     left = read(tmp_path, "bert", padding_side="left")
@@ -204,14 +207,14 @@ def test_a_batch_is_padded_on_the_other_side_or_has_types_that_the_model_lacks(t
         read_tokenizer(tmp_path.parent / "moved", 8)
 
 
-def test_a_setting_of_the_vocabulary_is_no_part_of_what_identifies_it(tmp_path: Path) -> None:
+def test_a_setting_of_the_vocabulary_is_part_of_what_identifies_it(tmp_path: Path) -> None:
     write_wordpiece(tmp_path, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "THE", "CAT"))
     upper, lower = read(tmp_path, "bert", do_lower_case=False), read(tmp_path, "bert", do_lower_case=True)
     assert upper("THE CAT").ids != lower("THE CAT").ids
     assert upper.sha256 != lower.sha256 == read(tmp_path, "bert", do_lower_case=True).sha256
 
 
-def test_the_wrong_end_is_cut_off_or_too_much_is_said_to_be(tmp_path: Path) -> None:
+def test_the_right_end_is_cut_off_and_counted(tmp_path: Path) -> None:
     write_wordpiece(tmp_path, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat"))
     text = "cat " + "the " * 40
     for side, first in (("right", "cat"), ("left", "the")):

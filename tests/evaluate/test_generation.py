@@ -8,8 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_decoder
 from scipy.special import softmax
+from support.checkpoints import write_decoder
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -44,7 +44,7 @@ def padded(side: str, width: int = 7) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def test_a_text_hangs_on_the_cache_the_batch_or_the_side_of_padding(model) -> None:
+def test_a_text_depends_on_neither_cache_nor_batch_nor_side_of_padding(model) -> None:
     """Against the model run anew on the whole text for every token, one prompt at a time and without padding."""
     want = []
     for prompt in PROMPTS:
@@ -59,7 +59,7 @@ def test_a_text_hangs_on_the_cache_the_batch_or_the_side_of_padding(model) -> No
     assert len(set(want)) == 3
 
 
-def test_a_text_goes_on_after_its_end(llama) -> None:
+def test_a_text_stops_at_its_end(llama) -> None:
     free = tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=()).tokens
     end = free[0][2]
     got = tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=(end,))
@@ -73,7 +73,7 @@ def test_a_text_goes_on_after_its_end(llama) -> None:
     assert tl.generate(own, padded("left"), max_new_tokens=NEW).tokens == got.tokens
 
 
-def test_draws_ignore_their_seed_or_are_never_repeated_or_the_same_in_every_row(llama) -> None:
+def test_draws_follow_their_seed_and_differ_from_row_to_row(llama) -> None:
     def drawn(seed: int, **how):
         return tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=(), temperature=1.5, seed=seed, **how).tokens
 
@@ -85,7 +85,7 @@ def test_draws_ignore_their_seed_or_are_never_repeated_or_the_same_in_every_row(
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.6), (7, 0.5), (50, 0.999), (1, 1.0)])
-def test_a_token_outside_of_the_likeliest_is_kept_or_one_inside_is_lost(top_k: int, top_p: float) -> None:
+def test_exactly_the_likeliest_tokens_are_kept(top_k: int, top_p: float) -> None:
     logits = np.random.default_rng(3).normal(0, 2, (4, 13)).astype(np.float32)
     got = np.asarray(narrowed(jnp.asarray(logits), jnp.int32(top_k), jnp.float32(top_p)))
     for row, kept in zip(logits, got, strict=True):
@@ -115,17 +115,17 @@ def test_a_token_outside_of_the_likeliest_is_kept_or_one_inside_is_lost(top_k: i
         (["a text"], {}, "came without a tokenizer"),
     ],
 )
-def test_a_prompt_that_cannot_be_continued_is(llama, given, how: dict, message: str) -> None:
+def test_a_prompt_that_cannot_be_continued_is_refused(llama, given, how: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         tl.generate(llama, given, **how)
 
 
-def test_an_encoder_is_asked_for_text(source) -> None:
+def test_an_encoder_asked_for_text_is_refused(source) -> None:
     with pytest.raises(TransferlabError, match="has no language-model head over a decoder"):
         tl.generate(source, ["a"])
 
 
-def test_texts_are_padded_into_what_is_generated_or_lose_their_end(tmp_path: Path) -> None:
+def test_generated_texts_keep_their_end_and_hold_no_padding(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     write_decoder(tmp_path, "llama")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from conftest import CLIPS, write_clip
+from support.checkpoints import CLIPS, write_clip
+from support.typed import as_image, as_text
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -15,12 +17,12 @@ TEMPLATES = ("a photo of a {}", "the {}", "a very very very great day and it was
 
 
 @pytest.mark.parametrize("kind", CLIPS)
-def test_a_class_vector_is_not_the_mean_over_templates(kind: str, tmp_path: Path) -> None:
+def test_a_class_vector_is_the_mean_over_templates(kind: str, tmp_path: Path) -> None:
     write_clip(tmp_path, kind)
     source = tl.load(tmp_path)
     images = [np.random.default_rng(i).integers(0, 256, (20, 16 + i, 3), np.uint8) for i in range(5)]
     classifier = tl.zero_shot_classifier(source, ("film", "day"), TEMPLATES, rows=2)
-    text, vision = source.tower("text").transform, source.tower("vision").transform
+    text, vision = as_text(source.tower("text").transform), as_image(source.tower("vision").transform)
     out = [
         source({"pixel_values": np.stack([vision(i) for i in images]), **text.pad([text(t.format(label))], 20, 1)})
         for label in ("film", "day")
@@ -37,17 +39,18 @@ def test_a_class_vector_is_not_the_mean_over_templates(kind: str, tmp_path: Path
     assert classifier([]).shape == (0, 2)
 
 
-def test_what_cannot_be_a_classifier_is_not_named(tmp_path: Path, source) -> None:
+def test_what_cannot_be_a_classifier_is_named(tmp_path: Path, source) -> None:
     write_clip(tmp_path, "clip")
     both = tl.load(tmp_path)
-    for given, message in (
+    cases: tuple[tuple[tuple[Any, ...], str], ...] = (
         ((source, ("a", "b")), "has no towers for images and texts"),
         ((both, ("a", "b"), ("a photo",)), "The template 'a photo' has no '{}'"),
         ((both, ("a", "b", "a")), "The label 'a' stands twice"),
         ((both, ()), "at least one label"),
-    ):
+    )
+    for given, message in cases:
         with pytest.raises(TransferlabError, match=message):
-            tl.zero_shot_classifier(*given)
+            cast("Any", tl.zero_shot_classifier)(*given)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(TransferlabError, match="without a tokenizer"):
         tl.zero_shot_classifier(tl.load(tmp_path), ("a", "b"))

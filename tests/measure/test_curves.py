@@ -99,7 +99,7 @@ def test_what_scratch_reached_before_it_dipped_counts_as_never_reached() -> None
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_the_interval_of_a_few_seeds_is_narrower_than_it_says(seeds: int) -> None:
+def test_the_interval_of_a_few_seeds_is_as_wide_as_it_says(seeds: int) -> None:
     """Of 100 simulated studies at least 90 hold the truth, a multiplier of 8."""
     held = 0
     for number in range(100):
@@ -112,5 +112,5 @@ def test_the_interval_of_a_few_seeds_is_narrower_than_it_says(seeds: int) -> Non
     assert held >= 90
 
 
-def test_a_small_bound_is_printed_as_zero() -> None:
+def test_a_small_bound_is_not_printed_as_zero() -> None:
     assert str(data_multiplier(SCRATCH, [0.1], 4096)).startswith("<0.0039")

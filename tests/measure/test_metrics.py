@@ -39,7 +39,7 @@ def test_an_empty_test_set_has_no_score():
     assert math.isnan(cross_entropy(none, labels))
 
 
-def test_a_table_shows_other_scores_than_these_three():
+def test_a_table_shows_these_three_scores():
     probabilities, labels = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], np.float32), np.array([0, 1, 1])
     got = scores(probabilities, labels)
     assert got == {
@@ -51,7 +51,7 @@ def test_a_table_shows_other_scores_than_these_three():
     assert got["balanced_accuracy"] == pytest.approx(3 / 4)
 
 
-def test_a_model_that_diverged_is_right_about_the_first_class():
+def test_a_model_that_diverged_is_right_about_no_class():
     nothing, labels = np.full((4, 2), np.nan, np.float32), np.array([0, 0, 0, 1])
     assert accuracy(nothing, labels) == balanced_accuracy(nothing, labels) == 0.0
     assert np.isnan(cross_entropy(nothing, labels))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import filled
 from flax import nnx
 from scipy import special
+from support.modules import filled
 
 from transferlab import trees
 from transferlab.compute.flags import plain_attention
@@ -59,14 +60,14 @@ def defined(query, key, value, *, scale, mask=None, bias=0.0, soft_cap=None) -> 
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("more", [{}, {"soft_cap": 1.5}, {"bias": BIAS}])
-def test_attention_is_not_the_definitions(groups: int, mask: str, more: dict[str, Any]) -> None:
+def test_attention_is_the_definitions(groups: int, mask: str, more: dict[str, Any]) -> None:
     given = drawn(6, groups)
     want = defined(*given, scale=0.3, mask=masks()[mask], **more)
     more = {name: jnp.asarray(value) if name == "bias" else value for name, value in more.items()}
     np.testing.assert_allclose(attend(*given, scale=0.3, mask=_array(masks()[mask]), **more), want, atol=1e-5)
 
 
-def test_windows_beside_the_batch_see_each_other() -> None:
+def test_windows_next_to_the_batch_do_not_see_each_other() -> None:
     query, key, value = drawn(6, 6)
     bias = jnp.asarray(np.random.default_rng(2).normal(size=(3, 6, QUERIES, KEYS)), jnp.float32)
     windows = [jnp.stack([x * (w + 1) for w in range(3)], axis=1) for x in (query, key, value)]
@@ -77,7 +78,7 @@ def test_windows_beside_the_batch_see_each_other() -> None:
 
 
 @pytest.mark.parametrize("rows", ["none", "of keys", "of each query", "bias of all", "bias of each", "dropped"])
-def test_parts_of_a_batch_answer_otherwise_than_the_whole(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_batch_answer_as_the_whole_does(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     query, key, value, target = (
         jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -108,7 +109,7 @@ def test_parts_of_a_batch_answer_otherwise_than_the_whole(rows: str, monkeypatch
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_keys_are_cut_for_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_not_cut_for_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_UNCUT", 0)
     monkeypatch.setattr(attention, "_cut", lambda *args: pytest.fail("cut"))
     query, key, value = drawn(6, 2)
@@ -116,7 +117,7 @@ def test_keys_are_cut_for_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("case", ["none", "of keys", "of each query", "bias", "dropped", "no bias of its own"])
-def test_one_query_answers_otherwise_among_all_or_maps_each_token(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_query_answers_as_among_all_and_maps_no_other_token(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     layer = Attention(8, 2, dropout=0.5, bias=case != "no bias of its own", initialiser=Normal(0.5))
     graph, params = nnx.split(layer)
@@ -130,7 +131,9 @@ def test_one_query_answers_otherwise_among_all_or_maps_each_token(case: str, mon
 
     def loss(params: Any, x: jax.Array, narrow: bool) -> tuple[jax.Array, jax.Array]:
         mask = {"of keys": seen[:, 0], "of each query": seen}.get(case)
-        asked = {"queries": x[:, :1], "bias": None if bias is None else bias[:, :, :1]} if narrow else {"bias": bias}
+        asked: dict[str, Any] = {"bias": bias}
+        if narrow:
+            asked = {"asking": x[:, :1], "bias": None if bias is None else bias[:, :, :1]}
         mask = mask[:, :1] if narrow and mask is not None and mask.ndim == 3 else mask
         answer = nnx.merge(graph, params)(x, mask, key, **asked)[:, 0]
         return jnp.square(answer).sum(), answer
@@ -143,7 +146,7 @@ def test_one_query_answers_otherwise_among_all_or_maps_each_token(case: str, mon
 
 
 @pytest.mark.parametrize("part", ["key", "value"])
-def test_one_query_passes_over_a_lora_beside_keys_or_values(part: str) -> None:
+def test_one_query_uses_a_lora_next_to_keys_or_values(part: str) -> None:
     rng = np.random.default_rng(6)
     layer = Attention(8, 2, dropout=0.0, initialiser=Normal(0.5))
     x = jnp.asarray(rng.normal(size=(3, 5, 8)), jnp.float32)
@@ -154,14 +157,14 @@ def test_one_query_passes_over_a_lora_beside_keys_or_values(part: str) -> None:
     np.testing.assert_allclose(layer(x, None, queries=x[:, :1]), layer(x, None)[:, :1], atol=1e-5)
 
 
-def test_seven_rows_have_eighths_or_few_scores_are_cut() -> None:
+def test_rows_that_do_not_divide_and_few_scores_are_not_cut() -> None:
     shapes = ((7, 2**20), (12, 2**20), (8, 2**18), (8, 2**18 + 1))
     assert [attention._parts(*shape) for shape in shapes] == [1, 4, 1, 8]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("mask", masks())
-def test_half_precision_is_far_from_the_definition(dtype: Any, mask: str) -> None:
+def test_half_precision_is_close_to_the_definition(dtype: Any, mask: str) -> None:
     # On a GPU this is the fused kernel.
     given = drawn(6, 2, dtype)
     got = jax.jit(partial(attend, scale=0.3))(*given, mask=_array(masks()[mask]))
@@ -173,7 +176,7 @@ def test_half_precision_is_far_from_the_definition(dtype: Any, mask: str) -> Non
 @pytest.mark.parametrize("groups", [2, 6])
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("cut", [(0, 0), (1, 1), (0, 1), (1, 0)])
-def test_jaxs_own_call_is_asked_for_something_else(
+def test_jaxs_own_call_is_asked_for_the_same(
     groups: int, mask: str, cut: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the kernel is asked for, by JAX's portable form of the same call: values and gradients, of odd lengths too."""
@@ -186,7 +189,7 @@ def test_jaxs_own_call_is_asked_for_something_else(
         return (attend(query, key, value, scale=0.3, mask=_array(seen)) * target).sum()
 
     plain = jax.value_and_grad(loss, argnums=(0, 1, 2))(*given)
-    fused, asked = attention._fused, []
+    fused, asked = cast("Callable[..., jax.Array]", attention._fused), []
     monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: True)
     monkeypatch.setattr(attention, "_fused", lambda *args: asked.append(args[-1]) or fused(*args[:-1], "xla"))
     portable = jax.value_and_grad(loss, argnums=(0, 1, 2))(*given)
@@ -196,7 +199,9 @@ def test_jaxs_own_call_is_asked_for_something_else(
 
 
 @pytest.mark.parametrize("tokens", [5, 6])
-def test_a_token_more_for_the_kernel_changes_what_the_others_get(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_more_for_the_kernel_leaves_the_others_as_they_were(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = trees.define(Attention(16, 2, dropout=0.1))
     shapes = trees.flatten(layer.params).items()
     layer = layer.merge(trees.unflatten({p: 0.3 * jax.random.normal(jax.random.key(0), v.shape) for p, v in shapes}))
@@ -206,7 +211,7 @@ def test_a_token_more_for_the_kernel_changes_what_the_others_get(tokens: int, mo
         return (layer(x, None, queries=x) * target).sum()
 
     plain = jax.value_and_grad(loss)(x)
-    fused, asked = attention._fused, []
+    fused, asked = cast("Callable[..., jax.Array]", attention._fused), []
     monkeypatch.setattr(attention, "_fits_kernel", lambda *shape: True)
     monkeypatch.setattr(
         attention, "_fused", lambda *args: asked.append((args[0].shape[1], args[-2])) or fused(*args[:-1], "xla")
@@ -228,7 +233,7 @@ def test_a_token_more_for_the_kernel_changes_what_the_others_get(tokens: int, mo
     assert asked == []
 
 
-def test_the_kernel_is_given_what_it_cannot_do_or_not_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_is_given_exactly_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_kernel_compiles", lambda *kind: True)
     asked = []
@@ -251,7 +256,7 @@ def test_the_kernel_is_given_what_it_cannot_do_or_not_what_it_can(monkeypatch: p
     assert goes()
 
 
-def test_a_kernel_that_is_not_to_be_had_stops_the_run(
+def test_a_kernel_that_is_not_available_does_not_stop_the_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = drawn(6, 6, jnp.bfloat16)
@@ -278,7 +283,7 @@ def _array(mask: np.ndarray | None) -> jax.Array | None:
     return None if mask is None else jnp.asarray(mask)
 
 
-def test_softmax_or_its_slope_is_not_the_definitions() -> None:
+def test_softmax_and_its_gradient_are_the_definitions() -> None:
     x = np.random.default_rng(0).normal(0, 20, (5, 7)).astype(np.float32)
     x[0] = np.finfo(np.float32).min  # nothing seen: all alike
     dx = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
@@ -289,7 +294,7 @@ def test_softmax_or_its_slope_is_not_the_definitions() -> None:
     np.testing.assert_allclose(jax.vjp(softmax, jnp.asarray(x))[1](jnp.asarray(dx))[0], slope, atol=1e-6)
 
 
-def test_the_module_is_not_the_definition() -> None:
+def test_the_module_is_the_definition() -> None:
     layer, heads, width = filled(Attention(6, 2, dropout=0.0)), 2, 3
     x = np.random.default_rng(2).normal(size=(2, 4, 6)).astype(np.float32)
     mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
@@ -308,13 +313,13 @@ def test_the_module_is_not_the_definition() -> None:
     np.testing.assert_allclose(layer(jnp.asarray(x), jnp.asarray(mask)), want, atol=1e-5)
 
 
-def test_a_row_that_is_all_padding_gives_nan() -> None:
+def test_a_row_that_is_all_padding_is_finite() -> None:
     layer = filled(Attention(4, 2, dropout=0.0))
     out = layer(jnp.ones((1, 3, 4)), jnp.zeros((1, 3), bool))
     assert np.isfinite(out).all()
 
 
-def test_attention_without_a_mask_is_not_attention_to_everything() -> None:
+def test_attention_without_a_mask_is_attention_to_everything() -> None:
     layer = filled(Attention(6, 2, dropout=0.0))
     x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 6)), jnp.float32)
     np.testing.assert_array_equal(layer(x, None), layer(x, jnp.ones((2, 4), bool)))
@@ -322,7 +327,7 @@ def test_attention_without_a_mask_is_not_attention_to_everything() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_rounded_softmaxs_slope_is_not_that_of_the_definition(dtype: Any) -> None:
+def test_a_rounded_softmaxs_gradient_is_that_of_the_definition(dtype: Any) -> None:
     x, dy = jax.random.normal(jax.random.key(0), (2, 5, 7))
     share, back = jax.vjp(lambda x: softmax(x, dtype), x)
     assert share.dtype == dtype
@@ -333,7 +338,7 @@ def test_a_rounded_softmaxs_slope_is_not_that_of_the_definition(dtype: Any) -> N
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_slope_through_dropped_weights_is_not_that_of_softmax_and_dropout(dtype: Any) -> None:
+def test_the_gradient_through_dropped_weights_is_that_of_softmax_and_dropout(dtype: Any) -> None:
     x, dy = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 16))
     key = jax.random.key(1)
     kept, back = jax.vjp(lambda x: dropped_softmax(x, key, dtype, 0.3), x)
@@ -348,7 +353,7 @@ def test_the_slope_through_dropped_weights_is_not_that_of_softmax_and_dropout(dt
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("more", [{}, {"soft_cap": 1.5}, {"bias": BIAS}])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_another_device_weighs_otherwise(
+def test_every_device_weighs_alike(
     mask: str, more: dict[str, Any], rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bias = jnp.asarray(more.get("bias", np.zeros((1, 1, 1))), jnp.float32)
@@ -365,7 +370,7 @@ def test_another_device_weighs_otherwise(
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_gpus_backward_pass_keeps_the_weights_in_float32_or_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpus_backward_pass_keeps_neither_float32_weights_nor_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     scores = jax.random.normal(jax.random.key(0), (2, 3, 4, 5)).astype(jnp.bfloat16)
     seen = jnp.ones((2, 1, 1, 5), bool)

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
 from scipy.special import erf
+from support.modules import drawn
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, ClipConfig, TextTowerConfig, ViTConfig, run_stages
 from transferlab.models.backbone import check_ownership
+from transferlab.models.heads import Pooling
 
 KEY = jax.random.key(0)
 VISION = ViTConfig(
@@ -53,7 +54,7 @@ def compiled(definition, start: int = 0, stop: int | None = None, compute=None):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_leaf_is_owned_by_no_stage_or_two(pair: str) -> None:
+def test_every_leaf_is_owned_by_exactly_one_stage(pair: str) -> None:
     module = PAIRS[pair].build()
     check_ownership(module.all_stages(), trees.flatten(trees.define(module).params))
     names = [stage.name for stage in module.all_stages()]
@@ -65,7 +66,7 @@ def test_a_leaf_is_owned_by_no_stage_or_two(pair: str) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_both_towers_in_pieces_give_other_logits_than_the_model_or_its_towers(pair: str) -> None:
+def test_both_towers_in_pieces_give_the_logits_of_the_model(pair: str) -> None:
     definition, params = concrete(PAIRS[pair])
     whole = compiled(definition)(params, given())
     assert whole["logits"].shape == (2, 3)
@@ -80,7 +81,7 @@ def test_both_towers_in_pieces_give_other_logits_than_the_model_or_its_towers(pa
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_logits_are_not_those_of_an_evaluation_in_plain_numpy(pair: str) -> None:
+def test_logits_are_those_of_an_evaluation_in_plain_numpy(pair: str) -> None:
     definition, params = concrete(PAIRS[pair])
     got = compiled(definition)(params, given())
     leaves = {p: np.asarray(v, np.float64) for p, v in trees.flatten(params).items()}
@@ -149,14 +150,14 @@ def in_numpy(config: ClipConfig, leaves: dict[str, np.ndarray], image: np.ndarra
 @pytest.mark.parametrize(
     ("rule", "positions"), [("end", [3, 1, 5]), ("highest", [2, 5, 5]), ("last", [5, 5, 5])]
 )  # fmt: skip
-def test_another_token_stands_for_the_text(rule: str, positions: list[int]) -> None:
+def test_the_token_that_is_configured_stands_for_the_text(rule: str, positions: list[int]) -> None:
     definition, params = concrete(replace(TEXT, pooled_token=rule))
     out = compiled(definition)(params, {"input_ids": jnp.asarray(IDS)})
     for row, position in enumerate(positions):
         np.testing.assert_array_equal(out["pooled"][row], out["hidden"][row, position])
 
 
-def test_a_causal_token_sees_what_comes_after_it() -> None:
+def test_a_causal_token_does_not_see_what_comes_after_it() -> None:
     definition, params = concrete(TEXT)
     want = compiled(definition)(params, {"input_ids": jnp.asarray(IDS)})["hidden"]
     changed = jnp.asarray(IDS).at[:, 4:].set(11)
@@ -167,7 +168,7 @@ def test_a_causal_token_sees_what_comes_after_it() -> None:
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean", "embedding", "stages"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_head_on_a_tower_gets_features_of_another_width(pair: str, pooling: str) -> None:
+def test_a_head_on_a_tower_gets_features_of_its_width(pair: str, pooling: Pooling) -> None:
     head = ClassifierConfig(("cat", "dog"), pooling=pooling)
     for config, inputs in ((PAIRS[pair].vision, "pixel_values"), (PAIRS[pair].text, "input_ids")):
         if pooling not in config.build().poolings:
@@ -180,7 +181,7 @@ def test_a_head_on_a_tower_gets_features_of_another_width(pair: str, pooling: st
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_bfloat16_is_far_from_float32(pair: str) -> None:
+def test_bfloat16_is_close_to_float32(pair: str) -> None:
     definition, params = concrete(PAIRS[pair])
     inputs = given()
     want = compiled(definition)(params, inputs)
@@ -191,7 +192,7 @@ def test_bfloat16_is_far_from_float32(pair: str) -> None:
     np.testing.assert_allclose(got["text_embedding"], want["text_embedding"], atol=0.05)
 
 
-def test_dropout_acts_without_a_key_or_not_with_one() -> None:
+def test_dropout_acts_with_a_key_and_not_without() -> None:
     definition, params = concrete(replace(TEXT, attention_dropout=0.5))
     inputs = {"input_ids": jnp.asarray(IDS)}
     run = jax.jit(lambda params, key: definition.merge(params)(inputs, key)["hidden"])
@@ -209,7 +210,7 @@ def test_dropout_acts_without_a_key_or_not_with_one() -> None:
         ("siglip_b16", 203_155_970), ("siglip_so400m14", 877_960_498),
     ],
 )  # fmt: skip
-def test_a_named_size_has_not_the_published_number_of_parameters(size: str, parameters: int) -> None:
+def test_a_named_size_has_the_published_number_of_parameters(size: str, parameters: int) -> None:
     assert trees.count(trees.define(getattr(ClipConfig, size)().build()).params) == parameters
 
 
@@ -225,12 +226,12 @@ def test_a_named_size_has_not_the_published_number_of_parameters(size: str, para
         (lambda: replace(VISION, pooling="embedding"), "pooling 'embedding' is not possible"),
     ],
 )  # fmt: skip
-def test_sizes_that_contradict_each_other_pass(build, message: str) -> None:
+def test_sizes_that_contradict_each_other_are_refused(build, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         build()
 
 
-def test_a_text_longer_than_the_positions_is_cut_silently() -> None:
+def test_a_text_longer_than_the_positions_is_not_cut_silently() -> None:
     definition, params = concrete(TEXT)
     with pytest.raises(TransferlabError, match="Texts of 10 tokens are too long: this model has 9 positions"):
         definition.merge(params)({"input_ids": jnp.ones((1, 10), jnp.int32)})

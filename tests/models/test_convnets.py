@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn_convnet
+from support.modules import drawn_convnet
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
@@ -81,13 +81,13 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("family", "size"), PUBLISHED, ids=lambda value: getattr(value, "__name__", value))
-def test_a_named_size_has_not_the_published_number_of_parameters(family: type, size: str) -> None:
+def test_a_named_size_has_the_published_number_of_parameters(family: type, size: str) -> None:
     head = ClassifierConfig(tuple(str(i) for i in range(1000)))
     assert trees.count(trees.define(getattr(family, size)().build(head)).params) == PUBLISHED[family, size]
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_leaf_is_owned_by_no_stage_or_two(name: str) -> None:
+def test_every_leaf_is_owned_by_exactly_one_stage(name: str) -> None:
     module = TINY[name].build(HEAD)
     definition = trees.define(module)
     check_ownership(module.all_stages(), {**trees.flatten(definition.params), **trees.flatten(definition.state)})
@@ -95,7 +95,7 @@ def test_a_leaf_is_owned_by_no_stage_or_two(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_stages_run_in_pieces_give_other_logits_than_the_model(name: str) -> None:
+def test_stages_run_in_pieces_give_the_logits_of_the_model(name: str) -> None:
     definition, params, state = concrete(TINY[name], ClassifierConfig(("cat", "dog"), pooling="stages"))
     x = images(2, 37, 42)
     whole = compiled(definition)(params, state, {"pixel_values": x})[0]["logits"]
@@ -108,7 +108,7 @@ def test_stages_run_in_pieces_give_other_logits_than_the_model(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name != "mobilenet"])
-def test_bfloat16_is_far_from_float32_or_leaks_another_dtype(name: str) -> None:
+def test_bfloat16_is_close_to_float32_and_leaks_no_other_dtype(name: str) -> None:
     definition, params, state = concrete(TINY[name])
     x = images(4, 32, 32)
     want = compiled(definition)(params, state, {"pixel_values": x})[0]
@@ -119,7 +119,7 @@ def test_bfloat16_is_far_from_float32_or_leaks_another_dtype(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_training_is_not_evaluation_with_noise_and_moving_statistics(name: str) -> None:
+def test_training_is_evaluation_with_noise_and_moving_statistics(name: str) -> None:
     definition, params, state = concrete(replace(TINY[name], drop_path=0.5))
     inputs = {"pixel_values": images(8, 32, 32), "weight": jnp.ones(8)}
     quiet, same = compiled(definition)(params, state, inputs)
@@ -138,7 +138,7 @@ def test_training_is_not_evaluation_with_noise_and_moving_statistics(name: str) 
 
 
 @pytest.mark.parametrize("name", ["resnet", "resnet basic"])
-def test_padding_rows_change_what_a_training_batch_computes(name: str) -> None:
+def test_padding_rows_do_not_change_what_a_training_batch_computes(name: str) -> None:
     # At torch's eps a norm over the last map's few pixels makes much of rounding.
     definition, params, state = concrete(replace(TINY[name], eps=1e-2))
     x = images(3, 64, 64)
@@ -152,7 +152,7 @@ def test_padding_rows_change_what_a_training_batch_computes(name: str) -> None:
         np.testing.assert_allclose(trees.flatten(got_state)[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
 
 
-def test_max_pool_pads_with_a_zero() -> None:
+def test_max_pool_does_not_pad_with_a_zero() -> None:
     x = -1.0 - jnp.arange(2.0 * 5 * 4 * 3).reshape(2, 5, 4, 3)
     got, wide = max_pool(x), np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
     assert got.shape == (2, 3, 2, 3)
@@ -161,7 +161,7 @@ def test_max_pool_pads_with_a_zero() -> None:
             np.testing.assert_array_equal(got[:, r, c], wide[:, 2 * r : 2 * r + 3, 2 * c : 2 * c + 3].max((1, 2)))
 
 
-def test_a_shifted_window_sees_pixels_from_the_other_side_of_the_picture() -> None:
+def test_a_shifted_window_does_not_see_the_other_side_of_the_image() -> None:
     """The shift brings the first rows beside the last ones; they must not attend to each other."""
     config = replace(TINY["swin"], depths=(2, 1), window_sizes=(4, 4))
     definition, params, state = concrete(config)
@@ -194,6 +194,6 @@ def test_a_shifted_window_sees_pixels_from_the_other_side_of_the_picture() -> No
         (lambda: SwinConfig(window_sizes=(0, 7, 7, 7)), r"window_sizes\[0\] is 0; it must be at least 1"),
     ],
 )
-def test_sizes_that_contradict_each_other_pass(make, message: str) -> None:
+def test_sizes_that_contradict_each_other_are_refused(make, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         make()

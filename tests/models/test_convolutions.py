@@ -34,7 +34,7 @@ def pixels(*shape: int, seed: int = 0):
 @pytest.mark.parametrize("size", [(8, 8), (7, 10), (1, 2)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_depthwise_on_cpu_gives_other_numbers_or_gradients_than_a_grouped_convolution(kernel, stride, size, padding):
+def test_depthwise_on_cpu_gives_the_numbers_and_gradients_of_a_grouped_convolution(kernel, stride, size, padding):
     x = pixels(3, *size, 4)
     weights = pixels(kernel, kernel, 1, 4, seed=1)
 
@@ -47,7 +47,7 @@ def test_depthwise_on_cpu_gives_other_numbers_or_gradients_than_a_grouped_convol
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
 
 
-def test_depthwise_on_cpu_breaks_under_vmap_over_members_with_their_own_kernels():
+def test_depthwise_on_cpu_works_under_vmap_over_members_with_their_own_kernels():
     x, weights = pixels(2, 7, 6, 3), pixels(4, 3, 3, 1, 3, seed=1)
     layer = trees.define(DepthwiseConv(3, 3, stride=2, form="shifted"))
 
@@ -59,7 +59,7 @@ def test_depthwise_on_cpu_breaks_under_vmap_over_members_with_their_own_kernels(
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_depthwise_in_bfloat16_returns_or_differentiates_in_another_dtype():
+def test_depthwise_in_bfloat16_returns_and_differentiates_in_bfloat16():
     layer = trees.define(DepthwiseConv(3, 3, form="shifted"))
     kernel = pixels(3, 3, 1, 3, seed=1).astype(jnp.bfloat16)
 
@@ -76,7 +76,7 @@ def test_depthwise_in_bfloat16_returns_or_differentiates_in_another_dtype():
 
 
 @pytest.mark.parametrize(("length", "pads"), [(8, (0, 1)), (7, (1, 1)), (224, (0, 1))])
-def test_same_padding_at_stride_two_puts_the_odd_pixel_before_the_picture(length, pads):
+def test_same_padding_at_stride_two_puts_the_odd_pixel_after_the_image(length, pads):
     """TensorFlow pads an even side only at its end; torch's symmetric padding shifts every feature by a pixel."""
     x = np.zeros((1, length, length, 1), np.float32)
     x[0, 0, 0] = 1.0
@@ -87,7 +87,7 @@ def test_same_padding_at_stride_two_puts_the_odd_pixel_before_the_picture(length
     assert model(jnp.asarray(x)).shape == (1, -(-length // 2), -(-length // 2), 1)
 
 
-def test_frozen_batch_norm_moves_its_statistics_or_uses_the_batch():
+def test_frozen_batch_norm_keeps_its_statistics_and_uses_them():
     x = pixels(4, 3, 3, 2) * 3 + 1
     model = filled(BatchNorm(2, eps=1e-3, momentum=0.1))
     before = jax.tree.map(np.asarray, trees.state_of(model))
@@ -98,7 +98,7 @@ def test_frozen_batch_norm_moves_its_statistics_or_uses_the_batch():
     np.testing.assert_allclose(model(x), want, rtol=1e-5, atol=1e-5)
 
 
-def test_running_statistics_of_batch_norm_miss_the_stated_momentum():
+def test_running_statistics_of_batch_norm_move_by_the_stated_momentum():
     x = pixels(4, 3, 5, 2) * 3 + 1
     model = filled(BatchNorm(2, eps=1e-3, momentum=0.1))
     before = jax.tree.map(np.asarray, trees.state_of(model))
@@ -112,7 +112,7 @@ def test_running_statistics_of_batch_norm_miss_the_stated_momentum():
     np.testing.assert_allclose(normal.reshape(-1, 2).var(0), 1.0, atol=1e-3)
 
 
-def test_padding_rows_leak_into_the_statistics_of_a_training_batch():
+def test_padding_rows_do_not_leak_into_the_statistics_of_a_training_batch():
     x = pixels(3, 4, 4, 2) * 2 + 5
     padded = jnp.concatenate([x, jnp.full((5, 4, 4, 2), 1e3)])
     weight = jnp.array([1.0] * 3 + [0.0] * 5)
@@ -123,7 +123,7 @@ def test_padding_rows_leak_into_the_statistics_of_a_training_batch():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got_state, want_state)
 
 
-def test_a_part_that_is_all_padding_moves_the_statistics() -> None:
+def test_a_part_that_is_all_padding_leaves_the_statistics() -> None:
     norm = filled(BatchNorm(3, eps=1e-3, momentum=0.1))
     before = np.asarray(norm.mean[...]), np.asarray(norm.var[...])
     norm(jnp.zeros((4, 2, 2, 3)), jax.random.key(0), jnp.zeros(4))

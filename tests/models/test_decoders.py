@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
+from support.modules import drawn
+from support.typed import found
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
@@ -39,7 +41,7 @@ IDS = jnp.asarray(np.random.default_rng(2).integers(0, 20, (3, 9)))
 MASK = jnp.array([[1] * 9, [1] * 5 + [0] * 4, [0] * 3 + [1] * 6])
 
 
-def concrete(config, head="language model"):
+def concrete(config, head: Any = "language model"):
     return drawn(config.build(config.language_model() if head == "language model" else head))
 
 
@@ -55,7 +57,7 @@ def run(
 
 
 @pytest.mark.parametrize("variant", ["llama", "llama, biases", "gemma"])
-def test_logits_are_not_those_of_an_evaluation_in_plain_numpy(variant: str) -> None:
+def test_logits_are_those_of_an_evaluation_in_plain_numpy(variant: str) -> None:
     config = VARIANTS[variant]
     definition, params = concrete(config)
     got = run(definition, params, {"input_ids": IDS, "attention_mask": MASK})["logits"]
@@ -103,7 +105,7 @@ def in_numpy(config: LlamaConfig, leaves: dict[str, np.ndarray], ids: np.ndarray
                 mine, theirs = norm(mine, f"{here}/query_norm"), norm(theirs, f"{here}/key_norm")
             mine, theirs = turned(mine, theta), turned(theirs, theta)
             for t in range(len(ids)):
-                first = max(0, t - config.sliding_window + 1) if local else 0
+                first = max(0, t - found(config.sliding_window) + 1) if local else 0
                 keys = [s for s in range(first, t + 1) if mask[s]]
                 if not keys:
                     continue
@@ -123,7 +125,7 @@ def in_numpy(config: LlamaConfig, leaves: dict[str, np.ndarray], ids: np.ndarray
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "llama", "gemma"])
-def test_stages_run_in_pieces_or_with_a_cache_give_other_logits_than_the_model(variant: str) -> None:
+def test_stages_run_in_pieces_or_with_a_cache_give_the_logits_of_the_model(variant: str) -> None:
     definition, params = concrete(VARIANTS[variant])
     positions = jnp.maximum(jnp.cumsum(MASK, axis=1) - 1, 0)
     given = {"input_ids": IDS, "attention_mask": MASK, "position_ids": positions}
@@ -147,7 +149,7 @@ def test_stages_run_in_pieces_or_with_a_cache_give_other_logits_than_the_model(v
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_token_sees_what_comes_later_or_is_padding_or_beyond_its_window(variant: str) -> None:
+def test_a_token_sees_neither_what_comes_later_nor_padding_nor_beyond_its_window(variant: str) -> None:
     config = VARIANTS[variant]
     if variant == "gemma":
         config = replace(config, windowed=(0, 1))
@@ -173,7 +175,7 @@ def test_a_token_sees_what_comes_later_or_is_padding_or_beyond_its_window(varian
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_leaf_is_owned_by_no_stage_or_two_or_the_tie_is_not_borrowed(variant: str) -> None:
+def test_every_leaf_is_owned_by_exactly_one_stage_and_the_tie_is_borrowed(variant: str) -> None:
     config = VARIANTS[variant]
     for head in (config.language_model(), ClassifierConfig(("a", "b"), pooling="last", bias=False), None):
         module = config.build(head)
@@ -186,7 +188,7 @@ def test_a_leaf_is_owned_by_no_stage_or_two_or_the_tie_is_not_borrowed(variant: 
     assert frontier(stages, {"norm/scale"}) == 3 and frontier(stages, {"embed/word/embedding"}) == 0
 
 
-def test_bfloat16_goes_far_from_float32_or_changes_dtype_on_the_way() -> None:
+def test_bfloat16_stays_close_to_float32_and_keeps_its_dtype() -> None:
     definition, params = concrete(GEMMA)
     given = {"input_ids": IDS, "attention_mask": MASK}
     want = np.asarray(run(definition, params, given)["logits"])
@@ -205,7 +207,9 @@ def test_bfloat16_goes_far_from_float32_or_changes_dtype_on_the_way() -> None:
         (replace(LLAMA, num_hidden_layers=1), "attention_dropout", {"layers/0"}),
     ],
 )
-def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(config, field: str, noisy: set) -> None:
+def test_a_rate_acts_in_training_alone_and_in_the_stages_that_say_they_are_random(
+    config, field: str, noisy: set
+) -> None:
     definition, params = concrete(replace(config, **{field: 0.5}))
     given = {"input_ids": IDS, "attention_mask": MASK}
     quiet = run(concrete(config)[0], params, given, eager=True)["logits"]
@@ -234,11 +238,11 @@ def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(conf
         (LlamaConfig.gemma3_270m(), 268_098_176),
     ],
 )
-def test_a_size_has_another_number_of_parameters_than_was_published(config, parameters: int) -> None:
+def test_a_size_has_the_published_number_of_parameters(config, parameters: int) -> None:
     assert trees.count(trees.define(config.build(config.language_model())).params) == parameters
 
 
-def test_the_last_token_of_a_text_is_taken_from_its_padding() -> None:
+def test_the_last_token_of_a_text_is_not_taken_from_its_padding() -> None:
     definition, params = concrete(LLAMA, ClassifierConfig(("a", "b"), pooling="last", bias=False))
     got = run(definition, params, {"input_ids": IDS, "attention_mask": MASK})["pooled"]
     bare, rest = concrete(LLAMA, None)
@@ -247,7 +251,7 @@ def test_the_last_token_of_a_text_is_taken_from_its_padding() -> None:
     assert "head" not in rest and set(params["head"]) == {"kernel"}
 
 
-def test_a_head_forgets_its_scale_its_bias_or_its_cap() -> None:
+def test_a_head_applies_its_scale_its_bias_and_its_cap() -> None:
     head = LanguageModelConfig(tied=True, bias=True, scale=0.25, soft_cap=1.5)
     definition, params = concrete(LLAMA, head)
     out = run(definition, params, {"input_ids": IDS})
@@ -272,12 +276,12 @@ def test_a_head_forgets_its_scale_its_bias_or_its_cap() -> None:
         (lambda: replace(GPT2, n_layer=0), "n_layer is 0"),
     ],
 )
-def test_a_config_that_cannot_be_is_built(make, message: str) -> None:
+def test_a_config_that_cannot_be_is_refused(make, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         make()
 
 
-def test_a_text_longer_than_gpt2s_positions_is_cut_or_wraps() -> None:
+def test_a_text_longer_than_gpt2s_positions_is_refused() -> None:
     definition, params = concrete(GPT2)
     with pytest.raises(TransferlabError, match="Texts of 33 tokens are too long: this model has 32 positions"):
         run(definition, params, {"input_ids": jnp.zeros((1, 33), jnp.int32)})

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn_convnet
+from support.modules import drawn_convnet
 
 from transferlab import trees
 from transferlab.models import ClassifierConfig, EfficientNetConfig, run_stages
@@ -55,7 +55,7 @@ def images(*shape: int, seed: int = 0):
         ("b3", 12_233_232),
     ],
 )
-def test_a_named_size_has_not_the_published_number_of_parameters(size: str, parameters: int):
+def test_a_named_size_has_the_published_number_of_parameters(size: str, parameters: int):
     config = getattr(EfficientNetConfig, size)()
     head = ClassifierConfig(tuple(str(i) for i in range(1000)))
     module = config.build(head)
@@ -71,7 +71,7 @@ def test_a_named_size_has_not_the_published_number_of_parameters(size: str, para
 
 
 @pytest.mark.parametrize("pooling", ["mean", "stages"])
-def test_stages_run_in_pieces_give_other_logits_than_the_model(pooling):
+def test_stages_run_in_pieces_give_the_logits_of_the_model(pooling):
     definition, params, state = concrete(SMALL, ClassifierConfig(("cat", "dog"), pooling=pooling))
     x = images(2, 33, 40)
     whole = compiled(definition, 0)(params, state, {"pixel_values": x})[0]
@@ -82,7 +82,7 @@ def test_stages_run_in_pieces_give_other_logits_than_the_model(pooling):
         np.testing.assert_allclose(logits, whole["logits"], atol=1e-5)
 
 
-def test_a_frozen_backbone_drops_paths_or_moves_its_statistics():
+def test_a_frozen_backbone_drops_no_path_and_keeps_its_statistics():
     definition, params, state = concrete(replace(SMALL, drop_path=0.9), ClassifierConfig(("cat", "dog")))
     inputs = {"pixel_values": images(2, 32, 32), "weight": jnp.ones(2)}
     quiet, _ = compiled(definition, 0)(params, state, inputs)
@@ -92,7 +92,7 @@ def test_a_frozen_backbone_drops_paths_or_moves_its_statistics():
     jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
-def test_training_one_stage_moves_the_statistics_of_another():
+def test_training_one_stage_leaves_the_statistics_of_another():
     definition, params, state = concrete(SMALL, ClassifierConfig(("cat", "dog")))
     inputs = {"pixel_values": images(4, 32, 32)}
     before, after = state, compiled(definition, 0, training=("top",))(params, state, inputs)[1]
@@ -101,7 +101,7 @@ def test_training_one_stage_moves_the_statistics_of_another():
     assert moved == {"top/norm/mean", "top/norm/var"}
 
 
-def test_padding_rows_change_what_a_training_batch_computes():
+def test_padding_rows_do_not_change_what_a_training_batch_computes():
     definition, params, state = concrete(replace(SMALL, drop_path=0.0), ClassifierConfig(("cat", "dog")))
     x = images(3, 32, 32)
     padded = jnp.concatenate([x, jnp.full((2, 32, 32, 3), 50.0)])
@@ -115,7 +115,7 @@ def test_padding_rows_change_what_a_training_batch_computes():
         assert not np.array_equal(leaf, trees.flatten(state)[path]), f"{path} did not move"
 
 
-def test_stochastic_depth_drops_the_wrong_share_or_not_whole_examples():
+def test_stochastic_depth_drops_its_rate_of_whole_examples():
     definition, params, state = concrete(replace(SMALL, drop_path=0.5))
     names = [stage.name for stage in definition.merge(params, state).all_stages()]
     number, rate = names.index("stages/5/1"), 0.5 * 8 / 10
@@ -132,7 +132,7 @@ def test_stochastic_depth_drops_the_wrong_share_or_not_whole_examples():
 
 @pytest.mark.parametrize("lite", [True, False])
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
-def test_logits_differ_from_an_evaluation_in_plain_numpy(lite, padding):
+def test_logits_equal_an_evaluation_in_plain_numpy(lite, padding):
     config = replace(SMALL, lite=lite, padding=padding)
     definition, params, state = concrete(config, ClassifierConfig(("cat", "dog", "cow")))
     x = images(2, 33, 50)

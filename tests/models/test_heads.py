@@ -41,7 +41,7 @@ def run(model, key=None, training=frozenset()):
     return carry, run_stages(model, carry, len(model.backbone_stages()), len(stages), key, training)
 
 
-def test_each_pooling_sees_something_else_than_it_says() -> None:
+def test_each_pooling_sees_what_it_says() -> None:
     mask = np.asarray(MASK)[..., None]
     for pooling in ("mean", "first", "pooler"):
         model = built(ClassifierConfig(("a", "b", "c"), pooling=pooling))
@@ -58,7 +58,7 @@ def test_each_pooling_sees_something_else_than_it_says() -> None:
         assert out["logits"].shape == (2, 3)
 
 
-def test_stages_pool_something_else_than_unit_vectors_side_by_side() -> None:
+def test_stages_pool_unit_vectors_side_by_side() -> None:
     model = built(ClassifierConfig(("a", "b"), pooling="stages"))
     _, out = run(model)
     pieces = np.asarray(out["pooled"]).reshape(2, 3, 8)  # the embeddings and both layers
@@ -66,12 +66,12 @@ def test_stages_pool_something_else_than_unit_vectors_side_by_side() -> None:
     assert trees.flatten(trees.define(model).params)["head/kernel"].shape == (24, 2)
 
 
-def test_normalise_leaves_the_length() -> None:
+def test_normalize_makes_the_length_one() -> None:
     _, out = run(built(ClassifierConfig(("a", "b"), normalise=True)))
     np.testing.assert_allclose(np.linalg.norm(out["pooled"], axis=-1), 1.0, atol=1e-5)
 
 
-def test_head_dropout_acts_where_the_head_does_not_train() -> None:
+def test_head_dropout_acts_only_where_the_head_trains() -> None:
     model = built(ClassifierConfig(("a", "b"), dropout=0.5))
     _, still = run(model)
     _, frozen = run(model, jax.random.key(0), frozenset())
@@ -80,14 +80,14 @@ def test_head_dropout_acts_where_the_head_does_not_train() -> None:
     assert np.abs(np.asarray(still["logits"] - trained["logits"])).max() > 1e-3
 
 
-def test_a_new_head_starts_at_zero() -> None:
+def test_a_new_head_does_not_start_at_zero() -> None:
     # From zeros a BERT trained from scratch stays at the majority rate.
     definition = trees.define(CONFIG.build(ClassifierConfig(("a", "b"))))
     drawn = definition.initialise(["head/kernel"], jax.random.key(0))["head/kernel"]
     assert 0.01 < float(jnp.std(drawn)) < 0.03
 
 
-def test_a_pooling_that_the_model_lacks_is_a_key_error(source) -> None:
+def test_a_pooling_that_the_model_lacks_is_one_error(source) -> None:
     pictures = replace(source, config=EfficientNetConfig.lite0())
     for pooling in ("first", "pooler"):
         with pytest.raises(TransferlabError, match=f"cannot pool by '{pooling}'.* It can by mean, stages"):

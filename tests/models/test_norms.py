@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import filled
+from support.modules import filled
 
 from transferlab.models.norms import LayerNorm, layer_norm
 
@@ -19,7 +19,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("backend")
-def test_layer_norm_is_not_the_definitions() -> None:
+def test_layer_norm_is_the_definitions() -> None:
     layer = filled(LayerNorm(6, eps=1e-3))
     x = np.random.default_rng(1).normal(2, 3, (4, 5, 6)).astype(np.float32)
     wide = x.astype(np.float64)
@@ -29,7 +29,7 @@ def test_layer_norm_is_not_the_definitions() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_layer_norms_slope_is_not_the_derivative_of_its_steps() -> None:
+def test_layer_norms_gradient_is_the_derivative_of_its_steps() -> None:
     rng = np.random.default_rng(1)
     x, scale, bias, dy = (rng.normal(2, 3, shape) for shape in ((4, 5, 6), (6,), (6,), (4, 5, 6)))
 
@@ -54,7 +54,7 @@ def test_layer_norms_slope_is_not_the_derivative_of_its_steps() -> None:
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("moving", ["x", "scale", "bias"])
-def test_layer_norms_slope_hangs_on_what_is_frozen(moving: str) -> None:
+def test_layer_norms_gradient_does_not_depend_on_what_is_frozen(moving: str) -> None:
     rng = np.random.default_rng(1)
     given = {name: jnp.asarray(rng.normal(2, 3, shape), jnp.float32)
              for name, shape in {"x": (4, 5, 6), "scale": (6,), "bias": (6,)}.items()}  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
+from support.modules import drawn
 
 import transferlab as tl
 from transferlab import trees
@@ -27,8 +28,9 @@ from transferlab.models import (
 )
 from transferlab.models.backbone import stages_between
 from transferlab.models.causal import Rope
+from transferlab.models.heads import Pooling
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
 }  # fmt: skip
 BERT = BertConfig(**SIZES, pooler=True)
@@ -51,7 +53,7 @@ GEMMA = replace(
     query_pre_attn_scalar=5, attn_logit_softcapping=1.5, norm_offset=True, norm_after=True,
 )  # fmt: skip
 
-FIRST = {
+FIRST: dict[str, tuple[Any, Pooling]] = {
     "BERT": (BERT, "first"),
     "BERT's pooler": (BERT, "pooler"),
     "RoBERTa": (RobertaConfig(**SIZES, max_position_embeddings=16), "first"),
@@ -64,7 +66,7 @@ FIRST = {
     "CLIP's vision": (replace(VIT, pre_norm=True, projection_dim=6, pooling="first", norm_hidden=False), "embedding"),
     "a vision tower's pooler, projected": (replace(VIT, pooler=True, projection_dim=6, pooling="pooler"), "embedding"),
 }
-OTHERS = {
+OTHERS: dict[str, tuple[Any, Pooling]] = {
     "CLIP's text": (TEXT, "embedding"),
     "CLIP's text, no projection": (replace(TEXT, projection_dim=None), "pooler"),
     "SigLIP's text": (replace(TEXT, causal=False, pooled_token="last", projection_bias=True), "embedding"),
@@ -78,7 +80,7 @@ MASK = jnp.array([[1] * 9, [1] * 5 + [0] * 4, [0] * 3 + [1] * 6])
 KEY = jax.random.key(3)
 
 
-def concrete(config, pooling: str):
+def concrete(config, pooling: Pooling):
     return drawn(config.build(ClassifierConfig(("cat", "dog"), pooling=pooling)))
 
 
@@ -109,7 +111,7 @@ def objective(definition, inputs: dict, cut: int | None, training: bool):
     [(*case, True) for case in FIRST.values()] + [(*case, False) for case in OTHERS.values()],
     ids=[*FIRST, *OTHERS],
 )
-def test_logits_or_gradients_differ_from_those_of_all_tokens(config, pooling: str, training: bool) -> None:
+def test_logits_and_gradients_equal_those_of_all_tokens(config, pooling: Pooling, training: bool) -> None:
     definition, params = concrete(config, pooling)
     inputs = inputs_of(config)
     # Cut before the pooling, the last layer must give all tokens.
@@ -124,7 +126,7 @@ def test_logits_or_gradients_differ_from_those_of_all_tokens(config, pooling: st
 
 
 @pytest.mark.parametrize(("config", "pooling"), [*FIRST.values(), *OTHERS.values()], ids=[*FIRST, *OTHERS])
-def test_the_last_layer_is_computed_for_tokens_that_nobody_reads(config, pooling: str) -> None:
+def test_the_last_layer_is_computed_only_for_the_token_that_is_read(config, pooling: Pooling) -> None:
     definition, params = concrete(config, pooling)
     last = len(config.build().layers) - 1
     seen = {}
@@ -146,12 +148,12 @@ def test_the_last_layer_is_computed_for_tokens_that_nobody_reads(config, pooling
     [(BERT, "mean"), (BERT, "stages"), (VIT, "first and mean"), (VIT, "mean"), (GPT2, "mean"), (GPT2, "stages"),
      (replace(VIT, pooler=True, pooler_kind="attention", pooling="pooler"), "pooler")],
 )  # fmt: skip
-def test_a_head_that_reads_all_tokens_gets_one(config, pooling: str) -> None:
+def test_a_head_that_reads_all_tokens_gets_all(config, pooling: Pooling) -> None:
     model = config.build(ClassifierConfig(("cat", "dog"), pooling=pooling))
     assert model.head.reads(model) is None
 
 
-def test_the_plan_keeps_still_about_tokens_that_are_not_computed(source, films) -> None:
+def test_the_plan_says_which_tokens_are_not_computed(source, films) -> None:
     said = {
         pooling: str(tl.adapt(source, films, method=tl.methods.Full(pooling=pooling)).plan)
         for pooling in ("first", "mean")

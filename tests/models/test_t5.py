@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.typed import found
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, T5Config, frontier, run_stages, shift_right
 from transferlab.models.backbone import check_ownership, training_stages
+from transferlab.models.heads import Classifier
 
 TINY = T5Config(
     vocab_size=40, d_model=12, d_kv=5, d_ff=16, num_layers=3, num_decoder_layers=2, num_heads=2,
@@ -62,18 +64,18 @@ def logits(definition, params):
         (T5Config.v1_1_xxl(), 11_135_332_352),
     ],
 )
-def test_a_published_size_has_another_number_of_parameters(config: T5Config, parameters: int) -> None:
+def test_a_published_size_has_its_number_of_parameters(config: T5Config, parameters: int) -> None:
     head = config.language_model(tied=config.scale_decoder_outputs)
     assert trees.count(trees.define(config.build(head)).params) == parameters
 
 
 @pytest.mark.parametrize("config", [TINY, TINY.v1_1(), TINY.encoder_only()])
-def test_a_leaf_has_no_stage_or_two(config: T5Config) -> None:
+def test_every_leaf_has_exactly_one_stage(config: T5Config) -> None:
     module = config.build(config.language_model(tied=False) if config.num_decoder_layers else None)
     check_ownership(module.all_stages(), trees.flatten(trees.define(module).params))
 
 
-def test_running_in_parts_is_not_running_all(definition, params, given, logits) -> None:
+def test_running_in_parts_is_running_all(definition, params, given, logits) -> None:
     model = definition.merge(params)
 
     def in_parts(inputs, cuts):
@@ -90,7 +92,7 @@ def test_running_in_parts_is_not_running_all(definition, params, given, logits) 
     ]  # fmt: skip
 
 
-def test_a_borrowed_table_that_trains_leaves_the_frontier_behind_it(definition) -> None:
+def test_a_borrowed_table_that_trains_holds_the_frontier_before_it(definition) -> None:
     """The bias of all layers lives in the first, and the tied head reads the table of tokens."""
     stages = definition.module.all_stages()
     names = [stage.name for stage in stages]
@@ -102,7 +104,7 @@ def test_a_borrowed_table_that_trains_leaves_the_frontier_behind_it(definition) 
     assert training_stages(stages, {"decoder/norm/scale"}) == {"decoder/norm"}
 
 
-def test_a_masked_token_or_a_later_target_is_seen(given, logits) -> None:
+def test_neither_a_masked_token_nor_a_later_target_is_seen(given, logits) -> None:
     whole = logits(given)
     other = given["input_ids"].at[1, 5:].set(7)
     np.testing.assert_allclose(logits({**given, "input_ids": other}), whole, atol=1e-6)
@@ -113,13 +115,13 @@ def test_a_masked_token_or_a_later_target_is_seen(given, logits) -> None:
     assert np.abs(np.asarray(changed[:, 4:] - whole[:, 4:])).max() > 1e-3
 
 
-def test_training_draws_nothing_or_the_same_twice(given, logits) -> None:
+def test_training_draws_and_draws_anew(given, logits) -> None:
     first, again, other = (logits(given, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.asarray(first - other)).max() > 1e-3
 
 
-def test_bfloat16_strays_from_float32(definition, params, given, logits) -> None:
+def test_bfloat16_stays_close_to_float32(definition, params, given, logits) -> None:
     want = logits(given)
     low = definition.merge(trees.cast(params, jnp.bfloat16), compute=jnp.bfloat16)
     got = jax.jit(lambda given: low(given)["logits"])(given)
@@ -127,19 +129,19 @@ def test_bfloat16_strays_from_float32(definition, params, given, logits) -> None
     assert np.abs(np.asarray(got, np.float32) - np.asarray(want)).max() < 0.05 * np.abs(np.asarray(want)).max()
 
 
-def test_shifting_right_keeps_the_last_label_or_the_ignored() -> None:
+def test_shifting_right_drops_the_last_label_and_the_ignored() -> None:
     labels = jnp.array([[5, 6, 7], [5, -100, -100]])
     config = replace(TINY, decoder_start_token_id=3, pad_token_id=1)
     np.testing.assert_array_equal(shift_right(labels, config), [[3, 5, 6], [3, 5, 1]])
 
 
-def test_a_decoder_without_targets_or_under_a_head_for_labels_is_guessed_at(definition, params, given) -> None:
+def test_a_decoder_without_targets_or_under_a_head_for_labels_is_refused(definition, params, given) -> None:
     with pytest.raises(TransferlabError, match="needs 'decoder_input_ids'"):
         definition.merge(params)({"input_ids": given["input_ids"]})
     with pytest.raises(TransferlabError, match=r"take its encoder: source\.encoder"):
         TINY.build(ClassifierConfig(("a", "b")))
     model = TINY.encoder_only().build(ClassifierConfig(("a", "b"), pooling="stages"))
-    assert model.head is not None and model.head.kernel.shape == (12 * 5, 2)
+    assert isinstance(model.head, Classifier) and found(model.head.kernel).shape == (12 * 5, 2)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +153,6 @@ def test_a_decoder_without_targets_or_under_a_head_for_labels_is_guessed_at(defi
         ({"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 is not beyond the 4"),
     ],
 )
-def test_a_config_that_cannot_be_is_built(changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         replace(TINY, **changes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
+from support.modules import drawn
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
@@ -27,10 +28,10 @@ from transferlab.models.mpnet import distance_buckets
 from transferlab.models.roberta import counted_positions
 
 KEY = jax.random.key(0)
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12,
 }  # fmt: skip
-QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+QUIET: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TINY = {
     "roberta": RobertaConfig(**SIZES, **QUIET, max_position_embeddings=16),
     "distilbert": DistilBertConfig(
@@ -64,7 +65,7 @@ def compiled(definition, start: int = 0, stop: int | None = None, training: froz
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_stages_run_in_pieces_give_other_logits_than_the_model(family: str) -> None:
+def test_stages_run_in_pieces_give_the_logits_of_the_model(family: str) -> None:
     definition, params = concrete(TINY[family])
     given = {**INPUTS, "position_ids": jnp.arange(8)[None] + 2}
     whole = compiled(definition)(params, given)["logits"]
@@ -74,7 +75,7 @@ def test_stages_run_in_pieces_give_other_logits_than_the_model(family: str) -> N
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_a_leaf_is_owned_by_no_stage_or_two(family: str) -> None:
+def test_every_leaf_is_owned_by_exactly_one_stage(family: str) -> None:
     module = TINY[family].build(HEAD)
     check_ownership(module.all_stages(), trees.flatten(trees.define(module).params))
     paths = trees.flatten(trees.define(module).params)
@@ -85,7 +86,7 @@ def test_a_leaf_is_owned_by_no_stage_or_two(family: str) -> None:
     assert ("layers/0/attention/norm/scale" in paths) == (family != "modernbert")
 
 
-def test_a_layer_is_frozen_while_the_bias_that_it_borrows_trains() -> None:
+def test_a_layer_is_not_frozen_while_the_bias_that_it_borrows_trains() -> None:
     stages = TINY["mpnet"].build(HEAD).all_stages()
     assert [stage.borrows for stage in stages if stage.name.startswith("layers/")] == [("embed/relative",)] * 3
     assert frontier(stages, {"embed/relative/embedding"}) == 0
@@ -93,8 +94,8 @@ def test_a_layer_is_frozen_while_the_bias_that_it_borrows_trains() -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(family: str) -> None:
-    shallow = replace(TINY[family], num_hidden_layers=1)
+def test_a_rate_acts_in_training_alone_and_in_the_stages_that_say_they_are_random(family: str) -> None:
+    shallow = replace(TINY[family], **{"n_layers" if family == "distilbert" else "num_hidden_layers": 1})
     definition, params = concrete(shallow)
     quiet = compiled(definition)(params, INPUTS)["logits"]
     for field in DROPOUT[family]:
@@ -103,11 +104,11 @@ def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(fami
         for stage in stages:
             moved = compiled(noisy, training=frozenset({stage.name}))(params, INPUTS)["logits"]
             assert stage.random == (not np.allclose(moved, quiet, atol=1e-6)), (field, stage.name)
-    np.testing.assert_array_equal(compiled(noisy)(params, INPUTS)["logits"], quiet)
+        np.testing.assert_array_equal(compiled(noisy)(params, INPUTS)["logits"], quiet)
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_bfloat16_is_far_from_float32(family: str) -> None:
+def test_bfloat16_is_close_to_float32(family: str) -> None:
     definition, params = concrete(TINY[family])
     plain = compiled(definition)(params, INPUTS)["pooled"]
     low = jax.jit(lambda params: definition.merge(params, compute=jnp.bfloat16)(INPUTS))(params)
@@ -116,7 +117,7 @@ def test_bfloat16_is_far_from_float32(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_what_stands_in_the_padding_is_read(family: str) -> None:
+def test_what_is_in_the_padding_is_not_read(family: str) -> None:
     definition, params = concrete(TINY[family])
     run = compiled(definition)
     longer = {
@@ -125,7 +126,7 @@ def test_what_stands_in_the_padding_is_read(family: str) -> None:
     np.testing.assert_allclose(run(params, longer)["logits"], run(params, INPUTS)["logits"], atol=1e-5)
 
 
-def test_positions_count_padding_or_begin_elsewhere() -> None:
+def test_positions_skip_padding_and_begin_where_the_reference_begins() -> None:
     ids = jnp.array([[7, 8, 9, 1, 1], [1, 1, 7, 8, 9], [7, 1, 8, 1, 9]])
     want = [[2, 3, 4, 1, 1], [1, 1, 2, 3, 4], [2, 1, 3, 1, 4]]
     np.testing.assert_array_equal(counted_positions(ids, 1, 10), want)
@@ -133,14 +134,14 @@ def test_positions_count_padding_or_begin_elsewhere() -> None:
         counted_positions(ids, 1, 4)
 
 
-def test_distances_share_the_wrong_buckets() -> None:
+def test_distances_share_the_right_buckets() -> None:
     buckets = distance_buckets(400)
     assert buckets[0, :9].tolist() == [0, 17, 18, 19, 20, 21, 22, 23, 24] and buckets[8, 0] == 8
     assert (np.diff(buckets[0, 1:]) >= 0).all() and buckets[0, -1] == 31 and buckets[-1, 0] == 15
     assert buckets[0, 90] < buckets[0, 128] == 31
 
 
-def test_a_window_reaches_further_than_half_of_its_width() -> None:
+def test_a_window_reaches_half_of_its_width() -> None:
     config = replace(TINY["modernbert"], num_hidden_layers=1, layer_types=("sliding_attention",))
     definition, params = concrete(config, None)
     run = compiled(definition)
@@ -158,7 +159,7 @@ def test_a_window_reaches_further_than_half_of_its_width() -> None:
         (ModernBertConfig.base(), 149.0), (ModernBertConfig.large(), 394.8),
     ],
 )  # fmt: skip
-def test_a_named_size_has_another_number_of_parameters_than_published(config, millions: float) -> None:
+def test_a_named_size_has_the_number_of_parameters_published(config, millions: float) -> None:
     assert round(trees.count(trees.define(config.build()).params) / 1e6, 1) == millions
 
 
@@ -184,6 +185,6 @@ def test_a_named_size_has_another_number_of_parameters_than_published(config, mi
         ),
     ],
 )
-def test_a_config_that_makes_no_model_is_taken(make, message: str) -> None:
+def test_a_config_that_makes_no_model_is_refused(make, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         make()

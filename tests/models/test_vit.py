@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
 from scipy.special import erf
+from support.modules import drawn
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, ViTConfig, run_stages
 from transferlab.models.backbone import check_ownership
+from transferlab.models.heads import Pooling
 
 KEY = jax.random.key(0)
 TINY = ViTConfig(
@@ -52,7 +53,7 @@ def compiled(definition, start: int = 0, stop: int | None = None, training: froz
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_hidden_state_is_not_that_of_an_evaluation_in_plain_numpy(variant: str) -> None:
+def test_a_hidden_state_is_that_of_an_evaluation_in_plain_numpy(variant: str) -> None:
     config = VARIANTS[variant]
     definition, params = concrete(config, HEAD)
     got = compiled(definition)(params, {"pixel_values": images()})
@@ -115,7 +116,7 @@ def in_numpy(config: ViTConfig, leaves: dict[str, np.ndarray], x: np.ndarray) ->
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "first and mean", "pooler", "stages"])
-def test_stages_run_in_pieces_give_other_logits_than_the_model(pooling: str) -> None:
+def test_stages_run_in_pieces_give_the_logits_of_the_model(pooling: Pooling) -> None:
     definition, params = concrete(replace(TINY, pooler=True), ClassifierConfig(("cat", "dog"), pooling=pooling))
     whole = compiled(definition)(params, {"pixel_values": images()})["logits"]
     for cut in (1, 3, 5):
@@ -125,13 +126,13 @@ def test_stages_run_in_pieces_give_other_logits_than_the_model(pooling: str) -> 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_leaf_is_owned_by_no_stage_or_two(variant: str) -> None:
+def test_every_leaf_is_owned_by_exactly_one_stage(variant: str) -> None:
     module = replace(VARIANTS[variant], pooler=VARIANTS[variant].pooling == "first").build(HEAD)
     check_ownership(module.all_stages(), trees.flatten(trees.define(module).params))
     assert [stage.name for stage in module.all_stages()][:5] == ["embed", "layers/0", "layers/1", "layers/2", "norm"]
 
 
-def test_paths_are_not_those_of_the_other_families() -> None:
+def test_paths_are_those_of_the_other_families() -> None:
     paths = set(trees.flatten(trees.define(replace(TINY, registers=1, layer_scale=1.0).build(HEAD)).params))
     assert {
         "embed/patch/kernel", "embed/class_token", "embed/position", "embed/registers", "layers/2/attention/norm/scale",
@@ -148,7 +149,7 @@ def test_paths_are_not_those_of_the_other_families() -> None:
         ("drop_path", {"layers/1", "layers/2"}),
     ],
 )
-def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(field: str, noisy: set[str]) -> None:
+def test_a_rate_acts_in_training_alone_and_in_the_stages_that_say_they_are_random(field: str, noisy: set[str]) -> None:
     definition, params = concrete(replace(TINY, **{field: 0.5}), HEAD)
     inputs = {"pixel_values": images(batch=8)}
     quiet = compiled(concrete(TINY, HEAD)[0])(params, inputs)["logits"]
@@ -158,7 +159,7 @@ def test_a_rate_acts_in_evaluation_or_in_a_stage_that_says_it_is_not_random(fiel
         assert (stage.name in noisy) == stage.random == (not np.allclose(moved, quiet, atol=1e-6)), stage.name
 
 
-def test_pixels_beyond_the_last_whole_patch_are_seen() -> None:
+def test_pixels_beyond_the_last_whole_patch_are_not_seen() -> None:
     definition, params = concrete(TINY)
     x = images()
     want = compiled(definition)(params, {"pixel_values": x})["hidden"]
@@ -166,7 +167,7 @@ def test_pixels_beyond_the_last_whole_patch_are_seen() -> None:
     assert not np.allclose(compiled(definition)(params, {"pixel_values": x.at[:, 14].set(9.0)})["hidden"], want)
 
 
-def test_images_of_another_size_are_read() -> None:
+def test_images_of_another_size_are_refused() -> None:
     definition, params = concrete(TINY)
     with pytest.raises(TransferlabError, match=r"20 × 20 pixels do not fit: this model reads 17 × 17"):
         definition.merge(params)({"pixel_values": images(20)})
@@ -184,7 +185,7 @@ def test_images_of_another_size_are_read() -> None:
         ({"norm_pooled": True}, "pooling 'first' is not possible"),
     ],
 )
-def test_sizes_that_contradict_each_other_pass(changes: dict, message: str) -> None:
+def test_sizes_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         replace(TINY, **changes)
 
@@ -196,12 +197,12 @@ def test_sizes_that_contradict_each_other_pass(changes: dict, message: str) -> N
         ("h14", 632_045_800),
     ],
 )  # fmt: skip
-def test_a_named_size_has_not_the_published_number_of_parameters(size: str, parameters: int) -> None:
+def test_a_named_size_has_the_published_number_of_parameters(size: str, parameters: int) -> None:
     head = ClassifierConfig(tuple(str(i) for i in range(1000)), pooling="first")
     assert trees.count(trees.define(getattr(ViTConfig, size)().build(head)).params) == parameters
 
 
-def test_twelve_layers_come_back_in_another_order() -> None:
+def test_twelve_layers_come_back_in_order() -> None:
     """String keys sort 10 and 11 before 2."""
     definition, params = concrete(replace(TINY, num_hidden_layers=12))
     shuffled = trees.unflatten(dict(sorted(trees.flatten(params).items())))

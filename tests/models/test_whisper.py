@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.typed import as_audio
 
 import transferlab as tl
 from transferlab import trees
@@ -55,7 +56,7 @@ def params(definition):
         (WhisperConfig.large_v3(), 636_968_960),
     ],
 )
-def test_a_published_size_has_another_number_of_parameters(config: WhisperConfig, parameters: int) -> None:
+def test_a_published_size_has_its_number_of_parameters(config: WhisperConfig, parameters: int) -> None:
     """As transformers' WhisperEncoder counts them, positions included."""
     assert trees.count(trees.define(config.build()).params) == parameters
 
@@ -66,7 +67,7 @@ def hidden(definition, params):
     return jax.jit(lambda features, key=None: definition.merge(params)({"input_features": features}, key)["hidden"])
 
 
-def test_a_leaf_has_no_stage_or_two_and_parts_are_not_the_whole(definition, params, hidden) -> None:
+def test_every_leaf_has_exactly_one_stage_and_parts_are_the_whole(definition, params, hidden) -> None:
     model = definition.merge(params)
     stages = model.all_stages()
     check_ownership(stages, trees.flatten(definition.params))
@@ -84,7 +85,7 @@ def test_a_leaf_has_no_stage_or_two_and_parts_are_not_the_whole(definition, para
             model({"input_features": wrong})
 
 
-def test_training_draws_nothing_and_bfloat16_strays(definition, params, hidden) -> None:
+def test_training_draws_and_bfloat16_stays_close(definition, params, hidden) -> None:
     want = np.asarray(hidden(FEATURES))
     assert np.abs(np.asarray(hidden(FEATURES, jax.random.key(0))) - want).max() > 1e-3
     low = definition.merge(trees.cast(params, jnp.bfloat16), compute=jnp.bfloat16)
@@ -100,7 +101,7 @@ def test_training_draws_nothing_and_bfloat16_strays(definition, params, hidden) 
         ({"num_mel_bins": 0}, "num_mel_bins is 0"),
     ],
 )
-def test_a_config_that_cannot_be_is_built(changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         replace(TINY, **changes)
     with pytest.raises(TransferlabError, match=message):
@@ -110,7 +111,7 @@ def test_a_config_that_cannot_be_is_built(changes: dict, message: str) -> None:
 # Directories -----------------------------------------------------------------------------------------------------
 
 
-def test_a_directory_loses_values_or_hides_its_decoder(tmp_path: Path) -> None:
+def test_a_directory_keeps_its_values_and_names_its_decoder(tmp_path: Path) -> None:
     leaves = leaves_of(replace(TINY, dropout=0.0))
     tensors = {f"model.encoder.{key}": x for key, x in to_file(whisper_names(TINY), leaves).items()}
     more = {"model.decoder.layers.0.fc1.bias": np.zeros(3, np.float32), "proj_out.weight": np.zeros((3, 3), np.float32)}
@@ -123,7 +124,7 @@ def test_a_directory_loses_values_or_hides_its_decoder(tmp_path: Path) -> None:
     assert all("the encoder is the backbone" in why for _, why in source.unused)
     assert (source.modality, source.transform) == ("audio", AudioTransform(5, seconds=0.16))
     sound = np.random.default_rng(0).normal(size=2000)
-    got = source({"input_features": source.transform(sound)[None]})
+    got = source({"input_features": as_audio(source.transform)(sound)[None]})
     assert got["pooled"].shape == (1, 12)
     with pytest.raises(TransferlabError, match="scale_embedding is true"):
         whisper_from_hf({**RAW, "scale_embedding": True})
@@ -151,7 +152,7 @@ def fused_file() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return leaves, tensors | more
 
 
-def test_a_ctranslate2_file_is_cut_in_another_order(tmp_path: Path) -> None:
+def test_a_ctranslate2_file_is_cut_in_its_order(tmp_path: Path) -> None:
     leaves, tensors = fused_file()
     write_ctranslate2(tmp_path / "model.bin", tensors)
     source = tl.load(tmp_path / "model.bin", config=TINY)
@@ -164,7 +165,7 @@ def test_a_ctranslate2_file_is_cut_in_another_order(tmp_path: Path) -> None:
     assert made.config.build(ClassifierConfig(("a", "b"))).head.kernel.shape == (12, 2)
 
 
-def test_a_broken_ctranslate2_file_is_read(tmp_path: Path) -> None:
+def test_a_broken_ctranslate2_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     whole = write_ctranslate2(path, fused_file()[1])
     for cut in range(20, len(whole) - 1, 397):
@@ -186,7 +187,7 @@ def test_a_broken_ctranslate2_file_is_read(tmp_path: Path) -> None:
 # Spectrograms ----------------------------------------------------------------------------------------------------
 
 
-def test_a_tone_lights_another_band() -> None:
+def test_a_tone_lights_its_band() -> None:
     transform = AudioTransform(seconds=1.0)
     time = np.arange(16000) / 16000
     filters = mel_filters(80, 201, 16000)
@@ -196,7 +197,7 @@ def test_a_tone_lights_another_band() -> None:
         assert (bands[10:-10].argmax(1) == filters[round(hertz / 40)].argmax()).all()
 
 
-def test_a_sound_is_padded_with_noise_or_cut_at_the_wrong_end() -> None:
+def test_audio_is_padded_with_silence_and_cut_at_its_end() -> None:
     transform = AudioTransform(seconds=1.0)
     sound = np.random.default_rng(0).normal(size=20000)
     np.testing.assert_array_equal(transform(sound), transform(sound[:16000]))
@@ -213,12 +214,12 @@ def test_a_sound_is_padded_with_noise_or_cut_at_the_wrong_end() -> None:
         (np.array([0.0, np.nan]), None, "not finite"),
     ],
 )
-def test_a_sound_that_cannot_be_read_is(sound: np.ndarray, rate: int | None, message: str) -> None:
+def test_audio_that_cannot_be_read_is_refused(sound: np.ndarray, rate: int | None, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         AudioTransform()(sound, rate)
 
 
-def test_a_feature_extractors_fields_are_ignored(films, tmp_path: Path) -> None:
+def test_a_feature_extractors_fields_are_honored(films, tmp_path: Path) -> None:
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({"feature_size": 128, "chunk_length": 10, "mel_filters": [[0.0]]}))
     assert read_audio(tmp_path) == AudioTransform(128, seconds=10.0)

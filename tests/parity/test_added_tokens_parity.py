@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from vocabulary_files import pieces, write_bpe, write_sentencepiece, write_wordpiece
+from support.vocabularies import pieces, write_bpe, write_sentencepiece, write_wordpiece
 
 from transferlab.data.text import read_tokenizer
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.typed import as_text
 
 import transferlab as tl
 
@@ -142,11 +143,11 @@ def test_minilm_equals_the_origin_on_awkward_text(tmp_path: Path) -> None:
         "漢字 and ümlauts",
         "[MASK] [SEP] x",
     ]
-    encoded = source.transform.encode(texts)
-    theirs = tokenizer(texts, truncation=True, max_length=source.transform.max_length)
+    encoded = as_text(source.transform).encode(texts)
+    theirs = tokenizer(texts, truncation=True, max_length=as_text(source.transform).max_length)
     assert [list(e.ids) for e in encoded] == theirs["input_ids"]
     assert [e.cut > 0 for e in encoded] == [False, False, False, True, False, False, False]
-    given = source.transform.pad(encoded, 256, len(texts))
+    given = as_text(source.transform).pad(encoded, 256, len(texts))
     want = origin(model, {k: v.astype(np.int64) for k, v in given.items()})
     got = source(given)
     seen = given["attention_mask"].astype(bool)

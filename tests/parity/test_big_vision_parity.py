@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import big_vision_like as like
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import save_file
+from support import linen_big_vision as like
+from support.comparison import compare
+from support.typed import savez
 from test_vit_parity import channels_first, pixels
 
 import transferlab as tl
@@ -31,7 +33,7 @@ def test_a_vision_transformer_of_npz_equals_transformers(tmp_path: Path) -> None
     rng = np.random.default_rng(1)
     # As vision_transformer's files: the class token has a position of its own.
     params["pos_embedding"] = rng.normal(0, 0.3, (1, 17, 12)).astype(np.float32)
-    np.savez(tmp_path / "vit.npz", **like.old(params))
+    savez(tmp_path / "vit.npz", like.old(params))
     source = tl.load(tmp_path / "vit.npz")
     config = source.config
     model = transformers.ViTForImageClassification(
@@ -62,7 +64,7 @@ def test_a_vision_transformer_of_npz_equals_transformers(tmp_path: Path) -> None
 def test_two_towers_of_npz_equal_transformers_siglip(tmp_path: Path) -> None:
     given, ids = pixels(16), np.random.default_rng(2).integers(0, 40, (4, 7))
     params = like.random_params(like.TwoTowers(), given, ids)
-    np.savez(tmp_path / "siglip.npz", **{f"params/{path}": value for path, value in params.items()})
+    savez(tmp_path / "siglip.npz", {f"params/{path}": value for path, value in params.items()})
     source = tl.load(tmp_path / "siglip.npz")
     vision, text = source.config.vision, source.config.text
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -81,7 +83,7 @@ def test_two_towers_of_npz_equal_transformers_siglip(tmp_path: Path) -> None:
     with torch.no_grad():
         want = model.eval()(pixel_values=channels_first(given), input_ids=torch.tensor(ids))
     got = source({"pixel_values": given, "input_ids": ids})
-    names = {"family": "SigLIP", "form": "big_vision npz"}
+    names: dict[str, Any] = {"family": "SigLIP", "form": "big_vision npz"}
     compare(got["image_embedding"], want.image_embeds, what="embedding", share=1e-5, **names)
     compare(got["text_embedding"], want.text_embeds, what="embedding", share=1e-5, **names)
     compare(got["logits"], want.logits_per_image, share=2e-6, **names)

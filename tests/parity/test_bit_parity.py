@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
+from support.typed import savez
 from test_bert_parity import randomised
 from test_resnet_parity import channels_first, pixels
 from test_vit_parity import gradients_equal
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab import trees
@@ -67,7 +68,7 @@ def test_a_timm_directory_and_the_authors_npz_equal_timms_logits(timm, tmp_path:
     near(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), what="hidden", form="timm")
     near(got["logits"], want, form="timm")
     tensors = to_file(bit_names(source.config, "authors"), {p: leaf.read() for p, leaf in source.leaves.items()})
-    np.savez(tmp_path / "BiT-M-R50x1.npz", **{f"resnet/{key}": tensor for key, tensor in tensors.items()})
+    savez(tmp_path / "BiT-M-R50x1.npz", {f"resnet/{key}": tensor for key, tensor in tensors.items()})
     fresh = timm.create_model("resnetv2_50x1_bit", num_classes=5).eval()
     with torch.no_grad():
         fresh.load_pretrained(str(tmp_path / "BiT-M-R50x1.npz"))
@@ -84,7 +85,7 @@ def test_a_timm_directory_and_the_authors_npz_equal_timms_logits(timm, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["50x3", "101x1", "152x2"])
-def test_a_named_size_has_not_timms_keys_and_shapes(name: str, timm) -> None:
+def test_a_named_size_has_timms_keys_and_shapes(name: str, timm) -> None:
     with torch.device("meta"):
         made = timm.create_model(f"resnetv2_{name}_bit", num_classes=3)
     want = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
+from support.typed import as_image, as_text
 from test_resnet_parity import channels_first, pixels
-from test_round_trip_parity import ORIGINS, TIMM, WHAT, answers, origin, with_weights
-from timm_alone import import_timm
+from test_round_trip_parity import ORIGINS, TIMM, answers, origin, what_of, with_weights
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import transferlab as tl
@@ -18,7 +20,7 @@ import transferlab as tl
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
-SIZED = {"ViT": (48, {}), "DeiT": (32, {}), "DINOv2": (48, {"patch_size": 12}), "DINOv2 with registers": (40, {}),
+SIZED: dict[str, tuple[int, dict[str, Any]]] = {"ViT": (48, {}), "DeiT": (32, {}), "DINOv2": (48, {"patch_size": 12}), "DINOv2 with registers": (40, {}),
          "Swin": (48, {}), "ConvNeXt": (96, {"patch_size": 8}), "ConvNeXt V2": (64, {}), "ResNet": (96, {}), "BiT": (96, {}),
          "MobileNetV2": (96, {}), "CLIP": (48, {}), "SigLIP": (48, {})}  # fmt: skip
 TIMM_SIZED = {"ViT": 64, "DINOv2 with registers": 56, "Swin": 112, "ResNet": 96, "BiT": 96, "ConvNeXt": 96, "EfficientNet": 96,
@@ -34,7 +36,7 @@ def test_a_resized_source_is_what_transformers_reads(family: str, channels: int,
         pytest.skip("their towers read what their file was written for")
     model = origin(family)
     model.save_pretrained(tmp_path / "theirs")
-    source = tl.load(tmp_path / "theirs").resized(side, **patches, **({} if channels == 3 else {"channels": channels}))
+    source = tl.load(tmp_path / "theirs").resized(side, **patches, channels=None if channels == 3 else channels)
     out = tl.save(source, tmp_path / "ours")
     again, said = type(model).from_pretrained(out, output_loading_info=True)
     assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -45,7 +47,7 @@ def test_a_resized_source_is_what_transformers_reads(family: str, channels: int,
     here = source(given)
     for name, want in answers(again.eval(), given).items():
         got = np.asarray(here[name]).reshape(want.shape)
-        compare(want, got, family=family, form="transformers", way="written", what=WHAT.get(name, name), share=5e-5)
+        compare(want, got, family=family, form="transformers", way="written", what=what_of(name), share=5e-5)
     raw = json.loads((out / "preprocessor_config.json").read_text())
     processor = (
         transformers.AutoImageProcessor.from_pretrained(out, backend="pil") if "image_processor_type" in raw else None
@@ -54,7 +56,7 @@ def test_a_resized_source_is_what_transformers_reads(family: str, channels: int,
     assert processor is None or processor.crop_size["height"] == side
     read = tl.load(out)
     read = read.towers.get("vision") or read.transform
-    assert (read.size, read.channels) == (side, channels)
+    assert (as_image(read).size, as_image(read).channels) == (side, channels)
 
 
 @pytest.mark.parametrize("channels", [3, 1, 4])
@@ -65,7 +67,7 @@ def test_a_resized_source_is_what_timm_reads(family: str, channels: int, tmp_pat
     torch.manual_seed(0)
     model = with_weights(timm.create_model(architecture, num_classes=5, **sizes))
     timm.models.save_for_hf(model, tmp_path / "theirs", safe_serialization=True, model_args=sizes)
-    source = tl.load(tmp_path / "theirs").resized(side, **({} if channels == 3 else {"channels": channels}))
+    source = tl.load(tmp_path / "theirs").resized(side, channels=None if channels == 3 else channels)
     out = tl.save(source, tmp_path / "ours")
     again = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     assert timm.data.resolve_model_data_config(again)["input_size"] == (channels, side, side)
@@ -74,7 +76,7 @@ def test_a_resized_source_is_what_timm_reads(family: str, channels: int, tmp_pat
         want = again(channels_first(given))
     got = source({"pixel_values": given})["logits"]
     compare(want, got, family=family, form="timm", way="written", share=1e-4)
-    assert tl.load(out).transform.channels == channels
+    assert as_image(tl.load(out).transform).channels == channels
 
 
 def words(folder: Path, tokens: list[str], **settings) -> Path:
@@ -131,8 +133,8 @@ def test_a_regrown_source_is_what_transformers_reads(family: str, how: str, tmp_
     again, said = type(model).from_pretrained(out, output_loading_info=True)
     assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), said
     batch = tokenizer_of(out)(TEXTS, padding=True, return_tensors="np")
-    encoded = source.transform.encode(TEXTS)
-    ours = source.transform.pad(encoded, max(len(one.ids) for one in encoded), 3)
+    encoded = as_text(source.transform).encode(TEXTS)
+    ours = as_text(source.transform).pad(encoded, max(len(one.ids) for one in encoded), 3)
     np.testing.assert_array_equal(batch["input_ids"], ours["input_ids"])
     given = {name: np.asarray(batch[name], np.int64) for name in ("input_ids", "attention_mask")}
     assert again.config.vocab_size == len(source.leaves[source.table].read()) == (52 if how == "added" else len(NEW))
@@ -143,7 +145,10 @@ def test_a_regrown_source_is_what_transformers_reads(family: str, how: str, tmp_
         got, want = np.asarray(here[name]), want.numpy()
         if got.ndim == 3 and got.shape[:2] == seen.shape:
             got, want = got[seen], want[seen]
-        compare(want, got, family=family, form="transformers", way="written", what=WHAT.get(name, name), share=5e-5)
+        compare(want, got, family=family, form="transformers", way="written", what=what_of(name), share=5e-5)
     read = tl.load(out)
-    assert read.transform.encode(TEXTS) == encoded and read.transform.pad_id == source.transform.pad_id
+    assert (
+        as_text(read.transform).encode(TEXTS) == encoded
+        and as_text(read.transform).pad_id == as_text(source.transform).pad_id
+    )
     assert ORIGINS[family][0] in again.config.architectures

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 from test_bert_parity import randomised
 from test_changed_writing_parity import OLD, tokenizer_of, words
 from test_round_trip_parity import ORIGINS
 
 import transferlab as tl
 from transferlab import trees
+from transferlab.models.heads import Pooling
 from transferlab.train.setup import plan_for
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -47,7 +48,7 @@ def origins_logits(out: Path, architecture: str) -> tuple[np.ndarray, dict[str, 
 @pytest.mark.parametrize("pooling", [None, "first", "pooler"])
 @pytest.mark.parametrize("family", ["BERT", *TWO_LAYERS])
 def test_an_encoders_classifier_answers_the_same_in_transformers(
-    family: str, pooling: str | None, tmp_path: Path
+    family: str, pooling: Pooling | None, tmp_path: Path
 ) -> None:
     name, sizes = ORIGINS[family]
     bare = getattr(transformers, name.replace("ForSequenceClassification", "Model"))

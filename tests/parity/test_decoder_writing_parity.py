@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import Way, compare
 from test_bert_parity import randomised
 
 import transferlab as tl
@@ -31,7 +31,7 @@ KINDS = {
 IDS = np.random.default_rng(0).integers(1, 61, (3, 17))
 
 
-def near(kind: str, form: str = "transformers", way: str = "written"):
+def near(kind: str, form: str = "transformers", way: Way = "written"):
     """``compare`` under the family's name in the parity table."""
     return partial(compare, family="GPT-2" if kind == "GPT2" else kind, form=form, way=way)
 
@@ -42,7 +42,7 @@ def logits(model) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_language_model_that_is_written_answers_otherwise(kind: str, tmp_path: Path) -> None:
+def test_a_language_model_that_is_written_answers_the_same(kind: str, tmp_path: Path) -> None:
     name = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
     model = randomised(getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**KINDS[kind])))
     model.save_pretrained(tmp_path / "a")
@@ -58,7 +58,7 @@ def test_a_language_model_that_is_written_answers_otherwise(kind: str, tmp_path:
         near(kind)(logits(theirs), want, share=0.0)
 
 
-def test_a_classifier_on_a_language_model_answers_otherwise(tmp_path: Path) -> None:
+def test_a_classifier_on_a_language_model_answers_the_same(tmp_path: Path) -> None:
     model = randomised(transformers.LlamaForCausalLM(transformers.LlamaConfig(**KINDS["Llama"])))
     model.save_pretrained(tmp_path / "a")
     source = tl.load(tmp_path / "a")
@@ -72,7 +72,7 @@ def test_a_classifier_on_a_language_model_answers_otherwise(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
-def test_adapters_of_a_language_model_answer_otherwise_in_peft(kind: str, tmp_path: Path) -> None:
+def test_adapters_of_a_language_model_answer_the_same_in_peft(kind: str, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="parity tests need peft")
     name = "GPT2LMHeadModel" if kind == "GPT2" else "LlamaForCausalLM"
     model = randomised(getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**KINDS[kind])))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.typed import as_text, found, language_model_of
 
 import transferlab as tl
 from transferlab import trees
@@ -132,7 +133,7 @@ V4 = {
 
 
 @pytest.mark.parametrize("name", V4)
-def test_a_config_as_transformers_4_wrote_it_means_another_model(name: str, tmp_path: Path) -> None:
+def test_a_config_as_transformers_4_wrote_it_means_the_same_model(name: str, tmp_path: Path) -> None:
     made(name).save_pretrained(tmp_path)
     want = tl.load(tmp_path).config
     path = tmp_path / "config.json"
@@ -171,13 +172,13 @@ def test_of_two_descriptions_of_the_rotary_positions_the_origin_follows_the_othe
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gemma 3"])
-def test_a_classifier_of_the_origin_sees_another_token(name: str, tmp_path: Path) -> None:
+def test_a_classifier_of_the_origin_sees_the_same_token(name: str, tmp_path: Path) -> None:
     labels = {"id2label": {0: "bad", 1: "fair", 2: "good"}, "label2id": {"bad": 0, "fair": 1, "good": 2}}
     model = made(name, "classifier", **labels)
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs()
     near(name)(source(given)["logits"], origin(model, given).logits)
-    assert source.labels == ("bad", "fair", "good") and source.head.pooling == "last"
+    assert source.labels == ("bad", "fair", "good") and found(source.head).pooling == "last"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,9 @@ def test_a_classifier_of_the_origin_sees_another_token(name: str, tmp_path: Path
         ("gpt2", "DoubleHeadsModel"),
     ],
 )
-def test_the_origins_head_of_another_task_keeps_its_decoder_unread(name: str, task: str, tmp_path: Path) -> None:
+def test_the_origins_head_of_another_task_does_not_keep_its_decoder_unread(
+    name: str, task: str, tmp_path: Path
+) -> None:
     body, family = made(name, "body"), MODELS[name][0]
     model = getattr(transformers, f"{family}{task}")(body.config)
     getattr(model, "transformer" if hasattr(model, "transformer") else "model").load_state_dict(body.state_dict())
@@ -204,7 +207,7 @@ def test_the_origins_head_of_another_task_keeps_its_decoder_unread(name: str, ta
 
 
 @pytest.mark.parametrize("name", ["gpt2, untied", "llama", "gemma 2"])
-def test_a_bare_decoder_in_shards_loads_otherwise_or_gets_a_head(name: str, tmp_path: Path) -> None:
+def test_a_bare_decoder_in_shards_loads_alike_and_gets_no_head(name: str, tmp_path: Path) -> None:
     model = made(name, "body")
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
@@ -218,24 +221,26 @@ def test_a_bare_decoder_in_shards_loads_otherwise_or_gets_a_head(name: str, tmp_
     assert ("logits" in got) == (name == "gemma 2")  # its config says that the table is the head
 
 
-def test_a_head_in_the_file_is_taken_for_a_tied_one_although_it_differs(tmp_path: Path) -> None:
+def test_a_head_in_the_file_that_differs_is_not_taken_for_a_tied_one(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     model = made("llama, tied, twelve layers")
     model.save_pretrained(tmp_path)
     file, given = tmp_path / "model.safetensors", inputs()
     tensors = load_file(file)
-    assert "lm_head.weight" not in tensors and tl.load(tmp_path).head.tied
+    assert "lm_head.weight" not in tensors and language_model_of(tl.load(tmp_path)).tied
     table = tensors["model.embed_tokens.weight"]
     save_file({**tensors, "lm_head.weight": table.copy()}, file)
     source = tl.load(tmp_path)
-    assert source.head.tied and dict(source.unused)["lm_head.weight"].startswith("equal to the embedding table")
+    assert language_model_of(source).tied and dict(source.unused)["lm_head.weight"].startswith(
+        "equal to the embedding table"
+    )
     save_file({**tensors, "lm_head.weight": table[::-1].copy()}, file)
     source, other = tl.load(tmp_path), transformers.LlamaForCausalLM.from_pretrained(tmp_path)
     seen = given["attention_mask"].astype(bool)
     want = origin(other, given).logits[seen]
     near("llama, tied, twelve layers", floor=0.0)(np.asarray(source(given)["logits"])[seen], want)
-    assert not source.head.tied
+    assert not language_model_of(source).tied
 
 
 WRITTEN = ["gpt2, twelve layers", "gpt2, untied", "llama, biases, one group", "llama 3.1", "llama, yarn, by hand", "mistral",
@@ -244,7 +249,7 @@ WRITTEN = ["gpt2, twelve layers", "gpt2, untied", "llama, biases, one group", "l
 
 @pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("kind", ["lm", "classifier"])
-def test_what_is_written_here_is_another_model_to_the_origin(name: str, kind: str, tmp_path: Path) -> None:
+def test_what_is_written_here_is_the_same_model_to_the_origin(name: str, kind: str, tmp_path: Path) -> None:
     """Weights that came without a config.json, so that config, keys and prefixes are all written from here."""
     model = made(name, kind, num_labels=3)
     model.save_pretrained(tmp_path / "origin")
@@ -260,7 +265,7 @@ def test_what_is_written_here_is_another_model_to_the_origin(name: str, kind: st
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "gemma 2, tight caps"])
-def test_gradients_of_the_logits_differ_from_the_origins(name: str, tmp_path: Path) -> None:
+def test_gradients_of_the_logits_equal_the_origins(name: str, tmp_path: Path) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -288,7 +293,7 @@ def test_gradients_of_the_logits_differ_from_the_origins(name: str, tmp_path: Pa
 @pytest.mark.parametrize(
     "name", ["gpt2", "llama, tied, twelve layers", "qwen2, windows", "gemma 3", "gemma 2, tight caps"]
 )
-def test_a_greedy_text_differs_from_the_origins(name: str, tmp_path: Path) -> None:
+def test_a_greedy_text_equals_the_origins(name: str, tmp_path: Path) -> None:
     model = made(name)
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
     model.save_pretrained(tmp_path)
@@ -315,7 +320,7 @@ GGUF = {
 
 
 @pytest.mark.parametrize("name", GGUF)
-def test_a_gguf_file_is_another_model_to_the_origin(name: str, tmp_path: Path) -> None:
+def test_a_gguf_file_is_the_same_model_to_the_origin(name: str, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
     kind, family, given = GGUF[name]
     config = getattr(transformers, f"{family}Config")(**given)
@@ -358,7 +363,7 @@ def test_a_gguf_file_is_another_model_to_the_origin(name: str, tmp_path: Path) -
 
 
 @pytest.mark.network
-def test_smollm2_reads_text_or_writes_it_otherwise_than_the_origin() -> None:
+def test_smollm2_reads_and_writes_text_as_the_origin_does() -> None:
     pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
     source = tl.load("smollm2-135m")
     file = Path(source.provenance["path"])
@@ -370,12 +375,12 @@ def test_smollm2_reads_text_or_writes_it_otherwise_than_the_origin() -> None:
         "", "The quick brown fox jumps over 1234 lazy dogs.", "def f(x):\n    return x ** 2  # naïve\n\n\n",
         "  two  spaces\tand\r\ntabs ", "漢字 💚👩‍👩‍👧 ẞ", "<|im_start|>user\nHello<|im_end|>\n", "it's we'll I'D 3.14e-10",
     ]  # fmt: skip
-    assert [list(one.ids) for one in source.transform.encode(texts)] == tokenizer(texts)["input_ids"]
+    assert [list(one.ids) for one in as_text(source.transform).encode(texts)] == tokenizer(texts)["input_ids"]
     prose = (
         "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, "
         "it was the epoch of belief, it was the epoch of incredulity, it was the season of Light."
     )
-    ids = np.array([source.transform(prose).ids])
+    ids = np.array([as_text(source.transform)(prose).ids])
     theirs, ours = origin(model, {"input_ids": ids}), source({"input_ids": ids})
     names = {"family": "SmolLM2 (published weights)", "form": "GGUF", "share": 1e-4, "floor": 0.0}
     compare(ours["hidden"], theirs.hidden_states[-1], what="hidden", **names)

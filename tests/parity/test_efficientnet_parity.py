@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 
 import transferlab as tl
 from transferlab.data.images import ImageTransform

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
+from support.typed import as_image
 from test_resnet_parity import channels_first, moved, pixels
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -24,7 +25,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_timm_answers_otherwise_from_a_bare_file_that_is_written_for_it(name: str, tmp_path: Path) -> None:
+def test_timm_answers_the_same_from_a_bare_file_that_is_written_for_it(name: str, tmp_path: Path) -> None:
     timm = import_timm()
     made = moved(timm.create_model(name, num_classes=3))
     torch.save(made.state_dict(), tmp_path / "weights.pth")
@@ -40,12 +41,15 @@ def test_timm_answers_otherwise_from_a_bare_file_that_is_written_for_it(name: st
     compare(tl.load(tmp_path / "out")({"pixel_values": given})["logits"], want, family=family, form="timm", share=1e-4)
     settings = timm.data.resolve_model_data_config(again)
     transform = source.transform
-    assert tuple(settings["input_size"]) == (3, transform.size, transform.size)
-    assert settings["crop_pct"] == transform.crop_fraction and settings["interpolation"] == transform.resize
-    np.testing.assert_allclose(settings["mean"], transform.mean)
+    assert tuple(settings["input_size"]) == (3, as_image(transform).size, as_image(transform).size)
+    assert (
+        settings["crop_pct"] == as_image(transform).crop_fraction
+        and settings["interpolation"] == as_image(transform).resize
+    )
+    np.testing.assert_allclose(settings["mean"], as_image(transform).mean)
 
 
-def test_an_efficientnet_that_timm_has_not_is_written_for_it(tmp_path: Path) -> None:
+def test_an_efficientnet_that_timm_has_not_is_not_written_for_it(tmp_path: Path) -> None:
     timm = import_timm()
     torch.save(timm.create_model("efficientnet_b0", num_classes=3).state_dict(), tmp_path / "weights.pth")
     source = tl.load(tmp_path / "weights.pth", config=replace(SIZES["efficientnet_b0"], eps=1e-4))
@@ -55,7 +59,7 @@ def test_an_efficientnet_that_timm_has_not_is_written_for_it(tmp_path: Path) -> 
 
 
 @pytest.mark.network
-def test_published_weights_answer_otherwise_in_timm(tmp_path: Path) -> None:
+def test_published_weights_answer_the_same_in_timm(tmp_path: Path) -> None:
     timm = import_timm()
     source = tl.load("efficientnet-lite0")
     tl.save(source, tmp_path / "out", format="timm")

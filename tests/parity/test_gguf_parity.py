@@ -15,7 +15,7 @@ BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K"
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_random_blocks_dequantise_otherwise_than_at_the_origin(kind: str, tmp_path: Path) -> None:
+def test_random_blocks_dequantize_as_at_the_origin(kind: str, tmp_path: Path) -> None:
     number = getattr(gguf.GGMLQuantizationType, kind)
     values, size = gguf.GGML_QUANT_SIZES[number]
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def write(writer) -> None:
     writer.close()
 
 
-def test_metadata_and_plain_tensors_come_back_otherwise_than_they_were_written(tmp_path: Path) -> None:
+def test_metadata_and_plain_tensors_come_back_as_they_were_written(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     tokens = ["<s>", "Ġthe", "漢", "", "a" * 300]
     writer.add_block_count(12)

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_open_clip, import_timm
 from test_bert_parity import randomised
 from test_resnet_parity import channels_first, moved
-from timm_alone import import_open_clip, import_timm
 
 import transferlab as tl
 from transferlab.models import ClassifierConfig
+from transferlab.models.heads import Pooling
 from transferlab.pretrained.families import FAMILIES
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -135,7 +136,7 @@ TIMM = {
 }
 
 
-def test_a_family_has_no_row_here() -> None:
+def test_every_family_has_a_row_here() -> None:
     kinds = {kind for family in FAMILIES.values() for kind in family.model_types}
     assert kinds == ROWS.keys() | PAIRS.keys()
     for family in FAMILIES.values():
@@ -187,7 +188,7 @@ def made(config: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_hidden_or_pooled_is_not_what_transformers_returns(kind: str, tmp_path: Path) -> None:
+def test_hidden_and_pooled_are_what_transformers_returns(kind: str, tmp_path: Path) -> None:
     row = ROWS[kind]
     config = transformers.AutoConfig.for_model(kind, **row.sizes)
     config._attn_implementation = "eager"
@@ -227,7 +228,7 @@ _FAMILY = {
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_hidden_of_a_tower_beside_another_is_not_what_transformers_returns(kind: str, tmp_path: Path) -> None:
+def test_hidden_of_a_tower_next_to_another_is_what_transformers_returns(kind: str, tmp_path: Path) -> None:
     model = randomised(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **PAIRS[kind])))
     model.save_pretrained(tmp_path)
     rng = np.random.default_rng(0)
@@ -248,7 +249,7 @@ def test_hidden_of_a_tower_beside_another_is_not_what_transformers_returns(kind:
 
 
 @pytest.mark.parametrize("kind", ["clip", "clip_vision_model"])
-def test_a_head_on_clips_tower_pools_what_has_not_passed_the_norm(kind: str, tmp_path: Path) -> None:
+def test_a_head_on_clips_tower_pools_what_has_passed_the_norm(kind: str, tmp_path: Path) -> None:
     sizes = PAIRS[kind] if kind in PAIRS else ROWS[kind].sizes
     model = randomised(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes)))
     model.save_pretrained(tmp_path)
@@ -259,11 +260,12 @@ def test_a_head_on_clips_tower_pools_what_has_not_passed_the_norm(kind: str, tmp
         out = tower(channels_first(pixels))
         normal = tower.post_layernorm(out.last_hidden_state).numpy()
     kernel = np.random.default_rng(1).normal(size=(48, 2)).astype(np.float32)
-    for pooling, want in (
+    poolings: tuple[tuple[Pooling, np.ndarray], ...] = (
         ("first", normal[:, 0]),
         ("mean", normal[:, 1:].mean(1)),
         ("first and mean", np.concatenate([normal[:, 0], normal[:, 1:].mean(1)], 1)),
-    ):
+    )
+    for pooling, want in poolings:
         head = ClassifierConfig(labels=("a", "b"), pooling=pooling)
         given = {"head": {"kernel": kernel[: want.shape[1]], "bias": np.zeros(2, np.float32)}}
         logits = source.with_params(given, head=head)({"pixel_values": pixels})["logits"]
@@ -276,7 +278,7 @@ def timm():
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_hidden_or_pooled_is_not_what_timm_returns(name: str, timm, tmp_path: Path) -> None:
+def test_hidden_and_pooled_are_what_timm_returns(name: str, timm, tmp_path: Path) -> None:
     row = TIMM[name]
     model = timm.create_model(row.architecture, num_classes=3, **row.arguments)
     normalises = any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
@@ -293,7 +295,7 @@ def test_hidden_or_pooled_is_not_what_timm_returns(name: str, timm, tmp_path: Pa
     compare(got["pooled"], pooled, family=name.split(",")[0], form="timm", what="pooled", share=row.share)
 
 
-def test_hidden_of_open_clips_tower_is_not_what_it_returns(tmp_path: Path) -> None:
+def test_hidden_of_open_clips_tower_is_what_it_returns(tmp_path: Path) -> None:
     import sys
 
     from safetensors.numpy import save_file

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 from test_bert_parity import randomised
 from test_peft_parity import adapters_of
 from test_round_trip_parity import DECODER, ORIGINS
@@ -56,7 +56,7 @@ def classifier(family: str, directory: Path, labels: int = 3) -> Any:
     return transformers.AutoModelForSequenceClassification.from_pretrained(directory, num_labels=labels)
 
 
-def logits(model: Any, given: dict[str, np.ndarray]) -> torch.Tensor:
+def logits(model: Any, given: dict[str, np.ndarray]) -> Any:
     with torch.no_grad():
         return model.eval()(**{name: torch.tensor(value) for name, value in given.items()}).logits
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
 from test_bert_parity import SIZES, inputs, origin, randomised
 
 import transferlab as tl
@@ -51,7 +51,7 @@ def adapters_of(model, **settings):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_an_adapter_of_peft_on_a_bert_classifier_answers_otherwise(name: str, tmp_path: Path) -> None:
+def test_an_adapter_of_peft_on_a_bert_classifier_answers_the_same(name: str, tmp_path: Path) -> None:
     config = transformers.BertConfig(**BERT, num_labels=3)
     model = randomised(transformers.BertForSequenceClassification(config))
     model.save_pretrained(tmp_path / "base")
@@ -66,7 +66,7 @@ def test_an_adapter_of_peft_on_a_bert_classifier_answers_otherwise(name: str, tm
     near(ours.merged()(given)["logits"], want, family="BERT")
 
 
-def test_an_adapter_that_is_written_here_answers_otherwise_in_peft(tmp_path: Path) -> None:
+def test_an_adapter_that_is_written_here_answers_the_same_in_peft(tmp_path: Path) -> None:
     config = transformers.BertConfig(**BERT)
     randomised(transformers.BertModel(config)).save_pretrained(tmp_path / "base")
     source, given, rng = tl.load(tmp_path / "base"), inputs(config), np.random.default_rng(0)
@@ -99,7 +99,7 @@ def test_an_adapter_that_is_written_here_answers_otherwise_in_peft(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2"])
-def test_adapters_of_a_vit_answer_otherwise_in_either_direction(kind: str, tmp_path: Path) -> None:
+def test_adapters_of_a_vit_answer_the_same_in_both_directions(kind: str, tmp_path: Path) -> None:
     config = getattr(transformers, f"{kind}Config")(**VIT, num_labels=2)
     model = randomised(getattr(transformers, f"{kind}ForImageClassification")(config))
     model.save_pretrained(tmp_path / "base")
@@ -119,8 +119,8 @@ def test_adapters_of_a_vit_answer_otherwise_in_either_direction(kind: str, tmp_p
         near(theirs(pixel_values=seen).logits, want, family=family, way="written", share=1e-6)
 
 
-def test_an_adapter_of_timms_fused_qkv_answers_otherwise(tmp_path: Path) -> None:
-    from timm_alone import import_timm
+def test_an_adapter_of_timms_fused_qkv_answers_the_same(tmp_path: Path) -> None:
+    from support.optional_imports import import_timm
 
     timm = import_timm()
     model = randomised(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4))
@@ -141,7 +141,7 @@ def test_an_adapter_of_timms_fused_qkv_answers_otherwise(tmp_path: Path) -> None
         ours.save_adapter(tmp_path / "back")
 
 
-def test_dora_that_is_written_here_answers_otherwise_in_peft(tmp_path: Path) -> None:
+def test_dora_that_is_written_here_answers_the_same_in_peft(tmp_path: Path) -> None:
     """On GPT-2, whose kernels lie transposed in its files."""
     config = transformers.GPT2Config(n_embd=24, n_layer=2, n_head=3, vocab_size=50, n_positions=32, pad_token_id=0)
     model = randomised(transformers.GPT2LMHeadModel(config))

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torchvision_on_pillow
-from compared import compare
 from PIL import Image
-from timm_alone import import_open_clip, import_timm
+from support import torchvision_on_pillow
+from support.comparison import compare
+from support.optional_imports import import_open_clip, import_timm
 
 from transferlab.data.images import ImageTransform
 from transferlab.models import ClipConfig
@@ -68,7 +68,7 @@ def few(name: str) -> tuple[tuple[int, int], ...]:
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_a_picture_is_framed_otherwise_than_by_transformers(name: str, tmp_path: Path) -> None:
+def test_an_image_is_framed_as_by_transformers(name: str, tmp_path: Path) -> None:
     kind, settings = PROCESSORS[name]
     raw = {"image_processor_type": f"{kind}ImageProcessor", **settings}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(raw))
@@ -80,7 +80,7 @@ def test_a_picture_is_framed_otherwise_than_by_transformers(name: str, tmp_path:
                 where=str(shape))  # fmt: skip
 
 
-def test_a_processor_within_another_file_is_not_read(tmp_path: Path) -> None:
+def test_a_processor_within_another_file_is_read(tmp_path: Path) -> None:
     raw = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 33}, "crop_size": SIDE}
     (tmp_path / "processor_config.json").write_text(
         json.dumps({"image_processor": raw, "processor_class": "CLIPProcessor"})
@@ -96,7 +96,7 @@ def test_a_processor_within_another_file_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "fraction", "fit"), [(30, 0.875, "crop"), (40, 40 / 53, "crop"), (30, 1.0, "squash"), (30, 0.8, "squash")]
 )
-def test_a_written_processor_frames_otherwise(
+def test_a_written_processor_frames_alike(
     model_type: str, size: int, fraction: float, fit: Any, tmp_path: Path
 ) -> None:
     transform = ImageTransform(size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", fraction, fit)
@@ -120,7 +120,7 @@ TIMM = {
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_a_picture_is_framed_otherwise_than_by_timm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_framed_as_by_timm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     timm = import_timm()
     data = timm.data
     torchvision_on_pillow.put_in(monkeypatch, data.transforms_factory.transforms, data.transforms.F)
@@ -136,9 +136,7 @@ def test_a_picture_is_framed_otherwise_than_by_timm(name: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_a_picture_is_framed_otherwise_than_by_open_clip(
-    mode: str, interpolation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_is_framed_as_by_open_clip(mode: str, interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import_timm()
     import_open_clip()
     module = sys.modules["open_clip.transform"]

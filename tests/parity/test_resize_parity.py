@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
-from conftest import write_bert
+from support.checkpoints import write_bert
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_bert_parity import randomised
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab.pretrained.kernels import kernel_resize, resized_patches

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
 from test_bert_parity import randomised
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab import trees
@@ -134,7 +134,7 @@ def test_a_timm_directory_and_a_state_dict_equal_timms_logits(name: str, timm, t
     ["resnet26", "resnet34", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2", "resnext101_32x4d",
      "resnext101_32x8d", "resnext101_64x4d"],
 )  # fmt: skip
-def test_a_named_size_has_not_timms_keys_and_shapes(name: str, timm) -> None:
+def test_a_named_size_has_timms_keys_and_shapes(name: str, timm) -> None:
     with torch.device("meta"):
         want = {key: tuple(tensor.shape) for key, tensor in timm.create_model(name, num_classes=3).state_dict().items()}
     config = getattr(ResNetConfig, name)()

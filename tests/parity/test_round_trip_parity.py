@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import What, compare
+from support.optional_imports import import_timm
 from test_bert_parity import randomised
 from test_clip_parity import ids
 from test_resnet_parity import channels_first, moved, pixels
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab import trees
@@ -84,7 +84,12 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "MobileNetV2": ("mobilenetv2_035", {}),
     "Swin": ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2)}),
 }  # fmt: skip
-WHAT = {"encoded": "hidden", "image_embedding": "embedding", "text_embedding": "embedding"}
+WHAT: dict[str, What] = {"encoded": "hidden", "image_embedding": "embedding", "text_embedding": "embedding"}
+
+
+def what_of(name: str) -> What:
+    """What an output is in the parity table."""
+    return WHAT.get(name) or cast("What", name)
 
 
 def with_weights(model):
@@ -142,11 +147,11 @@ def same(there: dict[str, Any], here: dict[str, Any], before: dict[str, Any], **
     """What the origin answers, from the file that was saved, is what is answered here, and not what it did before."""
     for name, want in there.items():
         assert (want - before[name]).abs().max() > 1e-4, f"{name} is of the weights that were read"
-        compare(want, np.asarray(here[name]).reshape(want.shape), way="written", what=WHAT.get(name, name), **given)
+        compare(want, np.asarray(here[name]).reshape(want.shape), way="written", what=what_of(name), **given)
 
 
 @pytest.mark.parametrize("family", ORIGINS)
-def test_what_is_changed_and_saved_answers_otherwise_in_transformers(family: str, tmp_path: Path) -> None:
+def test_what_is_changed_and_saved_answers_the_same_in_transformers(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path / "theirs")
     source = changed(tl.load(tmp_path / "theirs"))
@@ -158,7 +163,7 @@ def test_what_is_changed_and_saved_answers_otherwise_in_transformers(family: str
 
 
 @pytest.mark.parametrize("family", TIMM)
-def test_what_is_changed_and_saved_answers_otherwise_in_timm(family: str, tmp_path: Path) -> None:
+def test_what_is_changed_and_saved_answers_the_same_in_timm(family: str, tmp_path: Path) -> None:
     timm = import_timm()
     architecture, sizes = TIMM[family]
     torch.manual_seed(0)
@@ -181,7 +186,7 @@ def test_what_is_changed_and_saved_answers_otherwise_in_timm(family: str, tmp_pa
 
 
 @pytest.mark.parametrize("family", ["ModernBERT", "Gemma 3", "T5", "DINOv2", "ResNet", "SigLIP"])
-def test_outputs_change_on_the_way_through_orbax(family: str, tmp_path: Path) -> None:
+def test_outputs_do_not_change_on_the_way_through_orbax(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path / "theirs")
     source = tl.load(tmp_path / "theirs")
@@ -196,17 +201,17 @@ def test_outputs_change_on_the_way_through_orbax(family: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("family", ["BERT", "Llama", "T5", "ViT", "ConvNeXt"])
-def test_bfloat16_is_further_from_the_origin_than_its_eight_bits(family: str, tmp_path: Path) -> None:
+def test_bfloat16_is_as_close_to_the_origin_as_its_eight_bits(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path)
     got = tl.load(tmp_path, dtype="bfloat16")(given)
-    names = {"family": family, "form": "transformers, bfloat16 here"}
+    names: dict[str, Any] = {"family": family, "form": "transformers, bfloat16 here"}
     for name, want in answers(model, given).items():
-        compare(got[name].reshape(want.shape), want, what=WHAT.get(name, name), share=0.03, **names)
+        compare(got[name].reshape(want.shape), want, what=what_of(name), share=0.03, **names)
 
 
 @pytest.mark.parametrize("family", ["BERT", "Gemma 3", "ResNet"])
-def test_a_source_answers_otherwise_inside_of_jit(family: str, tmp_path: Path) -> None:
+def test_a_source_answers_the_same_inside_of_jit(family: str, tmp_path: Path) -> None:
     model, given = origin(family), inputs(family)
     model.save_pretrained(tmp_path)
     source = tl.load(tmp_path)

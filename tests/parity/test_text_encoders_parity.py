@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import load_file, save_file
+from support.comparison import compare
 
 import transferlab as tl
 from transferlab import trees
@@ -104,12 +105,12 @@ FAMILY = {"Roberta": "RoBERTa", "XLMRoberta": "XLM-R", "Camembert": "CamemBERT",
           "MPNet": "MPNet", "ModernBert": "ModernBERT"}  # fmt: skip
 
 
-def near(kind: str, got, want, seen=..., **given) -> None:
+def near(kind: str, got, want, seen: Any = ..., **given) -> None:
     compare(np.asarray(got)[seen], want.detach().numpy()[seen], family=FAMILY[kind], form="transformers", **given)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_hidden_states_and_pooler_are_not_the_origins(case: str, tmp_path: Path) -> None:
+def test_hidden_states_and_pooler_are_the_origins(case: str, tmp_path: Path) -> None:
     kind, config = configured(case)
     model = randomised(getattr(transformers, f"{kind}Model")(config))
     model.save_pretrained(tmp_path)
@@ -123,7 +124,7 @@ def test_hidden_states_and_pooler_are_not_the_origins(case: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("case", ["roberta, two types, other padding", "distilbert, sinusoidal", "mpnet", "modernbert"])
-def test_positions_that_are_given_or_a_mask_that_is_not_are_read_otherwise(case: str, tmp_path: Path) -> None:
+def test_positions_that_are_given_and_a_mask_that_is_not_are_read_alike(case: str, tmp_path: Path) -> None:
     kind, config = configured(case)
     model = randomised(getattr(transformers, f"{kind}Model")(config))
     model.save_pretrained(tmp_path)
@@ -134,7 +135,7 @@ def test_positions_that_are_given_or_a_mask_that_is_not_are_read_otherwise(case:
 
 @pytest.mark.parametrize("case", ["roberta, two types, other padding", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert",
                                   "modernbert, biases, even windows"])  # fmt: skip
-def test_a_classifier_loses_its_hidden_layer_or_its_label_names(case: str, tmp_path: Path) -> None:
+def test_a_classifier_keeps_its_hidden_layer_and_its_label_names(case: str, tmp_path: Path) -> None:
     names = {0: "bad", 1: "fair", 2: "good"}
     kind, config = configured(case, id2label=names, label2id={name: i for i, name in names.items()})
     model = randomised(getattr(transformers, f"{kind}ForSequenceClassification")(config))
@@ -158,7 +159,7 @@ def test_a_classifier_loses_its_hidden_layer_or_its_label_names(case: str, tmp_p
 
 
 @pytest.mark.parametrize("case", ["mpnet", "modernbert", "roberta, two types, other padding", "distilbert"])
-def test_gradients_of_the_logits_are_not_the_origins(case: str, tmp_path: Path) -> None:
+def test_gradients_of_the_logits_are_the_origins(case: str, tmp_path: Path) -> None:
     kind, config = configured(case, num_labels=2)
     model = randomised(getattr(transformers, f"{kind}ForSequenceClassification")(config))
     model.save_pretrained(tmp_path)
@@ -181,7 +182,7 @@ def test_gradients_of_the_logits_are_not_the_origins(case: str, tmp_path: Path) 
         compare(got, want, family=FAMILY[kind], form="transformers", what="gradients", share=1e-4, where=path)
 
 
-def test_a_distance_falls_into_another_bucket_than_the_origins() -> None:
+def test_a_distance_falls_into_the_origins_bucket() -> None:
     from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
     places = torch.arange(600)
@@ -203,7 +204,7 @@ def test_a_distance_falls_into_another_bucket_than_the_origins() -> None:
         ("modernbert", "ForMaskedLM", {"decoder", "head"}),
     ],
 )
-def test_the_head_of_another_task_is_taken_for_a_classifier(
+def test_the_head_of_another_task_is_not_taken_for_a_classifier(
     case: str, task: str, left: set[str], tmp_path: Path
 ) -> None:
     kind, config = configured(case)
@@ -215,7 +216,7 @@ def test_the_head_of_another_task_is_taken_for_a_classifier(
     near(kind, source(given)["hidden"], want, given["attention_mask"].astype(bool), what="hidden")
 
 
-def test_published_sizes_are_not_the_origins() -> None:
+def test_published_sizes_are_the_origins() -> None:
     counts = {
         "RobertaConfig": ("base", transformers.RobertaConfig(max_position_embeddings=514, type_vocab_size=1)),
         "DistilBertConfig": ("base", transformers.DistilBertConfig()),
@@ -229,7 +230,7 @@ def test_published_sizes_are_not_the_origins() -> None:
         assert trees.count(trees.define(getattr(own, size)().build()).params) == want, name
 
 
-def test_an_old_modernbert_config_is_read_otherwise_than_the_origin_reads_it() -> None:
+def test_an_old_modernbert_config_is_read_as_the_origin_reads_it() -> None:
     old = {"model_type": "modernbert", "num_hidden_layers": 5, "global_attn_every_n_layers": 2, "global_rope_theta": 900.0,
            "local_rope_theta": 30.0, "reference_compile": False}  # fmt: skip
     theirs, ours = transformers.ModernBertConfig(**old), modernbert_from_hf(old)

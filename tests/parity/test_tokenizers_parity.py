@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from vocabulary_files import AWKWARD, pieces, write_bpe, write_sentencepiece, write_wordpiece
+from support.vocabularies import AWKWARD, pieces, write_bpe, write_sentencepiece, write_wordpiece
 
 from transferlab.data.text import read_tokenizer
 
@@ -30,7 +30,7 @@ def compare(folder: Path, kind: str, theirs, texts: list[str] = AWKWARD) -> None
     "settings", [{}, {"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
 )
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet"])
-def test_a_wordpiece_vocabulary_gives_other_ids_than_the_origins(kind: str, settings: dict, tmp_path: Path) -> None:
+def test_a_wordpiece_vocabulary_gives_the_origins_ids(kind: str, settings: dict, tmp_path: Path) -> None:
     write_wordpiece(tmp_path, MPNET if kind == "mpnet" else BERT)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     made = {"bert": "Bert", "distilbert": "DistilBert", "mpnet": "MPNet"}[kind]
@@ -40,7 +40,7 @@ def test_a_wordpiece_vocabulary_gives_other_ids_than_the_origins(kind: str, sett
 
 
 @pytest.mark.parametrize("settings", [{}, {"add_prefix_space": True}])
-def test_a_bpe_vocabulary_gives_other_ids_than_the_origins(settings: dict, tmp_path: Path) -> None:
+def test_a_bpe_vocabulary_gives_the_origins_ids(settings: dict, tmp_path: Path) -> None:
     write_bpe(tmp_path / "roberta", ROBERTA)
     write_bpe(tmp_path / "gpt2", ("<|endoftext|>",))
     for kind, made in (("roberta", "Roberta"), ("gpt2", "GPT2")):
@@ -51,7 +51,7 @@ def test_a_bpe_vocabulary_gives_other_ids_than_the_origins(settings: dict, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
-def test_a_sentencepiece_vocabulary_gives_other_ids_than_the_origins(kind: str, tmp_path: Path) -> None:
+def test_a_sentencepiece_vocabulary_gives_the_origins_ids(kind: str, tmp_path: Path) -> None:
     entries = pieces()
     write_sentencepiece(tmp_path / "sentencepiece.bpe.model", entries)
     # The origin reads such a file by another package alone: it is given what it would make of it.
@@ -65,7 +65,7 @@ def test_a_sentencepiece_vocabulary_gives_other_ids_than_the_origins(kind: str, 
 
 
 @pytest.mark.parametrize("extra", [None, 7])
-def test_t5s_sentencepiece_vocabulary_gives_other_ids_than_the_origins(extra: int | None, tmp_path: Path) -> None:
+def test_t5s_sentencepiece_vocabulary_gives_the_origins_ids(extra: int | None, tmp_path: Path) -> None:
     entries = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces()[3:]]
     write_sentencepiece(tmp_path / "spiece.model", entries)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({} if extra is None else {"extra_ids": extra}))
@@ -101,7 +101,7 @@ UNCASED, PREFIXED = {"do_lower_case": False}, {"add_prefix_space": True}
         ("camembert", {"add_prefix_space": False}),
     ],
 )  # fmt: skip
-def test_settings_that_contradict_tokenizer_json_give_other_ids_than_the_origins(
+def test_settings_that_contradict_tokenizer_json_give_the_origins_ids(
     kind: str, settings: dict, tmp_path: Path
 ) -> None:
     kind, _, cased = kind.partition(", ")

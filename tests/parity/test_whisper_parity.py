@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
 from safetensors.numpy import save_file
+from support.comparison import compare
+from support.typed import as_audio
 from test_bert_parity import randomised
 
 import transferlab as tl
@@ -119,8 +120,7 @@ def test_tiny_en_from_ctranslate2_equals_the_origin_with_the_same_weights() -> N
     assert not missing.missing_keys and not missing.unexpected_keys
     time = np.arange(480000) / 16000
     sound = 0.2 * np.sin(2 * np.pi * 220 * time) * (np.sin(2 * np.pi * 3 * time) > 0)
-    assert source.transform is not None
-    features = source.transform(sound)[None]
+    features = as_audio(source.transform)(sound)[None]
     got, want = np.asarray(source({"input_features": features})["hidden"]), encoded(model, features)
     near(got, want, family="Whisper encoder (published weights)", form="CTranslate2", share=1e-4)
     assert np.isfinite(got).all() and 0.1 < got.std() < 10

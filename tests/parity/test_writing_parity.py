@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import compare
+from support.comparison import compare
+from support.optional_imports import import_timm
+from support.typed import as_image
 from test_bert_parity import SIZES, inputs, origin, randomised
-from timm_alone import import_timm
 
 import transferlab as tl
 from transferlab.models import ClassifierConfig
@@ -18,7 +19,7 @@ torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
 
-def test_a_trained_classifier_on_a_bare_encoder_answers_otherwise_in_transformers(tmp_path: Path) -> None:
+def test_a_trained_classifier_on_a_bare_encoder_answers_the_same_in_transformers(tmp_path: Path) -> None:
     config = transformers.BertConfig(**SIZES["twelve layers, narrow"])
     model = randomised(transformers.BertModel(config))
     model.save_pretrained(tmp_path / "a")
@@ -35,7 +36,7 @@ def test_a_trained_classifier_on_a_bare_encoder_answers_otherwise_in_transformer
         compare(want, trained(given)["logits"], family="BERT", form="transformers", way="written", share=2e-6)
 
 
-def test_bfloat16_and_legacy_names_do_not_load_in_transformers(tmp_path: Path) -> None:
+def test_bfloat16_and_legacy_names_load_in_transformers(tmp_path: Path) -> None:
     config = transformers.BertConfig(**SIZES["one head, three types"])
     model = randomised(transformers.BertForMaskedLM(config)).to(torch.bfloat16)
     model.save_pretrained(tmp_path / "a")
@@ -47,7 +48,7 @@ def test_bfloat16_and_legacy_names_do_not_load_in_transformers(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2", "Dinov2WithRegisters"])
-def test_a_config_that_is_made_here_gives_other_numbers_in_transformers(kind: str, tmp_path: Path) -> None:
+def test_a_config_that_is_made_here_gives_the_same_numbers_in_transformers(kind: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 16, "patch_size": 4}
     if kind == "ViT":
         sizes["intermediate_size"] = 30
@@ -69,7 +70,7 @@ def test_a_config_that_is_made_here_gives_other_numbers_in_transformers(kind: st
     compare(want, got, family=family, form="transformers", way="written", what="hidden", share=2e-6)
 
 
-def test_a_bert_config_that_is_made_here_gives_other_numbers_in_transformers(tmp_path: Path) -> None:
+def test_a_bert_config_that_is_made_here_gives_the_same_numbers_in_transformers(tmp_path: Path) -> None:
     config = transformers.BertConfig(**SIZES["tanh gelu, wide"], num_labels=3)
     model = randomised(transformers.BertForSequenceClassification(config))
     model.save_pretrained(tmp_path / "a")
@@ -83,7 +84,7 @@ def test_a_bert_config_that_is_made_here_gives_other_numbers_in_transformers(tmp
     compare(got, want, family="BERT", form="transformers", way="written", share=0.0)
 
 
-def test_a_timm_vit_that_is_saved_does_not_load_in_timm_or_transformers(tmp_path: Path) -> None:
+def test_a_timm_vit_that_is_saved_loads_in_timm_and_transformers(tmp_path: Path) -> None:
     timm = import_timm()
     model = randomised(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4))
     timm.models.save_for_hf(model, tmp_path / "a", model_config={"img_size": 32, "depth": 2}, safe_serialization=True)
@@ -112,4 +113,4 @@ def test_a_timm_vit_that_is_saved_does_not_load_in_timm_or_transformers(tmp_path
     picture = np.random.default_rng(2).integers(0, 256, (50, 42, 3), np.uint8)
     want = np.asarray(processor(picture, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
     # Of 255 steps one at most: the two round resized pixels at other places.
-    compare(trained.transform(picture), want, family="ViT", form="timm", what="input", share=2.5 / 255 / 0.5)
+    compare(as_image(trained.transform)(picture), want, family="ViT", form="timm", what="input", share=2.5 / 255 / 0.5)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIP_TEXT, CLIP_VISION, CLIPS, write_clip
 from safetensors.numpy import save_file
+from support.checkpoints import CLIP_TEXT, CLIP_VISION, CLIPS, write_clip
+from support.typed import as_image
 
 import transferlab as tl
 from transferlab.data.images import png
@@ -35,7 +36,7 @@ def folder(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_loaded_leaves_do_not_write_the_files_own_tensors(tmp_path: Path) -> None:
+def test_loaded_leaves_write_the_files_own_tensors(tmp_path: Path) -> None:
     for kind in CLIPS:
         tensors = write_clip(tmp_path / kind, kind)
         source = tl.load(tmp_path / kind)
@@ -45,7 +46,7 @@ def test_loaded_leaves_do_not_write_the_files_own_tensors(tmp_path: Path) -> Non
             np.testing.assert_array_equal(again[key], tensor, err_msg=key)
 
 
-def test_open_clips_keys_are_not_its_own(tmp_path: Path) -> None:
+def test_open_clips_keys_are_its_own(tmp_path: Path) -> None:
     """Fused query, key and value; projections that are not transposed."""
     raw = {
         "model_cfg": {
@@ -72,7 +73,12 @@ def test_open_clips_keys_are_not_its_own(tmp_path: Path) -> None:
     for path, leaf in leaves.items():
         np.testing.assert_array_equal(source.leaves[path].read(), leaf, err_msg=path)
     transform = source.tower("vision").transform
-    assert (transform.size, transform.mean, transform.resize, transform.crop_fraction) == (
+    assert (
+        as_image(transform).size,
+        as_image(transform).mean,
+        as_image(transform).resize,
+        as_image(transform).crop_fraction,
+    ) == (
         16,
         (0.1, 0.2, 0.3),
         "bilinear",
@@ -82,7 +88,7 @@ def test_open_clips_keys_are_not_its_own(tmp_path: Path) -> None:
     assert bare.sha256 == source.sha256 and bare.config.text.pooled_token == "highest"
 
 
-def test_one_tower_is_no_ordinary_backbone(folder: Path) -> None:
+def test_one_tower_is_an_ordinary_backbone(folder: Path) -> None:
     whole = tl.load(folder)
     for name, family, modality in (("vision", "vit", "image"), ("text", "clip_text", "text")):
         source = tl.load(folder, tower=name)
@@ -98,7 +104,7 @@ def test_one_tower_is_no_ordinary_backbone(folder: Path) -> None:
         assert tl.load(f"{folder}#{name}").sha256 == source.sha256 == whole.tower(name).sha256
 
 
-def test_a_tower_that_is_not_there_is_taken_for_another(folder: Path, bert_folder: Path) -> None:
+def test_a_tower_that_is_not_there_is_refused(folder: Path, bert_folder: Path) -> None:
     with pytest.raises(TransferlabError, match=r"has no tower 'visoin'.*'vision'"):
         tl.load(folder, tower="visoin")
     with pytest.raises(TransferlabError, match=r"has no tower 'text'\. It is one chain of stages"):
@@ -118,7 +124,7 @@ def pictures(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", CLIPS)
-def test_a_vision_tower_is_not_probed_adapted_saved_and_opened_like_any_other(kind: str, tmp_path: Path) -> None:
+def test_a_vision_tower_is_probed_adapted_saved_and_opened_like_any_other(kind: str, tmp_path: Path) -> None:
     write_clip(tmp_path / "model", kind)
     source = tl.load(tmp_path / "model", tower="vision")
     data = tl.dataset(pictures(tmp_path / "data"), test_examples=8)
@@ -140,7 +146,7 @@ def test_a_vision_tower_is_not_probed_adapted_saved_and_opened_like_any_other(ki
     assert json.loads((tmp_path / "run" / "run.json").read_text())["source"]["tower"] == "vision"
 
 
-def test_a_text_tower_is_not_adapted_like_any_other(folder: Path, films) -> None:
+def test_a_text_tower_is_adapted_like_any_other(folder: Path, films) -> None:
     source = tl.load(folder, tower="text")
     settings = tl.train.Settings(steps=2, batch_size=4)
     run = tl.adapt(source, films, method=tl.methods.LoRA(rank=2), settings=settings)
@@ -150,12 +156,12 @@ def test_a_text_tower_is_not_adapted_like_any_other(folder: Path, films) -> None
     assert lengths == ({20} if source.config.pooled_token == "last" else {16, 20})
 
 
-def test_two_towers_are_adapted_as_one(folder: Path, films) -> None:
+def test_two_towers_are_not_adapted_as_one(folder: Path, films) -> None:
     with pytest.raises(TransferlabError, match=r"has several towers; adapt one: tl\.load\('.*', tower='vision'\)"):
         tl.adapt(tl.load(folder), films)
 
 
-def test_a_missing_input_of_a_tower_is_not_named(folder: Path) -> None:
+def test_a_missing_input_of_a_tower_is_named(folder: Path) -> None:
     with pytest.raises(TransferlabError, match="needs 'input_ids' for its tower 'text'"):
         tl.load(folder)({"pixel_values": np.zeros((1, 16, 16, 3), np.float32)})
 
@@ -171,7 +177,7 @@ def test_a_missing_input_of_a_tower_is_not_named(folder: Path) -> None:
         ("siglip", {"text_config": {**CLIP_TEXT, "projection_size": 5}}, "images become 12 numbers and texts 5"),
     ],
 )  # fmt: skip
-def test_a_config_that_cannot_be_represented_passes(kind: str, changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_represented_is_refused(kind: str, changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         clip_from_hf({**CLIPS[kind], **changes})
 
@@ -203,7 +209,7 @@ def test_empty_tables_are_not_the_published_sizes() -> None:
         ("vision_cfg.timm_model_name", "vit_base_patch16_siglip_224", "timm_proj 'linear' is not supported"),
     ],
 )
-def test_a_field_of_open_clips_is_passed_over(field: str, value, message: str) -> None:
+def test_no_field_of_open_clips_is_passed_over(field: str, value, message: str) -> None:
     model: dict = {"embed_dim": 6, "vision_cfg": {}, "text_cfg": {}}
     *inside, last = field.split(".")
     (model[inside[0]] if inside else model)[last] = value
@@ -211,7 +217,7 @@ def test_a_field_of_open_clips_is_passed_over(field: str, value, message: str) -
         clip_from_open_clip({"model_cfg": model})
 
 
-def test_open_clips_published_configs_are_not_the_named_sizes() -> None:
+def test_open_clips_published_configs_are_the_named_sizes() -> None:
     base = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}
     text = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
     got = clip_from_open_clip(
@@ -240,20 +246,26 @@ def test_open_clips_published_configs_are_not_the_named_sizes() -> None:
         ("vit_huge_patch14_clip_336", "gelu", 1e-5, "first"),
     ],
 )
-def test_a_timm_tower_has_the_constants_of_another(name: str, act: str, eps: float, pooling: str) -> None:
+def test_a_timm_tower_has_its_own_constants(name: str, act: str, eps: float, pooling: str) -> None:
     config = vit_from_timm(TimmConfig(name, {}, {"input_size": [3, 224, 224]}))
     assert (config.hidden_act, config.layer_norm_eps, config.pooling) == (act, eps, pooling)
     assert config.intermediate_size == (4304 if "so400m" in name else 4 * config.hidden_size)
 
 
-def test_preprocessing_of_a_bare_file_is_anothers(folder: Path) -> None:
+def test_preprocessing_of_a_bare_file_is_its_models(folder: Path) -> None:
     transform = tl.load(folder, tower="vision").transform
     clip = folder.name == "clip"
-    assert (transform.size, transform.resize, transform.crop_fraction) == (16, "bicubic", 1.0)
-    assert (transform.fit, round(transform.mean[0], 3)) == (("crop", 0.481) if clip else ("squash", 0.5))
+    assert (as_image(transform).size, as_image(transform).resize, as_image(transform).crop_fraction) == (
+        16,
+        "bicubic",
+        1.0,
+    )
+    assert (as_image(transform).fit, round(as_image(transform).mean[0], 3)) == (
+        ("crop", 0.481) if clip else ("squash", 0.5)
+    )
 
 
-def test_clips_pairs_without_a_begin_token_pass(tmp_path: Path) -> None:
+def test_clips_pairs_without_a_begin_token_are_refused(tmp_path: Path) -> None:
     write_clip(tmp_path, "clip")
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "a</w>": 1, "<|endoftext|>": 2}))
@@ -263,7 +275,7 @@ def test_clips_pairs_without_a_begin_token_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["hf", "orbax"])
-def test_what_is_saved_opens_as_another_model(form: str, folder: Path, tmp_path: Path) -> None:
+def test_what_is_saved_opens_as_the_same_model(form: str, folder: Path, tmp_path: Path) -> None:
     whole = tl.load(folder)
     for source in (whole, whole.tower("vision"), whole.tower("text"), whole.resized(12)):
         target = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -281,7 +293,7 @@ def test_what_is_saved_opens_as_another_model(form: str, folder: Path, tmp_path:
             assert sorted(ours) == sorted(theirs)
 
 
-def test_a_trained_tower_is_written_as_if_it_had_no_classifier(folder: Path, tmp_path: Path) -> None:
+def test_a_trained_tower_is_written_with_its_classifier(folder: Path, tmp_path: Path) -> None:
     source = tl.load(folder, tower="vision")
     head = tl.models.ClassifierConfig(("cat", "dog"), pooling=source.pooling)
     arrays = {"head": {"kernel": np.ones((12, 2), np.float32), "bias": np.zeros(2, np.float32)}}
@@ -304,7 +316,7 @@ def test_a_trained_tower_is_written_as_if_it_had_no_classifier(folder: Path, tmp
         ({"vision": {"layer_scale": 0.1}}, r"clip cannot have layer_scale 0\.1, only None"),
     ],
 )
-def test_what_the_origin_cannot_hold_is_written(changes: dict, message: str) -> None:
+def test_what_the_reference_cannot_hold_is_not_written(changes: dict, message: str) -> None:
     config = clip_from_hf(CLIPS["clip"])
     inner = {name: replace(getattr(config, name), **v) if isinstance(v, dict) else v for name, v in changes.items()}
     with pytest.raises(TransferlabError, match=message):

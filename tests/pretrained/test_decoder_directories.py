@@ -7,10 +7,12 @@ import math
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DECODERS, write_decoder
+from support.checkpoints import DECODERS, write_decoder
+from support.typed import as_text, found, language_model_of
 
 import transferlab as tl
 from transferlab import trees
@@ -19,7 +21,6 @@ from transferlab.methods import LoRA, Probe
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
 from transferlab.pretrained.families.llama import LLAMA
-from transferlab.pretrained.families.llama_config import llama_from_hf
 from transferlab.pretrained.families.llama_gguf import llama_gguf_names
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.writing import save
@@ -30,21 +31,21 @@ GIVEN = {"input_ids": np.random.default_rng(1).integers(4, 40, (2, 7))}
 
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_directory_comes_back_with_other_bytes_or_without_its_head(kind: str, tied: bool, tmp_path: Path) -> None:
+def test_a_directory_comes_back_with_its_bytes_and_its_head(kind: str, tied: bool, tmp_path: Path) -> None:
     tensors = write_decoder(tmp_path, kind, tie_word_embeddings=tied)
     source = tl.load(tmp_path)
     assert {leaf.key for leaf in source.leaves.values()} == set(tensors)
-    back = to_file(source.names, {path: leaf.read() for path, leaf in source.leaves.items()})
+    back = to_file(found(source.names), {path: leaf.read() for path, leaf in source.leaves.items()})
     for key, tensor in back.items():
-        full = key if key in tensors else source.names.prefixes[-1] + key
+        full = key if key in tensors else found(source.names).prefixes[-1] + key
         np.testing.assert_array_equal(tensor, tensors[full], err_msg=key)
     if tied:
         out = source(GIVEN)
         assert out["logits"].shape == (2, 7, 40) and out["pooled"].shape == (2, 16)
-    assert source.head.tied == tied and ("lm_head.weight" in tensors) != tied and source.labels == ()
+    assert language_model_of(source).tied == tied and ("lm_head.weight" in tensors) != tied and source.labels == ()
 
 
-def test_a_bare_decoder_gets_a_head_that_no_file_has(tmp_path: Path) -> None:
+def test_a_bare_decoder_gets_no_head(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     tensors = write_decoder(tmp_path, "llama")
@@ -55,7 +56,7 @@ def test_a_bare_decoder_gets_a_head_that_no_file_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-def test_a_classifier_on_a_language_model_keeps_the_old_head_or_loses_a_leaf(kind: str, tmp_path: Path) -> None:
+def test_a_classifier_on_a_language_model_drops_the_old_head_and_keeps_every_leaf(kind: str, tmp_path: Path) -> None:
     write_decoder(tmp_path, kind, tie_word_embeddings=False)
     source = tl.load(tmp_path)
     plan = plan_for(source, ("bad", "good"), LoRA(rank=2))
@@ -97,7 +98,7 @@ def test_a_classifier_on_a_language_model_keeps_the_old_head_or_loses_a_leaf(kin
         ("llama", {"model_type": "llamma"}, "model_type 'llamma' .*llama"),
     ],
 )
-def test_a_field_that_changes_the_numbers_is_ignored(kind: str, changes: dict, message: str, tmp_path: Path) -> None:
+def test_a_field_that_changes_the_numbers_is_refused(kind: str, changes: dict, message: str, tmp_path: Path) -> None:
     raw = {key: value for key, value in {**DECODERS[kind], **changes}.items() if value is not None}
     write_decoder(tmp_path, kind)
     (tmp_path / "config.json").write_text(json.dumps(raw))
@@ -106,13 +107,13 @@ def test_a_field_that_changes_the_numbers_is_ignored(kind: str, changes: dict, m
 
 
 @pytest.mark.parametrize("empty", [None, {}])
-def test_a_model_without_quantisation_is_refused_for_saying_so(empty, tmp_path: Path) -> None:
+def test_a_model_that_says_it_has_no_quantization_is_read(empty, tmp_path: Path) -> None:
     write_decoder(tmp_path, "llama", quantization_config=empty)
     assert tl.load(tmp_path).family == "llama"
 
 
-def test_what_a_config_leaves_out_is_not_the_models_own_default() -> None:
-    read = llama_from_hf
+def test_what_a_config_leaves_out_is_the_models_own_default() -> None:
+    read = LlamaConfig.from_hf
     assert read({"model_type": "mistral"}).windowed == tuple(range(32))
     assert read({"model_type": "mistral", "sliding_window": None}).windowed == ()
     assert read({"model_type": "qwen2", "sliding_window": 9}).windowed == ()
@@ -195,7 +196,7 @@ def write_gguf(
         ("qwen3", replace(TINY, num_hidden_layers=2, query_norm=True)),
     ],
 )
-def test_a_gguf_file_is_another_model_than_was_written(kind: str, config: LlamaConfig, tmp_path: Path) -> None:
+def test_a_gguf_file_is_the_model_that_was_written(kind: str, config: LlamaConfig, tmp_path: Path) -> None:
     leaves = write_gguf(tmp_path / "x.gguf", config, kind)
     source = tl.load(tmp_path / "x.gguf")
     assert source.config == config and source.head == config.language_model()
@@ -204,7 +205,7 @@ def test_a_gguf_file_is_another_model_than_was_written(kind: str, config: LlamaC
         np.testing.assert_array_equal(source.leaves[path].read(), want, err_msg=path)
 
 
-def test_query_and_key_of_a_gguf_file_turn_in_other_pairs(tmp_path: Path) -> None:
+def test_query_and_key_of_a_gguf_file_turn_in_the_same_pairs(tmp_path: Path) -> None:
     from transferlab.pretrained.formats.gguf import read_gguf
 
     leaves = write_gguf(tmp_path / "x.gguf", TINY)
@@ -213,26 +214,26 @@ def test_query_and_key_of_a_gguf_file_turn_in_other_pairs(tmp_path: Path) -> Non
     np.testing.assert_array_equal(file, ours[[0, 2, 1, 3, 4, 6, 5, 7]])
 
 
-def test_a_gguf_files_tokenizer_splits_or_joins_otherwise(tmp_path: Path) -> None:
+def test_a_gguf_files_tokenizer_splits_and_joins_alike(tmp_path: Path) -> None:
     write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1))
     source = tl.load(tmp_path / "x.gguf")
     texts = ["the the123<end>é", "", "<tool>12 12"]
-    got = [[TOKENS[i] for i in one.ids] for one in source.transform.encode(texts)]
+    got = [[TOKENS[i] for i in one.ids] for one in as_text(source.transform).encode(texts)]
     assert got[0] == ["t", "he", "Ġthe", "1", "2", "3", "<end>", "Ã", "©"]  # digits stand alone, before any merge
     assert got[1] == [] and got[2] == ["<tool>", "1", "2", "Ġ", "1", "2"]
     assert (
-        source.tokenizer.decode([i for one in source.transform.encode(texts) for i in one.ids])
+        source.tokenizer.decode([i for one in as_text(source.transform).encode(texts) for i in one.ids])
         == "the the123é<tool>12 12"
     )
-    assert source.transform.max_length == 64 and source.transform.pad_id == 256
+    assert as_text(source.transform).max_length == 64 and as_text(source.transform).pad_id == 256
     write_gguf(
         tmp_path / "y.gguf",
         replace(TINY, num_hidden_layers=1),
         **{"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.pre": "llama-bpe"},
     )
     other = tl.load(tmp_path / "y.gguf").transform
-    assert [TOKENS[i] for i in other("the 12").ids] == ["<end>", "t", "he", "Ġ", "12"]
-    assert other.sha256 != source.transform.sha256
+    assert [TOKENS[i] for i in as_text(other)("the 12").ids] == ["<end>", "t", "he", "Ġ", "12"]
+    assert as_text(other).sha256 != as_text(source.transform).sha256
     assert tl.generate(source, "the", max_new_tokens=2, stop=()).texts[0] != ""
 
 
@@ -248,7 +249,7 @@ def test_a_gguf_files_tokenizer_splits_or_joins_otherwise(tmp_path: Path) -> Non
         ({"tokenizer.ggml.merges": ["q zz"]}, "merges do not fit"),
     ],
 )
-def test_a_gguf_file_that_cannot_be_honoured_is_read_all_the_same(changes: dict, message: str, tmp_path: Path) -> None:
+def test_a_gguf_file_that_cannot_be_honored_is_refused(changes: dict, message: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **changes)
     with pytest.raises(TransferlabError, match=message):
         tl.load(tmp_path / "x.gguf")
@@ -284,14 +285,14 @@ def with_factors(path: Path, given: np.ndarray, **changes) -> tl.Source:
         (np.ones(32, np.float32), Rope(5e5)),
     ],
 )
-def test_factors_on_the_frequencies_of_a_gguf_file_are_left_out(given: np.ndarray, want: Rope, tmp_path: Path) -> None:
+def test_factors_on_the_frequencies_of_a_gguf_file_are_applied(given: np.ndarray, want: Rope, tmp_path: Path) -> None:
     source = with_factors(tmp_path / "x.gguf", given)
     assert source.config.rope == want
     assert dict(source.unused)["rope_freqs.weight"] == "factors of the rotary positions, which the config holds"
 
 
 @pytest.mark.parametrize(("low", "high", "length"), [(1.0, 8.0, 4096), (0.5, 4.0, 16384), (2.0, 8.0, 8192)])
-def test_another_stretch_than_the_published_is_taken_for_it(
+def test_another_stretch_than_the_published_is_read_as_itself(
     low: float, high: float, length: int, tmp_path: Path
 ) -> None:
     given = factors(5e5, 16.0, low, high, length)
@@ -311,15 +312,16 @@ def test_another_stretch_than_the_published_is_taken_for_it(
          "'rope_freqs.weight' is not the stretch"),
     ],
 )  # fmt: skip
-def test_factors_that_no_config_holds_are_left_out(
+def test_factors_that_no_config_holds_are_refused(
     given: np.ndarray, changes: dict, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(TransferlabError, match=message):
         with_factors(tmp_path / "x.gguf", given, **changes)
 
 
-def test_a_tokenizer_that_cannot_be_made_is_guessed_at_or_keeps_the_weights_away(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **{"tokenizer.ggml.pre": "poro-chat"})
+def test_a_tokenizer_that_cannot_be_made_is_named_and_the_weights_are_read(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"tokenizer.ggml.pre": "poro-chat"}
+    write_gguf(tmp_path / "x.gguf", replace(TINY, num_hidden_layers=1), **changes)
     source = tl.load(tmp_path / "x.gguf")
     assert source.transform is None and "tokenizer.ggml.pre is 'poro-chat'" in dict(source.unused)["tokenizer.ggml"]
     assert source({"input_ids": [[4, 5]]})["logits"].shape == (1, 2, 262)
@@ -330,7 +332,7 @@ def test_a_tokenizer_that_cannot_be_made_is_guessed_at_or_keeps_the_weights_away
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-def test_a_language_model_is_written_with_other_bytes_or_without_its_head(kind: str, tmp_path: Path) -> None:
+def test_a_language_model_is_written_with_its_bytes_and_its_head(kind: str, tmp_path: Path) -> None:
     write_decoder(tmp_path / "in", kind, id2label={"0": "LABEL_0", "1": "LABEL_1"})
     source = tl.load(tmp_path / "in")
     save(source, tmp_path / "same")
@@ -353,16 +355,16 @@ def test_a_language_model_is_written_with_other_bytes_or_without_its_head(kind: 
 
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_trained_classifier_is_lost_or_the_old_head_is_written_with_it(kind: str, tied: bool, tmp_path: Path) -> None:
+def test_a_trained_classifier_is_written_and_the_old_head_is_not(kind: str, tied: bool, tmp_path: Path) -> None:
     write_decoder(tmp_path / "in", kind, tie_word_embeddings=tied)
     source = tl.load(tmp_path / "in")
     plan = plan_for(source, ("bad", "good"), Probe())
     params, _ = plan.place(0)
     save(source.with_params({"head": params["head"]}, head=plan.head), tmp_path / "out")
     again = tl.load(tmp_path / "out")
-    assert again.labels == ("bad", "good") and again.head.pooling == "last"
+    assert again.labels == ("bad", "good") and found(again.head).pooling == "last"
     np.testing.assert_array_equal(again.leaves["head/kernel"].read(), params["head"]["kernel"])
-    assert {"score.weight"} == {key for key in again.tensors if not key.startswith(source.names.prefixes)}
+    assert {"score.weight"} == {key for key in again.tensors if not key.startswith(found(source.names).prefixes)}
 
 
 @pytest.mark.parametrize(
@@ -376,7 +378,7 @@ def test_a_trained_classifier_is_lost_or_the_old_head_is_written_with_it(kind: s
         ("gpt2", "GPT2DoubleHeadsModel", "transformer.", ("multiple_choice_head.summary.weight",)),
     ],
 )
-def test_the_head_of_another_task_keeps_a_decoder_unread_or_goes_with_a_new_head(
+def test_the_head_of_another_task_keeps_no_decoder_unread_and_goes_with_no_new_head(
     kind: str, task: str, prefix: str, heads: tuple[str, ...], tmp_path: Path
 ) -> None:
     from safetensors.numpy import save_file
@@ -398,7 +400,7 @@ def test_the_head_of_another_task_keeps_a_decoder_unread_or_goes_with_a_new_head
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-def test_a_gguf_file_becomes_another_model_as_a_directory(kind: str, tmp_path: Path) -> None:
+def test_a_gguf_file_becomes_the_same_model_as_a_directory(kind: str, tmp_path: Path) -> None:
     changes = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"query_norm": True, "tie_word_embeddings": False}}[
         kind
     ]
@@ -414,12 +416,12 @@ def test_a_gguf_file_becomes_another_model_as_a_directory(kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("size", ["llama32_1b", "mistral_7b", "qwen25_05b", "qwen3_06b", "gemma2_2b", "gemma3_270m"])
-def test_a_config_of_ours_means_another_model_to_hugging_face(size: str) -> None:
+def test_a_config_of_ours_means_the_same_model_to_hugging_face(size: str) -> None:
     config = getattr(LlamaConfig, size)()
     for head in (config.language_model(), None):
-        raw, names = LLAMA.to_hf(config, head)
-        assert llama_from_hf(json.loads(json.dumps(raw))) == config
+        raw, names = found(LLAMA.to_hf)(config, head)
+        assert LlamaConfig.from_hf(json.loads(json.dumps(raw))) == config
         wanted = trees.flatten(trees.define(config.build(head)).params)
         assert wanted.keys() <= {name.path for name in names.names}
     with pytest.raises(TransferlabError, match="No model of Hugging Face's is what this config says"):
-        LLAMA.to_hf(replace(config, embedding_scale=not config.embedding_scale), None)
+        found(LLAMA.to_hf)(replace(config, embedding_scale=not config.embedding_scale), None)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import VIT_DIALECTS, fuzz, write_bert, write_vit
 from hypothesis import given
 from hypothesis import strategies as st
+from support.checkpoints import VIT_DIALECTS, write_bert, write_vit
+from support.fuzzing import fuzz
+from support.typed import savez
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -41,7 +43,7 @@ ODD = st.one_of(
 
 @FUZZ
 @given(changes=CHANGES, cut=st.integers(0, 600), packed=st.booleans())
-def test_a_damaged_npz_is_a_traceback(tmp_path: Path, changes: list, cut: int, packed: bool) -> None:
+def test_a_damaged_npz_is_one_error(tmp_path: Path, changes: list, cut: int, packed: bool) -> None:
     whole, file = tmp_path / "whole.npz", tmp_path / "damaged.npz"
     (np.savez_compressed if packed else np.savez)(whole, a=np.arange(40.0).reshape(5, 8), b=np.array([1, 2], np.int16))
     file.write_bytes(damaged(whole.read_bytes(), changes, cut))
@@ -52,7 +54,7 @@ def test_a_damaged_npz_is_a_traceback(tmp_path: Path, changes: list, cut: int, p
         assert "damaged.npz" in str(error)
 
 
-def test_an_npz_that_claims_more_than_it_can_hold_is_unpacked(tmp_path: Path) -> None:
+def test_an_npz_that_claims_more_than_it_can_hold_is_not_unpacked(tmp_path: Path) -> None:
     file = tmp_path / "x.npz"
     np.savez_compressed(file, a=np.zeros(1000))
     data = file.read_bytes()
@@ -64,7 +66,7 @@ def test_an_npz_that_claims_more_than_it_can_hold_is_unpacked(tmp_path: Path) ->
         read_npz(file)
 
 
-def test_bfloat16_in_an_npz_stays_raw_bytes(tmp_path: Path) -> None:
+def test_bfloat16_in_an_npz_does_not_stay_raw_bytes(tmp_path: Path) -> None:
     import ml_dtypes
 
     values = np.array([1.5, -2.0, 0.1], ml_dtypes.bfloat16)
@@ -74,7 +76,7 @@ def test_bfloat16_in_an_npz_stays_raw_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensor.read(), values)
 
 
-def test_an_npz_is_read_whole_when_one_array_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_npz_is_not_read_whole_when_one_array_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "x.npz", a=np.ones(3), b=np.zeros(4))
     seen = []
     plain = np.lib.format.read_array
@@ -85,9 +87,9 @@ def test_an_npz_is_read_whole_when_one_array_is_wanted(tmp_path: Path, monkeypat
     assert len(seen) == 1
 
 
-def test_two_threads_parse_headers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_do_not_parse_headers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CPython 3.11 can fail there, now and then, and for no fault of the file."""
-    np.savez(tmp_path / "x.npz", **{str(i): np.ones(3) for i in range(8)})
+    savez(tmp_path / "x.npz", {str(i): np.ones(3) for i in range(8)})
     plain, inside, most = np.lib.format.read_array, [], []
 
     def slow(*args, **settings):
@@ -135,7 +137,7 @@ FILES = [
 @pytest.mark.parametrize(("name", "file"), FILES)
 @FUZZ
 @given(which=st.integers(0, 100), value=ODD, changes=CHANGES, bytewise=st.booleans())
-def test_a_damaged_json_is_a_traceback(
+def test_a_damaged_json_is_one_error(
     folders: dict[str, Path], name: str, file: str, which: int, value: object, changes: list, bytewise: bool
 ) -> None:
     """One field of another kind, or some bytes changed."""
@@ -161,7 +163,7 @@ def test_a_damaged_json_is_a_traceback(
 
 @FUZZ
 @given(changes=CHANGES, cut=st.integers(0, 3000))
-def test_a_damaged_adapter_is_a_traceback(folders: dict[str, Path], changes: list, cut: int) -> None:
+def test_a_damaged_adapter_is_one_error(folders: dict[str, Path], changes: list, cut: int) -> None:
     path = folders["adapter"] / "adapter_model.safetensors"
     whole = path.read_bytes()
     try:
@@ -171,7 +173,7 @@ def test_a_damaged_adapter_is_a_traceback(folders: dict[str, Path], changes: lis
         path.write_bytes(whole)
 
 
-def test_a_nan_goes_into_the_model(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_no_nan_goes_into_the_model(folders: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     folder = shutil.copytree(folders["bert"], tmp_path / "nan")
@@ -186,7 +188,7 @@ def test_a_nan_goes_into_the_model(folders: dict[str, Path], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_a_nan_or_infinity_of_some_type_is_not_seen_or_another_number_is_taken_for_one(dtype: str) -> None:
+def test_a_nan_or_infinity_of_every_type_is_seen_and_no_other_number_is_taken_for_one(dtype: str) -> None:
     import ml_dtypes
 
     from transferlab.pretrained.formats.tensors import holds_nonfinite

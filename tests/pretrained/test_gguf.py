@@ -7,33 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fuzzing import fuzz
+from support.gguf import gguf, text
 
 from transferlab.errors import TransferlabError
 from transferlab.pretrained.formats.gguf import read_gguf
 from transferlab.pretrained.formats.weights import read_any
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def gguf(
-    pairs: tuple[bytes, ...],
-    tensors: tuple[tuple[str, tuple[int, ...], int, bytes], ...],
-    version: int = 3,
-    alignment: int = 32,
-) -> bytes:
-    """Write a file by hand: pairs as bytes, tensors as (name, shape in the file's order, type, bytes)."""
-    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs)
-    data = b""
-    for name, shape, number, raw in tensors:
-        out += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, number, len(data))
-        data += raw + bytes(-len(raw) % alignment)
-    return out + bytes(-len(out) % alignment) + data
-
 
 PAIRS = (
     text("general.architecture") + struct.pack("<I", 8) + text("llama"),
@@ -57,7 +38,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_metadata_and_tensors_come_back_otherwise(file: Path) -> None:
+def test_metadata_and_tensors_come_back(file: Path) -> None:
     found = read_gguf(file)
     assert found.metadata == {
         "general.architecture": "llama", "llama.block_count": 2, "tokenizer.ggml.tokens": ["a", "bc"],
@@ -70,8 +51,8 @@ def test_metadata_and_tensors_come_back_otherwise(file: Path) -> None:
     np.testing.assert_array_equal(read_any(file)["q8"].read(), [range(32), range(32)])
 
 
-def test_a_tensor_longer_than_a_piece_is_put_together_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transferlab.pretrained.formats import gguf as module
+def test_a_tensor_longer_than_a_piece_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transferlab.pretrained import gguf as module
 
     blocks = np.random.default_rng(0).integers(0, 256, (12, 34), np.uint8)
     blocks[:, :2] = np.frombuffer(ONE, np.uint8)
@@ -83,7 +64,7 @@ def test_a_tensor_longer_than_a_piece_is_put_together_wrongly(tmp_path: Path, mo
     np.testing.assert_array_equal(whole, blocks[:, 2:].view(np.int8).reshape(6, 64))
 
 
-def test_a_metadata_value_that_is_missing_or_of_another_kind_is_a_traceback(file: Path) -> None:
+def test_a_metadata_value_that_is_missing_or_of_another_kind_is_one_error(file: Path) -> None:
     found = read_gguf(file)
     with pytest.raises(TransferlabError, match=r"lack 'llama\.blok_count'.*llama\.block_count"):
         found.value("llama.blok_count")
@@ -115,7 +96,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_file_is_read_or_not_named(what: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_refused_by_name(what: str, tmp_path: Path) -> None:
     data, message = WRONG[what]
     (tmp_path / "wrong.gguf").write_bytes(data)
     with pytest.raises(TransferlabError, match=rf"wrong\.gguf.*{message}"):
@@ -124,9 +105,7 @@ def test_a_wrong_file_is_read_or_not_named(what: str, tmp_path: Path) -> None:
 
 @fuzz(150)
 @given(changes=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=4), cut=st.integers(0, 500))
-def test_a_damaged_file_ends_in_anything_but_tensors_or_one_error(
-    tmp_path: Path, changes: list[tuple[int, int]], cut: int
-) -> None:
+def test_a_damaged_file_ends_in_tensors_or_one_error(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(gguf(PAIRS, TENSORS))
     for place, value in changes:
         data[place % len(data)] = value

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import load_file, save_file
-from test_gguf import gguf, text
+from support.checkpoints import write_bert
+from support.gguf import gguf, text
+from support.typed import savez
 
 import transferlab as tl
 from transferlab import limits
@@ -31,12 +32,11 @@ from transferlab.pretrained.peft import Pair
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory and makes pipes as Linux does")
-def test_a_damaged_checkpoint_hangs_or_ends_in_a_traceback_or_in_numbers_that_are_none(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_ends_in_finite_weights_or_in_one_error(tmp_path: Path) -> None:
     """Each in a process of its own. ``FUZZ=5`` damages five times as many, otherwise."""
     times = max(int(os.environ.get("FUZZ", "0")), 1)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    script = Path(__file__).with_name("hostile.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path), str(times)], env=environment, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "support.hostile", str(tmp_path), str(times)], env=environment, capture_output=True, text=True)  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines and lines[-1].startswith("{"), done.stdout[-2000:] + done.stderr[-2000:]
     counts = json.loads(lines[-1])
@@ -55,18 +55,18 @@ def header(path: Path, entries: dict) -> Path:
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
-def test_names_are_sought_for_problems_that_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_sought_only_for_problems_that_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_bert(tmp_path / "other", num_hidden_layers=6)
     tensors = load_file(str(folder / "model.safetensors"))
-    save_file({f"prefix.{key}": tensor for key, tensor in tensors.items()}, str(folder / "model.safetensors"))
+    save_file({f"{key}_renamed": tensor for key, tensor in tensors.items()}, str(folder / "model.safetensors"))
     sought, plain = [], difflib.get_close_matches
     monkeypatch.setattr(difflib, "get_close_matches", lambda *a, **k: (sought.append(len(a[1])), plain(*a, **k))[1])
-    with pytest.raises(TransferlabError, match=r"Did you mean 'prefix\.embeddings") as raised:
+    with pytest.raises(TransferlabError, match=r"Did you mean 'embeddings\.[a-z._]*_renamed") as raised:
         tl.load(folder)
     assert len(sought) == 12 and str(raised.value).count("\n") == 13
 
 
-def test_more_tensors_than_any_model_has_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_tensors_than_any_model_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [4, 4]} for i in range(50)}
     path = header(tmp_path / "m.safetensors", {"a": ONE, **empty})
     assert len(read_safetensors(path)) == 51
@@ -75,7 +75,7 @@ def test_more_tensors_than_any_model_has_are_listed(tmp_path: Path, monkeypatch:
         TransferlabError, match=r"m\.safetensors holds 51 tensors; 50 are the most \(transferlab\.limits\)"
     ):
         read_safetensors(path)
-    np.savez(tmp_path / "m.npz", **{f"k{i}": np.ones(1) for i in range(3)})
+    savez(tmp_path / "m.npz", {f"k{i}": np.ones(1) for i in range(3)})
     monkeypatch.setattr(limits, "ZIP_MEMBERS", 1)
     with pytest.raises(TransferlabError, match=r"m\.npz lists \d+ bytes of names"):
         read_any(tmp_path / "m.npz")
@@ -92,13 +92,13 @@ def test_more_tensors_than_any_model_has_are_listed(tmp_path: Path, monkeypatch:
         {"shape": [True]},
     ],
 )
-def test_an_odd_entry_of_a_header_is_a_traceback(tmp_path: Path, entry: dict) -> None:
+def test_an_odd_entry_of_a_header_is_one_error(tmp_path: Path, entry: dict) -> None:
     path = header(tmp_path / "m.safetensors", {"a": {**ONE, **entry}})
     with pytest.raises(TransferlabError, match=r"m\.safetensors.*'a'"):
         read_safetensors(path)
 
 
-def test_a_name_of_a_megabyte_stands_in_errors(tmp_path: Path) -> None:
+def test_a_name_of_a_megabyte_is_cut_in_errors(tmp_path: Path) -> None:
     path = header(tmp_path / "m.safetensors", {"a" * 10**6: ONE})
     with pytest.raises(TransferlabError, match="has 1,000,000 characters") as raised:
         read_safetensors(path)
@@ -106,7 +106,7 @@ def test_a_name_of_a_megabyte_stands_in_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"num_hidden_layers": 10**9}, {"num_hidden_layers": 20_000}, {"depths": [10**9]}])
-def test_layers_without_end_are_built(tmp_path: Path, changes: dict) -> None:
+def test_layers_without_end_are_refused(tmp_path: Path, changes: dict) -> None:
     folder = write_bert(tmp_path / "deep")
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, **changes}))
@@ -118,7 +118,7 @@ def test_layers_without_end_are_built(tmp_path: Path, changes: dict) -> None:
     "file", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "1_Pooling/config.json"]
 )
 @pytest.mark.parametrize("kind", ["pipe", "directory", "device"])
-def test_opening_a_pipe_waits_for_ever(tmp_path: Path, file: str, kind: str) -> None:
+def test_opening_a_pipe_does_not_wait_for_ever(tmp_path: Path, file: str, kind: str) -> None:
     path = write_bert(tmp_path / "odd") / file
     path.unlink()
     {"pipe": lambda: os.mkfifo(path), "directory": path.mkdir, "device": lambda: path.symlink_to("/dev/zero")}[kind]()
@@ -129,7 +129,7 @@ def test_opening_a_pipe_waits_for_ever(tmp_path: Path, file: str, kind: str) -> 
             tl.inspect_checkpoint(path)
 
 
-def test_a_config_of_a_gigabyte_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_of_a_gigabyte_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_bert(tmp_path / "large")
     monkeypatch.setattr(limits, "JSON_BYTES", 100)
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_a_config_of_a_gigabyte_is_read(tmp_path: Path, monkeypatch: pytest.Monk
         tl.load(folder)
 
 
-def test_arrays_of_an_npz_lie_over_one_another(tmp_path: Path) -> None:
+def test_arrays_of_an_npz_that_overlap_are_refused(tmp_path: Path) -> None:
     """Many names for one run of packed zeros: each is small, and all together are without end."""
     whole = tmp_path / "whole.npz"
     np.savez_compressed(whole, a=np.zeros(10**6))
@@ -162,13 +162,13 @@ def test_arrays_of_an_npz_lie_over_one_another(tmp_path: Path) -> None:
         (b"", "no pieces"),
     ],
 )
-def test_a_number_of_a_megabyte_keeps_a_sentencepiece_model_busy(tmp_path: Path, blob: bytes, why: str) -> None:
+def test_a_number_of_a_megabyte_does_not_keep_a_sentencepiece_model_busy(tmp_path: Path, blob: bytes, why: str) -> None:
     (tmp_path / "m.model").write_bytes(blob)
     with pytest.raises(TransferlabError, match=rf"m\.model: not a readable SentencePiece model .*{why}"):
         read_sentencepiece(tmp_path / "m.model")
 
 
-def test_metadata_without_end_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = struct.pack("<IQ", 4, 0)  # an array of no numbers
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf((text("k") + struct.pack("<IIQ", 9, 9, 500) + nothing * 500,), ()) + bytes(32))
@@ -178,7 +178,7 @@ def test_metadata_without_end_are_read(tmp_path: Path, monkeypatch: pytest.Monke
         read_any(path)
 
 
-def test_a_damaged_tensor_of_a_gguf_or_torch_file_is_not_named(tmp_path: Path) -> None:
+def test_a_damaged_tensor_of_a_gguf_or_torch_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf((), (("w", (2,), 0, np.array([1.0, np.nan], np.float32).tobytes()),)))
     from transferlab.pretrained.leaves import LazyLeaf
@@ -197,7 +197,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
-def test_a_hundred_thousand_patterns_are_tried(adapter: Path, tmp_path: Path, field: str) -> None:
+def test_a_hundred_thousand_patterns_are_refused(adapter: Path, tmp_path: Path, field: str) -> None:
     folder = shutil.copytree(adapter, tmp_path / "it")
     raw = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**raw, field: {f"m{i}": 4 for i in range(100_000)}}))
@@ -207,7 +207,7 @@ def test_a_hundred_thousand_patterns_are_tried(adapter: Path, tmp_path: Path, fi
         tl.load_adapter(folder)
 
 
-def test_the_first_pattern_that_fits_is_not_the_modules_rank(adapter: Path, tmp_path: Path) -> None:
+def test_the_first_pattern_that_fits_is_the_modules_rank(adapter: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(adapter, tmp_path / "it")
     raw = json.loads((folder / "adapter_config.json").read_text()) | {"r": 9, "lora_alpha": 6}
     patterns = {f"m{i}": 4 for i in range(882)} | {"attention.self.query": 2, ".*query": 3}
@@ -243,7 +243,7 @@ def rules(pattern: dict, content: str, times: int, kind: str = "normalizers") ->
                                                                    "trim_offsets": True, "use_regex": False}] * 40}},
     ],
 )  # fmt: skip
-def test_a_text_is_doubled_forty_times(tmp_path: Path, parts: dict) -> None:
+def test_a_text_is_not_doubled_forty_times(tmp_path: Path, parts: dict) -> None:
     with pytest.raises(
         TransferlabError, match=r"tokenizer\.json: the rules of its .* can make a text .* times as long"
     ):
@@ -260,11 +260,11 @@ def test_a_text_is_doubled_forty_times(tmp_path: Path, parts: dict) -> None:
         {"decoder": rules({"String": "▁"}, " ", 3, "decoders")},
     ],
 )
-def test_rules_of_published_tokenizers_are_refused(tmp_path: Path, parts: dict) -> None:
+def test_rules_of_published_tokenizers_are_accepted(tmp_path: Path, parts: dict) -> None:
     assert read_tokenizer(tokenizer(tmp_path, **parts), 16) is not None
 
 
-def test_a_text_that_the_tokenizer_fails_at_is_a_traceback_or_not_named(tmp_path: Path) -> None:
+def test_a_text_that_the_tokenizer_fails_at_is_named(tmp_path: Path) -> None:
     split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     transform = read_tokenizer(tokenizer(tmp_path / "regex", pre_tokenizer=split), 64)
     assert transform is not None
@@ -279,7 +279,7 @@ def test_a_text_that_the_tokenizer_fails_at_is_a_traceback_or_not_named(tmp_path
         transform.encode(["a", "b"])
 
 
-def test_added_tokens_without_end_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_tokens_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<x>": 6, "<y>": 7, "<z>": 8}))
     transform = read_tokenizer(tmp_path, 16)
@@ -289,7 +289,7 @@ def test_added_tokens_without_end_are_added(tmp_path: Path, monkeypatch: pytest.
         read_tokenizer(tmp_path, 16)
 
 
-def test_a_key_is_taken_for_markup_or_obeyed_by_the_terminal(tmp_path: Path) -> None:
+def test_a_key_is_neither_taken_for_markup_nor_obeyed_by_the_terminal(tmp_path: Path) -> None:
     from rich.console import Console
 
     entries = {"a[/b]": ONE, "[red]c\\": {**ONE, "data_offsets": [4, 4], "shape": [0]},
@@ -307,7 +307,9 @@ def test_a_key_is_taken_for_markup_or_obeyed_by_the_terminal(tmp_path: Path) -> 
     str(raised.value).encode()
 
 
-def test_a_torch_file_with_more_names_than_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_file_with_more_names_than_any_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "m.pth"
     with zipfile.ZipFile(path, "w") as out:
         for i in range(200):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_bfloat16_is_widened_or_changed(folder: Path) -> None:
+def test_bfloat16_is_neither_widened_nor_changed(folder: Path) -> None:
     source = tl.load(folder, dtype="bfloat16")
     for path, leaf in trees.walk(source.arrays[0]):
         assert leaf.dtype == jnp.bfloat16
@@ -42,7 +42,7 @@ def test_bfloat16_is_widened_or_changed(folder: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(64, 64), (3, 5), (), (0, 4), (7,)])
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float64])
-def test_a_placed_array_changes_with_the_hosts(shape: tuple[int, ...], dtype: type) -> None:
+def test_a_placed_array_does_not_change_with_the_hosts(shape: tuple[int, ...], dtype: type) -> None:
     for transposed in (False, True):
         host = np.random.default_rng(0).normal(size=shape).astype(dtype)
         view = host.T if transposed else host
@@ -52,7 +52,7 @@ def test_a_placed_array_changes_with_the_hosts(shape: tuple[int, ...], dtype: ty
         np.testing.assert_array_equal(np.asarray(made), want)
 
 
-def test_a_file_that_is_overwritten_changes_what_was_loaded(folder: Path) -> None:
+def test_a_file_that_is_overwritten_does_not_change_what_was_loaded(folder: Path) -> None:
     source = tl.load(folder, dtype="bfloat16")
     want = {path: np.array(leaf) for path, leaf in trees.walk(source.arrays[0])}
     with (folder / "model.safetensors").open("r+b") as file:
@@ -62,14 +62,14 @@ def test_a_file_that_is_overwritten_changes_what_was_loaded(folder: Path) -> Non
         np.testing.assert_array_equal(np.asarray(leaf), want[path])
 
 
-def test_a_strip_of_a_transposed_matrix_is_lost() -> None:
+def test_no_strip_of_a_transposed_matrix_is_lost() -> None:
     for shape in ((300, 517), (517, 300), (65, 1100), (64, 64), (1, 70000)):
         x = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape)
         np.testing.assert_array_equal(trees.contiguous(x.T), x.T)
         assert trees.contiguous(x.T).flags.c_contiguous
 
 
-def test_hashes_are_taken_at_every_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_are_not_taken_at_every_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferlab.pretrained import source as module
 
     hashed = []

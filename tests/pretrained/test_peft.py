@@ -8,8 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_vit
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import write_vit
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -32,7 +32,7 @@ def adapter(source, tmp_path: Path) -> Path:
     return Adapted(trained, PAIRS).save_adapter(tmp_path / "adapter")
 
 
-def test_an_adapter_comes_back_otherwise(adapter: Path, source) -> None:
+def test_an_adapter_comes_back_the_same(adapter: Path, source) -> None:
     again = tl.load_adapter(adapter)
     assert again.source.provenance["path"] == source.provenance["path"]
     assert again.pairs.keys() == PAIRS.keys()
@@ -74,7 +74,7 @@ WRONG_TENSORS = {
 
 
 @pytest.mark.parametrize("what", WRONG_TENSORS)
-def test_tensors_that_do_not_fit_are_taken(what: str, adapter: Path, source) -> None:
+def test_tensors_that_do_not_fit_are_refused(what: str, adapter: Path, source) -> None:
     change, message = WRONG_TENSORS[what]
     edit(adapter, change)
     with pytest.raises(TransferlabError, match=message):
@@ -95,21 +95,21 @@ def test_tensors_that_do_not_fit_are_taken(what: str, adapter: Path, source) -> 
         ({"rank_pattern": {"query": 7}}, "rank 7 on a kernel"),
     ],
 )
-def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str, adapter: Path, source) -> None:
+def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str, adapter: Path, source) -> None:
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(TransferlabError, match=message):
         tl.load_adapter(adapter, source)
 
 
-def test_patterns_fit_other_modules_than_in_peft() -> None:
+def test_patterns_fit_the_modules_that_they_fit_in_peft() -> None:
     config = AdapterConfig(4, 8.0, {"query": 2, "^bert.layer.0": 3}, {r"layer\.1.*key": 1.0}, False, False, 0.0, (), "")
     ranks = {"bert.layer.5.query": 2, "query": 2, "bert.my_query": 4, "bert.layer.0.key": 3, "x.bert.layer.0.key": 4}
     assert {module: config.rank(module) for module in ranks} == ranks
     assert config.scale("bert.layer.1.key") == 0.25 and config.scale("bert.layer.2.key") == 2.0
 
 
-def test_what_is_no_adapter_is_a_traceback(tmp_path: Path, source, adapter: Path) -> None:
+def test_what_is_no_adapter_is_one_error(tmp_path: Path, source, adapter: Path) -> None:
     with pytest.raises(TransferlabError, match=r"no adapter_config\.json"):
         tl.load_adapter(tmp_path / "nothing")
     (adapter / "adapter_model.safetensors").unlink()
@@ -122,7 +122,7 @@ def test_what_is_no_adapter_is_a_traceback(tmp_path: Path, source, adapter: Path
         Adapted(source).save_adapter(tmp_path / "x")
 
 
-def test_a_head_that_the_origin_would_pool_otherwise_is_written(source, tmp_path: Path) -> None:
+def test_a_head_that_the_reference_would_pool_otherwise_is_not_written(source, tmp_path: Path) -> None:
     given = {"head": {"kernel": np.ones((16, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     trained = source.with_params(given, head=ClassifierConfig(("a", "b"), pooling="mean"))
     with pytest.raises(TransferlabError, match="pools by 'pooler', this head by 'mean'"):
@@ -132,14 +132,14 @@ def test_a_head_that_the_origin_would_pool_otherwise_is_written(source, tmp_path
     assert all(key.startswith("base_model.model.encoder.layer") for key in keys)
 
 
-def test_a_directory_of_adapters_is_not_replaced_when_asked(adapter: Path, source) -> None:
+def test_a_directory_of_adapters_is_replaced_when_asked(adapter: Path, source) -> None:
     with pytest.raises(TransferlabError, match="is not empty"):
         Adapted(source, PAIRS).save_adapter(adapter)
     Adapted(source, {QUERY: PAIRS[QUERY]}).save_adapter(adapter, overwrite=True)
     assert tl.load_adapter(adapter).pairs.keys() == {QUERY}
 
 
-def test_an_adapter_under_the_modules_of_transformers_4_or_5_is_not_found(tmp_path: Path) -> None:
+def test_an_adapter_under_the_modules_of_transformers_4_or_5_is_found(tmp_path: Path) -> None:
     write_vit(tmp_path / "base", "vit")
     source = tl.load(tmp_path / "base")
     pair = Pair(np.ones((12, 2), np.float32), np.ones((2, 12), np.float32), 1.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bert, write_decoder
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import write_bert, write_decoder
 
 import transferlab as tl
 from transferlab.errors import TransferlabError

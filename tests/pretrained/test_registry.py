@@ -13,7 +13,7 @@ from transferlab.pretrained.registry import REGISTRY
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_an_entry_leaves_something_out(name: str) -> None:
+def test_no_entry_leaves_something_out(name: str) -> None:
     entry = REGISTRY[name]
     assert entry.name == name
     assert entry.family in FAMILIES
@@ -29,7 +29,7 @@ def test_an_entry_leaves_something_out(name: str) -> None:
     ("name", "parameters"),
     [("minilm-l6", 22_713_216), ("efficientnet-lite0", 4_652_008), ("mobilenet-v2", 3_504_872)],
 )
-def test_a_named_model_is_another_than_it_says(name: str, parameters: int) -> None:
+def test_a_named_model_is_what_it_says(name: str, parameters: int) -> None:
     source = tl.load(name)
     assert trees.count(source.params) == parameters
     assert source.provenance["licence"] == REGISTRY[name].licence

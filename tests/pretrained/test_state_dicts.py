@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import load_file, save_file
-from test_unpickle import Global, pickled, tensors
+from support.checkpoints import write_bert
+from support.pickles import Global, pickled, tensors
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -89,7 +89,7 @@ def test_a_prefix_within_the_keys_or_a_counter_beside_them_is_no_leaf(
     assert source.unused == (("n_averaged", "the number of models in torch's AveragedModel"),)
 
 
-def test_a_key_outside_the_prefix_is_passed_over(weights, config, tmp_path: Path) -> None:
+def test_a_key_outside_the_prefix_is_not_passed_over(weights, config, tmp_path: Path) -> None:
     path = save(
         tmp_path / "m.ckpt", state_dict={**under("model.", weights), "criterion.weight": np.ones(2, np.float32)}
     )
@@ -141,12 +141,12 @@ def test_weights_beside_those_that_are_read_are_not_spoken_of(folder: Path, weig
 
 
 @pytest.mark.parametrize("name", ["model_ema", "net", "network", "anything"])
-def test_the_only_state_dict_of_a_file_is_not_found(name: str, folder: Path, weights, config, tmp_path: Path) -> None:
+def test_the_only_state_dict_of_a_file_is_found(name: str, folder: Path, weights, config, tmp_path: Path) -> None:
     source = tl.load(save(tmp_path / "m.pth", **{name: weights}, acc=93.0), config=config)
     assert source.sha256 == tl.load(folder).sha256 and not source.unused
 
 
-def test_of_several_state_dicts_one_is_guessed(folder: Path, weights, config, tmp_path: Path) -> None:
+def test_of_several_state_dicts_none_is_guessed(folder: Path, weights, config, tmp_path: Path) -> None:
     path = save(tmp_path / "m.pth", student=weights, teacher={key: -value for key, value in weights.items()})
     with pytest.raises(TransferlabError, match=r"several state dicts: student, teacher\. .*entry='student'"):
         tl.load(path, config=config)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import save_file
+from support.checkpoints import write_bert
+from support.typed import found
 
 import transferlab as tl
 from transferlab import trees
@@ -43,17 +44,17 @@ def write_t5(folder: Path, raw: dict) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("raw", [RAW, V1_1, {**RAW, "model_type": "mt5"}])
-def test_loaded_leaves_do_not_write_the_files_own_tensors(raw: dict, tmp_path: Path) -> None:
+def test_loaded_leaves_write_the_files_own_tensors(raw: dict, tmp_path: Path) -> None:
     tensors = write_t5(tmp_path, raw)
     source = tl.load(tmp_path)
     assert source.head == source.config.language_model(tied=raw is RAW)
-    again = to_file(source.names, {path: leaf.read() for path, leaf in source.leaves.items()})
+    again = to_file(found(source.names), {path: leaf.read() for path, leaf in source.leaves.items()})
     assert again.keys() == tensors.keys() and not source.unused
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
 
 
-def test_copies_of_the_tied_table_are_unknown_keys(tmp_path: Path) -> None:
+def test_copies_of_the_tied_table_are_known_keys(tmp_path: Path) -> None:
     """Torch files of old hold every name of a shared tensor, and a bias that nothing reads."""
     tensors = write_t5(tmp_path, RAW)
     table, bias = tensors["shared.weight"], "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -74,7 +75,7 @@ def test_copies_of_the_tied_table_are_unknown_keys(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
-def test_the_head_of_another_task_keeps_a_t5_unread(
+def test_the_head_of_another_task_keeps_no_t5_unread(
     prefix: str, heads: tuple[str, ...], alone: bool, tmp_path: Path
 ) -> None:
     tensors = write_t5(tmp_path, RAW)
@@ -100,12 +101,12 @@ def test_a_head_that_equals_the_table_is_a_leaf_of_its_own(raw: dict, tmp_path: 
     del tensors["shared.weight"]
     save_file(tensors | {f"{k}.weight": again["lm_head.weight"] for k in ("lm_head", "encoder.embed_tokens")},
               str(tmp_path / "model.safetensors"))  # fmt: skip
-    keys = {name.key for name in tl.load(tmp_path).names.names}
+    keys = {name.key for name in found(tl.load(tmp_path).names).names}
     assert "encoder.embed_tokens.weight" in keys and not keys & {"shared.weight", "lm_head.weight"}
 
 
 @pytest.mark.parametrize("key", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"])
-def test_another_table_of_tokens_is_thrown_away_as_a_copy(key: str, tmp_path: Path) -> None:
+def test_another_table_of_tokens_is_not_thrown_away_as_a_copy(key: str, tmp_path: Path) -> None:
     tensors = write_t5(tmp_path, RAW)
     other = tensors["shared.weight"].copy()
     other[-1, -1] += 1.0
@@ -115,7 +116,7 @@ def test_another_table_of_tokens_is_thrown_away_as_a_copy(key: str, tmp_path: Pa
             tl.load(tmp_path)
 
 
-def test_a_decoder_with_a_missing_layer_is_taken_for_none(tmp_path: Path) -> None:
+def test_a_decoder_with_a_missing_layer_is_not_taken_for_none(tmp_path: Path) -> None:
     tensors = write_t5(tmp_path, RAW)
     gone = {key for key in tensors if key.startswith("decoder.") and "block.1.layer.2" not in key}
     save_file({k: v for k, v in tensors.items() if k not in gone}, str(tmp_path / "model.safetensors"))
@@ -147,7 +148,7 @@ def test_a_classifier_on_the_encoder_hides_the_decoder_that_it_leaves(films, tmp
 
 
 @pytest.mark.parametrize("raw", [RAW, V1_1])
-def test_new_tokens_change_old_logits_or_have_none(raw: dict, tmp_path: Path) -> None:
+def test_new_tokens_have_logits_and_keep_the_old_ones(raw: dict, tmp_path: Path) -> None:
     """Tied, one table gives both: its new row is a new logit too. Untied, both tables grow alike."""
     write_t5(tmp_path, raw)
     source = tl.load(tmp_path)
@@ -160,7 +161,7 @@ def test_new_tokens_change_old_logits_or_have_none(raw: dict, tmp_path: Path) ->
     np.testing.assert_allclose(after[..., 18:], np.repeat(before.mean(-1, keepdims=True), 2, -1), atol=1e-5)
     resized = {path for path, leaf in larger.leaves.items() if leaf.resize}
     assert resized == ({WORD} if raw is RAW else {WORD, "head/kernel"})
-    assert larger.leaves[WORD].resize.how == "18 to 20 tokens: 18 kept by name, 2 new by mean, 0 dropped"
+    assert found(larger.leaves[WORD].resize).how == "18 to 20 tokens: 18 kept by name, 2 new by mean, 0 dropped"
 
 
 @pytest.mark.parametrize(
@@ -171,12 +172,12 @@ def test_new_tokens_change_old_logits_or_have_none(raw: dict, tmp_path: Path) ->
         ({"dense_act_fn": "silu"}, "dense_act_fn 'silu' is not 'relu'"),
     ],
 )
-def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         t5_from_hf({**RAW, **changes})
 
 
-def test_a_classifier_that_the_origin_has_not_is_a_traceback(tmp_path: Path) -> None:
+def test_a_classifier_that_the_reference_has_not_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     save_file(write_t5(tmp_path / "a", RAW), str(tmp_path / "a" / "model.safetensors"))
     source = tl.load(tmp_path / "a").encoder()

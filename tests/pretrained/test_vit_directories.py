@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
-from conftest import VIT_DIALECTS, vit_config, write_vit
 from safetensors.numpy import save_file
+from support.checkpoints import VIT_DIALECTS, vit_config, write_vit
+from support.typed import as_image
+from transferlab.pretrained.vit import Dialect
 
 import transferlab as tl
+from transferlab.data.images import Fit
 from transferlab.errors import TransferlabError
 from transferlab.models import EfficientNetConfig, ViTConfig
 from transferlab.pretrained.families.efficientnet import efficientnet_from_timm
@@ -23,16 +27,18 @@ HF, TIMM = VIT_DIALECTS["vit"], VIT_DIALECTS["timm"]
 
 
 @pytest.mark.parametrize("dialect", VIT_DIALECTS)
-def test_loaded_leaves_do_not_write_the_files_own_tensors(dialect: str, tmp_path: Path) -> None:
+def test_loaded_leaves_write_the_files_own_tensors(dialect: str, tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, dialect)
     source = tl.load(tmp_path)
-    again = to_file(vit_names(source.config, dialect), {path: leaf.read() for path, leaf in source.leaves.items()})
+    again = to_file(
+        vit_names(source.config, cast("Dialect", dialect)), {path: leaf.read() for path, leaf in source.leaves.items()}
+    )
     assert again.keys() == tensors.keys() and not source.unused
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
 
 
-def test_a_fused_tensor_is_cut_in_another_order_than_query_key_value(tmp_path: Path) -> None:
+def test_a_fused_tensor_is_cut_in_the_order_query_key_value(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "timm")
     attention = tl.load(tmp_path).params["layers"]["1"]["attention"]
     for n, part in enumerate(("query", "key", "value")):
@@ -43,7 +49,7 @@ def test_a_fused_tensor_is_cut_in_another_order_than_query_key_value(tmp_path: P
 
 
 @pytest.mark.parametrize("rows", [35, 37, 24, 1])
-def test_a_fused_tensor_of_the_wrong_length_passes(rows: int, tmp_path: Path) -> None:
+def test_a_fused_tensor_of_the_wrong_length_is_refused(rows: int, tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "timm") | {"blocks.1.attn.qkv.weight": np.zeros((rows, 12), np.float32)}
     save_file(tensors, str(tmp_path / "model.safetensors"))
     said = rf"'layers/1/attention/\w+/kernel': key 'blocks\.1\.attn\.qkv\.weight' has shape \({rows}, 12\)"
@@ -51,7 +57,7 @@ def test_a_fused_tensor_of_the_wrong_length_passes(rows: int, tmp_path: Path) ->
         tl.load(tmp_path)
 
 
-def test_a_missing_fused_tensor_is_not_named(tmp_path: Path) -> None:
+def test_a_missing_fused_tensor_is_named(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "timm")
     del tensors["blocks.0.attn.qkv.bias"]
     save_file(tensors, str(tmp_path / "model.safetensors"))
@@ -59,7 +65,7 @@ def test_a_missing_fused_tensor_is_not_named(tmp_path: Path) -> None:
         tl.load(tmp_path)
 
 
-def test_a_fused_tensor_is_written_without_one_of_its_parts() -> None:
+def test_a_fused_tensor_is_not_written_without_one_of_its_parts() -> None:
     config = vit_config(TIMM)
     names = vit_names(config, "timm")
     leaves = {
@@ -85,7 +91,7 @@ def test_prefixes_mask_tokens_and_unknown_keys_are_taken_alike(tmp_path: Path) -
         tl.load(tmp_path)
 
 
-def test_a_fused_tensor_under_two_names_passes(tmp_path: Path) -> None:
+def test_a_fused_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "dinov2")
     key = "encoder.layer.0.mlp.weights_in.bias"
     save_file(tensors | {f"dinov2.{key}": tensors[key]}, str(tmp_path / "model.safetensors"))
@@ -103,7 +109,7 @@ def test_a_fused_tensor_under_two_names_passes(tmp_path: Path) -> None:
         ({"num_attention_heads": 5}, "no multiple of num_attention_heads 5"),
     ],
 )
-def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         vit_from_hf({**HF, **changes})
 
@@ -119,7 +125,7 @@ def test_a_config_that_cannot_be_honoured_is_ignored(changes: dict, message: str
         ({"img_size": [16, 20]}, r"input_size \[16, 20\] is no square"),
     ],
 )
-def test_a_timm_argument_that_cannot_be_honoured_is_ignored(arguments: dict, message: str) -> None:
+def test_a_timm_argument_that_cannot_be_honored_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         vit_config({**TIMM, "model_args": {**TIMM["model_args"], **arguments}})
 
@@ -142,7 +148,7 @@ def test_the_name_of_a_timm_architecture_says_another_size(name: str, want: ViTC
     assert vit_config({"architecture": f"{name}.tag_in1k", "num_classes": 1000}) == want
 
 
-def test_an_efficientnet_of_timm_gets_another_ones_padding_or_eps() -> None:
+def test_an_efficientnet_of_timm_gets_its_own_padding_and_eps() -> None:
     def read(name: str, **arguments) -> EfficientNetConfig:
         given = {"architecture": name, "model_args": arguments, "pretrained_cfg": {"input_size": [3, 240, 240]}}
         return efficientnet_from_timm(TimmConfig.read(given))
@@ -155,14 +161,14 @@ def test_an_efficientnet_of_timm_gets_another_ones_padding_or_eps() -> None:
         read("efficientnet_b0", in_chans=1)
 
 
-def test_an_architecture_that_is_not_known_is_guessed_at(tmp_path: Path) -> None:
+def test_an_architecture_that_is_not_known_is_not_guessed_at(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     (tmp_path / "config.json").write_text(json.dumps({**TIMM, "architecture": "regnety_040"}))
     with pytest.raises(TransferlabError, match=r"timm's 'regnety_040' cannot be read.*efficientnet.*vit_"):
         tl.load(tmp_path)
 
 
-def test_a_timm_directorys_preprocessing_and_labels_are_lost(tmp_path: Path) -> None:
+def test_a_timm_directorys_preprocessing_and_labels_are_kept(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     source = tl.load(tmp_path)
     assert source.labels == ("cat", "dog")
@@ -192,7 +198,7 @@ GREY = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     ],
 )
 def test_a_preprocessors_size_means_something_else(
-    given: dict, size: int, fit: str, fraction: float, tmp_path: Path
+    given: dict, size: int, fit: Fit, fraction: float, tmp_path: Path
 ) -> None:
     write_vit(tmp_path, "vit")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**GREY, "resample": 3, **given}))
@@ -200,13 +206,13 @@ def test_a_preprocessors_size_means_something_else(
     assert tl.load(tmp_path).transform == tl.data.ImageTransform(size, half, half, "bicubic", fraction, fit)
 
 
-def test_a_processor_within_processor_config_is_passed_over(tmp_path: Path) -> None:
+def test_a_processor_within_processor_config_is_read(tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     inner = {**GREY, "resample": 3, "size": 16, "image_processor_type": "ViTImageProcessor"}
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Own", "image_processor": inner}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**GREY, "size": 20}))
     source = tl.load(tmp_path)
-    assert (source.transform.size, source.transform.resize) == (16, "bicubic")
+    assert (as_image(source.transform).size, as_image(source.transform).resize) == (16, "bicubic")
     larger = source.resized(24)
     again = tl.load(tl.save(larger, tmp_path / "again"))
     assert again.transform == larger.transform
@@ -247,14 +253,14 @@ def test_a_processor_within_processor_config_is_passed_over(tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_preprocessor_that_cannot_be_honoured_is_ignored(given: dict, message: str, tmp_path: Path) -> None:
+def test_a_preprocessor_that_cannot_be_honored_is_refused(given: dict, message: str, tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     with pytest.raises(TransferlabError, match=rf"preprocessor_config\.json: .*{message}"):
         tl.load(tmp_path)
 
 
-def test_settings_nested_in_processor_config_are_replaced_by_a_default(tmp_path: Path) -> None:
+def test_settings_nested_in_processor_config_are_not_replaced_by_a_default(tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     said = {
         "size": {"height": 16, "width": 16},
@@ -270,10 +276,13 @@ def test_settings_nested_in_processor_config_are_replaced_by_a_default(tmp_path:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, "image_mean": 0.0, "resample": 2}))
     assert tl.load(tmp_path).transform == want
     written = tl.save(tl.load(tmp_path).resized(24), tmp_path / "again")
-    assert tl.load(written).transform.size == 24
+    assert as_image(tl.load(written).transform).size == 24
     assert json.loads((written / "processor_config.json").read_text())["feature_extractor"] == {"size": 1}
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "AProcessor"}))
-    assert tl.load(tmp_path).transform.mean == (0.0,) and tl.load(tmp_path).transform.resize == "bilinear"
+    assert (
+        as_image(tl.load(tmp_path).transform).mean == (0.0,)
+        and as_image(tl.load(tmp_path).transform).resize == "bilinear"
+    )
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {**said, "do_pad": True}}))
     with pytest.raises(TransferlabError, match=r"processor_config\.json: do_pad is True"):
         tl.load(tmp_path)
@@ -293,7 +302,7 @@ def test_settings_nested_in_processor_config_are_replaced_by_a_default(tmp_path:
     ],
 )
 @pytest.mark.parametrize("dialect", ["vit", "timm"])
-def test_pictures_of_other_channels_are_read_as_rgb(
+def test_images_of_other_channels_are_not_read_as_rgb(
     dialect: str, channels: int, mean: list | float | None, applied: tuple, tmp_path: Path
 ) -> None:
     given = {} if mean is None else {"mean": mean}
@@ -309,14 +318,14 @@ def test_pictures_of_other_channels_are_read_as_rgb(
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     source = tl.load(tmp_path)
     picture = np.full((20, 24, channels), 255, np.uint8)
-    got = source.transform(picture)
-    assert source.transform.channels == channels and got.shape == (16, 16, channels)
-    deviation = source.transform.per_channel(source.transform.std)
+    got = as_image(source.transform)(picture)
+    assert as_image(source.transform).channels == channels and got.shape == (16, 16, channels)
+    deviation = as_image(source.transform).per_channel(as_image(source.transform).std)
     np.testing.assert_allclose(got[0, 0], (1 - np.array(applied)) / deviation, rtol=1e-5)
     assert source({"pixel_values": got[None]})["hidden"].shape[0] == 1
     # What is written says the same.
     again = tl.load(tl.save(source, tmp_path / "again"))
-    np.testing.assert_allclose(again.transform(picture), got, rtol=1e-6)
+    np.testing.assert_allclose(as_image(again.transform)(picture), got, rtol=1e-6)
 
 
 def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path) -> None:
@@ -324,13 +333,13 @@ def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path)
     source = tl.load(tmp_path)
     alone = tl.load(tmp_path / "model.safetensors", config=source.config)
     for one in (source, alone):
-        assert one.transform(np.zeros((20, 24, 3), np.uint8)).shape == (16, 16, 1)
+        assert as_image(one.transform)(np.zeros((20, 24, 3), np.uint8)).shape == (16, 16, 1)
     # The origin's processor takes one value for one channel.
     written = json.loads((tl.save(source, tmp_path / "again") / "preprocessor_config.json").read_text())
     assert written["image_mean"] == written["image_std"] == [0.5]
-    assert tl.load(tmp_path / "again").transform.channels == 1
+    assert as_image(tl.load(tmp_path / "again").transform).channels == 1
     tl.save(source, tmp_path / "orbax", format="orbax")
-    assert tl.load(tmp_path / "orbax").transform.channels == 1
+    assert as_image(tl.load(tmp_path / "orbax").transform).channels == 1
 
 
 def test_a_squashed_picture_keeps_its_proportions_or_loses_a_border() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from synthetic import curves, study
+from support.studies import curves, study
 
 from transferlab.studies.figures import COLOURS, colours, learning_curves, standalone, step_by_stage, training_curves
 from transferlab.studies.table import summarise
@@ -15,7 +15,7 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
 
 
-def test_an_arm_is_missing_from_the_learning_curves() -> None:
+def test_every_arm_is_in_the_learning_curves() -> None:
     summary = summarise(study())
     names = list(dict.fromkeys(row["name"] for row in summary))
     svg = learning_curves(summary, colours(names))
@@ -23,7 +23,7 @@ def test_an_arm_is_missing_from_the_learning_curves() -> None:
     assert {"16", "64", "256", "labels", "test accuracy"} <= set(texts(svg))
 
 
-def test_a_figure_points_outside_its_page_or_has_a_colour_of_its_own_for_text() -> None:
+def test_a_figure_points_nowhere_outside_its_page_and_takes_its_text_color() -> None:
     summary = summarise(study())
     for svg in (
         learning_curves(summary, colours([r["name"] for r in summary])),
@@ -35,18 +35,18 @@ def test_a_figure_points_outside_its_page_or_has_a_colour_of_its_own_for_text() 
         assert svg.startswith("<svg")
 
 
-def test_two_arms_share_a_colour() -> None:
+def test_no_two_arms_share_a_color() -> None:
     names = [f"arm {i}" for i in range(len(COLOURS))]
     assert len(set(colours(names).values())) == len(names)
 
 
-def test_a_single_budget_and_seed_cannot_be_drawn() -> None:
+def test_a_single_budget_and_seed_can_be_drawn() -> None:
     summary = summarise(study(budgets=(64,), seeds=(0,)))
     svg = learning_curves(summary, colours([row["name"] for row in summary]))
     assert "64" in texts(svg)
 
 
-def test_training_curves_lack_the_validation_or_draw_nothing_for_nothing() -> None:
+def test_training_curves_have_the_validation_and_nothing_is_drawn_for_nothing() -> None:
     palette = colours(["scratch", "lora", "full"])
     assert training_curves({}, palette) == ""
     assert training_curves({"lora": [(16, 0, [])]}, palette) == ""
@@ -54,12 +54,12 @@ def test_training_curves_lack_the_validation_or_draw_nothing_for_nothing() -> No
     assert {"scratch, 256 labels", "lora, 256 labels", "full, 256 labels", "step"} <= set(shown)
 
 
-def test_a_figure_is_no_file_of_its_own() -> None:
+def test_a_figure_is_a_file_of_its_own() -> None:
     svg = standalone(learning_curves(summarise(study()), colours([row["name"] for row in summarise(study())])))
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_a_stage_or_a_direction_is_missing_from_a_steps_picture() -> None:
+def test_every_stage_and_direction_is_in_a_steps_figure() -> None:
     stages = (
         ("embed", "forward", 0.1),
         ("layers/0", "forward", 0.3),

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic import ENVIRONMENT, curves, plan, study
+from support.studies import ENVIRONMENT, curves, plan, study
 
 from transferlab.studies.figures import learning_curves, palette_of
 from transferlab.studies.report import write_report

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic import study
+from support.studies import study
 from test_report import write
 
 from transferlab.cli.predict import best_run

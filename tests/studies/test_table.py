@@ -9,7 +9,7 @@ import math
 
 import pytest
 from rich.console import Console
-from synthetic import study
+from support.studies import study
 
 from transferlab.studies.report import _difference, caveats
 from transferlab.studies.table import (
@@ -171,7 +171,7 @@ def test_wilsons_interval_is_printed_for_one_seed():
     assert ".800 [.71, .87]" in text
 
 
-def test_the_markdown_page_lacks_a_table():
+def test_the_markdown_page_has_every_table():
     page = markdown_page(summarise(study()), "tweets")
     assert page.startswith("# tweets\n")
     tables = page.split("\n\n")
@@ -182,7 +182,7 @@ def test_the_markdown_page_lacks_a_table():
     assert "×" not in alone
 
 
-def test_a_weak_bound_stands_for_a_strong_one():
+def test_a_weak_bound_does_not_stand_for_a_strong_one():
     rows = {
         ("full", n): {"multiplier": {"censored": side, "value": value, "text": text}}
         for n, side, value, text in (
@@ -197,14 +197,14 @@ def test_a_weak_bound_stands_for_a_strong_one():
     assert multiplier_at("full", [16, 64, 256], rows) == "2.0× at 64"
 
 
-def test_a_narrow_terminal_loses_the_scores():
+def test_a_narrow_terminal_keeps_the_scores():
     console = Console(width=40, file=io.StringIO())
     console.print(rich_table(summarise(study()), narrow=True))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert ".900" in text and ".650" in text and "…" not in text and "labels saved" not in text
 
 
-def test_the_name_of_an_arm_is_taken_for_markup():
+def test_the_name_of_an_arm_is_not_taken_for_markup():
     out = io.StringIO()
     records = [{**record, "name": record["name"].replace("lora", "lora[/b]")} for record in study()]
     Console(file=out, width=120).print(rich_table(summarise(records)))

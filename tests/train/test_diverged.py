@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bert
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import write_bert
 from test_population import QUICK
 
 import transferlab as tl

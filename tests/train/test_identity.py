@@ -18,8 +18,8 @@ def made(source, films, **changes):
     return tl.adapt(source, films.subset(16, 0), **{"method": tl.methods.Probe(), "settings": QUICK, **changes})
 
 
-def test_a_directory_is_claimed_twice_by_one_run_or_once_by_two(source, films, tmp_path) -> None:
-    write_or_verify(made(source, films), tmp_path)
+def test_a_directory_is_claimed_by_one_run(source, films, tmp_path) -> None:
+    claim(made(source, films), tmp_path)
     stamp = (tmp_path / "run.json").stat().st_mtime_ns
     write_or_verify(made(source, films), tmp_path)
     assert (tmp_path / "run.json").stat().st_mtime_ns == stamp
@@ -29,8 +29,8 @@ def test_a_directory_is_claimed_twice_by_one_run_or_once_by_two(source, films, t
         write_or_verify(made(source, films, seed=5), tmp_path)
 
 
-def test_a_base_that_moved_is_another_run(source, films, tmp_path) -> None:
-    write_or_verify(made(source, films), tmp_path)
+def test_a_base_that_moved_is_the_same_run(source, films, tmp_path) -> None:
+    claim(made(source, films), tmp_path)
     written = read_json(tmp_path / "run.json")
     written["source"]["path"] = "/somewhere/else"
     write_json(tmp_path / "run.json", written)
@@ -41,7 +41,7 @@ def test_a_base_that_moved_is_another_run(source, films, tmp_path) -> None:
         write_or_verify(made(source, films), tmp_path)
 
 
-def test_the_identity_lacks_what_decides_a_run(source, films) -> None:
+def test_the_identity_holds_what_decides_a_run(source, films) -> None:
     said = identity(made(source, films))
     assert said["data"]["sha256"] == films.sha256
     assert said["method"]["name"] == "probe"
@@ -49,7 +49,7 @@ def test_the_identity_lacks_what_decides_a_run(source, films) -> None:
     assert said["transform"]["tokenizer"] == source.transform.sha256
 
 
-def test_a_checkpoint_on_another_base_or_of_other_leaves_is_taken(source, films) -> None:
+def test_a_checkpoint_on_another_base_or_of_other_leaves_is_refused(source, films) -> None:
     run = made(source, films)
     meta = run.meta(1, [], 0.0, 0.0)
     check_base(run, meta)

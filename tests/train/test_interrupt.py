@@ -19,7 +19,7 @@ from transferlab.train.interrupt import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_stops_in_the_middle_of_a_step(number: signal.Signals) -> None:
+def test_the_first_signal_stops_between_steps(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
         assert not stop.asked
@@ -30,7 +30,7 @@ def test_the_first_signal_stops_in_the_middle_of_a_step(number: signal.Signals) 
     assert signal.getsignal(number) is before
 
 
-def test_a_run_in_a_thread_takes_the_signals_of_the_program() -> None:
+def test_a_run_in_a_thread_leaves_the_signals_to_the_program() -> None:
     before = signal.getsignal(signal.SIGINT)
     seen = []
 
@@ -45,7 +45,7 @@ def test_a_run_in_a_thread_takes_the_signals_of_the_program() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_the_process_ignores_stops_it(number: signal.Signals) -> None:
+def test_a_signal_that_the_process_ignores_does_not_stop_it(number: signal.Signals) -> None:
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with interruptible(), StopRequest() as stop:
@@ -77,7 +77,7 @@ def in_a_callback() -> None:
 
 @pytest.mark.parametrize("lost", [Dying, in_a_callback])
 @pytest.mark.parametrize("asked", [False, True])
-def test_ctrl_c_is_lost_while_a_run_sets_up_or_is_asked_twice(lost, asked: bool, source, films, monkeypatch) -> None:
+def test_ctrl_c_is_heard_while_a_run_sets_up_and_asked_for_once(lost, asked: bool, source, films, monkeypatch) -> None:
     handler, hook = signal.signal(signal.SIGINT, signal.default_int_handler), sys.unraisablehook
 
     def prepare(*_: object) -> None:

@@ -22,7 +22,7 @@ def run_of(source, films, method=None, **changes):
     return tl.adapt(source, films.subset(24, 0), method=method, settings=replace(QUICK, **changes))
 
 
-def test_memory_said_before_training_is_not_what_the_run_holds(source, films) -> None:
+def test_memory_said_before_training_is_what_the_run_holds(source, films) -> None:
     for method in (tl.methods.Full(), tl.methods.LoRA(rank=2)):
         run = run_of(source, films, method)
         said = run.memory
@@ -36,13 +36,13 @@ def test_memory_said_before_training_is_not_what_the_run_holds(source, films) ->
         assert "activations and gradients" in str(said)
 
 
-def test_an_average_takes_no_memory_or_a_smaller_batch_as_much(source, films) -> None:
+def test_an_average_takes_memory_and_a_smaller_batch_takes_less(source, films) -> None:
     plain, averaged = run_of(source, films).memory, run_of(source, films, ema=0.9).memory
     assert averaged.optimizer == plain.optimizer + plain.trainable
     assert run_of(source, films, batch_size=64).memory.activations > 2 * plain.activations
 
 
-def test_a_step_that_does_not_fit_runs_out_of_memory_or_silently_changes(source, films) -> None:
+def test_a_step_that_does_not_fit_is_made_to_fit_and_says_so(source, films) -> None:
     run = run_of(source, films, batch_size=64)
     fixed = run.memory.total - run.memory.activations
     limit = fixed + run.memory.activations // 3
@@ -60,8 +60,8 @@ def test_a_step_that_does_not_fit_runs_out_of_memory_or_silently_changes(source,
     assert run.execution == Execution(False, 1)
 
 
-def test_a_squeezed_run_learns_something_else(films, tmp_path) -> None:
-    from conftest import write_bert
+def test_a_run_made_to_fit_learns_the_same(films, tmp_path) -> None:
+    from support.checkpoints import write_bert
 
     source = tl.load(write_bert(tmp_path / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     runs = [run_of(source, films, optimizer=Optimizer("sgd")) for _ in range(2)]
@@ -70,7 +70,7 @@ def test_a_squeezed_run_learns_something_else(films, tmp_path) -> None:
     np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
 
 
-def test_the_machines_memory_is_unknown() -> None:
+def test_the_machines_memory_is_known() -> None:
     known = device_bytes()
     assert known is not None
     assert known > 1 << 28

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,11 @@ def test_our_update_is_optax_adamw_with_a_mask_for_decay() -> None:
     state, peer_state = rule.init(params), peer.init(params)
     for _ in range(5):
         grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
-        updates, state = rule.update(grads, state, ours)
-        rates = dict.fromkeys(("a/kernel", "a/bias"), jnp.float32(1e-2))
-        ours = apply_updates(ours, updates, rates, {"a/kernel": jnp.float32(0.1), "a/bias": 0.0})
+        steps, state = rule.update(grads, state, ours)
+        rates = {"a/kernel": jnp.float32(1e-2), "a/bias": jnp.float32(1e-2)}
+        ours = apply_updates(ours, cast("dict[str, Any]", steps), rates, {"a/kernel": jnp.float32(0.1), "a/bias": 0.0})
         updates, peer_state = peer.update(grads, peer_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
+        theirs = cast("dict[str, Any]", optax.apply_updates(theirs, updates))
     for path in ("kernel", "bias"):
         np.testing.assert_allclose(ours["a"][path], theirs["a"][path], rtol=1e-6)
 
@@ -85,7 +86,7 @@ for make in (
 """
 
 
-def test_what_is_no_optimizer_is_found_when_the_run_is_fitted() -> None:
+def test_what_is_no_optimizer_is_found_before_the_run_is_fitted() -> None:
     """In a process of its own: in this one annotations are checked before the fields are."""
     said = subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True, text=True).stdout.splitlines()
     line = '; give Settings(optimizer=Optimizer("{}")), with Optimizer from transferlab.train.'
@@ -107,13 +108,13 @@ def test_what_is_no_optimizer_is_found_when_the_run_is_fitted() -> None:
         (("sgd", {"nesterov": "yes"}), "optimizer.arguments.nesterov is 'yes'; it must be True or False"),
     ],
 )
-def test_a_wrong_argument_is_found_when_the_run_is_fitted(arguments: tuple, said: str) -> None:
+def test_a_wrong_argument_is_found_before_the_run_is_fitted(arguments: tuple, said: str) -> None:
     with pytest.raises(TransferlabError) as error:
         Optimizer(*arguments)
     assert said in str(error.value)
 
 
-def test_the_optimizer_has_no_public_place() -> None:
+def test_the_optimizer_has_a_public_place() -> None:
     import transferlab as tl
 
     assert tl.train.Optimizer is Optimizer
@@ -123,7 +124,7 @@ ARGUMENTS = {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum":
 
 
 @pytest.mark.parametrize("name", names())
-def test_any_of_optax_by_name_takes_another_step_than_optax(name: str) -> None:
+def test_any_of_optax_by_name_takes_the_step_of_optax(name: str) -> None:
     """At a learning rate of 1 times ours it must be what optax does at that rate."""
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.asarray(rng.normal(size=(130, 140)), jnp.float32), "bias": jnp.ones(4)}
@@ -133,18 +134,18 @@ def test_any_of_optax_by_name_takes_another_step_than_optax(name: str) -> None:
     none = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(make).parameters else {}
     peer = make(learning_rate=1e-2, **none, **ARGUMENTS.get(name, {}))
     state, peer_state = rule.init(params), peer.init(params)
-    rates, none_decays = dict.fromkeys(params, jnp.float32(1e-2)), dict.fromkeys(params, 0.0)
+    rates, none_decays = {path: jnp.float32(1e-2) for path in params}, dict.fromkeys(params, 0.0)
     for _ in range(3):
         grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
-        updates, state = rule.update(grads, state, ours)
-        ours = apply_updates(ours, updates, rates, none_decays)
+        steps, state = rule.update(grads, state, ours)
+        ours = apply_updates(ours, cast("dict[str, Any]", steps), rates, none_decays)
         updates, peer_state = peer.update(grads, peer_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
+        theirs = cast("dict[str, Any]", optax.apply_updates(theirs, updates))
     for path in params:
         np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-6)
 
 
-def test_adafactor_keeps_a_matrix_of_second_moments() -> None:
+def test_adafactor_keeps_no_matrix_of_second_moments() -> None:
     params = {"kernel": jnp.ones((256, 512))}
     sizes = {
         name: sum(x.size for x in jax.tree.leaves(Optimizer(name).rule().init(params)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def runs(source, films, directory: Path | None = None, **changes) -> list[Run]:
     ]  # fmt: skip
 
 
-def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
+def test_a_member_equals_its_run_made_alone(source, films) -> None:
     together = fit_together(runs(source, films))
     alone = [run.fit() for run in runs(source, films)]
     assert [result.record["population_size"] for result in together] == [5] * 5
@@ -59,8 +60,8 @@ def test_a_member_differs_from_its_run_made_alone(source, films) -> None:
 
 # (orders, runs on each): cut within the orders, between them, and not at all.
 @pytest.mark.parametrize(("orders", "alike"), [(2, 4), (3, 4), (8, 1), (3, 3)])
-def test_halves_that_step_side_by_side_are_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
-    monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 6)
+def test_halves_that_step_side_by_side_are_not_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
+    monkeypatch.setattr("transferlab.train.loop.CHUNK", 6)
 
     def made() -> list[Run]:
         settings = replace(QUICK, steps=12)
@@ -93,7 +94,7 @@ class LastLayer(tl.methods.Full):
 
 
 @pytest.mark.parametrize("method", [tl.methods.LoRA(rank=2, dropout=0.1), tl.methods.Full(), LastLayer()])
-def test_a_companion_differs_from_its_run_made_alone(source, films, monkeypatch, method) -> None:
+def test_a_companion_equals_its_run_made_alone(source, films, monkeypatch, method) -> None:
     """With dropout on, and batches padded to the longest of all members: other lengths than the run alone has."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
 
@@ -119,7 +120,7 @@ def test_a_companion_differs_from_its_run_made_alone(source, films, monkeypatch,
     assert len({result.history[-1]["loss"] for result in together}) == 5
 
 
-def test_companions_are_more_than_the_device_holds(source, films) -> None:
+def test_companions_are_no_more_than_the_device_holds(source, films) -> None:
     def made(limit: int | None) -> list[Run]:
         settings = replace(QUICK, steps=3, vectorize="always", memory_bytes=limit)
         return [
@@ -133,7 +134,7 @@ def test_companions_are_more_than_the_device_holds(source, films) -> None:
     assert len({result.history[-1]["loss"] for result in results}) == 4
 
 
-def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monkeypatch) -> None:
+def test_a_timing_is_taken_and_costs_the_runs_no_step(source, films, monkeypatch) -> None:
     """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
     from transferlab.train import grouping
 
@@ -164,7 +165,7 @@ def test_a_timing_is_not_asked_or_takes_steps_from_the_runs(source, films, monke
         assert one.record["flops"] == pytest.approx(other.record["flops"], rel=0.2)
 
 
-def test_a_population_compiles_for_every_member(source, films) -> None:
+def test_a_population_compiles_once_for_all_members(source, films) -> None:
     _shared.cache_clear()
     made = runs(source, films, steps=20)
     fit_together(made)
@@ -173,7 +174,7 @@ def test_a_population_compiles_for_every_member(source, films) -> None:
     assert made[0].program.step.compilations == 0
 
 
-def test_members_keep_less_than_runs_do(source, films, tmp_path) -> None:
+def test_members_keep_what_runs_do(source, films, tmp_path) -> None:
     results = fit_together(runs(source, films, tmp_path))
     for number, result in enumerate(results):
         with np.load(tmp_path / str(number) / "predictions.npz") as saved:
@@ -184,7 +185,7 @@ def test_members_keep_less_than_runs_do(source, films, tmp_path) -> None:
     np.testing.assert_allclose(tl.open_run(tmp_path / "3")(films_test), results[3].probabilities, atol=2e-6)
 
 
-def test_other_runs_than_those_of_one_program_are_put_together(source, films) -> None:
+def test_only_runs_of_one_program_are_put_together(source, films) -> None:
     lora = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=replace(QUICK, steps=2))
     random = [
         tl.adapt(source, films.subset(16, 0), method=tl.methods.Probe(weights="random"), settings=QUICK, seed=seed)
@@ -197,15 +198,14 @@ def test_other_runs_than_those_of_one_program_are_put_together(source, films) ->
     assert not np.allclose(results[1].probabilities, results[2].probabilities)
 
 
-def test_a_stopped_population_loses_steps(source, films, tmp_path, monkeypatch) -> None:
-    from transferlab.train.engines import scanned
+def test_a_stopped_population_loses_no_step(source, films, tmp_path, monkeypatch) -> None:
 
     calm = fit_together(runs(source, films, tmp_path / "calm"))
     monkeypatch.setattr(scanned, "CHUNK", 4)
 
     asked = []
 
-    def stop(done: int, total: int, row: dict) -> None:
+    def stop(done: int, total: int, row: Mapping[str, float]) -> None:
         if done >= 8 and not asked:
             asked.append(done)
             os.kill(os.getpid(), signal.SIGINT)
@@ -220,7 +220,7 @@ def test_a_stopped_population_loses_steps(source, films, tmp_path, monkeypatch) 
 
 
 @pytest.mark.parametrize("method", [tl.methods.Probe(), tl.methods.Full()])
-def test_the_last_state_is_tested_where_an_earlier_one_validated_better(source, films, tmp_path, method) -> None:
+def test_the_state_that_validated_best_is_tested(source, films, tmp_path, method) -> None:
     data = films.subset(40, 0).hold_out(0.3, 0)
     # A learning rate this high, kept to the end, moves the validation score up and down.
     settings = replace(QUICK, learning_rate=0.3, schedule="constant", evaluations=10, steps=20)
@@ -238,7 +238,7 @@ def test_the_last_state_is_tested_where_an_earlier_one_validated_better(source, 
 
 
 @pytest.mark.parametrize("method", [tl.methods.Probe(), tl.methods.LoRA(rank=2)])
-def test_weights_that_are_not_wanted_stay_on_disk(source, films, tmp_path, method) -> None:
+def test_weights_that_are_not_wanted_do_not_stay_on_disk(source, films, tmp_path, method) -> None:
     settings = replace(QUICK, steps=4, checkpoint_steps=2)
     run = tl.adapt(
         source, films.subset(16, 0), method=method, settings=settings, directory=tmp_path / "run", keep_weights=False
@@ -248,7 +248,7 @@ def test_weights_that_are_not_wanted_stay_on_disk(source, films, tmp_path, metho
     assert (tmp_path / "run" / "predictions.npz").exists()
 
 
-def test_members_in_bfloat16_hold_the_base_each_for_itself(source, films) -> None:
+def test_members_in_bfloat16_share_the_base(source, films) -> None:
     shared: dict = {}
     settings = Settings(learning_rate=1e-3, steps=4, batch_size=8, precision="bfloat16", vectorize="always")
     frozen = [

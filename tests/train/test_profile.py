@@ -16,7 +16,7 @@ QUICK = Settings(learning_rate=1e-2, steps=4, batch_size=8)
 
 
 @pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2)])
-def test_a_stage_lacks_its_share(source, films, tmp_path: Path, method) -> None:
+def test_every_stage_has_its_share(source, films, tmp_path: Path, method) -> None:
     run = tl.adapt(source, films.subset(24, 0), method=method, settings=QUICK)
     made = profile(run, tmp_path)
     shares = {(stage, direction): share for stage, direction, share in made.stages}
@@ -37,12 +37,12 @@ def test_a_stage_lacks_its_share(source, films, tmp_path: Path, method) -> None:
     assert run.fit().record["steps"] == 4  # the profile took nothing from the run
 
 
-def test_idle_time_counts_threads_twice() -> None:
+def test_idle_time_counts_threads_once() -> None:
     spans = [("a", 0.0, 10.0), ("b", 5.0, 12.0), ("c", 20.0, 25.0), ("d", 6.0, 7.0)]
     assert idle_share(spans) == pytest.approx(8 / 25)
 
 
-def test_an_operation_is_put_in_a_stage_that_only_begins_alike() -> None:
+def test_an_operation_is_put_in_its_own_stage() -> None:
     text = """
   %dot.1 = f32[2,2]{1,0} dot(%a, %b), metadata={op_name="jit(advance)/jvp(layers/1)/dot_general" stack_frame_id=3}
   %dot.2 = f32[2,2]{1,0} dot(%a, %b), metadata={op_name="jit(advance)/transpose(jvp(layers/11))/dot_general"}
@@ -56,11 +56,11 @@ def test_an_operation_is_put_in_a_stage_that_only_begins_alike() -> None:
     )  # fmt: skip
 
 
-def test_a_folder_without_a_trace_is_a_traceback(tmp_path: Path) -> None:
+def test_a_folder_without_a_trace_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(TransferlabError, match="holds no trace"):
         read_trace(tmp_path)
 
 
-def test_a_number_of_operations_has_another_units_prefix() -> None:
+def test_a_number_of_operations_has_its_units_prefix() -> None:
     said = [_human(x) for x in (12.0, 12e3, 147e3, 999.7e9, 5e9, 352e9, 7.9e14, 2e15)]
     assert said == ["12 ", "12 k", "147 k", "1 T", "5 G", "352 G", "790 T", "2000 T"]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_bert
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees
@@ -38,7 +38,7 @@ class LastLayer(tl.methods.Full):
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
 @pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.Probe()])
-def test_gradients_in_parts_are_not_those_of_the_whole_batch(still, films, method, parts: int) -> None:
+def test_gradients_in_parts_are_those_of_the_whole_batch(still, films, method, parts: int) -> None:
     # 13 examples in batches of 8: the second batch has 5 rows and 3 of padding, spread unevenly over its parts.
     data = films.subset(13, 0)
     whole, pieces = (
@@ -50,13 +50,13 @@ def test_gradients_in_parts_are_not_those_of_the_whole_batch(still, films, metho
     np.testing.assert_allclose(whole.probabilities, pieces.probabilities, atol=2e-4)
 
 
-def test_parts_that_do_not_divide_the_batch_are_taken() -> None:
+def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(TransferlabError, match="accumulate is 3; it must divide the batch size 8"):
         Settings(batch_size=8, accumulate=3)
 
 
 @pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2), LastLayer(), tl.methods.Probe()])
-def test_bfloat16_reaches_masters_or_misses_the_arithmetic(still, films, method) -> None:
+def test_bfloat16_reaches_the_arithmetic_and_not_the_masters(still, films, method) -> None:
     data = films.subset(24, 0)
     exact, coarse = (
         tl.adapt(still, data, method=method, settings=replace(QUICK, precision=precision))
@@ -80,10 +80,8 @@ def test_bfloat16_reaches_masters_or_misses_the_arithmetic(still, films, method)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_pooled_entry_whose_name_is_a_path_is_lost_on_the_way_to_the_head(
-    still, films, monkeypatch, precision: str
-) -> None:
-    """Features of every stage with a frontier in the middle: the carry holds the pooled features of the frozen stages."""
+def test_a_tap_whose_name_is_a_path_reaches_the_head(still, films, monkeypatch, precision: str) -> None:
+    """Features of every stage with a frontier in the middle: the carry holds the taps of the frozen stages."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
     settings = replace(QUICK, precision=precision, learning_rate=0.3, optimizer=Optimizer("sgd"))
     data = films.subset(16, 0)
@@ -96,7 +94,7 @@ def test_a_pooled_entry_whose_name_is_a_path_is_lost_on_the_way_to_the_head(
     np.testing.assert_allclose(cached, recomputed, atol=2e-5 if precision == "float32" else 2e-2)
 
 
-def test_a_cached_bfloat16_carry_comes_back_as_bytes(still, films, tmp_path: Path, monkeypatch) -> None:
+def test_a_cached_bfloat16_carry_comes_back_as_bfloat16(still, films, tmp_path: Path, monkeypatch) -> None:
     from transferlab.transfer.cache import FrontierCache
 
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
@@ -117,7 +115,7 @@ def test_a_cached_bfloat16_carry_comes_back_as_bytes(still, films, tmp_path: Pat
     "method",
     [tl.methods.Full(), tl.methods.Full(pooling="first"), tl.methods.LoRA(rank=2, dropout=0.2), LastLayer()],
 )
-def test_activations_computed_again_give_other_gradients(source, films, method) -> None:
+def test_activations_computed_again_give_the_same_gradients(source, films, method) -> None:
     """Dropout is on: what is computed again must draw the same."""
     data, settings = films.subset(24, 0), replace(QUICK, optimizer=Optimizer("sgd"), learning_rate=0.1)
     kept, again = (
@@ -129,7 +127,7 @@ def test_activations_computed_again_give_other_gradients(source, films, method) 
     np.testing.assert_allclose(kept.probabilities, again.probabilities, atol=1e-5)
 
 
-def test_activations_computed_again_lose_the_batch_statistics(tmp_path: Path) -> None:
+def test_activations_computed_again_keep_the_batch_statistics(tmp_path: Path) -> None:
     """The running statistics that a stage moves come out of it, whichever way its gradient is computed."""
     from PIL import Image
 
@@ -173,7 +171,7 @@ def write_efficientnet(path: Path, config) -> Path:
     return path
 
 
-def test_the_average_is_not_what_is_tested_kept_and_brought_back(source, films, tmp_path: Path) -> None:
+def test_the_average_is_what_is_tested_kept_and_brought_back(source, films, tmp_path: Path) -> None:
     data = films.subset(24, 0)
     settings = replace(QUICK, steps=12, schedule="constant", warmup=0.0, learning_rate=3e-2)
     plain = tl.adapt(source, data, method=tl.methods.LoRA(rank=2), settings=settings).fit()
@@ -187,7 +185,7 @@ def test_the_average_is_not_what_is_tested_kept_and_brought_back(source, films, 
     np.testing.assert_allclose(tl.open_run(tmp_path / "run")(texts), averaged.probabilities, atol=2e-6)
 
 
-def test_the_average_is_not_that_of_its_formula(source, films) -> None:
+def test_the_average_is_that_of_its_formula(source, films) -> None:
     from transferlab.train.fit import prepare
     from transferlab.train.member import make_batch
 
@@ -213,7 +211,7 @@ class TwoSchedules(tl.methods.Full):
         )
 
 
-def test_a_group_follows_the_runs_schedule_instead_of_its_own(source, films) -> None:
+def test_a_group_follows_its_own_schedule(source, films) -> None:
     """Plain gradient descent on a gradient of ones: an update is its learning rate."""
     settings = replace(QUICK, steps=8, warmup=0.25, optimizer=Optimizer("sgd", clip_norm=None), weight_decay=0.0)
     run = tl.adapt(source, films.subset(24, 0), method=TwoSchedules(), settings=settings)
@@ -227,7 +225,7 @@ def test_a_group_follows_the_runs_schedule_instead_of_its_own(source, films) -> 
     assert "0.5 (constant, warm-up 0.5)" in str(run.plan)
 
 
-def test_batch_statistics_are_kept_in_bfloat16() -> None:
+def test_batch_statistics_are_kept_in_float32() -> None:
     from transferlab.models.norms import BatchNorm
 
     definition = trees.define(BatchNorm(3, eps=1e-3, momentum=0.1))

@@ -24,7 +24,7 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_result_does_not_come_back(finished: Path) -> None:
+def test_a_result_comes_back(finished: Path) -> None:
     found = read_result(finished)
     assert found.test == {"accuracy": 0.5} and found.probabilities.shape == (3, 2)
     assert found.history == [{"step": 1, "loss": 2.0}]
@@ -45,7 +45,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_result_is_a_traceback(finished: Path, what: str) -> None:
+def test_a_damaged_result_is_one_error(finished: Path, what: str) -> None:
     name, damage = DAMAGE[what]
     damage(finished / name)
     with pytest.raises(TransferlabError, match=name.replace(".", r"\.")):
@@ -53,18 +53,18 @@ def test_a_damaged_result_is_a_traceback(finished: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"step": 1}\n{"step": 2', '{"step": 1}\n[3]\n', '{"step": 1}\n{"loss": 2.0}\n'])
-def test_a_damaged_line_of_metrics_is_a_traceback(finished: Path, text: str) -> None:
+def test_a_damaged_line_of_metrics_is_no_traceback(finished: Path, text: str) -> None:
     (finished / "metrics.jsonl").write_text(text)
     assert read_result(finished).history == [{"step": 1}]
 
 
-def test_a_damaged_run_is_opened(finished: Path) -> None:
+def test_a_damaged_run_is_refused(finished: Path) -> None:
     (finished / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(TransferlabError, match=str(finished.name)):
         tl.open_run(finished)
 
 
-def test_a_run_is_written_where_a_file_stands(source, films, tmp_path: Path) -> None:
+def test_a_run_is_not_written_where_a_file_is(source, films, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = tl.adapt(source, films, method=tl.methods.Probe(), directory=tmp_path / "file")
     with pytest.raises(TransferlabError, match="file cannot be made: File exists"):

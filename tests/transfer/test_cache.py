@@ -42,7 +42,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
     return None if request.param == "memory" else tmp_path / "frontier"
 
 
-def test_rows_come_back_changed(place) -> None:
+def test_rows_come_back_unchanged(place) -> None:
     cache = FrontierCache(place)
     made = fill(cache)
     assert cache.missing("k", np.array([1, 2, 3])).tolist() == [2]
@@ -56,7 +56,7 @@ def test_rows_come_back_changed(place) -> None:
     np.testing.assert_array_equal(shorter["hidden"][0], made["hidden"][1, :2])
 
 
-def test_carries_of_several_chunks_are_mixed_up(place, monkeypatch) -> None:
+def test_carries_of_several_chunks_are_kept_apart(place, monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", 1)
     cache = FrontierCache(place)
     first, second = fill(cache), fill(cache, indices=(20, 21, 22, 23), seed=1)
@@ -66,7 +66,7 @@ def test_carries_of_several_chunks_are_mixed_up(place, monkeypatch) -> None:
         np.testing.assert_array_equal(got[name], want)
 
 
-def test_another_process_does_not_see_what_was_written(tmp_path: Path) -> None:
+def test_another_process_sees_what_was_written(tmp_path: Path) -> None:
     one, other = FrontierCache(tmp_path), FrontierCache(tmp_path)
     assert other.missing("k", np.array([7])).tolist() == [7]
     made = fill(one)
@@ -90,7 +90,7 @@ for i in range(int(sys.argv[2]), int(sys.argv[2]) + 300, 3):
 """
 
 
-def test_two_writers_or_a_killed_one_leave_wrong_carries(tmp_path: Path) -> None:
+def test_two_writers_or_a_killed_one_leave_right_carries(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), start], stdout=subprocess.PIPE, text=True)
         for start in ("0", "150", "0")
@@ -111,7 +111,7 @@ def test_two_writers_or_a_killed_one_leave_wrong_carries(tmp_path: Path) -> None
     np.testing.assert_array_equal(got, np.repeat(wanted[:, None], 50, axis=1))
 
 
-def test_a_damaged_chunk_is_read(tmp_path: Path) -> None:
+def test_a_damaged_chunk_is_not_read(tmp_path: Path) -> None:
     fill(FrontierCache(tmp_path))
     (file,) = tmp_path.glob("k/*/carry hidden.npy")
     file.write_bytes(file.read_bytes()[:90])
@@ -119,7 +119,7 @@ def test_a_damaged_chunk_is_read(tmp_path: Path) -> None:
     assert cache.missing("k", np.array([7, 3])).tolist() == [3, 7]
 
 
-def test_the_limit_is_passed_or_what_is_in_use_is_dropped(tmp_path: Path) -> None:
+def test_the_limit_is_kept_and_what_is_in_use_stays(tmp_path: Path) -> None:
     old = FrontierCache(tmp_path, limit=1000)
     fill(old, "old")
     long_ago = time.time() - 7200
@@ -133,7 +133,7 @@ def test_the_limit_is_passed_or_what_is_in_use_is_dropped(tmp_path: Path) -> Non
     assert new.missing("new", np.array([7])).tolist() == []
 
 
-def test_memory_drops_what_is_asked_for() -> None:
+def test_memory_keeps_what_is_asked_for() -> None:
     cache = FrontierCache(None, limit=300)
     fill(cache, "first")
     fill(cache, "second")
@@ -141,7 +141,7 @@ def test_memory_drops_what_is_asked_for() -> None:
     assert cache.missing("first", np.array([7])).tolist() == [7]
 
 
-def test_a_chunk_without_its_carry_is_taken_for_a_whole_one(tmp_path: Path) -> None:
+def test_a_chunk_without_its_carry_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     def filled() -> FrontierCache:
         cache = FrontierCache(tmp_path)
         missing = cache.missing("key", np.arange(3))
@@ -163,7 +163,7 @@ def test_a_chunk_without_its_carry_is_taken_for_a_whole_one(tmp_path: Path) -> N
     np.testing.assert_array_equal(again.rows("key", np.arange(3), 0, 3, ())["pooled"], np.ones((3, 4)))
 
 
-def test_a_full_disk_is_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FrontierCache(tmp_path)
     cache.missing("key", np.arange(1))
     cache.add("key", [0], {"pooled": np.ones((1, 4), np.float32)}, (), [slice(0, 1)])

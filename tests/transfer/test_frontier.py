@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from conftest import write_bert
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees
@@ -29,7 +30,7 @@ from transferlab.transfer.cache import FrontierCache
 from transferlab.transfer.frontier import can_pack, packed_function, prefix_function
 from transferlab.transfer.groups import Group
 
-SMALL = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+SMALL: dict[str, Any] = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
          "max_position_embeddings": 80}  # fmt: skip
 CONFIGS = {
     "bert": BertConfig(**SMALL),
@@ -53,7 +54,7 @@ def drawn(definition: trees.Definition) -> trees.Tree:
 
 
 @pytest.mark.parametrize(("name", "pooling", "until"), CASES)
-def test_a_text_sees_another_in_its_row_or_other_positions(name: str, pooling, until: str) -> None:
+def test_a_text_in_a_row_sees_no_other_and_its_own_positions(name: str, pooling, until: str) -> None:
     definition = trees.define(CONFIGS[name].build(ClassifierConfig(("a", "b"), pooling=pooling)))
     assert can_pack(definition)
     model, params = definition.module, drawn(definition)
@@ -93,7 +94,7 @@ class LastLayer(tl.methods.Full):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padding_is_kept_in_place_of_a_texts_tokens(side: str, films, tmp_path: Path, monkeypatch) -> None:
+def test_a_texts_tokens_are_kept_and_its_padding_is_not(side: str, films, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
     folder = write_bert(tmp_path / "bert")
     settings = folder / "tokenizer_config.json"

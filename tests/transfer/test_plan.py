@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import write_bert
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees
@@ -44,59 +44,16 @@ def test_copied_values_are_the_files_values(source) -> None:
             np.testing.assert_array_equal(flat[path], leaf.read(), err_msg=path)
 
 
-def test_a_probe_trains_the_head_alone_and_its_frontier_is_the_head(source) -> None:
-    made = plan_for(source, LABELS, tl.methods.Probe())
-    assert made.trainable == ("head/bias", "head/kernel")
-    assert made.stages[made.frontier] == "head"
-    assert made.training == {"head"}
-
-
-def test_lora_sits_beside_kernels_and_renames_no_path(source) -> None:
-    plain = plan_for(source, LABELS, tl.methods.Full())
-    made = plan_for(source, LABELS, tl.methods.LoRA(rank=3))
-    before, after = ({leaf.path for leaf in p.leaves} for p in (plain, made))
-    assert before < after
-    added = after - before
-    assert added == {f"layers/{i}/attention/{t}/lora/{x}" for i in range(12) for t in ("query", "value") for x in "ab"}
-    assert made.trainable_parameters == 12 * 2 * (16 * 3 + 3 * 16) + 34
-    decays = {leaf.path: leaf.decay for leaf in made.leaves if leaf.trains}
-    assert decays["head/kernel"] == 1 and decays["head/bias"] == 0 and decays["layers/0/attention/query/lora/a"] == 0
-
-
 def test_biases_and_scales_are_not_decayed(source) -> None:
     made = plan_for(source, LABELS, tl.methods.Full())
     kinds = {leaf.path.split("/")[-1]: leaf.decay for leaf in made.leaves}
     assert kinds == {"kernel": 1.0, "embedding": 1.0, "bias": 0.0, "scale": 0.0}
 
 
-def test_a_scratch_arm_takes_nothing_from_the_source(bert_folder) -> None:
-    source = tl.load(bert_folder)
-    made = plan_for(source, LABELS, tl.methods.Scratch())
-    assert {leaf.action for leaf in made.leaves} == {"initialised"}
-    params, _ = made.place(0)
-    again, _ = made.place(0)
-    other, _ = made.place(1)
-    word = [tree["embed"]["word"]["embedding"] for tree in (params, again, other)]
-    np.testing.assert_array_equal(word[0], word[1])
-    assert np.abs(np.asarray(word[0]) - np.asarray(word[2])).max() > 0.01
-    assert np.abs(np.asarray(word[0]) - source.leaves["embed/word/embedding"].read()).max() > 0.1
-
-
 def test_planning_allocates_no_array(source) -> None:
     before = {id(x) for x in jax.live_arrays()}
     plan_for(source, LABELS, tl.methods.LoRA())
     assert {id(x) for x in jax.live_arrays()} <= before
-
-
-@pytest.mark.parametrize("targets", ["layers/*/attn/query/kernel", "layers/99/attention/query/kernel"])
-def test_misspelt_lora_targets_are_an_error(source, targets: str) -> None:
-    with pytest.raises(TransferlabError, match="matches no leaf"):
-        plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
-
-
-def test_lora_on_something_that_is_no_linear_map_is_an_error(source) -> None:
-    with pytest.raises(TransferlabError, match="embed/word/embedding"):
-        plan_for(source, LABELS, tl.methods.LoRA(targets="embed/word/embedding"))
 
 
 def test_a_leaf_that_two_groups_claim_is_an_error() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_vit
 from scipy import ndimage
+from support.checkpoints import write_vit
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -31,7 +31,7 @@ def table(side: int, slots: int, features: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("old", "new"), [(14, 24), (7, 3), (5, 1), (1, 4)])
-def test_a_rule_moves_the_tokens_before_the_patches_or_the_level(rule: str, old: int, new: int) -> None:
+def test_a_rule_keeps_the_tokens_before_the_patches_and_the_level(rule: str, old: int, new: int) -> None:
     got = resized_positions(table(old, 2), 2, new, rule)
     assert got.shape == (2 + new * new, 3) and got.dtype == np.float32
     np.testing.assert_array_equal(got[:2], table(old, 2)[:2])
@@ -40,7 +40,7 @@ def test_a_rule_moves_the_tokens_before_the_patches_or_the_level(rule: str, old:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_rows_and_columns_change_places(rule: str) -> None:
+def test_rows_and_columns_keep_their_places(rule: str) -> None:
     columns = np.tile(np.arange(6.0, dtype=np.float32), 6)[:, None]
     got = resized_positions(columns, 0, 9, rule).reshape(9, 9)
     np.testing.assert_allclose(got, np.tile(got[:1], (9, 1)), atol=1e-6)
@@ -48,14 +48,14 @@ def test_rows_and_columns_change_places(rule: str) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (2, 5), (6, 1)])
-def test_linear_zoom_is_not_scipys(old: int, new: int) -> None:
+def test_linear_zoom_is_scipys(old: int, new: int) -> None:
     given = table(old, 1)
     grid = given[1:].reshape(old, old, 3)
-    want = ndimage.zoom(grid, (new / old, new / old, 1), order=1)
+    want = np.asarray(ndimage.zoom(grid, (new / old, new / old, 1), order=1))
     np.testing.assert_allclose(resized_positions(given, 1, new, "linear zoom")[1:], want.reshape(-1, 3), atol=1e-5)
 
 
-def test_a_table_that_is_no_square_or_a_rule_that_is_none_passes() -> None:
+def test_a_table_that_is_no_square_or_a_rule_that_is_none_is_refused() -> None:
     with pytest.raises(TransferlabError, match="table of 12 positions, 1 of them before the patches, is no square"):
         position_resize((12, 3), 1, 5, "bicubic")
     with pytest.raises(TransferlabError, match=r"Unknown rule 'bicubik'.*'bicubic'"):
@@ -63,7 +63,7 @@ def test_a_table_that_is_no_square_or_a_rule_that_is_none_passes() -> None:
     assert position_resize((10, 3), 1, 3, "bicubic") is None
 
 
-def test_the_plan_hides_that_positions_were_resized(source) -> None:
+def test_the_plan_says_that_positions_were_resized(source) -> None:
     plain = plan_for(source, LABELS, tl.methods.Full())
     made = plan_for(source.resized(24), LABELS, tl.methods.Full())
     rows = {leaf.path: leaf for leaf in made.leaves}
@@ -78,7 +78,7 @@ def test_the_plan_hides_that_positions_were_resized(source) -> None:
     np.testing.assert_array_equal(made.place(0)[0]["embed"]["position"], want)
 
 
-def test_a_resized_source_cannot_evaluate_or_does_not_come_back(source) -> None:
+def test_a_resized_source_evaluates_and_comes_back(source) -> None:
     given = {"pixel_values": np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)}
     larger = source.resized(24)
     assert larger(given)["hidden"].shape == (2, 37, 12)
@@ -91,7 +91,7 @@ def test_a_resized_source_cannot_evaluate_or_does_not_come_back(source) -> None:
         source(given)
 
 
-def test_a_checkpoints_base_is_another_at_another_image_size(source) -> None:
+def test_a_checkpoints_base_is_the_same_at_another_image_size(source) -> None:
     assert source.resized(24).sha256 == source.sha256
 
 

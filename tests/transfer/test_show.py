@@ -11,7 +11,7 @@ from transferlab.transfer.resize import label_rows, take_rows
 from transferlab.transfer.show import human_bytes
 
 
-def test_the_collapsed_table_hides_what_trains(source) -> None:
+def test_the_collapsed_table_shows_what_trains(source) -> None:
     text = str(plan_for(source, ("up", "down"), tl.methods.LoRA(rank=2)))
     rows = {line.split()[0]: line for line in text.splitlines() if "leaves" in line}
     assert rows.keys() == {"embed", "layers/0", "head"}
@@ -26,7 +26,7 @@ def test_the_collapsed_table_hides_what_trains(source) -> None:
     assert "pooler.dense.bias and 1 more (the new head pools by mean)" in text
 
 
-def test_the_whole_table_lacks_a_leaf(source) -> None:
+def test_the_whole_table_has_every_leaf(source) -> None:
     from transferlab.transfer.show import as_text
 
     made = plan_for(source, ("up", "down"), tl.methods.Full())
@@ -36,7 +36,7 @@ def test_the_whole_table_lacks_a_leaf(source) -> None:
     assert sum(" trains " in line for line in text.splitlines()) >= len(made.leaves)
 
 
-def test_off_a_terminal_columns_are_cut_or_on_one_they_are_wider_than_it(source, monkeypatch) -> None:
+def test_columns_are_whole_off_a_terminal_and_fit_on_one(source, monkeypatch) -> None:
     import sys
 
     from transferlab.transfer.show import as_text
@@ -52,7 +52,7 @@ def test_off_a_terminal_columns_are_cut_or_on_one_they_are_wider_than_it(source,
     assert max(map(len, as_text(made.table(whole=True)).splitlines())) <= 90
 
 
-def test_sizes_are_written_in_other_units() -> None:
+def test_sizes_are_written_in_their_units() -> None:
     assert [human_bytes(n) for n in (0, 999, 1000, 91_600_000, 2.5e12)] == [
         "0 B",
         "999 B",
@@ -62,7 +62,7 @@ def test_sizes_are_written_in_other_units() -> None:
     ]
 
 
-def test_labels_are_matched_by_position() -> None:
+def test_labels_are_matched_by_name() -> None:
     pairs, sentence = label_rows(("cat", "dog", "cow"), ("cow", "horse", "cat"))
     assert pairs == [(0, 2), (2, 0)]
     assert "2 labels that stay (cow, cat)" in sentence
@@ -74,11 +74,11 @@ def test_labels_are_matched_by_position() -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("x",)])
-def test_labels_that_all_went_leave_rows(names: tuple[str, ...]) -> None:
+def test_labels_that_all_went_leave_no_row(names: tuple[str, ...]) -> None:
     assert label_rows(names, ("a", "b"))[0] == []
 
 
-def test_a_name_in_a_plan_is_taken_for_markup(source) -> None:
+def test_a_name_in_a_plan_is_not_taken_for_markup(source) -> None:
     from dataclasses import replace
 
     from transferlab.transfer.show import as_text

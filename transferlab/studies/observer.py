@@ -45,7 +45,7 @@ class Observer:
     def memory(self, cell: Cell, memory: Memory) -> None:
         """What a step of this cell will hold on the device, before it trains; shown once per arm."""
 
-    def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+    def step(self, done: int, total: int, metrics: Mapping[str, int | float]) -> None:
         """Progress within a run."""
 
     def finished(self, cell: Cell, record: dict[str, Any]) -> None:

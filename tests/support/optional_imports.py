@@ -19,7 +19,7 @@ _MODES = Enum(
 class _Stub(types.ModuleType):
     """Any name asked of it is an empty class."""
 
-    def __getattr__(self, name: str) -> type:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         return _MODES if name == "InterpolationMode" else type(name, (), {})

@@ -37,7 +37,9 @@ class Resize:
     def __call__(self, picture: Image.Image) -> Image.Image:
         if isinstance(self.size, int):
             short = min(picture.size)
-            return picture.resize(tuple(int(self.size * side / short) for side in picture.size), self.filter)
+            return picture.resize(
+                (int(self.size * picture.width / short), int(self.size * picture.height / short)), self.filter
+            )
         return picture.resize((self.size[1], self.size[0]), self.filter)
 
 

@@ -1,0 +1,46 @@
+"""The scripts of ``examples/``, as they are, on a tiny checkpoint and table."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+import transferlab as tl
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def main_of(name: str):
+    return runpy.run_path(str(EXAMPLES / name))["main"]
+
+
+def test_a_table_of_ones_own_becomes_a_score_and_a_predictor(
+    bert_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main_of("own_table.py")(str(table), str(bert_folder), str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "accuracy on 80 texts held out: " in said and "\tWhat a wonderful day" in said
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_what_lora_trained_is_exported_for_transformers_and_peft(
+    bert_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main_of("lora_export.py")(str(table), str(bert_folder), str(tmp_path / "out"), "4")
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.safetensors")}
+    assert files == {"adapter/adapter_model.safetensors", "merged/model.safetensors"}
+    assert (
+        tl.load(tmp_path / "out" / "merged").labels == ("down", "up")
+        and "parameters trained" in capsys.readouterr().out
+    )
+
+
+def test_many_runs_are_one_line_for_each_learning_rate(
+    bert_folder: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main_of("many_runs.py")(str(table), str(bert_folder), "4")
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [rate for rate, _ in lines] == ["0.001", "0.003", "0.01"]
+    assert all(0 <= float(score) <= 1 for _, score in lines)

@@ -1,0 +1,145 @@
+"""Configs: what a file and the words after it say, as dataclasses or as one error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferlab.config import parse_config, read_config
+from transferlab.errors import TransferlabError
+from transferlab.methods import METHODS, Full, LoRA, Probe
+from transferlab.studies.study import Study
+from transferlab.train import Optimizer
+
+PLAIN: dict[str, Any] = {
+    "source": "minilm-l6", "data": "tweets", "budgets": (16, 64), "seeds": (0,), "methods": {"probe": {}},
+}  # fmt: skip
+
+
+def test_an_arm_has_its_methods_published_settings_under_those_of_all_arms_and_its_own() -> None:
+    arms = {"probe": {}, "lora": {"rank": 2, "train": {"learning_rate": 0.5}}}
+    read = parse_config({**PLAIN, "methods": arms, "train": {"batch_size": 3, "learning_rate": 0.25}})
+    probe, lora = read.methods["probe"], read.methods["lora"]
+    assert probe.method == Probe() and lora.method == LoRA(rank=2)
+    assert (probe.train.steps, probe.train.batch_size, probe.train.learning_rate) == (500, 3, 0.25)
+    assert (lora.train.epochs, lora.train.batch_size, lora.train.learning_rate) == (10, 3, 0.5)
+
+
+def test_an_arm_may_have_another_name_than_its_method() -> None:
+    read = parse_config({**PLAIN, "methods": {"big-steps": {"method": "full", "head_lr_scale": 10}}})
+    assert read.methods["big-steps"].method == Full(head_lr_scale=10.0)
+
+
+def test_lists_and_single_values_read_like_tuples() -> None:
+    given = {**PLAIN, "budgets": [16, 64], "seeds": 0}
+    assert parse_config(given) == replace(parse_config(PLAIN), raw=parse_config(given).raw)
+
+
+def test_a_trial_of_tuning_is_held_as_the_settings_hold_it() -> None:
+    arm = {"tune": ({"optimizer": {"name": "sgd"}}, {"learning_rate": 1})}
+    trials = parse_config({**PLAIN, "methods": {"full": arm}}).methods["full"].tune
+    assert trials == ({"optimizer": Optimizer("sgd")}, {"learning_rate": 1.0})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_an_arm_without_a_word_more(name: str) -> None:
+    assert type(parse_config({**PLAIN, "methods": {name: {}}}).methods[name].method) is METHODS[name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": {}}, "at least one arm"),
+        ({"methods": {"probe": 3}}, "config.methods.probe is 3; it must be a mapping"),
+        ({"methods": {"a/b": {"method": "full"}}}, "an arm's name is also a folder"),
+        ({"methods": {"scratch": {"method": "full"}}}, "'scratch' is the control"),
+        ({"methods": {"majority": {"method": "full"}}, "baselines": ("majority",)}, "has the name of a baseline"),
+        ({"budgets": (16, 16)}, "config.budgets is .* each once"),
+        ({"budgets": (0,)}, "a budget is at least one label"),
+        ({"seeds": ()}, "at least one value"),
+        ({"seeds": (2**32,)}, "a seed is from 0 to"),
+        ({"budgets": "many"}, r"config.budgets\[0\] is 'many' \(str\); expected int"),
+        ({"test_examples": True}, "config.test_examples is True"),
+    ],
+)
+def test_what_no_study_can_be_is_refused_by_the_name_of_its_field(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(TransferlabError, match=said):
+        parse_config({**PLAIN, **changes})
+
+
+@pytest.mark.parametrize("field", ["source", "data", "methods", "budgets", "seeds"])
+def test_a_field_that_every_study_needs_is_asked_for(field: str) -> None:
+    with pytest.raises(TransferlabError, match=f"config.{field} is missing"):
+        parse_config({name: value for name, value in PLAIN.items() if name != field})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "There is no config"),
+        ("x = 1", r"has no function get_config\(\)"),
+        ("def get_config(:", "SyntaxError"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_error_that_names_it(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(TransferlabError, match=rf"mine\.py.*{said}" if text is not None else said):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seeds=(1,)", "an override is written --config.path=value"),
+        ("--config.seeds", "an override is written --config.path=value"),
+        ("--config.methods.prob.pooling=mean", "Unknown arm config.methods.prob. Did you mean 'probe'"),
+        ("--config.source.name=x", "config.source is .* which has no field 'name'"),
+    ],
+)
+def test_an_override_that_leads_nowhere_is_refused(config: Path, override: str, said: str) -> None:
+    with pytest.raises(TransferlabError, match=said):
+        read_config(config, [override])
+
+
+def test_an_override_is_a_python_literal_or_else_its_text(config: Path) -> None:
+    words = ("seeds=(3,4)", "test_examples=30", "methods.full.first_seeds=none", "data=tweets")
+    read = read_config(config, [f"--config.{word}" for word in words])
+    assert (read.seeds, read.test_examples, read.methods["full"].first_seeds, read.data) == ((3, 4), 30, None, "tweets")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--config.sead=(1,)", "Did you mean 'seeds'"),
+        ("--config.source=minilm", "Did you mean 'minilm-l6'"),
+        ("--config.data=tweet", "Did you mean 'tweets'"),
+        ("--config.methods.lorra={}", "Did you mean 'lora'"),
+        ("--config.methods.full.train.learning_rte=1", "Did you mean 'learning_rate'"),
+        ("--config.methods.full.train.epochs=ten", r"config.methods.full.train.epochs is 'ten' \(str\); expected int"),
+        ("--config.budgets=(12,5000)", "5000 labels"),
+        ("--config.grid=ful", "Did you mean 'full'"),
+        ("--config.label_kind=class", "Did you mean 'classes'"),
+        ("--config.baselines=('tf-idf',)", "Did you mean 'tfidf'"),
+        ("--config.label_column=lable", "Did you mean 'label'"),
+        ("--config.seeds=(0,-1)", "seeds is"),
+        ("--config.test_examples=0", "test_examples is 0"),
+        ("--config.baselines=('pixels',)", "reads images"),
+        ("--config.budgets=(12,1)", "1 labels of .* are all"),
+        ("--config.train=3", "config.train is 3"),
+        ("--config.methods.probe.train=3", "probe.train is 3"),
+        ("--config.methods.probe.tune=(3,)", r"probe.tune\[0\] is 3"),
+        ("--config.methods.probe.first_seeds=0", "first_seeds is 0"),
+    ],
+)
+def test_bad_configs_are_one_clear_error_and_touch_nothing(
+    config: Path, tmp_path: Path, override: str, said: str
+) -> None:
+    with pytest.raises(TransferlabError, match=said):
+        _ = Study(read_config(config, [override, f"--config.workdir={tmp_path / 's'}"])).plans
+    assert not (tmp_path / "s").exists()

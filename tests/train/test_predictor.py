@@ -1,0 +1,76 @@
+"""What a run trained comes back from its directory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support.checkpoints import write_bert
+from support.runs import QUICK, fit
+from support.typed import found
+
+import transferlab as tl
+from transferlab.errors import TransferlabError
+from transferlab.train import Settings
+
+
+@pytest.mark.parametrize(
+    "method", [tl.methods.Probe(), tl.methods.LoRA(rank=2), tl.methods.Full(), tl.methods.Scratch()]
+)
+def test_what_fit_trained_open_run_brings_back(source, films, tmp_path, method) -> None:
+    data = films.subset(40, 0)
+    _, result = fit(source, data, method, tmp_path / "run")
+    predictor = tl.open_run(tmp_path / "run")
+    got = predictor([data.records[i]["text"] for i in data.test])
+    np.testing.assert_allclose(got, result.probabilities, atol=2e-6)
+    assert predictor.labels == ("down", "up")
+
+
+def test_a_predictor_names_what_is_no_text_and_knows_its_column(source, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from transferlab.cli.main import cli
+
+    rows = [f"{'good' if i % 2 else 'bad'} film {i},{i % 2}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["sentence,class", *rows]))
+    data = tl.dataset(tmp_path / "t.csv", test_examples=4, text_column="sentence", label_column="class")
+    tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(max_steps=1), directory=tmp_path / "run").fit()
+    predictor = tl.open_run(tmp_path / "run")
+    for wrong, said in (
+        ([None], r"texts\[0\]: the text is None"),
+        (["a", 3], r"texts\[1\]: the text is 3"),
+        (["caf\udce9"], r"texts\[0\]: the text holds half of a character"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            predictor(wrong)
+    with pytest.raises(TransferlabError, match=r"list of one: predictor\(\['a film'\]\)"):
+        predictor("a film")
+    (tmp_path / "new.tsv").write_text('id\tsentence\n1\t"good film\n2\tbad film"\n')
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.tsv")])
+    assert [line.split("\t")[1] for line in done.stdout.splitlines()] == ['"good film', 'bad film"']
+    (tmp_path / "new.csv").write_text("text\ngood film\n")
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")])
+    assert done.exit_code == 1 and "has no column 'sentence'" in done.output
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--text-column=text"])
+    assert done.exit_code == 0 and "good film" in done.stdout
+
+
+def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tmp_path) -> None:
+    folder = write_bert(tmp_path / "base")
+    fit(tl.load(folder), films.subset(40, 0), tl.methods.Probe(), tmp_path / "run")
+    write_bert(folder, seed=9)
+    with pytest.raises(TransferlabError, match="its weights are others"):
+        tl.open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", [tl.methods.Probe(weights="random"), tl.methods.LoRA(rank=2, weights="random")])
+def test_what_began_with_random_weights_is_exported_with_them(source, films, tmp_path: Path, method) -> None:
+    data = films.subset(24, 0)
+    run, result = fit(source, data, method, tmp_path / "run", replace(QUICK, learning_rate=0.1))
+    for made in (found(result.adapted).merged(), found(tl.open_run(tmp_path / "run").adapted).merged()):
+        inputs = run.feed.inputs(data.test[:8], int(run.feed.buckets(data.test[:8]).max()), 8)
+        answered = jax.nn.softmax(made(inputs)["logits"])
+        np.testing.assert_allclose(answered, result.probabilities[:8], atol=1e-5)
