@@ -39,17 +39,17 @@ def native(source: Source, kind: str, sized: bool) -> tuple[dict[str, Any], dict
                 f"'{path}' has no key in {source.family}'s files: the origin has no such head. Write the format 'orbax'."
             )
         groups.setdefault(leaf.key, []).append((by_path[path], leaf))
-    refitted = sized or changed_tokenizer(source)
+    changed_inputs = sized or changed_tokenizer(source)
     stale = _stale(source)
     out, resized = {key: tensor for key, tensor in source.tensors.items() if key not in stale}, False
     for key, parts in groups.items():
         own = source.tensors.get(key)
-        as_read = all(leaf.tensor is own and not (refitted and leaf.resize) for _, leaf in parts)
+        as_read = all(leaf.tensor is own and not (changed_inputs and leaf.resize) for _, leaf in parts)
         if own is not None and as_read:
             continue
         out[key] = _joined(parts, own.dtype if own is not None else _usual_dtype(source) or parts[0][1].dtype)
         resized |= own is not None and out[key].shape != own.shape and not parts[0][0].path.startswith("head/")
-    if refitted or resized or not source.tensors:
+    if changed_inputs or resized or not source.tensors:
         set_sizes(raw, source)
     head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
     # A head of another task can have the key of ours.
