@@ -86,7 +86,8 @@ def test_another_config_of_the_same_weights_is_another_model(films, tmp_path: Pa
 
     monkeypatch.setattr(frontier, "FLOPS_PER_BYTE", 0.0)
     one, other = tmp_path / "one", tmp_path / "other"
-    write_bert(one), write_bert(other, hidden_act="relu")
+    write_bert(one)
+    write_bert(other, hidden_act="relu")
     cache, found = FrontierCache(tmp_path / "cache"), []
     for place in (one, other, one):
         run = tl.adapt(tl.load(place), films.subset(24, 0), method=tl.methods.Probe(), settings=QUICK)
