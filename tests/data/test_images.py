@@ -173,7 +173,9 @@ def test_folders_of_splits_are_said_to_hold_no_images(tmp_path: Path) -> None:
     for split in ("test", "Train", "val"):
         (tmp_path / "img" / split).mkdir(parents=True)
         labelled(tmp_path / "img" / split)
-    with pytest.raises(TransferlabError, match=r"splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"):
+    with pytest.raises(
+        TransferlabError, match=r"splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"
+    ):
         tl.dataset(tmp_path / "img")
     assert len(tl.dataset(tmp_path / "img" / "Train", test_examples=2).records) == 6
     # An archive that holds a folder of its own name.
