@@ -230,10 +230,10 @@ def test_pictures_a_folder_deeper_are_passed_over_silently(tmp_path: Path) -> No
 
 
 def test_labels_of_a_json_table_go_by_how_python_prints_them(tmp_path: Path) -> None:
-    rows = [("1", i) for i in range(4)] + [("1.0", i) for i in range(4, 8)] + [("true", i) for i in range(8, 16)]
+    rows = [("1", i) for i in range(4)] + [("1.0", i) for i in range(4, 8)] + [("2", i) for i in range(8, 16)]
     lines = [f'{{"text": "film {i}", "label": {label}}}' for label, i in rows]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    assert tl.dataset(tmp_path / "t.jsonl", test_examples=4).label_names == ("1", "true")
+    assert tl.dataset(tmp_path / "t.jsonl", test_examples=4).label_names == ("1", "2")
     (tmp_path / "u.jsonl").write_text('{"text": "a", "label": ["x", "y"]}\n')
     with pytest.raises(TransferlabError, match=r"u\.jsonl, row 1: the label is \['x', 'y'\]"):
         tl.dataset(tmp_path / "u.jsonl", test_examples=1)

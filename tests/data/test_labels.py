@@ -99,6 +99,19 @@ def test_numbers_of_json_are_classes_by_value(tmp_path: Path) -> None:
         opened(tmp_path, [0.1 * i for i in range(30)], "jsonl")
 
 
+def test_true_and_one_of_json_are_two_classes(tmp_path: Path) -> None:
+    assert opened(tmp_path, [True, False] * 3, "jsonl").label_names == ("false", "true")
+    for labels, said in (
+        (
+            [1, 0, 1, True, 0],
+            r"row 4: the label is true, and in row 1 it is 1: true or false in one column with numbers",
+        ),
+        ([True, False, 1.0, True], r"row 3: the label is 1\.0, and in row 1 it is true"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            opened(tmp_path, labels, "jsonl", label_kind="classes")
+
+
 def test_folders_of_pictures_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for label in ("10", "9", "NA"):
         (tmp_path / "mixed" / label).mkdir(parents=True)

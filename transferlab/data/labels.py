@@ -51,6 +51,7 @@ def read_labels(
     for text, (row, _) in zip(spelled, values, strict=True):
         row_of.setdefault(text, row)
     check_alike(str(path), row_of)
+    _check_types(path, values)
     names = {text: text.strip() for text in row_of}
     numbers = {text: number for text, name in names.items() if (number := _number(name)) is not None}
     words = [text for text in names if text not in numbers]
@@ -100,6 +101,20 @@ def check_alike(where: str, names: Iterable[str]) -> None:
             same = other.split() == name.split()
             how = "differ in white space alone" if same else "are one word in two spellings"
             raise TransferlabError(f"{where}: the labels {other!r} and {name!r} {how}.")
+
+
+def _check_types(path: Path, values: Sequence[tuple[int, Any]]) -> None:
+    """Raise where JSON's ``true`` and numbers are in one column: Python and most writers take ``true`` for 1."""
+    truths = [(row, value) for row, value in values if isinstance(value, bool)]
+    numbers = [(row, value) for row, value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if truths and numbers:
+        (row, value), (other, number) = truths[0], numbers[0]
+        if len(truths) > len(numbers):
+            (row, value), (other, number) = (other, number), (row, value)
+        raise TransferlabError(
+            f"{path}, row {row}: the label is {json.dumps(value)}, and in row {other} it is {json.dumps(number)}: "
+            "true or false in one column with numbers. Write one or the other."
+        )
 
 
 def _spelled(value: Any, where: str) -> str:
