@@ -205,6 +205,7 @@ def test_a_picture_is_left_out_without_a_word(name: str, kind: str | None, messa
 def test_files_that_are_no_pictures_are_passed_over_without_a_word(tmp_path: Path, caplog) -> None:
     labelled(tmp_path)
     (tmp_path / "a" / "notes.txt").write_text("of the day")
+    assert tl.dataset(tmp_path, test_examples=2).about["passed_over"] == "1 file that is no image, notes.txt"
     (tmp_path / "b" / "Thumbs.db").write_bytes(b"thumbs")
     said = "2 files that are no images, notes.txt among them"
     assert tl.dataset(tmp_path, test_examples=2).describe()["passed_over"] == said

@@ -160,7 +160,8 @@ def dataset(
         test_examples: size of the test split; at most half of the data is used for it.
         split_seed: of the split.
         text_column: of a table.
-        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more.
+        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more;
+            so are percentages and dates.
         label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
         white: of a folder: the value that is white in images of more than 8 bits, as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.

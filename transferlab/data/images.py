@@ -194,7 +194,8 @@ def passed_over(folders: Sequence[Path]) -> str:
     ]
     if not others:
         return ""
-    said = f"{len(others)} files that are no images, {others[0].name} among them"
+    one = f"1 file that is no image, {others[0].name}"
+    said = one if len(others) == 1 else f"{len(others)} files that are no images, {others[0].name} among them"
     logging.getLogger(__name__).warning("%s: passed over %s.", others[0].parent, said)
     return said
 

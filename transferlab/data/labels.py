@@ -24,6 +24,8 @@ _LATER = "only single-label classification is supported so far"
 _INSIST = "If each value is a class, say so: label_kind='classes'."
 _MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
 """What pandas and spreadsheets write, and read, where there is no value."""
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
+"""As ISO 8601 has it, with a time or without."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -32,8 +34,8 @@ def read_labels(
 ) -> list[str]:
     """Return the name of each row's class.
 
-    Numbers are classes if they are integers of at most 20 distinct values, each in two rows or more. Texts are, unless
-    they are nearly as many as the rows, or combine a few tags.
+    Numbers are classes if they are integers of at most 20 distinct values, each in two rows or more; so are percentages,
+    by their numbers, and dates. Texts are, unless they are nearly as many as the rows, or combine a few tags.
 
     Args:
         path: of the table, for errors.
@@ -66,15 +68,21 @@ def read_labels(
     counts = Counter(labels)
     if kind == "auto" and len(counts) > 1:
         texts = typed and whole and all(isinstance(value, str) for _, value in values)
-        if words and len(names) - len(words) > MOST_CLASSES:
+        amounts = {text: amount for text in words if (amount := _amount(names[text]))}
+        others = [text for text in words if text not in amounts]
+        said = " and ".join(sorted({what for what, _ in amounts.values()} | ({"numbers"} if numbers else set())))
+        if others and len(names) - len(others) > MOST_CLASSES:
             raise TransferlabError(
-                f"{path}: {column}: {len(numbers)} distinct numbers, and words between them, as {words[0]!r} in row "
-                f"{row_of[words[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
+                f"{path}: {column}: {len(names) - len(others)} distinct {said}, and words between them, as {others[0]!r} in "
+                f"row {row_of[others[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
             )
-        if words or texts:
+        if others or texts:
             _check_texts(f"{path}: {column}", counts)
+        elif amounts:
+            whole = all(n.is_integer() for n in numbers.values()) and all(integer for _, integer in amounts.values())
+            _check_numbers(f"{path}: {column}", counts, whole, said)
         else:
-            _check_numbers(f"{path}: {column}", counts, whole)
+            _check_numbers(f"{path}: {column}", counts, whole, "integers" if whole else "numbers")
     return labels
 
 
@@ -154,6 +162,13 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _amount(text: str) -> tuple[str, bool] | None:
+    """What a text measures that is no plain number, and whether in integers: a percentage or a date; else None."""
+    if text.endswith("%") and (number := _number(text[:-1].rstrip())) is not None:
+        return "percentages", number.is_integer()
+    return ("dates", True) if _DATE.fullmatch(text) else None
+
+
 def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
     seen: dict[float, str] = {}
     for name, number in numbers.items():
@@ -162,9 +177,8 @@ def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
             raise TransferlabError(f"{path}: the labels '{other}' and '{name}' are the same number.")
 
 
-def _check_numbers(where: str, counts: Counter[str], whole: bool) -> None:
+def _check_numbers(where: str, counts: Counter[str], whole: bool, kind: str) -> None:
     rows = counts.total()
-    kind = "integers" if whole else "numbers"
     what = f"{where}: {len(counts)} distinct {kind} in {rows} rows"
     alone = next((name for name, count in counts.items() if count == 1), None)
     if whole and len(counts) <= MOST_CLASSES and alone is not None:
