@@ -201,6 +201,7 @@ def test_a_folder_of_pictures_is_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "dog" / "copy.png").write_bytes((tmp_path / "dog" / "0.png").read_bytes())
     data = tl.dataset(tmp_path, test_examples=4)
     assert data.label_names == ("cat", "dog") and data.duplicates_removed == 1
+    assert ", 1 duplicate left out: " in data.summary
     assert data.records[0]["image"].shape == (9, 7, 3) and len(data.train) == 8
 
 

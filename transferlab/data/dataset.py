@@ -73,7 +73,8 @@ class Dataset:
             else ""
         )
         other = f" ({self.conflicting:,} with another label than the one kept)" if self.conflicting else ""
-        copies = f", {self.duplicates_removed:,} duplicates left out{other}" if self.duplicates_removed else ""
+        several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
+        copies = f", {self.duplicates_removed:,} {several} left out{other}" if self.duplicates_removed else ""
         notes = "".join(f"; {note}" for note in self.notes)
         return (
             f"{len(self.labels):,} {self.modality}s of {len(self.label_names):,} labels ({names}){copies}: {split}, "
@@ -153,7 +154,8 @@ def dataset(
     ``print(data)`` says how large it is.
 
     Args:
-        name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column, or
+        name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column in its
+            header, or
             a folder with one sub-folder of images per label.
         examples: how many labels to train with, in all; None keeps every one.
         seed: of the subset.
