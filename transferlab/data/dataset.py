@@ -155,8 +155,7 @@ def dataset(
 
     Args:
         name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column in its
-            header, or
-            a folder with one sub-folder of images per label.
+            header, or a folder with one sub-folder of images per label.
         examples: how many labels to train with, in all; None keeps every one.
         seed: of the subset.
         test_examples: size of the test split; at most half of the data is used for it.

@@ -163,9 +163,14 @@ def _number(text: str) -> float | None:
 
 
 def _amount(text: str) -> tuple[str, bool] | None:
-    """What a text measures that is no plain number, and whether in integers: a percentage or a date; else None."""
+    """What a text measures that is no plain number, and whether in integers: a percentage or a date; else None.
+
+    ``0,5`` is what spreadsheets write for 0.5 in many countries, next to ``;`` between fields.
+    """
     if text.endswith("%") and (number := _number(text[:-1].rstrip())) is not None:
         return "percentages", number.is_integer()
+    if "," in text and _NUMBER.fullmatch(text.replace(",", ".", 1)):
+        return "numbers with commas", False
     return ("dates", True) if _DATE.fullmatch(text) else None
 
 
