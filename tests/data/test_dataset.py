@@ -65,6 +65,7 @@ def test_exact_duplicates_go_before_the_split_and_conflicts_are_counted(tmp_path
     rows = [*ROWS, ("Sentence  number 0", "yes"), ("sentence number 1", "yes"), ("A &amp; B", "no"), ("a & b", "no")]
     data = tl.dataset(write(tmp_path / "t.csv", rows), test_examples=20)
     assert data.duplicates_removed == 3 and data.conflicting == 1
+    assert "labels (no, yes), 3 duplicates left out (1 with another label than the one kept): " in repr(data)
     texts = [data.records[i]["text"].casefold() for i in range(len(data.records))]
     assert len(texts) == 81 and texts.count("sentence number 0") == 1
 
@@ -80,6 +81,22 @@ def test_a_single_class_is_an_error(tmp_path: Path) -> None:
         tl.dataset(write(tmp_path / "t.csv", [(text, "no") for text, _ in ROWS]))
     with pytest.raises(TransferlabError, match=r"1 labels of .* are all 'no'"):
         tl.dataset(write(tmp_path / "u.csv", ROWS), test_examples=20).subset(1, 0)
+
+
+def test_a_class_whose_texts_are_all_duplicates_vanishes_without_a_word(tmp_path: Path) -> None:
+    copies = [(text, "2") for text, _ in ROWS[:4]]
+    with pytest.raises(TransferlabError, match=r"examples of '1' alone \(label '2': all 4 were duplicates of others\)"):
+        tl.dataset(write(tmp_path / "t.csv", [*((text, "1") for text, _ in ROWS), *copies]))
+    data = tl.dataset(write(tmp_path / "t.csv", [*ROWS, *copies]), test_examples=20)
+    assert data.summary.endswith("20 to test, stratified; label '2': all 4 were duplicates of others")
+
+
+def test_labels_that_differ_in_case_alone_are_said(tmp_path: Path) -> None:
+    rows = [(f"t {i}", ("Pos", "pos", "neg", "Neg")[i % 4]) for i in range(40)]
+    data = tl.dataset(write(tmp_path / "t.csv", [row for row in rows if row[1] != "Neg"]), test_examples=8)
+    assert len(data.label_names) == 3 and data.summary.endswith("; labels 'Pos' and 'pos' differ in case alone")
+    both = tl.dataset(write(tmp_path / "t.csv", rows), test_examples=8)
+    assert both.summary.endswith("; labels 'Neg' and 'neg' differ in case alone (2 such pairs)")
 
 
 def test_the_hash_of_the_data_follows_contents_and_labels(tmp_path: Path) -> None:
@@ -102,6 +119,9 @@ def test_awkward_tables_are_handled_or_named(tmp_path: Path) -> None:
         tl.dataset(tmp_path / "w.jsonl")
     empty = tl.dataset(write(tmp_path / "x.csv", [("", "no"), *ROWS]), test_examples=10)
     assert len(empty.records) == 81  # an empty text is a text
+    assert empty.summary.endswith("; 1 text is empty")
+    empty = tl.dataset(write(tmp_path / "x.csv", [("", "no"), (" ", "yes"), *ROWS]), test_examples=10)
+    assert empty.summary.endswith("; 2 texts are empty, of which one is kept")
     with pytest.raises(TransferlabError, match="Did you mean 'tweets'"):
         tl.dataset("tweet")
     with pytest.raises(TransferlabError, match="There is no file"):
@@ -185,6 +205,7 @@ def test_a_folder_of_pictures_is_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "dog" / "copy.png").write_bytes((tmp_path / "dog" / "0.png").read_bytes())
     data = tl.dataset(tmp_path, test_examples=4)
     assert data.label_names == ("cat", "dog") and data.duplicates_removed == 1
+    assert ", 1 duplicate left out: " in data.summary
     assert data.records[0]["image"].shape == (9, 7, 3) and len(data.train) == 8
 
 
@@ -214,10 +235,10 @@ def test_images_a_folder_deeper_are_not_passed_over_silently(tmp_path: Path) -> 
 
 
 def test_labels_of_a_json_table_go_by_how_python_prints_them(tmp_path: Path) -> None:
-    rows = [("1", i) for i in range(4)] + [("1.0", i) for i in range(4, 8)] + [("true", i) for i in range(8, 16)]
+    rows = [("1", i) for i in range(4)] + [("1.0", i) for i in range(4, 8)] + [("2", i) for i in range(8, 16)]
     lines = [f'{{"text": "film {i}", "label": {label}}}' for label, i in rows]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    assert tl.dataset(tmp_path / "t.jsonl", test_examples=4).label_names == ("1", "true")
+    assert tl.dataset(tmp_path / "t.jsonl", test_examples=4).label_names == ("1", "2")
     (tmp_path / "u.jsonl").write_text('{"text": "a", "label": ["x", "y"]}\n')
     with pytest.raises(TransferlabError, match=r"u\.jsonl, row 1: the label is \['x', 'y'\]"):
         tl.dataset(tmp_path / "u.jsonl", test_examples=1)

@@ -168,6 +168,20 @@ def test_a_jpeg_of_another_suffix_is_found(tmp_path: Path) -> None:
     assert len(tl.dataset(labelled(tmp_path), test_examples=2).records) == 6
 
 
+def test_folders_of_splits_are_said_to_hold_no_images(tmp_path: Path) -> None:
+    for split in ("test", "Train", "val"):
+        (tmp_path / "img" / split).mkdir(parents=True)
+        labelled(tmp_path / "img" / split)
+    with pytest.raises(
+        TransferlabError, match=r"splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"
+    ):
+        tl.dataset(tmp_path / "img")
+    assert len(tl.dataset(tmp_path / "img" / "Train", test_examples=2).records) == 6
+    # An archive that holds a folder of its own name.
+    with pytest.raises(TransferlabError, match=r"img/Train/a/0\.JPG lies a folder deeper"):
+        tl.dataset(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
@@ -190,6 +204,7 @@ def test_an_image_that_is_left_out_is_reported(name: str, kind: str | None, mess
 def test_files_that_are_no_images_are_reported(tmp_path: Path, caplog) -> None:
     labelled(tmp_path)
     (tmp_path / "a" / "notes.txt").write_text("of the day")
+    assert tl.dataset(tmp_path, test_examples=2).about["passed_over"] == "1 file that is no image, notes.txt"
     (tmp_path / "b" / "Thumbs.db").write_bytes(b"thumbs")
     said = "2 files that are no images, notes.txt among them"
     assert tl.dataset(tmp_path, test_examples=2).describe()["passed_over"] == said

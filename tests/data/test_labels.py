@@ -34,6 +34,8 @@ def opened(folder: Path, labels: list[Any], kind: str = "csv", **options: Any) -
         ([" yes", " no"] * 2, ("no", "yes")),
         (["10", "9", "many"] * 2, ("10", "9", "many")),
         (["None", "mild"] * 2, ("None", "mild")),
+        (["0%", "50 %"] * 2, ("0%", "50 %")),
+        (["2024-01-01", "2024-02-01"] * 2, ("2024-01-01", "2024-02-01")),
         (["sports, men", "sports, women", "shoes, men", "shoes, women"] * 2,
          ("shoes, men", "shoes, women", "sports, men", "sports, women")),
         (["tench, Tinca tinca", "crane", "crane, bird"] * 2, ("crane", "crane, bird", "tench, Tinca tinca")),
@@ -70,6 +72,13 @@ def test_a_missing_label_of_json_is_an_error_that_names_its_row(tmp_path: Path, 
         ([str(i % 21) for i in range(84)], "21 distinct integers in 84 rows: a regression target"),
         (["0", "1", "0", "1", "7"], "3 distinct integers in 5 rows, of which 7 stands in one row alone"),
         ([f"{i / 7:.1f}" for i in range(60)] * 9 + ["unknown"], r"\d+ distinct numbers, and words between them, as 'unknown' in row 541"),
+        ([f"{i % 100}%" for i in range(300)], "100 distinct percentages in 300 rows: a regression target"),
+        (["0.5%", "1.5 %"] * 4, "2 distinct percentages in 8 rows: a regression target"),
+        (["0,0", "0,5", "1,5"] * 4, "3 distinct numbers with commas in 12 rows: a regression target"),
+        (["0", "50%", "0.5%"] * 4, "3 distinct numbers and percentages in 12 rows: a regression target"),
+        ([f"2024-01-{i % 28 + 1:02}" for i in range(90)], "28 distinct dates in 90 rows: a regression target"),
+        ([f"2024-01-01T10:{i % 28:02}:00Z" for i in range(90)], "28 distinct dates in 90 rows: a regression target"),
+        ([f"{i % 50}%" for i in range(300)] + ["unknown"], "50 distinct percentages, and words between them, as 'unknown' in row 301"),
         ([f"what I think, {i}" for i in range(30)], "30 distinct texts in 30 rows: free text"),
         ([f"what I think {i % 29}" for i in range(40)], "29 distinct texts in 40 rows: free text"),
         (["a|b", "b", "a", "c", "b|c"] * 3, r"as 'a\|b': tags separated by '\|'"),
@@ -97,6 +106,19 @@ def test_numbers_of_json_are_classes_by_value(tmp_path: Path) -> None:
     assert opened(tmp_path, [1, 1.0, "1", 0, 10, 10, 2, 2, 0], "jsonl").label_names == ("0", "1", "2", "10")
     with pytest.raises(TransferlabError, match="a regression target"):
         opened(tmp_path, [0.1 * i for i in range(30)], "jsonl")
+
+
+def test_true_and_one_of_json_are_two_classes(tmp_path: Path) -> None:
+    assert opened(tmp_path, [True, False] * 3, "jsonl").label_names == ("false", "true")
+    for labels, said in (
+        (
+            [1, 0, 1, True, 0],
+            r"row 4: the label is true, and in row 1 it is 1: true or false in one column with numbers",
+        ),
+        ([True, False, 1.0, True], r"row 3: the label is 1\.0, and in row 1 it is true"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            opened(tmp_path, labels, "jsonl", label_kind="classes")
 
 
 def test_folders_of_pictures_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -71,6 +71,42 @@ def test_one_row_whose_quotes_are_wrong_in_a_quoted_table_is_named(tmp_path: Pat
         texts(write(tmp_path / "v.csv", [*rows, ('"a "good" film"', "1")]))
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_table_of_another_separator_lacks_its_columns(tmp_path: Path, separator: str, name: str) -> None:
+    path = tmp_path / name
+    lines = [f"{i}{separator}text, {i}{separator}{i % 2}" for i in range(4)]
+    if separator == ",":
+        lines = [line.replace("text, ", "text ") for line in lines]
+    path.write_text(separator.join(["id", "text", "label"]) + "\r\n" + "\r\n".join(lines))
+    assert texts(path)[1] == lines[1].split(separator)[1]
+    path.write_text(
+        "\n".join([separator.join(["id", "text", "label"]), *lines, f"5{separator}a{separator}b{separator}c"])
+    )
+    with pytest.raises(TransferlabError, match="row 5: 4 fields, where the header has 3"):
+        texts(path)
+
+
+def test_a_header_of_other_names_or_none_is_told_from_another_separator(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for header, said in (
+        ("body;y\n", r"no column 'text'\. Its fields look separated by ';'\. Choose from: body, y\.$"),
+        ("texts;label\n", r"no column 'text'\. Its fields look separated by ';'\. Did you mean 'texts'\?$"),
+        ("texts,label;y\n", r"no column 'text'\. Did you mean 'texts'\?$"),
+        ("a;t 0\n", r"look separated by ';'\. Its first row is 'a', 't 0'; a header with column names is expected\.$"),
+        (
+            "",
+            r"no column 'text'\. Its fields look .* Its first row is 'a', 't 1'; a header with column names is expected\.$",
+        ),
+    ):
+        path.write_text(header + "a;t 1\nb;t 2\na;t 3\n")
+        with pytest.raises(TransferlabError, match=said):
+            texts(path)
+    path.write_text("t 1,a\nt 2,b\nt 3,a\n")
+    with pytest.raises(TransferlabError, match=r"no column 'text'\. Its first row is 't 1', 'a'; a header with"):
+        texts(path)
+
+
 def test_rows_of_other_lengths_nul_and_other_encodings_are_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     for written, said in (

@@ -118,8 +118,7 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
 
 def data_line(data: Dataset) -> str:
     """What was understood of a study's data."""
-    other = f" ({data.conflicting:,} duplicates have another label than the one kept)" if data.conflicting else ""
-    return f"Data: {data.name}: {data.summary}{other}."
+    return f"Data: {data.name}: {data.summary}."
 
 
 def show_result(result: Mapping[str, Any], directory: Path, console: Console | None = None) -> None:

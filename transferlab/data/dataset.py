@@ -35,8 +35,9 @@ class Dataset:
         sha256: of ids, labels and contents, after duplicates were removed.
         duplicates_removed: exact duplicates dropped before splitting.
         conflicting: how many of those had another label than the one that was kept.
-        about: licence and citation; of a folder, what was ``passed_over``.
+        about: license and citation; of a folder, what was ``passed_over``.
         text_column: of the table that it was read from.
+        notes: clauses on what is odd, as empty texts; they are part of the summary.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Dataset:
     conflicting: int = 0
     about: dict[str, str] = field(default_factory=dict, compare=False)
     text_column: str | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}: {self.summary})"
@@ -70,10 +72,13 @@ class Dataset:
             if 2 * len(self.test) >= len(self.labels) - 1
             else ""
         )
-        copies = f", {self.duplicates_removed:,} duplicates left out" if self.duplicates_removed else ""
+        other = f" ({self.conflicting:,} with another label than the one kept)" if self.conflicting else ""
+        several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
+        copies = f", {self.duplicates_removed:,} {several} left out{other}" if self.duplicates_removed else ""
+        notes = "".join(f"; {note}" for note in self.notes)
         return (
             f"{len(self.labels):,} {self.modality}s of {len(self.label_names):,} labels ({names}){copies}: {split}, "
-            f"stratified{half}{rest}"
+            f"stratified{half}{rest}{notes}"
         )
 
     @check_arguments
@@ -149,14 +154,15 @@ def dataset(
     ``print(data)`` says how large it is.
 
     Args:
-        name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column, or
-            a folder with one sub-folder of images per label.
+        name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column in its
+            header, or a folder with one sub-folder of images per label.
         examples: how many labels to train with, in all; None keeps every one.
         seed: of the subset.
         test_examples: size of the test split; at most half of the data is used for it.
         split_seed: of the split.
         text_column: of a table.
-        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more.
+        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more;
+            so are percentages and dates.
         label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
         white: of a folder: the value that is white in images of more than 8 bits, as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.
@@ -219,7 +225,7 @@ def _split(whole: Examples, test_examples: int, split_seed: int) -> Dataset:
         whole.name, whole.modality, whole.label_names, _View(whole.records, unique.kept), unique.ids, column,
         train=np.sort(order[n_test:]), validation=np.zeros(0, np.int64), test=np.sort(order[:n_test]),
         sha256=unique.sha256, duplicates_removed=unique.duplicates, conflicting=unique.conflicting, about=whole.about,
-        text_column=whole.text_column,
+        text_column=whole.text_column, notes=unique.notes,
     )  # fmt: skip
 
 

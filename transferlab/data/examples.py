@@ -17,6 +17,9 @@ from transferlab.errors import TransferlabError
 
 Modality = Literal["text", "image"]
 
+_SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+"""Folders that hold a split, not the images of a label (torchvision's ``ImageFolder`` has one for each)."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -94,7 +97,7 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
     """Read a folder with one sub-folder of images per label.
 
     Raises:
-        TransferlabError: a label without images, or images that are not in a label's folder.
+        TransferlabError: a label without images, images that are not in a label's folder, or splits in folders.
     """
     from transferlab.data.images import SUFFIXES, image_files, nested_images, passed_over, read_image
 
@@ -102,7 +105,18 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
     check_alike(str(path), names)
     pictures = {name: image_files(path / name) for name in names}
     files = [(file, i) for i, name in enumerate(names) for file in pictures[name]]
-    if not files:
+    if splits := [
+        name
+        for name in _SPLITS
+        for found in names
+        if name == found.lower() and not pictures[found] and nested_images(path / found)
+    ]:
+        first = next(name for name in names if name.lower() == splits[0])
+        raise TransferlabError(
+            f"{path} holds splits ({', '.join(splits)}), each with folders of labels; splits in folders are not read yet. "
+            f"Point to one of them: tl.dataset({str(path / first)!r})"
+        )
+    if not files and not nested_images(path):
         raise TransferlabError(f"{path} holds no images; expected {path}/<label>/*.png or .jpg.")
     if loose := image_files(path):
         raise TransferlabError(

@@ -73,21 +73,21 @@ _LARGEST = 1 << 28
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize, cut the centre, normalise: deterministic, as the reference implementation evaluates.
+    """Resize, cut the center, normalize: deterministic, as the reference implementation evaluates.
 
     An image smaller than ``size`` is enlarged like any other; where the resized one is smaller (``crop_fraction`` above 1),
-    it is centred on black.
+    it is centered on black.
 
     Attributes:
         size: height and width of the result, in pixels.
         mean, std: per channel, of values from 0 to 1; one value is that of every channel.
         resize: Pillow's filter.
-        crop_fraction: images are resized to ``size / crop_fraction``, rounded down, before the centre is cut.
+        crop_fraction: images are resized to ``size / crop_fraction``, rounded down, before the center is cut.
         fit: which side becomes that long: the shorter one (``crop``), or both, whatever the image's proportions
             (``squash``); with ``crop_fraction`` 1 that is a plain resize.
-        channels: 3 reads images as RGB, 1 as grey with the mean of ``mean`` and of ``std``; any other number takes
+        channels: 3 reads images as RGB, 1 as gray with the mean of ``mean`` and of ``std``; any other number takes
             arrays of so many channels as they are, with ``mean`` and ``std`` repeated in turn.
-        crop_rounds: whether half a pixel of the centre's offset goes to the even side, as torchvision has it (timm,
+        crop_rounds: whether half a pixel of the center's offset goes to the even side, as torchvision has it (timm,
             open_clip), not down, as transformers has it; and of a border to the right, not to the left.
     """
 
@@ -122,7 +122,7 @@ class ImageTransform:
         return tuple(values[i % len(values)] for i in range(self.channels))
 
     def _cut(self, picture: Image.Image) -> Float[np.ndarray, "size size *bands"]:
-        """The resized image's centre, from 0 to 1."""
+        """The resized image's center, from 0 to 1."""
         target = self.resized
         if self.fit == "squash":
             width = height = target
@@ -148,7 +148,7 @@ class ImageTransform:
 
     @property
     def resized(self) -> int:
-        """Pixels of the side that images are resized to, before the centre is cut."""
+        """Pixels of the side that images are resized to, before the center is cut."""
         return math.floor(self.size / self.crop_fraction)
 
     def describe(self) -> dict[str, object]:
@@ -194,7 +194,8 @@ def passed_over(folders: Sequence[Path]) -> str:
     ]
     if not others:
         return ""
-    said = f"{len(others)} files that are no images, {others[0].name} among them"
+    one = f"1 file that is no image, {others[0].name}"
+    said = one if len(others) == 1 else f"{len(others)} files that are no images, {others[0].name} among them"
     logging.getLogger(__name__).warning("%s: passed over %s.", others[0].parent, said)
     return said
 

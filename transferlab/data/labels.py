@@ -24,6 +24,8 @@ _LATER = "only single-label classification is supported so far"
 _INSIST = "If each value is a class, say so: label_kind='classes'."
 _MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
 """What pandas and spreadsheets write, and read, where there is no value."""
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
+"""As ISO 8601 has it, with a time or without."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -32,8 +34,8 @@ def read_labels(
 ) -> list[str]:
     """Return the name of each row's class.
 
-    Numbers are classes if they are integers of at most 20 distinct values, each in two rows or more. Texts are, unless
-    they are nearly as many as the rows, or combine a few tags.
+    Numbers are classes if they are integers of at most 20 distinct values, each in two rows or more; so are percentages,
+    by their numbers, and dates. Texts are, unless they are nearly as many as the rows, or combine a few tags.
 
     Args:
         path: of the table, for errors.
@@ -51,6 +53,7 @@ def read_labels(
     for text, (row, _) in zip(spelled, values, strict=True):
         row_of.setdefault(text, row)
     check_alike(str(path), row_of)
+    _check_types(path, values)
     names = {text: text.strip() for text in row_of}
     numbers = {text: number for text, name in names.items() if (number := _number(name)) is not None}
     words = [text for text in names if text not in numbers]
@@ -65,15 +68,21 @@ def read_labels(
     counts = Counter(labels)
     if kind == "auto" and len(counts) > 1:
         texts = typed and whole and all(isinstance(value, str) for _, value in values)
-        if words and len(names) - len(words) > MOST_CLASSES:
+        amounts = {text: amount for text in words if (amount := _amount(names[text]))}
+        others = [text for text in words if text not in amounts]
+        said = " and ".join(sorted({what for what, _ in amounts.values()} | ({"numbers"} if numbers else set())))
+        if others and len(names) - len(others) > MOST_CLASSES:
             raise TransferlabError(
-                f"{path}: {column}: {len(numbers)} distinct numbers, and words between them, as {words[0]!r} in row "
-                f"{row_of[words[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
+                f"{path}: {column}: {len(names) - len(others)} distinct {said}, and words between them, as {others[0]!r} in "
+                f"row {row_of[others[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
             )
-        if words or texts:
+        if others or texts:
             _check_texts(f"{path}: {column}", counts)
+        elif amounts:
+            whole = all(n.is_integer() for n in numbers.values()) and all(integer for _, integer in amounts.values())
+            _check_numbers(f"{path}: {column}", counts, whole, said)
         else:
-            _check_numbers(f"{path}: {column}", counts, whole)
+            _check_numbers(f"{path}: {column}", counts, whole, "integers" if whole else "numbers")
     return labels
 
 
@@ -100,6 +109,20 @@ def check_alike(where: str, names: Iterable[str]) -> None:
             same = other.split() == name.split()
             how = "differ in white space alone" if same else "are one word in two spellings"
             raise TransferlabError(f"{where}: the labels {other!r} and {name!r} {how}.")
+
+
+def _check_types(path: Path, values: Sequence[tuple[int, Any]]) -> None:
+    """Raise where JSON's ``true`` and numbers are in one column: Python and most writers take ``true`` for 1."""
+    truths = [(row, value) for row, value in values if isinstance(value, bool)]
+    numbers = [(row, value) for row, value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if truths and numbers:
+        (row, value), (other, number) = truths[0], numbers[0]
+        if len(truths) > len(numbers):
+            (row, value), (other, number) = (other, number), (row, value)
+        raise TransferlabError(
+            f"{path}, row {row}: the label is {json.dumps(value)}, and in row {other} it is {json.dumps(number)}: "
+            "true or false in one column with numbers. Write one or the other."
+        )
 
 
 def _spelled(value: Any, where: str) -> str:
@@ -139,6 +162,18 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _amount(text: str) -> tuple[str, bool] | None:
+    """What a text measures that is no plain number, and whether in integers: a percentage or a date; else None.
+
+    ``0,5`` is what spreadsheets write for 0.5 in many countries, next to ``;`` between fields.
+    """
+    if text.endswith("%") and (number := _number(text[:-1].rstrip())) is not None:
+        return "percentages", number.is_integer()
+    if "," in text and _NUMBER.fullmatch(text.replace(",", ".", 1)):
+        return "numbers with commas", False
+    return ("dates", True) if _DATE.fullmatch(text) else None
+
+
 def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
     seen: dict[float, str] = {}
     for name, number in numbers.items():
@@ -147,9 +182,8 @@ def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
             raise TransferlabError(f"{path}: the labels '{other}' and '{name}' are the same number.")
 
 
-def _check_numbers(where: str, counts: Counter[str], whole: bool) -> None:
+def _check_numbers(where: str, counts: Counter[str], whole: bool, kind: str) -> None:
     rows = counts.total()
-    kind = "integers" if whole else "numbers"
     what = f"{where}: {len(counts)} distinct {kind} in {rows} rows"
     alone = next((name for name, count in counts.items() if count == 1), None)
     if whole and len(counts) <= MOST_CLASSES and alone is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,7 @@ class Unique:
         ids, labels: of those.
         sha256: of ids, labels and what a model reads, with the modality and the label names.
         duplicates, conflicting: how many were removed, and how many of these had another label than the one that stays.
+        notes: clauses on what is odd: empty texts, labels that are left without examples or differ in case alone.
     """
 
     kept: list[int]
@@ -88,6 +90,7 @@ class Unique:
     sha256: str
     duplicates: int
     conflicting: int
+    notes: tuple[str, ...]
 
 
 def deduplicated(examples: Examples) -> Unique:
@@ -99,11 +102,14 @@ def deduplicated(examples: Examples) -> Unique:
     digest = hashlib.sha256(json.dumps([examples.modality, examples.label_names]).encode())
     seen: dict[bytes, int] = {}
     kept, ids, labels = [], [], []
-    duplicates = conflicting = 0
+    duplicates = conflicting = empty = 0
+    copies: Counter[int] = Counter()
     for i in range(len(examples.records)):
         name, label, content, read = examples.content(i)
+        empty += not content
         if content in seen:
             duplicates += 1
+            copies[label] += 1
             conflicting += seen[content] != label
             continue
         seen[content] = label
@@ -114,10 +120,27 @@ def deduplicated(examples: Examples) -> Unique:
         digest.update(f"\0{name}\0{label}\0{len(read)}\0".encode() + read)
     if not labels:
         raise TransferlabError(f"'{examples.name}' holds no examples.")
-    column = np.array(labels, np.int32)
-    if len(set(labels)) < 2:
+    column, found = np.array(labels, np.int32), set(labels)
+    gone = [
+        f"label '{examples.label_names[label]}': all {count} were duplicates of others"
+        for label, count in copies.items()
+        if label not in found
+    ]
+    if len(gone) > 5:
+        gone[4:] = [f"and {len(gone) - 4:,} more labels, likewise"]
+    if len(found) < 2:
         only = examples.label_names[labels[0]]
-        raise TransferlabError(
-            f"'{examples.name}' has a single label, '{only}'; a classifier needs two classes at least."
-        )
-    return Unique(kept, tuple(ids), column, digest.hexdigest(), duplicates, conflicting)
+        has = f"has examples of '{only}' alone ({'; '.join(gone)})" if gone else f"has a single label, '{only}'"
+        raise TransferlabError(f"'{examples.name}' {has}; a classifier needs two classes at least.")
+    if empty:
+        gone.insert(0, f"{empty:,} texts are empty, of which one is kept" if empty > 1 else "1 text is empty")
+    notes = (*gone, *_alike_but_for_case(examples.label_names))
+    return Unique(kept, tuple(ids), column, digest.hexdigest(), duplicates, conflicting, notes)
+
+
+def _alike_but_for_case(names: tuple[str, ...]) -> list[str]:
+    """A clause on labels that may be one: letters are classes of their own in some data, so they are not refused."""
+    seen: dict[str, str] = {}
+    pairs = [(other, name) for name in names if (other := seen.setdefault(name.casefold(), name)) != name]
+    more = f" ({len(pairs):,} such pairs)" if len(pairs) > 1 else ""
+    return [f"labels '{pairs[0][0]}' and '{pairs[0][1]}' differ in case alone{more}"] if pairs else []

@@ -17,6 +17,8 @@ from transferlab.reading import check_file, reading
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 """Kinds of tables, in any case."""
 
+_SEPARATORS = ",;\t|"
+
 Row = tuple[int, dict[str, Any]]
 
 
@@ -24,7 +26,8 @@ def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) ->
     """Return (row number, fields) of a table that must have these columns.
 
     The first data row is 1; in a ``.jsonl`` file the number is the line's. Whether double quotes enclose fields in a
-    separated file or stand for themselves (GLUE's tables, most ``.tsv``) is decided from the whole file.
+    separated file or stand for themselves (GLUE's tables, most ``.tsv``) is decided from the whole file. Fields are
+    separated as the file's name says, or by the one other of ``, ; tab |`` that makes the header hold these columns.
 
     Args:
         path: of the file.
@@ -123,10 +126,15 @@ class _Reading:
 def _separated_rows(path: Path, kind: str, text: str, columns: tuple[str, ...], label: str | None) -> list[Row]:
     if not text.strip():
         raise TransferlabError(f"{path} is empty.")
-    reading = _reading(path, kind, text, columns, label)
+    usual = "\t" if kind == ".tsv" else ","
+    separator = _separator(text, usual, columns)
+    reading = _reading(path, separator, text, columns, label)
     for column in columns:
         if column not in reading.names:
-            raise TransferlabError(f"{path} has no column '{column}'.{nearest(column, reading.names)}")
+            other = "" if separator == usual else f" Its fields look separated by {separator!r}."
+            raise TransferlabError(
+                f"{path} has no column '{column}'.{other}{_headerless(reading, columns) or nearest(column, reading.names)}"
+            )
         if (count := reading.names.count(column)) > 1:
             raise TransferlabError(f"{path} has {count} columns '{column}'; give each a name of its own.")
     if reading.problem:
@@ -135,9 +143,39 @@ def _separated_rows(path: Path, kind: str, text: str, columns: tuple[str, ...], 
     return [(number, dict(zip(reading.names, fields, strict=True))) for number, (_, fields) in rows]
 
 
-def _reading(path: Path, kind: str, text: str, columns: tuple[str, ...], label: str | None) -> _Reading:
+def _separator(text: str, usual: str, columns: tuple[str, ...]) -> str:
+    """The usual separator, unless the header holds the columns, or several fields, by one other alone."""
+    header = next(line for line in io.StringIO(text, newline="") if line.strip()).rstrip("\r\n")
+
+    def holds(separator: str) -> bool:
+        try:
+            quoted = next(csv.reader([header], delimiter=separator))
+        except csv.Error:
+            quoted = []
+        return set(columns) <= set(quoted) or set(columns) <= set(header.split(separator))
+
+    # Where a quoted name has several lines, the first of them says nothing.
+    several = [separator for separator in _SEPARATORS if separator in header and header.count('"') % 2 == 0]
+    for fits in ([separator for separator in _SEPARATORS if holds(separator)], several):
+        if usual in fits or len(fits) > 1:
+            return usual
+        if fits:
+            return fits[0]
+    return usual
+
+
+def _headerless(reading: _Reading, columns: tuple[str, ...]) -> str:
+    """A sentence where the first row looks like data: it has no column that is asked for, and a value that repeats below."""
+    below = [set(values) for values in zip(*(fields for _, fields in reading.records), strict=True)]
+    repeats = any(name in values for name, values in zip(reading.names, below, strict=False))
+    if not repeats or any(column in reading.names for column in columns):
+        return ""
+    shown = ", ".join(repr(name[:40]) for name in reading.names[:5]) + (", …" if len(reading.names) > 5 else "")
+    return f" Its first row is {shown}; a header with column names is expected."
+
+
+def _reading(path: Path, separator: str, text: str, columns: tuple[str, ...], label: str | None) -> _Reading:
     """Whether quotes enclose fields or are characters like others: what the whole file agrees with."""
-    separator = "\t" if kind == ".tsv" else ","
     lines = list(io.StringIO(text, newline=""))
     quoted = _quoted(lines, separator)
     if '"' not in text:
@@ -150,7 +188,7 @@ def _reading(path: Path, kind: str, text: str, columns: tuple[str, ...], label: 
     if not several or len(quoted.names) < 2:
         return quoted
     merged = _merged(quoted, several, lines, separator, label)
-    if fits and (kind == ".tsv" or merged == several):
+    if fits and (separator == "\t" or merged == several):
         return plain
     if not fits and not merged:
         return quoted
