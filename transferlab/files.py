@@ -69,6 +69,17 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_named(given: str | Path, argument: str) -> Path:
+    """Return the path of a folder to write to.
+
+    Raises:
+        TransferlabError: the name is empty, which would be the folder one works in.
+    """
+    if not str(given).strip():
+        raise TransferlabError(f"{argument} is {str(given)!r}; give the folder's name ('.' is the one you work in).")
+    return Path(given)
+
+
 def new_folder(path: Path) -> None:
     """Make a folder and those above it, where they are missing.
 

@@ -22,6 +22,7 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import (
     TEMPORARY,
+    folder_named,
     is_written,
     make_usual,
     read_json,
@@ -92,7 +93,7 @@ def save(
     """
     if "://" in str(directory):
         raise TransferlabError(f"'{directory}' is no local directory; write to one and copy it there.")
-    target = Path(directory).expanduser()
+    target = folder_named(directory, "directory").expanduser()
     if params is not None or state is not None:
         source = source.with_params(params or {}, state)
     own = _own_format(source)

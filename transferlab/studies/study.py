@@ -37,6 +37,7 @@ from transferlab.studies.status import finished
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
 from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
+from transferlab.train.identity import TRIALS
 from transferlab.train.memory import Memory
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import Result, read_record, write_predictions
@@ -332,7 +333,7 @@ class Study:
         runs = [
             self._make(
                 cell, arm, replace(arm.train, **changes), split,
-                cell.directory(self.directory) / "trials" / str(number), keep_weights=False,
+                cell.directory(self.directory) / TRIALS / str(number), keep_weights=False,
             )
             for cell, split in zip(cells, splits, strict=True)
             for number, changes in enumerate(arm.tune)
@@ -411,7 +412,7 @@ class Study:
                     if tuning["chosen"] in map(_plain, arm.tune)
                     else 0
                 )
-                trial = read_metrics(directory / "trials" / str(number) / "metrics.jsonl")
+                trial = read_metrics(directory / TRIALS / str(number) / "metrics.jsonl")
                 rows = rows + [row for row in trial if "validation_accuracy" in row]
             curves.setdefault(cell.arm, []).append((cell.budget, cell.seed, rows))
         return curves
@@ -432,7 +433,7 @@ class Study:
             drop_litter(self.directory)
             # One that was killed before it wrote its config has run nothing: it begins anew, on what its sources hold now.
             names = {path.name for path in self.directory.iterdir() if not path.name.endswith(TEMPORARY)}
-            if names - {INPUTS, LOCK}:
+            if names - {INPUTS, LOCK} or not _began(self.directory / INPUTS):
                 raise TransferlabError(
                     f"{self.directory} is not empty and holds no study; choose another --config.workdir."
                 )
@@ -469,6 +470,17 @@ class Study:
                 f"{self.directory} holds a study on other contents of its {', '.join(changed)}: its runs cannot stand in "
                 "one table with new ones. Restore what was there, or choose another --config.workdir."
             )
+
+
+def _began(path: Path) -> bool:
+    """Whether ``inputs.json`` is missing, or one that a study wrote: whoever else's is not removed."""
+    if not path.exists():
+        return True
+    try:
+        found = read_object(path)
+    except TransferlabError:
+        return False
+    return "source" in found and all(isinstance(one, dict) and "mark" in one for one in found.values())
 
 
 def _winner(
