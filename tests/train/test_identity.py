@@ -81,3 +81,27 @@ def test_no_name_is_the_folder_one_works_in(source, films) -> None:
         made(source, films, directory="")
     with pytest.raises(TransferlabError, match="directory is ''; give the folder's name"):
         tl.save(source, "", overwrite=True)
+
+
+def test_a_run_whose_claim_is_damaged_is_lost(source, films, tmp_path) -> None:
+    class Enough(Exception):
+        pass
+
+    def report(done: int, total: int, row: object) -> None:
+        if done == 2:
+            raise Enough
+
+    settings = Settings(steps=3, batch_size=8, checkpoint_steps=1)
+    with pytest.raises(Enough):
+        made(source, films, settings=settings, directory=tmp_path / "run").fit(report)
+    claim = tmp_path / "run" / "run.json"
+    claim.write_bytes(claim.read_bytes()[:100])
+    again = made(source, films, settings=settings, directory=tmp_path / "run")
+    with pytest.raises(TransferlabError, match=r"run\.json is not readable JSON .* start the same run in a new directory"):
+        again.fit()
+    # What the error says.
+    write_or_verify(made(source, films, settings=settings), tmp_path / "new")
+    claim.write_bytes((tmp_path / "new" / "run.json").read_bytes())
+    steps: list[int] = []
+    assert again.fit(lambda done, total, row: steps.append(done)).status == "finished" and min(steps) >= 2
+    tl.open_run(tmp_path / "run")

@@ -56,7 +56,7 @@ def write_or_verify(run: Setup, directory: Path) -> None:
     # Listed before the claim is looked for: another process may be making it.
     others = _others(directory)
     if path.exists():
-        theirs = read_object(path)
+        theirs = read_identity(directory)
         # What an earlier version did not record is not compared.
         differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:
@@ -70,6 +70,22 @@ def write_or_verify(run: Setup, directory: Path) -> None:
     new_folder(directory)
     write_json(directory / "plan.json", run.plan.to_dict())
     write_json(path, mine)
+
+
+def read_identity(directory: Path) -> dict[str, Any]:
+    """Read what the run in a directory is.
+
+    Raises:
+        TransferlabError: ``run.json`` is damaged; how to make it again is said.
+    """
+    path = directory / "run.json"
+    try:
+        return read_object(path)
+    except TransferlabError as error:
+        raise TransferlabError(
+            f"{error} Restore it from a copy; or start the same run in a new directory, stop it once it trains, and copy the "
+            f"run.json that it wrote there to {path}: the run here then goes on from its checkpoints."
+        ) from None
 
 
 TRIALS = "trials"
