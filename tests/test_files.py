@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ import pytest
 from transferlab.errors import TransferlabError
 from transferlab.files import (
     Artifact,
+    DiskFull,
     atomic_directory,
     atomic_path,
     check_file,
@@ -40,6 +42,18 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) 
         raise KeyboardInterrupt
     assert read_json(path) == {"a": 1.5, "b": [0, 1]}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_an_error_of_the_library_below(tmp_path: Path, code: int) -> None:
+    for way in (atomic_path, atomic_directory):
+        said = r"x could not be written: the disk is full .* Make room and start the same command again\."
+        with pytest.raises(DiskFull, match=said) as caught, way(tmp_path / "x"):
+            raise OSError(code, os.strerror(code))
+        assert isinstance(caught.value, TransferlabError)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "x"):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from transferlab.files import (
     sync_tree,
     temporary_sibling,
     write_json,
+    writing,
 )
 from transferlab.manifest import write_manifest
 from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
@@ -211,7 +212,7 @@ def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
         raise TransferlabError(f"{target} is not empty. Give another directory, or overwrite it.")
     if target.is_dir() and any(target.iterdir()):
         _check_replaceable(target)
-    with temporary_sibling(target, directory=True) as temporary:
+    with writing(target), temporary_sibling(target, directory=True) as temporary:
         old = temporary.with_name(temporary.name + _OLD)
         try:
             yield temporary
