@@ -99,6 +99,31 @@ def test_lora_on_something_that_is_no_linear_map_is_an_error(source) -> None:
         plan_for(source, LABELS, tl.methods.LoRA(targets="embed/word/embedding"))
 
 
+@pytest.mark.parametrize(
+    ("targets", "count"),
+    [
+        ("depth >= -2", 12), (["query", "value"], 24), ("layers/*/attention/**/kernel", 48), ("layers/*/attention", 48),
+        ("**/kernel", 72), ("(depth >= -2) & **/kernel", 12), ("layers/0 & query", 1),
+    ],
+)  # fmt: skip
+def test_lora_needs_a_selector_of_kernels_alone(source, targets, count: int) -> None:
+    made = plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
+    assert sum(path.endswith("/lora/a") for path in made.trainable) == count
+    assert not any(path.startswith("head/") and "lora" in path for path in made.trainable)
+
+
+@pytest.mark.parametrize("targets", ["query | embed/word/embedding", "bias", "head/kernel", "query & value"])
+def test_lora_leaves_a_part_out_that_it_cannot_adapt(source, targets: str) -> None:
+    with pytest.raises(TransferlabError, match=r"LoRA cannot adapt .*must select kernels of linear maps"):
+        plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -16.0])
+def test_lora_takes_a_scale_that_does_nothing(alpha: float) -> None:
+    with pytest.raises(TransferlabError, match=r"alpha is .*; it must be greater than 0"):
+        tl.methods.LoRA(alpha=alpha)
+
+
 def test_a_leaf_that_two_groups_claim_is_an_error() -> None:
     with pytest.raises(TransferlabError, match="'head/bias' is claimed by two groups"):
         assign_groups((Group("head"), Group("bias")), ["head/kernel", "head/bias"], [])
