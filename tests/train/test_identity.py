@@ -97,7 +97,9 @@ def test_a_run_whose_claim_is_damaged_is_lost(source, films, tmp_path) -> None:
     claim = tmp_path / "run" / "run.json"
     claim.write_bytes(claim.read_bytes()[:100])
     again = made(source, films, settings=settings, directory=tmp_path / "run")
-    with pytest.raises(TransferlabError, match=r"run\.json is not readable JSON .* start the same run in a new directory"):
+    with pytest.raises(
+        TransferlabError, match=r"run\.json is not readable JSON .* start the same run in a new directory"
+    ):
         again.fit()
     # What the error says.
     write_or_verify(made(source, films, settings=settings), tmp_path / "new")

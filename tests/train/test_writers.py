@@ -133,6 +133,8 @@ def test_a_full_disk_under_the_metrics_is_an_error_of_the_library_below(tmp_path
     assert writer._file is not None
     writer._file.close()
     writer._file = Full()  # type: ignore[assignment]
-    with pytest.raises(TransferlabError, match=r"metrics\.jsonl could not be written: the disk is full .* same command again"):
+    with pytest.raises(
+        TransferlabError, match=r"metrics\.jsonl could not be written: the disk is full .* same command again"
+    ):
         writer.write({"step": 1, "loss": 2.0})
     writer.close()  # nothing is written twice

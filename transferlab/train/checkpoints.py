@@ -311,7 +311,9 @@ class _disk_errors:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or (isinstance(error, TransferlabError) and not isinstance(error, DiskFull)):
+        if not isinstance(error, Exception) or (
+            isinstance(error, TransferlabError) and not isinstance(error, DiskFull)
+        ):
             return
         text = str(error)
         full = is_full(error) or any(
