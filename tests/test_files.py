@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -15,9 +16,20 @@ import numpy as np
 import pytest
 
 from transferlab.errors import TransferlabError
-from transferlab.fetching import Artifact, fetch_artifact, require_file, unpack
-from transferlab.files import atomic_directory, atomic_path, new_folder, write_json, write_text
-from transferlab.reading import check_file, read_json, read_object, reading
+from transferlab.fetching import Artifact
+from transferlab.fetching import fetch_artifact
+from transferlab.fetching import require_file
+from transferlab.fetching import unpack
+from transferlab.files import DiskFull
+from transferlab.files import atomic_directory
+from transferlab.files import atomic_path
+from transferlab.files import new_folder
+from transferlab.files import write_json
+from transferlab.files import write_text
+from transferlab.reading import check_file
+from transferlab.reading import read_json
+from transferlab.reading import read_object
+from transferlab.reading import reading
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -28,6 +40,18 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) 
         raise KeyboardInterrupt
     assert read_json(path) == {"a": 1.5, "b": [0, 1]}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_an_error_of_the_library_below(tmp_path: Path, code: int) -> None:
+    for way in (atomic_path, atomic_directory):
+        said = r"x could not be written: the disk is full .* Make room and start the same command again\."
+        with pytest.raises(DiskFull, match=said) as caught, way(tmp_path / "x"):
+            raise OSError(code, os.strerror(code))
+        assert isinstance(caught.value, TransferlabError)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "x"):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.selectors import select
+from transferlab.selectors import select, selector_text
+from transferlab.transfer.groups import Group
 
 PATHS = [
     "embed/word/embedding", "embed/norm/scale", "embed/norm/bias",
@@ -60,3 +62,14 @@ def test_the_error_names_the_nearest_path() -> None:
 def test_a_malformed_selector_is_an_error(text: str) -> None:
     with pytest.raises(TransferlabError, match=r"Selector|Pattern"):
         select(text).match(PATHS, STAGES)
+
+
+def test_a_list_of_names_is_another_selector_than_their_union() -> None:
+    for given in (["a", "b"], ("a", "b"), {"b", "a"}, "a | b", select("a | b")):
+        assert selector_text(given, "targets") == "a | b"
+        assert tl.methods.LoRA(targets=given) == tl.methods.LoRA(targets="a | b")
+        assert Group(given).selector == "a | b"
+    with pytest.raises(TransferlabError, match=r"targets is \[\]; give a selector, as 'query \| value', or a list"):
+        tl.methods.LoRA(targets=[])
+    with pytest.raises(TransferlabError, match="The selector of a group is"):
+        Group([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,17 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_named(given: str | Path, argument: str) -> Path:
+    """Return the path of a folder to write to.
+
+    Raises:
+        TransferlabError: the name is empty, which would be the folder one works in.
+    """
+    if not str(given).strip():
+        raise TransferlabError(f"{argument} is {str(given)!r}; give the folder's name ('.' is the one you work in).")
+    return Path(given)
+
+
 def new_folder(path: Path) -> None:
     """Make a folder and those above it, where they are missing.
 
@@ -35,10 +47,40 @@ def new_folder(path: Path) -> None:
         raise TransferlabError(f"The directory {path} cannot be made: {error.strerror} ({error.filename}).") from None
 
 
+class DiskFull(TransferlabError, OSError):
+    """A file could not be written since there is no room; also an ``OSError``, for those who go on without what they write."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room: on the disk, in a quota, or up to a limit on a file's size."""
+    return isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """The boundary to a disk that is full: one error that names the file and says how to go on.
+
+    Raises:
+        DiskFull: there is no room for the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskFull) or not is_full(error):
+            raise
+        raise DiskFull(
+            f"{path} could not be written: the disk is full ({error.strerror}). Make room and start the same command again."
+        ) from None
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling to write to; it takes ``path``'s place when the block ends well, else it is removed."""
-    with temporary_sibling(path, directory=False) as temporary:
+    """Yield a temporary sibling to write to; it takes ``path``'s place when the block ends well, else it is removed.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    with writing(path), temporary_sibling(path, directory=False) as temporary:
         try:
             yield temporary
             _sync(temporary)
@@ -63,7 +105,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     A power cut leaves it whole or absent: its files reach the disk before their directories, those before its name.
     """
-    with temporary_sibling(path, directory=True) as temporary:
+    with writing(path), temporary_sibling(path, directory=True) as temporary:
         try:
             yield temporary
             sync_tree(temporary)
@@ -213,8 +255,10 @@ def file_lock(path: Path, busy: str | None = None) -> Iterator[None]:
 
     Where another process holds it, waits for it; with ``busy``, that is the message of a :class:`TransferlabError`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+b")
+    with opened as file:
         if sys.platform == "win32":
             import msvcrt
 

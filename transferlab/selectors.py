@@ -13,9 +13,14 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.errors import FieldError
+from transferlab.errors import TransferlabError
+from transferlab.errors import check_arguments
+from transferlab.errors import nearest
 
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 _TOKEN = re.compile(
@@ -64,6 +69,37 @@ def select(text: str | Selector) -> Selector:
     if rest:
         raise TransferlabError(f"Selector '{text}': unexpected '{_show(rest[0])}'.")
     return Selector(text, tree)
+
+
+Selectable: TypeAlias = str | Selector | Sequence[str] | AbstractSet[str]
+"""What a field takes for a selector: its text, a parsed one, or names, which are their union."""
+
+
+def selector_text(given: Selectable, where: str) -> str:
+    """Return a selector that a field was given as text: the union of a sequence of names, as PEFT's users write them.
+
+    Args:
+        given: text, a :class:`Selector`, or a sequence or set of text.
+        where: the field's name, for the error.
+
+    Raises:
+        FieldError: something else, or nothing.
+        TransferlabError: text that cannot be parsed.
+    """
+    if isinstance(given, (list, tuple, set, frozenset)) and given and all(isinstance(one, str) for one in given):
+        given = " | ".join(sorted(given) if isinstance(given, (set, frozenset)) else given)
+    if not isinstance(given, (str, Selector)):
+        raise FieldError(f"{where} is {given!r}; give a selector, as 'query | value', or a list of names.")
+    return str(select(given))
+
+
+def union_parts(selector: Selector) -> list[Selector]:
+    """Return what ``|`` joins in a selector, each as a selector of its own."""
+
+    def parts(tree: tuple) -> list[tuple]:
+        return parts(tree[1]) + parts(tree[2]) if tree[0] == "or" else [tree]
+
+    return [Selector(selector.text, tree) for tree in parts(selector.tree)]
 
 
 def _tokens(text: str) -> list[tuple]:

@@ -147,3 +147,28 @@ def test_misspelt_lora_targets_are_an_error(source, targets: str) -> None:
 def test_lora_on_something_that_is_no_linear_map_is_an_error(source) -> None:
     with pytest.raises(TransferlabError, match="embed/word/embedding"):
         plan_for(source, LABELS, tl.methods.LoRA(targets="embed/word/embedding"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "count"),
+    [
+        ("depth >= -2", 12), (["query", "value"], 24), ("layers/*/attention/**/kernel", 48), ("layers/*/attention", 48),
+        ("**/kernel", 72), ("(depth >= -2) & **/kernel", 12), ("layers/0 & query", 1),
+    ],
+)  # fmt: skip
+def test_lora_takes_the_kernels_among_what_is_selected(source, targets, count: int) -> None:
+    made = plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
+    assert sum(path.endswith("/lora/a") for path in made.trainable) == count
+    assert not any(path.startswith("head/") and "lora" in path for path in made.trainable)
+
+
+@pytest.mark.parametrize("targets", ["query | embed/word/embedding", "bias", "head/kernel", "query & value"])
+def test_each_part_of_loras_targets_must_have_a_kernel(source, targets: str) -> None:
+    with pytest.raises(TransferlabError, match=r"LoRA cannot adapt .*must select kernels of linear maps"):
+        plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -16.0])
+def test_lora_refuses_a_scale_that_does_nothing(alpha: float) -> None:
+    with pytest.raises(TransferlabError, match=r"alpha is .*; it must be greater than 0"):
+        tl.methods.LoRA(alpha=alpha)

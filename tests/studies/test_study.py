@@ -123,11 +123,11 @@ def test_a_study_killed_between_its_first_files_continues(left: tuple[str, ...],
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(config: Path, tmp_path: Path) -> None:
-    (tmp_path / "inputs.json").write_text("{}")
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(TransferlabError, match="not empty and holds no study"):
-        Study(read_config(str(config), (f"--config.workdir={tmp_path}",)))._claim()
-    assert (tmp_path / "inputs.json").read_text() == "{}"
+    for name in ("inputs.json", "thesis.tex"):  # the first alone as well: it is not what a study writes
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(TransferlabError, match="not empty and holds no study"):
+            Study(read_config(str(config), (f"--config.workdir={tmp_path}",)))._claim()
+        assert (tmp_path / "inputs.json").read_text() == "{}"
 
 
 def test_a_report_is_the_same_from_any_working_directory(config: Path, table: Path, tmp_path: Path) -> None:

@@ -57,3 +57,54 @@ def test_a_checkpoint_on_another_base_or_of_other_leaves_is_refused(source, film
         check_base(run, {**meta, "base": {**meta["base"], "sha256": "0" * 64}})
     with pytest.raises(TransferlabError, match="trained another set of leaves"):
         check_base(run, {**meta, "trainable": ["head/kernel"]})
+
+
+@pytest.mark.parametrize("name", ["plan.json", "metrics.jsonl", "predictions.npz", "result.json", "thesis.tex"])
+def test_files_of_something_else_are_not_overwritten(source, films, tmp_path, name) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(TransferlabError, match=rf"not empty \({name}\) and holds no run of ours .*choose another"):
+        write_or_verify(made(source, films), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "{}"
+
+
+def test_a_start_that_was_killed_before_its_claim_is_refused(source, films, tmp_path) -> None:
+    run = made(source, films)
+    (tmp_path / "trials").mkdir()  # of a study's cell, whose tuning comes first
+    for name in (".lock", ".run.json.abcd1234.tmp-written"):
+        (tmp_path / name).write_text("")
+    write_json(tmp_path / "plan.json", run.plan.to_dict())
+    write_or_verify(run, tmp_path)
+    assert read_json(tmp_path / "run.json")["method"]["name"] == "probe"
+
+
+def test_no_name_is_the_folder_one_works_in(source, films) -> None:
+    with pytest.raises(TransferlabError, match="directory is ''; give the folder's name"):
+        made(source, films, directory="")
+    with pytest.raises(TransferlabError, match="directory is ''; give the folder's name"):
+        tl.save(source, "", overwrite=True)
+
+
+def test_a_run_whose_claim_is_damaged_is_lost(source, films, tmp_path) -> None:
+    class Enough(Exception):
+        pass
+
+    def report(done: int, total: int, row: object) -> None:
+        if done == 2:
+            raise Enough
+
+    settings = Settings(steps=3, batch_size=8, checkpoint_steps=1)
+    with pytest.raises(Enough):
+        made(source, films, settings=settings, directory=tmp_path / "run").fit(report)
+    claim = tmp_path / "run" / "run.json"
+    claim.write_bytes(claim.read_bytes()[:100])
+    again = made(source, films, settings=settings, directory=tmp_path / "run")
+    with pytest.raises(
+        TransferlabError, match=r"run\.json is not readable JSON .* start the same run in a new directory"
+    ):
+        again.fit()
+    # What the error says.
+    write_or_verify(made(source, films, settings=settings), tmp_path / "new")
+    claim.write_bytes((tmp_path / "new" / "run.json").read_bytes())
+    steps: list[int] = []
+    assert again.fit(lambda done, total, row: steps.append(done)).status == "finished" and min(steps) >= 2
+    tl.open_run(tmp_path / "run")

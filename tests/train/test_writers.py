@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from transferlab.errors import TransferlabError
 from transferlab.train.writers import MetricsWriter, read_metrics
 
 
@@ -115,3 +118,25 @@ def test_metrics_need_no_room_in_shared_memory(tmp_path: Path, monkeypatch) -> N
         writer.write({"step": 1, "loss": 2.0})
     (file,) = (tmp_path / "events").iterdir()
     assert b"loss" in file.read_bytes()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_under_the_metrics_is_an_error_of_the_library_below(tmp_path: Path, code: int) -> None:
+    class Full:
+        def write(self, text: str) -> None:
+            pass
+
+        def flush(self) -> None:
+            raise OSError(code, os.strerror(code))
+
+        close = flush
+
+    writer = MetricsWriter(tmp_path)
+    assert writer._file is not None
+    writer._file.close()
+    writer._file = Full()  # type: ignore[assignment]
+    with pytest.raises(
+        TransferlabError, match=r"metrics\.jsonl could not be written: the disk is full .* same command again"
+    ):
+        writer.write({"step": 1, "loss": 2.0})
+    writer.close()  # nothing is written twice

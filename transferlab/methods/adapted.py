@@ -14,6 +14,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, check_arguments
+from transferlab.files import folder_named
 from transferlab.methods.lora import LowRank
 from transferlab.models.layers import Linear
 from transferlab.pretrained.loading import load
@@ -89,7 +90,7 @@ class Adapted:
             head: whether the head goes with it, as one of ``modules_to_save``.
             overwrite: whether what is there is replaced.
         """
-        target = Path(directory).expanduser()
+        target = folder_named(directory, "directory").expanduser()
         write_adapter(target, self.source, self.pairs, head, overwrite)
         return target
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.bounds import Count, Rate
+from transferlab.bounds import Count, Positive, Rate
 from transferlab.errors import TransferlabError
 from transferlab.methods.base import Method
 from transferlab.models.layers import Key, Linear, Uniform, dropout, ones, parameter, zeros
-from transferlab.selectors import select
+from transferlab.selectors import Selectable, owns, select, selector_text, union_parts
 from transferlab.transfer.groups import Group
 from transferlab.trees import define, flatten, submodule
 
@@ -63,31 +63,51 @@ class LoRA(Method):
     Attributes:
         rank: width of the bottleneck.
         alpha: numerator of the scale.
-        targets: selector of the kernels to adapt; each must belong to a linear map.
+        targets: selector of the linear maps to adapt, or a list of names, which is their union. Of what it selects, as all of
+            a stage, kernels of linear maps outside the head are adapted; each part of a union must have one.
         dropout: on the adapters' input, while training.
     """
 
     rank: Count = 8
-    alpha: float = 16.0
-    targets: str = "**/attention/{query,value}/kernel"
+    alpha: Positive = 16.0
+    targets: Selectable = "**/attention/{query,value}/kernel"
     dropout: Rate = 0.0
 
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "low-rank adapters beside frozen kernels"
     defaults: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3, "epochs": 10}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "targets", selector_text(self.targets, "targets"))
+
     def edit(self, module: Any) -> None:
         """Hang an adapter beside every target kernel."""
         paths = flatten(define(module).params)
         stages = [stage.owns for stage in module.backbone_stages()]
-        for path in sorted(select(self.targets).match(paths, stages)):
-            if not path.endswith("/kernel") or not isinstance(
-                parent := submodule(module, path[: -len("/kernel")]), Linear
-            ):
-                raise TransferlabError(f"LoRA cannot adapt '{path}': it is not the kernel of a linear map.")
+        chosen: dict[str, Linear] = {}
+        for part in union_parts(select(str(self.targets))):
+            selected = sorted(part.match(paths, stages))
+            found = {path: parent for path in selected if (parent := _linear(module, path)) is not None}
+            if not found:
+                what = f"'{selected[0]}'" if selected else "nothing"
+                raise TransferlabError(
+                    f"LoRA cannot adapt {what}: targets '{self.targets}' must select kernels of linear maps outside "
+                    f"the head, as LoRA(targets='{LoRA.targets}')."
+                )
+            chosen |= found
+        for path, parent in chosen.items():
             inputs, outputs = paths[path].shape
             parent.lora = LowRank(inputs, outputs, self.rank, self.alpha, self.dropout)
 
     def groups(self) -> tuple[Group, ...]:
         """The adapters (without decay, as published) and the head."""
         return (Group("lora", decay=0.0), Group("head"))
+
+
+def _linear(module: Any, path: str) -> Linear | None:
+    """The linear map whose kernel this is; None for another leaf, and in the head, which trains as a whole."""
+    if not path.endswith("/kernel") or owns(("head",), path):
+        return None
+    parent = submodule(module, path[: -len("/kernel")])
+    return parent if isinstance(parent, Linear) else None

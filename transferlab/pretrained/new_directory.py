@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transferlab.errors import TransferlabError
-from transferlab.files import TEMPORARY, is_written, make_usual, sync_directory, sync_tree, temporary_sibling
+from transferlab.files import TEMPORARY, is_written, make_usual, sync_directory, sync_tree, temporary_sibling, writing
 from transferlab.pretrained.auxiliary_files import check_replaceable
 
 
@@ -28,7 +28,7 @@ def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
         raise TransferlabError(f"{target} is not empty. Give another directory, or overwrite it.")
     if target.is_dir() and any(target.iterdir()):
         check_replaceable(target)
-    with temporary_sibling(target, directory=True) as temporary:
+    with writing(target), temporary_sibling(target, directory=True) as temporary:
         old = temporary.with_name(temporary.name + _OLD)
         try:
             yield temporary

@@ -13,7 +13,9 @@ import numpy as np
 from transferlab import trees
 from transferlab.compute.host import interruptible
 from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.files import folder_named
 from transferlab.files import write_json
+from transferlab.files import writing
 from transferlab.manifest import write_manifest
 from transferlab.pretrained.auxiliary_files import (
     changed_tokenizer,
@@ -75,7 +77,7 @@ def save(
     """
     if "://" in str(directory):
         raise TransferlabError(f"'{directory}' is no local directory; write to one and copy it there.")
-    target = Path(directory).expanduser()
+    target = folder_named(directory, "directory").expanduser()
     if params is not None or state is not None:
         source = source.with_params(params or {}, state)
     own = own_format(source)

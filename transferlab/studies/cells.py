@@ -22,6 +22,7 @@ from transferlab.studies.status import finished
 from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
 from transferlab.train.grouping import MAX_POPULATION
+from transferlab.train.identity import TRIALS
 from transferlab.train.result import Result, read_record, write_predictions
 from transferlab.train.run import Run, Seeds, adapt
 from transferlab.train.settings import Settings
@@ -119,7 +120,7 @@ class Cells:
         runs = [
             self.make(
                 cell, arm, replace(arm.train, **changes), split,
-                cell.directory(self.directory) / "trials" / str(number), keep_weights=False,
+                cell.directory(self.directory) / TRIALS / str(number), keep_weights=False,
             )
             for cell, split in zip(cells, splits, strict=True)
             for number, changes in enumerate(arm.tune)

@@ -43,7 +43,7 @@ def verify_directory(directory: Path, config: StudyConfig, source: Source, data:
         drop_litter(directory)
         # One that was killed before it wrote its config has run nothing: it begins anew, on what its sources hold now.
         names = {path.name for path in directory.iterdir() if not path.name.endswith(TEMPORARY)}
-        if names - {INPUTS, LOCK}:
+        if names - {INPUTS, LOCK} or not _began(directory / INPUTS):
             raise TransferlabError(f"{directory} is not empty and holds no study; choose another --config.workdir.")
         (directory / INPUTS).unlink(missing_ok=True)
     new_folder(directory)
@@ -138,3 +138,14 @@ def _each(value: Any) -> set[Any]:
 
 def _without_caps(arm: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in arm.items() if key not in ("largest_budget", "first_seeds")}
+
+
+def _began(path: Path) -> bool:
+    """Whether ``inputs.json`` is missing, or one that a study wrote: whoever else's is not removed."""
+    if not path.exists():
+        return True
+    try:
+        found = read_object(path)
+    except TransferlabError:
+        return False
+    return "source" in found and all(isinstance(one, dict) and "mark" in one for one in found.values())

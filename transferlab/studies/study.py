@@ -22,6 +22,7 @@ from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.status import finished
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
+from transferlab.train.identity import TRIALS
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import read_record
 from transferlab.train.run import adapt
@@ -224,7 +225,7 @@ class Study:
                     if tuning["chosen"] in map(plain_settings, arm.tune)
                     else 0
                 )
-                trial = read_metrics(directory / "trials" / str(number) / "metrics.jsonl")
+                trial = read_metrics(directory / TRIALS / str(number) / "metrics.jsonl")
                 rows = rows + [row for row in trial if "validation_accuracy" in row]
             curves.setdefault(cell.arm, []).append((cell.budget, cell.seed, rows))
         return curves

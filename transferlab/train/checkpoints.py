@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +13,13 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.files import atomic_directory, drop_litter, remove, remove_directory, write_json
+from transferlab.files import DiskFull
+from transferlab.files import atomic_directory
+from transferlab.files import drop_litter
+from transferlab.files import is_full
+from transferlab.files import remove
+from transferlab.files import remove_directory
+from transferlab.files import write_json
 from transferlab.manifest import MANIFEST, Damaged, check_manifest, write_manifest
 from transferlab.pretrained.formats.orbax import plain_path, read_tree, write_tree
 from transferlab.reading import read_json
@@ -114,7 +119,7 @@ class Checkpoints:
     def _wait(self) -> None:
         written, self._written = self._written, None
         if written is not None:
-            with _disk_errors(self.directory):
+            with _disk_errors(self):
                 written.result()
 
     def close(self) -> None:
@@ -297,24 +302,27 @@ class Checkpoints:
 class _disk_errors:
     """Turn a failed write into one clear error."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, TransferlabError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception) or (
+            isinstance(error, TransferlabError) and not isinstance(error, DiskFull)
+        ):
             return
         text = str(error)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        full = is_full(error) or any(
             words in text for words in ("No space left", "Disk quota", "File too large", "RESOURCE_EXHAUSTED")
         )
         if full or isinstance(error, OSError):
             why = "the disk is full" if full else text.splitlines()[0]
+            earlier = "Earlier checkpoints are whole: make" if self.checkpoints.steps else "Make"
             raise TransferlabError(
-                f"A checkpoint could not be written to {self.directory}: {why}. Earlier checkpoints are whole: "
-                "make room and start the same command again."
+                f"A checkpoint could not be written to {self.checkpoints.directory}: {why}. {earlier} room and start the same "
+                "command again."
             ) from error
 
 

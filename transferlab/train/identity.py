@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.files import new_folder, write_json
+from transferlab.files import TEMPORARY
+from transferlab.files import new_folder
+from transferlab.files import write_json
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.train.setup import Setup
@@ -49,20 +52,69 @@ def write_or_verify(run: Setup, directory: Path) -> None:
     """Write what this run is, or compare with what the directory says it is.
 
     Raises:
-        TransferlabError: the directory holds another run; the fields that differ are named.
+        TransferlabError: the directory holds another run (the fields that differ are named), or files of something else.
     """
     mine = identity(run)
     path = directory / "run.json"
+    # Listed before the claim is looked for: another process may be making it.
+    others = _others(directory)
     if path.exists():
-        theirs = read_object(path)
+        theirs = read_identity(directory)
         # What an earlier version did not record is not compared.
         differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:
             raise TransferlabError(f"{directory} holds another run; these fields differ: {'; '.join(differences)}.")
         return
+    if others:
+        shown = ", ".join(others[:6]) + (", …" if len(others) > 6 else "")
+        raise TransferlabError(
+            f"{directory} is not empty ({shown}) and holds no run of ours (no run.json); choose another directory."
+        )
     new_folder(directory)
     write_json(directory / "plan.json", run.plan.to_dict())
     write_json(path, mine)
+
+
+def read_identity(directory: Path) -> dict[str, Any]:
+    """Read what the run in a directory is.
+
+    Raises:
+        TransferlabError: ``run.json`` is damaged; how to make it again is said.
+    """
+    path = directory / "run.json"
+    try:
+        return read_object(path)
+    except TransferlabError as error:
+        raise TransferlabError(
+            f"{error} Restore it from a copy; or start the same run in a new directory, stop it once it trains, and copy the "
+            f"run.json that it wrote there to {path}: the run here then goes on from its checkpoints."
+        ) from None
+
+
+TRIALS = "trials"
+"""The folder in a study's cell with the runs that chose its settings; they come before the cell's own."""
+
+
+def _others(directory: Path) -> list[str]:
+    """Names in a directory that are not what a start leaves that was killed before it wrote ``run.json``."""
+    if not directory.is_dir():
+        return []
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise TransferlabError(f"The directory {directory} cannot be read: {error.strerror}.") from None
+    return sorted(name for name in names if not _is_ours(directory / name))
+
+
+def _is_ours(path: Path) -> bool:
+    if path.name == TRIALS:
+        return path.is_dir()
+    if path.name == "plan.json":
+        try:
+            return read_object(path).keys() >= {"method", "weights", "totals", "stages", "leaves"}
+        except TransferlabError:
+            return False
+    return path.name == ".lock" or path.name.endswith(TEMPORARY)
 
 
 def check_base(run: Setup, meta: dict[str, Any]) -> None:

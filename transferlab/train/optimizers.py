@@ -75,7 +75,10 @@ class Optimizer:
                 raise TransferlabError(f"optimizer.arguments.{argument}: {_OURS[argument]}.")
             if argument not in known:
                 raise TransferlabError(f"'{self.name}' takes no argument '{argument}'.{nearest(argument, known)}")
-            _check_argument(f"optimizer.arguments.{argument}", value, parameters[argument])
+            where = f"optimizer.arguments.{argument}"
+            _check_argument(where, value, parameters[argument])
+            if argument in _RATES and isinstance(value, Real) and not 0.0 <= float(value) < 1.0:
+                raise TransferlabError(f"{where} is {value!r}; it must be from 0 to below 1.")
         try:
             self.rule()
         except (TypeError, ValueError, AttributeError) as error:
@@ -119,6 +122,9 @@ def _check_argument(where: str, value: Any, parameter: inspect.Parameter) -> Non
         if not np.isfinite(float(value)):
             raise TransferlabError(f"{where} is {value!r}; it must be a finite number.")
 
+
+_RATES = ("b1", "b2", "b3", "decay", "momentum")
+"""Arguments that say which share of a running mean stays: from 1 on it grows without end, or never moves."""
 
 _OURS = {
     "learning_rate": "the learning rate is a field of the training settings",

@@ -26,7 +26,7 @@ from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.train.divergence import recorded
-from transferlab.train.identity import architecture
+from transferlab.train.identity import architecture, read_identity
 from transferlab.train.setup import plan_for
 
 
@@ -114,7 +114,7 @@ def _open_run(directory: Path) -> Predictor:
         raise TransferlabError(f"{directory} holds no finished run (no result.json and run.json).")
     if (found := recorded(read_object(directory / "result.json"))) is not None:
         raise TransferlabError(f"The run in {directory} {found}; it has nothing to predict with.")
-    identity = read_object(directory / "run.json")
+    identity = read_identity(directory)
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(
             f"{directory} kept its predictions but not its weights; those of the best run of each arm are kept."

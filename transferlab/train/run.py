@@ -10,6 +10,7 @@ from transferlab.compute.host import interruptible
 from transferlab.data.audio import AudioTransform
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError, check_arguments
+from transferlab.files import folder_named
 from transferlab.methods import Full, Method
 from transferlab.pretrained.source import Source
 from transferlab.train.fit import fit_together
@@ -47,7 +48,8 @@ class Run(Setup):
         Raises:
             Diverged: a loss, a gradient or what trains is not finite. The directory records it, so that ``fit`` says so
                 again, and keeps the last checkpoint before. Other settings are another run, in another directory.
-            TransferlabError: the directory holds another run (the fields that differ are named), or a full disk.
+            TransferlabError: the directory holds another run (the fields that differ are named) or files of something
+                else, or a full disk.
             Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
         """
         return fit_together([self], report)[0]
@@ -108,7 +110,7 @@ def adapt(
         )
     # Whatever the plan cannot account for is said now.
     plan_for(source, data.label_names, method, initialise)
-    place = Path(directory) if directory is not None else None
+    place = folder_named(directory, "directory") if directory is not None else None
     return Run(source, data, method, settings, seeds, place, keep_weights, initialise)
 
 

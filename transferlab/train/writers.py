@@ -7,11 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from transferlab.files import write_text
+from transferlab.files import writing
 from transferlab.reading import check_file
 
 _LOG = logging.getLogger(__name__)
@@ -25,23 +27,37 @@ class MetricsWriter:
 
     def __init__(self, directory: Path | None, start: int = 0):
         self.rows: list[dict[str, Any]] = []
-        self._file = None
+        self._file: TextIO | None = None
         self._events: _Events | None = None
         if directory is None:
             return
         path = directory / "metrics.jsonl"
         self.rows = [row for row in read_metrics(path) if row["step"] <= start]
+        self._path = path
         write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file = path.open("a", encoding="utf-8")
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8")
         self._events = _Events(directory / "events", start)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write one row; it must have ``step``."""
+        """Write one row; it must have ``step``.
+
+        Raises:
+            DiskFull: there is no room for it.
+        """
         self.rows.append(row)
         if self._file is None or self._events is None:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        try:
+            with writing(self._path):
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
+        except OSError:
+            # What was not written stays in the file's buffer, and closing it would fail once more.
+            file, self._file = self._file, None
+            with suppress(OSError):
+                file.close()
+            raise
         self._events.write(row)
 
     def __enter__(self) -> MetricsWriter:
@@ -55,7 +71,8 @@ class MetricsWriter:
     def close(self) -> None:
         """Close the files."""
         if self._file is not None:
-            self._file.close()
+            with writing(self._path):
+                self._file.close()
         if self._events is not None:
             self._events.close()
 

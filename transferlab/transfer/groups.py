@@ -9,7 +9,9 @@ from typing import Literal
 from transferlab.bounds import Fraction, NonNegative
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
+from transferlab.selectors import Selectable
 from transferlab.selectors import select
+from transferlab.selectors import selector_text
 
 Schedule = Literal["linear", "cosine", "constant"]
 """What follows the warm-up: down to zero on a line or on half a cosine, or no change."""
@@ -26,20 +28,21 @@ class Group:
         >>> Group("layers/5"), Group("head", lr_scale=10.0, schedule="cosine")
 
     Attributes:
-        selector: which leaves.
+        selector: which leaves; a list of names is their union.
         lr_scale: factor on the run's learning rate.
         decay: factor on the run's weight decay; 0 for leaves that :data:`DECAYED` does not match.
         schedule: ``linear``, ``cosine`` or ``constant`` after the warm-up; None for the run's.
         warmup: share of the steps over which its learning rate rises; None for the run's.
     """
 
-    selector: str
+    selector: Selectable
     lr_scale: NonNegative = 1.0
     decay: NonNegative = 1.0
     schedule: Schedule | None = None
     warmup: Fraction | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "selector", selector_text(self.selector, "The selector of a group"))
         check_fields(self, f"The group '{self.selector}'")
 
 
@@ -72,13 +75,14 @@ def assign_groups(
     decayed = _matching(DECAYED, paths)
     assigned: dict[str, LeafSettings] = {}
     for group in groups:
-        for path in sorted(select(group.selector).match(paths, stages)):
+        selector = str(group.selector)
+        for path in sorted(select(selector).match(paths, stages)):
             if path in assigned:
                 raise TransferlabError(
-                    f"'{path}' is claimed by two groups: '{assigned[path].selector}' and '{group.selector}'."
+                    f"'{path}' is claimed by two groups: '{assigned[path].selector}' and '{selector}'."
                 )
             decay = group.decay if path in decayed else 0.0
-            assigned[path] = LeafSettings(group.selector, group.lr_scale, decay, group.schedule, group.warmup)
+            assigned[path] = LeafSettings(selector, group.lr_scale, decay, group.schedule, group.warmup)
     if not assigned:
         raise TransferlabError("Nothing would train: the method names no group.")
     return assigned
