@@ -58,12 +58,28 @@ ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 def test_names_are_sought_for_problems_that_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_bert(tmp_path / "other", num_hidden_layers=6)
     tensors = load_file(str(folder / "model.safetensors"))
-    save_file({f"prefix.{key}": tensor for key, tensor in tensors.items()}, str(folder / "model.safetensors"))
+    # Another prefix is taken off; another ending is part of the name.
+    save_file({f"{key}_old": tensor for key, tensor in tensors.items()}, str(folder / "model.safetensors"))
     sought, plain = [], difflib.get_close_matches
     monkeypatch.setattr(difflib, "get_close_matches", lambda *a, **k: (sought.append(len(a[1])), plain(*a, **k))[1])
-    with pytest.raises(TransferlabError, match=r"Did you mean 'prefix\.embeddings") as raised:
+    with pytest.raises(TransferlabError, match=r"Did you mean 'embeddings\..*_old'") as raised:
         tl.load(folder)
     assert len(sought) == 12 and str(raised.value).count("\n") == 13
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"layer_norm_eps": 1e30}, None), ({"num_hidden_layers": 900}, "num_hidden_layers is 900; the weights are only")],
+)
+def test_an_epsilon_is_a_number_of_layers(changes: dict, said: str | None, tmp_path: Path) -> None:
+    folder = write_bert(tmp_path / "bert")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    if said is None:
+        assert tl.load(folder).config.layer_norm_eps == 1e30
+        return
+    with pytest.raises(TransferlabError, match=said):
+        tl.load(folder)
 
 
 def test_more_tensors_than_any_model_has_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
