@@ -98,7 +98,7 @@ def save(
             write_orbax(source, made, dtype)
         else:
             if kind == own and source.raw is not None:
-                raw, tensors = native(source, kind, sized)
+                raw, tensors = native(source, kind, sized, dtype)
             else:
                 raw, tensors = converted(source, kind)
             if changed_tokenizer(source):
