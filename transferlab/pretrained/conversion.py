@@ -83,7 +83,8 @@ def _stale(source: Source) -> set[str]:
     # Copies of the table, and heads of other tasks with a row for each token of it.
     rows = table.layout.shape(source.tensors[table.key].shape)[0] if table.key in source.tensors else table.shape[0]
     heads = {name.key for names in source.dialect() for name in names.names if name.path == "head/kernel"}
-    for key, _ in source.unused:
+    # Other files and state dicts are named among the unused too; they are no tensors.
+    for key in (key for key, _ in source.unused if key in source.tensors):
         copies = any(re.fullmatch(pattern, key) for pattern, path in source.names.copies if path == source.table)
         regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
         gone |= {key} if copies or regrown or (source.tied and key in heads) else set()
