@@ -208,6 +208,42 @@ def test_a_weight_beyond_float16_is_refused(source, bert_folder: Path) -> None:
         wide.module("float16")
 
 
+def test_a_float64_beyond_float32_becomes_an_infinity(bert_folder: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(bert_folder, tmp_path / "wide")
+    tensors = load_file(str(folder / "model.safetensors"))
+    key = "encoder.layer.0.output.dense.bias"
+    tensors[key] = np.full(tensors[key].shape, 1e300)
+    save_file(tensors, str(folder / "model.safetensors"))
+    wide = tl.load(folder)
+    with pytest.raises(
+        TransferlabError, match=rf"model\.safetensors: '{key}' has values beyond the range of float32\."
+    ):
+        wide.module()
+    with pytest.raises(TransferlabError, match=r"bias' has values beyond the range of float32\."):
+        tl.save(wide, tmp_path / "saved", dtype="float32")
+    # What would be written into a file of float16 is no infinity either, and the type that is named holds it.
+    tl.save(tl.load(bert_folder), tmp_path / "half", dtype="float16")
+    bias = {"pooler": {"bias": np.full(16, 1e6, np.float32)}}
+    with pytest.raises(TransferlabError, match=r"beyond the range of float16; write it with dtype='bfloat16'"):
+        tl.save(tl.load(tmp_path / "half"), tmp_path / "saved", params=bias)
+    out = tl.save(tl.load(tmp_path / "half"), tmp_path / "saved", params=bias, dtype="bfloat16")
+    assert tl.load(out).leaves["pooler/bias"].read()[0] == np.float32(999424)
+
+
+def test_a_weight_that_is_none_is_copied_into_what_is_saved(bert_folder: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(bert_folder, tmp_path / "nan")
+    tensors = load_file(str(folder / "model.safetensors"))
+    tensors["encoder.layer.0.output.dense.bias"][0] = np.nan
+    save_file(tensors, str(folder / "model.safetensors"))
+    with pytest.raises(TransferlabError, match=r"model\.safetensors: 'encoder\.layer\.0.* holds NaN; every weight"):
+        tl.save(tl.load(folder), tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 @pytest.mark.parametrize("scale", [np.inf, np.nan])
 def test_a_scale_of_quantized_weights_that_cannot_be_is_refused(scale: float, tmp_path: Path) -> None:
     from transferlab.pretrained.formats.gguf import read_gguf

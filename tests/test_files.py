@@ -16,20 +16,9 @@ import numpy as np
 import pytest
 
 from transferlab.errors import TransferlabError
-from transferlab.fetching import Artifact
-from transferlab.fetching import fetch_artifact
-from transferlab.fetching import require_file
-from transferlab.fetching import unpack
-from transferlab.files import DiskFull
-from transferlab.files import atomic_directory
-from transferlab.files import atomic_path
-from transferlab.files import new_folder
-from transferlab.files import write_json
-from transferlab.files import write_text
-from transferlab.reading import check_file
-from transferlab.reading import read_json
-from transferlab.reading import read_object
-from transferlab.reading import reading
+from transferlab.fetching import Artifact, fetch_artifact, require_file, unpack
+from transferlab.files import DiskFull, atomic_directory, atomic_path, new_folder, write_json, write_text
+from transferlab.reading import check_file, read_json, read_object, reading
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -77,6 +77,12 @@ class FieldError(TransferlabError):
     """A field of a dataclass has a value that it cannot have; who read it from a file adds which."""
 
 
+def beyond_range(name: str, dtype: str, how: str) -> TransferlabError:
+    """Return the error of finite values that are not finite in this type; ``how`` is what a wider one is given to."""
+    hint = f"; {how} with dtype='bfloat16'" if dtype == "float16" else ""
+    return TransferlabError(f"{name} has values beyond the range of {dtype}{hint}.")
+
+
 def check_arguments(made: Call) -> Call:
     """Decorate a public function, or a class, so that arguments it does not take are an error that names the nearest.
 

@@ -17,10 +17,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from transferlab.errors import FieldError
-from transferlab.errors import TransferlabError
-from transferlab.errors import check_arguments
-from transferlab.errors import nearest
+from transferlab.errors import FieldError, TransferlabError, check_arguments, nearest
 
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 _TOKEN = re.compile(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.errors import TransferlabError, beyond_range, check_arguments, nearest
 
 Tree = dict[str, Any]
 """A nested dict whose leaves are arrays, ``jax.ShapeDtypeStruct`` or lazily read arrays."""
@@ -164,10 +164,13 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     return out
 
 
-def placed(array: np.ndarray, dtype: Any) -> jax.Array:
+def placed(array: np.ndarray, dtype: Any, name: str = "An array") -> jax.Array:
     """Return a host array on the device in this dtype: one copy, whatever its order, and no view of the host's.
 
     On CPU jax takes a contiguous array over instead of copying it, and that may be a mapped file.
+
+    Raises:
+        TransferlabError: finite values of the array, whose ``name`` is given, are beyond the range of this dtype.
     """
     if array.flags.c_contiguous and jax.default_backend() == "cpu":
         raw = np.empty(array.nbytes + 64, np.uint8)
@@ -175,8 +178,18 @@ def placed(array: np.ndarray, dtype: Any) -> jax.Array:
         own = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         np.copyto(own, array)
         array = own
-    made = jax.device_put(array)
-    return made if made.dtype == jnp.dtype(dtype) else made.astype(dtype)
+    with np.errstate(over="ignore"):
+        made = jax.device_put(array)  # which makes float32 of float64
+    made = made if made.dtype == jnp.dtype(dtype) else made.astype(dtype)
+    if _narrows(array.dtype, made.dtype) and not bool(jnp.isfinite(made).all()) and np.isfinite(array).all():
+        raise beyond_range(name, made.dtype.name, "load it")
+    return made
+
+
+def _narrows(old: Any, new: Any) -> bool:
+    """Whether the largest number of one floating type is beyond the other's."""
+    floating = jnp.issubdtype(old, jnp.floating) and jnp.issubdtype(new, jnp.floating)
+    return old != new and floating and float(jnp.finfo(old).max) > float(jnp.finfo(new).max)
 
 
 def key_of(key: jax.Array, name: str) -> jax.Array:

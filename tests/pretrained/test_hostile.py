@@ -26,7 +26,8 @@ from transferlab.data.sentencepiece import read_sentencepiece
 from transferlab.data.text import read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.methods.adapted import Adapted
-from transferlab.pretrained.formats.safetensors import read_safetensors
+from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.peft import Pair
 
@@ -64,6 +65,33 @@ def test_names_are_sought_only_for_problems_that_are_shown(tmp_path: Path, monke
     with pytest.raises(TransferlabError, match=r"Did you mean 'embeddings\.[a-z._]*_renamed") as raised:
         tl.load(folder)
     assert len(sought) == 12 and str(raised.value).count("\n") == 13
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"layer_norm_eps": 1e30}, None), ({"num_hidden_layers": 900}, "num_hidden_layers is 900; the weights are only")],
+)
+def test_an_epsilon_is_no_number_of_layers(changes: dict, said: str | None, tmp_path: Path) -> None:
+    folder = write_bert(tmp_path / "bert")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    if said is None:
+        assert tl.load(folder).config.layer_norm_eps == 1e30
+        return
+    with pytest.raises(TransferlabError, match=said):
+        tl.load(folder)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "float8_e4m3fn"])
+def test_quantised_weights_without_their_scales_are_refused(dtype: str, tmp_path: Path) -> None:
+    folder = write_bert(tmp_path / "bert")
+    tensors = load_file(str(folder / "model.safetensors"))
+    key = "encoder.layer.0.output.dense.weight"
+    cast = LazyTensor(tensors[key].shape, np.dtype(dtype), lambda: np.ones(tensors[key].shape, dtype))
+    plain = {name: LazyTensor(a.shape, a.dtype, lambda a=a: a) for name, a in tensors.items()}
+    write_safetensors(folder / "model.safetensors", {**plain, key: cast}, {"format": "pt"})
+    with pytest.raises(TransferlabError, match=rf"the file's key '{key}' is of dtype {dtype}, .* or a GGUF file of it"):
+        tl.load(folder)
 
 
 def test_more_tensors_than_any_model_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

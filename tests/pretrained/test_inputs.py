@@ -31,6 +31,32 @@ def beyond(bert_folder: Path, tmp_path: Path):
     return tl.load(with_tokens(bert_folder, tmp_path / "beyond", "cheerful", "gloomy"))
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+@pytest.mark.parametrize("value", [2**31, 2**32, 2**62])
+def test_an_id_beyond_32_bits_is_an_overflow(value: int, dtype: type, source) -> None:
+    for ids in (np.array([[2, value]], dtype), [[2, value]], np.array([[2, 2**63]], np.uint64)):
+        with pytest.raises(TransferlabError, match=r"Row 0 of 'input_ids' holds \d+, but .* has \d+ tokens"):
+            source({"input_ids": ids})
+
+
+@pytest.mark.parametrize("ids", [[], [[]], np.zeros((0, 4), np.int32), np.zeros((2, 0), np.int32)])
+def test_no_rows_or_no_tokens_are_a_division_by_zero(ids, source) -> None:
+    with pytest.raises(TransferlabError, match=r"'input_ids' is empty, of shape \(.*\); it must have at least one row"):
+        source({"input_ids": ids})
+
+
+def test_a_value_is_printed_as_numpy_writes_it(source) -> None:
+    with pytest.raises(TransferlabError, match=r"'attention_mask' holds 2; it must be 1"):
+        source({"input_ids": [[2, 3]], "attention_mask": [[1, 2]]})
+
+
+def test_a_rotary_position_beyond_32_bits_wraps(tmp_path: Path) -> None:
+    write_decoder(tmp_path, "llama")
+    ids = np.array([[2, 3]])
+    with pytest.raises(TransferlabError, match=r"'position_ids' holds 2147483648; it must be from 0 to 2147483647"):
+        tl.load(tmp_path)({"input_ids": ids, "position_ids": [[0, 2**31]]})
+
+
 REFUSED = r"holds the id 64, the token 'cheerful', but .* has 64 tokens in its vocabulary \(0 to 63\)\. source = source\.with_tok"
 
 

@@ -119,6 +119,26 @@ def test_another_state_dict_is_read_or_not_spoken_of(folder: Path, weights, conf
             tl.load(odd, entry="model")
 
 
+def test_another_state_dict_of_a_models_directory_is_not_spoken_of(folder: Path, weights, tmp_path: Path) -> None:
+    place = shutil.copytree(folder, tmp_path / "model")
+    (place / "model.safetensors").unlink()
+    mean = {key: value + np.float32(1) for key, value in weights.items()}
+    save(place / "pytorch_model.bin", model=weights, model_ema=mean)
+    source = tl.load(place)
+    assert source.sha256 == tl.load(folder).sha256
+    [(key, reason)] = source.unused
+    assert key == "model_ema" and reason.endswith(f"tl.load('{place}', entry='model_ema') reads it")
+    chosen = tl.load(place, entry="model_ema")
+    assert [key for key, _ in chosen.unused] == ["model"] and chosen.recorded["entry"] == "model_ema"
+    np.testing.assert_array_equal(
+        chosen.leaves["embed/word/embedding"].read(), source.leaves["embed/word/embedding"].read() + 1
+    )
+    with pytest.raises(TransferlabError, match=r"no state dict 'model_emma'.*model_ema"):
+        tl.load(place, entry="model_emma")
+    # What is written of another tokenizer looks for the other state dict among the tensors no more.
+    tl.save(source.with_tokenizer(add=["cheerful"]), tmp_path / "grown")
+
+
 def test_weights_beside_those_that_are_read_are_not_spoken_of(folder: Path, weights, tmp_path: Path) -> None:
     place = tmp_path / "model"
     shutil.copytree(folder, place)

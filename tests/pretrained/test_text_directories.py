@@ -307,7 +307,10 @@ def test_what_is_written_reads_the_same(kind: str, tmp_path: Path) -> None:
     save(replace(source, raw=None, names=None, tensors={}), tmp_path / "made", format="hf")
     for place in ("native", "tree", "made"):
         again = tl.load(tmp_path / place)
-        assert again.head == source.head and again.config == source.config
+        # The reference implementation's class with the two-layer head makes no pooler, and its files have none.
+        two_layers = place == "made" and kind in ("roberta", "mpnet")
+        config = source.config.without_pooler() if two_layers else source.config
+        assert again.head == source.head and again.config == config
         np.testing.assert_array_equal(again({"input_ids": ids})["logits"], want)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transferlab.bounds import Positive, Rate
+from transferlab.bounds import NonNegative, Positive, Rate
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
 from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, dropout, parameter, zeros
@@ -42,7 +42,7 @@ class HiddenLayer:
     norm: Positive | None = None
     norm_bias: bool = False
     dropout_before: bool = False
-    stddevs: tuple[float, float] = field(default=(0.02, 0.02), compare=False)
+    stddevs: tuple[NonNegative, ...] = field(default=(0.02, 0.02), compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self, "HiddenLayer")

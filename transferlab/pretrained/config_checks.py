@@ -18,8 +18,12 @@ def check_layers(config: Any, tensors: int, path: Path) -> None:
         value = getattr(config, field_.name)
         if is_dataclass(value):
             check_layers(value, tensors, path)
-        elif re.search("layer|depth", field_.name) and _total(value) > max(tensors, 1):
+        elif _COUNTS.fullmatch(field_.name) and _total(value) > max(tensors, 1):
             raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+
+
+# EfficientNet's `depth` multiplies the number of layers; `layer_norm_eps` and `layer_scale` count none.
+_COUNTS = re.compile(r"(\w+_)?(layers?|depths?)")
 
 
 def check_depth(raw: Any, path: Path) -> None:

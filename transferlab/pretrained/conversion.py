@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,19 @@ from transferlab.pretrained.auxiliary_files import changed_tokenizer, set_sizes
 from transferlab.pretrained.classifiers import NO_POOLER, check_head, labels_of, set_head, written_labels
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.safetensors import safetensors_metadata
-from transferlab.pretrained.formats.tensors import LazyTensor, narrowed
+from transferlab.pretrained.formats.tensors import LazyTensor, check_finite, narrowed
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import Entry, NameTable, entries_by_key
 from transferlab.pretrained.source import Source
 
 
-def native(source: Source, kind: str, sized: bool) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+def native(
+    source: Source, kind: str, sized: bool, dtype: str | None = None
+) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
     """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file.
 
     ``sized`` says whether images are read in another size than the file's own settings say; else what the file holds for
-    another size stays, as the origin resizes it too.
+    another size stays, as the origin resizes it too. ``dtype`` is that of what was changed, by default its file's.
     """
     assert source.raw is not None and source.names is not None
     raw: dict[str, Any] = json.loads(json.dumps(source.raw))
@@ -46,8 +50,10 @@ def native(source: Source, kind: str, sized: bool) -> tuple[dict[str, Any], dict
         own = source.tensors.get(key)
         as_read = all(leaf.tensor is own and not (changed_inputs and leaf.resize) for _, leaf in parts)
         if own is not None and as_read:
+            out[key] = replace(own, read=partial(_finite, own, key))
             continue
-        out[key] = _joined(parts, own.dtype if own is not None else _usual_dtype(source) or parts[0][1].dtype)
+        usual = own.dtype if own is not None else _usual_dtype(source) or parts[0][1].dtype
+        out[key] = _joined(parts, usual if dtype is None else np.dtype(dtype))
         resized |= own is not None and out[key].shape != own.shape and not parts[0][0].path.startswith("head/")
     if changed_inputs or resized or not source.tensors:
         set_sizes(raw, source)
@@ -77,7 +83,8 @@ def _stale(source: Source) -> set[str]:
     # Copies of the table, and heads of other tasks with a row for each token of it.
     rows = table.layout.shape(source.tensors[table.key].shape)[0] if table.key in source.tensors else table.shape[0]
     heads = {name.key for names in source.dialect() for name in names.names if name.path == "head/kernel"}
-    for key, _ in source.unused:
+    # Other files and state dicts are named among the unused too; they are no tensors.
+    for key in (key for key, _ in source.unused if key in source.tensors):
         copies = any(re.fullmatch(pattern, key) for pattern, path in source.names.copies if path == source.table)
         regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
         gone |= {key} if copies or regrown or (source.tied and key in heads) else set()
@@ -128,6 +135,13 @@ def _by_names(source: Source, names: NameTable) -> dict[str, LazyTensor]:
     return out
 
 
+def _finite(tensor: LazyTensor, key: str) -> np.ndarray:
+    """A weight as it lies in the file; a buffer that no leaf is read from may hold infinities, as a mask does."""
+    array = tensor.read()
+    check_finite(array, f"{tensor.file}: '{key}'" if tensor.file else f"'{key}'")
+    return array
+
+
 def _joined(parts: list[tuple[Entry, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     """One tensor of the file from the leaves that it fuses; it is made when it is read."""
     parts = sorted(parts, key=lambda part: part[0].layout.part)
@@ -139,7 +153,7 @@ def _joined(parts: list[tuple[Entry, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     def read() -> np.ndarray:
         pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
         whole = np.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
-        return whole if whole.dtype == dtype else whole.astype(dtype)
+        return whole if whole.dtype == dtype else narrowed(whole, dtype, parts[0][0].key)
 
     return LazyTensor(tuple(shape), dtype, read)
 

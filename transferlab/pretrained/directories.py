@@ -21,7 +21,7 @@ from transferlab.pretrained.formats.gguf import read_gguf
 from transferlab.pretrained.formats.gguf_tokenizer import tokenizer_from_gguf
 from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.tensors import LazyTensor
-from transferlab.pretrained.formats.weights import read_any, read_directory, read_entry
+from transferlab.pretrained.formats.weights import check_no_entry, directory_entry, read_any, read_entry
 from transferlab.pretrained.matching import Described, assemble, hits
 from transferlab.pretrained.names import Entry, NameTable
 from transferlab.pretrained.orbax_directory import DESCRIPTION, from_orbax
@@ -79,9 +79,17 @@ def from_file(path: Path, name: str, config: Any, entry: str | None) -> Source:
             f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
         )
     made = _bare(name, family_of(config), config, tensors, path)
-    told = ((key, f"another state dict of the file: tl.load('{name}', entry='{key}', …) reads it") for key in others)
-    provenance = made.provenance if entry is None else {**made.provenance, "entry": entry}
-    return replace(made, files={path.name: path}, unused=(*made.unused, *told), provenance=provenance)
+    return _with_entries(replace(made, files={path.name: path}), entry, others, ", …")
+
+
+def _with_entries(source: Source, entry: str | None, others: tuple[str, ...], more: str = "") -> Source:
+    """The source of one state dict of a torch file, which says what the others are called."""
+    told = (
+        (key, f"another state dict of the file: tl.load('{source.name}', entry='{key}'{more}) reads it")
+        for key in others
+    )
+    provenance = source.provenance if entry is None else {**source.provenance, "entry": entry}
+    return replace(source, unused=(*source.unused, *told), provenance=provenance)
 
 
 def _bare(
@@ -102,16 +110,25 @@ def _bare(
 
 
 def from_directory(
-    directory: Path, name: str, provenance: dict[str, Any], known: dict[Path, str] | None = None
+    directory: Path,
+    name: str,
+    provenance: dict[str, Any],
+    known: dict[Path, str] | None = None,
+    entry: str | None = None,
 ) -> Source:
-    """A directory of Hugging Face, timm, open_clip or ours; ``known`` are hashes of its files."""
+    """A directory of Hugging Face, timm, open_clip or ours; ``known`` are hashes of its files.
+
+    ``entry`` is the name of the state dict that is wanted of its torch file.
+    """
     if (directory / DESCRIPTION).exists():
+        check_no_entry(directory, entry)
         return from_orbax(directory, name, provenance)
     with reading(directory / MODULES):
         modules = read_modules(directory)
     directory, whole = modules.folder, directory
     path = directory / "config.json"
     if not path.exists() and (directory / OPEN_CLIP).exists():
+        check_no_entry(directory, entry)
         return _from_open_clip(directory, name, provenance)
     if not path.exists():
         if (directory / "adapter_config.json").exists():
@@ -126,7 +143,7 @@ def from_directory(
         timm = TimmConfig.read(raw) if "model_type" not in raw and "architecture" in raw else None
         family = _family(raw.get("model_type"), timm, path)
     check_plain(raw, path)
-    tensors, files = read_directory(directory)
+    tensors, files, others = directory_entry(directory, entry)
     check_scalars(family.config, raw, where=str(path))
     with reading(path):
         config = family.from_hf(raw) if timm is None else timm.config(family.from_timm)
@@ -153,6 +170,7 @@ def from_directory(
         source = assemble(name, family, config, tensors, provenance, described)
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
+    source = _with_entries(source, entry, others)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
     with reading(path):
         return source.resized(images.size) if isinstance(images, ImageTransform) else source

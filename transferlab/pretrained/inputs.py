@@ -26,6 +26,9 @@ _TABLES = {
 
 _ROWS = {"token_type_ids": "token types", "position_ids": "positions"}
 
+_INT32 = 1 << 31
+"""What ids are below on the device; a tokenizer has none beyond it either."""
+
 _AXES = {
     "pixel_values": ("batch", "height", "width", "channels"),
     "input_features": ("batch", "frames", "bands"),
@@ -68,6 +71,10 @@ def check_inputs(
     """
     arrays = {key: _array(key, value) for key, value in inputs.items() if not isinstance(value, Tracer)}
     for key, array in arrays.items():
+        if 0 in array.shape:
+            raise TransferlabError(
+                f"'{key}' is empty, of shape {tuple(array.shape)}; it must have at least one row, of at least one value."
+            )
         if key in _AXES:
             _check_signal(name, channels, key, array)
         else:
@@ -82,14 +89,18 @@ def check_inputs(
             raise TransferlabError(f"'{key}' has shape {array.shape}, but '{ids}' has {shape}.")
     for key in _IDS:
         table = _table(leaves, key)
-        if key not in arrays or table is None or (wrong := _outside(arrays[key], table.shape[0])) is None:
+        # What is looked up in no table, as rotary positions are, is an int32 on the device.
+        rows = _INT32 if table is None else table.shape[0]
+        if key not in arrays or (wrong := _outside(arrays[key], rows)) is None:
             continue
-        row, value, rows = *wrong, table.shape[0]
+        row, value = wrong
+        if table is None:
+            raise TransferlabError(f"Row {row} of '{key}' holds {value}; it must be from 0 to {rows - 1}.")
         if key in _ROWS:
             raise TransferlabError(
                 f"Row {row} of '{key}' holds {value}, but {name} has {rows} {_ROWS[key]} (0 to {rows - 1})."
             )
-        token = tokenizer.id_to_token(value) if tokenizer is not None and value >= 0 else None
+        token = tokenizer.id_to_token(value) if tokenizer is not None and 0 <= value < _INT32 else None
         assert vocabulary is not None
         raise TransferlabError(f"Row {row} of '{key}' holds {value}{vocabulary.lacks(token)}")
 
@@ -135,7 +146,9 @@ def _check_kind(name: str, array: np.ndarray) -> None:
         except TypeError:
             wrong = array.reshape(-1)
         if wrong.size:
-            raise TransferlabError(f"'{name}' holds {wrong[0]!r}; it must be 1 for a token and 0 for padding.")
+            raise TransferlabError(
+                f"'{name}' holds {wrong[:1].tolist()[0]!r}; it must be 1 for a token and 0 for padding."
+            )
 
 
 def _outside(array: np.ndarray, rows: int) -> tuple[int, int] | None:

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
-from transferlab.errors import TransferlabError
-from transferlab.pretrained.formats.tensors import LazyTensor, holds_nonfinite
+from transferlab.pretrained.formats.tensors import LazyTensor, check_finite
 from transferlab.pretrained.names import Layout
 from transferlab.pretrained.positions import Resize
 from transferlab.reading import reading
@@ -54,20 +52,21 @@ class LazyLeaf:
         """
         with reading(self.tensor.file or "memory", f"'{self.key}'"):
             plain = self.layout.to_tree(self.tensor.read())
-        if holds_nonfinite(plain):
-            where = f"{self.tensor.file}: " if self.tensor.file else ""
-            what = "NaN" if bool(np.isnan(plain).any()) else "an infinity"
-            raise TransferlabError(f"{where}'{self.key}' holds {what}; every weight must be a finite number.")
-        return self.resize.apply(plain) if self.resize else plain
+        check_finite(plain, f"{self._where}'{self.key}'")
+        if self.resize is None:
+            return plain
+        with np.errstate(over="ignore"):
+            resized = self.resize.apply(plain)
+        check_finite(resized, f"{self._where}'{self.key}', resized,")
+        return resized
+
+    @property
+    def _where(self) -> str:
+        return f"{self.tensor.file}: " if self.tensor.file else ""
 
     def placed(self, dtype: Any) -> jax.Array:
         """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
-        array = self.read()
-        made = trees.placed(array, dtype).block_until_ready()
-        if made.dtype == jnp.float16 and array.dtype != np.float16 and not bool(jnp.isfinite(made).all()):
-            raise TransferlabError(
-                f"'{self.key}' has values beyond the range of float16; load it with dtype='bfloat16'."
-            )
+        made = trees.placed(self.read(), dtype, f"{self._where}'{self.key}'").block_until_ready()
         self.tensor.release()
         return made
 

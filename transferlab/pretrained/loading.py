@@ -12,7 +12,7 @@ from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fetching import fetch_bucket
 from transferlab.pretrained.directories import from_directory, from_file, from_gguf, from_tree
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.formats.weights import read_any
+from transferlab.pretrained.formats.weights import check_no_entry, read_any
 from transferlab.pretrained.matching import Described, assemble
 from transferlab.pretrained.registry import REGISTRY, Entry
 from transferlab.pretrained.source import Source
@@ -41,7 +41,7 @@ def load(
             ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
         tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
             the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
-        entry: of a torch file of several state dicts, the name of the one that is wanted, as ``model_ema``. By default it
+        entry: of a torch file of several state dicts, alone or in a model's directory, the name of the one that is wanted, as ``model_ema``. By default it
             is the trained model's, and ``unused`` of the source names the others.
 
     Raises:
@@ -65,20 +65,22 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def _load(text: str, config: Any, entry: str | None = None) -> Source:
     path = Path(text).expanduser()
-    if entry is not None and not path.is_file():
-        raise TransferlabError(f"'{text}' is no weight file, among whose state dicts entry='{entry}' could choose.")
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
-        return from_directory(directory, text, {"revision": revision})
+        return from_directory(directory, text, {"revision": revision}, entry=entry)
     if "://" in text:
-        return from_directory(fetch_bucket(text), text, {})
+        return from_directory(fetch_bucket(text), text, {}, entry=entry)
+    model = path.is_dir() and (config is None or (path / "config.json").exists())
+    if entry is not None and (text in REGISTRY or not (path.is_file() or model)):
+        raise TransferlabError(f"'{text}' is no weight file, among whose state dicts entry='{entry}' could choose.")
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
     if path.is_dir() and config is not None and not (path / "config.json").exists():
         return from_tree(path, text, config)
     if path.is_dir():
-        return from_directory(path, text, {})
+        return from_directory(path, text, {}, entry=entry)
     if path.suffix.lower() == ".gguf" and path.is_file() and config is None:
+        check_no_entry(path, entry)
         return from_gguf(path, text, {})
     if path.is_file():
         return from_file(path, text, config, entry)

@@ -88,6 +88,7 @@ def assemble(
     definition = trees.define(config.build(head))
     wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
     problems = _misfits(names, {path: tuple(leaf.shape) for path, leaf in wanted.items()}, found, tensors)
+    problems += _quantised(wanted, found)
     # The reference implementation loads its model all the same, and reports such keys as unexpected.
     unused += [
         (leaf.key, f"the network that its config says has no '{path}'")
@@ -139,6 +140,19 @@ def _misfits(
             problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
                             f"the config asks for {shape}.")  # fmt: skip
     return problems
+
+
+def _quantised(wanted: Mapping[str, Any], found: Mapping[str, LazyLeaf]) -> list[str]:
+    """Keys of floating leaves whose numbers the file has as integers or in 8 bits, which say nothing without their scales."""
+    kinds = {found[path].key: found[path].tensor.dtype for path, leaf in wanted.items()
+             if path in found and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
+    return [f"the file's key '{key}' is of dtype {kind}, and must be of {', '.join(_FLOATS)}: quantised weights are not read "
+            "from such files; load the model's weights as they were before, or a GGUF file of it."
+            for key, kind in kinds.items() if kind.name not in _FLOATS]  # fmt: skip
+
+
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+"""Types of numbers that stand for themselves."""
 
 
 def _pooling(family: Family, config: Any, head: HeadConfig | None) -> Pooling:

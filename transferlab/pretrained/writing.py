@@ -13,9 +13,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.compute.host import interruptible
 from transferlab.errors import TransferlabError, check_arguments, nearest
-from transferlab.files import folder_named
-from transferlab.files import write_json
-from transferlab.files import writing
+from transferlab.files import folder_named, write_json
 from transferlab.manifest import write_manifest
 from transferlab.pretrained.auxiliary_files import (
     changed_tokenizer,
@@ -100,7 +98,7 @@ def save(
             write_orbax(source, made, dtype)
         else:
             if kind == own and source.raw is not None:
-                raw, tensors = native(source, kind, sized)
+                raw, tensors = native(source, kind, sized, dtype)
             else:
                 raw, tensors = converted(source, kind)
             if changed_tokenizer(source):

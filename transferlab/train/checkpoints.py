@@ -13,13 +13,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.files import DiskFull
-from transferlab.files import atomic_directory
-from transferlab.files import drop_litter
-from transferlab.files import is_full
-from transferlab.files import remove
-from transferlab.files import remove_directory
-from transferlab.files import write_json
+from transferlab.files import DiskFull, atomic_directory, drop_litter, is_full, remove, remove_directory, write_json
 from transferlab.manifest import MANIFEST, Damaged, check_manifest, write_manifest
 from transferlab.pretrained.formats.orbax import plain_path, read_tree, write_tree
 from transferlab.reading import read_json

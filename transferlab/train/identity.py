@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.files import TEMPORARY
-from transferlab.files import new_folder
-from transferlab.files import write_json
+from transferlab.files import TEMPORARY, new_folder, write_json
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.train.setup import Setup

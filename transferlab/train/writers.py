@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from transferlab.files import write_text
-from transferlab.files import writing
+from transferlab.files import write_text, writing
 from transferlab.reading import check_file
 
 _LOG = logging.getLogger(__name__)

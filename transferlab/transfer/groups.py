@@ -9,9 +9,7 @@ from typing import Literal
 from transferlab.bounds import Fraction, NonNegative
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
-from transferlab.selectors import Selectable
-from transferlab.selectors import select
-from transferlab.selectors import selector_text
+from transferlab.selectors import Selectable, select, selector_text
 
 Schedule = Literal["linear", "cosine", "constant"]
 """What follows the warm-up: down to zero on a line or on half a cosine, or no change."""

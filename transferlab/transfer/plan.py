@@ -156,10 +156,10 @@ class Plan:
             if leaf.read is None:
                 continue
             if leaf.action != "copied":
-                values[leaf.path] = trees.placed(leaf.read(), leaf.dtype)
+                values[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
             else:
                 if leaf.path not in shared:
-                    shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype)
+                    shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
                 values[leaf.path] = shared[leaf.path]
         params = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "param"}
         state = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "state"}
@@ -300,6 +300,10 @@ def plan(
 
 _SHOWN = 20
 """Problems that an error lists; the nearest name is sought for those alone."""
+
+
+def _named(leaf: Leaf) -> str:
+    return f"'{leaf.path}' (key '{leaf.source[0]}')" if leaf.source else f"'{leaf.path}'"
 
 
 def _schedule(settings: LeafSettings | None) -> str:

@@ -117,5 +117,6 @@ EFFICIENTNET = Family(
     adjust=lambda config, found: config,
     transform=_transform,
     to_timm=_to_timm,
+    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
     input_kernel="stem/conv/kernel",
 )

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from transferlab import limits
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, beyond_range
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,17 @@ def check_name(path: Path, name: str) -> None:
         )
 
 
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Raise for a floating array, of this ``name`` in messages, with a NaN or an infinity."""
+    if holds_nonfinite(array):
+        what = "NaN" if bool(np.isnan(array).any()) else "an infinity"
+        raise TransferlabError(f"{name} holds {what}; every weight must be a finite number.")
+
+
 def narrowed(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
     """The array in this floating type; what it has no number for is an error, not an infinity in the file."""
     with np.errstate(over="ignore"):
         made = array.astype(dtype)
     if holds_nonfinite(made) and not holds_nonfinite(array):
-        raise TransferlabError(f"'{key}' has values beyond the range of {dtype}; write it with dtype='bfloat16'.")
+        raise beyond_range(f"'{key}'", dtype.name, "write it")
     return made

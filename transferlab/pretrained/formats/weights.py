@@ -24,21 +24,41 @@ def read_entry(path: Path, entry: str | None) -> tuple[dict[str, LazyTensor], tu
     """
     if is_torch(path):
         return torch_entry(path, entry)
+    check_no_entry(path, entry)
+    return read_any(path), ()
+
+
+def check_no_entry(path: Path, entry: str | None) -> None:
+    """Refuse the name of a state dict for what is no single torch file."""
     if entry is not None:
         raise TransferlabError(
             f"{path}: entry='{entry}' chooses among the state dicts of a torch file, and this is none."
         )
-    return read_any(path), ()
 
 
 def read_directory(directory: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
     """Read a Hugging Face directory's weights, single or sharded. Returns (tensors, the files they are in)."""
+    return directory_entry(directory, None)[:2]
+
+
+def directory_entry(directory: Path, entry: str | None) -> tuple[dict[str, LazyTensor], list[Path], tuple[str, ...]]:
+    """Return (tensors, the files they are in, the names of the other state dicts where they are in one torch file).
+
+    Args:
+        directory: of the model.
+        entry: the name of the state dict, in a torch file of several.
+    """
     # The origin's order: where a directory holds several, old shards lie beside a model that was saved later, whole.
     for name, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch_file)):
-        if (directory / name).exists():
-            return reader(directory / name), [directory / name]
-        if (directory / f"{name}.index.json").exists():
-            return _read_sharded(directory, f"{name}.index.json", reader)
+        if (path := directory / name).exists():
+            if reader is read_torch_file:
+                tensors, others = torch_entry(path, entry)
+                return tensors, [path], others
+            check_no_entry(path, entry)
+            return reader(path), [path], ()
+        if (path := directory / f"{name}.index.json").exists():
+            check_no_entry(path, entry)
+            return *_read_sharded(directory, path.name, reader), ()
     there = sorted(p.name for p in directory.iterdir())
     raise TransferlabError(
         f"{directory}: no weights; expected model.safetensors or pytorch_model.bin (or their index). There is: {there}."
