@@ -247,6 +247,7 @@ def test_a_weight_that_is_none_is_copied_into_what_is_saved(bert_folder: Path, t
 @pytest.mark.parametrize("scale", [np.inf, np.nan])
 def test_a_scale_of_quantized_weights_that_cannot_be_is_refused(scale: float, tmp_path: Path) -> None:
     from transferlab.pretrained.formats.gguf import read_gguf
+    from transferlab.pretrained.leaves import LazyLeaf
     from transferlab.pretrained.names import SAME
 
     name = b"q8"

@@ -58,8 +58,8 @@ def step_of(config, carry: dict, rows: int, **head):
         definition, leaf_settings, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
     )
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    hyper = {name: number for name in ("learning_rate", "weight_decay", "total", "warmup")}
-    hyper |= {"seed": jax.ShapeDtypeStruct((), jnp.uint32)}
+    hparams = {name: number for name in ("learning_rate", "weight_decay", "total", "warmup")}
+    hparams |= {"seed": jax.ShapeDtypeStruct((), jnp.uint32)}
     label, weight = (jax.ShapeDtypeStruct((rows,), dtype) for dtype in (jnp.int32, jnp.float32))
     state = jax.eval_shape(program.initial, definition.params, definition.state)
     return program.advance, (state, {}, {"carry": carry, "label": label, "weight": weight}, hparams)

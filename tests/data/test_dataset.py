@@ -294,7 +294,7 @@ def test_half_a_character_is_one_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [{"text_column": "body"}, {"label_column": "y"}, {"label_kind": "classes"}])
-def test_an_argument_for_tables_is_refused_where_there_is_none(given: dict[str, str], tmp_path: Path) -> None:
+def test_an_argument_for_tables_is_refused_where_there_is_none(given: dict[str, Any], tmp_path: Path) -> None:
     (name,) = given
     with pytest.raises(
         TransferlabError, match=rf"{name} is '.*', but 'digits' is a named data set; .*tl\.dataset\('digits'"

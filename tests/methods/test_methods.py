@@ -35,8 +35,8 @@ def test_a_method_that_a_run_records_is_read_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_publishes_are_settings_of_a_run(name: str) -> None:
-    assert METHODS[name].about and METHODS[name].published
-    Settings(**METHODS[name].published)
+    assert METHODS[name].summary and METHODS[name].defaults
+    Settings(**METHODS[name].defaults)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -21,6 +21,7 @@ from transferlab.methods import LoRA, Probe
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
 from transferlab.pretrained.families.llama import LLAMA
+from transferlab.pretrained.families.llama_config import llama_from_hf
 from transferlab.pretrained.families.llama_gguf import llama_gguf_names
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.writing import save
@@ -113,7 +114,7 @@ def test_a_model_that_says_it_has_no_quantization_is_read(empty, tmp_path: Path)
 
 
 def test_what_a_config_leaves_out_is_the_models_own_default() -> None:
-    read = LlamaConfig.from_hf
+    read = llama_from_hf
     assert read({"model_type": "mistral"}).windowed == tuple(range(32))
     assert read({"model_type": "mistral", "sliding_window": None}).windowed == ()
     assert read({"model_type": "qwen2", "sliding_window": 9}).windowed == ()
@@ -420,7 +421,7 @@ def test_a_config_of_ours_means_the_same_model_to_hugging_face(size: str) -> Non
     config = getattr(LlamaConfig, size)()
     for head in (config.language_model(), None):
         raw, names = found(LLAMA.to_hf)(config, head)
-        assert LlamaConfig.from_hf(json.loads(json.dumps(raw))) == config
+        assert llama_from_hf(json.loads(json.dumps(raw))) == config
         wanted = trees.flatten(trees.define(config.build(head)).params)
         assert wanted.keys() <= {name.path for name in names.names}
     with pytest.raises(TransferlabError, match="No model of Hugging Face's is what this config says"):

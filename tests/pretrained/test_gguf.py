@@ -52,7 +52,7 @@ def test_metadata_and_tensors_come_back(file: Path) -> None:
 
 
 def test_a_tensor_longer_than_a_piece_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transferlab.pretrained import gguf as module
+    from transferlab.pretrained.formats import gguf as module
 
     blocks = np.random.default_rng(0).integers(0, 256, (12, 34), np.uint8)
     blocks[:, :2] = np.frombuffer(ONE, np.uint8)

@@ -363,7 +363,7 @@ def test_a_run_reads_its_texts_and_does_not_train_what_is_frozen(kind: str, meth
     write_bert(tmp_path / "words")  # its tokenizer has 18 tokens
     (tmp_path / "tokenizer.json").write_text((tmp_path / "words" / "tokenizer.json").read_text())
     run = tl.adapt(tl.load(tmp_path), films.subset(16, 0), method=method, settings=Settings(epochs=2, batch_size=8))
-    before, after = (trees.flatten(tree) for tree in (run._plan.place(0)[0], found(run.fit().params)))
+    before, after = (trees.flatten(tree) for tree in (run.plan.place(0)[0], found(run.fit().params)))
     trained = {path for path in before if not np.array_equal(before[path], after[path])}
     assert trained <= set(run.plan.trainable) and {"head/kernel", "head/bias"} <= trained
     assert any("/lora/b" in path for path in trained) == (method.name == "lora")

@@ -12,14 +12,13 @@ import pytest
 from safetensors.numpy import save_file
 from support.checkpoints import VIT_DIALECTS, vit_config, write_vit
 from support.typed import as_image
-from transferlab.pretrained.vit import Dialect
 
 import transferlab as tl
 from transferlab.data.images import Fit
 from transferlab.errors import TransferlabError
 from transferlab.models import EfficientNetConfig, ViTConfig
 from transferlab.pretrained.families.efficientnet import efficientnet_from_timm
-from transferlab.pretrained.families.vit import vit_from_hf, vit_names
+from transferlab.pretrained.families.vit import Dialect, vit_from_hf, vit_names
 from transferlab.pretrained.names import NameTable, to_file
 from transferlab.pretrained.timm import TimmConfig
 

@@ -11,7 +11,7 @@ import pytest
 
 from transferlab.config import parse_config, read_config
 from transferlab.errors import TransferlabError
-from transferlab.studies.directory import recorded_config
+from transferlab.studies.directory import recorded_config, verify_directory
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.study import Study
 
@@ -26,6 +26,10 @@ SMALL = (
 def small(config: Path, place: Path, *words: str) -> StudyConfig:
     """The config of a study of seconds, in a directory."""
     return read_config(config, [f"--config.{word}" for word in (*SMALL, f"workdir={place}", *words)])
+
+
+def claim(study: Study) -> None:
+    verify_directory(study.directory, study.config, study.source, study.data)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +102,12 @@ def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_
     read = read_config(config, [f"--config.{word}" for word in words])
     assert (read.budgets, read.seeds, read.baselines) == ((12,), (1,), ("majority",))
     for _ in range(2):
-        Study(read)._claim()
+        claim(Study(read))
     recorded = json.loads((tmp_path / "films" / "config.json").read_text())
     assert recorded["seeds"] == [1]
     # As earlier versions recorded them.
     (tmp_path / "films" / "config.json").write_text(json.dumps({**recorded, "seeds": 1, "budgets": 12}))
-    Study(read)._claim()
+    claim(Study(read))
 
 
 @pytest.mark.parametrize(
@@ -116,17 +120,17 @@ def test_a_study_killed_between_its_first_files_continues(left: tuple[str, ...],
         # What it was to read may have changed since.
         (place / name).write_text('{"source": {"name": "another", "mark": "1"}}')
     begun = Study(read_config(str(config), (f"--config.workdir={place}",)))
-    begun._claim()
+    claim(begun)
     assert {path.name for path in place.iterdir()} - {".lock"} == {"inputs.json", "config.json"}
     assert json.loads((place / "inputs.json").read_text())["source"]["mark"] == begun.source.sha256
-    begun._claim()
+    claim(begun)
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(config: Path, tmp_path: Path) -> None:
     for name in ("inputs.json", "thesis.tex"):  # the first alone as well: it is not what a study writes
         (tmp_path / name).write_text("{}")
         with pytest.raises(TransferlabError, match="not empty and holds no study"):
-            Study(read_config(str(config), (f"--config.workdir={tmp_path}",)))._claim()
+            claim(Study(read_config(str(config), (f"--config.workdir={tmp_path}",))))
         assert (tmp_path / "inputs.json").read_text() == "{}"
 
 
@@ -138,7 +142,7 @@ def test_a_report_is_the_same_from_any_working_directory(config: Path, table: Pa
     try:
         os.chdir(here)
         read = read_config(config, [f"--config.{word}" for word in words])
-        Study(read)._claim()
+        claim(Study(read))
         os.chdir(tmp_path)
         assert (
             Study(parse_config(recorded_config(here / "made"))).data.sha256

@@ -22,7 +22,7 @@ def write_bert(folder: Path, *, seed: int = 0, drop: tuple[str, ...] = (), **cha
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     from transferlab import trees
-    from transferlab.pretrained.families.bert import bert_names
+    from transferlab.pretrained.families.bert import bert_from_hf, bert_names
 
     folder.mkdir(parents=True, exist_ok=True)
     raw = {**TINY, **changes}
@@ -76,11 +76,10 @@ def vit_config(raw: dict):
 def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[str, np.ndarray]:
     """Write config and random weights under the origin's keys; return the tensors."""
     from safetensors.numpy import save_file
-    from transferlab.pretrained.vit import Dialect
 
     from transferlab import trees
     from transferlab.models import ClassifierConfig
-    from transferlab.pretrained.families.vit import vit_names
+    from transferlab.pretrained.families.vit import Dialect, vit_names
     from transferlab.pretrained.names import to_file
 
     folder.mkdir(parents=True, exist_ok=True)

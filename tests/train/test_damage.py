@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -225,7 +226,7 @@ def test_a_checkpoint_of_an_earlier_version_can_be_opened(half, tmp_path, caplog
 def test_a_path_with_special_letters_keeps_checkpoints_that_can_be_read(name, half, tmp_path) -> None:
     like = arrays_at(half, Checkpoints(half / "checkpoints").steps[-1])
     checkpoints = Checkpoints(tmp_path / name)
-    state = {"params": {"w": np.arange(6.0)}, "optimizer": {}, "stats": {}, "step": np.int32(3)}
+    state: Any = {"params": {"w": np.arange(6.0)}, "optimizer": {}, "stats": {}, "step": np.int32(3)}
     checkpoints.save(state, {"step": 3}, None)
     checkpoints.close()
     again = Checkpoints(tmp_path / name)

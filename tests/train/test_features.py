@@ -58,7 +58,7 @@ def test_runs_of_another_precision_share_no_features(source, films, monkeypatch)
     for precision in ("bfloat16", "float32"):
         run = tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(steps=2, precision=precision))
         run.cache = cache
-        key = run.features(*run._plan.place(0))
+        key = run.compute_features(*run.plan.place(0))
         kinds.append(str(cache.rows(key, data.train, 0, 16, ())["pooled"].dtype))
     assert kinds == ["bfloat16", "float32"]
     assert cache.computed == 2 * (16 + len(data.test))
@@ -69,8 +69,8 @@ def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(sou
 
     def key(source, data, precision="float32"):
         run = tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK)
-        params, stats = run._plan.place(0)
-        definition, frontier = run._plan.definition, run._plan.frontier
+        params, stats = run.plan.place(0)
+        definition, frontier = run.plan.definition, run.plan.frontier
         return cache_key(params, stats, definition, frontier, source.transform, data.sha256, precision)
 
     first = key(source, films)
@@ -108,16 +108,16 @@ def test_another_config_of_the_same_weights_is_another_model(films, tmp_path: Pa
 def test_what_was_computed_before_a_stop_is_kept(source, films, tmp_path: Path, monkeypatch) -> None:
     run = tl.adapt(source, films.subset(40, 0), method=tl.methods.Probe(), settings=QUICK)
     run.cache = FrontierCache(tmp_path)
-    params, stats = run._plan.place(0)
-    whole = run._carries
+    params, stats = run.plan.place(0)
+    whole = run.iterate_features
 
     def stopped(*args):
         yield next(iter(whole(*args)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_carries", stopped)
+    monkeypatch.setattr(run, "iterate_features", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run.features(params, stats)
+        run.compute_features(params, stats)
     before = len(run._wanted)
     again = FrontierCache(tmp_path)
     assert 0 < len(again.missing(run._key(params, stats), run._wanted)) < before

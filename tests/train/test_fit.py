@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from transferlab.train.state import State
+
 from dataclasses import replace
 
 import jax
@@ -86,7 +91,7 @@ def test_the_step_keeps_what_is_frozen_and_donates_what_it_replaces(source, film
     run = tl.adapt(source, films.subset(16, 0), method=tl.methods.LoRA(rank=2), settings=QUICK)
     member, state = prepare(run, {})
     batch = jax.device_put(make_batch(member, run.order[0]))
-    run.program.step(state, member.frozen, batch, run.hyper())
+    run.program.step(state, member.frozen, batch, run.hparams())
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state["params"], state["optimizer"])))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(member.frozen))
 
@@ -98,7 +103,7 @@ def test_the_backward_pass_does_not_go_through_what_is_frozen(source, films) -> 
         run = tl.adapt(source, data, method=method, settings=replace(QUICK, cache_bytes=0))
         member, state = prepare(run, {})
         assert not run.decision.cached
-        cost[name] = run.program.step.flops(state, member.frozen, make_batch(member, run.order[0]), run.hyper())
+        cost[name] = run.program.step.flops(state, member.frozen, make_batch(member, run.order[0]), run.hparams())
     assert cost["probe"] < 0.45 * cost["full"]
 
 
@@ -112,7 +117,7 @@ def test_confidence_does_not_outweigh_an_example_of_a_large_validation_split(sou
     for step, (wrong, sure) in enumerate(((400, 0.6), (399, 0.99999), (399, 0.9)), 1):
         probabilities = np.full((n, 2), (sure, 1 - sure), np.float32)
         probabilities[:wrong] = (1 - sure, sure)
-        _take_score(member, [], step, probabilities, lambda: {})
+        _take_score(member, [], step, probabilities, lambda: cast("State", {}))
     assert member.best is not None and member.best[1] == 3
-    _take_score(member, [], 4, np.full((n, 2), np.nan, np.float32), lambda: {})
+    _take_score(member, [], 4, np.full((n, 2), np.nan, np.float32), lambda: cast("State", {}))
     assert member.best[1] == 3

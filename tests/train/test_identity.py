@@ -19,7 +19,7 @@ def made(source, films, **changes):
 
 
 def test_a_directory_is_claimed_by_one_run(source, films, tmp_path) -> None:
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     stamp = (tmp_path / "run.json").stat().st_mtime_ns
     write_or_verify(made(source, films), tmp_path)
     assert (tmp_path / "run.json").stat().st_mtime_ns == stamp
@@ -30,7 +30,7 @@ def test_a_directory_is_claimed_by_one_run(source, films, tmp_path) -> None:
 
 
 def test_a_base_that_moved_is_the_same_run(source, films, tmp_path) -> None:
-    claim(made(source, films), tmp_path)
+    write_or_verify(made(source, films), tmp_path)
     written = read_json(tmp_path / "run.json")
     written["source"]["path"] = "/somewhere/else"
     write_json(tmp_path / "run.json", written)

@@ -199,6 +199,7 @@ def test_only_runs_of_one_program_are_put_together(source, films) -> None:
 
 
 def test_a_stopped_population_loses_no_step(source, films, tmp_path, monkeypatch) -> None:
+    from transferlab.train.engines import scanned
 
     calm = fit_together(runs(source, films, tmp_path / "calm"))
     monkeypatch.setattr(scanned, "CHUNK", 4)
