@@ -133,7 +133,7 @@ def test_one_query_answers_as_among_all_and_maps_no_other_token(case: str, monke
         mask = {"of keys": seen[:, 0], "of each query": seen}.get(case)
         asked: dict[str, Any] = {"bias": bias}
         if narrow:
-            asked = {"asking": x[:, :1], "bias": None if bias is None else bias[:, :, :1]}
+            asked = {"queries": x[:, :1], "bias": None if bias is None else bias[:, :, :1]}
         mask = mask[:, :1] if narrow and mask is not None and mask.ndim == 3 else mask
         answer = nnx.merge(graph, params)(x, mask, key, **asked)[:, 0]
         return jnp.square(answer).sum(), answer

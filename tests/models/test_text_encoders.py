@@ -95,7 +95,7 @@ def test_a_layer_is_not_frozen_while_the_bias_that_it_borrows_trains() -> None:
 
 @pytest.mark.parametrize("family", TINY)
 def test_a_rate_acts_in_training_alone_and_in_the_stages_that_say_they_are_random(family: str) -> None:
-    shallow = replace(TINY[family], **{"n_layers" if family == "distilbert" else "num_hidden_layers": 1})
+    shallow = replace(TINY[family], num_hidden_layers=1)
     definition, params = concrete(shallow)
     quiet = compiled(definition)(params, INPUTS)["logits"]
     for field in DROPOUT[family]:
@@ -167,7 +167,7 @@ def test_a_named_size_has_the_number_of_parameters_published(config, millions: f
     ("make", "message"),
     [
         (lambda: RobertaConfig(hidden_size=10, num_attention_heads=3), "hidden_size 10 is no multiple"),
-        (lambda: RobertaConfig(pad_token_id=-1), "pad_token_id -1 is no token"),
+        (lambda: RobertaConfig(pad_token_id=-1), "pad_token_id is -1; it must be at least 0"),
         (lambda: RobertaConfig(max_position_embeddings=2), "max_position_embeddings 2 leaves no row"),
         (lambda: RobertaConfig(hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
         (

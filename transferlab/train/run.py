@@ -42,6 +42,7 @@ class Run(Setup):
         """What a step will hold, from the compiled program; nothing is allocated."""
         return memory_of(self)
 
+    @check_arguments
     def fit(self, report: Report | None = None) -> Result:
         """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
 
