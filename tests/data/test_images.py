@@ -268,5 +268,5 @@ def test_predict_reads_the_white_that_it_is_told(tmp_path: Path) -> None:
         ((name, picture),) = _examples([str(place)], "image", "text", 4095.0)
         assert name == str(tmp_path / "a.png") and picture[0, :, 0].tolist() == [0, 62, 125, 255]
     (tmp_path / "none").mkdir()
-    with pytest.raises(TransferlabError, match="none holds no pictures"):
+    with pytest.raises(TransferlabError, match="none holds no images"):
         list(_examples([str(tmp_path / "none")], "image", "text", None))
