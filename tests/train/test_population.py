@@ -61,7 +61,7 @@ def test_a_member_equals_its_run_made_alone(source, films) -> None:
 # (orders, runs on each): cut within the orders, between them, and not at all.
 @pytest.mark.parametrize(("orders", "alike"), [(2, 4), (3, 4), (8, 1), (3, 3)])
 def test_halves_that_step_side_by_side_are_not_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
-    monkeypatch.setattr("transferlab.train.loop.CHUNK", 6)
+    monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 6)
 
     def made() -> list[Run]:
         settings = replace(QUICK, steps=12)
