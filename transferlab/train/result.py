@@ -139,6 +139,7 @@ def read_record(path: Path) -> dict[str, Any]:
     record = {_FORMER.get(name, name): value for name, value in read_object(path).items()}
     test = record.get("test")
     # A run that diverged has no scores; its record says so.
-    if not isinstance(test, dict) or not isinstance(test.get("accuracy", ""), (int, float, NoneType)):
+    kinds = (int, float) if record.get("status", FINISHED) == FINISHED else (int, float, NoneType)
+    if not isinstance(test, dict) or not isinstance(test.get("accuracy", ""), kinds):
         raise TransferlabError(f"{path}: it holds no scores ('test' with 'accuracy'); delete it and run again.")
     return record
