@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,7 +58,7 @@ _DEEPEST_ENTRY = 4
 
 _SETTINGS = (
     ("argparse", "Namespace"), ("types", "SimpleNamespace"),
-    ("pathlib", "PosixPath"), ("pathlib", "WindowsPath"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath"),
+    *product(("pathlib", "pathlib._local"), ("Path", "PurePath", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
     ("pytorch_lightning.utilities.parsing", "AttributeDict"), ("lightning.fabric.utilities.data", "AttributeDict"),
     ("lightning_fabric.utilities.data", "AttributeDict"), ("lightning.pytorch.utilities.parsing", "AttributeDict"),
     ("omegaconf.dictconfig", "DictConfig"), ("omegaconf.listconfig", "ListConfig"),

@@ -174,7 +174,13 @@ def test_of_several_state_dicts_none_is_guessed(folder: Path, weights, config, t
 
 
 def test_settings_beside_the_weights_are_refused_or_made(folder: Path, weights, config, tmp_path: Path) -> None:
-    args = argparse.Namespace(lr=0.1, output=PurePosixPath("/tmp/x"), nested=argparse.Namespace(a=[1]))
+    # Python 3.13 keeps the classes of paths in a module of its own, older and newer ones do not; a file may come from any of them.
+    paths = [
+        Global(module, kind, "/tmp/x")
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("PosixPath", "PureWindowsPath")
+    ]
+    args = argparse.Namespace(lr=0.1, output=PurePosixPath("/tmp/x"), nested=argparse.Namespace(a=[1]), paths=paths)
     best = Global("numpy.core.multiarray", "scalar", Global("numpy", "dtype", "f8", False, True), b"12345678")
     settings = Global("omegaconf.dictconfig", "DictConfig", {"lr": 0.1})
     path = save(tmp_path / "m.pth", model=weights, args=args, best=best, config=settings)
