@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -141,9 +142,13 @@ def members(source, films, method, wild: bool, directory: Path | None = None, **
 
 
 def assert_same(some: list[Result], others: list[Result]) -> None:
+    """The same bits on a CPU; a GPU adds up in no fixed order."""
+    tolerance = 0 if jax.default_backend() == "cpu" else 1e-4
     for one, other in zip(some, others, strict=True):
-        assert one.history == other.history and len(one.history) > 5
-        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+        assert [row["step"] for row in one.history] == [row["step"] for row in other.history] and len(one.history) > 5
+        for row, same in zip(one.history, other.history, strict=True):
+            assert row == pytest.approx(same, rel=tolerance, abs=tolerance)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=tolerance)
         assert one.status == other.status == "finished"
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from support.typed import found
@@ -139,6 +140,8 @@ def test_threads_that_share_an_order_keep_its_epochs() -> None:
 @pytest.mark.parametrize("method", [LORA, tl.methods.Full()])
 def test_memory_for_one_is_not_given_to_two(source, films, method) -> None:
     """The base lies beside both states."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("only a CPU trains two runs on two threads")
 
     def together(limit: int) -> list[int]:
         made = runs(source, films, method, MEMBERS[:2], steps=2, memory_bytes=limit)
