@@ -177,7 +177,7 @@ def test_images_of_another_kind_are_one_error(tmp_path: Path) -> None:
         (np.zeros((1, 3, 16, 16), np.float32), r"with 16 channels; .* reads .*3\)\. Channels come last"),
         (np.zeros((1, 16, 16, 1), np.float32), "with 1 channels"),
         (np.zeros((16, 16, 3), np.float32), r"has shape \(16, 16, 3\); it must be \(batch, height, width, channels\)"),
-        (np.zeros((1, 16, 16, 3), np.uint8), "is of dtype uint8; it must be normalised floats"),
+        (np.zeros((1, 16, 16, 3), np.uint8), "is of dtype uint8; it must be normalized floats"),
         (np.zeros((1, 24, 24, 3), np.float32), "Images of 24 × 24 pixels do not fit"),
     ):
         with pytest.raises(TransferlabError, match=said):

@@ -131,8 +131,8 @@ def test_a_channel_mode_makes_its_values() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": 2, "channel_mode": "sum"}, "'sum' makes one channel, not 2"),
-        ({"channels": 1, "channel_mode": "zero"}, "'zero' fills channels beyond the file's 3; for 1 take"),
+        ({"channels": 2, "channel_mode": "sum"}, "'sum' gives 1 channel, not 2"),
+        ({"channels": 1, "channel_mode": "zero"}, "'zero' adds channels to the file's 3, and cannot give 1"),
         ({"channels": 2, "channel_mode": "repat"}, "Unknown channel_mode 'repat'.*'repeat'"),
         ({"channels": 0}, "channels is 0"),
         ({"patch_size": 17}, "smaller than one patch"),
@@ -315,7 +315,7 @@ def test_a_run_on_a_changed_source_is_opened_on_the_changed_one(films, tmp_path:
     assert opened.transform.encode(["good <person>"])[0].ids[1:-1] == (4, 18)
     assert opened.params["embed"]["word"]["embedding"].shape == source.leaves[WORD].shape
     changes = source.provenance["changes"]
-    with pytest.raises(TransferlabError, match="not the one that this run had"):
+    with pytest.raises(TransferlabError, match="has changed since this run"):
         tl.load(tmp_path / "bert").with_changes({**changes, "add": ["<other>"]})
 
 

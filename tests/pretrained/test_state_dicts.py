@@ -156,7 +156,7 @@ def test_weights_beside_those_that_are_read_are_not_spoken_of(folder: Path, weig
     assert tl.load(place / "pytorch_model.bin", config=source.config).sha256 != source.sha256
     (place / "config.json").unlink()
     (place / "adapter_config.json").write_text("{}")
-    with pytest.raises(TransferlabError, match="is an adapter, and no model"):
+    with pytest.raises(TransferlabError, match="is an adapter, not a model"):
         tl.load(place)
 
 

@@ -143,7 +143,7 @@ def test_a_classifier_on_the_encoder_hides_the_decoder_that_it_leaves(films, tmp
     result = run.fit()
     texts = [films.records[int(i)]["text"] for i in films.test]
     np.testing.assert_allclose(tl.open_run(tmp_path / "run")(texts), result.probabilities, atol=1e-5)
-    with pytest.raises(TransferlabError, match="no decoder to leave away"):
+    with pytest.raises(TransferlabError, match="no decoder to drop"):
         alone.encoder()
 
 
@@ -183,7 +183,7 @@ def test_a_classifier_that_the_reference_has_not_is_one_error(tmp_path: Path) ->
     source = tl.load(tmp_path / "a").encoder()
     head = {"kernel": np.ones((source.config.d_model, 2), np.float32), "bias": np.zeros(2, np.float32)}
     trained = source.with_params({"head": head}, head=ClassifierConfig(("x", "y"), pooling="mean"))
-    with pytest.raises(TransferlabError, match=r"no key in t5's files.* Write the format 'orbax'"):
+    with pytest.raises(TransferlabError, match=r"no key in t5's files.* format='orbax'"):
         tl.save(trained, tmp_path / "b", format="hf")
     assert not (tmp_path / "b").exists()
     assert tl.load(tl.save(trained, tmp_path / "c", format="orbax")).labels == ("x", "y")

@@ -23,16 +23,16 @@ from transferlab.pretrained.wrapped import AVERAGED, unwrapped
 
 @dataclass(frozen=True)
 class Described:
-    """What came with the weights, beside their config.
+    """What came with the weights, besides their config.
 
     Attributes:
         transform: preprocessing, of a model of one tower.
         towers: each tower's, of a model of several.
-        pooling: how one vector is made of an example; None where nothing says it. ``normalise``: whether it is scaled to
+        pooling: how an example becomes one vector; None where nothing says it. ``normalise``: whether it is scaled to
             length 1.
         labels: names of the head's labels, in the order of the logits.
         head_dropout: rate before the head.
-        head: that is in the file, where it is described; else it is seen from the keys.
+        head: of the file, where it is described; else it follows from the keys.
         classifies: whether a head in the file is over whole examples.
     """
 
@@ -60,13 +60,17 @@ def assemble(
     Args:
         name: of the source, as it was asked for.
         family: of its architecture.
-        config: of its architecture; what the file really holds, as a pooler, is seen from its keys.
+        config: of its architecture; whether the file holds a pooler is seen from its keys.
         tensors: of the file, by key.
         provenance: where it came from.
         described: what came with the weights.
         names: the table that the file follows; by default the family's that knows most of its keys.
+
+    Raises:
+        TransferlabError: leaves that are not in the file or have another shape, and keys that no leaf is read from; each
+            is named, up to the first twelve.
     """
-    # A family's own preprocessing does not say how many channels its pictures have.
+    # A family's own preprocessing does not say how many channels its images have.
     transform = with_channels(described.transform, family, config)
     towers = {tower: with_channels(reads, family, config) for tower, reads in described.towers.items()}
     if names is None:
@@ -103,7 +107,9 @@ def assemble(
         if twin is not None and _equal(tensors[key], twin.tensor):
             unused.append((key, f"'{twin.key}' once more"))
         elif twin is not None:
-            problems.append(f"the file's key '{key}' differs from '{twin.key}'; {family.name} has one table for both.")
+            problems.append(
+                f"the file's key '{key}' differs from '{twin.key}', but {family.name} has one table for both."
+            )
         elif reason is None:
             problems.append(f"the file's key '{key}' {tensors[key].shape} matches no leaf of {family.name}.")
         else:
@@ -111,8 +117,8 @@ def assemble(
     if problems:
         more = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         # A size in a damaged config can have thousands of digits.
-        told = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:_SHOWN]]
-        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(told) + more)
+        lines = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:_SHOWN]]
+        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(lines) + more)
     leaves = {path: found[path] for path in wanted}
     pooling = described.pooling or _pooling(family, config, head)
     provenance = {"name": name, "family": family.name, **provenance}
@@ -136,47 +142,47 @@ def _misfits(
             hint = nearest(key, tensors) if len(problems) < _SHOWN else ""
             problems.append(f"'{path}' (key '{key}') is not in the file.{hint}")
         elif found[path].shape != shape:
-            here = found[path]
-            problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
+            leaf = found[path]
+            problems.append(f"'{path}': key '{leaf.key}' has shape {leaf.tensor.shape}, which gives {leaf.shape}; "
                             f"the config asks for {shape}.")  # fmt: skip
     return problems
 
 
 def _quantised(wanted: Mapping[str, Any], found: Mapping[str, LazyLeaf]) -> list[str]:
-    """Keys of floating leaves whose numbers the file has as integers or in 8 bits, which say nothing without their scales."""
+    """Keys of floating-point leaves that the file has as integers or in 8 bits, which mean nothing without their scales."""
     kinds = {found[path].key: found[path].tensor.dtype for path, leaf in wanted.items()
              if path in found and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
-    return [f"the file's key '{key}' is of dtype {kind}, and must be of {', '.join(_FLOATS)}: quantised weights are not read "
-            "from such files; load the model's weights as they were before, or a GGUF file of it."
+    return [f"the file's key '{key}' is of dtype {kind}, expected {', '.join(_FLOATS)}: quantized weights cannot be "
+            "read from such files. Load the model's weights before quantization, or a GGUF file of it."
             for key, kind in kinds.items() if kind.name not in _FLOATS]  # fmt: skip
 
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-"""Types of numbers that stand for themselves."""
+"""Types whose values need no scale."""
 
 
 def _pooling(family: Family, config: Any, head: HeadConfig | None) -> Pooling:
-    """How a source pools of which nothing says it: as its own head does, or by its pooler."""
+    """Return the pooling of a source whose files do not say it: its head's, or its pooler."""
     own = family.head_pooling(config)
-    # An encoder of texts without a head answers by its pooler, and not at all without one; what writes texts never has one.
+    # A text encoder without a head pools by its pooler, or not at all; a model that writes text never has one.
     writes = own == "last" or family.encoder is not None
     text, pooler = family.modality == "text", getattr(config, "pooler", False)
-    answers = head is None and (pooler or not writes) if text else pooler
-    return "pooler" if answers else own
+    by_pooler = head is None and (pooler or not writes) if text else pooler
+    return "pooler" if by_pooler else own
 
 
 _SHOWN = 12
-"""Problems that an error lists; the nearest name is sought for those alone."""
+"""Problems that an error lists; only for those is the nearest name sought."""
 
 
 def _is_table(found: Mapping[str, LazyLeaf], vocabulary: str) -> bool:
-    """Whether a language-model head's kernel is the embedding table once more."""
+    """Whether a language-model head's kernel equals the embedding table."""
     head, table = found.get("head/kernel"), found.get(vocabulary)
     return head is not None and table is not None and _equal(head.tensor, table.tensor)
 
 
 def _equal(one: LazyTensor, other: LazyTensor) -> bool:
-    """Whether two tensors hold the same; block by block, as those that differ do so in the first."""
+    """Whether two tensors hold the same values, compared in blocks: those that differ mostly do so in the first."""
     if one.shape != other.shape:
         return False
     a, b = (tensor.read().reshape(-1) for tensor in (one, other))
@@ -194,7 +200,7 @@ def _head(
     found: Mapping[str, LazyLeaf],
     described: Described,
 ) -> HeadConfig | None:
-    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    """The checkpoint's own head, if it has one; a tied language-model head has no leaves, so its table of names implies it."""
     model = names.language_model
     if model is not None and (model.tied or "head/kernel" in found):
         return model
@@ -202,7 +208,7 @@ def _head(
         return None
     n, labels = found["head/kernel"].shape[1], described.labels
     if labels and len(labels) != n:
-        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, but the head has {n} rows.")
     return ClassifierConfig(
         labels or tuple(str(i) for i in range(n)),
         pooling=family.head_pooling(config),
@@ -218,7 +224,7 @@ def hits(names: NameTable, tensors: Mapping[str, LazyTensor]) -> int:
 
 
 def _match(names: NameTable, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
-    """Return ({path: leaf}, keys left over). Prefixes may be there or not; old suffixes are renamed."""
+    """Return ({path: leaf}, keys left over). Prefixes are optional; old suffixes are renamed."""
     table = entries_by_key(names)
     found: dict[str, LazyLeaf] = {}
     leftover = []
