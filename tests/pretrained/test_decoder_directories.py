@@ -242,12 +242,12 @@ def test_a_gguf_files_tokenizer_splits_and_joins_alike(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"general.architecture": "bloom"}, "general.architecture 'bloom' cannot be read"),
-        ({"llama.block_count": None}, "lack 'llama.block_count'"),
+        ({"llama.block_count": None}, "metadata has no 'llama.block_count'"),
         ({"llama.expert_count": 4}, "llama.expert_count is not 0"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type 'yarn' is not supported"),
         ({"llama.attention.value_length": 8}, "llama.attention.value_length is 8; only 4"),
         ({"llama.attention.head_count_kv": 4}, "does not fit llama"),
-        ({"tokenizer.ggml.merges": ["q zz"]}, "merges do not fit"),
+        ({"tokenizer.ggml.merges": ["q zz"]}, "merges does not match"),
     ],
 )
 def test_a_gguf_file_that_cannot_be_honored_is_refused(changes: dict, message: str, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_added_tokens_keep_old_answers_and_the_sources_own_tokenizer(bert) -> No
         bert.with_tokenizer(add=("good",))
     with pytest.raises(TransferlabError, match="has another tokenizer already"):
         source.with_tokenizer(add=("<time>",))
-    with pytest.raises(TransferlabError, match=r"Unknown rule new_rows='meen'.*'mean'"):
+    with pytest.raises(TransferlabError, match=r"new_rows='meen' is unknown.*'mean'"):
         bert.with_tokenizer(add=("<time>",), new_rows="meen")
     with pytest.raises(TransferlabError, match="there is no tokenizer"):
         bert.with_tokenizer("/nowhere")

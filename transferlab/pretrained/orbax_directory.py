@@ -93,7 +93,7 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     if not _check_export(directory, lambda file: not _is_data(file)):
-        _LOG.warning("%s has no manifest: it cannot be checked for damage.", directory)
+        _LOG.warning("%s was written without a manifest: it cannot be checked for damage.", directory)
     tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
     raw = read_object(directory / "config.json") if (directory / "config.json").exists() else None
     transform, towers = read_transforms(directory, family, config, (raw or {}).get("model_type"))
