@@ -130,7 +130,7 @@ def test_a_timm_name_gives_its_size() -> None:
         (resnet_from_timm, "resnet18", {"in_chans": 1}, r"model_args\.in_chans 1 is not supported"),
         (mobilenet_from_timm, "mobilenetv2_100", {"se_layer": "ese"}, r"model_args\.se_layer 'ese'"),
         (convnext_from_timm, "convnext_tiny", {"head_norm_first": True}, r"model_args\.head_norm_first True"),
-        (convnext_from_timm, "convnext_tiny", {"kernel_sizes": [7, 5]}, r"kernel_sizes \[7, 5\] is no square"),
+        (convnext_from_timm, "convnext_tiny", {"kernel_sizes": [7, 5]}, r"kernel_sizes \[7, 5\] is not square"),
         (swin_from_timm, "swin_tiny_patch4_window7_224", {"always_partition": True}, r"model_args\.always_partition"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_timm_argument_that_cannot_be_honored_is_refused(read, name: str, argu
         (mobilenet_from_hf, {"depth_multiplier": 0.25}, "cannot have depth_multiplier 0.25: its first block has no"),
         (mobilenet_from_hf, {"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
         (convnext_from_hf, {"model_type": "convnext", "num_stages": 3}, "num_stages 3"),
-        (convnext_from_hf, {"model_type": "convnext", "image_size": [224, 256]}, "image_size .* is no square"),
+        (convnext_from_hf, {"model_type": "convnext", "image_size": [224, 256]}, "image_size .* is not square"),
         (bit_from_hf, {"global_padding": "SAME"}, "global_padding .SAME. is not supported; only None"),
         (swin_from_hf, {"use_absolute_embeddings": True}, "use_absolute_embeddings true is not supported"),
     ],

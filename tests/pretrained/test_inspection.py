@@ -50,7 +50,7 @@ def test_what_is_no_checkpoint_is_one_error(tmp_path: Path) -> None:
 def test_the_table_counts_what_the_file_holds(bert_folder: Path) -> None:
     seen = inspect_checkpoint(bert_folder)
     total = sum(int(np.prod(shape)) for _, shape, _, _ in seen.rows)
-    assert f"{len(seen.rows)} tensors, {total:,} numbers" in str(seen.table().caption)
+    assert f"{len(seen.rows)} tensors, {total:,} elements" in str(seen.table().caption)
     assert len(seen.to_dict()["tensors"]) == len(seen.rows)
 
 

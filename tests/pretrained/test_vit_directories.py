@@ -101,7 +101,7 @@ def test_a_fused_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": [16, 32]}, r"image_size \[16, 32\] is no square"),
+        ({"image_size": [16, 32]}, r"image_size \[16, 32\] is not square"),
         ({"pooler_act": "relu"}, "pooler_act 'relu' is not supported"),
         ({"pooler_output_size": 7}, "pooler_output_size 7 is not hidden_size 12"),
         ({"hidden_act": "geluu"}, "unknown hidden_act"),
@@ -121,7 +121,7 @@ def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str)
         ({"init_value": 0.1}, r"model_args\.init_value 0\.1 is not supported.*'init_values'"),
         ({"global_pool": "max"}, "global_pool 'max' is not supported"),
         ({"fc_norm": True}, "fc_norm with global_pool 'token'"),
-        ({"img_size": [16, 20]}, r"input_size \[16, 20\] is no square"),
+        ({"img_size": [16, 20]}, r"input_size \[16, 20\] is not square"),
     ],
 )
 def test_a_timm_argument_that_cannot_be_honored_is_refused(arguments: dict, message: str) -> None:
@@ -221,7 +221,7 @@ def test_a_processor_within_processor_config_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"size": {"height": 16, "width": 20}}, "size .* is no square"),
+        ({"size": {"height": 16, "width": 20}}, "size .* is not square"),
         ({"size": {"shortest_edge": 16}}, "shortest_edge and do_center_crop is false"),
         ({"size": {"longest_edge": 16}, "crop_size": 16}, r"size \{'longest_edge': 16\} is not supported"),
         (
@@ -229,12 +229,15 @@ def test_a_processor_within_processor_config_is_read(tmp_path: Path) -> None:
             "size .*longest_edge.* is not supported",
         ),
         ({"size": {"max_height": 16, "max_width": 16}}, "size .*max_height.* is not supported"),
-        ({"size": "16"}, "size is '16'; it must be a whole number"),
-        ({"size": 16.5}, r"size is 16\.5; it must be a whole number"),
-        ({"size": 0}, "size is 0; it must be a whole number"),
-        ({"size": [16, 20]}, r"size \[16, 20\] is no square"),
-        ({"size": {"shortest_edge": 16}, "crop_size": {"shortest_edge": 16}}, "crop_size .* it must be a whole number"),
-        ({"size": 16, "resample": 6}, r"resample is 6; it can be 0 \(nearest\), .* 2 \(bilinear\)"),
+        ({"size": "16"}, "size is '16'; it must be a positive integer"),
+        ({"size": 16.5}, r"size is 16\.5; it must be a positive integer"),
+        ({"size": 0}, "size is 0; it must be a positive integer"),
+        ({"size": [16, 20]}, r"size \[16, 20\] is not square"),
+        (
+            {"size": {"shortest_edge": 16}, "crop_size": {"shortest_edge": 16}},
+            "crop_size .* it must be a positive integer",
+        ),
+        ({"size": 16, "resample": 6}, r"resample is 6; expected one of 0 \(nearest\), .* 2 \(bilinear\)"),
         ({"size": 16, "rescale_factor": 0}, "rescale_factor is 0; it must be a number above 0"),
         ({"size": 16, "rescale_offset": True}, "rescale_offset is True, which is not supported"),
         ({"size": 16, "do_pad": True, "pad_size": {"height": 20, "width": 20}}, "pad_size .* is not supported"),
