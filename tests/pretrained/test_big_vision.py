@@ -169,5 +169,5 @@ def test_other_arrays_are_not_taken_for_a_vision_transformer(tmp_path: Path) -> 
         tl.load(tmp_path / "x.npz")
     params = like.random_params(like.Image("gap", 4), PIXELS)
     savez(tmp_path / "x.npz", params | {"pos_embedding": np.zeros((1, 15, 12))})
-    with pytest.raises(TransferlabError, match="15 positions, 0 of them before the patches, does not form a square"):
+    with pytest.raises(TransferlabError, match="15 positions, 0 of them before the patches, is no square"):
         tl.load(tmp_path / "x.npz")

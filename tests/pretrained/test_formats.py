@@ -101,7 +101,7 @@ def test_shards_of_safetensors_come_before_a_pickle(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (shards(tmp_path) / "two.safetensors").unlink()
-    with pytest.raises(TransferlabError, match=r"names the shard 'two\.safetensors', which is not there"):
+    with pytest.raises(TransferlabError, match=r"names the shard 'two\.safetensors', which does not exist"):
         read_directory(tmp_path)
 
 
