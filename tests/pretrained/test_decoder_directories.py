@@ -1,4 +1,4 @@
-"""Directories and GGUF files of decoders: the same bytes in and out, and no field that changes the numbers is ignored."""
+"""Directories and GGUF files of decoders: the same bytes in and out, and no field that changes the results is ignored."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_classifier_on_a_language_model_drops_the_old_head_and_keeps_every_lea
     plan = plan_for(source, ("bad", "good"), LoRA(rank=2))
     actions = {leaf.path: leaf.action for leaf in plan.leaves}
     assert actions["head/kernel"] == "initialised" and plan.head.pooling == "last"
-    assert "head/bias" not in actions  # the origin's classifier has none
+    assert "head/bias" not in actions  # transformers' classifier has none
     assert ("lm_head.weight", "replaced by the new head") in plan.unused
     assert {p for p, a in actions.items() if a == "copied"} == {p for p in source.leaves if not p.startswith("head/")}
     shapes = {path: leaf.shape for path, leaf in trees.walk(plan.place(0)[0])}

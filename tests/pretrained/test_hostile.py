@@ -71,7 +71,7 @@ def test_names_are_sought_only_for_problems_that_are_shown(tmp_path: Path, monke
     ("changes", "said"),
     [({"layer_norm_eps": 1e30}, None), ({"num_hidden_layers": 900}, "num_hidden_layers is 900; the weights are only")],
 )
-def test_an_epsilon_is_no_number_of_layers(changes: dict, said: str | None, tmp_path: Path) -> None:
+def test_an_epsilon_is_not_a_number_of_layers(changes: dict, said: str | None, tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "bert")
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -149,7 +149,7 @@ def test_layers_without_end_are_refused(tmp_path: Path, changes: dict) -> None:
     "file", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "1_Pooling/config.json"]
 )
 @pytest.mark.parametrize("kind", ["pipe", "directory", "device"])
-def test_opening_a_pipe_does_not_wait_for_ever(tmp_path: Path, file: str, kind: str) -> None:
+def test_opening_a_pipe_does_not_wait_forever(tmp_path: Path, file: str, kind: str) -> None:
     path = write_bert(tmp_path / "odd") / file
     path.unlink()
     {"pipe": lambda: os.mkfifo(path), "directory": path.mkdir, "device": lambda: path.symlink_to("/dev/zero")}[kind]()

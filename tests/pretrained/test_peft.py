@@ -109,7 +109,7 @@ def test_patterns_fit_the_modules_that_they_fit_in_peft() -> None:
     assert config.scale("bert.layer.1.key") == 0.25 and config.scale("bert.layer.2.key") == 2.0
 
 
-def test_what_is_no_adapter_is_one_error(tmp_path: Path, source, adapter: Path) -> None:
+def test_anything_but_an_adapter_is_one_error(tmp_path: Path, source, adapter: Path) -> None:
     with pytest.raises(TransferlabError, match=r"no adapter_config\.json"):
         tl.load_adapter(tmp_path / "nothing")
     (adapter / "adapter_model.safetensors").unlink()

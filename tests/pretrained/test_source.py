@@ -195,7 +195,7 @@ def test_pooling_that_is_not_supported_is_not_replaced_silently(folder: Path) ->
         tl.load(folder)
 
 
-def test_a_module_after_the_pooling_is_left_out_of_what_is_pooled(folder: Path) -> None:
+def test_an_unsupported_module_after_the_pooling_is_refused(folder: Path) -> None:
     kinds = ("models.Transformer", "models.Pooling", "models.Dense", "models.Normalize")
     modules = [{"type": f"sentence_transformers.{kind}"} for kind in kinds]
     (folder / "modules.json").write_text(json.dumps(modules))
@@ -204,7 +204,7 @@ def test_a_module_after_the_pooling_is_left_out_of_what_is_pooled(folder: Path) 
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "modules.json", "1_Pooling/config.json"])
-def test_a_damaged_file_beside_the_weights_is_named(folder: Path, name: str) -> None:
+def test_a_damaged_file_next_to_the_weights_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text("{")
     with pytest.raises(TransferlabError, match=f"{name} is not readable JSON"):
         tl.load(folder)

@@ -76,7 +76,7 @@ def test_a_fused_tensor_is_not_written_without_one_of_its_parts() -> None:
         to_file(NameTable(names.names), leaves)
 
 
-def test_prefixes_mask_tokens_and_unknown_keys_are_taken_alike(tmp_path: Path) -> None:
+def test_prefixes_and_mask_tokens_are_read_and_unknown_keys_refused(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "dinov2", prefix="dinov2_with_registers.")
     tensors["classifier.weight"] = tensors.pop("dinov2_with_registers.classifier.weight")
     tensors["classifier.bias"] = tensors.pop("dinov2_with_registers.classifier.bias")
@@ -196,7 +196,7 @@ GREY = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
         ({"size": [16, 16], "do_center_crop": None, "image_processor_type": "SiglipImageProcessor"}, 16, "squash", 1.0),
     ],
 )
-def test_a_preprocessors_size_means_something_else(
+def test_a_preprocessors_size_means_what_its_class_makes_of_it(
     given: dict, size: int, fit: Fit, fraction: float, tmp_path: Path
 ) -> None:
     write_vit(tmp_path, "vit")
@@ -274,7 +274,7 @@ def test_settings_nested_in_processor_config_are_not_replaced_by_a_default(tmp_p
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
     want = tl.data.ImageTransform(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 1.0, "squash")
     assert tl.load(tmp_path).transform == want
-    # The origin prefers it to the file of old, which alone says it where nothing is nested.
+    # transformers prefers it to the old file, which is read only where nothing is nested.
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, "image_mean": 0.0, "resample": 2}))
     assert tl.load(tmp_path).transform == want
     written = tl.save(tl.load(tmp_path).resized(24), tmp_path / "again")
@@ -319,15 +319,15 @@ def test_images_of_other_channels_are_not_read_as_rgb(
         given = {"size": 16, **{f"image_{name}": value for name, value in given.items()}}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     source = tl.load(tmp_path)
-    picture = np.full((20, 24, channels), 255, np.uint8)
-    got = as_image(source.transform)(picture)
+    image = np.full((20, 24, channels), 255, np.uint8)
+    got = as_image(source.transform)(image)
     assert as_image(source.transform).channels == channels and got.shape == (16, 16, channels)
     deviation = as_image(source.transform).per_channel(as_image(source.transform).std)
     np.testing.assert_allclose(got[0, 0], (1 - np.array(applied)) / deviation, rtol=1e-5)
     assert source({"pixel_values": got[None]})["hidden"].shape[0] == 1
     # What is written says the same.
     again = tl.load(tl.save(source, tmp_path / "again"))
-    np.testing.assert_allclose(as_image(again.transform)(picture), got, rtol=1e-6)
+    np.testing.assert_allclose(as_image(again.transform)(image), got, rtol=1e-6)
 
 
 def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path)
     alone = tl.load(tmp_path / "model.safetensors", config=source.config)
     for one in (source, alone):
         assert as_image(one.transform)(np.zeros((20, 24, 3), np.uint8)).shape == (16, 16, 1)
-    # The origin's processor takes one value for one channel.
+    # transformers' processor takes one value for one channel.
     written = json.loads((tl.save(source, tmp_path / "again") / "preprocessor_config.json").read_text())
     assert written["image_mean"] == written["image_std"] == [0.5]
     assert as_image(tl.load(tmp_path / "again").transform).channels == 1
@@ -344,18 +344,18 @@ def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path)
     assert as_image(tl.load(tmp_path / "orbax").transform).channels == 1
 
 
-def test_a_squashed_picture_keeps_its_proportions_or_loses_a_border() -> None:
-    picture = np.zeros((30, 60, 3), np.uint8)
-    picture[:, :30] = 255
-    plain = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, "squash")(picture)
+def test_a_squashed_image_loses_its_proportions_and_is_cropped() -> None:
+    image = np.zeros((30, 60, 3), np.uint8)
+    image[:, :30] = 255
+    plain = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, "squash")(image)
     assert plain.shape == (16, 16, 3)
     np.testing.assert_allclose(plain[:, :7], 1.0)
     np.testing.assert_allclose(plain[:, 9:], 0.0, atol=1e-6)
-    cut = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 0.5, "squash")(picture)
+    cut = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 0.5, "squash")(image)
     np.testing.assert_allclose(cut[:, :6], 1.0)
 
 
-def test_a_bare_weight_file_pools_otherwise_than_its_config(tmp_path: Path) -> None:
+def test_a_bare_weight_file_pools_as_its_config(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     bare = tl.load(tmp_path / "model.safetensors", config=vit_config(TIMM))
     given = {"pixel_values": np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype(np.float32)}

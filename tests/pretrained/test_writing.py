@@ -118,7 +118,7 @@ def test_a_file_is_byte_for_byte_what_the_reference_library_writes(tmp_path: Pat
     same(tensors, {key: np.array(t.read()) for key, t in read_safetensors(tmp_path / "ours").items()})
 
 
-def test_a_new_head_is_written_under_names_or_labels_that_the_origin_does_not_know(tmp_path: Path) -> None:
+def test_a_new_head_is_written_with_the_references_keys_and_its_labels(tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "a", architectures=["BertModel"], num_labels=5)
     source = tl.load(folder)
     head = ClassifierConfig(("no", "yes", "maybe"), pooling="pooler")
@@ -229,8 +229,8 @@ def test_orbax_keeps_bfloat16_and_refuses_a_wrong_description(tmp_path: Path) ->
         path.write_text(text)
 
 
-def test_an_orbax_tree_of_somebodys_own_is_read_otherwise_or_without_a_word(tmp_path: Path) -> None:
-    """As ``nnx.state`` writes it, below ``params`` and with ``value`` after each path, beside an optimizer's state."""
+def test_an_orbax_tree_of_somebodys_own_is_read_with_every_key_named(tmp_path: Path) -> None:
+    """As ``nnx.state`` writes it, below ``params`` and with ``value`` after each path, next to an optimizer's state."""
     import orbax.checkpoint as ocp
 
     folder = write_bert(tmp_path / "a", id2label={"0": "LABEL_0", "1": "LABEL_1"})
@@ -270,8 +270,8 @@ def test_a_timm_vit_is_converted_and_what_cannot_be_is_refused(tmp_path: Path) -
     again = tl.load(tl.save(source, tmp_path / "b", format="hf"))
     assert again.labels == source.labels
     # Not of every size: where half a pixel is left over, timm cuts the centre on the even side, transformers below.
-    picture = np.random.default_rng(1).integers(0, 256, (30, 39, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(as_image(again.transform)(picture), as_image(source.transform)(picture))
+    image = np.random.default_rng(1).integers(0, 256, (30, 39, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(as_image(again.transform)(image), as_image(source.transform)(image))
     pixels = {"pixel_values": np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)}
     np.testing.assert_allclose(again(pixels)["logits"], source(pixels)["logits"], atol=1e-6)
     averaged = {**VIT_DIALECTS["timm"], "global_pool": "avg", "model_args": plain}
@@ -324,8 +324,8 @@ def test_params_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             tl.save(source, tmp_path / "b", params=given)
 
 
-@pytest.mark.parametrize("what", ["thesis.txt", "runs", "picture.png", "model and notes"])
-def test_overwriting_leaves_what_is_no_model(bert_folder: Path, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["thesis.txt", "runs", "image.png", "model and notes"])
+def test_overwriting_refuses_anything_but_a_model(bert_folder: Path, tmp_path: Path, what: str) -> None:
     target = tmp_path / "there"
     target.mkdir()
     if what == "model and notes":
