@@ -202,9 +202,9 @@ class _Bounded:
 
     def __init__(self, file: Any, most: int):
         self._file, self._left = file, most
-        here = file.tell()
+        position = file.tell()
         self._end = file.seek(0, io.SEEK_END)
-        file.seek(here)
+        file.seek(position)
 
     def _claim(self, length: int) -> None:
         self._left -= length

@@ -162,7 +162,7 @@ def _joined(parts: list[tuple[Entry, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
     shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]
     axis, shape = parts[0][0].layout.axis, list(shapes[0])
     if len(parts) > 1:
-        shape[axis] = sum(one[axis] for one in shapes)
+        shape[axis] = sum(each[axis] for each in shapes)
 
     def read() -> np.ndarray:
         pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
@@ -203,7 +203,7 @@ def _prefixed(
     prefix = own if own in prefixes else prefixes[-1] if prefixes else ""
     if any(key.startswith(prefix) for key in backbone):
         return backbone
-    bare = {key: next((key.removeprefix(one) for one in prefixes if key.startswith(one)), key) for key in backbone}
+    bare = {key: next((key.removeprefix(old) for old in prefixes if key.startswith(old)), key) for key in backbone}
     return {key if key in head_keys else prefix + bare[key]: tensor for key, tensor in backbone.items()}
 
 

@@ -91,9 +91,9 @@ def check_inputs(
         table = _table(leaves, key)
         # Ids that index no table, as rotary positions, are int32 on the device.
         rows = _INT32 if table is None else table.shape[0]
-        if key not in arrays or (wrong := _outside(arrays[key], rows)) is None:
+        if key not in arrays or (outlier := _outside(arrays[key], rows)) is None:
             continue
-        row, value = wrong
+        row, value = outlier
         if table is None:
             raise TransferlabError(f"Row {row} of '{key}' holds {value}; it must be from 0 to {rows - 1}.")
         if key in _ROWS:
@@ -122,8 +122,8 @@ def _check_signal(name: str, channels: int | None, key: str, array: Any) -> None
         raise TransferlabError(f"'{key}' has shape {tuple(array.shape)}; it must be ({', '.join(axes)}).")
     kind = np.dtype(array.dtype)
     if kind.kind in "iubOUS":
-        how = "source.transform(image)" if key == "pixel_values" else "source.transform(waveform)"
-        raise TransferlabError(f"'{key}' is of dtype {kind}; it must be normalized floats, as {how} returns them.")
+        call = "source.transform(image)" if key == "pixel_values" else "source.transform(waveform)"
+        raise TransferlabError(f"'{key}' is of dtype {kind}; it must be normalized floats, as {call} returns them.")
     if key == "pixel_values" and channels is not None and array.shape[-1] != channels:
         first = array.shape[1] == channels
         hint = " Channels come last: np.moveaxis(pixels, 1, -1)." if first else ""

@@ -54,7 +54,7 @@ def load(
     Example:
         >>> source = tl.load("minilm-l6")
         >>> tl.load("model.safetensors", config=source.config, dtype="bfloat16")
-        >>> tl.load("hf:openai/clip-vit-base-patch32", tower="vision")
+        >>> tl.load("clip", tower="vision")  # a directory of CLIP
 
     :func:`save` writes a source, :func:`inspect_checkpoint` shows the tensors of any checkpoint, and :func:`load_adapter`
     reads a PEFT adapter.

@@ -58,7 +58,7 @@ def assemble(
     """Match the name rules to the file: every leaf filled, every key accounted for, or one error with all of it.
 
     Args:
-        name: of the source, as it was asked for.
+        name: of the source, as given to :func:`load`.
         family: of its architecture.
         config: of its architecture; whether the file holds a pooler is seen from its keys.
         tensors: of the file, by key.
@@ -77,35 +77,35 @@ def assemble(
         choices = family.names(config)
         tensors = unwrapped(choices, tensors)
         names = max(choices, key=lambda table: hits(table, tensors))
-    found, leftover = _match(names, tensors)
-    config = family.adjust(config, set(found))
+    matches, leftover = _match(names, tensors)
+    config = family.adjust(config, set(matches))
     unused = []
-    tables = family.names(config) if names.language_model is not None and "head/kernel" in found else ()
+    tables = family.names(config) if names.language_model is not None and "head/kernel" in matches else ()
     tied = [table for table in tables if table.language_model and table.language_model.tied]
-    if tied and _is_table(found, family.vocabulary):
-        unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
+    if tied and _is_table(matches, family.vocabulary):
+        unused.append((matches.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
         names = max(tied, key=lambda table: hits(table, tensors))
-    if names.language_model is None and (not described.classifies or "head/kernel" not in found):
-        for path in [path for path in found if path.startswith("head/")]:
-            unused.append((found.pop(path).key, "the head of another task than classifying"))
-    head = described.head or _head(name, family, names, config, found, described)
+    if names.language_model is None and (not described.classifies or "head/kernel" not in matches):
+        for path in [path for path in matches if path.startswith("head/")]:
+            unused.append((matches.pop(path).key, "the head of another task than classifying"))
+    head = described.head or _head(name, family, names, config, matches, described)
     definition = trees.define(config.build(head))
-    wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
-    problems = _misfits(names, {path: tuple(leaf.shape) for path, leaf in wanted.items()}, found, tensors)
-    problems += _quantised(wanted, found)
+    expected = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+    problems = _misfits(names, {path: tuple(leaf.shape) for path, leaf in expected.items()}, matches, tensors)
+    problems += _quantized(expected, matches)
     # The reference implementation loads its model all the same, and reports such keys as unexpected.
     unused += [
         (leaf.key, f"the network that its config says has no '{path}'")
-        for path, leaf in found.items()
-        if path not in wanted
+        for path, leaf in matches.items()
+        if path not in expected
     ]
     for key in leftover:
         reason = next((why for pattern, why in (*names.ignored, *AVERAGED) if re.fullmatch(pattern, key)), None)
         twin = next(
-            (found[path] for pattern, path in names.copies if path in found and re.fullmatch(pattern, key)), None
+            (matches[path] for pattern, path in names.copies if path in matches and re.fullmatch(pattern, key)), None
         )
         if twin is not None and _equal(tensors[key], twin.tensor):
-            unused.append((key, f"'{twin.key}' once more"))
+            unused.append((key, f"a copy of '{twin.key}'"))
         elif twin is not None:
             problems.append(
                 f"the file's key '{key}' differs from '{twin.key}', but {family.name} has one table for both."
@@ -119,7 +119,7 @@ def assemble(
         # A size in a damaged config can have thousands of digits.
         lines = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:_SHOWN]]
         raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(lines) + more)
-    leaves = {path: found[path] for path in wanted}
+    leaves = {path: matches[path] for path in expected}
     pooling = described.pooling or _pooling(family, config, head)
     provenance = {"name": name, "family": family.name, **provenance}
     return Source(
@@ -130,28 +130,28 @@ def assemble(
 
 def _misfits(
     names: NameTable,
-    wanted: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, LazyLeaf],
+    expected: Mapping[str, tuple[int, ...]],
+    matches: Mapping[str, LazyLeaf],
     tensors: Mapping[str, LazyTensor],
 ) -> list[str]:
     """Leaves of the network that the file lacks, or has in another shape than the ``wanted`` one."""
     problems = []
-    for path, shape in wanted.items():
-        if path not in found:
+    for path, shape in expected.items():
+        if path not in matches:
             key = next((n.key for n in names.names if n.path == path), "?")
             hint = nearest(key, tensors) if len(problems) < _SHOWN else ""
             problems.append(f"'{path}' (key '{key}') is not in the file.{hint}")
-        elif found[path].shape != shape:
-            leaf = found[path]
+        elif matches[path].shape != shape:
+            leaf = matches[path]
             problems.append(f"'{path}': key '{leaf.key}' has shape {leaf.tensor.shape}, which gives {leaf.shape}; "
                             f"the config asks for {shape}.")  # fmt: skip
     return problems
 
 
-def _quantised(wanted: Mapping[str, Any], found: Mapping[str, LazyLeaf]) -> list[str]:
+def _quantized(expected: Mapping[str, Any], matches: Mapping[str, LazyLeaf]) -> list[str]:
     """Keys of floating-point leaves that the file has as integers or in 8 bits, which mean nothing without their scales."""
-    kinds = {found[path].key: found[path].tensor.dtype for path, leaf in wanted.items()
-             if path in found and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
+    kinds = {matches[path].key: matches[path].tensor.dtype for path, leaf in expected.items()
+             if path in matches and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
     return [f"the file's key '{key}' is of dtype {kind}, expected {', '.join(_FLOATS)}: quantized weights cannot be "
             "read from such files. Load the model's weights before quantization, or a GGUF file of it."
             for key, kind in kinds.items() if kind.name not in _FLOATS]  # fmt: skip
@@ -175,9 +175,9 @@ _SHOWN = 12
 """Problems that an error lists; only for those is the nearest name sought."""
 
 
-def _is_table(found: Mapping[str, LazyLeaf], vocabulary: str) -> bool:
+def _is_table(matches: Mapping[str, LazyLeaf], vocabulary: str) -> bool:
     """Whether a language-model head's kernel equals the embedding table."""
-    head, table = found.get("head/kernel"), found.get(vocabulary)
+    head, table = matches.get("head/kernel"), matches.get(vocabulary)
     return head is not None and table is not None and _equal(head.tensor, table.tensor)
 
 
@@ -197,23 +197,23 @@ def _head(
     family: Family,
     names: NameTable,
     config: Any,
-    found: Mapping[str, LazyLeaf],
+    matches: Mapping[str, LazyLeaf],
     described: Described,
 ) -> HeadConfig | None:
     """The checkpoint's own head, if it has one; a tied language-model head has no leaves, so its table of names implies it."""
     model = names.language_model
-    if model is not None and (model.tied or "head/kernel" in found):
+    if model is not None and (model.tied or "head/kernel" in matches):
         return model
-    if model is not None or "head/kernel" not in found:
+    if model is not None or "head/kernel" not in matches:
         return None
-    n, labels = found["head/kernel"].shape[1], described.labels
+    n, labels = matches["head/kernel"].shape[1], described.labels
     if labels and len(labels) != n:
         raise TransferlabError(f"{name}: config.json names {len(labels)} labels, but the head has {n} rows.")
     return ClassifierConfig(
         labels or tuple(str(i) for i in range(n)),
         pooling=family.head_pooling(config),
         dropout=described.head_dropout,
-        bias="head/bias" in found,
+        bias="head/bias" in matches,
         hidden=family.head_hidden(config),
     )
 
@@ -226,7 +226,7 @@ def hits(names: NameTable, tensors: Mapping[str, LazyTensor]) -> int:
 def _match(names: NameTable, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
     """Return ({path: leaf}, keys left over). Prefixes are optional; old suffixes are renamed."""
     table = entries_by_key(names)
-    found: dict[str, LazyLeaf] = {}
+    matches: dict[str, LazyLeaf] = {}
     leftover = []
     for key, tensor in tensors.items():
         plain = key
@@ -239,8 +239,8 @@ def _match(names: NameTable, tensors: Mapping[str, LazyTensor]) -> tuple[dict[st
             leftover.append(key)
             continue
         for name in known:
-            if name.path in found:
-                other = found[name.path].key
+            if name.path in matches:
+                other = matches[name.path].key
                 raise TransferlabError(f"Two keys of the file fill '{name.path}': '{other}' and '{key}'.")
-            found[name.path] = LazyLeaf(key, tensor, name.layout)
-    return found, leftover
+            matches[name.path] = LazyLeaf(key, tensor, name.layout)
+    return matches, leftover

@@ -140,7 +140,7 @@ class Source:
 
     @check_arguments
     def tower(self, name: str) -> Source:
-        """Return one tower alone, as an ordinary backbone: what a head, a method, a plan and the frontier cache work on.
+        """Return one tower alone, as an ordinary backbone: which heads, methods, plans and the frontier cache accept.
 
         Args:
             name: ``vision`` or ``text``.
@@ -149,7 +149,7 @@ class Source:
             TransferlabError: there is no such tower; the nearest is named.
 
         Example:
-            >>> vision = tl.load("hf:openai/clip-vit-base-patch32").tower("vision")
+            >>> vision = tl.load("clip").tower("vision")  # a directory of CLIP
         """
         if self.provenance.get("tower") == name:
             return self
@@ -251,7 +251,7 @@ class Source:
         return replace(source, transform=new.transform)
 
     def encoder(self) -> Source:
-        """Return the encoder alone, of an encoder-decoder that writes text: what a classifier goes on.
+        """Return the encoder alone, of an encoder-decoder, for a classifier.
 
         Raises:
             TransferlabError: a source without a decoder.

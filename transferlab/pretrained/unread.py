@@ -1,4 +1,4 @@
-"""Weights next to those that are read: they are named, so that nobody takes them for part of the model."""
+"""Weights next to those that are read: they are named, so that they are not taken for part of the model."""
 
 from __future__ import annotations
 
