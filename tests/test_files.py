@@ -152,7 +152,7 @@ def test_a_bucket_is_copied_again_only_when_it_has_changed(tmp_path: Path, monke
     assert again != first and (again / "config.json").read_text() == "longer than before"
     with pytest.raises(TransferlabError, match="no files at 'memory://bucket/other'"):
         fetch_bucket("memory://bucket/other")
-    with pytest.raises(TransferlabError, match="'nope://x' is of a kind that is not known"):
+    with pytest.raises(TransferlabError, match="'nope://x' has an unknown scheme"):
         fetch_bucket("nope://x")
 
 

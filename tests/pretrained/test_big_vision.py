@@ -156,7 +156,7 @@ def test_optimizer_state_is_left_out_and_an_unknown_key_is_refused(tmp_path: Pat
     params |= {"opt/state/step": np.zeros(()), "opt/state/param_states/head/bias/grad_sum_sq_ema": np.zeros(4)}
     savez(tmp_path / "vit.npz", params)
     assert {reason for _, reason in tl.load(tmp_path / "vit.npz").unused} == {
-        "the state of the training run, not a parameter"
+        "the state of the training run, no parameter"
     }
     savez(tmp_path / "vit.npz", {**params, "conv_root": np.zeros(3)})
     with pytest.raises(TransferlabError, match=r"key 'conv_root' \(3,\) matches no leaf"):

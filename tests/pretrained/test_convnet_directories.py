@@ -124,8 +124,8 @@ def test_a_timm_name_gives_its_size() -> None:
     [
         (resnet_from_timm, "resnet50", {"stem_type": "deep"}, r"model_args\.stem_type 'deep' is not supported"),
         (resnet_from_timm, "resnet50", {"global_pool": "max"}, "global_pool 'max' is not supported"),
-        (resnet_from_timm, "resnet50", {"global_pool": ""}, "global_pool '' is not supported; only 'avg'"),
-        (convnext_from_timm, "convnext_tiny", {"global_pool": ""}, "global_pool '' is not supported; only 'avg'"),
+        (resnet_from_timm, "resnet50", {"global_pool": ""}, "global_pool '' is not supported; expected 'avg'"),
+        (convnext_from_timm, "convnext_tiny", {"global_pool": ""}, "global_pool '' is not supported; expected 'avg'"),
         (swin_from_timm, "swin_tiny_patch4_window7_224", {"global_pool": ""}, "global_pool '' is not supported"),
         (resnet_from_timm, "resnet18", {"in_chans": 1}, r"model_args\.in_chans 1 is not supported"),
         (mobilenet_from_timm, "mobilenetv2_100", {"se_layer": "ese"}, r"model_args\.se_layer 'ese'"),

@@ -71,7 +71,7 @@ def test_a_fused_tensor_is_not_written_without_one_of_its_parts() -> None:
         name.path: np.zeros((12, 12), np.float32) for name in names.names if "attention/query/kernel" in name.path
     }
     with pytest.raises(
-        TransferlabError, match=r"'blocks\.0\.attn\.qkv\.weight' cannot be written: 'layers/0/attention/key"
+        TransferlabError, match=r"'blocks\.0\.attn\.qkv\.weight' cannot be written: it fuses 'layers/0/attention/key"
     ):
         to_file(NameTable(names.names), leaves)
 
@@ -163,7 +163,9 @@ def test_an_efficientnet_of_timm_gets_its_own_padding_and_eps() -> None:
 def test_an_architecture_that_is_not_known_is_not_guessed_at(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     (tmp_path / "config.json").write_text(json.dumps({**TIMM, "architecture": "regnety_040"}))
-    with pytest.raises(TransferlabError, match=r"timm's 'regnety_040' cannot be read.*efficientnet.*vit_"):
+    with pytest.raises(
+        TransferlabError, match=r"timm's architecture 'regnety_040' is not supported.*efficientnet.*vit_"
+    ):
         tl.load(tmp_path)
 
 
