@@ -49,15 +49,19 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "x.json")
 
 
-def test_a_corrupt_file_is_refused_by_its_hash(tmp_path: Path) -> None:
+def test_a_corrupt_file_is_refused_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w.bin").write_bytes(b"weights")
     good = hashlib.sha256(b"weights").hexdigest()
     assert require_file(tmp_path, "w.bin", good) == tmp_path / "w.bin"
     (tmp_path / "w.bin").write_bytes(b"weight5")
     with pytest.raises(TransferlabError, match="is corrupt"):
         require_file(tmp_path, "w.bin", good)
-    with pytest.raises(TransferlabError, match=r"lacks the file 'v\.bin'"):
+    with pytest.raises(TransferlabError, match=r"lacks the file 'v\.bin'\. Reinstall the package"):
         require_file(tmp_path, "v.bin")
+    # Only what is in the cache is to be removed: a package's files are among those of all others.
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
+    with pytest.raises(TransferlabError, match=rf"is corrupt: .* To fetch it again: rm -r '{tmp_path}'"):
+        require_file(tmp_path, "w.bin", good)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])

