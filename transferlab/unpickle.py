@@ -90,7 +90,12 @@ def load_numpy_pickle(data: bytes, name: str) -> Any:
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A tensor of a torch file, read on demand from its storage."""
+    """A tensor of a torch file, read on demand from its storage.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: of its elements.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -15,7 +15,8 @@ import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.methods.adapted import Adapted
 from transferlab.models import ClassifierConfig
-from transferlab.pretrained.peft import AdapterConfig, Pair
+from transferlab.pretrained.peft import Pair
+from transferlab.pretrained.peft_config import AdapterConfig
 
 QUERY, UP = "layers/1/attention/query/kernel", "layers/0/mlp/up/kernel"
 PAIRS = {

@@ -12,6 +12,7 @@ from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.orbax_directory import DESCRIPTION
+from transferlab.pretrained.peft_config import AdapterConfig
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.reading import reading
 
@@ -74,7 +75,7 @@ def inspect_checkpoint(name: str | Path) -> Inspection:
         name: what :func:`load` takes, or the path of any of these.
 
     Returns:
-        What ``print(inspection.table())`` or ``inspection.to_dict()`` shows.
+        Its tensors: :meth:`Inspection.table` for the terminal, :meth:`Inspection.to_dict` for JSON.
 
     Raises:
         TransferlabError: the name is unknown, or the checkpoint cannot be read.
@@ -82,6 +83,7 @@ def inspect_checkpoint(name: str | Path) -> Inspection:
     Example:
         >>> inspection = tl.inspect_checkpoint("minilm-l6")
         >>> inspection.rows[0]
+        ('embed/norm/bias', (384,), 'float32', 'embeddings.LayerNorm.bias')
     """
     with reading(str(name)):
         return _inspect(str(name), Path(name).expanduser())
@@ -122,8 +124,6 @@ def _source(name: str) -> Inspection:
 
 
 def _adapter(path: Path, name: str) -> Inspection:
-    from transferlab.pretrained.peft import AdapterConfig
-
     config = AdapterConfig.read(path / "adapter_config.json")
     weights = next((path / f"adapter_model.{kind}" for kind in ("safetensors", "bin") if
                     (path / f"adapter_model.{kind}").exists()), path / "adapter_model.safetensors")  # fmt: skip

@@ -60,7 +60,9 @@ def resize_inputs(
     """Implement :meth:`Source.resized`."""
     images, family = old.transform, old.family
     if not isinstance(images, ImageTransform):
-        raise TransferlabError(f"image_size, patch_size or channels were given, but {old.name} reads text.")
+        raise TransferlabError(
+            f"image_size, patch_size or channels were given, but {old.name} reads {family.modality}."
+        )
     shapes = old.file_shapes
     arguments = {"patch_size": patch_size, "channels": channels, "channel_mode": channel_mode}
     changes = {**old.changes, **{name: value for name, value in arguments.items() if value is not None}}
