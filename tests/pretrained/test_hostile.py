@@ -69,7 +69,7 @@ def test_names_are_sought_only_for_problems_that_are_shown(tmp_path: Path, monke
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"layer_norm_eps": 1e30}, None), ({"num_hidden_layers": 900}, "num_hidden_layers is 900; the weights are only")],
+    [({"layer_norm_eps": 1e30}, None), ({"num_hidden_layers": 900}, "num_hidden_layers is 900, but the weights are only")],
 )
 def test_an_epsilon_is_not_a_number_of_layers(changes: dict, said: str | None, tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "bert")
@@ -83,7 +83,7 @@ def test_an_epsilon_is_not_a_number_of_layers(changes: dict, said: str | None, t
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "float8_e4m3fn"])
-def test_quantised_weights_without_their_scales_are_refused(dtype: str, tmp_path: Path) -> None:
+def test_quantized_weights_without_their_scales_are_refused(dtype: str, tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "bert")
     tensors = load_file(str(folder / "model.safetensors"))
     key = "encoder.layer.0.output.dense.weight"
