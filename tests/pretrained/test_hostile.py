@@ -69,7 +69,10 @@ def test_names_are_sought_only_for_problems_that_are_shown(tmp_path: Path, monke
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"layer_norm_eps": 1e30}, None), ({"num_hidden_layers": 900}, "num_hidden_layers is 900, but the weights are only")],
+    [
+        ({"layer_norm_eps": 1e30}, None),
+        ({"num_hidden_layers": 900}, "num_hidden_layers is 900, but the weights are only"),
+    ],
 )
 def test_an_epsilon_is_not_a_number_of_layers(changes: dict, said: str | None, tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "bert")
