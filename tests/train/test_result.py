@@ -67,5 +67,5 @@ def test_a_damaged_run_is_refused(finished: Path) -> None:
 def test_a_run_is_not_written_where_a_file_is(source, films, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = tl.adapt(source, films, method=tl.methods.Probe(), directory=tmp_path / "file")
-    with pytest.raises(TransferlabError, match="file cannot be made: File exists"):
+    with pytest.raises(TransferlabError, match="file cannot be created: File exists"):
         run.fit()

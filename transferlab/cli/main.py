@@ -205,7 +205,7 @@ def models(family: str | None) -> None:
         _sizes(family)
         return
     named = [
-        (e.name, e.family, e.licence, f"{e.artifact.package} {e.artifact.version}", e.about) for e in REGISTRY.values()
+        (e.name, e.family, e.license, f"{e.artifact.package} {e.artifact.version}", e.about) for e in REGISTRY.values()
     ]
     _listing(("model", "family", "licence", "from the package", ""), named)
     families = [
