@@ -89,7 +89,7 @@ class Cells:
             for cell, (settings, tuning, _) in zip(cells, chosen, strict=True)
             if tuning is None or tuning["chosen"] is not None
         }
-        if runs and not (first := next(iter(runs.values()))).resident and cells[0].arm not in self._shown:
+        if runs and not (first := next(iter(runs.values()))).features_on_device and cells[0].arm not in self._shown:
             self._shown.add(cells[0].arm)
             self.observer.memory(cells[0], first.memory)
         results = dict(zip(runs, fit_each(list(runs.values()), self.observer.step), strict=True))

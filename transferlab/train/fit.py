@@ -159,12 +159,12 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
         shared: leaves that are in memory already, of runs that train at the same time; those that are placed are added.
     """
     # A step that would not fit is computed in another way: this decides the program, and so comes first.
-    if not run.resident:
+    if not run.features_on_device:
         fit_to_memory(run)
     started = run.program.clock()
     key = run.cached_features_key() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
-    cpu = cpu_device() if run.resident and key is not None and jax.default_backend() != "cpu" else None
+    cpu = cpu_device() if run.features_on_device and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
     with nullcontext() if cpu is None else jax.default_device(cpu):
         # 3 and 4. Parameters and batch statistics; what the cache makes unnecessary is not read.

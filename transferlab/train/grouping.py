@@ -35,7 +35,7 @@ def group_concurrent(runs: Sequence[Setup], left: Sequence[int]) -> list[list[in
         groups.setdefault(mark, []).append(i)
     out = []
     for group in groups.values():
-        size = len(group) if runs[group[0]].resident or len(group) == 1 else _max_concurrent(runs[group[0]])
+        size = len(group) if runs[group[0]].features_on_device or len(group) == 1 else _max_concurrent(runs[group[0]])
         out += [group[k : k + size] for k in range(0, len(group), size)]
     return out
 
@@ -71,7 +71,7 @@ def engines_for(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
     numbers = [i for i, _, _ in part]
     members, states = [member for _, member, _ in part], [state for _, _, state in part]
     run = members[0].run
-    if run.resident:
+    if run.features_on_device:
         yield ScannedEngine(members, states), numbers
     elif len(part) > 1 and run.runs_concurrently:
         yield ThreadedEngine(members, states), numbers
