@@ -46,7 +46,7 @@ def ours(source, data, method, inputs, labels, products: float | None = None) ->
     import transferlab as tl
     from transferlab.train import Settings
     from transferlab.train.fit import prepare
-    from transferlab.train.profile import matrix_product_speed
+    from transferlab.train.profile import matmul_speed
 
     settings = Settings(batch_size=len(labels), precision="bfloat16" if on_gpu() else "float32")
     run = tl.adapt(source, data, method=method, settings=settings)
@@ -61,7 +61,7 @@ def ours(source, data, method, inputs, labels, products: float | None = None) ->
 
     if not on_gpu():
         return in_a_row(step, jax.block_until_ready, 1)
-    work, peak = in_a_row(step, jax.block_until_ready, pairs.STEPS), matrix_product_speed("bfloat16")
+    work, peak = in_a_row(step, jax.block_until_ready, pairs.STEPS), matmul_speed("bfloat16")
     held = sum(x.nbytes for x in jax.tree.leaves((state, member.frozen, batch)))
     held += run.program.step.temporary_bytes(state, member.frozen, batch, hparams)
 

@@ -53,7 +53,7 @@ def test_a_checkpoint_on_another_base_or_of_other_leaves_is_refused(source, film
     run = made(source, films)
     meta = run.meta(1, [], 0.0, 0.0)
     check_base(run, meta)
-    with pytest.raises(TransferlabError, match="stands on other weights"):
+    with pytest.raises(TransferlabError, match="was trained on other weights"):
         check_base(run, {**meta, "base": {**meta["base"], "sha256": "0" * 64}})
     with pytest.raises(TransferlabError, match="trained another set of leaves"):
         check_base(run, {**meta, "trainable": ["head/kernel"]})
@@ -62,12 +62,12 @@ def test_a_checkpoint_on_another_base_or_of_other_leaves_is_refused(source, film
 @pytest.mark.parametrize("name", ["plan.json", "metrics.jsonl", "predictions.npz", "result.json", "thesis.tex"])
 def test_files_of_something_else_are_not_overwritten(source, films, tmp_path, name) -> None:
     (tmp_path / name).write_text("{}")
-    with pytest.raises(TransferlabError, match=rf"not empty \({name}\) and holds no run of ours .*choose another"):
+    with pytest.raises(TransferlabError, match=rf"not empty \({name}\) and holds no run .*choose another"):
         write_or_verify(made(source, films), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "{}"
 
 
-def test_a_start_that_was_killed_before_its_claim_is_refused(source, films, tmp_path) -> None:
+def test_a_directory_whose_run_was_killed_before_run_json_is_taken(source, films, tmp_path) -> None:
     run = made(source, films)
     (tmp_path / "trials").mkdir()  # of a study's cell, whose tuning comes first
     for name in (".lock", ".run.json.abcd1234.tmp-written"):
@@ -77,14 +77,14 @@ def test_a_start_that_was_killed_before_its_claim_is_refused(source, films, tmp_
     assert read_json(tmp_path / "run.json")["method"]["name"] == "probe"
 
 
-def test_no_name_is_the_folder_one_works_in(source, films) -> None:
+def test_an_empty_directory_name_is_refused(source, films) -> None:
     with pytest.raises(TransferlabError, match="directory is ''; give the folder's name"):
         made(source, films, directory="")
     with pytest.raises(TransferlabError, match="directory is ''; give the folder's name"):
         tl.save(source, "", overwrite=True)
 
 
-def test_a_run_whose_claim_is_damaged_is_lost(source, films, tmp_path) -> None:
+def test_a_run_with_a_damaged_run_json_continues_once_it_is_restored(source, films, tmp_path) -> None:
     class Enough(Exception):
         pass
 

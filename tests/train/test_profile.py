@@ -10,13 +10,13 @@ import pytest
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.train import Settings
-from transferlab.train.profile import _human, by_stage, idle_share, profile, read_trace
+from transferlab.train.profile import _human, by_stage, idle_fraction, profile, read_trace
 
 QUICK = Settings(learning_rate=1e-2, steps=4, batch_size=8)
 
 
 @pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2)])
-def test_every_stage_has_its_share(source, films, tmp_path: Path, method) -> None:
+def test_every_stage_has_a_fraction_of_the_time(source, films, tmp_path: Path, method) -> None:
     run = tl.adapt(source, films.subset(24, 0), method=method, settings=QUICK)
     made = profile(run, tmp_path)
     shares = {(stage, direction): share for stage, direction, share in made.stages}
@@ -39,7 +39,7 @@ def test_every_stage_has_its_share(source, films, tmp_path: Path, method) -> Non
 
 def test_idle_time_counts_threads_once() -> None:
     spans = [("a", 0.0, 10.0), ("b", 5.0, 12.0), ("c", 20.0, 25.0), ("d", 6.0, 7.0)]
-    assert idle_share(spans) == pytest.approx(8 / 25)
+    assert idle_fraction(spans) == pytest.approx(8 / 25)
 
 
 def test_an_operation_is_put_in_its_own_stage() -> None:
@@ -56,7 +56,7 @@ def test_an_operation_is_put_in_its_own_stage() -> None:
     )  # fmt: skip
 
 
-def test_a_folder_without_a_trace_is_one_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_trace_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TransferlabError, match="holds no trace"):
         read_trace(tmp_path)
 

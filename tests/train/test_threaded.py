@@ -137,7 +137,7 @@ def test_threads_that_share_an_order_keep_its_epochs() -> None:
 
 
 @pytest.mark.parametrize("method", [LORA, tl.methods.Full()])
-def test_memory_for_one_is_not_given_to_two(source, films, method) -> None:
+def test_two_runs_do_not_train_in_memory_for_one(source, films, method) -> None:
     """The base lies beside both states."""
 
     def together(limit: int) -> list[int]:
