@@ -85,7 +85,7 @@ def test_a_run_that_diverges_ends_with_one_error_and_its_last_finite_checkpoint(
     assert continued.value.results[0].status == record["status"] and min(steps) > found.step - 3
 
 
-def test_the_first_step_is_told_from_a_learning_rate_that_is_too_high(films, tmp_path) -> None:
+def test_a_first_step_that_is_not_finite_is_not_blamed_on_the_learning_rate(films, tmp_path) -> None:
     path = write_bert(tmp_path / "huge") / "model.safetensors"
     save_file({name: tensor * np.float32(1e20) for name, tensor in load_file(path).items()}, path)
     for method in (tl.methods.Probe(), tl.methods.Full()):
@@ -98,7 +98,7 @@ def test_the_first_step_is_told_from_a_learning_rate_that_is_too_high(films, tmp
         assert "lower learning rate" not in str(caught.value)
 
 
-def test_what_only_the_last_update_breaks_is_not_a_finished_run(source, films, tmp_path) -> None:
+def test_a_run_whose_last_update_is_not_finite_is_not_finished(source, films, tmp_path) -> None:
     settings = replace(WILD, learning_rate=3e38, weight_decay=100.0, steps=1, optimizer=Optimizer("sgd"))
     for directory in (None, tmp_path / "run"):
         with pytest.raises(Diverged, match=r"at step 1 of 1 .*: the parameter '.*' is not finite\. Try a lower"):
@@ -151,7 +151,7 @@ def assert_same(some: list[Result], others: list[Result]) -> None:
     ("method", "together", "engine"),
     [(PROBE, "auto", 3), (LORA, "always", 3), (LORA, "auto", 2), (tl.methods.Full(), "never", 1)],
 )
-def test_the_others_are_the_same_bits_where_one_diverges(
+def test_the_others_are_bit_equal_where_one_diverges(
     source, films, tmp_path, method, together: str, engine: int
 ) -> None:
     calm = tl.fit_together(members(source, films, method, False, vectorize=together))
@@ -201,14 +201,14 @@ def test_no_member_left_ends_a_population(source, films) -> None:
     assert max(steps) < 20 and {result.status for result in caught.value.results} == {"diverged at step 2"}
 
 
-def test_weights_that_nobody_wants_go_when_the_run_diverges(source, films, tmp_path) -> None:
+def test_weights_that_are_not_to_be_kept_are_removed_when_the_run_diverges(source, films, tmp_path) -> None:
     run = tl.adapt(source, films.subset(16, 0), settings=WILD, directory=tmp_path / "run", keep_weights=False)
     with pytest.raises(Diverged, match="at step"):
         run.fit()
     assert (tmp_path / "run" / "result.json").exists() and not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_every_step_of_a_window_is_looked_at() -> None:
+def test_every_step_of_a_window_is_checked() -> None:
     fine = {"loss": [0.5, 0.4, 0.3], "gradient_norm": [1.0, 2.0, 3.0]}
     assert first_not_finite(fine) is None
     assert first_not_finite({**fine, "loss": [0.5, math.inf, math.nan]}) == (1, "the loss is inf")

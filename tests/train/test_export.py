@@ -38,7 +38,7 @@ def probabilities(source, predictor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["hf", "orbax"])
-def test_an_exported_run_answers_the_same(run: Path, form: str, tmp_path: Path) -> None:
+def test_an_exported_run_predicts_the_same(run: Path, form: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["export", str(run), str(tmp_path / "out"), "--self-contained", "--format", form])
     assert done.exit_code == 0, done.output
     assert "4 adapters merged" in done.output
@@ -68,14 +68,14 @@ def test_a_run_becomes_a_peft_adapter(run: Path, tmp_path: Path) -> None:
     [
         (["convert", "{model}", "{out}", "--format", "onnx"], "'onnx' cannot be written"),
         (["convert", "{model}", "{out}", "--format", "peft"], "has no adapters"),
-        (["convert", "{model}", "{out}", "--shard-size", "5XB"], "'5XB' is no size"),
+        (["convert", "{model}", "{out}", "--shard-size", "5XB"], "'5XB' is not a size"),
         (["convert", "{model}", "{model}"], "is not empty"),
         (["convert", "{model}", "s3://bucket/x"], "is no local directory"),
         (["export", "{model}", "{out}"], "neither a run nor a study"),
         (["export", "{run}", "{out}", "--format", "peft", "--self-contained"], "without their base"),
     ],
 )
-def test_a_conversion_that_cannot_be_is_one_error(
+def test_an_impossible_conversion_is_one_error(
     words: list[str], message: str, run: Path, bert_folder: Path, tmp_path: Path
 ) -> None:
     filled = [word.format(model=bert_folder, out=tmp_path / "out", run=run) for word in words]

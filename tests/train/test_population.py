@@ -41,7 +41,7 @@ def runs(source, films, directory: Path | None = None, **changes) -> list[Run]:
     ]  # fmt: skip
 
 
-def test_a_member_equals_its_run_made_alone(source, films) -> None:
+def test_a_member_equals_its_run_trained_alone(source, films) -> None:
     together = fit_together(runs(source, films))
     alone = [run.fit() for run in runs(source, films)]
     assert [result.record["population_size"] for result in together] == [5] * 5
@@ -60,7 +60,7 @@ def test_a_member_equals_its_run_made_alone(source, films) -> None:
 
 # (orders, runs on each): cut within the orders, between them, and not at all.
 @pytest.mark.parametrize(("orders", "alike"), [(2, 4), (3, 4), (8, 1), (3, 3)])
-def test_halves_that_step_side_by_side_are_not_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
+def test_halves_that_step_in_two_threads_are_not_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
     monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 6)
 
     def made() -> list[Run]:
@@ -94,7 +94,7 @@ class LastLayer(tl.methods.Full):
 
 
 @pytest.mark.parametrize("method", [tl.methods.LoRA(rank=2, dropout=0.1), tl.methods.Full(), LastLayer()])
-def test_a_companion_equals_its_run_made_alone(source, films, monkeypatch, method) -> None:
+def test_a_vmapped_member_equals_its_run_trained_alone(source, films, monkeypatch, method) -> None:
     """With dropout on, and batches padded to the longest of all members: other lengths than the run alone has."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
 
@@ -120,7 +120,7 @@ def test_a_companion_equals_its_run_made_alone(source, films, monkeypatch, metho
     assert len({result.history[-1]["loss"] for result in together}) == 5
 
 
-def test_companions_are_no_more_than_the_device_holds(source, films) -> None:
+def test_vmapped_members_are_no_more_than_the_device_holds(source, films) -> None:
     def made(limit: int | None) -> list[Run]:
         settings = replace(QUICK, steps=3, vectorize="always", memory_bytes=limit)
         return [
@@ -134,7 +134,7 @@ def test_companions_are_no_more_than_the_device_holds(source, films) -> None:
     assert len({result.history[-1]["loss"] for result in results}) == 4
 
 
-def test_a_timing_is_taken_and_costs_the_runs_no_step(source, films, monkeypatch) -> None:
+def test_timing_engines_changes_no_run(source, films, monkeypatch) -> None:
     """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
     from transferlab.train import grouping
 
@@ -239,7 +239,7 @@ def test_the_state_that_validated_best_is_tested(source, films, tmp_path, method
 
 
 @pytest.mark.parametrize("method", [tl.methods.Probe(), tl.methods.LoRA(rank=2)])
-def test_weights_that_are_not_wanted_do_not_stay_on_disk(source, films, tmp_path, method) -> None:
+def test_weights_that_are_not_to_be_kept_are_removed_from_disk(source, films, tmp_path, method) -> None:
     settings = replace(QUICK, steps=4, checkpoint_steps=2)
     run = tl.adapt(
         source, films.subset(16, 0), method=method, settings=settings, directory=tmp_path / "run", keep_weights=False

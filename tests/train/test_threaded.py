@@ -49,7 +49,7 @@ def assert_same(some: list[Result], others: list[Result]) -> None:
 
 
 @pytest.mark.parametrize("method", [LORA, tl.methods.Full(), LastLayer()])
-def test_a_run_next_to_another_equals_itself_made_alone(source, films, monkeypatch, method) -> None:
+def test_a_run_next_to_another_equals_itself_trained_alone(source, films, monkeypatch, method) -> None:
     """With other data, lengths and dropout, and one left over; for the last layer with carries from the cache."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
     pairs, alone = (fit_together(runs(source, films, method, vectorize=how)) for how in ("auto", "never"))
