@@ -75,7 +75,7 @@ def test_weights_are_kept_for_the_best_run_of_each_arm_and_predict_uses_them(stu
         assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
 
 
-def test_predict_reads_files_of_many_and_a_study_stands_for_its_best_run(study: Path, tmp_path: Path) -> None:
+def test_predict_reads_files_of_texts_and_takes_a_studys_best_run(study: Path, tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("a good day\n\nthe film was bad\n")
     (tmp_path / "many.csv").write_text("id,text\n1,great\n2,\n")
     done = transferlab("predict", study, tmp_path / "many.txt", tmp_path / "many.csv", "--json")

@@ -71,6 +71,6 @@ def test_every_stage_and_direction_is_in_a_steps_figure() -> None:
         texts(svg)
     )
     assert "backward" not in texts(step_by_stage(stages[:2], 0.25))
-    # The legend stands above the first bar, whichever is the longest.
+    # The legend is above the first bar, whichever is the longest.
     places = {e.text: float(e.get("y", "nan")) for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("text")}
     assert max(places[name] for name in ("forward", "backward", "update")) < places["embed"] - 10

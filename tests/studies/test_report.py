@@ -57,12 +57,12 @@ class Page(HTMLParser):
 def write(path: Path, records=None, **changes) -> tuple[str, Page]:
     records = study() if records is None else records
     summary = summarize(records)
-    given = {
+    arguments = {
         "records": records, "summary": summary, "curve": learning_curves(summary, palette_of(summary)), "plan": {"lora": plan()}, "curves": curves(),
         "environment": ENVIRONMENT, "hashes": {"source": {"tree_sha256": "ab12"}}, "config": {"data": "tweets"},
         "title": "tweets", **changes,
     }  # fmt: skip
-    write_report(path / "report.html", **given)
+    write_report(path / "report.html", **arguments)
     html = (path / "report.html").read_text("utf-8")
     return html, Page(html)
 

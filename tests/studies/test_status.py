@@ -149,7 +149,7 @@ def test_a_study_continues_past_runs_that_diverge_and_does_not_repeat_them(
 ) -> None:
     from transferlab.evaluate import baselines
 
-    def broken(*given: Any) -> Any:
+    def broken(*arguments: Any) -> Any:
         raise ValueError("this solver needs more")
 
     monkeypatch.setattr(baselines, "tfidf", broken)

@@ -84,20 +84,20 @@ def test_a_directory_records_the_config_that_it_ran(study: Path, config: Path) -
 def test_changed_weights_or_data_do_not_join_a_study_that_began_with_others(
     study: Path, config: Path, tmp_path: Path, what: str
 ) -> None:
-    given = tmp_path / "study"
-    shutil.copytree(study, given)
-    raw = {**json.loads((given / "config.json").read_text()), "workdir": str(given)}
+    copy = tmp_path / "study"
+    shutil.copytree(study, copy)
+    raw = {**json.loads((copy / "config.json").read_text()), "workdir": str(copy)}
     Study(parse_config(raw)).report()
     # The same words at the same places of a config, with other contents behind them.
-    held = json.loads((given / "inputs.json").read_text())
+    held = json.loads((copy / "inputs.json").read_text())
     held["data" if what == "data" else "source"]["mark"] = "0" * 64
-    (given / "inputs.json").write_text(json.dumps(held))
+    (copy / "inputs.json").write_text(json.dumps(held))
     for again in (Study(parse_config(raw)).report, Study(parse_config(raw)).run):
         with pytest.raises(TransferlabError, match=f"other contents of its {'data' if what == 'data' else 'source'}"):
             again()
 
 
-def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_path: Path) -> None:
+def test_a_single_seed_may_be_a_plain_number_and_the_study_continues(config: Path, tmp_path: Path) -> None:
     words = ["budgets=12", "seeds=1", "baselines=majority", f"workdir={tmp_path / 'films'}"]
     read = read_config(config, [f"--config.{word}" for word in words])
     assert (read.budgets, read.seeds, read.baselines) == ((12,), (1,), ("majority",))

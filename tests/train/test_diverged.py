@@ -1,4 +1,4 @@
-"""Runs that diverge: they say so and stop; those beside them do not notice; what they leave behind is finite."""
+"""Runs that diverge: they raise and stop; runs that train with them are not affected; what they leave on disk is finite."""
 
 from __future__ import annotations
 
@@ -53,36 +53,36 @@ def test_a_run_that_diverges_ends_with_one_error_and_its_last_finite_checkpoint(
 
     with pytest.raises(Diverged) as caught:
         run().fit()
-    found = caught.value.results[0].diverged
-    assert found is not None and 2 < found.step < 20
+    divergence = caught.value.results[0].diverged
+    assert divergence is not None and 2 < divergence.step < 20
     said = str(caught.value)
     for words in (
-        f"diverged at step {found.step} of 20 (learning rate 1e+06): the loss is nan",
+        f"diverged at step {divergence.step} of 20 (learning rate 1e+06): the loss is nan",
         "dataclasses.replace(settings, learning_rate=1e+05, warmup=0.1",
-        f"keeps the checkpoint of step {(found.step - 1) // 2 * 2}",
+        f"keeps the checkpoint of step {(divergence.step - 1) // 2 * 2}",
     ):
         assert words in said
     assert ("precision='float32'" in said) == (precision == "bfloat16")
-    assert finite_checkpoints(tmp_path / "run") == [(found.step - 1) // 2 * 2]
+    assert finite_checkpoints(tmp_path / "run") == [(divergence.step - 1) // 2 * 2]
     rows = caught.value.results[0].history
-    assert rows[-1]["step"] == found.step and math.isnan(rows[-1]["loss"])
+    assert rows[-1]["step"] == divergence.step and math.isnan(rows[-1]["loss"])
     # Again: the same, without a step.
     steps: list[int] = []
     with pytest.raises(Diverged) as again:
         run().fit(lambda done, total, row: steps.append(done))
     assert str(again.value) == said and not steps
-    assert again.value.results[0].status == f"diverged at step {found.step}"
+    assert again.value.results[0].status == f"diverged at step {divergence.step}"
     assert np.isnan(again.value.results[0].probabilities).all()
     assert again.value.results[0].probabilities.shape == (60, 2)
     record = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert record["status"] == f"diverged at step {found.step}" and math.isnan(record["test"]["accuracy"])
-    with pytest.raises(TransferlabError, match=f"diverged at step {found.step} of 20"):
+    assert record["status"] == f"diverged at step {divergence.step}" and math.isnan(record["test"]["accuracy"])
+    with pytest.raises(TransferlabError, match=f"diverged at step {divergence.step} of 20"):
         tl.open_run(tmp_path / "run")
     # What was asked for by removing the record.
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(Diverged) as continued:
         run().fit(lambda done, total, row: steps.append(done))
-    assert continued.value.results[0].status == record["status"] and min(steps) > found.step - 3
+    assert continued.value.results[0].status == record["status"] and min(steps) > divergence.step - 3
 
 
 def test_a_first_step_that_is_not_finite_is_not_blamed_on_the_learning_rate(films, tmp_path) -> None:

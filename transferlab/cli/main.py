@@ -190,7 +190,9 @@ def export(run_directory: Path, target: str, form: str | None, self_contained: b
     from transferlab.cli.predict import best_run
 
     if self_contained and form == "peft":
-        raise TransferlabError("A PEFT directory holds adapters alone, without their base.")
+        raise TransferlabError(
+            "A PEFT directory holds adapters alone, without their base; omit --self-contained or choose another --format."
+        )
     click.echo(converting.convert(str(best_run(run_directory)), target, form, None, "5GB", overwrite))
 
 

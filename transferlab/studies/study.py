@@ -65,13 +65,14 @@ class Study:
         for name, modality in (("tfidf", "text"), ("pixels", "image")):
             if name in config.baselines and self.data.modality != modality:
                 raise TransferlabError(
-                    f"The baseline '{name}' reads {modality}s, but '{self.data.name}' holds {self.data.modality}s."
+                    f"The baseline '{name}' reads {modality}s, but '{self.data.name}' holds {self.data.modality}s; remove it "
+                    "from config.baselines."
                 )
         for budget in config.budgets:
             if budget > available:
                 raise TransferlabError(
                     f"config.budgets has {budget} labels, but '{config.data}' has {available} for training "
-                    f"({len(self.data.test)} more are the test split)."
+                    f"({len(self.data.test)} more are the test split); budgets can be {available} at most."
                 )
         for seed in config.seeds:
             # Subsets are nested: if the smallest has every class, all have.
