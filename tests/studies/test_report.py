@@ -72,7 +72,7 @@ def test_report_begins_with_the_scores_at_the_largest_budget(tmp_path):
     answer = page.text
     assert "With 256 labels, full reaches a test accuracy of" in answer
     assert ".914" in answer and ".700" in answer and "+.214" in answer.replace("+0.", "+.")
-    assert "not reached with any budget up to 256 labels" in answer
+    assert "from scratch, no budget up to 256 labels reached that" in answer
 
 
 def test_report_names_arms_that_transfer_did_not_help(tmp_path):
