@@ -25,7 +25,7 @@ Row = dict[str, Any]
 _VARIANCE = {
     "t over seeds": "±: 95 % t interval over seeds (subset, initialisation and order vary; test set fixed).",
     "Wilson over the test set": "[ ]: 95 % Wilson interval of a single seed: the variance of drawing the test set.",
-    "one seed": "A number without an interval is from a single seed.",
+    "one seed": "A number alone is from a single seed and has no interval.",
 }
 
 
