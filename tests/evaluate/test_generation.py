@@ -1,4 +1,4 @@
-"""Generation: a cache, a batch or padding that changes a text would be noticed by nobody who reads one text at a time."""
+"""Generation: nobody who reads one text at a time would notice that a cache, a batch or padding changes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.checkpoints import write_decoder
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.evaluate.generation import narrowed
+from transferlab.evaluate.generation import filter_logits
 
 NEW = 6
 
@@ -21,7 +21,7 @@ NEW = 6
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma"])
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / request.param
-    # Under a random table that is the head too, a token's likeliest follower is itself.
+    # With a random table that is also the head, the most likely next token is the last one again.
     write_decoder(folder, request.param, tie_word_embeddings=False)
     return tl.load(folder)
 
@@ -73,33 +73,35 @@ def test_a_text_stops_at_its_end(llama) -> None:
     assert tl.generate(own, padded("left"), max_new_tokens=NEW).tokens == got.tokens
 
 
-def test_draws_follow_their_seed_and_differ_from_row_to_row(llama) -> None:
-    def drawn(seed: int, **how):
-        return tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=(), temperature=1.5, seed=seed, **how).tokens
+def test_samples_follow_their_seed_and_differ_from_row_to_row(llama) -> None:
+    def sample(seed: int, **options):
+        return tl.generate(
+            llama, padded("left"), max_new_tokens=NEW, stop=(), temperature=1.5, seed=seed, **options
+        ).tokens
 
     greedy = tl.generate(llama, padded("left"), max_new_tokens=NEW, stop=()).tokens
-    assert drawn(0) == drawn(0) != drawn(1) != greedy
-    assert drawn(0, top_k=1) == drawn(5, top_p=1e-6) == greedy
+    assert sample(0) == sample(0) != sample(1) != greedy
+    assert sample(0, top_k=1) == sample(5, top_p=1e-6) == greedy
     same = {"input_ids": np.tile(np.arange(7, 14), (3, 1))}
     assert len(set(tl.generate(llama, same, max_new_tokens=NEW, temperature=2.0, stop=()).tokens)) == 3
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.6), (7, 0.5), (50, 0.999), (1, 1.0)])
-def test_exactly_the_likeliest_tokens_are_kept(top_k: int, top_p: float) -> None:
+def test_exactly_the_most_likely_tokens_are_kept(top_k: int, top_p: float) -> None:
     logits = np.random.default_rng(3).normal(0, 2, (4, 13)).astype(np.float32)
-    got = np.asarray(narrowed(jnp.asarray(logits), jnp.int32(top_k), jnp.float32(top_p)))
+    got = np.asarray(filter_logits(jnp.asarray(logits), jnp.int32(top_k), jnp.float32(top_p)))
     for row, kept in zip(logits, got, strict=True):
         order = np.argsort(-row)[: top_k or None]
-        share = softmax(row[order].astype(np.float64))
-        inside = order[: int(np.searchsorted(np.cumsum(share), top_p)) + 1]
+        probability = softmax(row[order].astype(np.float64))
+        inside = order[: int(np.searchsorted(np.cumsum(probability), top_p)) + 1]
         np.testing.assert_array_equal(np.flatnonzero(np.isfinite(kept)), np.sort(inside))
         np.testing.assert_array_equal(kept[inside], row[inside])
 
 
 @pytest.mark.parametrize(
-    ("given", "how", "message"),
+    ("prompts", "options", "message"),
     [
-        ({"input_ids": [[4, 5]], "token_type_ids": [[0, 0]]}, {}, "'token_type_ids' is no part of a prompt"),
+        ({"input_ids": [[4, 5]], "token_type_ids": [[0, 0]]}, {}, "'token_type_ids' is not an input of generate"),
         (
             {"input_ids": [[4, 5]], "attention_mask": [[1]]},
             {},
@@ -107,7 +109,12 @@ def test_exactly_the_likeliest_tokens_are_kept(top_k: int, top_p: float) -> None
         ),
         ({"input_ids": [[4, 5], [6, 7]], "attention_mask": [[1, 1], [0, 0]]}, {}, "Prompt 1 has no tokens"),
         ({"input_ids": np.zeros((0, 3))}, {}, "There is no prompt"),
-        ({"input_ids": [[4, 5]]}, {"max_new_tokens": 63}, "65 tokens are too many: .* has 64 positions"),
+        (
+            {"input_ids": [[4, 5]]},
+            {"max_new_tokens": 63},
+            "are 65 tokens, but .* has 64 positions; pass max_new_tokens=62",
+        ),
+        ({"input_ids": [[4] * 64]}, {"max_new_tokens": 1}, "are 65 tokens, but .* give a shorter prompt"),
         ({"input_ids": [[4, 5]]}, {"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"input_ids": [[4, 5]]}, {"top_k": 3}, "set a temperature"),
         ({"input_ids": [[4, 5]]}, {"temperature": -1.0}, "temperature is -1"),
@@ -115,9 +122,9 @@ def test_exactly_the_likeliest_tokens_are_kept(top_k: int, top_p: float) -> None
         (["a text"], {}, "came without a tokenizer"),
     ],
 )
-def test_a_prompt_that_cannot_be_continued_is_refused(llama, given, how: dict, message: str) -> None:
+def test_a_prompt_that_cannot_be_continued_is_refused(llama, prompts, options: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
-        tl.generate(llama, given, **how)
+        tl.generate(llama, prompts, **options)
 
 
 def test_an_encoder_asked_for_text_is_refused(source) -> None:

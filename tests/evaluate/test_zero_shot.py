@@ -1,4 +1,4 @@
-"""Zero-shot: label names become a classifier, and what cannot is named."""
+"""Zero-shot: label names become a classifier; a source, template or label that cannot is named."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def test_a_class_vector_is_the_mean_over_templates(kind: str, tmp_path: Path) ->
     scale, bias = float(np.exp(source.leaves["logit_scale"].read())), source.leaves.get("logit_bias")
     want = scale * np.asarray(out[0]["image_embedding"]) @ classes.T + (0.0 if bias is None else float(bias.read()))
     np.testing.assert_allclose(classifier.logits(images, rows=2), want, atol=1e-4)
-    shares = np.exp(want) / np.exp(want).sum(1, keepdims=True)
-    np.testing.assert_allclose(classifier(images), shares, atol=1e-4)
+    probabilities = np.exp(want) / np.exp(want).sum(1, keepdims=True)
+    np.testing.assert_allclose(classifier(images), probabilities, atol=1e-4)
     assert classifier([]).shape == (0, 2)
 
 
-def test_what_cannot_be_a_classifier_is_named(tmp_path: Path, source) -> None:
+def test_inputs_that_cannot_make_a_classifier_are_named(tmp_path: Path, source) -> None:
     write_clip(tmp_path, "clip")
     both = tl.load(tmp_path)
     cases: tuple[tuple[tuple[Any, ...], str], ...] = (
-        ((source, ("a", "b")), "has no towers for images and texts"),
+        ((source, ("a", "b")), "lacks a tower for images or one for texts"),
         ((both, ("a", "b"), ("a photo",)), "The template 'a photo' has no '{}'"),
-        ((both, ("a", "b", "a")), "The label 'a' stands twice"),
+        ((both, ("a", "b", "a")), "The label 'a' is given twice"),
         ((both, ()), "at least one label"),
     )
-    for given, message in cases:
+    for arguments, message in cases:
         with pytest.raises(TransferlabError, match=message):
-            cast("Any", tl.zero_shot_classifier)(*given)
+            cast("Any", tl.zero_shot_classifier)(*arguments)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(TransferlabError, match="without a tokenizer"):
         tl.zero_shot_classifier(tl.load(tmp_path), ("a", "b"))

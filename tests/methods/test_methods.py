@@ -34,17 +34,17 @@ def test_a_method_that_a_run_records_is_read_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_a_method_publishes_are_settings_of_a_run(name: str) -> None:
+def test_the_defaults_of_a_method_are_settings_of_a_run(name: str) -> None:
     assert METHODS[name].summary and METHODS[name].defaults
     Settings(**METHODS[name].defaults)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_head_trains_under_every_method_and_every_leaf_has_one_action(source, name: str) -> None:
-    made = plan_for(source, LABELS, METHODS[name]())
-    assert {"head/kernel", "head/bias"} <= set(made.trainable)
-    assert len({leaf.path for leaf in made.leaves}) == len(made.leaves)
-    assert made.method == name
+    plan = plan_for(source, LABELS, METHODS[name]())
+    assert {"head/kernel", "head/bias"} <= set(plan.trainable)
+    assert len({leaf.path for leaf in plan.leaves}) == len(plan.leaves)
+    assert plan.method == name
 
 
 def test_only_lora_edits_the_module(source) -> None:
@@ -53,10 +53,10 @@ def test_only_lora_edits_the_module(source) -> None:
 
 
 def test_full_trains_every_leaf_and_scales_the_rate_of_the_head_alone(source) -> None:
-    made = plan_for(source, LABELS, Full(head_lr_scale=4.0))
-    assert set(made.trainable) == {leaf.path for leaf in made.leaves}
-    assert {leaf.path for leaf in made.leaves if leaf.lr_scale == 4.0} == {"head/kernel", "head/bias"}
-    assert {leaf.lr_scale for leaf in made.leaves} == {1.0, 4.0}
+    plan = plan_for(source, LABELS, Full(head_lr_scale=4.0))
+    assert set(plan.trainable) == {leaf.path for leaf in plan.leaves}
+    assert {leaf.path for leaf in plan.leaves if leaf.lr_scale == 4.0} == {"head/kernel", "head/bias"}
+    assert {leaf.lr_scale for leaf in plan.leaves} == {1.0, 4.0}
 
 
 def test_scratch_is_full_from_random_weights() -> None:
@@ -65,15 +65,15 @@ def test_scratch_is_full_from_random_weights() -> None:
 
 @pytest.mark.parametrize("targets", ["**/attention/{query,key,value,output}/kernel", "layers/11/mlp/up/kernel"])
 def test_lora_adapts_the_kernels_that_its_selector_names_and_no_other(source, targets: str) -> None:
-    made = plan_for(source, LABELS, LoRA(rank=2, targets=targets))
-    adapted = {leaf.path.partition("/lora/")[0] + "/kernel" for leaf in made.leaves if "/lora/" in leaf.path}
+    plan = plan_for(source, LABELS, LoRA(rank=2, targets=targets))
+    adapted = {leaf.path.partition("/lora/")[0] + "/kernel" for leaf in plan.leaves if "/lora/" in leaf.path}
     assert adapted == set(tl.select(targets).match(source.leaves))
-    assert set(made.trainable) == {leaf.path for leaf in made.leaves if "/lora/" in leaf.path or "head/" in leaf.path}
+    assert set(plan.trainable) == {leaf.path for leaf in plan.leaves if "/lora/" in leaf.path or "head/" in leaf.path}
 
 
 def test_lora_changes_nothing_before_its_first_step(source) -> None:
-    made = plan_for(source, LABELS, LoRA(rank=2))
-    params = trees.flatten(made.place(0)[0])
+    plan = plan_for(source, LABELS, LoRA(rank=2))
+    params = trees.flatten(plan.place(0)[0])
     for path, leaf in params.items():
         if path.endswith("/lora/b"):
             assert not np.asarray(leaf).any(), path
@@ -82,7 +82,7 @@ def test_lora_changes_nothing_before_its_first_step(source) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "said"),
+    ("kind", "fields", "said"),
     [
         (LoRA, {"rank": 0}, "rank is 0"),
         (LoRA, {"dropout": 1.0}, "dropout is 1"),
@@ -93,9 +93,11 @@ def test_lora_changes_nothing_before_its_first_step(source) -> None:
         (LoRA, {"alfa": 8}, "Did you mean 'alpha'"),
     ],
 )
-def test_a_field_that_cannot_be_is_refused_by_its_name(kind: type[Method], given: dict[str, Any], said: str) -> None:
+def test_a_field_with_an_impossible_value_is_refused_by_name(
+    kind: type[Method], fields: dict[str, Any], said: str
+) -> None:
     with pytest.raises(TransferlabError) as error:
-        kind(**given)
+        kind(**fields)
     assert said in str(error.value)
 
 
@@ -107,31 +109,31 @@ def test_an_unknown_method_is_refused_with_the_nearest() -> None:
 
 
 def test_a_probe_trains_the_head_alone_and_its_frontier_is_the_head(source) -> None:
-    made = plan_for(source, LABELS, tl.methods.Probe())
-    assert made.trainable == ("head/bias", "head/kernel")
-    assert made.stages[made.frontier] == "head"
-    assert made.training == {"head"}
+    plan = plan_for(source, LABELS, tl.methods.Probe())
+    assert plan.trainable == ("head/bias", "head/kernel")
+    assert plan.stages[plan.frontier] == "head"
+    assert plan.training == {"head"}
 
 
-def test_lora_sits_beside_kernels_and_renames_no_path(source) -> None:
+def test_lora_adapters_are_next_to_kernels_and_rename_no_path(source) -> None:
     plain = plan_for(source, LABELS, tl.methods.Full())
-    made = plan_for(source, LABELS, tl.methods.LoRA(rank=3))
-    before, after = ({leaf.path for leaf in p.leaves} for p in (plain, made))
+    plan = plan_for(source, LABELS, tl.methods.LoRA(rank=3))
+    before, after = ({leaf.path for leaf in p.leaves} for p in (plain, plan))
     assert before < after
     added = after - before
     assert added == {f"layers/{i}/attention/{t}/lora/{x}" for i in range(12) for t in ("query", "value") for x in "ab"}
-    assert made.trainable_parameters == 12 * 2 * (16 * 3 + 3 * 16) + 34
-    decays = {leaf.path: leaf.decay for leaf in made.leaves if leaf.trains}
+    assert plan.trainable_parameters == 12 * 2 * (16 * 3 + 3 * 16) + 34
+    decays = {leaf.path: leaf.decay for leaf in plan.leaves if leaf.trains}
     assert decays["head/kernel"] == 1 and decays["head/bias"] == 0 and decays["layers/0/attention/query/lora/a"] == 0
 
 
 def test_a_scratch_arm_takes_nothing_from_the_source(bert_folder) -> None:
     source = tl.load(bert_folder)
-    made = plan_for(source, LABELS, tl.methods.Scratch())
-    assert {leaf.action for leaf in made.leaves} == {"initialised"}
-    params, _ = made.place(0)
-    again, _ = made.place(0)
-    other, _ = made.place(1)
+    plan = plan_for(source, LABELS, tl.methods.Scratch())
+    assert {leaf.action for leaf in plan.leaves} == {"initialised"}
+    params, _ = plan.place(0)
+    again, _ = plan.place(0)
+    other, _ = plan.place(1)
     word = [tree["embed"]["word"]["embedding"] for tree in (params, again, other)]
     np.testing.assert_array_equal(word[0], word[1])
     assert np.abs(np.asarray(word[0]) - np.asarray(word[2])).max() > 0.01
@@ -144,7 +146,7 @@ def test_misspelt_lora_targets_are_an_error(source, targets: str) -> None:
         plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
 
 
-def test_lora_on_something_that_is_no_linear_map_is_an_error(source) -> None:
+def test_lora_on_a_leaf_that_is_not_a_linear_map_is_an_error(source) -> None:
     with pytest.raises(TransferlabError, match="embed/word/embedding"):
         plan_for(source, LABELS, tl.methods.LoRA(targets="embed/word/embedding"))
 
@@ -156,10 +158,10 @@ def test_lora_on_something_that_is_no_linear_map_is_an_error(source) -> None:
         ("**/kernel", 72), ("(depth >= -2) & **/kernel", 12), ("layers/0 & query", 1),
     ],
 )  # fmt: skip
-def test_lora_takes_the_kernels_among_what_is_selected(source, targets, count: int) -> None:
-    made = plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
-    assert sum(path.endswith("/lora/a") for path in made.trainable) == count
-    assert not any(path.startswith("head/") and "lora" in path for path in made.trainable)
+def test_lora_adapts_the_kernels_among_the_selected_leaves(source, targets, count: int) -> None:
+    plan = plan_for(source, LABELS, tl.methods.LoRA(targets=targets))
+    assert sum(path.endswith("/lora/a") for path in plan.trainable) == count
+    assert not any(path.startswith("head/") and "lora" in path for path in plan.trainable)
 
 
 @pytest.mark.parametrize("targets", ["query | embed/word/embedding", "bias", "head/kernel", "query & value"])

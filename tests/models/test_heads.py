@@ -90,5 +90,5 @@ def test_a_new_head_does_not_start_at_zero() -> None:
 def test_a_pooling_that_the_model_lacks_is_one_error(source) -> None:
     pictures = replace(source, config=EfficientNetConfig.lite0())
     for pooling in ("first", "pooler"):
-        with pytest.raises(TransferlabError, match=f"cannot pool by '{pooling}'.* It can by mean, stages"):
+        with pytest.raises(TransferlabError, match=f"cannot pool by '{pooling}'.* It can pool by mean, stages"):
             plan_for(pictures, ("a", "b"), Probe(pooling=pooling))

@@ -31,7 +31,7 @@ def test_dropout_is_off_in_frozen_stages_and_on_where_something_trains(source, f
     assert losses[0] != losses[1]
 
 
-def test_learning_happens_and_carries_to_the_test_split(source, films) -> None:
+def test_training_lowers_the_loss_and_raises_test_accuracy(source, films) -> None:
     settings = Settings(learning_rate=1e-2, epochs=60, batch_size=16)
     _, result = fit(source, films.subset(90, 0), tl.methods.Full(), settings=settings)
     assert result.test["accuracy"] > 0.8

@@ -77,7 +77,7 @@ def in_a_callback() -> None:
 
 @pytest.mark.parametrize("lost", [Dying, in_a_callback])
 @pytest.mark.parametrize("asked", [False, True])
-def test_ctrl_c_is_heard_while_a_run_sets_up_and_asked_for_once(lost, asked: bool, source, films, monkeypatch) -> None:
+def test_one_ctrl_c_stops_a_run_that_is_being_set_up(lost, asked: bool, source, films, monkeypatch) -> None:
     handler, hook = signal.signal(signal.SIGINT, signal.default_int_handler), sys.unraisablehook
 
     def prepare(*_: object) -> None:

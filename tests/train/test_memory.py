@@ -23,7 +23,7 @@ def run_of(source, films, method=None, **changes):
     return tl.adapt(source, films.subset(24, 0), method=method, settings=replace(QUICK, **changes))
 
 
-def test_memory_said_before_training_is_what_the_run_holds(source, films) -> None:
+def test_memory_predicted_before_training_is_what_the_run_takes(source, films) -> None:
     for method in (tl.methods.Full(), tl.methods.LoRA(rank=2)):
         run = run_of(source, films, method)
         said = run.memory
@@ -45,7 +45,7 @@ def test_an_average_takes_memory_and_a_smaller_batch_takes_less(source, films) -
     assert run_of(source, films, batch_size=64).memory.activations > 2 * plain.activations
 
 
-def test_a_step_that_does_not_fit_is_made_to_fit_and_says_so(source, films) -> None:
+def test_a_step_that_does_not_fit_is_made_to_fit_and_recorded(source, films) -> None:
     if jax.default_backend() != "cpu":
         pytest.skip("cuBLAS asks for a workspace of 32 MiB, more than all else of this step")
     run = run_of(source, films, batch_size=64)

@@ -86,7 +86,7 @@ for make in (
 """
 
 
-def test_what_is_no_optimizer_is_found_before_the_run_is_fitted() -> None:
+def test_a_value_that_is_not_an_optimizer_is_refused_before_the_run_is_fitted() -> None:
     """In a process of its own: in this one annotations are checked before the fields are."""
     said = subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True, text=True).stdout.splitlines()
     line = '; give Settings(optimizer=Optimizer("{}")), with Optimizer from transferlab.train.'
@@ -108,13 +108,13 @@ def test_what_is_no_optimizer_is_found_before_the_run_is_fitted() -> None:
         (("sgd", {"nesterov": "yes"}), "optimizer.arguments.nesterov is 'yes'; it must be True or False"),
     ],
 )
-def test_a_wrong_argument_is_found_before_the_run_is_fitted(arguments: tuple, said: str) -> None:
+def test_a_wrong_argument_is_refused_before_the_run_is_fitted(arguments: tuple, said: str) -> None:
     with pytest.raises(TransferlabError) as error:
         Optimizer(*arguments)
     assert said in str(error.value)
 
 
-def test_the_optimizer_has_a_public_place() -> None:
+def test_the_optimizer_is_public() -> None:
     import transferlab as tl
 
     assert tl.train.Optimizer is Optimizer
@@ -124,7 +124,7 @@ ARGUMENTS = {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum":
 
 
 @pytest.mark.parametrize("name", names())
-def test_any_of_optax_by_name_takes_the_step_of_optax(name: str) -> None:
+def test_an_optimizer_by_name_takes_the_step_of_optax(name: str) -> None:
     """At a learning rate of 1 times ours it must be what optax does at that rate."""
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.asarray(rng.normal(size=(130, 140)), jnp.float32), "bias": jnp.ones(4)}
@@ -158,7 +158,7 @@ def test_adafactor_keeps_no_matrix_of_second_moments() -> None:
 @pytest.mark.parametrize(
     ("name", "argument"), [("adamw", "b1"), ("adamw", "b2"), ("lion", "b2"), ("sgd", "momentum"), ("rmsprop", "decay")]
 )
-def test_a_running_mean_may_grow_without_end(name: str, argument: str) -> None:
+def test_a_decay_rate_of_1_or_more_is_refused(name: str, argument: str) -> None:
     for value in (1.0, 1, 1.5, -0.1):
         with pytest.raises(TransferlabError, match=rf"arguments\.{argument} is {value}; it must be from 0 to below 1"):
             Optimizer(name, {argument: value})

@@ -20,7 +20,7 @@ from transferlab.train import Settings
 @pytest.mark.parametrize(
     "method", [tl.methods.Probe(), tl.methods.LoRA(rank=2), tl.methods.Full(), tl.methods.Scratch()]
 )
-def test_what_fit_trained_open_run_brings_back(source, films, tmp_path, method) -> None:
+def test_open_run_restores_what_fit_trained(source, films, tmp_path, method) -> None:
     data = films.subset(40, 0)
     _, result = fit(source, data, method, tmp_path / "run")
     predictor = tl.open_run(tmp_path / "run")
@@ -29,7 +29,7 @@ def test_what_fit_trained_open_run_brings_back(source, films, tmp_path, method) 
     assert predictor.labels == ("down", "up")
 
 
-def test_a_predictor_names_what_is_no_text_and_knows_its_column(source, tmp_path: Path) -> None:
+def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(source, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     from transferlab.cli.main import cli
@@ -46,7 +46,7 @@ def test_a_predictor_names_what_is_no_text_and_knows_its_column(source, tmp_path
     ):
         with pytest.raises(TransferlabError, match=said):
             predictor(wrong)
-    with pytest.raises(TransferlabError, match=r"list of one: predictor\(\['a film'\]\)"):
+    with pytest.raises(TransferlabError, match=r"pass a list: predictor\(\['a film'\]\)"):
         predictor("a film")
     (tmp_path / "new.tsv").write_text('id\tsentence\n1\t"good film\n2\tbad film"\n')
     done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.tsv")])
@@ -62,15 +62,15 @@ def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tm
     folder = write_bert(tmp_path / "base")
     fit(tl.load(folder), films.subset(40, 0), tl.methods.Probe(), tmp_path / "run")
     write_bert(folder, seed=9)
-    with pytest.raises(TransferlabError, match="its weights are others"):
+    with pytest.raises(TransferlabError, match="has other weights"):
         tl.open_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize("method", [tl.methods.Probe(weights="random"), tl.methods.LoRA(rank=2, weights="random")])
-def test_what_began_with_random_weights_is_exported_with_them(source, films, tmp_path: Path, method) -> None:
+def test_a_run_from_random_weights_is_exported_with_them(source, films, tmp_path: Path, method) -> None:
     data = films.subset(24, 0)
     run, result = fit(source, data, method, tmp_path / "run", replace(QUICK, learning_rate=0.1))
-    for made in (found(result.adapted).merged(), found(tl.open_run(tmp_path / "run").adapted).merged()):
+    for exported in (found(result.adapted).merged(), found(tl.open_run(tmp_path / "run").adapted).merged()):
         inputs = run.feed.inputs(data.test[:8], int(run.feed.buckets(data.test[:8]).max()), 8)
-        answered = jax.nn.softmax(made(inputs)["logits"])
+        answered = jax.nn.softmax(exported(inputs)["logits"])
         np.testing.assert_allclose(answered, result.probabilities[:8], atol=1e-5)

@@ -1,4 +1,4 @@
-"""The profile: every stage has its share, the shares are of one whole, and a trace is there to open."""
+"""The profile: every stage has its share, the fractions are of one whole, and a trace is there to open."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import pytest
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.train import Settings
-from transferlab.train.profile import _human, by_stage, idle_share, profile, read_trace
+from transferlab.train.profile import _human, by_stage, idle_fraction, profile, read_trace
 
 QUICK = Settings(learning_rate=1e-2, steps=4, batch_size=8)
 
 
 @pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2)])
-def test_every_stage_has_its_share(source, films, tmp_path: Path, method) -> None:
+def test_every_stage_has_a_fraction_of_the_time(source, films, tmp_path: Path, method) -> None:
     run = tl.adapt(source, films.subset(24, 0), method=method, settings=QUICK)
-    made = profile(run, tmp_path)
-    shares = {(stage, direction): share for stage, direction, share in made.stages}
-    assert sum(shares.values()) == pytest.approx(1.0)
+    summary = profile(run, tmp_path)
+    fractions = {(stage, direction): fraction for stage, direction, fraction in summary.stages}
+    assert sum(fractions.values()) == pytest.approx(1.0)
     for stage in ("layers/0", "layers/1"):
-        assert shares[stage, "forward"] > 0
-        assert shares[stage, "backward"] > 0
-    assert shares["optimizer", "update"] > 0
+        assert fractions[stage, "forward"] > 0
+        assert fractions[stage, "backward"] > 0
+    assert fractions["optimizer", "update"] > 0
     # Nothing of what is frozen is differentiated.
-    assert (("embed", "backward") in shares) == (method.name == "full")
-    assert 0 <= made.idle < 1
-    assert made.step_seconds > 0
-    assert made.flops > 1e5
+    assert (("embed", "backward") in fractions) == (method.name == "full")
+    assert 0 <= summary.idle < 1
+    assert summary.step_seconds > 0
+    assert summary.flops > 1e5
     text = (tmp_path / "profile.txt").read_text()
     assert "layers/1" in text
     assert len(re.findall(r"\d [kMGT]?FLOP/s", text)) == 2
-    assert list(made.trace.rglob("*.xplane.pb"))
+    assert list(summary.trace.rglob("*.xplane.pb"))
     assert run.fit().record["steps"] == 4  # the profile took nothing from the run
 
 
 def test_idle_time_counts_threads_once() -> None:
     spans = [("a", 0.0, 10.0), ("b", 5.0, 12.0), ("c", 20.0, 25.0), ("d", 6.0, 7.0)]
-    assert idle_share(spans) == pytest.approx(8 / 25)
+    assert idle_fraction(spans) == pytest.approx(8 / 25)
 
 
 def test_an_operation_is_put_in_its_own_stage() -> None:
@@ -56,7 +56,7 @@ def test_an_operation_is_put_in_its_own_stage() -> None:
     )  # fmt: skip
 
 
-def test_a_folder_without_a_trace_is_one_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_trace_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TransferlabError, match="holds no trace"):
         read_trace(tmp_path)
 

@@ -56,7 +56,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
 
 
 @pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2), LastLayer(), tl.methods.Probe()])
-def test_bfloat16_reaches_the_arithmetic_and_not_the_masters(still, films, method) -> None:
+def test_bfloat16_is_computed_in_while_parameters_stay_float32(still, films, method) -> None:
     data = films.subset(24, 0)
     exact, coarse = (
         tl.adapt(still, data, method=method, settings=replace(QUICK, precision=precision))
@@ -80,7 +80,7 @@ def test_bfloat16_reaches_the_arithmetic_and_not_the_masters(still, films, metho
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_tap_whose_name_is_a_path_reaches_the_head(still, films, monkeypatch, precision: str) -> None:
+def test_a_feature_stage_whose_name_is_a_path_reaches_the_head(still, films, monkeypatch, precision: str) -> None:
     """Features of every stage with a frontier in the middle: the carry holds the taps of the frozen stages."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
     settings = replace(QUICK, precision=precision, learning_rate=0.3, optimizer=Optimizer("sgd"))
@@ -115,7 +115,7 @@ def test_a_cached_bfloat16_carry_comes_back_as_bfloat16(still, films, tmp_path: 
     "method",
     [tl.methods.Full(), tl.methods.Full(pooling="first"), tl.methods.LoRA(rank=2, dropout=0.2), LastLayer()],
 )
-def test_activations_computed_again_give_the_same_gradients(source, films, method) -> None:
+def test_recomputed_activations_give_the_same_gradients(source, films, method) -> None:
     """Dropout is on: what is computed again must draw the same."""
     data, settings = films.subset(24, 0), replace(QUICK, optimizer=Optimizer("sgd"), learning_rate=0.1)
     kept, again = (
@@ -127,7 +127,7 @@ def test_activations_computed_again_give_the_same_gradients(source, films, metho
     np.testing.assert_allclose(kept.probabilities, again.probabilities, atol=1e-5)
 
 
-def test_activations_computed_again_keep_the_batch_statistics(tmp_path: Path) -> None:
+def test_recomputed_activations_leave_the_batch_statistics_the_same(tmp_path: Path) -> None:
     """The running statistics that a stage moves come out of it, whichever way its gradient is computed."""
     from PIL import Image
 
@@ -171,7 +171,7 @@ def write_efficientnet(path: Path, config) -> Path:
     return path
 
 
-def test_the_average_is_what_is_tested_kept_and_brought_back(source, films, tmp_path: Path) -> None:
+def test_the_moving_average_is_tested_kept_and_restored(source, films, tmp_path: Path) -> None:
     data = films.subset(24, 0)
     settings = replace(QUICK, steps=12, schedule="constant", warmup=0.0, learning_rate=3e-2)
     plain = tl.adapt(source, data, method=tl.methods.LoRA(rank=2), settings=settings).fit()
@@ -185,7 +185,7 @@ def test_the_average_is_what_is_tested_kept_and_brought_back(source, films, tmp_
     np.testing.assert_allclose(tl.open_run(tmp_path / "run")(texts), averaged.probabilities, atol=2e-6)
 
 
-def test_the_average_is_that_of_its_formula(source, films) -> None:
+def test_the_moving_average_follows_its_formula(source, films) -> None:
     from transferlab.train.fit import prepare
     from transferlab.train.member import make_batch
 

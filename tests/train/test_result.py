@@ -25,9 +25,9 @@ def finished(tmp_path: Path) -> Path:
 
 
 def test_a_result_comes_back(finished: Path) -> None:
-    found = read_result(finished)
-    assert found.test == {"accuracy": 0.5} and found.probabilities.shape == (3, 2)
-    assert found.history == [{"step": 1, "loss": 2.0}]
+    result = read_result(finished)
+    assert result.test == {"accuracy": 0.5} and result.probabilities.shape == (3, 2)
+    assert result.history == [{"step": 1, "loss": 2.0}]
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {

@@ -42,7 +42,7 @@ def test_no_optimizer_moment_is_kept_for_what_is_frozen(source, films) -> None:
     assert moments == 2 * run.plan.trainable_parameters + 1  # first and second moment, and a counter
 
 
-def test_memory_is_reported_for_what_is_there(source, films) -> None:
+def test_memory_counts_the_leaves_and_moments_that_exist(source, films) -> None:
     data = films.subset(16, 0)
     full, lora = (fit(source, data, m)[1].record["memory"] for m in (tl.methods.Full(), tl.methods.LoRA(rank=2)))
     run = tl.adapt(source, data, method=tl.methods.Full(), settings=QUICK)
@@ -61,7 +61,7 @@ def test_a_run_that_would_take_no_step_is_an_error(source, films) -> None:
 
 def test_a_pooler_that_was_asked_for_is_not_replaced_by_the_mean(films, tmp_path: Path) -> None:
     bare = tl.load(write_bert(tmp_path / "bare", drop=("pooler.dense.weight", "pooler.dense.bias")))
-    with pytest.raises(TransferlabError, match=r"cannot pool by 'pooler'.* It can by mean, first, stages"):
+    with pytest.raises(TransferlabError, match=r"cannot pool by 'pooler'.* It can pool by mean, first, stages"):
         tl.adapt(bare, films.subset(16, 0), method=tl.methods.Full(pooling="pooler"), settings=QUICK)
 
 
@@ -83,15 +83,16 @@ def test_a_mistyped_word_in_python_is_refused(make, said: str) -> None:
         make()
 
 
-def test_the_seeds_of_the_head_and_of_the_order_are_apart(source, films) -> None:
-    def made(initialisation: int, order: int):
+def test_the_seeds_of_the_head_and_of_the_order_are_independent(source, films) -> None:
+    def head_and_order(initialisation: int, order: int):
         run = tl.adapt(source, films.subset(40, 0), settings=QUICK, seed=Seeds(initialisation, order))
         head = flat(run.plan.place(initialisation)[0])["head/kernel"]
         return np.asarray(head), run.order[0].indices.tolist()
 
-    (head, first), (same, other), (drawn, again) = made(0, 0), made(0, 1), made(1, 0)
+    pairs = head_and_order(0, 0), head_and_order(0, 1), head_and_order(1, 0)
+    (head, first), (same, other), (new, again) = pairs
     np.testing.assert_array_equal(head, same)
-    assert first != other and first == again and not np.array_equal(head, drawn)
+    assert first != other and first == again and not np.array_equal(head, new)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +111,14 @@ def test_a_number_out_of_its_range_is_one_error(make, said: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"method": "lora"}, "give one of tl.methods"),
-        ({"settings": {"steps": 3}}, "give a Settings"),
-        ({"seed": "a"}, "give a whole number, or Seeds"),
+        ({"method": "lora"}, "pass one of tl.methods"),
+        ({"settings": {"steps": 3}}, "pass a Settings"),
+        ({"seed": "a"}, "pass an integer, or tl.train.Seeds"),
         ({"source": "minilm-l6"}, "open it first, as tl.load"),
         ({"data": "tweets"}, "open it first, as tl.dataset"),
     ],
 )
-def test_a_name_in_place_of_a_thing_is_one_error(source, films, wrong: dict, said: str) -> None:
-    given = {"source": source, "data": films, "method": None, "settings": None, "seed": 0, **wrong}
+def test_a_name_in_place_of_an_object_is_one_error(source, films, wrong: dict, said: str) -> None:
+    arguments = {"source": source, "data": films, "method": None, "settings": None, "seed": 0, **wrong}
     with pytest.raises(TransferlabError, match=said):
-        _check_kinds(**given)
+        _check_kinds(**arguments)

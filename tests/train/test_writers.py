@@ -107,7 +107,7 @@ def test_a_full_disk_under_tensorboards_events_does_not_stop_the_run(
     assert caplog.text.count("No space left") == 1 and "events" in caplog.text
 
 
-def test_metrics_need_no_room_in_shared_memory(tmp_path: Path, monkeypatch) -> None:
+def test_metrics_need_no_space_in_shared_memory(tmp_path: Path, monkeypatch) -> None:
     import multiprocessing
 
     def full(*_: object, **__: object) -> None:
@@ -121,7 +121,7 @@ def test_metrics_need_no_room_in_shared_memory(tmp_path: Path, monkeypatch) -> N
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_under_the_metrics_is_an_error_of_the_library_below(tmp_path: Path, code: int) -> None:
+def test_a_full_disk_under_the_metrics_is_one_error_that_names_the_file(tmp_path: Path, code: int) -> None:
     class Full:
         def write(self, text: str) -> None:
             pass

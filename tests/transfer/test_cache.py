@@ -1,4 +1,4 @@
-"""The frontier cache: carries come back exactly, from memory or disk, whoever wrote them and whoever was killed."""
+"""The frontier cache: carries come back exactly, from memory or disk, whichever process wrote them or was killed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from transferlab.errors import TransferlabError
+from transferlab.files import DiskFull
 from transferlab.transfer import cache as module
 from transferlab.transfer.cache import FrontierCache
 
@@ -26,15 +27,15 @@ def carry(seed: int = 0) -> dict[str, np.ndarray]:
     return {"hidden": hidden, "mask": mask, "pooled layers/0": rng.normal(size=(4, 2)).astype(np.float32)}
 
 
-RAGGED = ("hidden", "mask")
+SEQUENCES = ("hidden", "mask")
 
 
 def fill(cache: FrontierCache, key: str = "k", indices=(7, 3, 9, 1), seed: int = 0) -> dict[str, np.ndarray]:
-    made = carry(seed)
+    entries = carry(seed)
     assert cache.missing(key, np.array(indices)).tolist() == sorted(indices)
-    cache.add(key, list(indices), made, RAGGED, SPANS)
-    cache.flush(key, RAGGED)
-    return made
+    cache.add(key, list(indices), entries, SEQUENCES, SPANS)
+    cache.flush(key, SEQUENCES)
+    return entries
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -44,23 +45,23 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
 
 def test_rows_come_back_unchanged(place) -> None:
     cache = FrontierCache(place)
-    made = fill(cache)
+    entries = fill(cache)
     assert cache.missing("k", np.array([1, 2, 3])).tolist() == [2]
-    got = cache.rows("k", np.array([9, 7]), bucket=6, rows=3, ragged=RAGGED)
-    for name, values in made.items():
+    got = cache.rows("k", np.array([9, 7]), bucket=6, rows=3, sequence_entries=SEQUENCES)
+    for name, values in entries.items():
         np.testing.assert_array_equal(got[name][0], values[2])
         np.testing.assert_array_equal(got[name][1], values[0])
         assert not got[name][2].any()
         assert got[name].dtype == values.dtype
-    shorter = cache.rows("k", np.array([3]), bucket=2, rows=1, ragged=RAGGED)
-    np.testing.assert_array_equal(shorter["hidden"][0], made["hidden"][1, :2])
+    shorter = cache.rows("k", np.array([3]), bucket=2, rows=1, sequence_entries=SEQUENCES)
+    np.testing.assert_array_equal(shorter["hidden"][0], entries["hidden"][1, :2])
 
 
 def test_carries_of_several_chunks_are_kept_apart(place, monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", 1)
     cache = FrontierCache(place)
     first, second = fill(cache), fill(cache, indices=(20, 21, 22, 23), seed=1)
-    got = cache.rows("k", np.array([21, 3, 20, 9]), 6, 4, RAGGED)
+    got = cache.rows("k", np.array([21, 3, 20, 9]), 6, 4, SEQUENCES)
     for name in first:
         want = np.stack([second[name][1], first[name][1], second[name][0], first[name][2]])
         np.testing.assert_array_equal(got[name], want)
@@ -69,9 +70,9 @@ def test_carries_of_several_chunks_are_kept_apart(place, monkeypatch) -> None:
 def test_another_process_sees_what_was_written(tmp_path: Path) -> None:
     one, other = FrontierCache(tmp_path), FrontierCache(tmp_path)
     assert other.missing("k", np.array([7])).tolist() == [7]
-    made = fill(one)
+    entries = fill(one)
     assert other.missing("k", np.array([7, 8])).tolist() == [8]
-    np.testing.assert_array_equal(other.rows("k", np.array([7]), 6, 1, RAGGED)["hidden"][0], made["hidden"][0])
+    np.testing.assert_array_equal(other.rows("k", np.array([7]), 6, 1, SEQUENCES)["hidden"][0], entries["hidden"][0])
     assert other.computed == 0
     assert other.missing("another", np.array([7])).tolist() == [7]
 
@@ -90,7 +91,7 @@ for i in range(int(sys.argv[2]), int(sys.argv[2]) + 300, 3):
 """
 
 
-def test_two_writers_or_a_killed_one_leave_right_carries(tmp_path: Path) -> None:
+def test_concurrent_writers_and_a_killed_one_leave_correct_carries(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), start], stdout=subprocess.PIPE, text=True)
         for start in ("0", "150", "0")
@@ -119,7 +120,7 @@ def test_a_damaged_chunk_is_not_read(tmp_path: Path) -> None:
     assert cache.missing("k", np.array([7, 3])).tolist() == [3, 7]
 
 
-def test_the_limit_is_kept_and_what_is_in_use_stays(tmp_path: Path) -> None:
+def test_the_limit_holds_and_keys_in_use_are_not_dropped(tmp_path: Path) -> None:
     old = FrontierCache(tmp_path, limit=1000)
     fill(old, "old")
     long_ago = time.time() - 7200
@@ -133,7 +134,7 @@ def test_the_limit_is_kept_and_what_is_in_use_stays(tmp_path: Path) -> None:
     assert new.missing("new", np.array([7])).tolist() == []
 
 
-def test_memory_keeps_what_is_asked_for() -> None:
+def test_in_memory_the_newest_key_stays_within_the_limit() -> None:
     cache = FrontierCache(None, limit=300)
     fill(cache, "first")
     fill(cache, "second")
@@ -141,7 +142,7 @@ def test_memory_keeps_what_is_asked_for() -> None:
     assert cache.missing("first", np.array([7])).tolist() == [7]
 
 
-def test_a_chunk_without_its_carry_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+def test_a_chunk_without_its_carry_is_computed_again(tmp_path: Path) -> None:
     def filled() -> FrontierCache:
         cache = FrontierCache(tmp_path)
         missing = cache.missing("key", np.arange(3))
@@ -163,14 +164,19 @@ def test_a_chunk_without_its_carry_is_not_taken_for_a_whole_one(tmp_path: Path) 
     np.testing.assert_array_equal(again.rows("key", np.arange(3), 0, 3, ())["pooled"], np.ones((3, 4)))
 
 
-def test_a_full_disk_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DiskFull("x: the disk is full. Make room.")])
+def test_a_full_disk_is_one_sentence_that_asks_once_for_room(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = FrontierCache(tmp_path)
     cache.missing("key", np.arange(1))
     cache.add("key", [0], {"pooled": np.ones((1, 4), np.float32)}, (), [slice(0, 1)])
 
     def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(TransferlabError, match=r"Features cannot be kept below .*No space left"):
+    said = r"Cached features could not be written to .*: the disk is full\. Make room there"
+    with pytest.raises(TransferlabError, match=said) as caught:
         cache.flush("key", ())
+    assert str(caught.value).count("room") == 1

@@ -47,7 +47,7 @@ CASES = [
 ]
 
 
-def drawn(definition: trees.Definition) -> trees.Tree:
+def random_params(definition: trees.Definition) -> trees.Tree:
     rng = np.random.default_rng(0)
     shapes = trees.flatten(definition.params)
     return trees.unflatten({path: rng.normal(0, 0.5, leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
@@ -57,7 +57,7 @@ def drawn(definition: trees.Definition) -> trees.Tree:
 def test_a_text_in_a_row_sees_no_other_and_its_own_positions(name: str, pooling, until: str) -> None:
     definition = trees.define(CONFIGS[name].build(ClassifierConfig(("a", "b"), pooling=pooling)))
     assert can_pack(definition)
-    model, params = definition.module, drawn(definition)
+    model, params = definition.module, random_params(definition)
     stop = [stage.name for stage in model.all_stages()].index(until)
     rng = np.random.default_rng(1)
     lengths = [5, 31, 2, 17, 64, 9, 1, 40]
@@ -114,13 +114,13 @@ def test_a_texts_tokens_are_kept_and_its_padding_is_not(side: str, films, tmp_pa
         assert got["mask"][0].tolist() == [True] * length + [False] * (bucket - length)
 
 
-def test_where_no_device_counts_operations_a_frozen_prefix_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_operations_are_not_counted_a_frozen_prefix_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     definition = trees.define(BertConfig(**SMALL).build())
     inputs = {name: np.ones((1, 16), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
     frontier._cost.cache_clear()
     monkeypatch.setattr(frontier, "flops_of", lambda lowered: None)
     try:
-        made = frontier.decide_caching(definition, 2, inputs, 1 << 30, 100)
-        assert made.cached and made.flops_per_example == 0.0
+        decision = frontier.decide_caching(definition, 2, inputs, 1 << 30, 100)
+        assert decision.cached and decision.flops_per_example == 0.0
     finally:
         frontier._cost.cache_clear()

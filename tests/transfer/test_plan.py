@@ -26,18 +26,18 @@ def source(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_every_backbone_leaf_is_copied_and_the_head_is_new(source) -> None:
-    made = plan_for(source, LABELS, tl.methods.Full())
-    actions = {leaf.path: leaf.action for leaf in made.leaves}
+    plan = plan_for(source, LABELS, tl.methods.Full())
+    actions = {leaf.path: leaf.action for leaf in plan.leaves}
     assert {p for p, a in actions.items() if a == "initialised"} == {"head/kernel", "head/bias"}
     assert all(a == "copied" for p, a in actions.items() if not p.startswith("head/"))
-    totals = made.totals()
+    totals = plan.totals()
     assert totals["bytes_from_source"] == totals["bytes"] - 4 * (16 * 2 + 2)
-    assert ("pooler.dense.weight", "the new head pools by mean") in made.unused
+    assert ("pooler.dense.weight", "the new head pools by mean") in plan.unused
 
 
 def test_copied_values_are_the_files_values(source) -> None:
-    made = plan_for(source, LABELS, tl.methods.Probe())
-    params, _ = made.place(0)
+    plan = plan_for(source, LABELS, tl.methods.Probe())
+    params, _ = plan.place(0)
     flat = trees.flatten(params)
     for path, leaf in source.leaves.items():
         if not path.startswith("pooler/"):
@@ -45,8 +45,8 @@ def test_copied_values_are_the_files_values(source) -> None:
 
 
 def test_biases_and_scales_are_not_decayed(source) -> None:
-    made = plan_for(source, LABELS, tl.methods.Full())
-    kinds = {leaf.path.split("/")[-1]: leaf.decay for leaf in made.leaves}
+    plan = plan_for(source, LABELS, tl.methods.Full())
+    kinds = {leaf.path.split("/")[-1]: leaf.decay for leaf in plan.leaves}
     assert kinds == {"kernel": 1.0, "embedding": 1.0, "bias": 0.0, "scale": 0.0}
 
 
@@ -56,8 +56,8 @@ def test_planning_allocates_no_array(source) -> None:
     assert {id(x) for x in jax.live_arrays()} <= before
 
 
-def test_a_leaf_that_two_groups_claim_is_an_error() -> None:
-    with pytest.raises(TransferlabError, match="'head/bias' is claimed by two groups"):
+def test_a_leaf_that_two_groups_select_is_an_error() -> None:
+    with pytest.raises(TransferlabError, match="'head/bias' is selected by two groups"):
         assign_groups((Group("head"), Group("bias")), ["head/kernel", "head/bias"], [])
 
 
@@ -87,28 +87,28 @@ def test_a_trained_head_is_kept_by_label_name(tmp_path: Path) -> None:
     (folder / "1_Pooling" / "config.json").unlink()
     source = tl.load(folder)
     assert source.labels == ("sad", "up", "down")
-    made = plan_for(source, ("down", "new", "up"), tl.methods.Full())
-    actions = {leaf.path: leaf for leaf in made.leaves}
+    plan = plan_for(source, ("down", "new", "up"), tl.methods.Full())
+    actions = {leaf.path: leaf for leaf in plan.leaves}
     assert actions["head/kernel"].action == "derived" and "down, up" in actions["head/kernel"].reason
-    assert "1 new one drawn" in actions["head/kernel"].reason
-    head, other = (made.place(seed)[0]["head"] for seed in (0, 1))
+    assert "1 new one initialised" in actions["head/kernel"].reason
+    head, other = (plan.place(seed)[0]["head"] for seed in (0, 1))
     for kernel in (head["kernel"], other["kernel"]):
         np.testing.assert_array_equal(kernel[:, [0, 2]], np.stack([rows[2], rows[1]], 1))
     assert 0 < np.abs(head["kernel"][:, 1]).max() < 0.05
     assert (head["kernel"][:, 1] != other["kernel"][:, 1]).all()
     np.testing.assert_array_equal(head["bias"], [3, 0, 2])
     swapped = {leaf.path: leaf for leaf in plan_for(source, ("down", "up", "sad"), tl.methods.Full()).leaves}
-    assert swapped["head/kernel"].action == "derived" and "drawn" not in swapped["head/kernel"].reason
+    assert swapped["head/kernel"].action == "derived" and "new" not in swapped["head/kernel"].reason
     same = plan_for(source, ("sad", "up", "down"), tl.methods.Full())
     np.testing.assert_array_equal(same.place(0)[0]["head"]["kernel"], rows.T)
 
 
 def test_the_plan_prints_and_is_plain_data(source) -> None:
-    made = plan_for(source, LABELS, tl.methods.LoRA())
-    text = str(made)
+    plan = plan_for(source, LABELS, tl.methods.LoRA())
+    text = str(plan)
     assert "layers/0 … layers/11" in text and "added by lora" in text and "frozen" in text
-    again = json.loads(json.dumps(made.to_dict()))
-    assert len(again["leaves"]) == len(made.leaves)
+    again = json.loads(json.dumps(plan.to_dict()))
+    assert len(again["leaves"]) == len(plan.leaves)
     assert again["frontier"] == "layers/0"
 
 
@@ -123,10 +123,10 @@ def test_batch_statistics_move_only_where_the_norm_itself_trains() -> None:
     head = ClassifierConfig(("a", "b"))
     lora = tl.methods.LoRA(targets="stages/*/*/{expand,project}/kernel")
     for method, moves in ((lora, False), (tl.methods.Full(), True), (tl.methods.Probe(), False)):
-        made = plan(source, head, method=method.name, groups=method.groups(), edit=method.edit, weights="random")  # type: ignore[arg-type]
-        statistics = [leaf for leaf in made.leaves if leaf.kind == "state"]
+        target = plan(source, head, method=method.name, groups=method.groups(), edit=method.edit, weights="random")  # type: ignore[arg-type]
+        statistics = [leaf for leaf in target.leaves if leaf.kind == "state"]
         assert len(statistics) == 98 and {leaf.trains for leaf in statistics} == {moves}
-        model = made.definition.merge({}, {}, partial=True)
+        model = target.definition.merge({}, {}, partial=True)
         assert model.stages[1][0].depthwise_norm.frozen is not moves
 
 
@@ -140,7 +140,7 @@ def test_a_frozen_norm_uses_and_keeps_its_running_statistics_while_its_stage_tra
     definition = trees.define(norm)
     params = trees.unflatten(definition.initialise(trees.flatten(definition.params), jax.random.key(0)))
     state = {"mean": jnp.array([1.0, 2.0, 3.0]), "var": jnp.array([4.0, 4.0, 4.0])}
-    made = definition.merge(params, state)
+    model = definition.merge(params, state)
     x = jax.random.normal(jax.random.key(1), (8, 3))
-    np.testing.assert_array_equal(made(x, jax.random.key(2)), definition.merge(params, state)(x))
-    np.testing.assert_array_equal(trees.state_of(made)["mean"], state["mean"])
+    np.testing.assert_array_equal(model(x, jax.random.key(2)), definition.merge(params, state)(x))
+    np.testing.assert_array_equal(trees.state_of(model)["mean"], state["mean"])

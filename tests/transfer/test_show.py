@@ -1,4 +1,4 @@
-"""The plan as people see it, and the rows that stay when labels change."""
+"""The plan as people see it, and the rows of a head that are kept when labels change."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_the_collapsed_table_shows_what_trains(source) -> None:
 def test_the_whole_table_has_every_leaf(source) -> None:
     from transferlab.transfer.show import as_text
 
-    made = plan_for(source, ("up", "down"), tl.methods.Full())
-    text = as_text(made.table(whole=True))
-    for leaf in made.leaves:
+    plan = plan_for(source, ("up", "down"), tl.methods.Full())
+    text = as_text(plan.table(whole=True))
+    for leaf in plan.leaves:
         assert leaf.path in text
-    assert sum(" trains " in line for line in text.splitlines()) >= len(made.leaves)
+    assert sum(" trains " in line for line in text.splitlines()) >= len(plan.leaves)
 
 
 def test_columns_are_whole_off_a_terminal_and_fit_on_one(source, monkeypatch) -> None:
@@ -41,15 +41,15 @@ def test_columns_are_whole_off_a_terminal_and_fit_on_one(source, monkeypatch) ->
 
     from transferlab.transfer.show import as_text
 
-    made = plan_for(source, ("up", "down"), tl.methods.LoRA(rank=2))
-    assert all(name in str(made) for name in ("leaf", "shape", "action", "from", "trains", "lr ×", "decay", "size"))
-    whole = as_text(made.table(whole=True))
+    plan = plan_for(source, ("up", "down"), tl.methods.LoRA(rank=2))
+    assert all(name in str(plan) for name in ("leaf", "shape", "action", "from", "trains", "lr ×", "decay", "size"))
+    whole = as_text(plan.table(whole=True))
     rows = [line for line in whole.splitlines() if "embeddings.LayerNorm.weight" in line]
     assert len(rows) == 1 and rows[0].split()[:3] == ["embed/norm/scale", "16", "copied"]
     assert "…" not in whole.splitlines()[2] and max(map(len, whole.splitlines())) > 120
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "90")
-    assert max(map(len, as_text(made.table(whole=True)).splitlines())) <= 90
+    assert max(map(len, as_text(plan.table(whole=True)).splitlines())) <= 90
 
 
 def test_sizes_are_written_in_their_units() -> None:
@@ -65,16 +65,16 @@ def test_sizes_are_written_in_their_units() -> None:
 def test_labels_are_matched_by_name() -> None:
     pairs, sentence = label_rows(("cat", "dog", "cow"), ("cow", "horse", "cat"))
     assert pairs == [(0, 2), (2, 0)]
-    assert "2 labels that stay (cow, cat)" in sentence
+    assert "2 labels that both have (cow, cat)" in sentence
     kernel = np.arange(12, dtype=np.float32).reshape(4, 3)
-    drawn = np.full((4, 3), 7, np.float32)
-    new = take_rows(lambda: kernel, pairs, drawn)
-    np.testing.assert_array_equal(new, np.stack([kernel[:, 2], drawn[:, 1], kernel[:, 0]], axis=1))
-    np.testing.assert_array_equal(take_rows(lambda: kernel[0], pairs, drawn[0]), [2, 7, 0])
+    initial = np.full((4, 3), 7, np.float32)
+    new = take_rows(lambda: kernel, pairs, initial)
+    np.testing.assert_array_equal(new, np.stack([kernel[:, 2], initial[:, 1], kernel[:, 0]], axis=1))
+    np.testing.assert_array_equal(take_rows(lambda: kernel[0], pairs, initial[0]), [2, 7, 0])
 
 
 @pytest.mark.parametrize("names", [(), ("x",)])
-def test_labels_that_all_went_leave_no_row(names: tuple[str, ...]) -> None:
+def test_without_a_common_label_no_row_is_kept(names: tuple[str, ...]) -> None:
     assert label_rows(names, ("a", "b"))[0] == []
 
 
@@ -83,8 +83,8 @@ def test_a_name_in_a_plan_is_not_taken_for_markup(source) -> None:
 
     from transferlab.transfer.show import as_text
 
-    made = plan_for(source, ("up", "down"), tl.methods.Full())
-    odd = replace(made, leaves=(replace(made.leaves[0], source=("a[/b]",), reason="[red]"), *made.leaves[1:]),
+    plan = plan_for(source, ("up", "down"), tl.methods.Full())
+    odd = replace(plan, leaves=(replace(plan.leaves[0], source=("a[/b]",), reason="[red]"), *plan.leaves[1:]),
                   notes=("from [/i]",), unused=(("k[/u]\x1b[2J", "why [b]"),))  # fmt: skip
     text = as_text(odd.table(whole=True))
     assert "a[/b]" in text and "from [/i]" in text and r"k[/u]\x1b[2J (why [b])" in text

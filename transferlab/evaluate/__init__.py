@@ -1,4 +1,4 @@
-"""Evaluation next to the arms: baselines that need no pretrained weights, zero-shot, which needs no labels, and the texts that a decoder writes."""
+"""Evaluation besides training: baselines without pretrained weights, zero-shot classification, and text generation."""
 
 from transferlab.evaluate.zero_shot import TEMPLATES, ZeroShot
 

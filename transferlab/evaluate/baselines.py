@@ -15,7 +15,7 @@ from transferlab.data.dataset import Dataset
 
 
 def probabilities(name: str, data: Dataset) -> Float[np.ndarray, "test classes"]:
-    """What a baseline, trained on the training split, says of the test split.
+    """The probabilities that a baseline, trained on the training split, predicts for the test split.
 
     Args:
         name: ``majority``, ``tfidf`` (texts) or ``pixels`` (images).
@@ -32,9 +32,9 @@ def probabilities(name: str, data: Dataset) -> Float[np.ndarray, "test classes"]
 
 
 def majority(labels: Int[np.ndarray, " train"], n_test: int, classes: int) -> Float[np.ndarray, "test classes"]:
-    """The shares of the training labels, for every test example: predicts the most frequent label."""
-    shares = np.bincount(labels, minlength=classes) / len(labels)
-    return np.tile(shares.astype(np.float32), (n_test, 1))
+    """The relative frequencies of the training labels, for every test example: predicts the most frequent label."""
+    frequencies = np.bincount(labels, minlength=classes) / len(labels)
+    return np.tile(frequencies.astype(np.float32), (n_test, 1))
 
 
 def tfidf(
@@ -42,7 +42,7 @@ def tfidf(
 ) -> Float[np.ndarray, "test classes"]:
     """TF-IDF of words with logistic regression, scikit-learn's defaults but C = 10: C = 1 underfits unit-length rows.
 
-    Training texts without a single word (of two letters at least) leave nothing to go by but the shares of the labels.
+    Where no training text has a word (of at least two letters), it predicts like :func:`majority`.
     """
     words = TfidfVectorizer()
     if not any(words.build_analyzer()(text) for text in train):
@@ -77,7 +77,7 @@ def pixels(
 def _all_classes(
     probabilities: Float[np.ndarray, "n present"], present: Int[np.ndarray, " present"], classes: int
 ) -> Float[np.ndarray, "n classes"]:
-    """A column for every class, zero for those that the training labels lack."""
+    """A column for every class, zero for those that are not among the training labels."""
     out = np.zeros((len(probabilities), classes), np.float32)
     out[:, present] = probabilities
     return out

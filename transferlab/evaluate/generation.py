@@ -1,4 +1,4 @@
-"""``generate``: text from a language model: a prefill, then one compiled step repeated, with a cache of fixed length."""
+"""``generate``: text from a language model: a prefill, then one compiled step in a loop, with a cache of fixed length."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
-        top_k: only so many of the likeliest tokens; 0 is all.
-        top_p: of those, only the likeliest that together have this probability (Holtzman et al. 2020).
+        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        top_k: sample only from this many of the most likely tokens; 0 is all.
+        top_p: of those, only the most likely that together have this probability (Holtzman et al. 2020).
     """
 
     temperature: NonNegative = 0.0
@@ -41,17 +41,19 @@ class Sampling:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.temperature == 0.0 and (self.top_k or self.top_p < 1.0):
-            raise TransferlabError("top_k and top_p choose among tokens; set a temperature above 0 with them.")
+            raise TransferlabError(
+                "top_k and top_p have no effect at temperature 0, which takes the most likely token; set a temperature above 0."
+            )
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What came after each prompt.
+    """The continuation of each prompt, as :func:`transferlab.generate` returns it.
 
     Attributes:
-        tokens: one tuple of token ids a prompt, the token that ended it included.
+        tokens: one tuple of token ids per prompt, including the token that ended it.
         texts: the same as text, without special tokens; empty strings where the source has no tokenizer.
-        stopped: whether a prompt's text ended by itself, and not at ``max_new_tokens``.
+        stopped: whether a prompt's text ended with a stop token, and not at ``max_new_tokens``.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -73,32 +75,43 @@ def generate(
 ) -> Generated:
     """Continue each prompt with a language model.
 
-    Prompts of one call are one batch; what a prompt gets does not depend on the others, nor on how it is padded.
+    The prompts of a call are one batch; a continuation depends neither on the other prompts nor on padding.
+
+    Example:
+        >>> tl.generate(source, "Once upon a time", max_new_tokens=8).texts
+        >>> tl.generate(source, {"input_ids": [[7, 8, 9]]}, temperature=0.8, top_p=0.9, seed=1).tokens
 
     Args:
         source: a checkpoint with a language-model head.
-        prompts: a text or several; or ``input_ids`` (batch, length) with, optionally, ``attention_mask``: padding may
-            stand on either side.
-        max_new_tokens: how many tokens each prompt gets at most.
-        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
-        top_k: only so many of the likeliest tokens; 0 is all.
-        top_p: of those, only the likeliest that together have this probability.
-        seed: of the draws.
+        prompts: a text or several; or ``input_ids`` (batch, length) with, optionally, ``attention_mask``, padded on either
+            side.
+        max_new_tokens: the most tokens that a prompt is continued by.
+        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        top_k: sample only from this many of the most likely tokens; 0 is all.
+        top_p: of those, only the most likely that together have this probability.
+        seed: of the sampling.
         stop: ids of the tokens that end a text; by default the checkpoint's ``eos_token_id``.
+
+    Returns:
+        A :class:`transferlab.evaluate.generation.Generated`: tokens, texts, and whether each ended by itself.
 
     Raises:
         TransferlabError: a source without such a head, a prompt without tokens, or more tokens than the model has
             positions.
     """
     if not isinstance(source.head, LanguageModelConfig) or not isinstance(source.definition.module, Decoder):
-        raise TransferlabError(f"{source.name} has no language-model head over a decoder: it cannot generate text.")
+        raise TransferlabError(f"{source.name} cannot generate text: it has no language-model head over a decoder.")
     if max_new_tokens < 1:
         raise TransferlabError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
     sampling = Sampling(temperature, top_k, top_p)
     ids, mask = _tokens(source, [prompts] if isinstance(prompts, str) else prompts)
     longest = source.config.max_position_embeddings
     if (most := int(mask.sum(1).max()) + max_new_tokens) > longest:
-        raise TransferlabError(f"{most} tokens are too many: {source.name} has {longest} positions.")
+        fit = longest - most + max_new_tokens
+        raise TransferlabError(
+            f"Prompt and new tokens are {most} tokens, but {source.name} has {longest} positions; "
+            + (f"pass max_new_tokens={fit}." if fit > 0 else "give a shorter prompt.")
+        )
     ends = tuple(source.config.eos_token_id if stop is None else stop)
     params, state = source.arrays
     program = _program(source.definition, source.dtype, max_new_tokens, sampling.temperature > 0)
@@ -117,16 +130,16 @@ def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple
     """Return ids and mask, (batch, length); texts are padded on the left to a bucket."""
     if isinstance(prompts, Mapping):
         if unknown := sorted(prompts.keys() - {"input_ids", "attention_mask"}):
-            raise TransferlabError(f"'{unknown[0]}' is no part of a prompt; it is input_ids and attention_mask.")
+            raise TransferlabError(f"'{unknown[0]}' is not an input of generate; give input_ids and attention_mask.")
         ids = prompts.get("input_ids")
         if (isinstance(ids, (list, tuple)) and not ids) or getattr(ids, "size", 1) == 0:
             raise TransferlabError("There is no prompt.")  # an empty array has no type of its own
-        given = source.checked(prompts)
-        ids = np.asarray(given["input_ids"], np.int32)
-        mask = np.asarray(given.get("attention_mask", np.ones_like(ids))).astype(bool)
+        inputs = source.checked(prompts)
+        ids = np.asarray(inputs["input_ids"], np.int32)
+        mask = np.asarray(inputs.get("attention_mask", np.ones_like(ids))).astype(bool)
     else:
         if not isinstance(source.transform, TextTransform):
-            raise TransferlabError(f"{source.name} came without a tokenizer; give input_ids.")
+            raise TransferlabError(f"{source.name} came without a tokenizer; give {{'input_ids': …}} instead of texts.")
         # sentence-transformers' prompt is for texts that are to become vectors.
         encoded = replace(source.transform, prompt="").encode(list(prompts))
         for text, one in zip(prompts, encoded, strict=True):
@@ -143,17 +156,19 @@ def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple
     if not len(ids):
         raise TransferlabError("There is no prompt.")
     if (empty := np.flatnonzero(~mask.any(1))).size:
-        raise TransferlabError(f"Prompt {empty[0]} has no tokens; begin with one, as the beginning of a text.")
+        raise TransferlabError(
+            f"Prompt {empty[0]} has no tokens; give it at least one, such as the token that begins a text."
+        )
     return ids, mask
 
 
 def _padded(ends: tuple[int, ...]) -> Int[np.ndarray, " ends"]:
-    """Ids that end a text, with some that no token has: another number of them is no other program."""
+    """Ids that end a text, padded with ids that no token has, so that their number does not lead to recompilation."""
     return np.array([*ends, *[-1] * (-len(ends) % 8 or 8 * (not ends))], np.int32)
 
 
 @lru_cache(maxsize=32)
-def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) -> Any:
+def _program(definition: trees.Definition, dtype: str, count: int, sampled: bool) -> Any:
     """One compiled program for a model and a number of new tokens; prompts of one shape share it."""
 
     @jax.jit
@@ -174,8 +189,8 @@ def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) 
 
         def forward(ids: Array, mask: Array, positions: Array, cache: Any) -> tuple[Array, Any]:
             """Logits after each row's last token, and the cache with these tokens in it."""
-            given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache": cache}
-            carry = run_stages(model, given, 0, len(stages) - 1)
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache": cache}
+            carry = run_stages(model, inputs, 0, len(stages) - 1)
             last = last_token(carry["mask"])[:, None, None]
             carry["hidden"] = jnp.take_along_axis(carry["hidden"], last, axis=1)
             cache = {**carry["cache"], "start": cache["start"] + ids.shape[1]}
@@ -183,16 +198,16 @@ def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) 
             return logits.astype(jnp.float32), cache
 
         def choose(logits: Array, step: Array) -> Array:
-            if not drawn:
+            if not sampled:
                 return logits.argmax(-1).astype(jnp.int32)
-            logits = narrowed(logits / temperature, top_k, top_p)
+            logits = filter_logits(logits / temperature, top_k, top_p)
             rows = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, step), row))(jnp.arange(batch))
             return jax.vmap(jax.random.categorical)(rows, logits).astype(jnp.int32)
 
         def ended(token: Array) -> Array:
             return (token[:, None] == ends).any(1)
 
-        # Positions count the tokens that are no padding: what a prompt gets does not depend on its side of padding.
+        # Positions count the tokens that are not padding: a continuation does not depend on the side of padding.
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0).astype(jnp.int32)
         cache = model.cache(batch, length + count - 1, dtype)
         logits, cache = forward(ids, mask, positions, cache)
@@ -200,7 +215,7 @@ def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) 
         tokens = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first)
         seen = mask.sum(1).astype(jnp.int32)
 
-        def going(carry: Any) -> Array:
+        def unfinished(carry: Any) -> Array:
             step, _, done, _, _ = carry
             return (step < count) & ~done.all()
 
@@ -214,25 +229,25 @@ def _program(definition: trees.Definition, dtype: str, count: int, drawn: bool) 
             return number + 1, tokens, done | ended(token), lengths + ~done, cache
 
         start = (jnp.int32(1), tokens, ended(first), jnp.ones(batch, jnp.int32), cache)
-        _, tokens, _, lengths, _ = jax.lax.while_loop(going, step, start)
+        _, tokens, _, lengths, _ = jax.lax.while_loop(unfinished, step, start)
         return tokens, lengths
 
     return program
 
 
-def narrowed(
+def filter_logits(
     logits: Float[Array, "batch vocabulary"], top_k: Int[Array, ""], top_p: Float[Array, ""]
 ) -> Float[Array, "batch vocabulary"]:
-    """Logits with minus infinity outside of the ``top_k`` likeliest (0: all) and, of those, the ``top_p`` nucleus.
+    """Logits with minus infinity outside the ``top_k`` most likely (0: all) and, of those, the ``top_p`` nucleus.
 
-    The likeliest token always stays. Tokens as likely as the last that stays do too, as in transformers for ``top_k``.
+    The most likely token is always kept, and so are tokens as likely as the last one kept, as in transformers for ``top_k``.
     """
     sorted_ = -jnp.sort(-logits, axis=-1)
     size = logits.shape[-1]
     kth = sorted_[:, jnp.clip(jnp.where(top_k > 0, top_k, size), 1, size) - 1][:, None]
     inside = jnp.where(sorted_ >= kth, sorted_, -jnp.inf)
-    share = jax.nn.softmax(inside, axis=-1)
-    # A token stays if those that are likelier do not have top_p yet.
-    before = jnp.cumsum(share, axis=-1) - share
+    probability = jax.nn.softmax(inside, axis=-1)
+    # A token is kept if those that are more likely sum to less than top_p.
+    before = jnp.cumsum(probability, axis=-1) - probability
     last = jnp.where((before < top_p) & (inside > -jnp.inf), inside, jnp.inf).min(-1, keepdims=True)
     return jnp.where(logits >= last, logits, -jnp.inf)

@@ -1,4 +1,4 @@
-"""Ways to adapt a pretrained model. A method says how it edits the module, what trains, and its default settings."""
+"""Ways to adapt a pretrained model. A method defines how it edits the module, what trains, and its default settings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,24 @@ for _method in METHODS.values():
 
 
 def method_named(name: str) -> type[Method]:
-    """Return the method class; an unknown name is an error that gives the nearest."""
+    """Return the method class of this name.
+
+    Raises:
+        TransferlabError: an unknown name; the nearest is suggested.
+    """
     if name not in METHODS:
         raise TransferlabError(f"Unknown method '{name}'.{nearest(name, METHODS)}")
     return METHODS[name]
 
 
 def method_from(fields: dict[str, Any]) -> Method:
-    """Return the method that ``{"name": …, **fields}`` describes, as a run's directory records it."""
-    given = dict(fields)
-    return method_named(given.pop("name"))(**given)
+    """Return the method that ``{"name": …, **fields}`` describes, as a run's directory records it.
+
+    Raises:
+        TransferlabError: an unknown name or field, or a value that a field cannot have.
+    """
+    arguments = dict(fields)
+    return method_named(arguments.pop("name"))(**arguments)
 
 
 __all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_from", "method_named"]

@@ -1,4 +1,4 @@
-"""``Adapted``: a base with what a method put on it, to be called, merged, or written for PEFT; ``load_adapter`` opens one."""
+"""``Adapted``: a base with its adapters, to be called, merged, or written for PEFT; ``load_adapter`` opens one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ from transferlab.pretrained.source import Source, evaluation
 
 @dataclass(frozen=True)
 class Adapted:
-    """A base and its LoRA adapters, apart.
+    """A base and its LoRA adapters, kept separate. :func:`transferlab.load_adapter`, ``Result.adapted`` and
+    ``Predictor.adapted`` return one.
+
+    Example:
+        >>> adapted = tl.open_run("runs/lora").adapted
+        >>> tl.save(adapted.merged(), "merged")
+        >>> adapted.save_adapter("adapter")
 
     Attributes:
         source: the base, with the head and whatever else was trained as a whole.
@@ -37,12 +43,12 @@ class Adapted:
 
     @cached_property
     def definition(self) -> trees.Definition:
-        """The module with ``lora`` beside each adapted kernel, without arrays."""
+        """The module with ``lora`` next to each adapted kernel, without arrays."""
         module = self.source.config.build(self.source.head)
         for path, pair in self.pairs.items():
             parent = trees.submodule(module, path.removesuffix("/kernel"))
             if not isinstance(parent, Linear):
-                raise TransferlabError(f"'{path}' is not the kernel of a linear map that can take an adapter.")
+                raise TransferlabError(f"'{path}' is not the kernel of a linear map; only those can have an adapter.")
             inputs, outputs = parent.kernel.get_value().shape
             parent.lora = LowRank(
                 inputs, outputs, pair.rank, pair.scale * pair.rank, pair.dropout, magnitude=pair.magnitude is not None
@@ -66,7 +72,7 @@ class Adapted:
         return self.definition.merge(self.params, self.source.arrays[1], compute=self.source.dtype)
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Evaluate, as :meth:`Source.__call__`."""
+        """Evaluate base and adapters, like :meth:`transferlab.pretrained.source.Source.__call__`."""
         return self._evaluate(self.params, self.source.arrays[1], self.source.checked(inputs))
 
     @cached_property
@@ -74,7 +80,7 @@ class Adapted:
         return evaluation(self.source, self.definition)
 
     def merged(self) -> Source:
-        """The base with each adapter in its kernel: ``kernel + scale · a b``, in float32 and then the kernel's dtype."""
+        """The base with each adapter added to its kernel: ``kernel + scale · a b`` in float32, then the kernel's dtype."""
         if not self.pairs:
             return self.source
         flat = {}
@@ -87,9 +93,15 @@ class Adapted:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``, which PEFT loads onto the same base.
 
         Args:
-            directory: where to; it must not exist or be empty, unless ``overwrite``.
-            head: whether the head goes with it, as one of ``modules_to_save``.
-            overwrite: whether what is there is replaced.
+            directory: must not exist, or be empty, unless ``overwrite``.
+            head: whether to write the head too, as one of ``modules_to_save``.
+            overwrite: whether to replace existing files.
+
+        Returns:
+            The directory.
+
+        Raises:
+            TransferlabError: there are no adapters, or the directory is not empty.
         """
         target = folder_named(directory, "directory").expanduser()
         write_adapter(target, self.source, self.pairs, head, overwrite)
@@ -98,39 +110,45 @@ class Adapted:
 
 @check_arguments
 def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted:
-    """Open a PEFT adapter on its base.
+    """Open a PEFT adapter on its base. :meth:`transferlab.methods.adapted.Adapted.save_adapter` writes one.
+
+    Example:
+        >>> adapted = tl.load_adapter("adapter", tl.load("base"))
+        >>> source = adapted.merged()
 
     Args:
         directory: with ``adapter_config.json`` and ``adapter_model.safetensors``.
         source: the base; by default ``base_model_name_or_path``, as a path or on the hub.
 
     Raises:
-        TransferlabError: another kind than LoRA and DoRA; a key or shape that does not fit the base.
+        TransferlabError: an adapter that is neither LoRA nor DoRA; a key or shape that does not fit the base.
     """
-    place = Path(directory).expanduser()
+    folder = Path(directory).expanduser()
     if source is None:
-        path = place / "adapter_config.json"
+        path = folder / "adapter_config.json"
         if not path.exists():
-            raise TransferlabError(f"{place}: no adapter_config.json, so it is no PEFT adapter.")
+            raise TransferlabError(f"{folder} is not a PEFT adapter: it has no adapter_config.json.")
         config = AdapterConfig.read(path)
         if not config.base:
-            raise TransferlabError(f"{path} names no base_model_name_or_path; give the base, as tl.load(…).")
+            raise TransferlabError(
+                f"{path} names no base_model_name_or_path; pass the base: tl.load_adapter('{directory}', tl.load(…))."
+            )
         source = load(base_name(config))
-    return Adapted(*read_adapter(place, source))
+    return Adapted(*read_adapter(folder, source))
 
 
 def adapted(
     source: Source, trained: trees.Tree, initialised: trees.Tree, state: trees.Tree, head: Any, module: Any
 ) -> Adapted:
-    """Return what a run made of its base: trained leaves in their places, its adapters apart.
+    """Return a run's base with the trained leaves in their places and its adapters separate.
 
-    ``initialised`` are frozen leaves that the source has not as they are: of a network that began with random weights.
+    ``initialised`` are frozen leaves that are not the source's own, as in a network with random weights.
     """
     flat = trees.flatten(initialised) | trees.flatten(trained)
     pairs = {}
     for path in flat:
-        parent, mark, last = path.rpartition("/lora/")
-        if mark and last == "a":
+        parent, separator, last = path.rpartition("/lora/")
+        if separator and last == "a":
             layer = trees.submodule(module, parent).lora
             magnitude = flat.get(f"{parent}/lora/magnitude")
             pairs[f"{parent}/kernel"] = Pair(

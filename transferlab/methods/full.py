@@ -14,6 +14,9 @@ from transferlab.transfer.groups import Group
 class Full(Method):
     """Full fine-tuning (Devlin et al. 2019 for BERT).
 
+    Example:
+        >>> tl.adapt(source, data, method=tl.methods.Full(head_lr_scale=10.0))
+
     Attributes:
         head_lr_scale: factor on the learning rate of the new head.
     """
@@ -25,5 +28,5 @@ class Full(Method):
     defaults: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "epochs": 10}
 
     def groups(self) -> tuple[Group, ...]:
-        """Backbone and head, which may differ in learning rate."""
+        """Backbone and head, whose learning rates may differ."""
         return (Group("~head"), Group("head", lr_scale=self.head_lr_scale))

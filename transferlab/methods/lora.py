@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters beside frozen kernels."""
+"""LoRA: low-rank adapters next to frozen kernels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from transferlab.trees import define, flatten, submodule
 
 
 class LowRank(nnx.Module):
-    """``(x @ a) @ b · alpha / rank``, added to what a kernel gives. ``b`` starts at zero: the edit changes nothing.
+    """``(x @ a) @ b · alpha / rank``, added to a kernel's output. ``b`` starts at zero, so that the edit changes nothing.
 
-    With ``magnitude`` each output is then scaled to that length of its column (DoRA, Liu et al. 2024, equation 5); the
-    length that it has is no path for gradients (section 4.3).
+    With ``magnitude`` each column of the adapted kernel is scaled to that length (DoRA, Liu et al. 2024, equation 5); no
+    gradient passes through the length that it had (section 4.3).
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, dropout: float, *, magnitude: bool = False):
-        # The bound of torch's kaiming_uniform with a = sqrt(5), as peft draws it.
+        # The bound of torch's kaiming_uniform_ with a = sqrt(5), which peft initialises with.
         self.a = parameter((inputs, rank), Uniform(1.0 / math.sqrt(inputs)))
         self.b = parameter((rank, outputs), zeros)
         self.magnitude = parameter((outputs,), ones) if magnitude else None
@@ -42,7 +42,7 @@ class LowRank(nnx.Module):
         kernel: Float[Array, "inputs outputs"],
         key: Key | None = None,
     ) -> Float[Array, "tokens outputs"]:
-        """Return what the adapted kernel gives for ``x``; ``y`` is what the plain one does."""
+        """Return the adapted kernel's output for ``x``; ``y`` is that of the kernel alone."""
         flat = dropout(x, self.dropout, key).reshape(-1, x.shape[-1])
         sum_ = y + (flat @ self.a[...]) @ self.b[...] * self.scale
         if self.magnitude is None:
@@ -60,12 +60,18 @@ def column_lengths(kernel: Float[Array, "inputs outputs"]) -> Float[Array, " out
 class LoRA(Method):
     """Low-rank adaptation (Hu et al. 2021, section 4.1): ``W + (alpha / rank) · a b`` with ``W`` frozen.
 
+    :meth:`transferlab.methods.adapted.Adapted.save_adapter` writes the result for PEFT, ``merged()`` adds it to the kernels.
+
+    Example:
+        >>> tl.adapt(source, data, method=tl.methods.LoRA(rank=4, targets=["query", "value"]))
+
     Attributes:
         rank: width of the bottleneck.
         alpha: numerator of the scale.
-        targets: selector of the linear maps to adapt, or a list of names, which is their union. Of what it selects, as all of
-            a stage, kernels of linear maps outside the head are adapted; each part of a union must have one.
-        dropout: on the adapters' input, while training.
+        targets: selector of the linear maps to adapt (:func:`transferlab.select`), or a list of names, which is their union.
+            Among the leaves that it selects, kernels of linear maps outside the head are adapted; each part of a union must
+            select one.
+        dropout: rate on the adapters' input, while training.
     """
 
     rank: Count = 8
@@ -74,7 +80,7 @@ class LoRA(Method):
     dropout: Rate = 0.0
 
     name: ClassVar[str] = "lora"
-    summary: ClassVar[str] = "low-rank adapters beside frozen kernels"
+    summary: ClassVar[str] = "low-rank adapters next to frozen kernels"
     defaults: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3, "epochs": 10}
 
     def __post_init__(self) -> None:
@@ -82,31 +88,35 @@ class LoRA(Method):
         object.__setattr__(self, "targets", selector_text(self.targets, "targets"))
 
     def edit(self, module: Any) -> None:
-        """Hang an adapter beside every target kernel."""
+        """Put an adapter next to every target kernel.
+
+        Raises:
+            TransferlabError: a part of ``targets`` that selects no kernel of a linear map outside the head.
+        """
         paths = flatten(define(module).params)
         stages = [stage.owns for stage in module.backbone_stages()]
-        chosen: dict[str, Linear] = {}
+        layers: dict[str, Linear] = {}
         for part in union_parts(select(str(self.targets))):
-            selected = sorted(part.match(paths, stages))
-            found = {path: parent for path in selected if (parent := _linear(module, path)) is not None}
-            if not found:
-                what = f"'{selected[0]}'" if selected else "nothing"
+            matches = sorted(part.match(paths, stages))
+            linear = {path: layer for path in matches if (layer := _linear(module, path)) is not None}
+            if not linear:
+                what = f"'{matches[0]}'" if matches else "nothing"
                 raise TransferlabError(
                     f"LoRA cannot adapt {what}: targets '{self.targets}' must select kernels of linear maps outside "
                     f"the head, as LoRA(targets='{LoRA.targets}')."
                 )
-            chosen |= found
-        for path, parent in chosen.items():
+            layers |= linear
+        for path, layer in layers.items():
             inputs, outputs = paths[path].shape
-            parent.lora = LowRank(inputs, outputs, self.rank, self.alpha, self.dropout)
+            layer.lora = LowRank(inputs, outputs, self.rank, self.alpha, self.dropout)
 
     def groups(self) -> tuple[Group, ...]:
-        """The adapters (without decay, as published) and the head."""
+        """The adapters (without weight decay, as published) and the head."""
         return (Group("lora", decay=0.0), Group("head"))
 
 
 def _linear(module: Any, path: str) -> Linear | None:
-    """The linear map whose kernel this is; None for another leaf, and in the head, which trains as a whole."""
+    """The linear map that this kernel belongs to; None for other leaves, and in the head, which trains as a whole."""
     if not path.endswith("/kernel") or owns(("head",), path):
         return None
     parent = submodule(module, path[: -len("/kernel")])

@@ -11,7 +11,11 @@ from transferlab.transfer.groups import Group
 
 @dataclass(frozen=True)
 class Probe(Method):
-    """Linear probe (Alain & Bengio 2016): only the head trains, so the frontier is the head and features are cached."""
+    """Linear probe (Alain & Bengio 2016): only the head trains, so the frontier is the head and features are cached.
+
+    Example:
+        >>> tl.adapt(source, data, method=tl.methods.Probe(pooling="first"))
+    """
 
     name: ClassVar[str] = "probe"
     summary: ClassVar[str] = "a linear classifier on frozen features"

@@ -11,7 +11,11 @@ from transferlab.transfer.plan import Weights
 
 @dataclass(frozen=True)
 class Scratch(Full):
-    """Training from scratch; what it needs in data is what transfer is measured against."""
+    """Training from scratch: the control that studies measure transfer against.
+
+    Example:
+        >>> tl.adapt(source, data, method=tl.methods.Scratch())
+    """
 
     weights: Weights = "random"
 

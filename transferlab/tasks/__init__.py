@@ -1,4 +1,4 @@
-"""What is optimised and scored."""
+"""Tasks: what is optimised and scored."""
 
 from transferlab.tasks.classification import Classification
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written in the background, found whole before they are used; what trains, and a reference to its base."""
+"""Checkpoints of what trains, with a reference to its base: written in the background, and verified before they are used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transferlab.pretrained.formats.orbax import plain_path, read_tree, write_tr
 from transferlab.reading import read_json
 from transferlab.train.state import State, evaluated
 
-# Orbax logs the trace of each error that it also raises: a full disk is one clear error.
+# Orbax also logs the trace of each error that it raises: a full disk should be one clear error.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 _LOG = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ META = "meta/metadata"
 class Checkpoints:
     """The checkpoints of one run: ``tree`` (params, stats, optimizer, step), which Orbax writes, and ``meta`` (JSON).
 
-    Each is a directory named by its step, with a manifest of its files. It gets its name when all of it is on the disk, so
-    that a killed writer or a power cut leaves nothing that looks finished. A run keeps its two newest and its two best, so
-    that after the loss of any one of them it continues from another as if it had been killed then; a finished run keeps
+    Each is a directory named by its step, with a manifest of its files. It is renamed to that name when all of it is on disk,
+    so that a killed writer or a power failure leaves nothing that looks finished. A run keeps its two newest and its two best,
+    so that after the loss of any one of them it continues from another as if it had been killed then; a finished run keeps
     its newest and its best.
 
     Raises:
-        TransferlabError: nothing can be written or read at such a path.
+        TransferlabError: a path that Orbax cannot use.
     """
 
     def __init__(self, directory: Path):
@@ -51,7 +51,7 @@ class Checkpoints:
     # -----------------------------------------------------------------------------------------------------------
 
     def save(self, state: State, meta: dict[str, Any], score: float | None) -> None:
-        """Copy the state to the host and write it in the background; waits for the write before it, if one is going on.
+        """Copy the state to the host and write it in the background, after the previous write has finished.
 
         Raises:
             TransferlabError: a write failed (full disk); earlier checkpoints are untouched.
@@ -64,30 +64,30 @@ class Checkpoints:
             return
         meta = {**meta, "score": score}
         scored = self._scores() | ({} if score is None else {step: score})
-        # Which state is the best so far belongs to this one: a run continued without it would end otherwise.
+        # The best step so far is part of the checkpoint: a run continued without it could end differently.
         meta["best"] = max(scored, key=lambda one: scored[one]) if scored else None
         if self._threads is None:
             self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._written = self._threads.submit(self._write, step, tree, meta)
 
     def _write(self, step: int, tree: trees.Tree, meta: dict[str, Any]) -> None:
-        place = self.directory / str(step)
+        path = self.directory / str(step)
         self._drop_old_litter()
-        if place.is_dir():
-            remove_directory(place)
+        if path.is_dir():
+            remove_directory(path)
         else:
-            remove(place)
-        with atomic_directory(place) as made:
-            (made / META).parent.mkdir()
-            write_json(made / META, meta)
-            write_tree(made / "tree", tree)
-            write_manifest(made)
+            remove(path)
+        with atomic_directory(path) as folder:
+            (folder / META).parent.mkdir()
+            write_json(folder / META, meta)
+            write_tree(folder / "tree", tree)
+            write_manifest(folder)
         self._damaged.pop(step, None)
         self._metas[step] = meta
         self._keep(latest=2, best=2)
 
     def _drop_old_litter(self) -> None:
-        """Remove what killed writers left, those of versions that left it to Orbax as well."""
+        """Remove what killed writers left, also those of earlier versions, in which Orbax wrote the whole checkpoint."""
         if self.directory.is_dir():
             drop_litter(self.directory)
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
@@ -104,11 +104,11 @@ class Checkpoints:
 
     def _scores(self) -> dict[int, float]:
         """Validation scores by step, of those that have one and are not known to be damaged."""
-        found = {}
+        scores = {}
         for step in set(self.steps) - self._damaged.keys():
             with suppress(Damaged):
-                found[step] = self.meta(step).get("score")
-        return {step: score for step, score in found.items() if score is not None}
+                scores[step] = self.meta(step).get("score")
+        return {step: score for step, score in scores.items() if score is not None}
 
     def _wait(self) -> None:
         written, self._written = self._written, None
@@ -130,21 +130,21 @@ class Checkpoints:
                 self._threads = None
 
     def finish(self) -> None:
-        """Keep what a finished run needs: the newest and the best."""
+        """Keep only what a finished run needs: the newest and the best."""
         self._keep(latest=1, best=1)
 
     # -----------------------------------------------------------------------------------------------------------
 
     @property
     def steps(self) -> list[int]:
-        """Steps that have a directory with something of a checkpoint; what else lies there is none."""
+        """Steps that have a directory with part of a checkpoint; other directories are ignored."""
         if not self.directory.is_dir():
             return []
         parts = (META.partition("/")[0], "tree", MANIFEST)
-        named = [
+        numbers = [
             path for path in self.directory.iterdir() if path.name.isdecimal() and str(int(path.name)) == path.name
         ]
-        return sorted(int(path.name) for path in named if any((path / part).exists() for part in parts))
+        return sorted(int(path.name) for path in numbers if any((path / part).exists() for part in parts))
 
     @property
     def last(self) -> int | None:
@@ -152,12 +152,12 @@ class Checkpoints:
         return next((step for step in reversed(self.steps) if self._whole(step)), None)
 
     def latest(self) -> tuple[int, int | None] | None:
-        """Where to continue: the newest step whose checkpoint, and that of the best step by then, are whole; and that best.
+        """Where to continue: the newest step whose checkpoint, and that of the best step until then, are whole; and that best.
 
-        None where there are no checkpoints. Damaged ones are stepped over, which is logged.
+        None where there are no checkpoints. Damaged ones are skipped, which is logged.
 
         Raises:
-            TransferlabError: there are checkpoints, and none is whole; each is named.
+            TransferlabError: there are checkpoints, but none is whole; each is named.
         """
         whole: dict[int, str] = {}
         for step in reversed(self.steps):
@@ -165,12 +165,12 @@ class Checkpoints:
                 continue
             best = self._best_at(step)
             if best is None or (best in self.steps and self._whole(best)):
-                # What lies past the step that the run continues at is written again.
+                # Checkpoints after the step from which the run continues are written again.
                 self._damaged |= whole
                 return step, best
-            whole[step] = f"{self.directory / str(best)}, the best by then, is lost."
+            whole[step] = f"{self.directory / str(best)}, the best until then, is lost."
             _LOG.warning(
-                "The checkpoint of step %d in %s is not used: that of step %d, the best by then, is lost.",
+                "The checkpoint of step %d in %s is not used: that of step %d, the best until then, is lost.",
                 step, self.directory, best,
             )  # fmt: skip
         if not self.steps:
@@ -182,16 +182,16 @@ class Checkpoints:
             )
         step = max(whole)
         _LOG.warning(
-            "No older checkpoint in %s can be used: the run continues after step %d, and its best state will be one of those "
-            "that follow.", self.directory, step,
+            "No older checkpoint in %s can be used: the run continues after step %d, and its best state will be a "
+            "later one.", self.directory, step,
         )  # fmt: skip
         return step, None
 
     def chosen(self) -> int | None:
-        """Step of the state that a finished run ended with: the best by its validation, or the newest; None for none.
+        """Step of a finished run's final state: the best by validation, or else the newest; None without checkpoints.
 
         Raises:
-            TransferlabError: its checkpoint is damaged; another would be another model.
+            TransferlabError: its checkpoint is damaged; any other would be another model.
         """
         if not (steps := self.steps):
             return None
@@ -204,22 +204,22 @@ class Checkpoints:
             self._check(step)
         except Damaged as error:
             raise TransferlabError(
-                f"{error} The weights of this run are lost, its predictions are not. Restore the file from a copy, or delete "
-                f"{self.directory.parent} and train it again."
+                f"{error} This run's weights are lost, but not its predictions. Restore the file from a copy, or delete "
+                f"{self.directory.parent} and train again."
             ) from None
         return step
 
     def _best_at(self, step: int) -> int | None:
-        """The step that was the best of the validations up to this one; None where nothing was scored."""
+        """The step with the best validation up to this one; None where nothing was scored."""
         meta = self.meta(step)
         if "best" in meta:
             return meta["best"]
-        # Earlier versions did not say it: they kept the newest, and the one with the highest score.
-        scored = {one: score for one, score in self._scores().items() if one <= step}
-        return max(scored, key=lambda one: scored[one]) if scored else None
+        # Earlier versions did not record it: they kept the newest, and the one with the highest score.
+        scores = {number: score for number, score in self._scores().items() if number <= step}
+        return max(scores, key=lambda number: scores[number]) if scores else None
 
     def _whole(self, step: int) -> bool:
-        """Whether a checkpoint can be used; where it is damaged, that is logged once."""
+        """Whether a checkpoint can be used; a damaged one is logged once."""
         if step in self._damaged:
             return False
         try:
@@ -237,7 +237,7 @@ class Checkpoints:
         place = self.directory / str(step)
         if not check_manifest(place):
             if not self._unverified:
-                _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", place)
+                _LOG.warning("%s has no manifest, so it cannot be checked for damage.", place)
             self._unverified = True
             self._tree(step)
         self._metas[step] = self.meta(step)
@@ -246,19 +246,19 @@ class Checkpoints:
         """The JSON part alone.
 
         Raises:
-            Damaged: it is not what was written.
+            Damaged: it was changed since it was written, or cannot be read.
         """
         if step in self._metas:
             return self._metas[step]
         place = self.directory / str(step)
         check_manifest(place, lambda name: name == META)
         try:
-            found = read_json(place / META)
+            meta = read_json(place / META)
         except (TransferlabError, OSError) as error:
             raise Damaged(f"{place / META} cannot be read ({error}).") from None
-        if not isinstance(found, dict):
-            raise Damaged(f"{place / META} is damaged: it is no JSON object.")
-        return found
+        if not isinstance(meta, dict):
+            raise Damaged(f"{place / META} is damaged: it is not a JSON object.")
+        return meta
 
     def _tree(self, step: int) -> trees.Tree:
         path = self.directory / str(step) / "tree"
@@ -270,13 +270,18 @@ class Checkpoints:
             raise Damaged(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}).") from None
 
     def restore(self, step: int, like: State) -> State:
-        """Return the state at ``step`` with the structure, shapes and dtypes of ``like``; a difference is an error."""
+        """Return the state at ``step``.
+
+        Raises:
+            TransferlabError: its structure, shapes or dtypes are not those of ``like``; the leaves that differ are named.
+            Damaged: it cannot be read.
+        """
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), to_plain(like))
         self._check(step)
         saved = self._tree(step)
         want, got = trees.flatten(abstract), trees.flatten(saved)
         problems = [f"'{p}' is missing" for p in want.keys() - got.keys()]
-        problems += [f"'{p}' is unknown" for p in got.keys() - want.keys()]
+        problems += [f"'{p}' is not a leaf of this run" for p in got.keys() - want.keys()]
         problems += [
             f"'{p}' is {got[p].shape} {got[p].dtype}, expected {want[p].shape} {want[p].dtype}"
             for p in want.keys() & got.keys()
@@ -309,19 +314,19 @@ class _disk_errors:
             return
         text = str(error)
         full = is_full(error) or any(
-            words in text for words in ("No space left", "Disk quota", "File too large", "RESOURCE_EXHAUSTED")
+            phrase in text for phrase in ("No space left", "Disk quota", "File too large", "RESOURCE_EXHAUSTED")
         )
         if full or isinstance(error, OSError):
-            why = "the disk is full" if full else text.splitlines()[0]
+            cause = "the disk is full" if full else text.splitlines()[0]
             earlier = "Earlier checkpoints are whole: make" if self.checkpoints.steps else "Make"
             raise TransferlabError(
-                f"A checkpoint could not be written to {self.checkpoints.directory}: {why}. {earlier} room and start the same "
+                f"A checkpoint could not be written to {self.checkpoints.directory}: {cause}. {earlier} room and start the same "
                 "command again."
             ) from error
 
 
 def to_plain(state: State) -> trees.Tree:
-    """Return the state as nested dicts of arrays: the optimizer's tuples become readable keys; empty parts are left out."""
+    """Return the state as nested dicts of arrays: the optimizer's tuples become readable keys; empty parts are omitted."""
     plain = {**state, "optimizer": trees.unflatten(dict(_named(state["optimizer"])))}
     return {name: part for name, part in plain.items() if not isinstance(part, dict) or part}
 

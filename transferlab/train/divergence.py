@@ -1,4 +1,4 @@
-"""Runs that diverge: what is looked at, what is recorded of it, and what a user is told."""
+"""Runs that diverge: what is checked, what is recorded, and what a user is told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transferlab.errors import TransferlabError
 from transferlab.train.settings import Settings
 
 FINISHED = "finished"
-"""Status of a run that came to its end with finite numbers."""
+"""Status of a run that reached its last step with finite values."""
 _PARTS = {"params": "parameter", "ema": "averaged parameter", "stats": "batch statistic", "optimizer": "optimizer's"}
 
 
@@ -25,11 +25,11 @@ class Divergence:
     """Where a run stopped being finite.
 
     Attributes:
-        step: the first step (from 1) that shows it.
+        step: the first step (from 1) with values that are not finite.
         total: steps of the whole run.
         what: what is not finite, as a clause.
         learning_rate: of that step.
-        updates: how many came before what shows it: none where the first step's own loss is not finite.
+        updates: how many preceded it: 0 where the first step's own loss is not finite.
     """
 
     step: int
@@ -40,7 +40,7 @@ class Divergence:
 
     @property
     def status(self) -> str:
-        """As records and tables have it."""
+        """The status in records and tables."""
         return f"diverged at step {self.step}"
 
     def __str__(self) -> str:
@@ -48,18 +48,23 @@ class Divergence:
 
 
 def recorded(record: Mapping[str, Any]) -> Divergence | None:
-    """Where the run of this record (``result.json``) diverged; None for one that finished."""
-    found = record.get("diverged")
+    """Where the run of this record (``result.json``) diverged; None for one that finished.
+
+    Raises:
+        TransferlabError: the record's field ``diverged`` has other keys.
+    """
+    fields = record.get("diverged")
     try:
-        return None if found is None else Divergence(**found)
+        return None if fields is None else Divergence(**fields)
     except TypeError:
         raise TransferlabError(
-            f"A run's record (result.json) says 'diverged': {found!r}, which is not understood."
+            f"A run's record (result.json) has 'diverged': {fields!r}; expected null or the fields "
+            f"{', '.join(Divergence.__annotations__)}."
         ) from None
 
 
 def first_not_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, str] | None:
-    """Of consecutive steps, the place of the first whose loss or gradient is not finite, and which it is."""
+    """The index of the first step whose loss or gradient norm is not finite, and a clause that says which; None if all are."""
     loss, norm = metrics["loss"], metrics["gradient_norm"]
     # A sum is finite only if all are.
     if math.isfinite(sum(loss)) and math.isfinite(sum(norm)):
@@ -72,7 +77,7 @@ def first_not_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, str] 
 
 
 def state_not_finite(state: Mapping[str, Any]) -> str | None:
-    """Name a leaf of a state (parameters, statistics, optimizer) that is not finite; None where all are."""
+    """A clause that names a leaf of a state (parameters, statistics, optimizer) that is not finite; None if all are."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         values = np.asarray(leaf)
         if not np.issubdtype(values.dtype, np.integer) and not _finite(values):
@@ -82,14 +87,14 @@ def state_not_finite(state: Mapping[str, Any]) -> str | None:
 
 
 def _finite(values: np.ndarray) -> bool:
-    # Adding up takes a fraction of the time, and is finite only if all are.
+    # A sum takes a fraction of the time, and is finite only if all are.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
-def advice(found: Divergence, settings: Settings) -> str:
-    """What can be done, in the line of code that does it."""
-    if not found.updates:
+def advice(divergence: Divergence, settings: Settings) -> str:
+    """What to try next, with the line of code that does it."""
+    if not divergence.updates:
         return (
             "That was the first step, before anything was updated, so the learning rate is not at fault: the pretrained "
             "weights or the data are not finite, or too large for what computes them."
@@ -97,24 +102,24 @@ def advice(found: Divergence, settings: Settings) -> str:
     changes = [f"learning_rate={settings.learning_rate / 10:.3g}"]
     changes += ["warmup=0.1"] if settings.warmup < 0.1 else []
     changes += ["precision='float32'"] if settings.precision != "float32" else []
-    # The other arguments of the optimizer stay.
+    # The optimizer's other arguments are kept.
     clipped = settings.optimizer.clip_norm is not None and settings.optimizer.clip_norm <= 1.0
     changes += [] if clipped else ["optimizer=replace(settings.optimizer, clip_norm=1.0)"]
     return f"Try a lower learning rate: dataclasses.replace(settings, {', '.join(changes)})."
 
 
-def sentence(found: Divergence, settings: Settings, directory: Path | None) -> str:
-    """What a user is told of one run: what happened, what to do, and what was kept."""
-    text = f"The run {found}. {advice(found, settings)}"
+def sentence(divergence: Divergence, settings: Settings, directory: Path | None) -> str:
+    """What a user is told about one run: what happened, what to do, and what was kept."""
+    text = f"The run {divergence}. {advice(divergence, settings)}"
     if directory is None:
         return text
-    text += f" Other settings are another run, in another directory than {directory}"
+    text += f" Other settings are another run, which needs a directory other than {directory}"
     last = last_checkpoint(directory)
     if last is None:
         return text + "."
     return text + (
-        f", which keeps the checkpoint of step {last}, whose numbers are finite; without its result.json this run "
-        "would continue from there."
+        f"; that one keeps the checkpoint of step {last}, whose values are finite, and would continue from there without its "
+        "result.json."
     )
 
 

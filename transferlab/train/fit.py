@@ -1,8 +1,8 @@
-"""``fit_together``: from runs that are set up to results. Resume is the first thing tried.
+"""``fit_together``: from runs that are set up to results. Resuming is tried first.
 
-A run's directory is absent; claimed (``run.json``); being trained (``.lock`` is held); interrupted (checkpoints, and no
-``result.json``), from where it continues; or ended: ``result.json``, whose ``status`` says whether it finished or diverged. One
-that has ended is read and never trained again.
+A run's directory is absent; set up (``run.json``); being trained (``.lock`` is held); interrupted (checkpoints without
+``result.json``), and continued; or ended: ``result.json``, whose ``status`` says whether it finished or diverged. A run that has
+ended is read and never trained again.
 """
 
 from __future__ import annotations
@@ -44,35 +44,43 @@ if TYPE_CHECKING:
 @check_arguments
 @interruptible()
 def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
-    """Fit many runs and return their results in order.
+    """Fit many runs and return their results in order. See :meth:`transferlab.train.Run.fit` for one.
 
     Example:
         >>> runs = [tl.adapt(source, data, method=tl.methods.Probe(), seed=seed) for seed in range(5)]
         >>> [result.test["accuracy"] for result in tl.fit_together(runs)]
 
     Runs of one program that read the same cached features (probes with other seeds, budgets or learning rates) are a
-    *population* and step together. Those that each have their own batches (LoRA with other learning rates) step together
-    on an accelerator, where a timing shows a gain; on CPU they train in pairs, side by side, where memory holds two. The
-    others go one by one. ``Settings.vectorize`` overrides that.
+    *population* and step together. Runs that each have their own batches (LoRA with other learning rates) step together on
+    an accelerator, where timing them shows a gain; on CPU they train in pairs, in two threads, where memory holds two. All
+    others train one after another. ``Settings.vectorize`` overrides that.
 
-    A run that diverges ends there, and the others are trained to their ends as if nothing had happened.
+    A run that diverges ends there, and the others are trained to their ends.
+
+    Args:
+        runs: from :func:`transferlab.adapt`; those with directories need one each.
+        report: called with (step, steps in all, newest metrics) as training proceeds.
 
     Raises:
-        Diverged: one or more of them did; all results are in its ``results``, in order.
-        TransferlabError, Interrupted: as ``Run.fit``.
+        Diverged: at least one run did; all results are in its ``results``, in order.
+        TransferlabError, Interrupted: like :meth:`transferlab.train.Run.fit`.
     """
     results = fit_each(runs, report)
-    found = {i: result.diverged for i, result in enumerate(results)}
     raise_diverged(
-        results, {i: sentence(one, runs[i].settings, runs[i].directory) for i, one in found.items() if one is not None}
+        results,
+        {
+            i: sentence(result.diverged, runs[i].settings, runs[i].directory)
+            for i, result in enumerate(results)
+            if result.diverged is not None
+        },
     )
     return results
 
 
 def fit_each(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
-    """The same, with a result for every run: the ``status`` of one that diverged says so."""
+    """Like :func:`fit_together`, but runs that diverged have a result too, whose ``status`` says so."""
     results: dict[int, Result] = {}
-    left: list[int] = []
+    pending: list[int] = []
     with ExitStack() as locks:
         for i, run in enumerate(runs):
             if run.directory is not None:
@@ -82,18 +90,18 @@ def fit_each(runs: Sequence[Setup], report: Report | None = None) -> list[Result
                 if (run.directory / "result.json").exists():
                     results[i] = read_result(run.directory)
                     continue
-            left.append(i)
-        results |= _fit_left(runs, left, report)
+            pending.append(i)
+        results |= _fit_pending(runs, pending, report)
     return [results[i] for i in range(len(runs))]
 
 
-def _fit_left(runs: Sequence[Setup], left: Sequence[int], report: Report | None) -> dict[int, Result]:
-    """Fit these of the runs."""
+def _fit_pending(runs: Sequence[Setup], pending: Sequence[int], report: Report | None) -> dict[int, Result]:
+    """Fit the runs with these indices."""
     results: dict[int, Result] = {}
     shared: dict[int, dict[Any, Any]] = {}
-    for group in group_concurrent(runs, left):
+    for group in group_concurrent(runs, pending):
         if len(group) == 1:
-            # One alone keeps no copy of the base beside its own state, those of earlier groups neither.
+            # A single run keeps no copy of the base in addition to its state, nor those of earlier groups.
             shared.clear()
         ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
         for part in group_compatible(ready):
@@ -114,7 +122,7 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
     with StopRequest() as stop, ExitStack() as leaving:
         for member in members:
             leaving.callback(_drop_diverged, member)
-            # However this ends, each member's last checkpoint is written to its end.
+            # However this ends, each member's last checkpoint is completed.
             if member.checkpoints is not None:
                 leaving.callback(member.checkpoints.close)
             member.writer = MetricsWriter(member.run.directory, engine.done)
@@ -122,7 +130,7 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
         ended: dict[int, Result] = {}
 
         def diverged(i: int) -> None:
-            # Recorded at once: whatever happens to the others, this run is not tried again.
+            # Recorded at once: whatever happens to the others, this run is not trained again.
             ended[i] = _give_up(members[i], len(members), asdict(engine.memory(i)))
 
         train(engine, stop, report, diverged)
@@ -145,40 +153,40 @@ def _chosen(member: Member, last: State) -> State:
 
 
 def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
-    """Return the run as a member, and the state that it trains on from.
+    """Return the run as a member, and the state from which it trains.
 
-    A run begins with the first of these that there is:
+    A run begins with the first of these that exists:
 
-    1. Its own result, which is read: :func:`fit_each` never gets here then.
+    1. Its own result, which is read: then :func:`fit_each` does not call this.
     2. Its newest checkpoint, of an interrupted run: what trains, the optimizer's state and the step, on the base of 3.
     3. Its source: leaves that are copied, resized or derived, as the plan says.
-    4. Random numbers: leaves that the plan says are initialised; for a scratch arm these are all.
+    4. Random numbers: leaves that the plan says are initialised; in a scratch arm all of them.
 
     Args:
         run: what trains.
-        shared: leaves that are in memory already, of runs that train at the same time; those that are placed are added.
+        shared: leaves that are in memory already, of runs that train at the same time; newly placed ones are added.
     """
-    # A step that would not fit is computed in another way: this decides the program, and so comes first.
-    if not run.resident:
+    # A step that would not fit is computed in another way. This comes first, since it decides the program.
+    if not run.features_on_device:
         fit_to_memory(run)
     started = run.program.clock()
     key = run.cached_features_key() if run.decision.cached else None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
-    cpu = cpu_device() if run.resident and key is not None and jax.default_backend() != "cpu" else None
+    cpu = cpu_device() if run.features_on_device and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
     with nullcontext() if cpu is None else jax.default_device(cpu):
-        # 3 and 4. Parameters and batch statistics; what the cache makes unnecessary is not read.
+        # 3 and 4. Parameters and batch statistics; leaves that the cache makes unnecessary are not read.
         params, stats = run.plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
         trainable, frozen = trees.split_by(params, run.program.paths)
         # Features at the frontier, which need the frozen leaves before it.
         if key is None and run.decision.cached:
             key = run.compute_features(params, stats)
-        # The optimizer, which begins with what trains.
+        # The optimizer's state, for the leaves that train.
         state = run.program.initial(trainable, stats)
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
     needed = needed if cpu is None else jax.device_put(jax.device_get(needed))
     member = Member(run, needed, key, MetricsWriter(None), _checkpoints(run))
-    # 2. An interrupted run takes all of the state from its checkpoint.
+    # 2. An interrupted run takes its whole state from its checkpoint.
     state = _resume(member, state)
     member.seconds += run.program.clock() - started
     return member, state
@@ -187,18 +195,18 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
 def _checkpoints(run: Setup) -> Checkpoints | None:
     if run.directory is None:
         return None
-    # Orbax is imported where there is something to keep.
+    # Orbax is imported only where there is something to keep.
     from transferlab.train.checkpoints import Checkpoints
 
     return Checkpoints(run.directory / "checkpoints")
 
 
 def _resume(member: Member, state: State) -> State:
-    """The state of the newest whole checkpoint, with what the member had by then; without one, the state that is given."""
+    """The state of the newest whole checkpoint, with what the member had by then; ``state`` where there is none."""
     run, checkpoints = member.run, member.checkpoints
-    if checkpoints is None or (found := checkpoints.latest()) is None:
+    if checkpoints is None or (steps := checkpoints.latest()) is None:
         return state
-    last, best = found
+    last, best = steps
     meta = checkpoints.meta(last)
     check_base(run, meta)
     restored = checkpoints.restore(last, state)
@@ -210,24 +218,24 @@ def _resume(member: Member, state: State) -> State:
 
 
 def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.Tree:
-    """The frozen leaves in the dtype that the step computes in; what members share in float32 they share in this too."""
-    # The float32 leaves stay among the shared, so their ids are their own.
-    kept = {id(leaf) for leaf in shared.values()}
+    """The frozen leaves in the dtype that the step computes in; leaves that members share in float32 are shared in it too."""
+    # The float32 leaves stay in ``shared``, so no other object gets their ids.
+    ids = {id(leaf) for leaf in shared.values()}
 
-    def one(leaf: Any) -> Any:
-        mark = (precision, id(leaf))
-        if mark in shared:
-            return shared[mark]
-        made = trees.cast({"leaf": leaf}, precision)["leaf"]
-        if id(leaf) in kept:
-            shared[mark] = made
-        return made
+    def cast(leaf: Any) -> Any:
+        key = (precision, id(leaf))
+        if key in shared:
+            return shared[key]
+        value = trees.cast({"leaf": leaf}, precision)["leaf"]
+        if id(leaf) in ids:
+            shared[key] = value
+        return value
 
-    return jax.tree.map(one, frozen)
+    return jax.tree.map(cast, frozen)
 
 
 def _record(member: Member, test: dict[str, float], population_size: int, memory: dict[str, int]) -> dict[str, Any]:
-    """What ``result.json`` says of a run that has ended, one way or the other."""
+    """The content of ``result.json`` for a run that finished or diverged."""
     run, program = member.run, member.run.program
     return {
         "status": FINISHED if member.diverged is None else member.diverged.status,
@@ -261,7 +269,7 @@ def _finish(
     record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.data, probabilities)
-        # Written last: its presence is what says that the run is finished.
+        # Written last: its presence says that the run is finished.
         write_json(run.directory / "result.json", record)
         if not run.keep_weights:
             remove_directory(run.directory / "checkpoints")
@@ -273,14 +281,14 @@ def _finish(
         return trees.join(weights, trees.split_by(params, program.paths)[1])
 
     def whole() -> Adapted:
-        drawn = run.plan.initialised(run.seeds.initialisation)
-        return adapted(run.source, weights, drawn, stats, run.plan.head, run.plan.definition.module)
+        initialised = run.plan.initialised(run.seeds.initialisation)
+        return adapted(run.source, weights, initialised, stats, run.plan.head, run.plan.definition.module)
 
     return Result(test, probabilities, member.writer.rows, record, tree, whole)
 
 
 def _give_up(member: Member, population_size: int, memory: dict[str, int]) -> Result:
-    """The result of a run that diverged: nothing is tested. Its checkpoints may still be being written."""
+    """The result of a run that diverged: nothing is tested. A checkpoint may still be in the process of being written."""
     run = member.run
     test: dict[str, float] = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
     probabilities = np.full((len(run.data.test), len(run.data.label_names)), np.nan, np.float32)
@@ -292,7 +300,7 @@ def _give_up(member: Member, population_size: int, memory: dict[str, int]) -> Re
 
 
 def _drop_diverged(member: Member) -> None:
-    """Remove the checkpoints of a run that diverged, where nobody wants them."""
+    """Remove the checkpoints of a run that diverged, unless weights are to be kept."""
     run = member.run
     if member.diverged is not None and run.directory is not None and not run.keep_weights:
         drop_checkpoints(run.directory)

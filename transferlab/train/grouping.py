@@ -22,56 +22,56 @@ MAX_POPULATION = 64
 """Most runs that step in one program, each on its own batches."""
 
 Ready = tuple[int, Member, State]
-"""(number of the run, the run as a member, its state)."""
+"""(index of the run, the run as a member, its state)."""
 
 
-def group_concurrent(runs: Sequence[Setup], left: Sequence[int]) -> list[list[int]]:
-    """Runs that may step together, by what can be said before anything is placed on the device."""
+def group_concurrent(runs: Sequence[Setup], pending: Sequence[int]) -> list[list[int]]:
+    """Group the runs that may step together, by what is known before anything is placed on the device."""
     groups: dict[tuple, list[int]] = {}
-    for i in left:
+    for i in pending:
         run = runs[i]
-        # Alone: `i` is its own.
-        mark = (id(run.program), run.settings.batch_size) if run.settings.vectorize != "never" else (i,)
-        groups.setdefault(mark, []).append(i)
+        # A run that is not vectorized is a group by itself.
+        key = (id(run.program), run.settings.batch_size) if run.settings.vectorize != "never" else (i,)
+        groups.setdefault(key, []).append(i)
     out = []
     for group in groups.values():
-        size = len(group) if runs[group[0]].resident or len(group) == 1 else _max_concurrent(runs[group[0]])
+        size = len(group) if runs[group[0]].features_on_device or len(group) == 1 else _max_concurrent(runs[group[0]])
         out += [group[k : k + size] for k in range(0, len(group), size)]
     return out
 
 
 def _max_concurrent(run: Setup) -> int:
-    """How many such runs train at once, as far as the device holds them."""
+    """How many such runs train at once: as many as fit in the device's memory."""
     most = THREADS if run.runs_concurrently else MAX_POPULATION
     limit, one = run.settings.memory_bytes or device_bytes(), memory_of(run)
     if limit is None:
         return most
     if run.runs_concurrently and not run.settings.memory_bytes:
-        # Others use a machine's memory too; `memory_bytes` says what is this run's.
+        # Other processes use the machine's memory too; `memory_bytes` says how much this run may use.
         limit //= 2
-    # Of what trains, the base stays too: each state begins as a copy.
+    # The source's values of what trains stay in memory too: each state begins as a copy of them.
     base = one.frozen + sum(leaf.bytes for leaf in run.plan.leaves if leaf.trains and leaf.action == "copied")
     return max(1, min(most, (limit - base) // max(1, one.total - one.frozen)))
 
 
 def group_compatible(ready: Sequence[Ready]) -> list[list[Ready]]:
-    """Split by what is known once they are placed: features, step reached, and frozen leaves that a seed draws."""
+    """Split by what is known once they are placed: features, step reached, and frozen leaves that depend on a seed."""
     groups: dict[tuple, list[Ready]] = {}
     for i, member, state in ready:
-        drawn = {leaf.path for leaf in member.run.plan.leaves if leaf.action in ("initialised", "derived")}
+        seeded = {leaf.path for leaf in member.run.plan.leaves if leaf.action in ("initialised", "derived")}
         # Members share their frozen leaves, so those may not depend on the seed.
-        own = i if drawn & set(trees.flatten(member.frozen)) else -1
-        mark = (id(member.run.program), member.key, int(state["step"]), own)
-        groups.setdefault(mark, []).append((i, member, state))
+        own = i if seeded & set(trees.flatten(member.frozen)) else -1
+        key = (id(member.run.program), member.key, int(state["step"]), own)
+        groups.setdefault(key, []).append((i, member, state))
     return list(groups.values())
 
 
 def engines_for(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
-    """The engines that train these, with the numbers of their runs."""
+    """The engines that train these, each with the indices of its runs."""
     numbers = [i for i, _, _ in part]
     members, states = [member for _, member, _ in part], [state for _, _, state in part]
     run = members[0].run
-    if run.resident:
+    if run.features_on_device:
         yield ScannedEngine(members, states), numbers
     elif len(part) > 1 and run.runs_concurrently:
         yield ThreadedEngine(members, states), numbers
@@ -83,7 +83,7 @@ def engines_for(part: Sequence[Ready]) -> Iterator[tuple[Engine, list[int]]]:
 
 
 def _vmap_is_faster(members: Sequence[Member], states: Sequence[State], repeats: int = 3) -> bool:
-    """Whether a step of all of them takes less time than their steps one after another; timed on copies."""
+    """Whether a step of all members takes less time than their steps one after another; timed on copies."""
 
     def seconds(engine: Engine) -> float:
         quiet, times = StopRequest(), []

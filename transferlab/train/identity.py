@@ -1,4 +1,4 @@
-"""What makes a run this run: written to its directory first, compared when the directory is met again."""
+"""What identifies a run: written to its directory first, and compared whenever a run is started there again."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from transferlab.reading import read_object, reading
 from transferlab.train.setup import Setup
 
 EXECUTION = ("memory_bytes", "vectorize")
-"""Settings that say how a run is computed, not what: a run may be continued under others."""
+"""Settings that say how a run is computed, not what it computes: they may differ when a run is continued."""
 
 
 def identity(run: Setup) -> dict[str, Any]:
-    """Return plain data: compared on resume, and read by ``open_run``."""
+    """Return the run's identity as plain data: compared on resume, and read by :func:`transferlab.open_run`."""
     source, data = run.source, run.data
-    origin = {
+    provenance = {
         k: v
         for k, v in source.recorded.items()
         if k in ("name", "family", "revision", "files", "path", "changes", "tower", "entry")
     }
     return {
-        "source": origin,
+        "source": provenance,
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),
                  "validation": len(data.validation), "test": len(data.test), "modality": data.modality},
         "config": architecture(source),
@@ -42,31 +42,33 @@ def identity(run: Setup) -> dict[str, Any]:
 
 
 def architecture(source: Source) -> dict[str, Any]:
-    """The source's config as JSON has it: with the same weights another activation is another model."""
+    """The source's config as plain data: the same weights with another activation are another model."""
     return json.loads(json.dumps(asdict(source.config), default=str))
 
 
 def write_or_verify(run: Setup, directory: Path) -> None:
-    """Write what this run is, or compare with what the directory says it is.
+    """Write this run's identity, or compare it with the one that the directory has.
 
     Raises:
-        TransferlabError: the directory holds another run (the fields that differ are named), or files of something else.
+        TransferlabError: the directory holds another run (the fields that differ are named), or other files.
     """
     mine = identity(run)
     path = directory / "run.json"
-    # Listed before the claim is looked for: another process may be making it.
+    # Listed before run.json is looked for: another process may be writing it.
     others = _others(directory)
     if path.exists():
         theirs = read_identity(directory)
-        # What an earlier version did not record is not compared.
+        # Fields that an earlier version did not record are not compared.
         differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:
-            raise TransferlabError(f"{directory} holds another run; these fields differ: {'; '.join(differences)}.")
+            raise TransferlabError(
+                f"{directory} holds another run; these fields differ: {'; '.join(differences)}. Choose another directory."
+            )
         return
     if others:
         shown = ", ".join(others[:6]) + (", …" if len(others) > 6 else "")
         raise TransferlabError(
-            f"{directory} is not empty ({shown}) and holds no run of ours (no run.json); choose another directory."
+            f"{directory} is not empty ({shown}) and holds no run (no run.json); choose another directory."
         )
     new_folder(directory)
     write_json(directory / "plan.json", run.plan.to_dict())
@@ -74,27 +76,27 @@ def write_or_verify(run: Setup, directory: Path) -> None:
 
 
 def read_identity(directory: Path) -> dict[str, Any]:
-    """Read what the run in a directory is.
+    """Read the identity of the run in a directory.
 
     Raises:
-        TransferlabError: ``run.json`` is damaged; how to make it again is said.
+        TransferlabError: ``run.json`` is damaged; the message says how to write it again.
     """
     path = directory / "run.json"
     try:
         return read_object(path)
     except TransferlabError as error:
         raise TransferlabError(
-            f"{error} Restore it from a copy; or start the same run in a new directory, stop it once it trains, and copy the "
-            f"run.json that it wrote there to {path}: the run here then goes on from its checkpoints."
+            f"{error} Restore it from a copy; or start the same run in a new directory, stop it once it trains, and copy its "
+            f"run.json to {path}: the run then continues from its checkpoints."
         ) from None
 
 
 TRIALS = "trials"
-"""The folder in a study's cell with the runs that chose its settings; they come before the cell's own."""
+"""The folder in a study's cell with the runs that its settings were tuned by; they run before the cell's own."""
 
 
 def _others(directory: Path) -> list[str]:
-    """Names in a directory that are not what a start leaves that was killed before it wrote ``run.json``."""
+    """Names in a directory other than those that a run leaves if it is killed before it has written ``run.json``."""
     if not directory.is_dir():
         return []
     try:
@@ -116,30 +118,34 @@ def _is_ours(path: Path) -> bool:
 
 
 def check_base(run: Setup, meta: dict[str, Any]) -> None:
-    """Hold a checkpoint's base and its set of trainable leaves against the run's.
+    """Check a checkpoint's base and its set of trainable leaves against the run's.
 
     Raises:
-        TransferlabError: they are others.
+        TransferlabError: they differ.
     """
     with reading(f"{run.directory}/checkpoints"):
-        sha256, trainable = str(meta["base"]["sha256"]), meta["trainable"]
+        sha256, trainable = str(meta["base"]["sha256"]), [str(path) for path in meta["trainable"]]
     if sha256 != run.source.sha256:
         raise TransferlabError(
-            f"The checkpoint in {run.directory} stands on other weights than '{run.source.name}' has now "
-            f"(SHA-256 {sha256[:12]}… against {run.source.sha256[:12]}…)."
+            f"The checkpoint in {run.directory} was trained on other weights than '{run.source.name}' has now "
+            f"(SHA-256 {sha256[:12]}…, now {run.source.sha256[:12]}…). Restore those weights, or choose another directory."
         )
     if trainable != list(run.plan.trainable):
-        raise TransferlabError(f"The checkpoint in {run.directory} trained another set of leaves.")
+        changed = sorted(set(trainable) ^ set(run.plan.trainable))
+        raise TransferlabError(
+            f"The checkpoint in {run.directory} trained another set of leaves; these differ: {', '.join(changed[:4])}"
+            f"{', …' if len(changed) > 4 else ''}. Choose another directory."
+        )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         out = []
         for key in sorted(old.keys() | new.keys()):
-            here = f"{path}.{key}" if path else str(key)
-            # A base may lie elsewhere now; its hash is compared when a checkpoint is read.
-            if here != "source.path":
-                out += _differences(old.get(key), new.get(key), here)
+            name = f"{path}.{key}" if path else str(key)
+            # The base may have moved; its hash is compared when a checkpoint is read.
+            if name != "source.path":
+                out += _differences(old.get(key), new.get(key), name)
         return out
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         return [] if list(old) == list(new) else [f"{path} ({_short(old)} → {_short(new)})"]

@@ -11,13 +11,20 @@ from transferlab.compute.host import interrupt
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; one that has a directory has saved there what it needs to continue."""
+    """A run was asked to stop (Ctrl-C, SIGTERM). If it has a directory, it has saved there what it needs to continue.
+
+    Example:
+        >>> try:
+        ...     run.fit()
+        ... except tl.train.Interrupted:
+        ...     print(f"The same run continues from {run.directory}.")
+    """
 
 
 class StopRequest:
-    """While it is entered, remembers the first SIGINT or SIGTERM in ``asked``; does nothing outside the main thread.
+    """While entered, remembers the first SIGINT or SIGTERM in ``asked``; does nothing outside the main thread.
 
-    A signal that the process ignores, as a shell has it for what runs in the background, stays ignored.
+    A signal that the process ignores, as background jobs of a shell do, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -27,7 +34,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                # None: a handler that is not Python's, which could not be put back.
+                # None: a handler that is not Python's, which could not be restored.
                 if signal.getsignal(number) in (signal.SIG_IGN, None):
                     continue
                 self._before[number] = signal.signal(number, self._ask)

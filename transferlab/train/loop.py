@@ -1,6 +1,6 @@
 """The loop: steps between events (a row of metrics, a validation, a checkpoint, a stop), for one run or many at once.
 
-An *engine* (:mod:`transferlab.train.engines`) advances its members and answers for them; the loop knows none of them.
+An *engine* (:mod:`transferlab.train.engines`) advances its members; the loop depends on no particular one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from transferlab.train.state import State
 def train(
     engine: Engine, stop: StopRequest, report: Report | None, ended: Callable[[int], None] = lambda member: None
 ) -> None:
-    """Take every member to its last step, or to the one at which it diverged: ``ended`` is then told its number.
+    """Train every member to its last step, or to the step at which it diverged: ``ended`` is then called with its index.
 
-    The steps of one that diverged are taken on where they are computed with the others': these stay what they are, bit
-    by bit. Every step's metrics are looked at before anything is scored or saved.
+    A member that diverged keeps stepping where its steps are computed together with the others', which stay the same bit by
+    bit. Every step's metrics are checked before anything is scored or saved.
 
     Raises:
-        Interrupted: a stop was asked for; members that keep checkpoints wrote one first.
+        Interrupted: a stop was requested; members that keep checkpoints wrote one first.
     """
     members = engine.members
     total = max(member.total for member in members)
@@ -38,14 +38,14 @@ def train(
     clock, saved = program.clock(), time.perf_counter()
     while any(member.trains(engine.done) for member in members):
         first = engine.done
-        # Of those that diverged too, so that the others' calls stay what they are.
-        taken = [i for i, member in enumerate(members) if member.total > first]
-        live = [i for i in taken if members[i].trains(first)]
-        metrics = engine.advance(min(members[i].next_event(first) for i in taken), stop, report)
+        # Including those that diverged, so that the others' calls stay the same.
+        unfinished = [i for i, member in enumerate(members) if member.total > first]
+        live = [i for i in unfinished if members[i].trains(first)]
+        metrics = engine.advance(min(members[i].next_event(first) for i in unfinished), stop, report)
         done = engine.done
         rows = {i: members[i].log(first, members[i].check(first, metrics[i])) for i in live}
-        # A stop that was asked for before the first of these steps leaves nothing new to score.
-        scored = [i for i in taken if done > first and members[i].validates(done)]
+        # A stop that was requested before the first of these steps leaves nothing new to score.
+        scored = [i for i in unfinished if done > first and members[i].validates(done)]
         if any(members[i].diverged is None for i in scored):
             probabilities = engine.predict({i: members[i].run.data.validation for i in scored})
             for i in scored:
@@ -56,7 +56,7 @@ def train(
                 members[i].writer.write(row)
         if report is not None and live:
             report(done, total, rows[live[0]][-1] if rows[live[0]] else {})
-        # What passed is shared by those that still train.
+        # The elapsed time is divided among those that still train.
         before, clock = clock, program.clock()
         for i in live:
             members[i].seconds += (clock - before) / len(live)
@@ -64,7 +64,7 @@ def train(
         due = done % every == 0 if every else time.perf_counter() - saved > settings.checkpoint_seconds
         for i in live:
             member, last = members[i], done == members[i].total
-            # The update of the newest step is in the state alone: no metric has seen it.
+            # The newest step's update is in the state alone: no metric was computed after it.
             if member.diverged is None and done > first and (last or ((due or stop.asked) and member.checkpoints)):
                 member.check_state(engine.state(i), done)
             if member.diverged is not None:
@@ -80,20 +80,20 @@ def train(
 def _take_score(
     member: Member, rows: list[dict[str, Any]], done: int, probabilities: np.ndarray, state: Callable[[], State]
 ) -> None:
-    """Put a validation in its row, and keep the state if it is the best so far."""
-    found = member.score(probabilities)
+    """Put a validation's scores in its row, and keep the state if it is the best so far."""
+    scores = member.score(probabilities)
     if rows and rows[-1]["step"] == done:
-        rows[-1].update(found)
+        rows[-1].update(scores)
     else:
-        rows.append({"step": done, **found})
-    # Accuracy decides; among equals the smaller cross-entropy, which never weighs as much as one example.
-    loss = found["validation_cross_entropy"]
+        rows.append({"step": done, **scores})
+    # Accuracy decides; among equals the smaller cross-entropy, which never counts as much as one example.
+    loss = scores["validation_cross_entropy"]
     if not math.isfinite(loss):
         member.diverge(done, f"the validation loss is {loss}", done)
         return
-    score = round(found["validation_accuracy"] * len(probabilities)) - loss / (1 + loss)
+    score = round(scores["validation_accuracy"] * len(probabilities)) - loss / (1 + loss)
     if member.best is None or score > member.best[0]:
-        kept = jax.tree.map(lambda x: np.array(x, copy=True), state())
-        member.check_state(kept, done)
+        copy = jax.tree.map(lambda x: np.array(x, copy=True), state())
+        member.check_state(copy, done)
         if member.diverged is None:
-            member.best = (score, done, kept, member.meta(done))
+            member.best = (score, done, copy, member.meta(done))

@@ -1,4 +1,4 @@
-"""One run while it trains: what is logged, scored and saved of it; its batches, and its predictions."""
+"""One run while it trains: its metrics, scores and checkpoints, its batches, and its predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transferlab.train.state import State, StepBatch, evaluated
 from transferlab.train.writers import MetricsWriter
 
 if TYPE_CHECKING:
-    # Orbax is imported where there is something to keep.
+    # Orbax is imported only where there is something to keep.
     from transferlab.train.checkpoints import Checkpoints
 
 Columns = dict[str, list[float]]
@@ -28,18 +28,18 @@ Columns = dict[str, list[float]]
 
 @dataclass
 class Member:
-    """One run while it trains: what is logged, and what is kept of it.
+    """One run while it trains.
 
     Attributes:
         run: what trains.
         frozen: the frozen leaves that its program needs.
         key: of its carries in the frontier cache; None where nothing is cached.
-        writer, checkpoints: where its metrics and states go.
-        pending: metrics of steps that no row covers yet.
-        seconds: what it took so far, earlier starts and its share of what was spent on many included, compiling not.
+        writer, checkpoints: where its metrics and states are written.
+        pending: metrics of steps that are not in a row yet.
+        seconds: wall-clock time so far, including earlier starts, without compilation; runs that train together share it evenly.
         flops: floating-point operations of its steps so far.
         best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
-        diverged: where it stopped being finite; it is then not trained, scored or saved any more.
+        diverged: where it stopped being finite; from then on it is not trained, scored or saved.
         learning_rate: of its newest step.
     """
 
@@ -69,26 +69,26 @@ class Member:
         self.diverged = Divergence(step, self.total, what, self.learning_rate, updates)
 
     def check(self, first: int, metrics: Columns) -> Columns:
-        """Look at every one of the steps after ``first``; return their metrics, up to the one that diverged if one did."""
+        """Check every step after ``first``; return their metrics, up to the step that diverged if one did."""
         if not metrics:
             return metrics
-        found = first_not_finite(metrics)
-        if found is not None:
-            metrics = {name: values[: found[0] + 1] for name, values in metrics.items()}
+        problem = first_not_finite(metrics)
+        if problem is not None:
+            metrics = {name: values[: problem[0] + 1] for name, values in metrics.items()}
         self.learning_rate = metrics["learning_rate"][-1]
-        if found is not None:
+        if problem is not None:
             # Loss and gradient are those of the parameters before the step.
-            self.diverge(first + found[0] + 1, found[1], first + found[0])
+            self.diverge(first + problem[0] + 1, problem[1], first + problem[0])
         return metrics
 
     def check_state(self, state: State, done: int) -> None:
-        """Look at all that a checkpoint holds."""
+        """Check all values that a checkpoint holds."""
         what = state_not_finite(state)
         if what is not None:
             self.diverge(done, what, done)
 
     def next_event(self, done: int) -> int:
-        """The step at which something has to be looked at."""
+        """The next step after which there is something to score or save."""
         settings = self.run.settings
         events = [self.total]
         if len(self.run.data.validation):
@@ -107,7 +107,7 @@ class Member:
         return len(self.run.data.validation) > 0 and done in self._validations
 
     def log(self, first: int, metrics: Columns) -> list[dict[str, Any]]:
-        """Take in the metrics of the steps after ``first``; return the rows that are complete."""
+        """Add the metrics of the steps after ``first``; return the rows that are complete."""
         if not metrics:
             return []
         every, total = self.run.settings.log_every, self.total if self.diverged is None else self.diverged.step
@@ -118,8 +118,8 @@ class Member:
         rows = [
             {"step": end, **row} for end, row in zip(ends, _windows(columns, [e - before for e in ends]), strict=True)
         ]
-        left = [values[ends[-1] - before if ends else 0 :] for values in columns.values()]
-        self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*left, strict=True)]
+        rest = [values[ends[-1] - before if ends else 0 :] for values in columns.values()]
+        self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*rest, strict=True)]
         return rows
 
     def score(self, probabilities: Float[np.ndarray, "n labels"]) -> dict[str, float]:
@@ -132,7 +132,7 @@ class Member:
         }
 
     def meta(self, done: int) -> dict[str, Any]:
-        """What a checkpoint after this step says beside its arrays."""
+        """What a checkpoint after this step records in addition to its arrays."""
         return self.run.meta(done, self.pending, self.seconds, self.flops)
 
     def save(self, state: Callable[[], State], done: int) -> None:
@@ -147,7 +147,7 @@ class Member:
 
 
 def _windows(columns: Columns, ends: list[int]) -> list[dict[str, float]]:
-    """Of the windows that end before these places: mean loss and accuracy, and the newest of what is not averaged."""
+    """One row for each window, which ends before these indices: mean loss and accuracy, and the newest of other metrics."""
     if not ends:
         return []
     starts = [0, *ends[:-1]]
@@ -160,22 +160,22 @@ def _windows(columns: Columns, ends: list[int]) -> list[dict[str, float]]:
 
 
 def make_batch(member: Member, batch: Batch) -> StepBatch:
-    """A training batch on the host: the carry at the program's first stage, labels, and weights of 0 for padding."""
+    """A training batch on the host: the carry at the program's first stage, labels, and weights, 0 for padding."""
     run = member.run
     rows = run.settings.batch_size
     labels = np.zeros(rows, np.int32)
     labels[: len(batch.indices)] = run.data.labels[batch.indices]
-    made = {"carry": run.carry(batch, rows, member.key), "label": labels, "weight": weights(len(batch.indices), rows)}
-    return cast(StepBatch, made)
+    parts = {"carry": run.carry(batch, rows, member.key), "label": labels, "weight": weights(len(batch.indices), rows)}
+    return cast(StepBatch, parts)
 
 
 def predict_member(member: Member, state: State, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n labels"]:
-    """Probabilities for these examples, each predicted once; padding rows never leave this function."""
+    """Probabilities for these examples, each predicted once; padding rows are never returned."""
     run, rows = member.run, member.run.settings.batch_size
-    place = {int(i): row for row, i in enumerate(indices)}
+    row_of = {int(i): row for row, i in enumerate(indices)}
     out = np.zeros((len(indices), len(run.data.label_names)), np.float32)
     for batch in evaluation_order(indices, run.feed.buckets(indices), rows):
         carry = run.carry(batch, rows, member.key)
-        got = run.program.predict(evaluated(state), member.frozen, state["stats"], carry)
-        out[[place[int(i)] for i in batch.indices]] = np.asarray(got)[: len(batch.indices)]
+        probabilities = run.program.predict(evaluated(state), member.frozen, state["stats"], carry)
+        out[[row_of[int(i)] for i in batch.indices]] = np.asarray(probabilities)[: len(batch.indices)]
     return out

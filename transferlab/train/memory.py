@@ -1,4 +1,4 @@
-"""What a step will hold on the device, read off the compiled program before anything trains, and how it is made to fit."""
+"""The memory that a step takes on the device, from the compiled program before anything trains, and how to make it fit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from transferlab.transfer.show import human_bytes
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a step holds, by what they are for.
+    """Bytes that a step holds, by purpose. ``run.memory`` of a :class:`transferlab.train.Run` is one.
 
     Attributes:
         frozen: leaves that stages from the frontier on use and that do not train.
         trainable: leaves that train, and batch statistics.
         optimizer: moments, and the moving average where one is kept.
-        activations: with the gradients, as XLA counts what is temporary.
+        activations: activations and gradients: XLA's count of temporary memory.
     """
 
     frozen: int
@@ -35,7 +35,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return self.frozen + self.trainable + self.optimizer + self.activations
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Memory:
 
 
 def memory_of(run: Setup) -> Memory:
-    """Compile the run's step for its longest batch, and return what it will hold. Nothing is allocated."""
+    """Compile the run's step for its longest batch, and return the memory that it will take. Nothing is allocated."""
     state, frozen, batch = _shapes(run)
     hparams = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.hparams())
     return memory_of_state(state, frozen, run.program.step.temporary_bytes(state, frozen, batch, hparams))
@@ -65,23 +65,23 @@ def fit_to_memory(run: Setup) -> None:
     Where something was changed, ``run.memory_note`` says so.
 
     Raises:
-        TransferlabError: it does not fit even so.
+        TransferlabError: it still does not fit.
     """
     limit = run.settings.memory_bytes or device_bytes()
-    needed = memory_of(run)
-    if limit is None or needed.total <= limit:
+    whole = memory_of(run)
+    if limit is None or whole.total <= limit:
         return
     size = run.settings.batch_size
     for parts in (n for n in range(run.execution.accumulate, size + 1) if size % n == 0):
         run.execution = Execution(True, parts)
-        if (now := memory_of(run)).total <= limit:
+        if (reduced := memory_of(run)).total <= limit:
             run.memory_note = (
-                f"a step of {human_bytes(needed.total)} does not fit in {human_bytes(limit)}: {run.execution}, "
-                f"{human_bytes(now.total)}"
+                f"a step of {human_bytes(whole.total)} does not fit in {human_bytes(limit)}: {run.execution}, "
+                f"{human_bytes(reduced.total)}"
             )
             return
     raise TransferlabError(
-        f"A step needs {needed}; the device has {human_bytes(limit)} (memory_bytes). Even with activations computed "
+        f"A step needs {whole}; the device has {human_bytes(limit)} (memory_bytes). Even with activations computed "
         f"again and one example at a time it needs {memory_of(run)}. Train fewer leaves, or shorten the inputs."
     )
 
@@ -108,4 +108,4 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
 
 
 MAX_SCANNED_BATCHES = 1000
-"""How many of a run's batches are looked at for the longest."""
+"""How many of a run's batches are searched for the longest."""

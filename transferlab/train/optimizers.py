@@ -27,28 +27,31 @@ NEEDS_MORE = {
     "dpsgd": "it needs a gradient per example",
     "noisy_sgd": "it keeps a random state of its own, and keys here follow from seed and step",
     "rprop": "its learning rate is the first of its step sizes, not a factor",
-    "fromage": "its learning rate is no factor of its update",
+    "fromage": "its learning rate is not a factor of its update",
 }
-"""Optimizers of optax that a step which scales updates by leaf and schedule cannot take, and why."""
+"""Optimizers of optax that do not work with a step that scales updates by leaf and schedule, and why."""
 
 
 @check_arguments
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer of optax, by its name there, with its arguments.
+    """An optimizer of optax, by name, with its arguments. It is a field of :class:`transferlab.train.Settings`.
 
     Example:
         >>> tl.train.Settings(optimizer=tl.train.Optimizer("sgd", {"momentum": 0.9}, clip_norm=None))
 
-    Learning rate and decay are the run's, by leaf: the rule is made with a learning rate of 1 and no decay. For transfer:
-    ``adamw`` (Loshchilov & Hutter 2019) is what transformers are fine-tuned with; ``sgd`` with ``momentum`` 0.9 what BiT
-    and most convolutional networks are (Kolesnikov et al. 2020); ``adafactor`` (Shazeer & Stern 2018) keeps a row and a
-    column of second moments instead of a matrix, for models whose moments do not fit.
+    Learning rate and decay are the run's, by leaf: the optimizer is made with a learning rate of 1 and no decay. For transfer:
+    transformers are fine-tuned with ``adamw`` (Loshchilov & Hutter 2019), BiT and most convolutional networks with ``sgd``
+    and ``momentum`` 0.9 (Kolesnikov et al. 2020); ``adafactor`` (Shazeer & Stern 2018) keeps a row and a column of second
+    moments instead of a matrix, for models whose moments do not fit in memory.
 
     Attributes:
         name: ``adamw``, ``sgd``, ``adafactor``, ``lion``, ``lamb`` and so on.
         arguments: of optax's function, as ``{"b2": 0.95}`` or ``{"momentum": 0.9}``.
-        clip_norm: global norm of the trainable leaves' gradient is cut to this; None leaves it.
+        clip_norm: the global norm that the trainable leaves' gradient is clipped to; None does not clip.
+
+    Raises:
+        TransferlabError: a name or argument that optax does not have or that cannot be used here, or a value out of range.
     """
 
     name: str = "adamw"
@@ -111,7 +114,7 @@ def _check_argument(where: str, value: Any, parameter: inspect.Parameter) -> Non
     """Check a value against what optax declares: a flag, or a number, which has to be finite."""
     default, said = parameter.default, str(parameter.annotation)
     if value is None or callable(value):
-        return  # what optax leaves out, or a schedule or rule of its own; it says itself where it takes none
+        return  # optax's default, or a schedule or function; optax raises where an argument cannot be one
     if isinstance(default, bool):
         if not isinstance(value, (bool, np.bool_)):
             raise TransferlabError(f"{where} is {value!r}; it must be True or False.")
@@ -124,7 +127,7 @@ def _check_argument(where: str, value: Any, parameter: inspect.Parameter) -> Non
 
 
 _RATES = ("b1", "b2", "b3", "decay", "momentum")
-"""Arguments that say which share of a running mean stays: from 1 on it grows without end, or never moves."""
+"""Decay rates of running means: from 1 on the mean grows without bound, or never changes."""
 
 _OURS = {
     "learning_rate": "the learning rate is a field of the training settings",
@@ -138,21 +141,21 @@ _OURS = {
 @cache
 def names() -> tuple[str, ...]:
     """Names of the optimizers of optax that can be used."""
-    found = []
+    optimizers = []
     for name in dir(optax):
-        thing = getattr(optax, name)
-        if name in NEEDS_MORE or not inspect.isfunction(thing) or name.startswith(("_", "scale_by", "inject")):
+        function = getattr(optax, name)
+        if name in NEEDS_MORE or not inspect.isfunction(function) or name.startswith(("_", "scale_by", "inject")):
             continue
-        made = inspect.signature(thing)
-        if "learning_rate" in made.parameters and "Transformation" in str(made.return_annotation):
-            found.append(name)
-    return tuple(found)
+        signature = inspect.signature(function)
+        if "learning_rate" in signature.parameters and "Transformation" in str(signature.return_annotation):
+            optimizers.append(name)
+    return tuple(optimizers)
 
 
 def learning_rate(
     schedule: str, step: Float[Array, ""], peak: Float[Array, ""], total: Float[Array, ""], warmup: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Learning rate of the update that follows ``step`` finished ones; all but ``schedule`` may be traced."""
+    """Learning rate of the update after ``step`` finished ones, of ``total``; all arguments but ``schedule`` may be traced."""
     rising = (step + 1.0) / jnp.maximum(warmup, 1.0)
     done = jnp.clip((step - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
     falling = {
@@ -171,7 +174,7 @@ def apply_updates(
 ) -> trees.Tree:
     """Return ``p − rate · (update + decay · p)`` for each leaf, with its own rate and decay (Loshchilov & Hutter 2019).
 
-    A decay that is the number 0 costs nothing.
+    A decay that is the Python float 0.0 adds no operation.
     """
     new: dict[str, Any] = {}
     flat = trees.flatten(updates)

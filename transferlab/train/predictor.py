@@ -1,4 +1,4 @@
-"""``open_run``: a finished run, opened for use on new texts or images."""
+"""``open_run``: a finished run, to be used on new texts or images."""
 
 from __future__ import annotations
 
@@ -33,13 +33,19 @@ from transferlab.train.setup import plan_for
 @check_arguments
 @dataclass(frozen=True)
 class Predictor:
-    """A finished run: ``predictor(["some text"])`` gives one row of probabilities per example.
+    """A finished run: ``predictor(["some text"])`` returns one row of probabilities per example.
+
+    :func:`transferlab.open_run` returns one.
 
     Attributes:
         labels: label names, in the order of the columns.
         transform: the preprocessing it was trained with.
+        definition: the module, without arrays.
+        params: all parameters: trained ones, and those of the base.
+        state: batch statistics.
+        adapted: its base with whatever was trained as a whole, and its adapters, separately; ``adapted.merged()`` is a
+            :class:`transferlab.pretrained.source.Source`.
         text_column: of the table that it was trained on.
-        adapted: its base, what was trained as a whole, and its adapters apart; ``adapted.merged()`` is a source.
     """
 
     labels: tuple[str, ...] = field(repr=False)
@@ -59,16 +65,20 @@ class Predictor:
     def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples labels"]:
         """Return probabilities for texts, or for images as uint8 arrays (height, width, channels).
 
+        Args:
+            examples: texts or images, as the run was trained on.
+            rows: how many examples are computed together.
+
         Raises:
-            TransferlabError: something else among the examples; its place is named.
+            TransferlabError: an example that is not a text or an image; its index is named.
         """
         if isinstance(examples, (str, bytes)):
-            raise TransferlabError(f"One example is a list of one: predictor([{str(examples)[:40]!r}]).")
+            raise TransferlabError(f"examples is a single text; pass a list: predictor([{str(examples)[:40]!r}]).")
         if not isinstance(rows, Integral) or rows < 1:
-            raise TransferlabError(f"rows is {rows!r}; a batch has a whole number of rows, at least 1.")
+            raise TransferlabError(f"rows is {rows!r}; it must be an integer of at least 1.")
         if self.modality == "image":
-            for place, example in enumerate(examples):
-                _check_picture(example, f"examples[{place}]")
+            for i, example in enumerate(examples):
+                _check_image(example, f"examples[{i}]")
         rows = min(rows, max(len(examples), 1))
         out = np.zeros((len(examples), len(self.labels)), np.float32)
         encoded, buckets = [], np.zeros(len(examples), np.int32)
@@ -96,14 +106,18 @@ class Predictor:
 @check_arguments
 @interruptible()
 def open_run(directory: str | Path) -> Predictor:
-    """Open a finished run: what ``fit`` trained, on the base it stands on.
+    """Open a finished run: what ``fit`` trained, on the base that it was trained on. ``predictor.adapted`` exports it.
 
     Example:
         >>> predictor = tl.open_run("runs/lora")
         >>> predictor(["a fine film", "a dull one"])  # a row of probabilities for each, columns as predictor.labels
 
+    Args:
+        directory: of the run, as given to :func:`transferlab.adapt`.
+
     Raises:
-        TransferlabError: no finished run there (or one that diverged), its weights were not kept, or the base is absent or not what it was.
+        TransferlabError: there is no finished run (or it diverged), its weights were not kept, or its base is missing or
+            has changed.
     """
     with reading(Path(directory)):
         return _open_run(Path(directory))
@@ -111,13 +125,15 @@ def open_run(directory: str | Path) -> Predictor:
 
 def _open_run(directory: Path) -> Predictor:
     if not (directory / "result.json").exists() or not (directory / "run.json").exists():
-        raise TransferlabError(f"{directory} holds no finished run (no result.json and run.json).")
-    if (found := recorded(read_object(directory / "result.json"))) is not None:
-        raise TransferlabError(f"The run in {directory} {found}; it has nothing to predict with.")
+        raise TransferlabError(
+            f"{directory} holds no finished run (it lacks result.json or run.json); `fit` with this directory finishes one."
+        )
+    if (divergence := recorded(read_object(directory / "result.json"))) is not None:
+        raise TransferlabError(f"The run in {directory} {divergence}; it has no weights to predict with.")
     identity = read_identity(directory)
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(
-            f"{directory} kept its predictions but not its weights; those of the best run of each arm are kept."
+            f"{directory} kept its predictions but not its weights; a study keeps the weights of each arm's best run."
         )
     from transferlab.train.checkpoints import Checkpoints
 
@@ -128,61 +144,65 @@ def _open_run(directory: Path) -> Predictor:
     source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])
     now, then = architecture(source), identity.get("config", architecture(source))
     if changed := sorted(name for name in now.keys() | then if now.get(name) != then.get(name)):
-        raise TransferlabError(f"The config of '{source.name}' is not what this run had: {', '.join(changed)}.")
+        raise TransferlabError(
+            f"The config of '{source.name}' is not what this run had: {', '.join(changed)}. Restore its config.json."
+        )
     trained, stats = checkpoints.weights(step)
     checkpoints.close()
-    made = plan_for(source, identity["labels"], method_from(identity["method"]))
-    if changed := sorted(set(made.trainable) ^ set(identity.get("trainable", made.trainable))):
+    plan = plan_for(source, identity["labels"], method_from(identity["method"]))
+    if changed := sorted(set(plan.trainable) ^ set(identity.get("trainable", plan.trainable))):
         raise TransferlabError(
             f"{directory}: this run trained other leaves than such a run does now: {', '.join(changed[:4])}. Open it with the "
             "version of transferlab that wrote it."
         )
-    params, state = made.place(identity["seeds"]["initialisation"])
-    frozen = trees.split_by(params, made.trainable)[1]
+    params, state = plan.place(identity["seeds"]["initialisation"])
+    frozen = trees.split_by(params, plan.trainable)[1]
     assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
-        tuple(identity["labels"]), source.transform, made.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, trained, made.initialised(identity["seeds"]["initialisation"]), stats, made.head, made.definition.module),
+        tuple(identity["labels"]), source.transform, plan.definition, trees.join(trained, frozen), stats or state,
+        adapted(source, trained, plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
         identity.get("text_column") or "text",
     )  # fmt: skip
 
 
-def _check_picture(example: Any, where: str) -> None:
-    """Raise where an example is no picture."""
+def _check_image(example: Any, name: str) -> None:
+    """Raise an error if an example is not an image."""
     if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
-        what = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
+        kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
         raise TransferlabError(
-            f"{where} is {what}; a picture is a uint8 array (height, width, channels), as "
-            "transferlab.data.images.read_image(file) gives it."
+            f"{name} is {kind}; an image is a uint8 array (height, width, channels), as "
+            "transferlab.data.images.read_image(file) returns it."
         )
 
 
 def _find_base(base: dict[str, Any]) -> Source:
-    """Look for the base by its name, then at its recorded path; hold its hash against ours."""
-    origin, tried = base["source"], []
-    for place in dict.fromkeys([origin["name"], origin.get("path", "")]):
-        if not place:
+    """Load the base by its name or from its recorded path, whichever has the recorded hash."""
+    provenance, problems = base["source"], []
+    for name in dict.fromkeys([provenance["name"], provenance.get("path", "")]):
+        if not name:
             continue
         try:
-            source = load(place, tower=origin.get("tower"), entry=origin.get("entry"))
-            source = source.with_changes(origin.get("changes", {}))
+            source = load(name, tower=provenance.get("tower"), entry=provenance.get("entry"))
+            source = source.with_changes(provenance.get("changes", {}))
         except TransferlabError as error:
-            tried.append(f"'{place}': {error}")
+            problems.append(f"'{name}': {error}")
             continue
         if source.sha256 == base["sha256"]:
             return source
-        tried.append(f"'{place}': its weights are others (SHA-256 {source.sha256[:12]}…)")
+        problems.append(f"'{name}' has other weights (SHA-256 {source.sha256[:12]}…)")
     raise TransferlabError(
-        f"The base of this run is '{origin['name']}' with SHA-256 {base['sha256'][:12]}…; it was not found. Looked at:\n  "
-        + "\n  ".join(tried)
+        f"The base of this run, '{provenance['name']}' with SHA-256 {base['sha256'][:12]}…, was not found. Tried:\n  "
+        + "\n  ".join(problems)
     )
 
 
-def _with_transform(source: Source, wanted: dict[str, Any]) -> Source:
-    """The source reading examples as the run did; one that cannot is an error: its weights would see other inputs."""
-    if wanted["kind"] == "image" and isinstance(source.transform, ImageTransform):
-        source = source.resized(int(wanted["size"]))
+def _with_transform(source: Source, recorded: dict[str, Any]) -> Source:
+    """The source with the run's preprocessing, or an error: with another one the weights would see other inputs."""
+    if recorded["kind"] == "image" and isinstance(source.transform, ImageTransform):
+        source = source.resized(int(recorded["size"]))
     now = {} if source.transform is None else source.transform.describe()
-    if changed := sorted(name for name in wanted if now.get(name) != wanted[name]):
-        raise TransferlabError(f"The preprocessing of '{source.name}' is not what this run had: {', '.join(changed)}.")
+    if changed := sorted(name for name in recorded if now.get(name) != recorded[name]):
+        raise TransferlabError(
+            f"The preprocessing of '{source.name}' is not what this run had: {', '.join(changed)}. Restore its files."
+        )
     return source

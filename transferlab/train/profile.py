@@ -1,4 +1,4 @@
-"""Where a step's time goes: a trace for Perfetto or TensorBoard, and a page that says it by stage."""
+"""Where a step's time goes: a trace for Perfetto or TensorBoard, and a summary by stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from transferlab.train.member import make_batch
 from transferlab.train.setup import Setup
 
 MAX_SCANNED_BATCHES = 200
-"""How many of a run's batches are looked at for their most frequent shape."""
+"""How many of a run's batches are searched for their most frequent shape."""
 _OPERATION = re.compile(
     r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name=\"((?:[^\"\\]|\\.)*)\"", re.MULTILINE
 )
@@ -32,14 +32,14 @@ _OPERATION = re.compile(
 
 @dataclass(frozen=True)
 class Profile:
-    """What a few steps of a run were made of.
+    """How a few steps of a run spent their time.
 
     Attributes:
-        step_seconds: median wall-clock of a step, without tracing.
-        idle: share of a traced step in which no operation ran.
-        flops: operations of a step, as XLA counts them.
-        peak: operations per second of a large matrix product on this device, measured just after.
-        stages: (stage, ``forward``, ``backward`` or ``update``, share of the operations' time), in the model's order.
+        step_seconds: median wall-clock time of a step, without tracing.
+        idle: fraction of a traced step in which no operation ran.
+        flops: floating-point operations of a step, as XLA counts them.
+        peak: operations per second of a large matmul on this device, measured right after.
+        stages: (stage, ``forward``, ``backward`` or ``update``, fraction of the operations' time), in the model's order.
         rows, length: the batch that was profiled; length 0 for images.
         trace: directory that ``tensorboard --logdir`` and https://ui.perfetto.dev open.
     """
@@ -58,22 +58,24 @@ class Profile:
         achieved = self.flops / self.step_seconds
         lines = [
             f"A step on {batch}: {self.step_seconds * 1e3:.3g} ms, {_human(self.flops)}FLOP, {_human(achieved)}FLOP/s: "
-            f"{achieved / self.peak:.0%} of a matrix product's {_human(self.peak)}FLOP/s here; "
+            f"{achieved / self.peak:.0%} of a large matmul's {_human(self.peak)}FLOP/s here; "
             f"{self.idle:.0%} of the time nothing ran.",
             "",
             f"{'stage':<16}{'forward':>10}{'backward':>10}{'update':>10}",
         ]
         by_stage: dict[str, dict[str, float]] = defaultdict(dict)
-        for stage, direction, share in self.stages:
-            by_stage[stage][direction] = share
-        for stage, shares in by_stage.items():
-            cells = (f"{shares[d]:>10.1%}" if d in shares else " " * 10 for d in ("forward", "backward", "update"))
+        for stage, direction, fraction in self.stages:
+            by_stage[stage][direction] = fraction
+        for stage, fractions in by_stage.items():
+            cells = (
+                f"{fractions[d]:>10.1%}" if d in fractions else " " * 10 for d in ("forward", "backward", "update")
+            )
             lines.append(f"{stage:<16}{''.join(cells)}".rstrip())
-        return "\n".join([*lines, "", f"Shares of the operations' time. Trace: {self.trace}"])
+        return "\n".join([*lines, "", f"Percentages are of the operations' time. Trace: {self.trace}"])
 
 
 def _human(operations: float) -> str:
-    """A number of operations with the prefix of its unit."""
+    """A number of operations with the SI prefix for its unit."""
     for prefix in ("", "k", "M", "G"):
         if operations < 999.5:
             return f"{operations:.3g} {prefix}"
@@ -82,9 +84,9 @@ def _human(operations: float) -> str:
 
 
 def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
-    """Take a few steps of a run (nothing of it is kept) at its most frequent batch shape, with and without a trace.
+    """Take a few steps of a run (whose results are discarded) at its most frequent batch shape, with and without a trace.
 
-    The step is that of the run made alone, also where a study would put it in a population.
+    The step is that of a single run, even where a study would put it in a population.
     Writes ``directory/trace`` and ``directory/profile.txt``.
     """
     member, state = prepare(run, {})
@@ -93,13 +95,13 @@ def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
     program, hparams = run.program, run.hparams()
     batches = [run.order[step] for step in range(min(run.steps, MAX_SCANNED_BATCHES))]
     length = Counter(batch.bucket for batch in batches).most_common(1)[0][0]
-    chosen: Batch = next(batch for batch in batches if batch.bucket == length)
-    batch = jax.device_put(make_batch(member, chosen))
+    first: Batch = next(batch for batch in batches if batch.bucket == length)
+    batch = jax.device_put(make_batch(member, first))
     state, _ = jax.block_until_ready(program.step(state, member.frozen, batch, hparams))
     flops = program.step.flops(state, member.frozen, batch, hparams)
-    # A GPU replays operations as one graph, in a trace too: there the program is traced without.
-    apart = {"xla_gpu_graph_min_graph_size": 1 << 30} if jax.default_backend() == "gpu" else None
-    traced = program.step.executable(state, member.frozen, batch, hparams, options=apart)
+    # A GPU replays operations as one graph, which a trace shows as one: the traced program is compiled without graphs.
+    options = {"xla_gpu_graph_min_graph_size": 1 << 30} if jax.default_backend() == "gpu" else None
+    traced = program.step.executable(state, member.frozen, batch, hparams, options=options)
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
@@ -112,13 +114,13 @@ def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
             state, _ = jax.block_until_ready(traced(state, member.frozen, batch, hparams))
     spans = read_trace(trace)
     names = [stage.name for stage in run.plan.definition.module.all_stages()]
-    made = Profile(
-        float(np.median(seconds)), idle_share(spans), flops, matrix_product_speed(run.settings.precision),
+    summary = Profile(
+        float(np.median(seconds)), idle_fraction(spans), flops, matmul_speed(run.settings.precision),
         by_stage(spans, traced.as_text(), names),
         len(batch["label"]), length, trace,
     )  # fmt: skip
-    write_text(directory / "profile.txt", f"{made}\n")
-    return made
+    write_text(directory / "profile.txt", f"{summary}\n")
+    return summary
 
 
 Span = tuple[str, float, float]
@@ -133,7 +135,7 @@ def read_trace(directory: Path) -> list[Span]:
     """
     files = sorted(directory.rglob("*.trace.json.gz"))
     if not files:
-        raise TransferlabError(f"{directory} holds no trace.")
+        raise TransferlabError(f"{directory} holds no trace (no *.trace.json.gz).")
     with gzip.open(files[-1], "rt", encoding="utf-8") as file:
         events: list[dict[str, Any]] = json.load(file)["traceEvents"]
     spans = [
@@ -146,8 +148,8 @@ def read_trace(directory: Path) -> list[Span]:
     return spans
 
 
-def idle_share(spans: list[Span]) -> float:
-    """Share of the time from the first operation to the last in which none ran, on any thread."""
+def idle_fraction(spans: list[Span]) -> float:
+    """Fraction of the time from the first operation to the last in which none ran, on any thread."""
     busy, end = 0.0, float("-inf")
     for _, start, stop in sorted(spans, key=lambda span: span[1]):
         busy += max(0.0, stop - max(start, end))
@@ -158,38 +160,39 @@ def idle_share(spans: list[Span]) -> float:
 
 def by_stage(spans: list[Span], text: str, stages: list[str]) -> tuple[tuple[str, str, float], ...]:
     """Sum the spans by stage and direction, from the names that the compiled program keeps of where each came from."""
-    origins = dict(_OPERATION.findall(text))
+    names = dict(_OPERATION.findall(text))
     sums: dict[tuple[str, str], float] = defaultdict(float)
     for name, start, stop in spans:
-        sums[_place(origins.get(name, ""), stages)] += stop - start
+        sums[_stage_of(names.get(name, ""), stages)] += stop - start
     total = sum(sums.values())
     order = {stage: i for i, stage in enumerate([*stages, "loss", "optimizer", "other"])}
-    found = sorted(sums.items(), key=lambda item: (order[item[0][0]], item[0][1] != "forward"))
-    return tuple((stage, direction, share / total) for (stage, direction), share in found)
+    items = sorted(sums.items(), key=lambda item: (order[item[0][0]], item[0][1] != "forward"))
+    return tuple((stage, direction, time / total) for (stage, direction), time in items)
 
 
-def _place(origin: str, stages: list[str]) -> tuple[str, str]:
-    parts = origin.split("/", 1)[-1] if origin.startswith("jit(") else origin
+def _stage_of(name: str, stages: list[str]) -> tuple[str, str]:
+    """The stage and direction of an operation, by its ``op_name``."""
+    parts = name.split("/", 1)[-1] if name.startswith("jit(") else name
     direction = "backward" if "transpose(" in parts else "forward"
-    fitting = [stage for stage in stages if re.search(rf"(^|[(/]){re.escape(stage)}([)/]|$)", parts)]
-    if fitting:
-        return max(fitting, key=len), direction
+    matches = [stage for stage in stages if re.search(rf"(^|[(/]){re.escape(stage)}([)/]|$)", parts)]
+    if matches:
+        return max(matches, key=len), direction
     if "jvp(" in parts:
         return "loss", direction
     return ("optimizer", "update") if parts else ("other", "forward")
 
 
-def matrix_product_speed(dtype: str = "float32", repeats: int = 5, in_a_row: int = 10) -> float:
-    """Operations per second of a large matrix product: the best of a few, since a lull is no property of a device.
+def matmul_speed(dtype: str = "float32", repeats: int = 5, in_a_row: int = 10) -> float:
+    """Operations per second of a large matmul: the best of a few, since a slow one may be due to other processes.
 
-    A float32 product of the default precision, as the models' are: on a GPU XLA rounds its operands to TF32.
+    In float32 it has the default precision, as in the models: on a GPU XLA rounds its operands to TF32.
     """
     size, times = (2048, 1) if jax.default_backend() == "cpu" else (8192, in_a_row)
-    product, x = jax.jit(jnp.matmul), jax.random.normal(jax.random.key(0), (size, size), dtype)
-    jax.block_until_ready(product(x, x))
+    matmul, x = jax.jit(jnp.matmul), jax.random.normal(jax.random.key(0), (size, size), dtype)
+    jax.block_until_ready(matmul(x, x))
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
-        jax.block_until_ready([product(x, x) for _ in range(times)])
+        jax.block_until_ready([matmul(x, x) for _ in range(times)])
         best = min(best, (time.perf_counter() - started) / times)
     return 2.0 * size**3 / best

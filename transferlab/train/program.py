@@ -30,11 +30,11 @@ from transferlab.transfer.plan import Plan
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run's step is computed; the numbers are the same up to rounding (but for the dropout of other parts).
+    """How a run's step is computed; results are the same up to rounding (and up to dropout, where parts differ).
 
     Attributes:
-        remat: whether activations are computed again, stage by stage, in the backward pass.
-        accumulate: parts that a batch is computed in, one after another.
+        remat: whether activations are recomputed, stage by stage, in the backward pass.
+        accumulate: number of parts that a batch is computed in, one after another.
     """
 
     remat: bool
@@ -48,7 +48,10 @@ class Execution:
 
 @dataclass(frozen=True)
 class Program:
-    """The functions of one kind of run. Two runs with equal fields share one instance through :func:`program_for`.
+    """The compiled functions of one kind of run. Runs with equal fields share one instance through :func:`program_for`.
+
+    Their arguments are a :class:`transferlab.train.state.State`, the frozen leaves, a
+    :class:`transferlab.train.state.StepBatch` and :class:`transferlab.train.state.HParams`.
 
     Attributes:
         definition: the module, and the shapes of its leaves.
@@ -57,10 +60,10 @@ class Program:
         training: names of the stages that run as in training (dropout, batch statistics).
         task: loss and accuracy.
         optimizer: rule and constants.
-        schedule: of the learning rate, after the warm-up.
-        accumulate: parts that a batch is computed in.
+        schedule: of the learning rate, after warm-up.
+        accumulate: number of parts that a batch is computed in.
         compute: dtype that stages compute in.
-        remat: whether activations are computed again in the backward pass.
+        remat: whether activations are recomputed in the backward pass.
         ema: decay of the moving average of what trains; None keeps none.
     """
 
@@ -78,7 +81,7 @@ class Program:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The trainable leaves."""
+        """Paths of the trainable leaves."""
         return tuple(path for path, _ in self.trainable)
 
     def needed(self, frozen: trees.Tree) -> trees.Tree:
@@ -87,7 +90,7 @@ class Program:
 
     @cached_property
     def entering(self) -> frozenset[str]:
-        """Paths of the parameters that enter the step: those that train, and those that stages from the frontier on use."""
+        """Paths of the parameters that enter the step: those that train, and those used by stages from the frontier on."""
         paths = trees.flatten(self.definition.params)
         return frozenset(self.paths) | {path for path in paths if owns(self._prefixes, path)}
 
@@ -128,9 +131,9 @@ class Program:
 
     @cached_property
     def _update(self) -> Callable[[trees.Tree, dict[str, Any], HParams], tuple[dict[str, Any], jax.Array, jax.Array]]:
-        """(gradients, state but for its statistics, hparams) → (that state after the update, gradient's norm, learning rate).
+        """(gradients, state without its statistics, hparams) → (that state after the update, gradient's norm, learning rate).
 
-        It is the same for batches of every shape, and so it is traced once.
+        It is the same for batches of every shape, so it is traced once.
         """
         return jax.jit(self._updated, inline=True)
 
@@ -189,10 +192,10 @@ class Program:
         def one(kept: tuple, piece: tuple) -> tuple[tuple, None]:
             sums, stats = kept
             number, batch = piece
-            found, stats = part(stats, batch, jax.random.fold_in(key, number))
-            # A part's means weigh as much as it has real rows.
-            share = batch["weight"].sum() / whole
-            return (jax.tree.map(lambda total, x: total + share * x, sums, found), stats), None
+            means, stats = part(stats, batch, jax.random.fold_in(key, number))
+            # A part's means are weighted by its number of real rows.
+            fraction = batch["weight"].sum() / whole
+            return (jax.tree.map(lambda total, x: total + fraction * x, sums, means), stats), None
 
         pieces = jax.tree.map(lambda x: x.reshape(self.accumulate, -1, *x.shape[1:]), batch)
         nothing = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
@@ -211,7 +214,7 @@ class Program:
             return out, trees.state_of(model)
         leaves, moving = trees.flatten(trees.join(params, frozen)), trees.flatten(stats)
         for number, stage in enumerate(stages_between(self.definition.module, self.frontier, end)):
-            # A stage is a pure function of its own leaves here: its module lives and dies within it.
+            # A stage is a pure function of its own leaves here: its module exists only inside.
             def again(used: dict, own: dict, carry: Carry, key: jax.Array, number: int = number) -> tuple[Carry, dict]:
                 model = self._model(trees.unflatten(used), {}, trees.unflatten(own))
                 own_stage = stages_between(model, self.frontier, end)[number]
@@ -238,9 +241,9 @@ class Program:
         """(states, frozen, table, rows, hparams) → (states, metrics): many steps of many members in one call.
 
         Every leaf of ``states`` and ``hparams`` has a leading axis of members. ``table`` holds the carries of all
-        examples, one row each. ``rows`` says what stands in each step: ``index`` into the table, ``label`` and
+        examples, one row each. ``rows`` has each step's examples: ``index`` into the table, ``label`` and
         ``weight``, all (orders, steps, batch), and ``live`` (orders, steps): where it is False the members of that order
-        have stopped, and stay as they are. Members come sorted by order, equally many of each: they share its batches,
+        have stopped, and do not change. Members are sorted by order, equally many of each: they share its batches,
         which are gathered once. The metrics are (members, steps).
         """
 
@@ -252,7 +255,7 @@ class Program:
                 batch: StepBatch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
                 new, metrics = self.advance(state, frozen, batch, hparams)
                 kept = jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state)
-                # One row to write a step, not one a metric.
+                # Stacked, so that each step writes one row and not one per metric.
                 return kept, jnp.stack([metrics[name] for name in METRICS])
 
             state, metrics = jax.lax.scan(one, state, rows)
@@ -261,9 +264,9 @@ class Program:
         def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hparams: HParams) -> tuple[State, Metrics]:
             orders = len(rows["live"])
             states, hparams = jax.tree.map(lambda x: x.reshape(orders, -1, *x.shape[1:]), (states, hparams))
-            alike = jax.vmap(member, in_axes=(0, None, None, None, 0))
-            made = jax.vmap(alike, in_axes=(0, None, None, 0, 0))(states, frozen, table, rows, hparams)
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
+            order = jax.vmap(member, in_axes=(0, None, None, None, 0))
+            results = jax.vmap(order, in_axes=(0, None, None, 0, 0))(states, frozen, table, rows, hparams)
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
 
         return Compiled(all_, varies=(2, 3, 4), donate=(0,))
 
@@ -271,7 +274,7 @@ class Program:
     def vmapped_step(self) -> Compiled:
         """(states, frozen, batches, live, hparams) → (states, metrics): one step of many members, each on its own batch.
 
-        All but ``frozen`` have a leading axis of members; where ``live`` is False a member has stopped and stays.
+        All but ``frozen`` have a leading axis of members; where ``live`` is False a member has stopped and does not change.
         """
 
         def member(
@@ -287,7 +290,7 @@ class Program:
     def scanned_predict(self) -> Compiled:
         """(params, frozen, stats, table, index) → probabilities (members, rows, labels).
 
-        ``index`` is (choices, rows): members come sorted by which examples they look at, equally many for each choice.
+        ``index`` is (sets, rows): members are sorted by the set of examples that they predict, equally many for each set.
         """
 
         def member(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
@@ -295,15 +298,15 @@ class Program:
 
         def all_(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
             params, stats = jax.tree.map(lambda x: x.reshape(len(index), -1, *x.shape[1:]), (params, stats))
-            alike = jax.vmap(member, in_axes=(0, None, 0, None, None))
-            made = jax.vmap(alike, in_axes=(0, None, 0, None, 0))(params, frozen, stats, table, index)
-            # Not -1: of no examples there would be no telling how many members.
-            return made.reshape(made.shape[0] * made.shape[1], *made.shape[2:])
+            same = jax.vmap(member, in_axes=(0, None, 0, None, None))
+            out = jax.vmap(same, in_axes=(0, None, 0, None, 0))(params, frozen, stats, table, index)
+            # Not -1: without examples it could not be inferred.
+            return out.reshape(out.shape[0] * out.shape[1], *out.shape[2:])
 
         return Compiled(all_, varies=(0, 3, 4))
 
     def probabilities(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict) -> jax.Array:
-        """In evaluation, from the frontier on, to be traced: (rows, labels)."""
+        """Probabilities (rows, labels), in evaluation, from the frontier on; to be traced."""
         model = self._model(params, frozen, stats)
         out = run_stages(model, trees.cast(carry, self.compute), self.frontier, len(model.all_stages()))
         return jax.nn.softmax(out["logits"].astype(jnp.float32))
@@ -320,7 +323,7 @@ class Program:
 
     @cached_property
     def packed_prefix(self) -> Compiled:
-        """The same for texts that share rows, as :func:`transferlab.data.packing.pack` lays them out."""
+        """Like :attr:`prefix`, for texts that share rows, as :func:`transferlab.data.packing.pack` lays them out."""
         return Compiled(packed_function(self.definition, self.frontier, self.compute), varies=(2,))
 
     @property
@@ -333,22 +336,22 @@ class Program:
         return sum(function.seconds for function in functions)
 
     def clock(self) -> float:
-        """Seconds on a clock that stands still while any of its functions is compiled."""
+        """Seconds on a clock that stops while any of its functions is compiled."""
         return time.perf_counter() - self.compile_seconds
 
 
 @lru_cache(maxsize=64)
-def _shared(made: Program) -> Program:
+def _shared(program: Program) -> Program:
     """The program that equals this one, if it is among those used last; a run keeps its own."""
-    return made
+    return program
 
 
 def program_for(plan: Plan, task: Classification, settings: Settings, cached: bool, execution: Execution) -> Program:
-    """Return the program for a plan; an equal one that exists is used again, with all it has compiled.
+    """Return the program for a plan; an equal one that exists is reused, with everything it has compiled.
 
     Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.
     """
-    made = Program(
+    program = Program(
         plan.definition,
         tuple((path, plan.leaf_settings[path]) for path in plan.trainable),
         plan.frontier if cached else 0,
@@ -361,4 +364,4 @@ def program_for(plan: Plan, task: Classification, settings: Settings, cached: bo
         execution.remat,
         settings.ema,
     )
-    return _shared(made)
+    return _shared(program)

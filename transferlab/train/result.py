@@ -1,4 +1,4 @@
-"""What a run that has ended has to say, in memory and read back from its directory; the error where one diverged."""
+"""The result of a run that has ended, in memory and read back from its directory; the error where it diverged."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
 
 Report = Callable[[int, int, Mapping[str, float]], None]
-"""What tells of progress: called with (finished steps, all steps, newest metrics)."""
+"""Reports progress: called with (finished steps, all steps, newest metrics)."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run that has ended has to say; of one that diverged, ``test`` and ``probabilities`` are NaN.
+    """The result of a run that has ended; if it diverged, ``test`` and ``probabilities`` are NaN.
+
+    :meth:`transferlab.train.Run.fit` and :func:`transferlab.fit_together` return it.
+
+    Example:
+        >>> result = run.fit()
+        >>> result.test["accuracy"], result.record["trainable_parameters"]
+        >>> tl.save(result.source, "adapted")
 
     Attributes:
         test: accuracy, balanced accuracy and cross-entropy (nats) on the test split, measured once.
@@ -57,25 +64,33 @@ class Result:
 
     @cached_property
     def params(self) -> trees.Tree | None:
-        """The whole adapted tree; None for a run read from disk (``open_run`` brings its weights back) or that diverged."""
+        """The whole adapted tree; None for a run read from disk (:func:`transferlab.open_run` reads its weights) or that
+        diverged.
+        """
         return None if self._tree is None else self._tree()
 
     @cached_property
     def adapted(self) -> Adapted | None:
-        """The base, what was trained as a whole, and the adapters apart; None where ``params`` is."""
+        """The base with whatever was trained as a whole, and the adapters, separately; None where ``params`` is."""
         return None if self._adapted is None else self._adapted()
 
     @property
     def source(self) -> Source | None:
-        """The adapted model as a source, adapters merged: ``tl.save(result.source, "folder")`` writes it for its origin."""
+        """The adapted model as a source, adapters merged, which :func:`transferlab.save` writes for transformers or timm."""
         return None if self.adapted is None else self.adapted.merged()
 
 
 class Diverged(TransferlabError):
-    """A loss, a gradient or what trains is not finite. The run has ended: started again, it says so again.
+    """A loss, a gradient or a trained leaf is not finite. The run has ended: if it is started again, it raises this again.
+
+    Example:
+        >>> try:
+        ...     results = tl.fit_together(runs)
+        ... except tl.train.Diverged as error:
+        ...     results = [result for result in error.results if result.status == "finished"]
 
     Attributes:
-        results: of all runs that were fitted together, in order; ``status`` tells those that finished from the others.
+        results: of all runs that were fitted together, in order; ``status`` says which of them finished.
     """
 
     def __init__(self, message: str, results: Sequence[Result] = ()):
@@ -84,7 +99,7 @@ class Diverged(TransferlabError):
 
 
 def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> None:
-    """Raise one error for all runs that diverged, where there is any; ``sentences`` has one for each, by its place.
+    """Raise one error for all runs that diverged, if any did; ``sentences`` has one for each, by its index.
 
     Raises:
         Diverged: with the results of all.
@@ -93,7 +108,7 @@ def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> N
         return
     if len(results) == 1:
         raise Diverged(sentences[0], results)
-    lines = "".join(f"\n  run {place}: {text}" for place, text in sentences.items())
+    lines = "".join(f"\n  run {i}: {text}" for i, text in sentences.items())
     rest = "; the others finished: this error's `results` has all, in order" if len(sentences) < len(results) else ""
     raise Diverged(f"{len(sentences)} of {len(results)} runs diverged{rest}:{lines}", results)
 
@@ -117,24 +132,24 @@ def read_result(directory: Path) -> Result:
             probabilities = read_npz(check_file(path))["probabilities"].read()
         if probabilities.ndim != 2:
             raise TransferlabError(
-                f"{path}: 'probabilities' {probabilities.shape} are no table of examples and labels."
+                f"{path}: 'probabilities' has shape {probabilities.shape}; expected (examples, labels)."
             )
     except TransferlabError as error:
         raise TransferlabError(
-            f"{error} Remove {directory / 'result.json'} and start the same command again: the run is tested once more."
+            f"{error} Delete {directory / 'result.json'} and start the same command again: the run is then tested again."
         ) from None
     return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
 
 
 _FORMER = {"together": "population_size", "squeezed": "memory_note"}
-"""What earlier versions called fields of a record."""
+"""Names of a record's fields in earlier versions."""
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what a finished run recorded, ``result.json`` or ``record.json``, with its scores on the test split.
+    """Read a finished run's record, ``result.json`` or ``record.json``, with its scores on the test split.
 
     Raises:
-        TransferlabError: it is damaged; deleting it lets the run be tested again.
+        TransferlabError: it is damaged; once it is deleted, the run is tested again.
     """
     record = {_FORMER.get(name, name): value for name, value in read_object(path).items()}
     test = record.get("test")

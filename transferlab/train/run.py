@@ -1,4 +1,4 @@
-"""``adapt``: a run, set up from source, data and method, with the button that starts it."""
+"""``adapt``: a run, set up from source, data and method, and ``Run.fit``, which trains it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from transferlab.train.setup import Seeds, Setup, plan_for
 
 
 class Run(Setup):
-    """One arm at one budget and one seed. Made by :func:`adapt`; its attributes are those of
-    :class:`transferlab.train.setup.Setup`.
+    """One arm at one budget and one seed, as :func:`transferlab.adapt` returns it.
 
-    ``print(run.plan)`` says what will happen; ``fit`` does it.
+    ``print(run.plan)`` shows what will happen; ``fit`` does it.
 
     Example:
         >>> run = tl.adapt(source, data, method=tl.methods.LoRA(rank=8), directory="runs/lora")
@@ -32,25 +31,33 @@ class Run(Setup):
         >>> result = run.fit()
 
     Attributes:
-        plan: what happens to every leaf, a :class:`transferlab.transfer.plan.Plan`.
-        memory: what a step will hold, a :class:`transferlab.train.memory.Memory`.
+        source, data, method, settings, seeds, directory, keep_weights, initialise: as given to ``adapt``.
+        plan: what happens to every leaf, a :class:`transferlab.transfer.Plan`.
+        memory: what a step will take on the device, a :class:`transferlab.train.memory.Memory`.
         steps: updates of the whole run.
+        decision: whether the frozen prefix is cached, a :class:`transferlab.transfer.frontier.CacheDecision`.
+        order: which examples each step takes.
+        program: the compiled functions, a :class:`transferlab.train.program.Program`.
+        execution, memory_note, cache, feed, task: those of :class:`transferlab.train.setup.Setup`.
     """
 
     @property
     def memory(self) -> Memory:
-        """What a step will hold, from the compiled program; nothing is allocated."""
+        """What a step will take on the device, from the compiled program; nothing is allocated."""
         return memory_of(self)
 
     @check_arguments
     def fit(self, report: Report | None = None) -> Result:
         """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
 
+        Args:
+            report: called with (step, steps in all, newest metrics) as training proceeds.
+
         Raises:
-            Diverged: a loss, a gradient or what trains is not finite. The directory records it, so that ``fit`` says so
+            Diverged: a loss, a gradient or a trained leaf is not finite. The directory records it, so that ``fit`` raises it
                 again, and keeps the last checkpoint before. Other settings are another run, in another directory.
-            TransferlabError: the directory holds another run (the fields that differ are named) or files of something
-                else, or a full disk.
+            TransferlabError: the directory holds another run (the fields that differ are named) or other files, or the
+                disk is full.
             Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
         """
         return fit_together([self], report)[0]
@@ -77,21 +84,23 @@ def adapt(
         >>> result = tl.adapt(source, data, method=tl.methods.LoRA(rank=8)).fit()
         >>> result.test["accuracy"]
 
-    See also :func:`transferlab.train.fit.fit_together`, for many runs, and
-    :func:`transferlab.train.predictor.open_run`, for one that is finished.
+    See also :func:`transferlab.fit_together` for many runs, and :func:`transferlab.open_run` for a finished one.
 
     Args:
-        source: from ``tl.load``.
-        data: from ``tl.dataset``.
-        method: how to adapt; full fine-tuning by default.
-        settings: how to train; the method's own by default.
-        seed: one for both, or :class:`Seeds`.
-        directory: where plan, metrics, checkpoints and predictions go; None keeps everything in memory.
-        initialise: selector of backbone leaves that may be drawn although the source lacks them.
-        keep_weights: if False, checkpoints only bridge interruptions, and go when the run is finished.
+        source: from :func:`transferlab.load`.
+        data: from :func:`transferlab.dataset`.
+        method: how to adapt; :class:`transferlab.methods.Full` by default.
+        settings: how to train; the method's ``defaults`` otherwise.
+        seed: of both initialisation and order, or :class:`transferlab.train.Seeds` for one of each.
+        directory: where plan, metrics, checkpoints and predictions are written; None keeps everything in memory.
+        initialise: selector of backbone leaves that may be initialised where the source lacks them.
+        keep_weights: if False, checkpoints only serve to resume, and are deleted when the run is finished.
+
+    Returns:
+        A :class:`transferlab.train.Run`, whose ``plan`` can be printed and whose ``fit`` trains.
 
     Raises:
-        TransferlabError: whatever the plan cannot account for.
+        TransferlabError: an argument of the wrong kind, or leaves and keys that the plan cannot account for.
     """
     _check_kinds(source, data, method, settings, seed)
     method = Full() if method is None else method
@@ -103,26 +112,28 @@ def adapt(
         )
     if source.transform is None:
         raise TransferlabError(
-            f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data."
+            f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data. Put the files that "
+            "define it, as tokenizer.json, next to its weights."
         )
     if isinstance(source.transform, AudioTransform):
         raise TransferlabError(
-            f"{source.name} reads sounds, and there are no data sets of sounds yet; call it instead."
+            f"{source.name} reads audio, and there are no audio data sets yet; call it instead: "
+            "source({'input_features': …})."
         )
-    # Whatever the plan cannot account for is said now.
+    # Raises now, and not in `fit`, whatever the plan cannot account for.
     plan_for(source, data.label_names, method, initialise)
-    place = folder_named(directory, "directory") if directory is not None else None
-    return Run(source, data, method, settings, seeds, place, keep_weights, initialise)
+    folder = folder_named(directory, "directory") if directory is not None else None
+    return Run(source, data, method, settings, seeds, folder, keep_weights, initialise)
 
 
 def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) -> None:
-    """Say what was wanted where a name, or a mapping, was given in its place."""
-    for name, value, kind, how in (
+    """Raise an error that says what to pass where an argument is of the wrong kind, such as a name."""
+    for name, value, kind, advice in (
         ("source", source, Source, "open it first, as tl.load('minilm-l6')"),
         ("data", data, Dataset, "open it first, as tl.dataset('tweets')"),
-        ("method", method, Method | None, "give one of tl.methods, as tl.methods.LoRA(rank=8)"),
-        ("settings", settings, Settings | None, "give a Settings, as transferlab.train.Settings(epochs=3)"),
-        ("seed", seed, Integral | Seeds, "give a whole number, or Seeds"),
+        ("method", method, Method | None, "pass one of tl.methods, as tl.methods.LoRA(rank=8)"),
+        ("settings", settings, Settings | None, "pass a Settings, as tl.train.Settings(epochs=3)"),
+        ("seed", seed, Integral | Seeds, "pass an integer, or tl.train.Seeds(initialisation=0, order=1)"),
     ):
         if not isinstance(value, kind):
-            raise TransferlabError(f"{name} is {str(value)[:60]!r}; {how}.")
+            raise TransferlabError(f"{name} is {str(value)[:60]!r}; {advice}.")

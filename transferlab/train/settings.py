@@ -15,22 +15,22 @@ from transferlab.train.optimizers import Optimizer, described
 from transferlab.transfer.groups import Schedule
 
 _LOG = logging.getLogger(__name__)
-Made = TypeVar("Made")
+Class = TypeVar("Class")
 
 
 RENAMED = {"together": "vectorize"}
-"""Fields by the names that they had before; these are read too."""
+"""Former name → name of a field; former names are still read."""
 
 
 def current_names(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return fields of :class:`Settings` under the names that they have now; one by its former name is logged.
+    """Return fields of :class:`Settings` under their current names; a former name is logged.
 
     Args:
         fields: by name.
-        where: begins the warning: where they were read.
+        where: where they were read; begins the warning.
 
     Raises:
-        TransferlabError: a field is given by both of its names.
+        TransferlabError: a field is given under both of its names.
     """
     renamed = dict(fields)
     for former in RENAMED.keys() & fields.keys():
@@ -44,8 +44,8 @@ def current_names(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     return renamed
 
 
-def _reads_former_names(cls: type[Made]) -> type[Made]:
-    """Let a class of settings take its fields by their former names, too."""
+def _reads_former_names(cls: type[Class]) -> type[Class]:
+    """Let a class of settings also take fields by their former names."""
     construct: Any = cls.__init__
 
     @wraps(construct)
@@ -61,7 +61,7 @@ def _reads_former_names(cls: type[Made]) -> type[Made]:
 @check_arguments
 @dataclass(frozen=True)
 class Settings:
-    """Training settings; without any a run has its method's ``defaults``.
+    """Training settings; a run without any has its method's ``defaults``.
 
     Example:
         >>> settings = tl.train.Settings(learning_rate=1e-3, epochs=5, optimizer=tl.train.Optimizer("lion"))
@@ -71,30 +71,34 @@ class Settings:
         learning_rate: peak, after warm-up.
         epochs: passes over the training examples; ``steps`` overrides it.
         steps: number of updates.
-        max_steps: at most so many updates, however many the epochs would take; they still fall to a learning rate of 0.
-        batch_size: examples per update. Smaller sets are padded to it with rows that weigh nothing.
+        max_steps: most updates, where the epochs would take more; the learning rate still decays to its end.
+        batch_size: examples per update. Smaller sets are padded to it with rows of weight 0.
         accumulate: parts that a batch is computed in, one after another; gradients are those of the whole batch.
         remat: compute activations again, stage by stage, in the backward pass: less memory, a third more work.
-        ema: decay of the moving average of what trains, which is then what is validated, tested and kept; warmed up as
+        ema: decay of the moving average of what trains, which is then validated, tested and kept; warmed up as
             min(ema, (1 + step) / (10 + step)). None keeps no average.
-        memory_bytes: most that a step may hold; a step that needs more is run with ``remat``, then in more parts, and the
-            record says so. None for what the device has.
-        vectorize: whether runs of one program train at the same time (``fit_together``, studies): ``auto`` as one where
-            that was found faster, on CPU else in pairs, side by side, where two hold no more than ``memory_bytes``, or half of the
-            machine's; ``always`` as one; ``never``.
-        precision: ``bfloat16`` computes in it, with float32 parameters, optimizer, reductions and statistics; frozen leaves
-            are kept in it.
+        memory_bytes: most bytes that a step may take; a step that needs more runs with ``remat``, then in more parts, and the
+            record says so. None for the device's memory.
+        vectorize: whether runs of one program train at the same time (:func:`transferlab.fit_together`, studies): ``auto``
+            as one program where that is faster, otherwise on CPU in pairs, in two threads, where two take no more than
+            ``memory_bytes``, or half of the machine's; ``always`` as one program; ``never``.
+        precision: ``bfloat16`` computes and stores frozen leaves in it, with float32 trainable parameters, optimizer,
+            reductions and statistics.
         weight_decay: decoupled (AdamW), on matrices and tables only.
-        warmup: share of the steps over which the learning rate rises linearly.
+        warmup: fraction of the steps over which the learning rate rises linearly.
         schedule: what follows the warm-up: ``linear`` to zero, ``cosine`` to zero, or ``constant``.
-        optimizer: rule and constants.
-        label_smoothing: for classification.
-        group_by_length: put texts of like length together.
+        optimizer: a :class:`transferlab.train.Optimizer`.
+        label_smoothing: probability moved from the true class to all classes evenly.
+        group_by_length: put texts of similar length in the same batch.
         log_every: steps between rows of metrics.
         evaluations: how often the validation split is scored, if there is one: evenly spaced, the last at the end.
-        checkpoint_seconds: least time between checkpoints.
-        checkpoint_steps: checkpoint every so many steps instead.
-        cache_bytes: most that the carries of this run's examples may take in the frontier cache; above it they are recomputed.
+        checkpoint_seconds: minimum time between checkpoints.
+        checkpoint_steps: number of steps between checkpoints, instead.
+        cache_bytes: most bytes that the carries of this run's examples may take in the frontier cache; beyond, they are
+            recomputed.
+
+    Raises:
+        TransferlabError: an unknown field, or a value out of its range.
     """
 
     learning_rate: Positive = 3e-4
@@ -128,7 +132,11 @@ class Settings:
             raise TransferlabError(f"accumulate is {self.accumulate}; it must divide the batch size {self.batch_size}.")
 
     def total_steps(self, examples: int) -> int:
-        """Number of updates on this many examples. No update at all is an error."""
+        """Number of updates on this many examples.
+
+        Raises:
+            TransferlabError: it would be 0.
+        """
         total = self.epochs * -(-examples // self.batch_size) if self.steps is None else self.steps
         total = total if self.max_steps is None else min(total, self.max_steps)
         if total < 1:

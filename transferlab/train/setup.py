@@ -36,20 +36,23 @@ from transferlab.transfer.frontier import CacheDecision, cache_key, can_pack, de
 from transferlab.transfer.plan import Plan, plan
 
 PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
-"""Tokens of a batch of packed texts in a feature pass: on CPU a layer's activations then stay in the cache."""
+"""Tokens in a batch of packed texts in a feature pass: on CPU, few enough that a layer's activations stay in the cache."""
 
 
 @check_arguments
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds that are kept apart: what is drawn for new leaves, and the order of examples and dropout.
+    """A run's two seeds, from 0 to 2³² − 1.
 
     Example:
         >>> tl.adapt(source, data, seed=tl.train.Seeds(initialisation=0, order=3))
 
     Attributes:
-        initialisation: of leaves that are drawn.
+        initialisation: of the leaves that the plan initialises.
         order: of the order of examples, and of dropout.
+
+    Raises:
+        TransferlabError: a seed out of that range.
     """
 
     initialisation: int = 0
@@ -59,29 +62,29 @@ class Seeds:
         check_fields(self)
         for name, seed in asdict(self).items():
             if not 0 <= seed < 2**32:
-                raise TransferlabError(f"The seed of the {name} is {seed}; a seed is from 0 to 2³² − 1.")
+                raise TransferlabError(f"The seed of the {name} is {seed}; it must be from 0 to 2³² − 1.")
 
 
 def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: str | None = None) -> Plan:
-    """Return the plan for a classifier with these labels; nothing is allocated. Asked again, it is the same plan."""
-    mark = (tuple(labels), method, initialise)
-    if mark not in source.plans:
-        source.plans[mark] = _plan_of(source, labels, method, initialise)
-    return source.plans[mark]
+    """Return the plan for a classifier with these labels; nothing is allocated. Equal arguments return the same object."""
+    key = (tuple(labels), method, initialise)
+    if key not in source.plans:
+        source.plans[key] = _plan_of(source, labels, method, initialise)
+    return source.plans[key]
 
 
 def _plan_of(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
     family, own = FAMILIES[source.family], source.head
     pooling, hidden = method.pooling or source.pooling, family.head_hidden(source.config)
     if method.pooling is None and pooling == "pooler":
-        # An encoder that says nothing of how it pools. A pooler that was asked for is not replaced: the plan says what the
-        # model lacks.
+        # An encoder whose files do not say how it pools. A pooler that the method asks for is not replaced: the plan says
+        # what the model lacks.
         if hidden is not None and not method.linear_head:
             pooling = family.head_pooling(source.config)
         elif not getattr(source.config, "pooler", False):
             pooling = "mean"
     if isinstance(own, ClassifierConfig) and own.pooling == pooling and set(own.labels) & set(labels):
-        hidden = own.hidden  # labels stay
+        hidden = own.hidden  # they share labels, whose rows are kept
     elif method.linear_head or pooling != family.head_pooling(source.config):
         hidden = None
     bias = family.head_bias
@@ -96,26 +99,26 @@ def _plan_of(source: Source, labels: Sequence[str], method: Method, initialise: 
 
 @dataclass(eq=False, repr=False)
 class Setup:
-    """One arm at one budget and one seed: what a run is, and how it is computed. :func:`transferlab.train.run.adapt` makes it
-    as a :class:`transferlab.train.run.Run`, which can be started.
+    """One arm at one budget and one seed: what a run is, and how it is computed. :func:`transferlab.train.adapt` returns it
+    as a :class:`transferlab.train.Run`, which can be started.
 
-    Nothing but ``execution``, ``memory_note`` and ``cache`` is set after that.
+    Only ``execution``, ``memory_note`` and ``cache`` may be set afterwards.
 
     Attributes:
         source: where the weights come from.
-        data: what it trains, is validated and is tested on.
+        data: what it trains on, is validated on and is tested on.
         method: how it adapts the source.
         settings: how it trains.
-        seeds: of what is drawn, and of the order of examples.
-        directory: where plan, metrics, checkpoints and predictions go; None keeps everything in memory.
-        keep_weights: whether checkpoints stay when the run is finished.
-        initialise: selector of backbone leaves that may be drawn although the source lacks them.
+        seeds: of the initialisation, and of the order of examples.
+        directory: where plan, metrics, checkpoints and predictions are written; None keeps everything in memory.
+        keep_weights: whether checkpoints are kept when the run is finished.
+        initialise: selector of backbone leaves that may be initialised where the source lacks them.
         feed: the data set as model inputs.
         task: what is optimised.
         steps: updates of the whole run.
         execution: how a step is computed; :func:`transferlab.train.memory.fit_to_memory` changes it where a step would not fit.
-        memory_note: what the record says of such a change; empty where there was none.
-        cache: where the carries at the frontier are kept.
+        memory_note: what the record says about such a change; empty where there was none.
+        cache: where the carries at the frontier are stored.
     """
 
     source: Source
@@ -145,7 +148,7 @@ class Setup:
 
     @property
     def _transfer(self) -> Plan:
-        """The plan before anything is said of the frontier."""
+        """The plan without notes about the frontier."""
         return plan_for(self.source, self.data.label_names, self.method, self.initialise)
 
     @cached_property
@@ -160,11 +163,11 @@ class Setup:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, with what was decided about the frontier, and what is not computed as nobody reads it."""
+        """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
         plan = self._transfer
-        notes, found = [*plan.notes, self.decision.sentence], last_layer_single_query(plan.definition.module)
-        if found is not None:
-            notes.append(f"'{found[0].name}' is computed for the {found[1]} alone, the only one that the head reads")
+        notes, query = [*plan.notes, self.decision.sentence], last_layer_single_query(plan.definition.module)
+        if query is not None:
+            notes.append(f"'{query[0].name}' is computed for the {query[1]} alone, the only one that the head reads")
         return replace(plan, notes=tuple(notes))
 
     @property
@@ -178,23 +181,23 @@ class Setup:
         return self._programs[execution]
 
     @property
-    def resident(self) -> bool:
-        """Whether all carries are vectors that can lie on the device, and many such runs can step together."""
-        return self.decision.cached and not self.decision.ragged and self.settings.vectorize != "never"
+    def features_on_device(self) -> bool:
+        """Whether all carries are vectors that are put on the device, so that many such runs can step as one program."""
+        return self.decision.cached and not self.decision.has_sequences and self.settings.vectorize != "never"
 
     @property
     def runs_concurrently(self) -> bool:
-        """Whether such runs, each on its own batches, train side by side and not as one program.
+        """Whether such runs, each on its own batches, train in concurrent threads and not as one program.
 
-        So on CPU, unless ``Settings.vectorize`` says otherwise: stepping as one gains nothing there, where arithmetic takes
-        the time, but a run alone leaves parts of the cores idle. It is not timed first: where little is gained, nothing
-        was found to be lost.
+        They do on CPU, unless ``Settings.vectorize`` says otherwise: one program gains nothing there, where arithmetic takes
+        the time, but a single run leaves cores partly idle. It is not timed first: where the gain is small, no loss was
+        measured.
         """
-        return self.settings.vectorize == "auto" and jax.default_backend() == "cpu" and not self.resident
+        return self.settings.vectorize == "auto" and jax.default_backend() == "cpu" and not self.features_on_device
 
     @cached_property
     def order(self) -> BatchSampler:
-        """Which examples stand in which step."""
+        """Which examples each step takes."""
         buckets = self.feed.buckets(self.data.train)
         settings = self.settings
         return batch_sampler(
@@ -202,7 +205,7 @@ class Setup:
         )
 
     def hparams(self) -> HParams:
-        """What the compiled step takes as arguments, so that it is not compiled again for it."""
+        """The compiled step's arguments that differ between runs, so that it is not compiled again for them."""
         settings = self.settings
         hparams = {
             "learning_rate": np.float32(settings.learning_rate),
@@ -217,10 +220,10 @@ class Setup:
         """A batch's carry at the program's first stage: inputs, or rows of the frontier cache under ``key``."""
         if key is None:
             return self.feed.inputs(batch.indices, batch.bucket, rows)
-        return self.cache.rows(key, batch.indices, batch.bucket, rows, self._ragged)
+        return self.cache.rows(key, batch.indices, batch.bucket, rows, self._sequence_entries)
 
     def meta(self, step: int, pending: list[dict[str, float]], seconds: float, flops: float) -> dict[str, Any]:
-        """What a checkpoint says beside its arrays."""
+        """What a checkpoint records in addition to its arrays."""
         return {
             "step": step,
             "seeds": asdict(self.seeds),
@@ -234,32 +237,32 @@ class Setup:
     # -----------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _ragged(self) -> tuple[str, ...]:
+    def _sequence_entries(self) -> tuple[str, ...]:
         return self.plan.definition.module.sequence_entries
 
     def cached_features_key(self) -> str | None:
-        """The key of this run's carries, where the cache has them all and they depend on nothing that a seed draws."""
-        if self._drawn or len(self.cache.missing(key := self._key({}, {}), self._wanted)):
+        """The key of this run's carries, where the cache has them all and no frozen leaf depends on a seed."""
+        if self._frozen_leaves_changed or len(self.cache.missing(key := self._key({}, {}), self._examples)):
             return None
         return key
 
     def compute_features(self, params: trees.Tree, stats: trees.Tree) -> str:
         """Compute the carries at the frontier that are not in the cache yet; return their key."""
         key = self._key(params, stats)
-        missing = self.cache.missing(key, self._wanted)
+        missing = self.cache.missing(key, self._examples)
         try:
             for indices, carry, spans in self.iterate_features(params, stats, missing):
-                ragged = [name for name in carry if name in self._ragged]
-                self.cache.add(key, indices, carry, ragged, spans)
+                sequences = [name for name in carry if name in self._sequence_entries]
+                self.cache.add(key, indices, carry, sequences, spans)
         finally:
-            # What was computed before a Ctrl-C is not computed again.
-            self.cache.flush(key, self._ragged)
+            # Whatever was computed before a Ctrl-C is not computed again.
+            self.cache.flush(key, self._sequence_entries)
         return key
 
     def iterate_features(
         self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
     ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
-        """Compute carries at the frontier: (examples, their carry, which part of a ragged entry is each example's)."""
+        """Compute carries at the frontier; yield (examples, their carry, each example's span of the axis of length)."""
         rows, feed, program = self.settings.batch_size, self.feed, self.program
         if feed.packs and can_pack(self.plan.definition):
             tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
@@ -281,15 +284,16 @@ class Setup:
             yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
 
     @property
-    def _wanted(self) -> Int[np.ndarray, " n"]:
+    def _examples(self) -> Int[np.ndarray, " n"]:
         return np.concatenate([self.data.train, self.data.validation, self.data.test])
 
     @property
-    def _drawn(self) -> bool:
+    def _frozen_leaves_changed(self) -> bool:
+        """Whether a frozen leaf is not copied from the source, so that the source's hash says too little about it."""
         return any(leaf.action != "copied" for leaf in self.plan.leaves if not leaf.trains)
 
     def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
         return cache_key(
             params, stats, self.plan.definition, self.plan.frontier, self.source.transform, self.data.sha256,
-            self.settings.precision, None if self._drawn else self.source.sha256,
+            self.settings.precision, None if self._frozen_leaves_changed else self.source.sha256,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What goes into a step and comes out of it: the keys of its state, batch, hyper-parameters and metrics."""
+"""A step's inputs and outputs: the keys of its state, batch, hyperparameters and metrics."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from transferlab.models.backbone import Carry
 
 
 class State(TypedDict):
-    """What a run has become, and continues from: plain, and saved as it is. A population's has a leading axis of members.
+    """A run's state after a step, from which it continues; checkpoints hold it. A population's has a leading axis of members.
 
     Attributes:
-        params: trainable leaves.
+        params: trainable leaves, a nested dict by path.
         stats: batch statistics.
-        optimizer: of optax, for the trainable leaves.
-        step: updates so far.
+        optimizer: optax's state for the trainable leaves.
+        step: number of updates so far, int32.
         ema: moving average of ``params``, where one is kept.
     """
 
@@ -32,7 +32,7 @@ class StepBatch(TypedDict):
     """The examples of one update, padded to the batch size.
 
     Attributes:
-        carry: what the program's first stage takes: model inputs, or what the stages before the frontier made of them.
+        carry: the inputs of the program's first stage: model inputs, or the carry at the frontier; each (batch, …).
         label: index of each example's label.
         weight: 1 for an example, 0 for padding.
     """
@@ -43,11 +43,11 @@ class StepBatch(TypedDict):
 
 
 class HParams(TypedDict):
-    """What differs between runs of one program: arguments, so that it is not compiled again for them.
+    """Hyperparameters that may differ between runs of one program: arguments, so that it is not recompiled for them.
 
     Attributes:
-        learning_rate: peak, after warm-up.
-        weight_decay: before each leaf's own factor.
+        learning_rate: peak, after warm-up; each leaf has a factor on it.
+        weight_decay: each leaf has a factor on it.
         total: updates of the whole run.
         warmup: updates over which the learning rate rises.
         seed: of the order of examples and of dropout.
@@ -61,7 +61,7 @@ class HParams(TypedDict):
 
 
 class Metrics(TypedDict):
-    """What a step says of itself.
+    """The metrics of one step.
 
     Attributes:
         loss: in nats, the mean over the batch's examples, before the update.

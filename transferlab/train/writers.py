@@ -1,4 +1,4 @@
-"""Where metrics go: ``metrics.jsonl``, one row per logged step, and TensorBoard events beside it."""
+"""Metrics on disk: ``metrics.jsonl``, one row per logged step, and TensorBoard events next to it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Append rows; after a resume at step ``start``, rows past it are dropped, so no step stands twice.
+    """Append rows of metrics; after a resume at step ``start``, later rows are dropped, so that no step is written twice.
 
-    ``directory`` None writes nothing.
+    With ``directory`` None, nothing is written.
     """
 
     def __init__(self, directory: Path | None, start: int = 0):
@@ -39,10 +39,10 @@ class MetricsWriter:
         self._events = _Events(directory / "events", start)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write one row; it must have ``step``.
+        """Write one row, which must have ``step``.
 
         Raises:
-            DiskFull: there is no room for it.
+            DiskFull: the disk is full.
         """
         self.rows.append(row)
         if self._file is None or self._events is None:
@@ -52,7 +52,7 @@ class MetricsWriter:
                 self._file.write(json.dumps(row) + "\n")
                 self._file.flush()
         except OSError:
-            # What was not written stays in the file's buffer, and closing it would fail once more.
+            # Unwritten text stays in the file's buffer, so that closing it would fail again.
             file, self._file = self._file, None
             with suppress(OSError):
                 file.close()
@@ -77,7 +77,7 @@ class MetricsWriter:
 
 
 class _Events:
-    """TensorBoard events, written as the rows come. Nothing depends on them: what fails is logged, and they end there."""
+    """TensorBoard events, written row by row. Nothing depends on them: an error is logged, and no more are written."""
 
     def __init__(self, directory: Path, start: int):
         self._directory = directory
@@ -88,11 +88,11 @@ class _Events:
 
             self._made: Any = event_pb2
             directory.mkdir(parents=True, exist_ok=True)
-            # Not through tensorboardX.SummaryWriter: its queue needs room in /dev/shm, and a run waits for it for ever once
-            # its thread has met a full disk.
+            # Not through tensorboardX.SummaryWriter: its queue needs space in /dev/shm, and a run would wait for it forever
+            # once its thread has met a full disk.
             self._writer = EventsWriter(str(directory / "events"))
             if start:
-                # What is past the step of a resume is not shown.
+                # TensorBoard then hides events after the step of the resume.
                 log = self._made.SessionLog
                 self._send(self._made.Event(step=start + 1, session_log=log(status=log.START)))
             self._writer.flush()
@@ -107,7 +107,7 @@ class _Events:
             from tensorboardX.summary import scalar
 
             for name, value in row.items():
-                # tensorboardX warns of what is not finite, on the terminal; the JSON lines have it.
+                # For values that are not finite tensorboardX prints a warning; the JSON lines have them.
                 if name != "step" and math.isfinite(value):
                     self._send(self._made.Event(step=row["step"], summary=scalar(name, value)))
             self._writer.flush()
@@ -129,12 +129,14 @@ class _Events:
 
     def _end(self, error: Exception) -> None:
         self._writer = None
-        _LOG.warning("TensorBoard's events are not written to %s (%s); the run goes on.", self._directory, error)
+        _LOG.warning(
+            "TensorBoard events can no longer be written to %s (%s); the run continues.", self._directory, error
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``. A damaged line is left out, which is logged; a last line that has no end is one that a killed
-    process was writing.
+    """Read ``metrics.jsonl``. Damaged lines are skipped, which is logged, except a last line without an end: a killed process
+    was writing it.
     """
     if not path.exists():
         return []
@@ -149,12 +151,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if (row := _row(unfinished)) is not None:
         rows.append(row)
     if damaged:
-        _LOG.warning("%s: left out what is damaged: line %s.", path, ", ".join(map(str, damaged)))
+        _LOG.warning("%s: skipped damaged line %s.", path, ", ".join(map(str, damaged)))
     return rows
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """A row of metrics; None for a line that holds none."""
+    """The line's row of metrics, or None."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,9 +1,8 @@
 """Where carries at the frontier are kept: on disk, shared between runs and processes, or in memory alone.
 
-A key's carries lie in *chunks*, directories of ``.npy`` files that are written under a temporary name and renamed, and
-never changed: two writers at worst store an example twice, and a killed one leaves nothing that is read. Each has a
-manifest, and a damaged one is thrown away when it is met, so that its examples are computed again. Reading maps the
-files into memory.
+A key's carries are stored in *chunks*, directories of ``.npy`` files that are written under a temporary name, renamed, and
+never changed: two writers at worst store an example twice, and a killed one leaves nothing that is read. Each chunk has a
+manifest; a damaged one is deleted when it is found, so that its examples are computed again. Files are memory-mapped.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from jaxtyping import Int
 
 from transferlab.errors import TransferlabError
 from transferlab.fetching import cache_dir
-from transferlab.files import atomic_directory, remove_directory
+from transferlab.files import atomic_directory, is_full, remove_directory
 from transferlab.manifest import Damaged, check_manifest, write_manifest
 from transferlab.models.backbone import Carry
 
 _LOG = logging.getLogger(__name__)
 
 CHUNK_BYTES = 64 << 20
-"""A chunk is written when it has grown to this: what a killed feature pass loses at most."""
+"""A chunk is written once it is larger than this: a killed feature pass loses no more."""
 
 
 @dataclass
 class _Chunk:
-    """Carries of some examples: arrays with one row each, or, where ragged, one after another with their offsets."""
+    """Carries of some examples: arrays with one row each, or sequences of different lengths end to end, with their offsets."""
 
     arrays: dict[str, np.ndarray]
     offsets: np.ndarray
@@ -54,18 +53,18 @@ class _Store:
     pending: list[tuple[int, dict[str, np.ndarray], int]] = field(default_factory=list)
     pending_bytes: int = 0
     whole: set[bytes] = field(default_factory=set)
-    """Choices of examples that have been found complete."""
+    """Sets of examples (as bytes of their indices) that are known to be complete."""
 
 
 class FrontierCache:
     """Carries by key and example.
 
     Args:
-        directory: where chunks go; None keeps them in memory.
-        limit: bytes that all keys may take together; the least recently used go first, never those in use.
+        directory: where chunks are written; None keeps them in memory.
+        limit: bytes that all keys may take together; the least recently used are dropped first, never those in use.
 
     Attributes:
-        computed: how many examples went through a prefix so far; a test counts on it.
+        computed: how many examples this process has run through a prefix so far.
     """
 
     def __init__(self, directory: Path | None = None, limit: int = 20 << 30):
@@ -73,33 +72,41 @@ class FrontierCache:
         self._stores: dict[str, _Store] = {}
 
     def missing(self, key: str, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-        """Return which examples have no carry yet, here or by another process."""
+        """Return the examples that have no carry yet, neither from this process nor from another."""
         store = self._stores.setdefault(key, _Store())
-        mark = indices.tobytes()
-        if mark in store.whole:
+        examples = indices.tobytes()
+        if examples in store.whole:
             return np.array([], np.int64)
         self._look(key, store)
-        found = np.array(sorted({int(i) for i in indices} - store.places.keys()), np.int64)
-        if not len(found):
-            store.whole.add(mark)
-        return found
+        missing = np.array(sorted({int(i) for i in indices} - store.places.keys()), np.int64)
+        if not len(missing):
+            store.whole.add(examples)
+        return missing
 
     def add(
-        self, key: str, indices: Sequence[int], carry: Carry, ragged: Sequence[str], spans: Sequence[slice]
+        self, key: str, indices: Sequence[int], carry: Carry, sequence_entries: Sequence[str], spans: Sequence[slice]
     ) -> None:
-        """Take in the rows of a computed carry; what is ragged is cut to each example's own span."""
+        """Store the rows of a computed carry; entries with an axis of length are cut to each example's own span.
+
+        Raises:
+            TransferlabError: they could not be written to disk.
+        """
         store = self._stores[key]
         for row, index in enumerate(indices):
             span = spans[row]
-            own = {n: np.array(v[row, span] if n in ragged else v[row]) for n, v in carry.items()}
+            own = {n: np.array(v[row, span] if n in sequence_entries else v[row]) for n, v in carry.items()}
             store.pending.append((int(index), own, span.stop - span.start))
             store.pending_bytes += sum(value.nbytes for value in own.values())
         self.computed += len(indices)
         if store.pending_bytes > CHUNK_BYTES:
-            self.flush(key, ragged)
+            self.flush(key, sequence_entries)
 
-    def flush(self, key: str, ragged: Sequence[str]) -> None:
-        """Write what was added since the last chunk."""
+    def flush(self, key: str, sequence_entries: Sequence[str]) -> None:
+        """Write what was added since the last chunk.
+
+        Raises:
+            TransferlabError: it could not be written to disk.
+        """
         store = self._stores[key]
         if not store.pending:
             return
@@ -109,7 +116,7 @@ class FrontierCache:
         arrays = {}
         for name in store.pending[0][1]:
             rows = [own[name] for _, own, _ in store.pending]
-            arrays[name] = np.concatenate(rows) if name in ragged else np.stack(rows)
+            arrays[name] = np.concatenate(rows) if name in sequence_entries else np.stack(rows)
         store.pending, store.pending_bytes = [], 0
         if self.directory is None:
             self._take(store, index, _Chunk(arrays, offsets, sum(a.nbytes for a in arrays.values())))
@@ -124,19 +131,22 @@ class FrontierCache:
                     _save(folder / f"carry {part.replace('/', '|')}.npy", array)
                 write_manifest(folder)
         except OSError as error:
+            cause = "the disk is full" if is_full(error) else str(error)
             raise TransferlabError(
-                f"Features cannot be kept below {self.directory} ({error}). Make room there, or set TRANSFERLAB_CACHE to "
-                "another place."
+                f"Cached features could not be written to {self.directory}: {cause}. Make room there, or set TRANSFERLAB_CACHE "
+                "to another directory."
             ) from None
         self._look(key, store, own=name)
 
-    def rows(self, key: str, indices: Int[np.ndarray, " n"], bucket: int, rows: int, ragged: Sequence[str]) -> Carry:
-        """Return a batch's carry, padded with zeros to ``rows`` and to the bucket's length."""
+    def rows(
+        self, key: str, indices: Int[np.ndarray, " n"], bucket: int, rows: int, sequence_entries: Sequence[str]
+    ) -> Carry:
+        """Return a batch's carry, padded with zeros to ``rows`` and, in ``sequence_entries``, to the bucket's length."""
         store = self._stores[key]
         places = [store.places[int(i)] for i in indices]
         out = {}
         for name, first in store.chunks[places[0][0]].arrays.items():
-            if name in ragged:
+            if name in sequence_entries:
                 batch = np.zeros((rows, bucket, *first.shape[1:]), first.dtype)
                 for row, (chunk, at) in enumerate(places):
                     start, stop = store.chunks[chunk].offsets[at : at + 2]
@@ -144,20 +154,20 @@ class FrontierCache:
             else:
                 batch = np.zeros((rows, *first.shape[1:]), first.dtype)
                 for chunk in {chunk for chunk, _ in places}:
-                    here = np.array([row for row, (c, _) in enumerate(places) if c == chunk])
-                    batch[here] = store.chunks[chunk].arrays[name][[places[row][1] for row in here]]
+                    members = np.array([row for row, (c, _) in enumerate(places) if c == chunk])
+                    batch[members] = store.chunks[chunk].arrays[name][[places[row][1] for row in members]]
             out[name] = batch
         return out
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept: by this process in memory, or by all of them on disk."""
+        """Bytes in the cache: this process's in memory, or all processes' on disk."""
         if self.directory is None:
             return sum(chunk.nbytes for store in self._stores.values() for chunk in store.chunks)
         total = 0
         for folder, _, files in os.walk(self.directory):
             for file in files:
-                # Another process may rename or drop what is looked at.
+                # Another process may rename or delete the file meanwhile.
                 with suppress(OSError):
                     total += os.stat(os.path.join(folder, file)).st_size
         return total
@@ -165,7 +175,7 @@ class FrontierCache:
     # -----------------------------------------------------------------------------------------------------------
 
     def _look(self, key: str, store: _Store, own: str = "") -> None:
-        """Map chunks that are on disk and not known yet; ``own`` was written by this process just now."""
+        """Map the chunks on disk that are not mapped yet; ``own`` was just written by this process."""
         if self.directory is None or not (folder := self.directory / key).is_dir():
             return
         with suppress(OSError):
@@ -181,9 +191,9 @@ class FrontierCache:
                 if sorted(arrays) != np.load(path / "names.npy").tolist():
                     raise ValueError("a file is missing")
             except (OSError, ValueError, TransferlabError) as error:
-                # Another process may have dropped it just now.
+                # Another process may have deleted it meanwhile.
                 if path.exists():
-                    _LOG.warning("Features are thrown away, and computed again: %s", error)
+                    _LOG.warning("Damaged cached features are deleted and computed again: %s", error)
                     _discard(path)
                 continue
             store.names.add(path.name)
@@ -195,7 +205,7 @@ class FrontierCache:
             store.places[example] = (len(store.chunks) - 1, row)
 
     def _make_room(self, key: str, size: int) -> None:
-        """Drop other keys, the least recently used first, before the limit is passed."""
+        """Drop other keys, the least recently used first, so that the limit is not exceeded."""
         if self.directory is None:
             for other in [name for name in self._stores if name != key]:
                 if self.nbytes + size <= self.limit:
@@ -209,13 +219,13 @@ class FrontierCache:
         for path in sorted(others, key=lambda path: path.stat().st_mtime):
             if self.nbytes + size <= self.limit:
                 return
-            # One used within the hour may be another process's: a mapped file outlives its name, a chunk to come not.
+            # One used within the hour may be another process's: a mapped file outlives its name, a new chunk does not.
             if path.stat().st_mtime < hour_ago:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _discard(path: Path) -> None:
-    """Remove what is no whole chunk; where that may not be done, it stays unread."""
+    """Delete anything that is not a whole chunk; where that is not permitted, it stays unread."""
     if path.is_dir():
         remove_directory(path)
     else:
@@ -224,7 +234,7 @@ def _discard(path: Path) -> None:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Numpy writes bfloat16 as bytes without a type: it goes as 16-bit integers, and its name says so."""
+    """NumPy writes bfloat16 as bytes without a type: it is stored as 16-bit integers, and the file's name says so."""
     if array.dtype == ml_dtypes.bfloat16:
         np.save(path.with_name(f"{path.stem} as bfloat16.npy"), array.view(np.uint16))
     else:
@@ -240,7 +250,7 @@ def _open(path: Path) -> tuple[str, np.ndarray]:
 
 
 def shared_cache() -> FrontierCache:
-    """The cache that the runs of this process share with those of others: on disk, below the user's cache directory."""
+    """The cache that runs of all processes share: on disk, in the user's cache directory (``TRANSFERLAB_CACHE``)."""
     return _cache_at(cache_dir() / "frontier")
 
 

@@ -1,6 +1,6 @@
-"""The frontier: what lies before the first stage that trains is a pure function of the example.
+"""The frontier: everything before the first stage that trains is a pure function of the example.
 
-Whether to compute it once is decided here, and the hash of everything it depends on; :mod:`cache` keeps it.
+This file decides whether to compute it once, and hashes everything it depends on; :mod:`cache` stores it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,26 @@ from transferlab.models.backbone import Carry, run_stages
 from transferlab.selectors import owns
 
 FLOPS_PER_BYTE = 100.0
-"""A carry is kept where recomputing it costs at least this many operations for each byte that keeping it reads."""
+"""A carry is cached where recomputing it costs at least this many operations for each byte that is read instead."""
 
 
 @dataclass(frozen=True)
 class CacheDecision:
-    """Whether the stages before the frontier are computed once, and the sentence the plan prints about it."""
+    """Whether the stages before the frontier are computed once.
+
+    Attributes:
+        cached: whether they are.
+        sentence: what the plan prints about it.
+        bytes_per_example: size of an example's carry; 0 where it is not cached.
+        flops_per_example: operations that computing it takes; 0 where it is not cached.
+        has_sequences: whether the carry has an axis of length, so that examples differ in shape.
+    """
 
     cached: bool
     sentence: str
     bytes_per_example: int = 0
     flops_per_example: float = 0.0
-    ragged: bool = False
-    """Whether the carry has a length axis, so that examples differ in shape."""
+    has_sequences: bool = False
 
 
 def decide_caching(
@@ -56,9 +63,9 @@ def decide_caching(
     if stop == 0:
         return CacheDecision(False, "nothing is frozen before the first stage")
     shapes = tuple((name, tuple(np.shape(value)), str(value.dtype)) for name, value in sorted(inputs.items()))
-    flops, size, names, ragged = _cost(definition, stop, shapes, compute)
+    flops, size, names, has_sequences = _cost(definition, stop, shapes, compute)
     until = f"'{names[stop - 1]}'"
-    # Where no device counts, it is kept: most prefixes cost far more than their carry.
+    # Where the compiler does not count operations, it is cached: most prefixes cost far more than their carry.
     if flops is not None and flops < FLOPS_PER_BYTE * size:
         return CacheDecision(
             False, f"the stages up to {until} are frozen, and recomputed: that is cheaper than keeping them"
@@ -74,7 +81,7 @@ def decide_caching(
         f"the stages up to {until} are computed once per example and kept ({size:,} bytes each)",
         size,
         flops or 0.0,
-        ragged,
+        has_sequences,
     )
 
 
@@ -82,13 +89,13 @@ def decide_caching(
 def _cost(
     definition: trees.Definition, stop: int, inputs: tuple[tuple[str, tuple[int, ...], str], ...], compute: str
 ) -> tuple[float | None, int, tuple[str, ...], bool]:
-    """Return (operations, bytes of the carry, names of the stages, whether the carry is ragged) for one example."""
-    given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in inputs}
-    lowered = lowered_to_count(prefix_function(definition, stop, compute), definition.params, definition.state, given)
+    """Return (operations, bytes of the carry, names of the stages, whether the carry has sequences) for one example."""
+    example = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in inputs}
+    lowered = lowered_to_count(prefix_function(definition, stop, compute), definition.params, definition.state, example)
     model, flops = definition.module, flops_of(lowered)
     size = sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(lowered.out_info))
-    ragged = any(name in model.sequence_entries for name in lowered.out_info)
-    return flops, size, tuple(stage.name for stage in model.all_stages()), ragged
+    has_sequences = any(name in model.sequence_entries for name in lowered.out_info)
+    return flops, size, tuple(stage.name for stage in model.all_stages()), has_sequences
 
 
 def prefix_function(definition: trees.Definition, stop: int, compute: str = "float32") -> Callable[..., Carry]:
@@ -102,8 +109,8 @@ def prefix_function(definition: trees.Definition, stop: int, compute: str = "flo
 
 
 def can_pack(definition: trees.Definition) -> bool:
-    """Whether :func:`packed_function` may stand for :func:`prefix_function`: the model reads texts that share a row, and
-    no stage on the way is pooled by itself.
+    """Whether :func:`packed_function` can replace :func:`prefix_function`: the model reads texts that share a row, and no
+    stage before the frontier is pooled by itself.
     """
     model = definition.module
     return model.first_position is not None and not (model.head is not None and model.head.feature_stages)
@@ -121,14 +128,14 @@ def packed_function(definition: trees.Definition, stop: int, compute: str = "flo
 
     def prefix(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> Carry:
         model = definition.merge(params, state, partial=True, compute=compute)
-        given = dict(inputs)
-        segments, starts, lengths = (given.pop(name) for name in ("segments", "starts", "lengths"))
-        seen = segments[:, :, None] == segments[:, None, :]
-        carry = run_stages(model, {**given, "attention_mask": seen}, 0, tokens)
-        place = jnp.arange(segments.shape[1])
-        at = jnp.minimum(starts[:, None] + place, segments.size - 1)
+        rest = dict(inputs)
+        segments, starts, lengths = (rest.pop(name) for name in ("segments", "starts", "lengths"))
+        mask = segments[:, :, None] == segments[:, None, :]
+        carry = run_stages(model, {**rest, "attention_mask": mask}, 0, tokens)
+        offset = jnp.arange(segments.shape[1])
+        at = jnp.minimum(starts[:, None] + offset, segments.size - 1)
         carry = {name: x.reshape(-1, *x.shape[2:])[at] for name, x in carry.items() if name != "mask"}
-        return run_stages(model, {**carry, "mask": place < lengths[:, None]}, tokens, stop)
+        return run_stages(model, {**carry, "mask": offset < lengths[:, None]}, tokens, stop)
 
     return prefix
 
@@ -137,9 +144,9 @@ def cache_key(
     params: trees.Tree, state: trees.Tree, definition: trees.Definition, stop: int, transform: Any, data_sha256: str,
     compute: str, weights_sha256: str | None = None,
 ) -> str:  # fmt: skip
-    """Return the key: a hash of everything that the carries depend on, ``compute`` (the stages' dtype) among it.
+    """Return the key: a hash of everything that the carries depend on, including ``compute`` (the stages' dtype).
 
-    ``weights_sha256`` spares hashing the leaves where they are all a source's, whose hash is known.
+    ``weights_sha256`` is the source's, where all leaves before the frontier are copied from it: they need not be hashed.
     """
     parts = _described(definition, stop, transform, data_sha256, compute)
     if weights_sha256 is None:
@@ -172,9 +179,7 @@ def _described(definition: trees.Definition, stop: int, transform: Any, data_sha
 
 @cache
 def code_version(model: type) -> str:
-    """Hash of the source of all families and what they share, and of a model of somebody's own: changed code is another
-    key.
-    """
+    """Hash of the source code of all families and what they share, and of a user's own model: changed code changes the key."""
     texts = [file.read_text(encoding="utf-8") for file in sorted(Path(models.__file__).parent.glob("*.py"))]
     own = sorted({kind.__module__ for kind in model.__mro__ if kind.__module__.split(".")[0] not in _KNOWN})
     texts += [inspect.getsource(sys.modules[module]) for module in own]
@@ -182,4 +187,4 @@ def code_version(model: type) -> str:
 
 
 _KNOWN = ("transferlab", "flax", "builtins", "typing", "abc")
-"""Packages whose classes stand above a model's own; the version of JAX is a part of the key."""
+"""Packages whose classes a model may inherit from without their code being hashed; the version of JAX is part of the key."""

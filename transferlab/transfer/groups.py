@@ -1,4 +1,4 @@
-"""Parameter groups: which leaves train, how fast, and with how much decay, claimed by selectors."""
+"""Parameter groups: which leaves train, how fast, and with how much decay, chosen by selectors."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from transferlab.fields import check_fields
 from transferlab.selectors import Selectable, select, selector_text
 
 Schedule = Literal["linear", "cosine", "constant"]
-"""What follows the warm-up: down to zero on a line or on half a cosine, or no change."""
+"""The learning rate after warm-up: decays to zero linearly or along half a cosine, or stays constant."""
 
 DECAYED = "kernel | embedding"
-"""Leaves that weight decay acts on by default: matrices and tables, not biases and scales."""
+"""Leaves that weight decay applies to by default: matrices and tables, not biases and scales."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Leaves that train alike. :func:`transferlab.selectors.select` says how selectors are written.
+    """Leaves that train with the same settings; see :func:`transferlab.selectors.select` for the syntax of selectors.
 
     Example:
         >>> Group("layers/5"), Group("head", lr_scale=10.0, schedule="cosine")
@@ -30,7 +30,10 @@ class Group:
         lr_scale: factor on the run's learning rate.
         decay: factor on the run's weight decay; 0 for leaves that :data:`DECAYED` does not match.
         schedule: ``linear``, ``cosine`` or ``constant`` after the warm-up; None for the run's.
-        warmup: share of the steps over which its learning rate rises; None for the run's.
+        warmup: fraction of the steps over which its learning rate rises; None for the run's.
+
+    Raises:
+        TransferlabError: a selector that cannot be parsed, or a field out of its range.
     """
 
     selector: Selectable
@@ -46,7 +49,7 @@ class Group:
 
 @dataclass(frozen=True)
 class LeafSettings:
-    """What the groups say of one trainable leaf.
+    """What the groups say about one trainable leaf.
 
     Attributes:
         selector: of its group.
@@ -67,7 +70,7 @@ def assign_groups(
     """Return ``{path: LeafSettings}`` for every leaf that trains.
 
     Raises:
-        TransferlabError: a selector that matches no leaf, a leaf that two groups claim, or nothing left to train.
+        TransferlabError: a selector that matches no leaf, a leaf that two groups select, or no leaf that trains.
     """
     paths = list(paths)
     decayed = _matching(DECAYED, paths)
@@ -77,16 +80,17 @@ def assign_groups(
         for path in sorted(select(selector).match(paths, stages)):
             if path in assigned:
                 raise TransferlabError(
-                    f"'{path}' is claimed by two groups: '{assigned[path].selector}' and '{selector}'."
+                    f"'{path}' is selected by two groups: '{assigned[path].selector}' and '{selector}'. Exclude it from one, as "
+                    f"Group('({assigned[path].selector}) & ~({selector})')."
                 )
             decay = group.decay if path in decayed else 0.0
             assigned[path] = LeafSettings(selector, group.lr_scale, decay, group.schedule, group.warmup)
     if not assigned:
-        raise TransferlabError("Nothing would train: the method names no group.")
+        raise TransferlabError("Nothing would train: the method has no group, as Group('head').")
     return assigned
 
 
 def _matching(selector: str, paths: list[str]) -> set[str]:
-    """As ``select``, for a default that need not match every tree."""
+    """Like ``select``, for a default that need not match in every tree."""
     names = {part.strip() for part in selector.split("|")}
     return {path for path in paths if names & set(path.split("/"))}

@@ -1,6 +1,6 @@
 """The plan: what happens to every leaf of the target, and to every key of the source, before anything is allocated.
 
-What it cannot account for is an error that names the keys.
+Whatever it cannot account for is an error that names the keys.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 Weights = Literal["pretrained", "random"]
 
 SMALL = 1 << 16
-"""Most numbers of a drawn leaf that runs share in memory."""
+"""Most elements of an initialised leaf that runs share in memory."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every leaf of the target, every key left over, and what follows for the step.
+    """Every leaf of the target, every unused key, and what follows for the step.
 
-    ``print(plan)`` shows it collapsed by layer; ``to_dict()`` is what ``plan.json`` holds.
+    ``print(plan)`` shows it collapsed by layer; ``to_dict()`` is the content of ``plan.json``. :func:`transferlab.train.adapt`
+    makes one as ``run.plan``; :class:`transferlab.transfer.Leaf` is one of its rows.
 
     Example:
         >>> plan = tl.adapt(source, data, method=tl.methods.LoRA(rank=8)).plan
@@ -52,7 +53,7 @@ class Plan:
         unused: (key of the source, why it is not used).
         definition: the target without arrays.
         leaf_settings: of each parameter that trains, by path.
-        head: what is grafted on.
+        head: the new head.
         frontier: index of the first stage that a gradient reaches.
         stages: names of the target's stages, in order.
         training: names of those that run as in training.
@@ -134,22 +135,22 @@ class Plan:
     def place(
         self, seed: int, shared: dict[Any, Any] | None = None, only: Collection[str] | None = None
     ) -> tuple[trees.Tree, trees.Tree]:
-        """Return (params, state) in memory: copied leaves read once, the others drawn by one compiled program.
+        """Return (params, state) in memory: copied leaves read once, the others initialised by one compiled program.
 
         Args:
-            seed: of what is drawn.
-            shared: leaves that are in memory already: copied ones by path, drawn ones by (definition, seed, path);
-                those that are read are added, and small ones that are drawn. For runs on one source that are alive together.
-            only: paths of the parameters that are wanted; all by default. A draw does not hang on what else is drawn.
+            seed: of the initialisation.
+            shared: leaves that are in memory already: copied ones by path, initialised ones by (definition, seed, path).
+                Leaves that are read are added to it, and small ones that are initialised. For runs on one source that exist
+                at the same time.
+            only: paths of the parameters to return; all by default. A leaf's value does not depend on the others asked for.
         """
         shared = {} if shared is None else shared
         leaves = [leaf for leaf in self.leaves if only is None or leaf.kind == "state" or leaf.path in only]
-        drawn = [leaf.path for leaf in leaves if leaf.read is None]
-        marks = {path: (self.definition, seed, path) for path in drawn}
-        values: dict[str, Any] = {path: shared[mark] for path, mark in marks.items() if mark in shared}
-        if new := [path for path in drawn if path not in values]:
+        keys = {leaf.path: (self.definition, seed, leaf.path) for leaf in leaves if leaf.read is None}
+        values: dict[str, Any] = {path: shared[key] for path, key in keys.items() if key in shared}
+        if new := [path for path in keys if path not in values]:
             values |= self.definition.initialise(new, jax.random.key(seed))
-            shared.update({marks[path]: values[path] for path in new if values[path].size <= SMALL})
+            shared.update({keys[path]: values[path] for path in new if values[path].size <= SMALL})
         for leaf in leaves:
             if leaf.derive is not None:
                 values[leaf.path] = trees.placed(leaf.derive(np.asarray(values[leaf.path])), leaf.dtype)
@@ -166,7 +167,7 @@ class Plan:
         return trees.unflatten(params), trees.unflatten(state)
 
     def initialised(self, seed: int) -> trees.Tree:
-        """Frozen parameters that the source has not as they are, since they are drawn or derived."""
+        """Frozen parameters that are not the source's own: those that are initialised or derived."""
         paths = [leaf.path for leaf in self.leaves if leaf.kind == "param" and not leaf.trains
                  and leaf.action in ("initialised", "derived")]  # fmt: skip
         return self.place(seed, only=frozenset(paths))[0] if paths else {}
@@ -191,14 +192,16 @@ def plan(
 ) -> Plan:
     """Work out what would be copied, derived, initialised, frozen and trained.
 
+    :func:`transferlab.train.adapt` calls it with a method's groups and edit. Nothing is allocated.
+
     Args:
         source: where weights come from.
-        head: the head to graft on.
-        method: its name, for the reasons given.
+        head: the new head.
+        method: its name, for the reasons in the plan.
         groups: what trains.
-        edit: the method's edit of the freshly made (abstract) module.
+        edit: the method's edit of the new (abstract) module.
         weights: ``random`` takes the architecture alone, for scratch arms.
-        initialise: selector of backbone leaves that may be drawn although the source lacks them.
+        initialise: selector of backbone leaves that may be initialised where the source lacks them.
 
     Raises:
         TransferlabError: with every leaf, key, selector or group that cannot be accounted for.
@@ -212,7 +215,7 @@ def plan(
     if head.pooling not in module.poolings:
         raise TransferlabError(
             f"{source.name} cannot pool by '{head.pooling}'.{nearest(head.pooling, module.poolings)} "
-            f"It can by {', '.join(module.poolings)}."
+            f"It can pool by {', '.join(module.poolings)}."
         )
     before = trees.define(module)
     if edit is not None:
@@ -240,22 +243,22 @@ def plan(
         if path not in own:
             reason = f"added by {method}"
         elif weights == "random":
-            reason = "random weights were asked for"
+            reason = "random weights were requested"
         elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
             action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels", leaf.read
         elif path.startswith("head/"):
             action, keys, reason, read, derive = _head_leaf(source, head, shape, leaf)
         elif leaf is not None and leaf.shape == shape:
             action, keys, read = "resized" if leaf.resize else "copied", (leaf.key,), leaf.read
-            how = leaf.resize.how if leaf.resize else leaf.layout.name
-            reason = how if str(leaf.dtype) == dtype else f"{how}, {leaf.dtype} to {dtype}"
+            change = leaf.resize.how if leaf.resize else leaf.layout.name
+            reason = change if str(leaf.dtype) == dtype else f"{change}, {leaf.dtype} to {dtype}"
         elif path in allowed:
             reason = f"the source lacks it and initialise='{initialise}' allows that"
         elif leaf is not None:
-            problems.append(f"'{path}': the source has {leaf.shape}, the target {shape}, and no rule resizes it.")
+            problems.append(f"'{path}' is {leaf.shape} in the source and {shape} in the target; no rule resizes it.")
         else:
             hint = nearest(path, source.leaves) if len(problems) < _SHOWN else ""
-            problems.append(f"'{path}' {shape} has no source.{hint}")
+            problems.append(f"'{path}' {shape} is not in the source.{hint}")
         if keys:
             used.add(path)
         settings = assigned.get(path)
@@ -289,9 +292,14 @@ def plan(
         elif path.startswith(("pooler/", "projection/")):
             unused.append((leaf.key, f"the new head pools by {head.pooling}"))
         else:
-            problems.append(f"the source's key '{leaf.key}' ('{path}') goes nowhere.")
+            problems.append(f"Key '{leaf.key}' (→ '{path}') is not used by the target.")
     if problems:
-        raise TransferlabError(f"The plan for {source.name} does not add up:\n  " + "\n  ".join(problems[:_SHOWN]))
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise TransferlabError(
+            f"{source.name} cannot be transferred to this target: {count}:\n  "
+            + "\n  ".join([*problems[:_SHOWN], *more])
+        )
     return Plan(
         method, weights, tuple(rows), tuple(unused), definition, assigned, head, frontier(stages, set(assigned)),
         tuple(stage.name for stage in stages), training,
@@ -299,7 +307,7 @@ def plan(
 
 
 _SHOWN = 20
-"""Problems that an error lists; the nearest name is sought for those alone."""
+"""Most problems that an error lists; nearest names are computed for those alone."""
 
 
 def _named(leaf: Leaf) -> str:
@@ -314,7 +322,7 @@ def _schedule(settings: LeafSettings | None) -> str:
 
 
 def _freeze_statistics(module: Any, state: Mapping[str, Any], assigned: Mapping[str, LeafSettings]) -> set[str]:
-    """Batch statistics move only where the norm's own parameters train. Returns the paths of those that move."""
+    """Freeze batch statistics except where the norm's own parameters train; return the paths of those that move."""
     moving = set()
     for path in state:
         norm = path.rpartition("/")[0]
@@ -330,7 +338,7 @@ def _head_leaf(
 ) -> tuple[
     Action, tuple[str, ...], str, Callable[[], np.ndarray] | None, Callable[[np.ndarray], np.ndarray] | None
 ]:  # fmt: skip
-    """A head is new unless labels stay: then their rows are kept, matched by name, and the others are drawn."""
+    """A head is new unless it shares labels with the source's: their rows are kept, by name, and the others initialised."""
     new = f"new head for {len(head.labels)} labels"
     own = source.head
     if (
@@ -344,7 +352,7 @@ def _head_leaf(
     pairs, sentence = label_rows(own.labels, head.labels)
     if not pairs or leaf.shape[:-1] != shape[:-1]:
         return "initialised", (), new, None, None
-    return "derived", (leaf.key,), sentence, None, lambda drawn: take_rows(leaf.read, pairs, drawn)
+    return "derived", (leaf.key,), sentence, None, lambda initial: take_rows(leaf.read, pairs, initial)
 
 
 def _order(path: str, stages: tuple[Any, ...]) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The plan as a table for people: collapsed by stage, stages that are alike in one row."""
+"""The plan as a table for people: collapsed by stage, with equal stages in one row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transferlab.transfer.leaf import Leaf
 
 @runtime_checkable
 class Shown(Protocol):
-    """What is shown of a plan: :class:`transferlab.transfer.plan.Plan` has all of it."""
+    """The part of :class:`transferlab.transfer.plan.Plan` that is shown."""
 
     @property
     def method(self) -> str: ...
@@ -39,12 +39,12 @@ class Shown(Protocol):
 def plan_table(plan: Shown, whole: bool) -> Table:
     """Return the table; ``whole`` gives each leaf its row."""
     totals = plan.totals()
-    share = totals["bytes_from_source"] / max(totals["bytes"], 1)
+    fraction = totals["bytes_from_source"] / max(totals["bytes"], 1)
     frontier = plan.stages[plan.frontier] if plan.frontier < len(plan.stages) else "nothing trains"
     caption = (
         f"{totals['parameters']:,} parameters, {totals['trainable_parameters']:,} train "
         f"({totals['trainable_parameters'] / max(totals['parameters'], 1):.2%}); "
-        f"{share:.1%} of the bytes come from the source; gradients stop before '{frontier}'"
+        f"{fraction:.1%} of the bytes come from the source; gradients stop before '{frontier}'"
     )
     notes = [*plan.notes, *_leftover(plan)]
     table = Table(
@@ -75,16 +75,16 @@ def _rows(plan: Shown, whole: bool) -> list[tuple[str, list[Leaf]]]:
         return [(leaf.path, [leaf]) for leaf in plan.leaves]
     merged: dict[tuple, tuple[list[str], list[Leaf]]] = {}
     for group in collapse(plan.leaves, plan.stages):
-        # Stages that differ by their number alone and are treated alike share a row: layers/0 … layers/5.
+        # Stages that differ in their number alone and get the same treatment share a row: layers/0 … layers/5.
         stage = _stage_of(group[0].path, plan.stages)
         family = re.sub(r"\d+", "#", stage)
         kind = re.sub(r"\d+", "#", group[0].path) if len(group) == 1 else ""
         first = group[0]
-        mark = (
+        row = (
             family, kind, first.action, first.trains, first.lr_scale, first.schedule,
             first.reason if len(group) == 1 else "",
         )  # fmt: skip
-        names, leaves = merged.setdefault(mark, ([], []))
+        names, leaves = merged.setdefault(row, ([], []))
         names.append(group[0].path if len(group) == 1 else stage)
         leaves.extend(group)
     return [(_span(names), leaves) for names, leaves in merged.values()]
@@ -106,13 +106,13 @@ def _treatment(leaf: Leaf, stages: tuple[str, ...]) -> tuple:
 
 
 def _stage_of(path: str, stages: tuple[str, ...]) -> str:
-    fitting = [stage for stage in stages if path == stage or path.startswith(stage + "/")]
-    return max(fitting, key=len, default=path.split("/")[0])
+    matches = [stage for stage in stages if path == stage or path.startswith(stage + "/")]
+    return max(matches, key=len, default=path.split("/")[0])
 
 
 def _span(names: list[str]) -> str:
-    seen = list(dict.fromkeys(names))
-    return seen[0] if len(seen) == 1 else f"{seen[0]} … {seen[-1]}"
+    unique = list(dict.fromkeys(names))
+    return unique[0] if len(unique) == 1 else f"{unique[0]} … {unique[-1]}"
 
 
 def _origin(group: list[Leaf]) -> str:
@@ -141,13 +141,13 @@ def _leftover(plan: Shown) -> list[str]:
     for key, reason in plan.unused:
         reasons.setdefault(reason, []).append(key)
     return [
-        f"not used: {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''} ({why})"
-        for why, keys in reasons.items()
+        f"not used: {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''} ({reason})"
+        for reason, keys in reasons.items()
     ]
 
 
 def human_bytes(n: float | int) -> str:
-    """Return a size as people write it: ``91.2 MB``."""
+    """Return a number of bytes as text: ``91.2 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000 or unit == "GB":
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
@@ -156,7 +156,7 @@ def human_bytes(n: float | int) -> str:
 
 
 def console(**options: Any) -> Console:
-    """Return a console as wide as the terminal; where the output goes elsewhere, so wide that no table is cut."""
+    """Return a console as wide as the terminal; where the output goes elsewhere, wide enough that no table is cut."""
     return Console(**options) if sys.stdout.isatty() else Console(width=_UNCUT, **options)
 
 
@@ -164,7 +164,7 @@ _UNCUT = 1 << 14
 
 
 def as_text(table: Table) -> str:
-    """Render a table without colour: as wide as the terminal, as wide as it is where there is none."""
+    """Render a table without color: as wide as the terminal, or as the table where there is no terminal."""
     out = io.StringIO()
     Console(file=out, width=console().width, force_terminal=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

@@ -1,4 +1,4 @@
-"""Engines: each takes runs through their steps in a way of its own, and answers for them."""
+"""Engines: each takes runs through their steps in a different way."""
 
 from transferlab.train.engines.engine import Engine
 from transferlab.train.engines.scanned import ScannedEngine

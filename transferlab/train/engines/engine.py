@@ -1,4 +1,4 @@
-"""What the loop asks of an engine."""
+"""The interface of an engine, as the loop uses it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from transferlab.train.state import State
 
 @runtime_checkable
 class Engine(Protocol):
-    """What the loop asks of an engine. ``done`` counts finished steps, the same for all members."""
+    """The interface of an engine, as the loop uses it. ``done`` counts finished steps, the same for all members."""
 
     done: int
 
     @property
     def members(self) -> Sequence[Member]:
-        """The runs it takes along."""
+        """The runs that it trains."""
         ...
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
-        """Take steps until ``upto`` or until a stop is asked for; return each member's metrics."""
+        """Take steps until ``upto``, or until a stop is requested; return each member's metrics."""
         ...
 
     def state(self, member: int) -> State:
@@ -39,9 +39,9 @@ class Engine(Protocol):
         ...
 
     def predict(
-        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+        self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        """Probabilities for these examples of these members, with their present or the given states.
+        """Probabilities for each member's examples at ``indices``, with its present state or that in ``states``.
 
         Members that diverged may be missing.
         """

@@ -1,4 +1,4 @@
-"""Runs that step together in one program: what its two engines have in common."""
+"""Runs that step together in one program: what the vmapped and the scanned engine have in common."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transferlab.train.state import State
 
 
 class Population:
-    """Runs that share a program and frozen leaves, stepping together: what the vmapped and the scanned engine have in common.
+    """Runs that share a program and frozen leaves, and step together.
 
-    Members that have finished stay in the program, masked, until half of it stands still; then the others are
-    gathered into a smaller one.
+    Members that have finished stay in the program, masked, until they are half of it; then the others are gathered into a
+    smaller one.
     """
 
     def __init__(self, members: Sequence[Member], states: Sequence[State], slots: Sequence[int] | None = None):
@@ -40,7 +40,7 @@ class Population:
         return stacked([self.members[i].run.hparams() for i in self._slots])
 
     def _compact(self) -> bool:
-        """Set finished members aside; whether the population has become smaller."""
+        """Remove finished members once they are half of the population; return whether it has become smaller."""
         for slot, i in enumerate(self._slots):
             if self.members[i].total <= self.done and i not in self._finished:
                 self._finished[i] = self._slice(slot)
@@ -60,7 +60,7 @@ class Population:
         return self._finished[member] if member in self._finished else self._slice(self._slots.index(member))
 
     def memory(self, member: int) -> Memory:
-        """A member's share; all have the same."""
+        """A member's part of the memory; all have the same."""
         return self._memory
 
     @cached_property
@@ -68,7 +68,7 @@ class Population:
         return memory_of_state(self._one, self.members[0].frozen, self._temporary // len(self.members))
 
     def _count_flops(self, batch: Any, steps: int) -> None:
-        """Each member's steps cost what a step of a run made alone costs on a batch of this shape."""
+        """Each member's step costs what a step of a single run costs on a batch of this shape."""
         run = self._first.run
         hparams = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._hparams)
         cost = run.program.step.flops(self._one, self._first.frozen, batch, hparams)
@@ -84,4 +84,4 @@ def stacked(trees_: Sequence[Any]) -> Any:
 
 
 _SMALL = 1 << 16
-"""Numbers of a leaf below which members are stacked on the host."""
+"""Elements of a leaf up to which members are stacked on the host."""

@@ -1,4 +1,4 @@
-"""Runs that step together on features that lie on the device: many steps in one call."""
+"""Runs that step together on features kept on the device: many steps in one call."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from transferlab.train.result import Report
 from transferlab.train.state import State, evaluated
 
 CHUNK = 200
-"""Most steps that a scanned population takes in one call: Ctrl-C waits for no more."""
+"""Most steps that a scanned population takes in one call: Ctrl-C never waits longer."""
 
 HALVED = 8
-"""Least members of a scanned population whose halves step side by side on CPU."""
+"""Fewest members of a scanned population whose halves step in two threads on CPU."""
 
 
 class ScannedEngine(Population):
-    """Runs that share cached carries of one vector an example: all on the device, many steps in one call."""
+    """Runs that share cached carries of one vector per example: all on the device, many steps in one call."""
 
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
-        # Those on the same batches stand beside each other, and share them.
+        # Members on the same batches are adjacent, and share them.
         self._order = [(id(member.run.order), member.total) for member in members]
         super().__init__(members, states, sorted(range(len(members)), key=lambda i: self._order[i]))
         first, examples = members[0], {}
@@ -47,9 +47,9 @@ class ScannedEngine(Population):
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         out: list[Columns] = [{} for _ in self.members]
         while self.done < upto and not stop.asked:
-            left = upto - self.done
-            n = -(-left // -(-left // CHUNK))
-            # Calls of nearly equal lengths are one compiled program; the last steps of a call may be idle.
+            remaining = upto - self.done
+            n = -(-remaining // -(-remaining // CHUNK))
+            # Calls of nearly equal lengths share a compiled program; the last steps of a call may be idle.
             self._length = self._length if n <= self._length <= 1.25 * n else n
             self._compact()
             rows = self._rows(n, self._length)
@@ -65,13 +65,13 @@ class ScannedEngine(Population):
         return out
 
     def _call(self, rows: dict[str, np.ndarray]) -> tuple[State, dict[str, Any]]:
-        """Take the steps of ``rows`` with all members. On CPU their halves go side by side: operations so small run on one
+        """Take the steps of ``rows`` with all members. On CPU the halves run in two threads: operations this small use one
         core each.
         """
-        first, given = self._first, (self._states, self._hparams)
+        first, whole = self._first, (self._states, self._hparams)
         population = first.run.program.scanned_steps
         split = halving(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
-        parts = [(given, rows)] if split is None else split_population(split, jax.device_get(given), rows)
+        parts = [(whole, rows)] if split is None else split_population(split, jax.device_get(whole), rows)
 
         def call(part: tuple[tuple[State, Any], dict[str, np.ndarray]]) -> tuple[State, dict[str, Any]]:
             (states, hparams), rows = part
@@ -79,11 +79,11 @@ class ScannedEngine(Population):
             self._temporary = self._temporary or population.temporary_bytes(*arguments) * len(parts)
             return population(*arguments) if split is None else jax.device_get(population(*arguments))
 
-        made = list(prefetch_map(call, parts))
-        return made[0] if split is None else merge_population(split, made)
+        results = list(prefetch_map(call, parts))
+        return results[0] if split is None else merge_population(split, results)
 
     def _slice(self, slot: int) -> State:
-        # A member's state is small, and all are asked for at the same time: one transfer.
+        # Members' states are small, and are all requested at the same time: one transfer.
         self._host = jax.device_get(self._states) if self._host is None else self._host
         return jax.tree.map(lambda x: x[slot], self._host)
 
@@ -93,11 +93,11 @@ class ScannedEngine(Population):
         return smaller
 
     def _rows(self, n: int, length: int) -> dict[str, np.ndarray]:
-        """What stands in each of the next ``n`` steps; idle ones follow up to ``length``."""
-        size, of = self.members[0].run.settings.batch_size, Counter(self._order[i] for i in self._slots)
-        # Each member by itself, where orders have different numbers of them.
-        alike = next(iter(of.values())) if len(set(of.values())) == 1 else 1
-        first = self._slots[::alike]
+        """The examples of each of the next ``n`` steps; idle steps follow up to ``length``."""
+        size, counts = self.members[0].run.settings.batch_size, Counter(self._order[i] for i in self._slots)
+        # Members share an order's batches only where all orders have equally many members.
+        sharing = next(iter(counts.values())) if len(set(counts.values())) == 1 else 1
+        first = self._slots[::sharing]
         shape = (len(first), length, size)
         index, label = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         weight, live = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
@@ -121,32 +121,32 @@ class ScannedEngine(Population):
         return {"carry": carry, **{k: jax.ShapeDtypeStruct((size,), rows[k].dtype) for k in ("label", "weight")}}
 
     def predict(
-        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+        self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        # Those that look at the same examples stand beside each other, as in training.
-        chosen = sorted(wanted, key=lambda i: wanted[i].tobytes())
-        groups = [list(same) for _, same in groupby(chosen, lambda i: wanted[i].tobytes())]
+        # Members with the same examples are adjacent, as in training.
+        members = sorted(indices, key=lambda i: indices[i].tobytes())
+        groups = [list(same) for _, same in groupby(members, lambda i: indices[i].tobytes())]
         if len({len(group) for group in groups}) > 1:
-            groups = [[i] for i in chosen]
-        given = stacked([self.state(i) if states is None else states[i] for i in chosen])
-        index = np.zeros((len(groups), max(len(indices) for indices in wanted.values())), np.int32)
+            groups = [[i] for i in members]
+        stack = stacked([self.state(i) if states is None else states[i] for i in members])
+        index = np.zeros((len(groups), max(len(examples) for examples in indices.values())), np.int32)
         for row, group in enumerate(groups):
-            indices = wanted[group[0]]
-            index[row, : len(indices)] = np.searchsorted(self._examples, indices)
+            examples = indices[group[0]]
+            index[row, : len(examples)] = np.searchsorted(self._examples, examples)
         first = self.members[0]
         predict = first.run.program.scanned_predict
-        got = np.asarray(predict(evaluated(given), first.frozen, given["stats"], self._table, index))
-        return {i: got[row, : len(wanted[i])] for row, i in enumerate(chosen)}
+        probabilities = np.asarray(predict(evaluated(stack), first.frozen, stack["stats"], self._table, index))
+        return {i: probabilities[row, : len(indices[i])] for row, i in enumerate(members)}
 
 
 @dataclass(frozen=True)
 class Split:
-    """A cut through members in a grid of orders and those that share an order, in two equal halves along one of these axes.
+    """How members, a grid of (orders, members that share one), are split into two equal halves.
 
     Attributes:
-        orders: how many orders there are.
+        orders: number of orders.
         sharing: members of each order.
-        axis: 0 cuts between orders, 1 within each.
+        axis: 0 splits between orders, 1 within each.
     """
 
     orders: int
@@ -155,7 +155,7 @@ class Split:
 
 
 def halving(orders: int, members: int) -> Split | None:
-    """How a population is cut in two equal halves; None where it cannot be, or is too small."""
+    """How to split a population into two equal halves; None where that is impossible, or it is too small."""
     sharing = members // orders
     if members < HALVED or (sharing % 2 and orders % 2):
         return None
@@ -165,7 +165,7 @@ def halving(orders: int, members: int) -> Split | None:
 def split_population(
     split: Split, population: Any, rows: dict[str, np.ndarray]
 ) -> list[tuple[Any, dict[str, np.ndarray]]]:
-    """Return the halves of what has a leading axis of members, each with the rows of its orders."""
+    """Return the halves of a tree whose leaves have a leading axis of members, each with the rows of its orders."""
 
     def half(number: int) -> Any:
         def cut(x: np.ndarray) -> np.ndarray:

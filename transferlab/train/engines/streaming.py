@@ -18,7 +18,7 @@ from transferlab.train.state import State
 
 
 class StreamingEngine:
-    """One run, batch after batch: whatever the carry, and whatever the size of the data."""
+    """One run, batch after batch: any carry, and data of any size."""
 
     def __init__(self, member: Member, state: State):
         self.members = [member]
@@ -32,7 +32,7 @@ class StreamingEngine:
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         member = self.members[0]
-        run, waiting = member.run, []
+        run, pending = member.run, []
         # A row of metrics is written when it is complete.
         every = run.settings.log_every
         upto = min(upto, (self.done // every + 1) * every)
@@ -40,14 +40,14 @@ class StreamingEngine:
             batch = jax.device_put(next(self._batches)) if self._ahead is None else self._ahead
             self._state, metrics = run.program.step(self._state, member.frozen, batch, self._hparams)
             member.flops += run.program.step.flops(self._state, member.frozen, batch, self._hparams)
-            waiting.append(metrics)
+            pending.append(metrics)
             self.done += 1
-            # The next batch travels while the device works on this one.
+            # The next batch is transferred while the device works on this one.
             self._ahead = jax.device_put(next(self._batches)) if self.done < member.total else None
             if report is not None and self.done < upto:
                 report(self.done, member.total, {})
         # One transfer for the metrics of all these steps.
-        rows = jax.device_get(waiting)
+        rows = jax.device_get(pending)
         return [{name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}]
 
     def state(self, member: int) -> State:
@@ -57,6 +57,6 @@ class StreamingEngine:
         return memory_of(self.members[0].run)
 
     def predict(
-        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+        self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        return {0: predict_member(self.members[0], self._state if states is None else states[0], wanted[0])}
+        return {0: predict_member(self.members[0], self._state if states is None else states[0], indices[0])}

@@ -19,7 +19,7 @@ from transferlab.train.state import State
 
 
 class VmappedEngine(Population):
-    """Runs of one program, each on its own batches, all padded to the longest of a step."""
+    """Runs of one program, each on its own batches, which are padded to the longest one of each step."""
 
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
         super().__init__(members, states)
@@ -29,18 +29,18 @@ class VmappedEngine(Population):
         members = [self.members[i] for i in self._slots]
 
         def make(step: int) -> dict[str, Any]:
-            # One that has finished looks at its last batch again; nothing comes of it.
+            # A member that has finished gets its last batch again, without effect.
             batches = [member.run.order[min(step, member.total - 1)] for member in members]
             longest = max(batch.bucket for batch in batches)
-            made = [make_batch(m, replace(batch, bucket=longest)) for m, batch in zip(members, batches, strict=True)]
-            return jax.tree.map(lambda *parts: np.stack(parts), *made)
+            padded = [make_batch(m, replace(batch, bucket=longest)) for m, batch in zip(members, batches, strict=True)]
+            return jax.tree.map(lambda *parts: np.stack(parts), *padded)
 
         return stream(range(max(member.total for member in members)), make, self.done)
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         every = self.members[0].run.settings.log_every
         upto = min(upto, (self.done // every + 1) * every)
-        waiting: list[tuple[list[int], Any]] = []
+        pending: list[tuple[list[int], Any]] = []
         while self.done < upto and not stop.asked:
             if self._compact():
                 self._batches = self._stream()
@@ -51,12 +51,12 @@ class VmappedEngine(Population):
             arguments = (self._states, first.frozen, batch, live, self._hparams)
             self._temporary = self._temporary or vmapped_step.temporary_bytes(*arguments)
             self._states, metrics = vmapped_step(*arguments)
-            waiting.append((list(self._slots), metrics))
+            pending.append((list(self._slots), metrics))
             self.done += 1
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})
         out: list[Columns] = [{} for _ in self.members]
-        for step, (slots, metrics) in enumerate(jax.device_get(waiting), self.done - len(waiting)):
+        for step, (slots, metrics) in enumerate(jax.device_get(pending), self.done - len(pending)):
             for slot, i in enumerate(slots):
                 if step < self.members[i].total:
                     for name, values in metrics.items():
@@ -64,9 +64,9 @@ class VmappedEngine(Population):
         return out
 
     def predict(
-        self, wanted: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
+        self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
     ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        # Each is computed by itself: one that diverged may be left out.
-        asked = [i for i in wanted if self.members[i].diverged is None]
-        given = {i: self.state(i) if states is None else states[i] for i in asked}
-        return {i: predict_member(self.members[i], given[i], wanted[i]) for i in asked}
+        # Members are computed one by one, so that those that diverged may be left out.
+        live = [i for i in indices if self.members[i].diverged is None]
+        current = {i: self.state(i) if states is None else states[i] for i in live}
+        return {i: predict_member(self.members[i], current[i], indices[i]) for i in live}
