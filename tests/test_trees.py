@@ -54,7 +54,7 @@ def test_twelve_layers_keep_their_order_through_orbax(tmp_path) -> None:
         (lambda p: p["layers"]["3"].pop("mlp"), r"'layers/3/mlp/\S+' .* is missing"),
         (lambda p: p["embed"].update(wrod=p["embed"].pop("word")), r"'embed/wrod/embedding' is not in this module. Did you mean 'embed/word/embedding'"),
         (lambda p: p["embed"]["word"].update(embedding=jnp.zeros((29, 8))), r"'embed/word/embedding' is \(29, 8\) .*expected \(30, 8\)"),
-        (lambda p: p["embed"]["word"].update(embedding=jnp.zeros((30, 8), jnp.bfloat16)), r"bfloat16, expected \(30, 8\) float32"),
+        (lambda p: p["embed"]["word"].update(embedding=jnp.zeros((30, 8), jnp.bfloat16)), r"bfloat16; expected \(30, 8\) float32"),
     ],
 )  # fmt: skip
 def test_merge_refuses_what_does_not_fit_and_names_it(change, said: str) -> None:

@@ -217,10 +217,10 @@ def test_a_named_size_has_the_published_number_of_parameters(size: str, paramete
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: replace(TEXT, hidden_size=9), "hidden_size 9 is no multiple of num_attention_heads 2"),
+        (lambda: replace(TEXT, hidden_size=9), "hidden_size 9 is not a multiple of num_attention_heads 2"),
         (lambda: replace(TEXT, vocab_size=0), "vocab_size is 0"),
         (lambda: replace(TEXT, hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
-        (lambda: replace(CLIP, text=replace(TEXT, projection_dim=5)), "images become 6 numbers and texts 5"),
+        (lambda: replace(CLIP, text=replace(TEXT, projection_dim=5)), "images are embedded in 6 dimensions and texts in 5"),
         (lambda: CLIP.build(ClassifierConfig(("a", "b"))), "takes no classifier"),
         (lambda: replace(VISION, pooler=True, class_token=False, position_slots=0, pooling="mean"), "'tanh' needs the class"),
         (lambda: replace(VISION, pooling="embedding"), "pooling 'embedding' is not possible"),

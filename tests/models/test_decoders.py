@@ -265,13 +265,13 @@ def test_a_head_applies_its_scale_its_bias_and_its_cap() -> None:
     [
         (
             lambda: replace(LLAMA, num_key_value_heads=3),
-            "num_attention_heads 4 is no multiple of num_key_value_heads 3",
+            "num_attention_heads 4 is not a multiple of num_key_value_heads 3",
         ),
         (lambda: replace(LLAMA, head_dim=5), "head_dim is 5"),
         (lambda: replace(LLAMA, hidden_act="siluu"), "unknown hidden_act.*silu"),
         (lambda: replace(LLAMA, vocab_size=0), "vocab_size is 0"),
         (lambda: replace(LLAMA, windowed=(1,)), "sliding_window is None"),
-        (lambda: replace(GPT2, n_head=5), "n_embd 12 is no multiple of n_head 5"),
+        (lambda: replace(GPT2, n_head=5), "n_embd 12 is not a multiple of n_head 5"),
         (lambda: replace(GPT2, activation_function="x"), "unknown activation_function"),
         (lambda: replace(GPT2, n_layer=0), "n_layer is 0"),
     ],

@@ -150,7 +150,7 @@ def test_a_decoder_without_targets_or_under_a_head_for_labels_is_refused(definit
         ({"feed_forward_proj": "gated-gelo"}, "unknown feed_forward_proj.*'gated-gelu'"),
         ({"num_heads": 0}, "num_heads is 0"),
         ({"relative_attention_num_buckets": 7}, "relative_attention_num_buckets is 7"),
-        ({"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 is not beyond the 4"),
+        ({"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 is not above the 4"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None:

@@ -166,13 +166,13 @@ def test_a_named_size_has_the_number_of_parameters_published(config, millions: f
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RobertaConfig(hidden_size=10, num_attention_heads=3), "hidden_size 10 is no multiple"),
+        (lambda: RobertaConfig(hidden_size=10, num_attention_heads=3), "hidden_size 10 is not a multiple"),
         (lambda: RobertaConfig(pad_token_id=-1), "pad_token_id is -1; it must be at least 0"),
         (lambda: RobertaConfig(max_position_embeddings=2), "max_position_embeddings 2 leaves no row"),
         (lambda: RobertaConfig(hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
         (
             lambda: DistilBertConfig(hidden_size=10, num_attention_heads=3),
-            "hidden_size 10 is no multiple of num_attention_heads 3",
+            "hidden_size 10 is not a multiple of num_attention_heads 3",
         ),
         (lambda: DistilBertConfig(num_hidden_layers=0), "num_hidden_layers is 0"),
         (lambda: MPNetConfig(relative_attention_num_buckets=16), "relative_attention_num_buckets is 16"),

@@ -96,7 +96,7 @@ def test_training_draws_and_bfloat16_stays_close(definition, params, hidden) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder_attention_heads": 5}, "d_model 12 is no even multiple of encoder_attention_heads 5"),
+        ({"encoder_attention_heads": 5}, "d_model 12 is not an even multiple of encoder_attention_heads 5"),
         ({"activation_function": "geluu"}, "unknown activation_function"),
         ({"num_mel_bins": 0}, "num_mel_bins is 0"),
     ],
