@@ -64,7 +64,7 @@ def test_another_tokenizer_has_another_hash(tmp_path: Path) -> None:
         ({}, {"added_tokens": {"<s1>": 9}}, r"added_tokens\.json: the added token '<s1>' should have id 9, but gets 6"),
         ({"added_tokens_decoder": {"5": START}}, {}, r"tokenizer_config\.json: .*'<s1>' should have id 5, but gets 6"),
         ({}, {"added_tokens": ["<s1>"]}, r"added_tokens\.json: expected a JSON object"),
-        ({"pad_token": {"lstrip": True}}, {}, "is given where a token is expected"),
+        ({"pad_token": {"lstrip": True}}, {}, "expected a token; got"),
         ({"split_special_tokens": True}, {}, "split_special_tokens is true"),
     ],
 )

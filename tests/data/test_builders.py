@@ -34,7 +34,7 @@ def test_the_sign_of_the_mean_is_the_label(tmp_path: Path) -> None:
 
 def test_a_broken_line_is_reported(tmp_path: Path) -> None:
     path = archive(tmp_path, "1\t0.4\tgood\n2\tno text\n")
-    with pytest.raises(TransferlabError, match=r"rated/tweets\.txt, line 2: 2 columns, expected id, mean and text"):
+    with pytest.raises(TransferlabError, match=r"rated/tweets\.txt, line 2: expected id, mean and text; got 2 columns"):
         list(rated_texts(path, "rated/tweets.txt"))
 
 
@@ -101,7 +101,7 @@ def test_opening_data_does_not_import_tensorflow() -> None:
 def test_every_entry_has_a_license_and_a_citation() -> None:
     for name, known in DATASETS.items():
         assert known.name == name
-        assert known.licence
+        assert known.license
         assert known.citation
         assert len(known.labels) > 1
 

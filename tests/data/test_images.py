@@ -102,8 +102,8 @@ def test_an_image_of_more_than_8_bits_keeps_its_levels(
         (GREY // 16, "PNG", None, r"largest is 255; .* white=255"),
         (GREY.astype(np.int32) * 999, "TIFF", None, r"32 bits, but the largest is 4090905; .* white=4294967295"),
         (np.array([[0, 7, 255]], np.int32), "TIFF", None, "32 bits, but the largest is 255"),
-        (GREY.astype(np.int32) - 9, "TIFF", 4095, "least value is -9"),
-        (GREY, "PNG", 1023, "largest value is 4095, and white is 1023"),
+        (GREY.astype(np.int32) - 9, "TIFF", 4095, "smallest value is -9"),
+        (GREY, "PNG", 1023, "largest value is 4095, but white is 1023"),
         (np.array([[0.0, np.nan]], np.float32), "TIFF", 1.0, "not finite"),
     ],
 )
@@ -133,7 +133,7 @@ def test_colors_of_16_bits_that_hold_12_keep_their_levels() -> None:
     assert read_image(deep_colors(colors * 16))[0, 3].tolist() == [255, 127, 63]
     with pytest.raises(TransferlabError, match=r"colors have 16 bits, but the largest is below 4096; .* white=65535"):
         read_image(deep_colors(colors))
-    with pytest.raises(TransferlabError, match="read for white=65535 alone"):
+    with pytest.raises(TransferlabError, match="only read with white=65535"):
         read_image(deep_colors(colors), 4095)
     assert read_image(deep_colors(colors), 65535)[0, 3].tolist() == [15, 7, 3]
 
@@ -168,17 +168,17 @@ def test_a_jpeg_of_another_suffix_is_found(tmp_path: Path) -> None:
     assert len(tl.dataset(labelled(tmp_path), test_examples=2).records) == 6
 
 
-def test_folders_of_splits_are_said_to_hold_no_images(tmp_path: Path) -> None:
+def test_a_folder_of_splits_is_refused_and_one_of_them_suggested(tmp_path: Path) -> None:
     for split in ("test", "Train", "val"):
         (tmp_path / "img" / split).mkdir(parents=True)
         labelled(tmp_path / "img" / split)
     with pytest.raises(
-        TransferlabError, match=r"splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"
+        TransferlabError, match=r"(?s)splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"
     ):
         tl.dataset(tmp_path / "img")
     assert len(tl.dataset(tmp_path / "img" / "Train", test_examples=2).records) == 6
-    # An archive that holds a folder of its own name.
-    with pytest.raises(TransferlabError, match=r"img/Train/a/0\.JPG lies a folder deeper"):
+    # An archive that contains a folder of its own name.
+    with pytest.raises(TransferlabError, match=r"img/Train/a/0\.JPG is a folder deeper"):
         tl.dataset(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_folders_of_splits_are_said_to_hold_no_images(tmp_path: Path) -> None:
         ("a/photo.heic", None, r"photo\.heic is an image of a kind that is not read"),
         ("a/photo", "PNG", r"photo is an image \(PNG\), .* Name it photo\.png"),
         ("a/photo.jpg.1", "JPEG", r"photo\.jpg\.1 is an image \(JPEG\)"),
-        ("photo.png", "PNG", r"photo\.png lies outside the folders of the labels"),
+        ("photo.png", "PNG", r"photo\.png is outside the labels' folders"),
     ],
 )
 def test_an_image_that_is_left_out_is_reported(name: str, kind: str | None, message: str, tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_an_image_that_is_left_out_is_reported(name: str, kind: str | None, mess
         tl.dataset(tmp_path, test_examples=2)
 
 
-def test_files_that_are_no_images_are_reported(tmp_path: Path, caplog) -> None:
+def test_files_that_are_not_images_are_reported(tmp_path: Path, caplog) -> None:
     labelled(tmp_path)
     (tmp_path / "a" / "notes.txt").write_text("of the day")
-    assert tl.dataset(tmp_path, test_examples=2).about["passed_over"] == "1 file that is no image, notes.txt"
+    assert tl.dataset(tmp_path, test_examples=2).about["passed_over"] == "1 file that is not an image, notes.txt"
     (tmp_path / "b" / "Thumbs.db").write_bytes(b"thumbs")
-    said = "2 files that are no images, notes.txt among them"
+    said = "2 files that are not images, notes.txt among them"
     assert tl.dataset(tmp_path, test_examples=2).describe()["passed_over"] == said
     assert said in caplog.text
 
@@ -220,7 +220,7 @@ def test_white_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     for white, message in ((0, "white is 0"), (-1.0, "white is -1"), (True, "white is True")):
         with pytest.raises(TransferlabError, match=message):
             tl.dataset(tmp_path, white=white)
-    with pytest.raises(TransferlabError, match="white is for a folder of images"):
+    with pytest.raises(TransferlabError, match="not a folder of images, to which it applies"):
         tl.dataset("animals", white=4095)
 
 

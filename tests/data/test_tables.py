@@ -52,7 +52,7 @@ def test_a_table_that_can_be_read_in_two_ways_is_refused_by_its_row(tmp_path: Pa
     # A row that needs its quotes, and a pair of stray marks around rows with labels that others have.
     path = write(tmp_path / "t.csv", [*ROWS, *STRAY, ('"Hello, world"', "1")])
     with pytest.raises(
-        TransferlabError, match=r"t\.csv, row 11: lines 12 to 14 are one text in double quotes, or 3 rows"
+        TransferlabError, match=r"t\.csv, row 11: lines 12 to 14 could be one text in double quotes, or 3 rows"
     ):
         texts(path)
     front = tmp_path / "u.csv"
@@ -90,13 +90,16 @@ def test_a_table_of_another_separator_lacks_its_columns(tmp_path: Path, separato
 def test_a_header_of_other_names_or_none_is_told_from_another_separator(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     for header, said in (
-        ("body;y\n", r"no column 'text'\. Its fields look separated by ';'\. Choose from: body, y\.$"),
-        ("texts;label\n", r"no column 'text'\. Its fields look separated by ';'\. Did you mean 'texts'\?$"),
+        ("body;y\n", r"no column 'text'\. Its fields seem to be separated by ';'\. Choose from: body, y\.$"),
+        ("texts;label\n", r"no column 'text'\. Its fields seem to be separated by ';'\. Did you mean 'texts'\?$"),
         ("texts,label;y\n", r"no column 'text'\. Did you mean 'texts'\?$"),
-        ("a;t 0\n", r"look separated by ';'\. Its first row is 'a', 't 0'; a header with column names is expected\.$"),
+        (
+            "a;t 0\n",
+            r"seem to be separated by ';'\. Its first row is 'a', 't 0'; expected a header with column names\.$",
+        ),
         (
             "",
-            r"no column 'text'\. Its fields look .* Its first row is 'a', 't 1'; a header with column names is expected\.$",
+            r"no column 'text'\. Its fields seem .* Its first row is 'a', 't 1'; expected a header with column names\.$",
         ),
     ):
         path.write_text(header + "a;t 1\nb;t 2\na;t 3\n")
@@ -112,7 +115,7 @@ def test_rows_of_other_lengths_nul_and_other_encodings_are_named(tmp_path: Path)
     for written, said in (
         (b"text,label,id\na,1,7\nb,0\n", "row 2: 2 fields, where the header has 3"),
         (b"text,label\na,1\nb,0,0\n", "row 2: 3 fields, where the header has 2"),
-        (b"text,label\na,1\nb\0c,0\n", "line 3: holds a NUL character"),
+        (b"text,label\na,1\nb\0c,0\n", "line 3: contains a NUL character"),
         ("text,label\na,1\n".encode("utf-16"), "line 1: not UTF-8 .* looks like UTF-16"),
         (b"text,label\na,1\ncaf\xe9,0\n", r"line 3: not UTF-8 \(byte 3\)"),
         (b"text,label,label\na,1,0\n", "has 2 columns 'label'"),
@@ -128,8 +131,8 @@ def test_rows_of_other_lengths_nul_and_other_encodings_are_named(tmp_path: Path)
 def test_a_line_that_is_no_object_or_has_a_name_twice_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     for line, said in (
-        ('[["text", "a"], ["label", 1]]', "line 2: not a JSON object"),
-        ("[" * 100_000, "line 2: not a JSON object"),
+        ('[["text", "a"], ["label", 1]]', "line 2: expected a JSON object"),
+        ("[" * 100_000, "line 2: expected a JSON object"),
         ('{"text": "a", "label": 1, "label": 0}', "line 2: 'label' is given more than once"),
     ):
         path.write_text('{"text": "a", "label": 1}\n' + line + "\n")
