@@ -1,4 +1,4 @@
-"""Tokens that a directory names beside its vocabulary are found whole, with the ids that the origin gives them."""
+"""Tokens that a directory names next to its vocabulary are found whole, with the ids of transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transferlab.errors import TransferlabError
 
 
 def read(folder: Path, settings: dict | None = None, **files: object) -> TextTransform:
-    """A vocabulary of six, and what stands beside it."""
+    """A vocabulary of six, and the files next to it."""
     made = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "a": 2, "b": 3, "</s>": 4, "c": 5}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(["<pad>"])

@@ -66,12 +66,12 @@ def test_images_keep_every_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, shape).astype(np.uint8) for shape in ((5, 7), (6, 4, 3))]
-    rows = [{"id": str(i), "image": picture, "label": i} for i, picture in enumerate(pictures)]
+    images = [rng.integers(0, 256, shape).astype(np.uint8) for shape in ((5, 7), (6, 4, 3))]
+    rows = [{"id": str(i), "image": image, "label": i} for i, image in enumerate(images)]
     source = data_source(entry("images", "image", rows, []))
     got = {example["id"].decode(): read_image(example["image"]) for example in source}
-    np.testing.assert_array_equal(got["0"], np.repeat(pictures[0][..., None], 3, axis=-1))
-    np.testing.assert_array_equal(got["1"], pictures[1])
+    np.testing.assert_array_equal(got["0"], np.repeat(images[0][..., None], 3, axis=-1))
+    np.testing.assert_array_equal(got["1"], images[1])
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Labels: which values are one class, what is missing, and columns that are no classes at all."""
+"""Labels: which values are the same class, which are missing, and which columns are not classes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def opened(folder: Path, labels: list[Any], kind: str = "csv", **options: Any) -
         (["tench, Tinca tinca", "crane", "crane, bird"] * 2, ("crane", "crane, bird", "tench, Tinca tinca")),
     ],
 )  # fmt: skip
-def test_labels_are_one_class_each_numbers_in_their_order(tmp_path: Path, labels: list[str], names: tuple) -> None:
+def test_each_label_is_a_class_and_numbers_are_in_order(tmp_path: Path, labels: list[str], names: tuple) -> None:
     assert opened(tmp_path, labels).label_names == names
 
 
@@ -86,12 +86,12 @@ def test_a_missing_label_of_json_is_an_error_that_names_its_row(tmp_path: Path, 
         (["['a', 'b']", "['a']"] * 3, r"row 1: the label is \['a', 'b'\], a list of tags"),
     ],
 )  # fmt: skip
-def test_columns_that_are_no_classes_are_refused_in_a_sentence(tmp_path: Path, labels: list[str], said: str) -> None:
+def test_columns_that_are_not_classes_are_refused(tmp_path: Path, labels: list[str], said: str) -> None:
     with pytest.raises(TransferlabError, match=said):
         opened(tmp_path, labels)
 
 
-def test_who_insists_has_every_value_as_a_class(tmp_path: Path) -> None:
+def test_label_kind_classes_makes_every_value_a_class(tmp_path: Path) -> None:
     many = [str(i % 300) for i in range(700)]
     assert opened(tmp_path, many, label_kind="classes").label_names == tuple(map(str, range(300)))
     # In JSON a number may be written as a text, and is then none.
@@ -121,7 +121,7 @@ def test_true_and_one_of_json_are_two_classes(tmp_path: Path) -> None:
             opened(tmp_path, labels, "jsonl", label_kind="classes")
 
 
-def test_folders_of_pictures_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_folders_of_images_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for label in ("10", "9", "NA"):
         (tmp_path / "mixed" / label).mkdir(parents=True)
         (tmp_path / "numbers" / label.replace("NA", "0")).mkdir(parents=True)
@@ -135,13 +135,13 @@ def test_folders_of_pictures_are_classes_in_the_order_of_their_numbers(tmp_path:
         tl.dataset(tmp_path / "numbers", test_examples=1)
 
 
-def test_fifty_thousand_labels_keep_nobody_waiting_for_the_split() -> None:
+def test_each_of_fifty_thousand_labels_comes_once_before_any_comes_twice() -> None:
     labels = (np.arange(100_000) % 50_000).astype(np.int32)
     order = stratified_order(labels, 0, 50_000)
     assert len(set(labels[order[:50_000]].tolist())) == 50_000
 
 
-def test_how_a_data_set_was_understood_is_one_line(tmp_path: Path) -> None:
+def test_how_a_data_set_was_read_is_one_line(tmp_path: Path) -> None:
     data = opened(tmp_path, ["cat", "dog"] * 20)
     assert (
         repr(data)

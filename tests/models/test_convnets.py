@@ -162,7 +162,7 @@ def test_max_pool_does_not_pad_with_a_zero() -> None:
 
 
 def test_a_shifted_window_does_not_see_the_other_side_of_the_image() -> None:
-    """The shift brings the first rows beside the last ones; they must not attend to each other."""
+    """The shift brings the first rows next to the last ones; they must not attend to each other."""
     config = replace(TINY["swin"], depths=(2, 1), window_sizes=(4, 4))
     definition, params, state = concrete(config)
     run = compiled(definition, 2, 3)  # the second block of the first stage
@@ -170,7 +170,7 @@ def test_a_shifted_window_does_not_see_the_other_side_of_the_image() -> None:
     want = run(params, state, {"hidden": x})[0]["hidden"]
     changed = run(params, state, {"hidden": x.at[:, 0].multiply(jnp.arange(1.0, 5.0))})[0]["hidden"]
     moved = np.abs(np.asarray(changed - want)).max((0, 2, 3)) > 1e-6
-    # Half a window of two rows: rows 0 and 1 share a window with the last two, and only with each other an attention.
+    # Half a window of two rows: rows 0 and 1 are in a window with the last two, but attend only to each other.
     assert moved.tolist() == [True, True] + [False] * 14
 
 

@@ -207,9 +207,7 @@ def test_bfloat16_stays_close_to_float32_and_keeps_its_dtype() -> None:
         (replace(LLAMA, num_hidden_layers=1), "attention_dropout", {"layers/0"}),
     ],
 )
-def test_a_rate_acts_in_training_alone_and_in_the_stages_that_say_they_are_random(
-    config, field: str, noisy: set
-) -> None:
+def test_a_rate_acts_only_in_training_and_in_the_stages_declared_random(config, field: str, noisy: set) -> None:
     definition, params = concrete(replace(config, **{field: 0.5}))
     given = {"input_ids": IDS, "attention_mask": MASK}
     quiet = run(concrete(config)[0], params, given, eager=True)["logits"]
@@ -276,7 +274,7 @@ def test_a_head_applies_its_scale_its_bias_and_its_cap() -> None:
         (lambda: replace(GPT2, n_layer=0), "n_layer is 0"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(make, message: str) -> None:
+def test_an_impossible_config_is_refused(make, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         make()
 
