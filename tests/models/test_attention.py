@@ -331,7 +331,7 @@ def test_a_rounded_softmaxs_gradient_is_that_of_the_definition(dtype: Any) -> No
     assert weights.dtype == dtype
     want, definition = jax.vjp(jax.nn.softmax, x)
     tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
-    np.testing.assert_allclose(share.astype(jnp.float32), want, atol=tolerance)
+    np.testing.assert_allclose(weights.astype(jnp.float32), want, atol=tolerance)
     np.testing.assert_allclose(back(dy.astype(dtype))[0], definition(dy)[0], atol=tolerance)
 
 
