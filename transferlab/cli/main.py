@@ -249,7 +249,7 @@ def data() -> None:
     """List the data sets that have a name, with their licenses."""
     from transferlab.data.builders import DATASETS
 
-    _listing(("data", "license", ""), [(name, entry.licence, entry.about) for name, entry in DATASETS.items()])
+    _listing(("data", "license", ""), [(name, entry.license, entry.about) for name, entry in DATASETS.items()])
 
 
 def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
