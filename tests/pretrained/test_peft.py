@@ -59,12 +59,19 @@ def edit(adapter: Path, change) -> None:
 
 
 KEY = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_{}.weight"
+HEAD = "base_model.model.classifier.weight"
 WRONG_TENSORS = {
     "half an adapter": (lambda t: t.pop(KEY.format("B")), "query.lora_B.weight' is missing"),
     "a module that is not there": (
         lambda t: t.update({k.replace("layer.1", "layer.7"): v for k, v in t.items()}), "'bert.*layer.7.* is no tensor"),
     "another rank": (lambda t: t.update({KEY.format("A"): np.ones((5, 16), np.float32)}), r"has A \(5, 16\)"),
     "NaN": (lambda t: t[KEY.format("A")].fill(np.nan), "adapter_model.safetensors: '.*lora_A.weight' holds NaN"),
+    "an infinity": (lambda t: t[KEY.format("B")].fill(np.inf), "adapter_model.safetensors: '.*lora_B.weight' holds an inf"),
+    "integers": (
+        lambda t: t.update({KEY.format("A"): np.ones((2, 16), np.int8)}), "lora_A.weight' is of dtype int8, and must be of"),
+    "integers for a head": (
+        lambda t: t.update({HEAD: np.ones((2, 16), np.int64)}), "classifier.weight' is of dtype int64, and must be of"),
+    "NaN in a head": (lambda t: t[HEAD].fill(np.nan), "classifier.weight' holds NaN"),
     "DoRA's magnitudes": (
         lambda t: t.update({KEY.format("magnitude_vector"): np.ones(16, np.float32)}), "is no LoRA of a linear map"),
     "an adapter of a norm": (
@@ -120,6 +127,15 @@ def test_what_is_no_adapter_is_one_error(tmp_path: Path, source, adapter: Path) 
         tl.load_adapter(adapter)
     with pytest.raises(TransferlabError, match="no adapter to write"):
         Adapted(source).save_adapter(tmp_path / "x")
+
+
+def test_numbers_beyond_the_dtype_in_memory_are_refused(source) -> None:
+    # 1e5 is more than float16 has; in float32 both are computed with.
+    large = Pair(np.full((16, 2), 1e5, np.float32), np.full((2, 16), 1e-5, np.float32), 1.0)
+    assert np.isfinite(Adapted(source, {QUERY: large})(IDS)["hidden"]).all()
+    half = tl.load(source.name, dtype="float16")
+    with pytest.raises(TransferlabError, match="query/lora/a.*beyond the range of float16"):
+        Adapted(half, {QUERY: large})(IDS)
 
 
 def test_a_head_that_the_reference_would_pool_otherwise_is_not_written(source, tmp_path: Path) -> None:

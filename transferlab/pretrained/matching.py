@@ -13,7 +13,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.tensors import LazyTensor, wrong_dtype
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import NameTable, entries_by_key
 from transferlab.pretrained.source import Source, Transform
@@ -146,13 +146,8 @@ def _quantised(wanted: Mapping[str, Any], found: Mapping[str, LazyLeaf]) -> list
     """Keys of floating leaves whose numbers the file has as integers or in 8 bits, which say nothing without their scales."""
     kinds = {found[path].key: found[path].tensor.dtype for path, leaf in wanted.items()
              if path in found and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
-    return [f"the file's key '{key}' is of dtype {kind}, and must be of {', '.join(_FLOATS)}: quantised weights are not read "
-            "from such files; load the model's weights as they were before, or a GGUF file of it."
-            for key, kind in kinds.items() if kind.name not in _FLOATS]  # fmt: skip
-
-
-_FLOATS = ("float32", "float16", "bfloat16", "float64")
-"""Types of numbers that stand for themselves."""
+    return [f"the file's {wrong}: quantised weights are not read from such files; load the model's weights as they were "
+            "before, or a GGUF file of it." for key, kind in kinds.items() if (wrong := wrong_dtype(key, kind))]  # fmt: skip
 
 
 def _pooling(family: Family, config: Any, head: HeadConfig | None) -> Pooling:

@@ -27,7 +27,7 @@ from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.classifiers import labels_of, like_the_origins
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
-from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.tensors import LazyTensor, wrong_dtype
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import SAME, Entry, NameTable, entries_by_key, with_prefix
@@ -215,6 +215,8 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
     replaced: dict[str, LazyLeaf] = {}
     heads: list[NameTable] = []
     for key, tensor in tensors.items():
+        if wrong := wrong_dtype(key, tensor.dtype):
+            raise TransferlabError(f"{weights}: {wrong}.")
         module, half, rest = key.partition(".lora_")
         if half:
             part = rest.removesuffix(".weight")
