@@ -151,9 +151,11 @@ def _override(raw: dict[str, Any], text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """ConfigDicts, lists and tuples as plain data."""
+    """ConfigDicts, lists, tuples and sets as plain data."""
     if isinstance(value, (ConfigDict, Mapping)):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return tuple(_plain(v) for v in value)
+    if isinstance(value, (set, frozenset)):
+        return tuple(sorted(map(_plain, value), key=str))
     return value

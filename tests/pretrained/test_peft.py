@@ -134,7 +134,7 @@ def test_numbers_beyond_the_dtype_in_memory_are_refused(source) -> None:
     large = Pair(np.full((16, 2), 1e5, np.float32), np.full((2, 16), 1e-5, np.float32), 1.0)
     assert np.isfinite(Adapted(source, {QUERY: large})(IDS)["hidden"]).all()
     half = tl.load(source.name, dtype="float16")
-    with pytest.raises(TransferlabError, match="query/lora/a.*beyond the range of float16"):
+    with pytest.raises(TransferlabError, match=r"query/lora/a.*beyond the range of float16"):
         Adapted(half, {QUERY: large})(IDS)
 
 
