@@ -13,8 +13,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
+
+from transferlab.errors import TransferlabError
 
 Key = jax.Array
 
@@ -144,6 +148,13 @@ class Embedding(nnx.Module):
         self.embedding = parameter((vocabulary, features), initialiser)
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
+        """Return a row for each id.
+
+        Raises:
+            TransferlabError: an id that the table has no row for. One that is traced (under ``jax.jit``) has no value to
+                check: it takes the nearest row.
+        """
+        _check_ids(ids, self.embedding.shape[0])
         return lookup(self.embedding[...], ids)
 
     def attend(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch vocabulary"]:
@@ -151,12 +162,24 @@ class Embedding(nnx.Module):
         return x @ self.embedding[...].T
 
 
+def _check_ids(ids: Int[Array, "*batch"], rows: int) -> None:
+    if isinstance(ids, Tracer) or not getattr(ids, "is_fully_addressable", True):
+        return
+    values = np.asarray(ids)
+    wrong = np.argwhere((values < 0) | (values >= rows))
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        raise TransferlabError(
+            f"The id {int(values[place])} at {list(place)} is beyond a table of {rows} rows (0 to {rows - 1})."
+        )
+
+
 FEW_ROWS = 256
 """Rows of a table up to which a lookup is a product with one-hot rows."""
 
 
 def lookup(table: Float[Array, "rows features"], ids: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
-    """Rows of a table, the last for an index beyond it. What many lookups of a row add to its gradient is summed in float32.
+    """Rows of a table, the nearest for an index beyond it. What many lookups of a row add to its gradient is summed in float32.
 
     Of a small table they are a matrix product with one-hot rows: on a GPU additions to the same row wait for each other,
     and with token types, which are all 0, they took 24 ms of a 27 ms step.

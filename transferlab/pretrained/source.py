@@ -49,7 +49,8 @@ class Source:
         pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
         labels: label names of the checkpoint's head.
         provenance: where it came from: name, revision, path, licence, and the ``changes`` that
-            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
+            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; of weights that came alone the ``config`` that
+            they were loaded with. ``recorded`` adds the hashes of its files.
         dtype: of the parameters in memory when the source itself is called.
         raw: ``config.json`` as it was read, if there was one.
         names: the name table that its files follow.
@@ -324,7 +325,11 @@ class Source:
 
     @check_arguments
     def module(self, dtype: Any = None) -> Any:
-        """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
+        """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another.
+
+        Called with arrays, it refuses an id that its table has no row for; within ``jax.jit``, where values are not
+        known, such an id takes the nearest row. Check them before: ``source.checked(inputs)``.
+        """
         dtype = self.dtype if dtype is None else jnp.dtype(dtype).name
         params, state = self.arrays if dtype == self.dtype else self._placed(dtype)
         return self.definition.merge(params, state, compute=dtype)
@@ -353,6 +358,11 @@ class Source:
             follows, and ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of
             a language model. Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and
             ``text_embedding`` (of unit length), and ``logits`` (images, texts).
+
+        Raises:
+            TransferlabError: inputs that do not fit: another name, shape or type, or an id that its table has no row
+                for. Where this is called within ``jax.jit``, values are not known and are not checked: such an id then
+                takes the nearest row. Check them before: ``source.checked(inputs)``.
         """
         return self._evaluate(*self.arrays, self.checked(inputs))
 
