@@ -259,7 +259,7 @@ def _decoded(file: str | Path | BinaryIO | bytes, name: str, white: float | int 
             upright.format = kind
             upright = as_bytes(upright, layout, white)
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                # Transparent parts show white, as on a page.
+                # Transparent parts show white, as in transformers' convert_to_rgb; timm's reader drops the channel.
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
             return np.array(upright.convert("RGB"))
