@@ -124,7 +124,7 @@ def write_orbax(source: Source, made: Path, dtype: str | None) -> None:
             "names": _table_number(source),
             "pooling": source.pooling,
             "normalise": source.normalise,
-            "origin": {name: value for name, value in source.provenance.items() if name != "path"},
+            "origin": {name: value for name, value in source.provenance.items() if name not in ("path", "config")},
         },
     )
 

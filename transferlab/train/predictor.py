@@ -20,8 +20,10 @@ from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import read
 from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
@@ -164,7 +166,9 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not place:
             continue
         try:
-            source = load(place, tower=origin.get("tower"), entry=origin.get("entry"))
+            given = origin.get("config")
+            config = None if given is None else read(FAMILIES[given["family"]].config, given["fields"], "config")
+            source = load(place, config=config, tower=origin.get("tower"), entry=origin.get("entry"))
             source = source.with_changes(origin.get("changes", {}))
         except TransferlabError as error:
             tried.append(f"'{place}': {error}")
