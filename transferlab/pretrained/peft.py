@@ -20,7 +20,7 @@ from jaxtyping import Float
 from transferlab import limits
 from transferlab.bounds import Count, Rate
 from transferlab.errors import FieldError, TransferlabError, nearest
-from transferlab.fields import check_fields
+from transferlab.fields import check_fields, given_fields
 from transferlab.files import write_json
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.cards import write_card
@@ -38,6 +38,7 @@ from transferlab.pretrained.source import Source
 from transferlab.reading import read_object
 
 _PREFIX = "base_model.model."
+_LARGEST = float(np.finfo(np.float32).max)
 _PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}
 """What an adapter is made of, and the end of its key; old files have ``.weight`` after each."""
 
@@ -114,20 +115,28 @@ class AdapterConfig:
                 f"{path}: init_lora_weights is '{start}', which changed the base's own weights. Save the adapter with "
                 "PEFT's path_initial_model_for_weight_conversion, or merge it there."
             )
+        numbers = {"lora_alpha": float, "lora_dropout": float}
+        given = given_fields({**numbers, **dict.fromkeys(_FLAGS, bool)}, raw, where=str(path))
+        modules = raw.get("modules_to_save")
+        for name in numbers:
+            if name in raw and name not in given:
+                raise TransferlabError(f"{path}: {name} is None; it must be a number.")
+        if not isinstance(modules, (list, type(None))):
+            raise TransferlabError(f"{path}: modules_to_save is {str(modules)[:60]!r}; it must be a list of names.")
         try:
             read = cls(
                 r=_whole(raw.get("r", 8)),
-                lora_alpha=float(raw.get("lora_alpha", 8)),
+                lora_alpha=given.get("lora_alpha", 8.0),
                 rank_pattern={str(k): _whole(v) for k, v in (raw.get("rank_pattern") or {}).items()},
                 alpha_pattern={str(k): float(v) for k, v in (raw.get("alpha_pattern") or {}).items()},
-                use_rslora=bool(raw.get("use_rslora", False)),
-                use_dora=bool(raw.get("use_dora", False)),
-                dropout=float(raw.get("lora_dropout", 0.0)),
-                modules_to_save=tuple(str(name) for name in raw.get("modules_to_save") or ()),
+                use_rslora=given.get("use_rslora", False),
+                use_dora=given.get("use_dora", False),
+                dropout=given.get("lora_dropout", 0.0),
+                modules_to_save=tuple(str(name) for name in modules or ()),
                 base=str(raw.get("base_model_name_or_path") or ""),
                 revision=str(raw.get("revision") or ""),
                 task=str(task or ""),
-                tying=bool(raw.get("ensure_weight_tying", False)),
+                tying=given.get("ensure_weight_tying", False),
             )
             if max(len(read.rank_pattern), len(read.alpha_pattern)) > limits.PATTERNS:
                 raise ValueError(f"more than {limits.PATTERNS} patterns for its ranks; see transferlab.limits")
@@ -151,6 +160,9 @@ class AdapterConfig:
         rank = self.rank(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
+
+_FLAGS = ("use_rslora", "use_dora", "ensure_weight_tying")
+"""Fields that are true or false; a string would be true, whatever it says."""
 
 _TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 """Values of ``task_type`` whose heads are read: over whole examples, or over the vocabulary."""
@@ -324,12 +336,15 @@ def _pair(
             f"{where} has a magnitude {magnitude.shape}; the kernel {shape} gives {(shape[1] * of,)}."
         )
 
+    if abs(scale := config.scale(module)) > _LARGEST:
+        raise TransferlabError(f"{where} has the scale {scale:g}, from its alpha; that is beyond the range of float32.")
+
     def read(part: str) -> np.ndarray:
         return LazyLeaf(f"{module}.{_PARTS[part]}", parts[part], SAME).read()
 
     mine = slice(n * shape[1], (n + 1) * shape[1])
     lengths = None if magnitude is None else read("magnitude_vector")[mine]
-    return Pair(read("A").T, read("B")[mine].T, config.scale(module), config.dropout, lengths)
+    return Pair(read("A").T, read("B")[mine].T, scale, config.dropout, lengths)
 
 
 # ---------------------------------------------------------------------------------------------------------------
