@@ -151,7 +151,7 @@ def from_directory(
     check_scalars(family.config, raw, where=str(path))
     with reading(path):
         config = family.from_hf(raw) if timm is None else timm.config(family.from_timm)
-        labels = label_names(raw) if timm is None else timm.labels
+        labels = label_names(raw, str(path)) if timm is None else timm.labels
         head_dropout = family.head_dropout(raw)
     check_layers(config, len(tensors), path)
     provenance = {"path": str(whole.resolve()), **provenance}
