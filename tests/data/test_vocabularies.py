@@ -132,7 +132,9 @@ def test_a_tokenizer_alone_is_not_taken_for_that_of_a_model(tmp_path: Path) -> N
 
 
 def test_a_setting_of_the_wrong_type_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(TransferlabError, match=r"tokenizer_config\.json: strip_accents is 'yes'; it must be true or false"):
+    with pytest.raises(
+        TransferlabError, match=r"tokenizer_config\.json: strip_accents is 'yes'; it must be true or false"
+    ):
         cased(tmp_path, strip_accents="yes")
 
 
