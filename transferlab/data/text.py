@@ -261,7 +261,9 @@ def read_tokenizer(
     return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
 
 
-_FLAGS = dict.fromkeys(("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space"), bool)
+_FLAGS: dict[str, type] = dict.fromkeys(
+    ("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space"), bool
+)
 """Settings of tokenizers that are true or false."""
 
 

@@ -38,7 +38,7 @@ _BY_SHORTER_SIDE = ("CLIP", "Bit", "Siglip", "ConvNext", "MobileNetV2")
 """Those that say ``default_to_square = False``: a bare number is the shorter side."""
 
 
-_FLAGS = dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), bool)
+_FLAGS: dict[str, type] = dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), bool)
 """Settings that are true or false; a string would be true, whatever it says."""
 
 _OF_OTHERS = (

@@ -108,8 +108,8 @@ def described(wrong: Any) -> str:
 def _check_argument(where: str, value: Any, parameter: inspect.Parameter, bounds: Bounds) -> None:
     """Check a value against what optax declares: a flag, a dtype, or a number, which has to be finite and within bounds."""
     default, said = parameter.default, str(parameter.annotation)
-    if (value is None and default is None) or (callable(value) and re.search("Callable|Schedule", said)):
-        return  # what optax leaves out, or a rule of its own
+    if _takes_as_it_is(value, default, said):
+        return
     if "dtype" in parameter.name:
         try:
             floats = jnp.issubdtype(jnp.dtype(value), jnp.floating)
@@ -130,6 +130,11 @@ def _check_argument(where: str, value: Any, parameter: inspect.Parameter, bounds
             raise TransferlabError(f"{where} is {value!r}; it must be a finite number.")
         if not bounds.holds(plain):
             raise TransferlabError(f"{where} is {value!r}; it must be {bounds}.")
+
+
+def _takes_as_it_is(value: Any, default: Any, said: str) -> bool:
+    """Whether it is what optax leaves out, or a rule where it takes one."""
+    return (value is None and default is None) or (callable(value) and re.search("Callable|Schedule", said) is not None)
 
 
 _RATE, _NONNEGATIVE, _POSITIVE = Bounds(0.0, 1.0, below=True), Bounds(0.0), Bounds(0.0, above=True)
