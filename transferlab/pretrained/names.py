@@ -92,7 +92,10 @@ def squeezed(axes: int) -> Layout:
 
 BUFFER = "a constant buffer, no parameter"
 OTHER_TASK = "the head of another task than classifying texts"
-"""Why a key that a file may hold beside the model is left unread."""
+PRETRAINING_HEAD = "the pre-training head, not part of the encoder"
+MASK_TOKEN = "for masked pre-training, not part of the encoder"
+COUNTER = "a counter, no parameter"
+"""Why a key that a file may hold next to the model is left unread."""
 
 
 @dataclass(frozen=True)

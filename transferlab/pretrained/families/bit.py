@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from transferlab.data.images import ImageTransform
-from transferlab.errors import TransferlabError
 from transferlab.models.bit import BitConfig
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, squeezed, with_prefix
+from transferlab.pretrained.families.hugging_face import description, present, present_tuples, refuse_others
+from transferlab.pretrained.families.images import resized_image
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, squeezed
 from transferlab.pretrained.timm import TimmConfig
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -51,30 +52,29 @@ def bit_names(config: BitConfig, dialect: Dialect) -> NameTable:
     return NameTable(tuple(names), {"authors": ("resnet/",), "timm": (), "hf": ("bit.",)}[dialect])
 
 
+_HF = ("num_channels", "embedding_size", "num_groups", "hidden_act")
+_FIXED = {
+    "layer_type": "preactivation", "global_padding": None, "embedding_dynamic_padding": False, "output_stride": 32,
+    "width_factor": 1,
+}  # fmt: skip
+
+
 def bit_from_hf(raw: Mapping[str, Any]) -> BitConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
-    fixed = {"layer_type": "preactivation", "global_padding": None, "embedding_dynamic_padding": False,
-             "output_stride": 32, "width_factor": 1}  # fmt: skip
-    for name, only in fixed.items():
-        if raw.get(name, only) != only:
-            raise TransferlabError(f"config.json: {name} {raw[name]!r} is not supported; only {only!r}.")
-    plain = ("num_channels", "embedding_size", "num_groups", "hidden_act")
-    given = {name: raw[name] for name in plain if raw.get(name) is not None}
-    given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
-    return BitConfig(drop_path=float(raw.get("drop_path_rate") or 0.0), **given)
+    refuse_others(raw, _FIXED)
+    sizes = present(raw, _HF) | present_tuples(raw, ("hidden_sizes", "depths"))
+    return BitConfig(drop_path=float(raw.get("drop_path_rate") or 0.0), **sizes)
 
 
 def _to_hf(config: BitConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     raw = {
-        "architectures": ["BitModel" if head is None else "BitForImageClassification"],
         "model_type": "bit",
-        **{name: getattr(config, name) for name in ("num_channels", "embedding_size", "num_groups", "hidden_act")},
+        **{name: getattr(config, name) for name in _HF},
         "hidden_sizes": list(config.hidden_sizes),
         "depths": list(config.depths),
         "drop_path_rate": config.drop_path,
     }
-    names = bit_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, "bit.", but=("head/",))
+    return description("Bit", "ImageClassification", raw, bit_names(config, "hf"), head)
 
 
 TIMM_BITS = r"resnetv2_(50x[13]|101x[13]|152x[24])_bit"
@@ -106,9 +106,8 @@ BIT = Family(
     names=lambda config: tuple(bit_names(config, dialect) for dialect in ("authors", "timm", "hf")),
     from_hf=bit_from_hf,
     from_timm=bit_from_timm,
-    adjust=lambda config, found: config,
     transform=_transform,
     to_hf=_to_hf,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/conv/kernel",
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transferlab.data.images import Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
@@ -15,9 +15,11 @@ from transferlab.models.clip import ClipConfig, PooledToken, TextTowerConfig
 from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.families.big_vision import clip_tables
-from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.vit import (
     TOWER,
+    projection_to_hf,
+    resized_positions_of,
     vision_tower_from_hf,
     vision_tower_to_hf,
     vit_names,
@@ -25,11 +27,12 @@ from transferlab.pretrained.families.vit import (
 )
 from transferlab.pretrained.families.vit_timm import vit_from_timm
 from transferlab.pretrained.names import BUFFER, SAME, Entry, Layout, NameTable, squeezed, with_prefix
-from transferlab.pretrained.positions import Resize, position_resize
+from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig, square
 
 Dialect = Literal["clip", "open_clip"]
+Choice = TypeVar("Choice")
 
 
 _TEXT_TOWERS = {
@@ -117,15 +120,18 @@ def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
     )  # fmt: skip
 
 
+_TOWER = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
+)  # fmt: skip
+"""Fields of Hugging Face's ``config.json`` that are called so here."""
+
+
 def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
     """Read Hugging Face's ``clip_text_model`` or ``siglip_text_model``, alone or beside a vision tower."""
     siglip = str(raw["model_type"]).startswith("siglip")
     config = TextTowerConfig.siglip_base() if siglip else TextTowerConfig.clip_base()
-    plain = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-        "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
-    )  # fmt: skip
-    given = given_fields(TextTowerConfig, {name: raw[name] for name in plain if name in raw})
+    given = given_fields(TextTowerConfig, {name: raw[name] for name in _TOWER if name in raw})
     if siglip:
         width = given_fields({"projection_size": int}, raw).get("projection_size")
         return replace(config, **given, projection_dim=width or given.get("hidden_size", config.hidden_size))
@@ -150,20 +156,14 @@ def text_tower_to_hf(config: TextTowerConfig, head: HeadConfig | None) -> tuple[
             f"Hugging Face's {kind} cannot have pooled_token '{config.pooled_token}' and projection_bias "
             f"{config.projection_bias} together."
         )
-    plain = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-        "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
-    )  # fmt: skip
-    raw: dict[str, Any] = {"model_type": f"{kind}_text_model", **{name: getattr(config, name) for name in plain}}
+    raw: dict[str, Any] = {"model_type": f"{kind}_text_model", **{name: getattr(config, name) for name in _TOWER}}
     names = text_names(config, "clip")
     if kind == "siglip":
         raw |= {"architectures": ["SiglipTextModel"], "projection_size": config.projection_dim or config.hidden_size}
         return raw, with_prefix(names, "text_model.")
     # By this number the origin takes the token of the highest id.
     raw["eos_token_id"] = 2 if config.pooled_token == "highest" else config.eos_token_id
-    projected = config.projection_dim is not None
-    raw["architectures"] = ["CLIPTextModelWithProjection" if projected else "CLIPTextModel"]
-    raw |= {"projection_dim": config.projection_dim} if projected else {}
+    raw |= projection_to_hf("CLIPTextModel", config.projection_dim)
     return raw, with_prefix(names, "text_model.", but=("projection/",))
 
 
@@ -228,11 +228,7 @@ def clip_from_open_clip(raw: Mapping[str, Any]) -> ClipConfig:
 def _vision(given: Mapping[str, Any], act: str, shared: int) -> ViTConfig:
     width = given.get("width", 768)
     pools: dict[str, Pooling] = {"tok": "first", "avg": "mean"}
-    pool = given.get("pool_type", "tok")
-    if pool not in pools:
-        raise TransferlabError(
-            f"{OPEN_CLIP}: model_cfg.vision_cfg.pool_type '{pool}' is not supported.{nearest(pool, pools)}"
-        )
+    pool = _choice(given.get("pool_type", "tok"), pools, "model_cfg.vision_cfg.pool_type")
     if not isinstance(given.get("layers", 12), int):
         raise TransferlabError(
             f"{OPEN_CLIP}: model_cfg.vision_cfg.layers {given['layers']} makes a ResNet; not supported."
@@ -248,7 +244,7 @@ def _vision(given: Mapping[str, Any], act: str, shared: int) -> ViTConfig:
         patch_size=square(given.get("patch_size", 16), "vision_cfg.patch_size"),
         patch_bias=False,
         pre_norm=not given.get("no_ln_pre"),
-        pooling=pools[pool],
+        pooling=pool,
         projection_dim=shared,
     )
 
@@ -267,11 +263,7 @@ def _trunk(given: Mapping[str, Any], shared: int) -> ViTConfig:
 
 def _text(given: Mapping[str, Any], act: str, shared: int) -> TextTowerConfig:
     pools: dict[str, PooledToken] = {"argmax": "highest", "eos": "end", "last": "last"}
-    pool = given.get("pool_type", "argmax")
-    if pool not in pools:
-        raise TransferlabError(
-            f"{OPEN_CLIP}: model_cfg.text_cfg.pool_type '{pool}' is not supported.{nearest(pool, pools)}"
-        )
+    pool = _choice(given.get("pool_type", "argmax"), pools, "model_cfg.text_cfg.pool_type")
     width = given.get("width", 512)
     return TextTowerConfig(
         vocab_size=given.get("vocab_size", 49408),
@@ -283,11 +275,18 @@ def _text(given: Mapping[str, Any], act: str, shared: int) -> TextTowerConfig:
         hidden_act=_act(given, act),
         layer_norm_eps=_eps(given),
         causal=not given.get("no_causal_mask"),
-        pooled_token=pools[pool],
+        pooled_token=pool,
         eos_token_id=given.get("eos_id", 2),
         projection_dim=shared,
         projection_bias=bool(given.get("proj_bias")),
     )
+
+
+def _choice(value: Any, choices: Mapping[str, Choice], field: str) -> Choice:
+    """What a value of ``open_clip_config.json`` is called here."""
+    if value not in choices:
+        raise TransferlabError(f"{OPEN_CLIP}: {field} '{value}' is not supported.{nearest(value, choices)}")
+    return choices[value]
 
 
 def _act(given: Mapping[str, Any], act: str) -> str:
@@ -310,17 +309,14 @@ def open_clip_transform(raw: Mapping[str, Any], config: ClipConfig) -> ImageTran
     """Preprocessing of images as open_clip evaluates, by ``preprocess_cfg``."""
     given, plain = raw.get("preprocess_cfg") or {}, vit_transform(ViTConfig.clip_b32())
     fits: dict[str, Fit] = {"shortest": "crop", "squash": "squash"}
-    mode, resize = given.get("resize_mode") or "shortest", given.get("interpolation") or "bicubic"
-    if mode not in fits:
-        raise TransferlabError(
-            f"{OPEN_CLIP}: preprocess_cfg.resize_mode '{mode}' is not supported.{nearest(mode, fits)}"
-        )
+    fit = _choice(given.get("resize_mode") or "shortest", fits, "preprocess_cfg.resize_mode")
+    resize = given.get("interpolation") or "bicubic"
     if resize not in ("bicubic", "bilinear"):
         raise TransferlabError(f"{OPEN_CLIP}: preprocess_cfg.interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
     mean, std = tuple(given.get("mean") or plain.mean), tuple(given.get("std") or plain.std)
     if len(mean) != 3 or len(std) != 3:
         raise TransferlabError(f"{OPEN_CLIP}: preprocess_cfg mean {mean} and std {std} are not of three channels.")
-    return ImageTransform(config.vision.image_size, mean, std, resize, 1.0, fits[mode], crop_rounds=True)
+    return ImageTransform(config.vision.image_size, mean, std, resize, 1.0, fit, crop_rounds=True)
 
 
 def open_clip_weights(directory: Path) -> Path:
@@ -344,10 +340,9 @@ def _adjust_text(config: TextTowerConfig, found: set[str]) -> TextTowerConfig:
 def _resized(
     config: ClipConfig, shapes: Mapping[str, tuple[int, ...]], image_size: int
 ) -> tuple[ClipConfig, dict[str, Resize | None]]:
-    vision = replace(config.vision, image_size=image_size)
-    path = "vision/embed/position"
-    resize = position_resize(shapes[path], vision.position_slots, vision.grid, vision.position_rule)
-    return replace(config, vision=vision), {path: resize}
+    shapes = {path.removeprefix("vision/"): shape for path, shape in shapes.items()}
+    vision, leaves = resized_positions_of(config.vision, shapes, image_size)
+    return replace(config, vision=vision), {f"vision/{path}": resize for path, resize in leaves.items()}
 
 
 CLIP_TEXT = Family(
@@ -356,12 +351,9 @@ CLIP_TEXT = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("clip_text_model", "siglip_text_model"),
-    architectures="",
     names=lambda config: (text_names(config, "clip"), text_names(config, "open_clip")),
     from_hf=text_tower_from_hf,
-    from_timm=unread,
     adjust=_adjust_text,
-    transform=lambda config: None,
     head_pooling=lambda config: "pooler",
     to_hf=text_tower_to_hf,
     # The token that stands for the text goes by its id.
@@ -375,11 +367,8 @@ CLIP = Family(
     modality="image and text",
     inputs=("pixel_values", "input_ids", "attention_mask", "position_ids"),
     model_types=("clip", "siglip"),
-    architectures="",
     names=lambda config: (*clip_names(config), *clip_tables(config)),
     from_hf=clip_from_hf,
-    from_timm=unread,
-    adjust=lambda config, found: config,
     transform=lambda config: vit_transform(config.vision),
     resized=_resized,
     to_hf=clip_to_hf,

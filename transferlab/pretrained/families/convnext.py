@@ -11,7 +11,15 @@ from transferlab.errors import TransferlabError
 from transferlab.models.convnext import ConvNeXtConfig
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, norm, squeezed, with_prefix
+from transferlab.pretrained.families.hugging_face import (
+    description,
+    present,
+    present_tuples,
+    refuse_unwritable,
+    squares,
+)
+from transferlab.pretrained.families.images import resized_image
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, norm, squeezed
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -74,11 +82,8 @@ _HF = ("num_channels", "hidden_act", "initializer_range", "layer_norm_eps")
 def convnext_from_hf(raw: Mapping[str, Any]) -> ConvNeXtConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     config = ConvNeXtConfig(layer_norm_eps=1e-12)
-    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
-    given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
-    for name in ("image_size", "patch_size"):
-        given[name] = square(raw.get(name) or getattr(config, name), name)
-    config = replace(config, drop_path=float(raw.get("drop_path_rate") or 0.0), **given)
+    sizes = present(raw, _HF) | present_tuples(raw, ("hidden_sizes", "depths")) | squares(raw, config)
+    config = replace(config, drop_path=float(raw.get("drop_path_rate") or 0.0), **sizes)
     if raw.get("num_stages", len(config.depths)) != len(config.depths):
         raise TransferlabError(
             f"config.json: num_stages {raw['num_stages']} is not the length of depths {config.depths}."
@@ -94,13 +99,8 @@ def _to_hf(config: ConvNeXtConfig, head: ClassifierConfig | None) -> tuple[dict[
     second = config.response_norm
     kind, name = ("convnextv2", "ConvNextV2") if second else ("convnext", "ConvNext")
     fixed = {"kernel_size": 7, "eps": 1e-6} | ({"layer_scale_init_value": None} if second else {})
-    for field, only in fixed.items():
-        if getattr(config, field) != only:
-            raise TransferlabError(
-                f"Hugging Face's {kind} cannot have {field} {getattr(config, field)!r}, only {only!r}."
-            )
+    refuse_unwritable(kind, config, fixed)
     raw: dict[str, Any] = {
-        "architectures": [f"{name}{'Model' if head is None else 'ForImageClassification'}"],
         "model_type": kind,
         **{field: getattr(config, field) for field in (*_HF, "patch_size", "image_size")},
         "hidden_sizes": list(config.hidden_sizes),
@@ -110,8 +110,7 @@ def _to_hf(config: ConvNeXtConfig, head: ClassifierConfig | None) -> tuple[dict[
     }
     if not second:
         raw["layer_scale_init_value"] = config.layer_scale_init_value or 0.0
-    names = convnext_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, f"{kind}.", but=("head/",))
+    return description(name, "ImageClassification", raw, convnext_names(config, "hf"), head)
 
 
 TIMM_CONVNEXTS = r"convnext_(atto|femto|pico|nano|tiny|small|base|large|xlarge)|" + (
@@ -163,9 +162,8 @@ CONVNEXT = Family(
     names=lambda config: tuple(convnext_names(config, dialect) for dialect in ("authors", "timm", "hf")),
     from_hf=convnext_from_hf,
     from_timm=convnext_from_timm,
-    adjust=lambda config, found: config,
     transform=_transform,
     to_hf=_to_hf,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/patch/kernel",
 )

@@ -9,7 +9,8 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_number
 from transferlab.models.efficientnet import EfficientNetConfig
-from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.images import BATCH_COUNTERS, resized_image
 from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm
 from transferlab.pretrained.timm import TimmConfig
 
@@ -54,7 +55,7 @@ def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "tim
     names += batch_norm("top/norm", "_bn1" if port else "bn2")
     head = "_fc" if port else "classifier"
     names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
-    return NameTable(tuple(names), ignored=((r".*\.num_batches_tracked", "a counter, no parameter"),))
+    return NameTable(tuple(names), ignored=BATCH_COUNTERS)
 
 
 TIMM_EFFICIENTNETS = r"(tf_)?efficientnet_(lite[0-4]|b[0-3])"
@@ -112,11 +113,9 @@ EFFICIENTNET = Family(
     model_types=(),
     architectures=TIMM_EFFICIENTNETS,
     names=lambda config: (efficientnet_names(config, "port"), efficientnet_names(config, "timm")),
-    from_hf=unread,
     from_timm=efficientnet_from_timm,
-    adjust=lambda config, found: config,
     transform=_transform,
     to_timm=_to_timm,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/conv/kernel",
 )

@@ -61,12 +61,12 @@ class Family:
     modality: Literal["text", "image", "audio", "image and text"]
     inputs: tuple[str, ...]
     model_types: tuple[str, ...]
-    architectures: str
     names: Callable[[Any], tuple[NameTable, ...]]
-    from_hf: Callable[[Mapping[str, Any]], Any]
-    from_timm: Callable[[TimmConfig], Any]
-    adjust: Callable[[Any, set[str]], Any]
-    transform: Callable[[Any], ImageTransform | AudioTransform | None]
+    from_hf: Callable[[Mapping[str, Any]], Any] = unread
+    from_timm: Callable[[TimmConfig], Any] = unread
+    architectures: str = ""
+    adjust: Callable[[Any, set[str]], Any] = lambda config, found: config
+    transform: Callable[[Any], ImageTransform | AudioTransform | None] = lambda config: None
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     whole_length: Callable[[Any], bool] = lambda config: False

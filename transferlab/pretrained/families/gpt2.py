@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.models.gpt2 import GPT2Config
-from transferlab.models.heads import ClassifierConfig, HeadConfig
-from transferlab.pretrained.families.decoders import language_model_heads, token_ids
-from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Entry, NameTable, fused, with_prefix
+from transferlab.models.heads import HeadConfig
+from transferlab.pretrained.families.decoders import decoder_to_hf, language_model_heads, token_ids
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import present_fields
+from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Entry, NameTable, fused
 
 
 def gpt2_names(config: GPT2Config, head: str = "lm_head") -> NameTable:
@@ -57,23 +59,17 @@ def gpt2_from_hf(raw: Mapping[str, Any]) -> GPT2Config:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     if raw.get("add_cross_attention"):
         raise TransferlabError("config.json: add_cross_attention is true; this GPT-2 has no encoder to attend to.")
-    names = {field.name for field in fields(GPT2Config)} - {"eos_token_id"}
-    given = {name: raw[name] for name in names if raw.get(name) is not None}
-    return GPT2Config(**given, eos_token_id=token_ids(raw.get("eos_token_id", 50256)))
+    values = present_fields(GPT2Config, raw, without=("eos_token_id",))
+    return GPT2Config(**values, eos_token_id=token_ids(raw.get("eos_token_id", 50256)))
 
 
 def _to_hf(config: GPT2Config, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
-    if isinstance(head, ClassifierConfig):
-        architecture, key = "GPT2ForSequenceClassification", "score"
-    elif head is None:
-        architecture, key = "GPT2Model", "lm_head"
-    else:
-        architecture, key = "GPT2LMHeadModel", "" if head.tied else "lm_head"
     ends = config.eos_token_id
-    raw = {"architectures": [architecture], "model_type": "gpt2", **asdict(config)}
-    raw["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends)
-    names = gpt2_names(config, key)
-    return raw, names if head is None else with_prefix(names, "transformer.", but=("head/",))
+    raw = {"model_type": "gpt2", **asdict(config), "eos_token_id": ends[0] if len(ends) == 1 else list(ends)}
+    return decoder_to_hf(
+        raw, partial(gpt2_names, config), head, "transformer.",
+        bare="GPT2Model", generates="GPT2LMHeadModel", classifies="GPT2ForSequenceClassification",
+    )  # fmt: skip
 
 
 GPT2 = Family(
@@ -82,12 +78,8 @@ GPT2 = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("gpt2",),
-    architectures="",
     names=lambda config: tuple(gpt2_names(config, head) for head in language_model_heads(config.tie_word_embeddings)),
     from_hf=gpt2_from_hf,
-    from_timm=unread,
-    adjust=lambda config, found: config,
-    transform=lambda config: None,
     head_pooling=lambda config: "last",
     head_bias=False,
     to_hf=_to_hf,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
-from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.mobilenet import MobileNetV2Config
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm, with_prefix
-from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
+from transferlab.pretrained.families.hugging_face import description, refuse_others
+from transferlab.pretrained.families.images import BATCH_COUNTERS, resized_image, torchvision_transform
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm
+from transferlab.pretrained.timm import TimmConfig, square
 
 Dialect = Literal["torchvision", "timm", "hf"]
 
@@ -28,8 +28,7 @@ def mobilenet_names(config: MobileNetV2Config, dialect: Dialect) -> NameTable:
         names += batch_norm(path.replace("/conv", "/norm") if path.endswith("/conv") else f"{path}_norm", norm)
     head = "classifier.1" if dialect == "torchvision" else "classifier"
     names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
-    ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
-    return NameTable(tuple(names), ("mobilenet_v2.",) if dialect == "hf" else (), ignored=ignored)
+    return NameTable(tuple(names), ("mobilenet_v2.",) if dialect == "hf" else (), ignored=BATCH_COUNTERS)
 
 
 Keys = dict[str, tuple[str, str]]
@@ -91,9 +90,7 @@ _FIXED = {
 
 def mobilenet_from_hf(raw: Mapping[str, Any]) -> MobileNetV2Config:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
-    for name, only in _FIXED.items():
-        if raw.get(name, only) != only:
-            raise TransferlabError(f"config.json: {name} {raw[name]!r} is not supported; only {only!r}.")
+    refuse_others(raw, _FIXED)
     config = MobileNetV2Config(
         depth_multiplier=float(raw.get("depth_multiplier", 1.0)),
         padding="same" if raw.get("tf_padding", True) else "symmetric",
@@ -117,7 +114,6 @@ def _checked(config: MobileNetV2Config) -> MobileNetV2Config:
 def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     _checked(config)
     raw = {
-        "architectures": ["MobileNetV2Model" if head is None else "MobileNetV2ForImageClassification"],
         "model_type": "mobilenet_v2",
         "depth_multiplier": config.depth_multiplier,
         "tf_padding": config.padding == "same",
@@ -126,8 +122,7 @@ def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[di
         "num_channels": config.num_channels,
         "classifier_dropout_prob": 0.2 if head is None else head.dropout,
     }
-    names = mobilenet_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, "mobilenet_v2.", but=("head/",))
+    return description("MobileNetV2", "ImageClassification", raw, mobilenet_names(config, "hf"), head)
 
 
 TIMM_MOBILENETS = r"mobilenetv2_(035|050|075|100|140)"
@@ -141,11 +136,6 @@ def mobilenet_from_timm(timm: TimmConfig) -> MobileNetV2Config:
     return MobileNetV2Config(width, drop_path=given.get("drop_path_rate") or 0.0, image_size=timm.image_size)
 
 
-def _transform(config: MobileNetV2Config) -> ImageTransform:
-    # As torchvision evaluates: the shorter side to 256, the centre of 224.
-    return ImageTransform(config.image_size, *IMAGENET, "bilinear", 0.875)
-
-
 MOBILENET = Family(
     name="mobilenet",
     config=MobileNetV2Config,
@@ -156,10 +146,9 @@ MOBILENET = Family(
     names=lambda config: tuple(mobilenet_names(config, dialect) for dialect in ("torchvision", "timm", "hf")),
     from_hf=mobilenet_from_hf,
     from_timm=mobilenet_from_timm,
-    adjust=lambda config, found: config,
-    transform=_transform,
+    transform=torchvision_transform,
     to_hf=_to_hf,
     head_dropout=lambda raw: raw.get("classifier_dropout_prob", 0.8) if raw.get("model_type") else 0.0,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/conv/kernel",
 )

@@ -11,8 +11,9 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
-from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import NameTable, with_prefix
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import description
+from transferlab.pretrained.names import PRETRAINING_HEAD, NameTable
 from transferlab.pretrained.rules import leaves_of, named
 
 RULES = """
@@ -34,7 +35,7 @@ def modernbert_names(config: ModernBertConfig) -> NameTable:
     """Return the table for this config. The file fuses query, key and value, and gate and up."""
     biases = [name for name, there in (("dense", config.classifier_bias), ("norm", config.norm_bias)) if there]
     text = "\n".join([RULES, *(f"same? head/{name}/bias head.{name}.bias" for name in biases)])
-    ignored = ((r"decoder\.(weight|bias)", "the pre-training head, not part of the encoder"),)
+    ignored = ((r"decoder\.(weight|bias)", PRETRAINING_HEAD),)
     return NameTable(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
 
 
@@ -87,17 +88,15 @@ def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
 
 
 def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
-    kind = "ModernBertModel" if head is None else "ModernBertForSequenceClassification"
     fields = {**asdict(config), "layer_types": list(config.kinds)}
     thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")
     tables = {
         name: {"rope_type": "default", "rope_theta": theta} for name, theta in zip(LAYER_TYPES, thetas, strict=True)
     }
-    raw = {"architectures": [kind], "model_type": "modernbert", **fields, "rope_parameters": tables}
-    names = modernbert_names(config)
-    if head is None:
-        return raw, names
-    return {**raw, "classifier_dropout": head.dropout}, with_prefix(names, "model.", but=("head/",))
+    raw = {"model_type": "modernbert", **fields, "rope_parameters": tables}
+    if head is not None:
+        raw["classifier_dropout"] = head.dropout
+    return description("ModernBert", "SequenceClassification", raw, modernbert_names(config), head, prefix="model.")
 
 
 MODERNBERT = Family(
@@ -106,12 +105,8 @@ MODERNBERT = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("modernbert",),
-    architectures="",
     names=lambda config: (modernbert_names(config),),
     from_hf=modernbert_from_hf,
-    from_timm=unread,
-    adjust=lambda config, found: config,
-    transform=lambda config: None,
     head_pooling=lambda config: config.pooling,
     head_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
     head_hidden=_head_hidden,

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from transferlab.data.images import ImageTransform
-from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.resnet import ResNetConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm, with_prefix
-from transferlab.pretrained.timm import IMAGENET, TimmConfig
+from transferlab.pretrained.families.hugging_face import description, present, present_tuples, refuse_unwritable
+from transferlab.pretrained.families.images import BATCH_COUNTERS, resized_image, torchvision_transform
+from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm
+from transferlab.pretrained.timm import TimmConfig
 
 
 def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) -> NameTable:
@@ -41,8 +41,7 @@ def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) ->
                 names += batch_norm(f"{here}/shortcut_norm", f"{there}.{norm}")
     head = "classifier.1" if hf else "fc"
     names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
-    ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
-    return NameTable(tuple(names), ("resnet.",) if hf else (), ignored=ignored)
+    return NameTable(tuple(names), ("resnet.",) if hf else (), ignored=BATCH_COUNTERS)
 
 
 _HF = (
@@ -52,27 +51,19 @@ _HF = (
 
 def resnet_from_hf(raw: Mapping[str, Any]) -> ResNetConfig:
     """Read Hugging Face's ``config.json``."""
-    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
-    given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
-    return ResNetConfig(**given)
+    return ResNetConfig(**present(raw, _HF), **present_tuples(raw, ("hidden_sizes", "depths")))
 
 
 def _to_hf(config: ResNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     """What Hugging Face's class cannot have is an error that names the field."""
-    for name, only in {"groups": 1, "width_per_group": 64, "eps": 1e-5}.items():
-        if getattr(config, name) != only:
-            raise TransferlabError(
-                f"Hugging Face's resnet cannot have {name} {getattr(config, name)!r}, only {only!r}."
-            )
+    refuse_unwritable("resnet", config, {"groups": 1, "width_per_group": 64, "eps": 1e-5})
     raw = {
-        "architectures": ["ResNetModel" if head is None else "ResNetForImageClassification"],
         "model_type": "resnet",
         **{name: getattr(config, name) for name in _HF},
         "hidden_sizes": list(config.hidden_sizes),
         "depths": list(config.depths),
     }
-    names = resnet_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, "resnet.", but=("head/",))
+    return description("ResNet", "ImageClassification", raw, resnet_names(config, "hf"), head)
 
 
 TIMM_RESNETS = r"resnet(18|26|34|50|101|152)|wide_resnet(50|101)_2|resnext50_32x4d|resnext101_(32x4d|32x8d|64x4d)"
@@ -86,11 +77,6 @@ def resnet_from_timm(timm: TimmConfig) -> ResNetConfig:
     return replace(config, image_size=timm.image_size, drop_path=given.get("drop_path_rate") or 0.0)
 
 
-def _transform(config: ResNetConfig) -> ImageTransform:
-    # As torchvision evaluates: the shorter side to 256, the centre of 224.
-    return ImageTransform(config.image_size, *IMAGENET, "bilinear", 0.875)
-
-
 RESNET = Family(
     name="resnet",
     config=ResNetConfig,
@@ -101,9 +87,8 @@ RESNET = Family(
     names=lambda config: (resnet_names(config, "torchvision"), resnet_names(config, "hf")),
     from_hf=resnet_from_hf,
     from_timm=resnet_from_timm,
-    adjust=lambda config, found: config,
-    transform=_transform,
+    transform=torchvision_transform,
     to_hf=_to_hf,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/conv/kernel",
 )

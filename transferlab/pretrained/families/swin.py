@@ -12,7 +12,9 @@ from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.swin import SwinConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, Entry, NameTable, linear, norm, with_prefix
+from transferlab.pretrained.families.hugging_face import description, present, present_tuples, squares
+from transferlab.pretrained.families.images import resized_image
+from transferlab.pretrained.names import CONV, LINEAR, MASK_TOKEN, PRETRAINING_HEAD, Entry, NameTable, linear, norm
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
@@ -44,8 +46,8 @@ def swin_names(config: SwinConfig, dialect: Dialect) -> NameTable:
     names += linear("head", {"hf": "classifier", "timm": "head.fc", "authors": "head"}[dialect])
     ignored = (
         (r"(.+\.)?(relative_position_index|attn_mask)", "follows from the sizes"),
-        (r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder"),
-        (r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"),
+        (r"(.+\.)?mask_token", MASK_TOKEN),
+        (r"decoder\.0\.(weight|bias)", PRETRAINING_HEAD),
     )
     return NameTable(tuple(names), ("swin.",) if hf else (), ignored=ignored)
 
@@ -73,12 +75,15 @@ def swin_from_hf(raw: Mapping[str, Any]) -> SwinConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     if raw.get("use_absolute_embeddings"):
         raise TransferlabError("config.json: use_absolute_embeddings true is not supported.")
-    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
-    given |= {name: tuple(raw[name]) for name in ("depths", "num_heads") if raw.get(name)}
-    given |= {name: square(raw[name], name) for name in ("image_size", "patch_size") if raw.get(name)}
-    given["mlp_ratio"] = float(raw.get("mlp_ratio", 4.0))
-    given["window_sizes"] = (raw.get("window_size", 7),) * len(given.get("depths", SwinConfig().depths))
-    return SwinConfig(drop_path=float(raw.get("drop_path_rate", 0.1)), pad_first=True, **given)
+    default = SwinConfig()
+    sizes: dict[str, Any] = present(raw, _HF) | present_tuples(raw, ("depths", "num_heads")) | squares(raw, default)
+    return SwinConfig(
+        **sizes,
+        mlp_ratio=float(raw.get("mlp_ratio", 4.0)),
+        window_sizes=(raw.get("window_size", 7),) * len(sizes.get("depths", default.depths)),
+        drop_path=float(raw.get("drop_path_rate", 0.1)),
+        pad_first=True,
+    )
 
 
 def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
@@ -94,7 +99,6 @@ def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str,
             f"maps of image_size {pixels}: {maps}."
         )
     raw = {
-        "architectures": ["SwinModel" if head is None else "SwinForImageClassification"],
         "model_type": "swin",
         **{name: getattr(config, name) for name in (*_HF, "mlp_ratio", "image_size", "patch_size")},
         "depths": list(config.depths),
@@ -102,8 +106,7 @@ def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str,
         "window_size": side,
         "drop_path_rate": config.drop_path,
     }
-    names = swin_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, "swin.", but=("head/",))
+    return description("Swin", "ImageClassification", raw, swin_names(config, "hf"), head)
 
 
 TIMM_SWINS = r"swin_(tiny|small|base|large)_patch4_window(7|12)_(224|384)"
@@ -156,9 +159,8 @@ SWIN = Family(
     names=lambda config: tuple(swin_names(config, dialect) for dialect in ("authors", "timm", "hf")),
     from_hf=swin_from_hf,
     from_timm=swin_from_timm,
-    adjust=lambda config, found: config,
     transform=_transform,
     to_hf=_to_hf,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/patch/kernel",
 )

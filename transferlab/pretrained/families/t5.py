@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.models.t5 import T5Config
-from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import present_fields
 from transferlab.pretrained.names import LINEAR, OTHER_TASK, Entry, NameTable, with_prefix
 
 _TABLE = "encoder/embed/word/embedding"
@@ -88,8 +89,7 @@ def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:
     if raw.get("is_decoder"):
         raise TransferlabError("config.json: is_decoder is true; a decoder without its encoder is not supported.")
     act = str(raw.get("feed_forward_proj") or config.feed_forward_proj)
-    names = {field.name for field in fields(T5Config)} - {"scale_decoder_outputs"}
-    given = {name: raw[name] for name in names if raw.get(name) is not None}
+    given = present_fields(T5Config, raw, without=("scale_decoder_outputs",))
     given.setdefault("num_decoder_layers", given.get("num_layers", config.num_layers))
     if not mt5:
         # T5 1.1 says so by not tying; what transformers 5 writes names the scale itself, and ties in either case.
@@ -115,12 +115,9 @@ T5 = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
     model_types=("t5", "mt5"),
-    architectures="",
     names=_tables,
     from_hf=t5_from_hf,
-    from_timm=unread,
     adjust=_adjust,
-    transform=lambda config: None,
     encoder=T5Config.encoder_only,
     vocabulary=_TABLE,
 )

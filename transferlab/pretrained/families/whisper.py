@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transferlab.data.audio import AudioTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.whisper import WhisperConfig
-from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import present_fields
 from transferlab.pretrained.names import LINEAR, SAME, Entry, Layout, NameTable, fused
 from transferlab.pretrained.preprocessing import processor_settings
 
@@ -100,8 +101,7 @@ def whisper_from_hf(raw: Mapping[str, Any]) -> WhisperConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     if raw.get("scale_embedding"):
         raise TransferlabError("config.json: scale_embedding is true; Whisper's published files have it false.")
-    names = {field.name for field in fields(WhisperConfig)} - {"key_bias"}
-    return WhisperConfig(**{name: raw[name] for name in names if raw.get(name) is not None})
+    return WhisperConfig(**present_fields(WhisperConfig, raw, without=("key_bias",)))
 
 
 def read_audio(directory: Path) -> AudioTransform | None:
@@ -137,10 +137,8 @@ WHISPER = Family(
     modality="audio",
     inputs=("input_features",),
     model_types=("whisper",),
-    architectures="",
     names=lambda config: (whisper_names(config), ctranslate2_names(config)),
     from_hf=whisper_from_hf,
-    from_timm=unread,
     adjust=_adjust,
     transform=lambda config: AudioTransform(config.num_mel_bins, seconds=config.max_source_positions / 50),
 )
