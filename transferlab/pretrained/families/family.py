@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, Literal
 
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import HiddenLayer, Pooling
+from transferlab.models.sizes import sizes_of
 from transferlab.pretrained.formats.gguf import Gguf
 from transferlab.pretrained.names import NameTable
 from transferlab.pretrained.positions import Resize
@@ -87,10 +87,5 @@ class Family:
 
     @property
     def sizes(self) -> dict[str, Callable[[], Any]]:
-        """The named sizes: those constructors of its config that take nothing, in the order of its file."""
-        made = {
-            name: getattr(self.config, name)
-            for name, kind in vars(self.config).items()
-            if isinstance(kind, classmethod)
-        }
-        return {name: make for name, make in made.items() if not signature(make).parameters}
+        """The named sizes of its config, in the order of its file."""
+        return sizes_of(self.config)
