@@ -47,6 +47,8 @@ CONV = Layout(
 )
 """torch's convolution (out, in, height, width) ↔ (height, width, in, out); depthwise: (height, width, 1, out)."""
 
+CONV1D = Layout("OIW to WIO", lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0), lambda shape: shape[::-1])
+"""torch's 1-D convolution (out, in, width) ↔ (width, in, out)."""
 
 POINTWISE = Layout(
     "OI11 to IO",
@@ -105,28 +107,6 @@ class Entry:
     path: str
     key: str
     layout: Layout = SAME
-
-
-def linear(path: str, key: str, n: int = 0, of: int = 1, *, bias: bool = True) -> list[Entry]:
-    """Kernel and bias of torch's ``Linear``; the n-th of ``of`` that the file fuses."""
-
-    def layout(plain: Layout) -> Layout:
-        return plain if of == 1 else fused(plain, n, of)
-
-    kernel = Entry(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
-    return [kernel, Entry(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
-
-
-def norm(path: str, key: str, *, bias: bool = True) -> list[Entry]:
-    """Scale and bias of a normalisation without statistics."""
-    scale = Entry(f"{path}/scale", f"{key}.weight")
-    return [scale, Entry(f"{path}/bias", f"{key}.bias")] if bias else [scale]
-
-
-def batch_norm(path: str, key: str) -> list[Entry]:
-    """Scale, bias and statistics of torch's batch normalisation."""
-    statistics = (("mean", "running_mean"), ("var", "running_var"))
-    return [*norm(path, key), *(Entry(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in statistics)]
 
 
 @dataclass(frozen=True)

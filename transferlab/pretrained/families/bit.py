@@ -13,43 +13,48 @@ from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import description, present, present_tuples, refuse_others
 from transferlab.pretrained.families.images import resized_image
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, squeezed
+from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
+_RULES: dict[Dialect, str] = {
+    "authors": """
+same   stem/conv/kernel                                     root_block/standardized_conv2d/kernel
+same   stages/{i}/{i}/{reduce,spatial,expand}/kernel        block{i+1}/unit{i+1:02}/{a,b,c}/standardized_conv2d/kernel
+same   stages/{i}/{i}/{reduce,spatial,expand}_norm/scale    block{i+1}/unit{i+1:02}/{a,b,c}/group_norm/gamma
+same   stages/{i}/{i}/{reduce,spatial,expand}_norm/bias     block{i+1}/unit{i+1:02}/{a,b,c}/group_norm/beta
+same   stages/{i}/{i}/shortcut/kernel                       block{i+1}/unit{i+1:02}/a/proj/standardized_conv2d/kernel
+same   norm/{scale,bias}                                    group_norm/{gamma,beta}
+token? head/kernel                                          head/conv2d/kernel
+same?  head/bias                                            head/conv2d/bias
+""",
+    "timm": """
+conv       stem/conv                                    stem.conv
+conv       stages/{i}/{i}/{reduce,spatial,expand}       stages.{i}.blocks.{i}.{conv1,conv2,conv3}
+norm       stages/{i}/{i}/{reduce,spatial,expand}_norm  stages.{i}.blocks.{i}.{norm1,norm2,norm3}
+conv       stages/{i}/{i}/shortcut                      stages.{i}.blocks.{i}.downsample.conv
+norm       norm                                         norm
+pointwise? head                                         head.fc
+""",
+    "hf": """
+conv       stem/conv                                    embedder.convolution
+conv       stages/{i}/{i}/{reduce,spatial,expand}       encoder.stages.{i}.layers.{i}.{conv1,conv2,conv3}
+norm       stages/{i}/{i}/{reduce,spatial,expand}_norm  encoder.stages.{i}.layers.{i}.{norm1,norm2,norm3}
+conv       stages/{i}/{i}/shortcut                      encoder.stages.{i}.layers.{i}.downsample.conv
+norm       norm                                         norm
+linear?    head                                         classifier.1
+""",
+}
+
+_PREFIXES: dict[Dialect, tuple[str, ...]] = {"authors": ("resnet/",), "timm": (), "hf": ("bit.",)}
+
+
 def bit_names(config: BitConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
-    npz, hf = dialect == "authors", dialect == "hf"
-
-    def conv(path: str, key: str) -> Entry:
-        return Entry(f"{path}/kernel", f"{key}/standardized_conv2d/kernel" if npz else f"{key}.weight",
-                    SAME if npz else CONV)  # fmt: skip
-
-    def norm(path: str, key: str) -> list[Entry]:
-        scale, bias = (f"{key}/group_norm/gamma", f"{key}/group_norm/beta") if npz else (f"{key}.weight", f"{key}.bias")
-        return [Entry(f"{path}/scale", scale.lstrip("/")), Entry(f"{path}/bias", bias.lstrip("/"))]
-
-    names = [conv("stem/conv", {"authors": "root_block", "timm": "stem.conv", "hf": "embedder.convolution"}[dialect])]
-    for s, depth in enumerate(config.depths):
-        for b in range(depth):
-            here = f"stages/{s}/{b}"
-            there = {
-                "authors": f"block{s + 1}/unit{b + 1:02d}", "timm": f"stages.{s}.blocks.{b}",
-                "hf": f"encoder.stages.{s}.layers.{b}",
-            }[dialect]  # fmt: skip
-            for n, part in enumerate(("reduce", "spatial", "expand")):
-                unit = f"{there}/{'abc'[n]}"
-                names.append(conv(f"{here}/{part}", unit if npz else f"{there}.conv{n + 1}"))
-                names += norm(f"{here}/{part}_norm", unit if npz else f"{there}.norm{n + 1}")
-            if b == 0:
-                names.append(conv(f"{here}/shortcut", f"{there}/a/proj" if npz else f"{there}.downsample.conv"))
-    names += norm("norm", "" if npz else "norm")
-    head = {"authors": "head/conv2d/{}", "timm": "head.fc.{}", "hf": "classifier.1.{}"}[dialect]
-    kernel, layout = ("kernel", squeezed(2)) if npz else ("weight", LINEAR if hf else POINTWISE)
-    names += [Entry("head/kernel", head.format(kernel), layout), Entry("head/bias", head.format("bias"))]
-    return NameTable(tuple(names), {"authors": ("resnet/",), "timm": (), "hf": ("bit.",)}[dialect])
+    return NameTable(named(_RULES[dialect], leaves_of(config)), _PREFIXES[dialect])
 
 
 _HF = ("num_channels", "embedding_size", "num_groups", "hidden_act")

@@ -19,61 +19,63 @@ from transferlab.pretrained.families.hugging_face import (
     squares,
 )
 from transferlab.pretrained.families.images import resized_image
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, norm, squeezed
+from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
+_RULES: dict[Dialect, str] = {
+    "authors": """
+conv     stem/patch                                 downsample_layers.0.0
+norm     stem/norm                                  downsample_layers.0.1
+norm     downsamples/{i}/norm                       downsample_layers.{i+1}.0
+conv     downsamples/{i}/patch                      downsample_layers.{i+1}.1
+conv     stages/{i}/{i}/depthwise                   stages.{i}.{i}.dwconv
+norm     stages/{i}/{i}/norm                        stages.{i}.{i}.norm
+linear   stages/{i}/{i}/{up,down}                   stages.{i}.{i}.{pwconv1,pwconv2}
+same     stages/{i}/{i}/layer_scale                 stages.{i}.{i}.gamma
+channels stages/{i}/{i}/response_norm/{scale,bias}  stages.{i}.{i}.grn.{gamma,beta}
+norm     norm                                       norm
+linear?  head                                       head
+""",
+    "timm": """
+conv     stem/patch                                 stem.0
+norm     stem/norm                                  stem.1
+norm     downsamples/{i}/norm                       stages.{i+1}.downsample.0
+conv     downsamples/{i}/patch                      stages.{i+1}.downsample.1
+conv     stages/{i}/{i}/depthwise                   stages.{i}.blocks.{i}.conv_dw
+norm     stages/{i}/{i}/norm                        stages.{i}.blocks.{i}.norm
+linear   stages/{i}/{i}/{up,down}                   stages.{i}.blocks.{i}.mlp.{fc1,fc2}
+same     stages/{i}/{i}/layer_scale                 stages.{i}.blocks.{i}.gamma
+norm     stages/{i}/{i}/response_norm               stages.{i}.blocks.{i}.mlp.grn
+norm     norm                                       head.norm
+linear?  head                                       head.fc
+""",
+    "hf": """
+conv     stem/patch                                 embeddings.patch_embeddings
+norm     stem/norm                                  embeddings.layernorm
+norm     downsamples/{i}/norm                       encoder.stages.{i+1}.downsampling_layer.0
+conv     downsamples/{i}/patch                      encoder.stages.{i+1}.downsampling_layer.1
+conv     stages/{i}/{i}/depthwise                   encoder.stages.{i}.layers.{i}.dwconv
+norm     stages/{i}/{i}/norm                        encoder.stages.{i}.layers.{i}.layernorm
+linear   stages/{i}/{i}/{up,down}                   encoder.stages.{i}.layers.{i}.{pwconv1,pwconv2}
+same     stages/{i}/{i}/layer_scale                 encoder.stages.{i}.layers.{i}.layer_scale_parameter
+channels stages/{i}/{i}/response_norm/{scale,bias}  encoder.stages.{i}.layers.{i}.grn.{weight,bias}
+norm     norm                                       layernorm
+linear?  head                                       classifier
+""",
+}
+
+_CONV_MLP = "pointwise stages/{i}/{i}/{up,down} stages.{i}.blocks.{i}.mlp.{fc1,fc2}\n"
+"""timm's sizes whose MLP is two 1×1 convolutions."""
+
+
 def convnext_names(config: ConvNeXtConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
-    timm, hf = dialect == "timm", dialect == "hf"
-    if hf:
-        stem = ("embeddings.patch_embeddings", "embeddings.layernorm")
-    else:
-        stem = ("stem.0", "stem.1") if timm else ("downsample_layers.0.0", "downsample_layers.0.1")
-    names = [*_map("stem/patch", stem[0], CONV), *norm("stem/norm", stem[1])]
-    for s, depth in enumerate(config.depths):
-        if s:
-            halve = {
-                "authors": f"downsample_layers.{s}", "timm": f"stages.{s}.downsample",
-                "hf": f"encoder.stages.{s}.downsampling_layer",
-            }[dialect]  # fmt: skip
-            names += norm(f"downsamples/{s - 1}/norm", f"{halve}.0")
-            names += _map(f"downsamples/{s - 1}/patch", f"{halve}.1", CONV)
-        for b in range(depth):
-            there = {
-                "authors": f"stages.{s}.{b}", "timm": f"stages.{s}.blocks.{b}", "hf": f"encoder.stages.{s}.layers.{b}",
-            }[dialect]  # fmt: skip
-            names += _block(config, dialect, f"stages/{s}/{b}", there)
-    names += norm("norm", "head.norm" if timm else "layernorm" if hf else "norm")
-    names += _map("head", "head.fc" if timm else "classifier" if hf else "head", LINEAR)
-    return NameTable(tuple(names), ("convnextv2.", "convnext.") if hf else ())
-
-
-def _block(config: ConvNeXtConfig, dialect: Dialect, here: str, there: str) -> list[Entry]:
-    timm, hf = dialect == "timm", dialect == "hf"
-    up, down = ("mlp.fc1", "mlp.fc2") if timm else ("pwconv1", "pwconv2")
-    layout = POINTWISE if timm and config.conv_mlp else LINEAR
-    names = [
-        *_map(f"{here}/depthwise", f"{there}.{'conv_dw' if timm else 'dwconv'}", CONV),
-        *norm(f"{here}/norm", f"{there}.{'layernorm' if hf else 'norm'}"),
-        *_map(f"{here}/up", f"{there}.{up}", layout),
-        *_map(f"{here}/down", f"{there}.{down}", layout),
-    ]
-    if config.layer_scale_init_value is not None:
-        names.append(Entry(f"{here}/layer_scale", f"{there}.{'layer_scale_parameter' if hf else 'gamma'}"))
-    if config.response_norm:
-        parts = ("mlp.grn.weight", "mlp.grn.bias") if timm else ("grn.weight", "grn.bias") if hf else (
-            "grn.gamma", "grn.beta",
-        )  # fmt: skip
-        for leaf, key in zip(("scale", "bias"), parts, strict=True):
-            names.append(Entry(f"{here}/response_norm/{leaf}", f"{there}.{key}", SAME if timm else squeezed(3)))
-    return names
-
-
-def _map(path: str, key: str, layout: Any) -> list[Entry]:
-    return [Entry(f"{path}/kernel", f"{key}.weight", layout), Entry(f"{path}/bias", f"{key}.bias")]
+    text = (_CONV_MLP if dialect == "timm" and config.conv_mlp else "") + _RULES[dialect]
+    return NameTable(named(text, leaves_of(config)), ("convnextv2.", "convnext.") if dialect == "hf" else ())
 
 
 _HF = ("num_channels", "hidden_act", "initializer_range", "layer_norm_eps")

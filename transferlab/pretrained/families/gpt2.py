@@ -13,34 +13,25 @@ from transferlab.models.heads import HeadConfig
 from transferlab.pretrained.families.decoders import decoder_to_hf, language_model_heads, token_ids
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import present_fields
-from transferlab.pretrained.names import BUFFER, LINEAR, OTHER_TASK, SAME, Entry, NameTable, fused
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable
+from transferlab.pretrained.rules import leaves_of, named
+
+RULES = """
+table  embed/{word,position}                    {wte,wpe}
+norm   layers/{i}/{attention,mlp}/norm          h.{i}.{ln_1,ln_2}
+dense  layers/{i}/attention/{query,key,value}   h.{i}.attn.c_attn
+dense  layers/{i}/attention/output              h.{i}.attn.c_proj
+dense  layers/{i}/mlp/{up,down}                 h.{i}.mlp.{c_fc,c_proj}
+norm   norm                                     ln_f
+"""
+"""Its kernels are (in, out), as transformers' ``Conv1D`` holds them, with query, key and value next to each other along out."""
 
 
 def gpt2_names(config: GPT2Config, head: str = "lm_head") -> NameTable:
-    """Return the table for this config; ``head`` is ``lm_head``, ``score``, or empty where the table is the head.
-
-    The origin's ``Conv1D`` holds kernels as (in, out), and query, key and value side by side along out.
-    """
-    names = [
-        Entry("embed/word/embedding", "wte.weight"),
-        Entry("embed/position/embedding", "wpe.weight"),
-        *_both("norm/scale", "ln_f"),
-    ]
-    for i in range(config.n_layer):
-        here, there = f"layers/{i}", f"h.{i}"
-        names += _both(f"{here}/attention/norm/scale", f"{there}.ln_1")
-        for n, part in enumerate(("query", "key", "value")):
-            path, key = f"{here}/attention/{part}", f"{there}.attn.c_attn"
-            names.append(Entry(f"{path}/kernel", f"{key}.weight", fused(SAME, n, 3, axis=1)))
-            names.append(Entry(f"{path}/bias", f"{key}.bias", fused(SAME, n, 3)))
-        names += _both(f"{here}/attention/output/kernel", f"{there}.attn.c_proj")
-        names += _both(f"{here}/mlp/norm/scale", f"{there}.ln_2")
-        names += _both(f"{here}/mlp/up/kernel", f"{there}.mlp.c_fc")
-        names += _both(f"{here}/mlp/down/kernel", f"{there}.mlp.c_proj")
-    if head:
-        names.append(Entry("head/kernel", f"{head}.weight", LINEAR))
+    """Return the table for this config; ``head`` is ``lm_head``, ``score``, or empty where the table is the head."""
+    text = RULES + (f"matrix? head/kernel {head}.weight" if head else "")
     return NameTable(
-        tuple(names),
+        named(text, leaves_of(config)),
         prefixes=("transformer.",),
         ignored=(
             (r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias", BUFFER),
@@ -48,11 +39,6 @@ def gpt2_names(config: GPT2Config, head: str = "lm_head") -> NameTable:
         ),
         language_model=None if head == "score" else replace(config.language_model(), tied=not head),
     )
-
-
-def _both(path: str, key: str) -> list[Entry]:
-    """A kernel or scale, and the bias beside it."""
-    return [Entry(path, f"{key}.weight"), Entry(f"{path.rpartition('/')[0]}/bias", f"{key}.bias")]
 
 
 def gpt2_from_hf(raw: Mapping[str, Any]) -> GPT2Config:

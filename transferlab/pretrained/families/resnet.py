@@ -11,37 +11,44 @@ from transferlab.models.resnet import ResNetConfig
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import description, present, present_tuples, refuse_unwritable
 from transferlab.pretrained.families.images import BATCH_COUNTERS, resized_image, torchvision_transform
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm
+from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig
 
+Dialect = Literal["torchvision", "hf"]
 
-def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) -> NameTable:
+_RULES: dict[Dialect, str] = {
+    "torchvision": """
+conv       stem/conv                                    conv1
+batch_norm stem/norm                                    bn1
+conv       stages/{i}/{i}/{first,second}                layer{i+1}.{i}.{conv1,conv2}
+batch_norm stages/{i}/{i}/{first,second}_norm           layer{i+1}.{i}.{bn1,bn2}
+pointwise  stages/{i}/{i}/{reduce,expand}               layer{i+1}.{i}.{conv1,conv3}
+conv       stages/{i}/{i}/spatial                       layer{i+1}.{i}.conv2
+batch_norm stages/{i}/{i}/{reduce,spatial,expand}_norm  layer{i+1}.{i}.{bn1,bn2,bn3}
+pointwise  stages/{i}/{i}/shortcut                      layer{i+1}.{i}.downsample.0
+batch_norm stages/{i}/{i}/shortcut_norm                 layer{i+1}.{i}.downsample.1
+linear?    head                                         fc
+""",
+    "hf": """
+conv       stem/conv                                    embedder.embedder.convolution
+batch_norm stem/norm                                    embedder.embedder.normalization
+conv       stages/{i}/{i}/{first,second}                encoder.stages.{i}.layers.{i}.layer.{0,1}.convolution
+batch_norm stages/{i}/{i}/{first,second}_norm           encoder.stages.{i}.layers.{i}.layer.{0,1}.normalization
+pointwise  stages/{i}/{i}/{reduce,expand}               encoder.stages.{i}.layers.{i}.layer.{0,2}.convolution
+conv       stages/{i}/{i}/spatial                       encoder.stages.{i}.layers.{i}.layer.1.convolution
+batch_norm stages/{i}/{i}/{reduce,spatial,expand}_norm  encoder.stages.{i}.layers.{i}.layer.{0,1,2}.normalization
+pointwise  stages/{i}/{i}/shortcut                      encoder.stages.{i}.layers.{i}.shortcut.convolution
+batch_norm stages/{i}/{i}/shortcut_norm                 encoder.stages.{i}.layers.{i}.shortcut.normalization
+linear?    head                                         classifier.1
+""",
+}
+
+
+def resnet_names(config: ResNetConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the two dialects."""
-    hf = dialect == "hf"
-    stem, stem_norm = ("embedder.embedder.convolution", "embedder.embedder.normalization") if hf else ("conv1", "bn1")
-    names = [Entry("stem/conv/kernel", f"{stem}.weight", CONV), *batch_norm("stem/norm", stem_norm)]
-    basic = config.layer_type == "basic"
-    parts = ("first", "second") if basic else ("reduce", "spatial", "expand")
-    for s, stage in enumerate(config.blocks()):
-        for b, block in enumerate(stage):
-            here = f"stages/{s}/{b}"
-            there = f"encoder.stages.{s}.layers.{b}" if hf else f"layer{s + 1}.{b}"
-            for n, part in enumerate(parts):
-                conv, norm = (
-                    (f"layer.{n}.convolution", f"layer.{n}.normalization") if hf else (f"conv{n + 1}", f"bn{n + 1}")
-                )
-                layout = POINTWISE if part in ("reduce", "expand") else CONV
-                names.append(Entry(f"{here}/{part}/kernel", f"{there}.{conv}.weight", layout))
-                names += batch_norm(f"{here}/{part}_norm", f"{there}.{norm}")
-            if block.projected:
-                conv, norm = (
-                    ("shortcut.convolution", "shortcut.normalization") if hf else ("downsample.0", "downsample.1")
-                )
-                names.append(Entry(f"{here}/shortcut/kernel", f"{there}.{conv}.weight", POINTWISE))
-                names += batch_norm(f"{here}/shortcut_norm", f"{there}.{norm}")
-    head = "classifier.1" if hf else "fc"
-    names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
-    return NameTable(tuple(names), ("resnet.",) if hf else (), ignored=BATCH_COUNTERS)
+    prefixes = ("resnet.",) if dialect == "hf" else ()
+    return NameTable(named(_RULES[dialect], leaves_of(config)), prefixes, ignored=BATCH_COUNTERS)
 
 
 _HF = (

@@ -14,55 +14,64 @@ from transferlab.models.swin import SwinConfig
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import description, present, present_tuples, squares
 from transferlab.pretrained.families.images import resized_image
-from transferlab.pretrained.names import CONV, LINEAR, MASK_TOKEN, PRETRAINING_HEAD, Entry, NameTable, linear, norm
+from transferlab.pretrained.names import MASK_TOKEN, PRETRAINING_HEAD, NameTable
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
+_AUTHORS = """
+conv   stem/patch                               patch_embed.proj
+norm   stem/norm                                patch_embed.norm
+norm   stages/{i}/{i}/{attention,mlp}/norm      layers.{i}.blocks.{i}.{norm1,norm2}
+linear stages/{i}/{i}/attention/{query,key,value}   layers.{i}.blocks.{i}.attn.qkv
+linear stages/{i}/{i}/attention/output          layers.{i}.blocks.{i}.attn.proj
+same   stages/{i}/{i}/attention/position_bias   layers.{i}.blocks.{i}.attn.relative_position_bias_table
+linear stages/{i}/{i}/mlp/{up,down}             layers.{i}.blocks.{i}.mlp.{fc1,fc2}
+norm   norm                                     norm
+"""
+
+_RULES: dict[Dialect, str] = {
+    "authors": f"""
+{_AUTHORS}
+norm    downsamples/{{i}}/norm                  layers.{{i}}.downsample.norm
+linear  downsamples/{{i}}/reduce                layers.{{i}}.downsample.reduction
+linear? head                                    head
+""",
+    # timm has the merging at the start of a stage, the others at the end of the one before.
+    "timm": f"""
+{_AUTHORS}
+norm    downsamples/{{i}}/norm                  layers.{{i+1}}.downsample.norm
+linear  downsamples/{{i}}/reduce                layers.{{i+1}}.downsample.reduction
+linear? head                                    head.fc
+""",
+    "hf": """
+conv    stem/patch                              embeddings.patch_embeddings.projection
+norm    stem/norm                               embeddings.norm
+norm    stages/{i}/{i}/{attention,mlp}/norm     encoder.layers.{i}.blocks.{i}.{layernorm_before,layernorm_after}
+linear  stages/{i}/{i}/attention/{query,key,value}  encoder.layers.{i}.blocks.{i}.attention.self.{query,key,value}
+linear  stages/{i}/{i}/attention/output         encoder.layers.{i}.blocks.{i}.attention.output.dense
+same    stages/{i}/{i}/attention/position_bias  encoder.layers.{i}.blocks.{i}.attention.self.relative_position_bias_table
+linear  stages/{i}/{i}/mlp/{up,down}            encoder.layers.{i}.blocks.{i}.{intermediate,output}.dense
+norm    downsamples/{i}/norm                    encoder.layers.{i}.downsample.norm
+linear  downsamples/{i}/reduce                  encoder.layers.{i}.downsample.reduction
+norm    norm                                    layernorm
+linear? head                                    classifier
+""",
+}
+
+_IGNORED = (
+    (r"(.+\.)?(relative_position_index|attn_mask)", "follows from the sizes"),
+    (r"(.+\.)?mask_token", MASK_TOKEN),
+    (r"decoder\.0\.(weight|bias)", PRETRAINING_HEAD),
+)
+
+
 def swin_names(config: SwinConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
-    hf = dialect == "hf"
-    patch, first = (
-        ("embeddings.patch_embeddings.projection", "embeddings.norm")
-        if hf
-        else ("patch_embed.proj", "patch_embed.norm")
-    )
-    names = [
-        Entry("stem/patch/kernel", f"{patch}.weight", CONV),
-        Entry("stem/patch/bias", f"{patch}.bias"),
-        *norm("stem/norm", first),
-    ]
-    inside = "encoder.layers" if hf else "layers"
-    for s, depth in enumerate(config.depths):
-        if s:
-            # timm has the merging at the start of a stage, the others at the end of the one before.
-            there = f"{inside}.{s if dialect == 'timm' else s - 1}.downsample"
-            names += norm(f"downsamples/{s - 1}/norm", f"{there}.norm")
-            names.append(Entry(f"downsamples/{s - 1}/reduce/kernel", f"{there}.reduction.weight", LINEAR))
-        for b in range(depth):
-            names += _block(config, hf, f"stages/{s}/{b}", f"{inside}.{s}.blocks.{b}")
-    names += norm("norm", "layernorm" if hf else "norm")
-    names += linear("head", {"hf": "classifier", "timm": "head.fc", "authors": "head"}[dialect])
-    ignored = (
-        (r"(.+\.)?(relative_position_index|attn_mask)", "follows from the sizes"),
-        (r"(.+\.)?mask_token", MASK_TOKEN),
-        (r"decoder\.0\.(weight|bias)", PRETRAINING_HEAD),
-    )
-    return NameTable(tuple(names), ("swin.",) if hf else (), ignored=ignored)
-
-
-def _block(config: SwinConfig, hf: bool, here: str, there: str) -> list[Entry]:
-    first, second = ("layernorm_before", "layernorm_after") if hf else ("norm1", "norm2")
-    names = [*norm(f"{here}/attention/norm", f"{there}.{first}"), *norm(f"{here}/mlp/norm", f"{there}.{second}")]
-    for n, part in enumerate(("query", "key", "value")):
-        key, (i, of) = (f"{there}.attention.self.{part}", (0, 1)) if hf else (f"{there}.attn.qkv", (n, 3))
-        names += linear(f"{here}/attention/{part}", key, i, of, bias=config.qkv_bias)
-    names += linear(f"{here}/attention/output", f"{there}.{'attention.output.dense' if hf else 'attn.proj'}")
-    table = f"{there}.{'attention.self' if hf else 'attn'}.relative_position_bias_table"
-    names.append(Entry(f"{here}/attention/position_bias", table))
-    names += linear(f"{here}/mlp/up", f"{there}.{'intermediate.dense' if hf else 'mlp.fc1'}")
-    return names + linear(f"{here}/mlp/down", f"{there}.{'output.dense' if hf else 'mlp.fc2'}")
+    prefixes = ("swin.",) if dialect == "hf" else ()
+    return NameTable(named(_RULES[dialect], leaves_of(config)), prefixes, ignored=_IGNORED)
 
 
 _HF = (

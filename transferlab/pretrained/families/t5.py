@@ -10,9 +10,43 @@ from transferlab.errors import TransferlabError
 from transferlab.models.t5 import T5Config
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import present_fields
-from transferlab.pretrained.names import LINEAR, OTHER_TASK, Entry, NameTable, with_prefix
+from transferlab.pretrained.names import OTHER_TASK, NameTable, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
 
 _TABLE = "encoder/embed/word/embedding"
+
+_RULES = """
+linear {encoder,decoder}/layers/{i}/attention/{query,key,value,output}  {encoder,decoder}.block.{i}.layer.0.SelfAttention.{q,k,v,o}
+table  {encoder,decoder}/layers/{i}/attention/relative      {encoder,decoder}.block.{i}.layer.0.SelfAttention.relative_attention_bias
+norm   {encoder,decoder}/layers/{i}/attention/norm          {encoder,decoder}.block.{i}.layer.0.layer_norm
+linear decoder/layers/{i}/cross_attention/{query,key,value,output}  decoder.block.{i}.layer.1.EncDecAttention.{q,k,v,o}
+norm   decoder/layers/{i}/cross_attention/norm              decoder.block.{i}.layer.1.layer_norm
+norm   encoder/layers/{i}/mlp/norm                          encoder.block.{i}.layer.1.layer_norm
+norm   decoder/layers/{i}/mlp/norm                          decoder.block.{i}.layer.2.layer_norm
+norm   {encoder,decoder}/norm                               {encoder,decoder}.final_layer_norm
+"""
+
+_PLAIN_MLP = """
+linear encoder/layers/{i}/mlp/{up,down}         encoder.block.{i}.layer.1.DenseReluDense.{wi,wo}
+linear decoder/layers/{i}/mlp/{up,down}         decoder.block.{i}.layer.2.DenseReluDense.{wi,wo}
+"""
+
+_GATED_MLP = """
+linear encoder/layers/{i}/mlp/{gate,up,down}    encoder.block.{i}.layer.1.DenseReluDense.{wi_0,wi_1,wo}
+linear decoder/layers/{i}/mlp/{gate,up,down}    decoder.block.{i}.layer.2.DenseReluDense.{wi_0,wi_1,wo}
+"""
+
+_IGNORED = (
+    (
+        r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+        "read by no version of T5",
+    ),
+    (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
+    (
+        r"classification_head\.(dense|out_proj)\.(weight|bias)",
+        "transformers' classifier, which reads the decoder and is not built",
+    ),
+)
 
 
 def t5_names(config: T5Config, tied: bool, table: str = "shared") -> NameTable:
@@ -24,27 +58,13 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> NameTable:
         table: key of that table; some files say ``encoder.embed_tokens``.
     """
     decoder = config.num_decoder_layers > 0
-    names = [Entry(_TABLE, f"{table}.weight")]
-    for tower, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
-        for i in range(layers):
-            names += _layer(config, f"{tower}/layers/{i}", f"{tower}.block.{i}.layer", tower == "decoder", i == 0)
-        names += [Entry(f"{tower}/norm/scale", f"{tower}.final_layer_norm.weight")] if layers else []
+    gated = config.feed_forward_proj.startswith("gated-")
+    text = f"table encoder/embed/word {table}\n{_RULES}{_GATED_MLP if gated else _PLAIN_MLP}"
     if decoder and not tied:
-        names.append(Entry("head/kernel", "lm_head.weight", LINEAR))
-    head = config.language_model(tied) if decoder else None
-    ignored = (
-        (
-            r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-            "read by no version of T5",
-        ),
-        (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
-        (
-            r"classification_head\.(dense|out_proj)\.(weight|bias)",
-            "the origin's classifier, which reads the decoder and is not built",
-        ),
-    )
+        text += "matrix? head/kernel lm_head.weight"
     copies = ((r"(transformer\.)?((encoder|decoder)\.embed_tokens|shared)\.weight", _TABLE),)
-    return NameTable(tuple(names), ignored=ignored, copies=copies, language_model=head)
+    head = config.language_model(tied) if decoder else None
+    return NameTable(named(text, leaves_of(config)), ignored=_IGNORED, copies=copies, language_model=head)
 
 
 def _tables(config: T5Config) -> tuple[NameTable, ...]:
@@ -58,28 +78,6 @@ def _tables(config: T5Config) -> tuple[NameTable, ...]:
         kinds += [(config, True), (config, False)]
     plain = [t5_names(kind, tied, key) for kind, tied in kinds for key in ("shared", "encoder.embed_tokens")]
     return (*plain, *(with_prefix(table, "transformer.", but=("head/",)) for table in plain))
-
-
-def _layer(config: T5Config, here: str, there: str, decoder: bool, first: bool) -> list[Entry]:
-    names = _attention(f"{here}/attention", f"{there}.0", "SelfAttention")
-    if first:
-        key = f"{there}.0.SelfAttention.relative_attention_bias.weight"
-        names.append(Entry(f"{here}/attention/relative/embedding", key))
-    if decoder:
-        names += _attention(f"{here}/cross_attention", f"{there}.1", "EncDecAttention")
-    mlp = f"{there}.{2 if decoder else 1}"
-    gated = config.feed_forward_proj.startswith("gated-")
-    parts = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
-    names += [
-        Entry(f"{here}/mlp/{ours}/kernel", f"{mlp}.DenseReluDense.{key}.weight", LINEAR) for ours, key in parts.items()
-    ]
-    return [*names, Entry(f"{here}/mlp/norm/scale", f"{mlp}.layer_norm.weight")]
-
-
-def _attention(here: str, there: str, kind: str) -> list[Entry]:
-    parts = {"query": "q", "key": "k", "value": "v", "output": "o"}
-    names = [Entry(f"{here}/{ours}/kernel", f"{there}.{kind}.{key}.weight", LINEAR) for ours, key in parts.items()]
-    return [*names, Entry(f"{here}/norm/scale", f"{there}.layer_norm.weight")]
 
 
 def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:
