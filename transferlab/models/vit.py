@@ -38,7 +38,7 @@ from transferlab.models.norms import LayerNorm
 from transferlab.models.sizes import Size
 
 PositionRule = Literal["bicubic", "bicubic antialias", "linear zoom"]
-"""How the origin brings its positions to another grid; :mod:`transferlab.pretrained.positions` holds the formulas."""
+"""How the reference implementation brings its positions to another grid; :mod:`transferlab.pretrained.positions` holds the formulas."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class ViTConfig:
         pooler: whether there is one, and ``pooler_kind`` which: ``tanh`` over a linear map of the first token, as
             Hugging Face's ``ViTModel`` has it, or ``attention`` of a learned query (the MAP head of SigLIP).
         projection_dim: width of the space shared with texts, to which the pooled vector is mapped; None has no map.
-        pooling: how the origin's head pools.
+        pooling: how the reference implementation's head pools.
         norm_pooled: the final norm acts on the pooled vector and not on the tokens (timm's ``fc_norm``).
         norm_hidden: whether ``hidden`` has passed the final norm; Hugging Face's CLIP (and OpenAI's) returns it as the last
             layer left it, where timm's and open_clip's return it normalised. What pools reads normalised tokens anyway.
         drop_path: rate of stochastic depth at the last layer, rising linearly from 0.
-        position_rule: how the origin resizes positions.
+        position_rule: how the reference implementation resizes positions.
     """
 
     hidden_size: Count = 768
@@ -294,7 +294,7 @@ class AttentionPooler(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch length features"], key: Key | None) -> Float[Array, "batch features"]:
         first, second = (None, None) if key is None else jax.random.split(key)
-        # Of each example the one query asks, and its tokens answer.
+        # One query for each example, over all of its tokens.
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1]))
         y = self.attention(x, None, first, queries=probe)[:, 0]
         return y + self.mlp(self.mlp.norm(y), second)
@@ -353,14 +353,14 @@ class ViT(Model):
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
         """The final norm: of every token, or of the patches' mean (then ``hidden`` stays, as timm returns it).
 
-        Where the origin's ``hidden`` has not passed the norm, what has is ``normal``.
+        Where the reference implementation's ``hidden`` has not passed the norm, ``normal`` has.
         """
         if self.config.norm_pooled:
             return {**carry, "mean": self.norm(self.pool_hidden(carry))}
         return {**carry, "hidden" if self.config.norm_hidden else "normal": self.norm(carry["hidden"])}
 
     def run_pooler(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``pooled``, as the origin's pooler: by attention over the patches, or tanh of a linear map of the first token."""
+        """Add ``pooled``, as the reference implementation's pooler: by attention over the patches, or tanh of a linear map of the first token."""
         assert self.pooler is not None
         hidden = read_hidden(carry)
         if isinstance(self.pooler, AttentionPooler):
@@ -368,7 +368,7 @@ class ViT(Model):
         return {**carry, "pooled": jnp.tanh(self.pooler(hidden[:, 0], key))}
 
     def project(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``embedding``: the origin's one vector of an image, in the space shared with texts."""
+        """Add ``embedding``: the one vector of an image, in the space shared with texts."""
         assert self.projection is not None
         return {**carry, "embedding": self.projection(pool(self, carry, self.config.pooling), key)}
 

@@ -86,12 +86,12 @@ class Rule:
                     elif choices[-1][0] > 0:
                         continue  # its tensor was yielded with the first of its parts
                     else:
-                        group = self._parts(numbers, choices, ending, suffix, layout)
+                        group = self._parts(numbers, block, choices, ending, suffix, layout)
                     if self.optional or all(name.path in paths for name in group):
                         yield group
 
     def _numbers(self, paths: frozenset[str], ending: str) -> list[tuple[str, ...]]:
-        """The numbers that ``{i}`` stands for, in the order of the layers."""
+        """The numbers that are in the place of ``{i}``, in the order of the layers."""
         if "{i}" not in self.path:
             return [()]
         pattern = re.compile("".join(_pattern(self.path)) + re.escape(ending))
@@ -99,11 +99,17 @@ class Rule:
         return sorted(found, key=lambda numbers: [int(number) for number in numbers])
 
     def _parts(
-        self, numbers: tuple[str, ...], choices: list[tuple[int, str]], ending: str, suffix: str, layout: Layout
+        self,
+        numbers: tuple[str, ...],
+        block: int,
+        choices: list[tuple[int, str]],
+        ending: str,
+        suffix: str,
+        layout: Layout,
     ) -> tuple[Entry, ...]:
         """The leaves of one tensor: all alternatives of the last choice."""
         before = [place for place, _ in choices[:-1]]
-        key = _key(self.key, numbers, 0, before)
+        key = _key(self.key, numbers, block, before)
         assert key is not None, self
         parts = [path for path, taken in _filled(self.path, numbers) if [p for p, _ in taken[:-1]] == before]
         return tuple(
@@ -149,7 +155,7 @@ def named(text: str, paths: Iterable[str]) -> tuple[Entry, ...]:
     found: dict[str, Entry] = {}
     for rule in rules(text):
         for group in rule.names(wanted):
-            # All of a tensor's leaves, or none: an earlier rule names them otherwise.
+            # All of a tensor's leaves, or none: an earlier rule has another name for them.
             if not any(name.path in found for name in group):
                 found.update((name.path, name) for name in group)
     return tuple(found.values())

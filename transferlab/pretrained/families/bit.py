@@ -96,7 +96,7 @@ def bit_from_timm(timm: TimmConfig) -> BitConfig:
 
 
 def _transform(config: BitConfig) -> ImageTransform:
-    # As the authors: pictures of any proportions to a square, values from -1 to 1.
+    # As the authors: images of any proportions to a square, values from -1 to 1.
     half = (0.5, 0.5, 0.5)
     return ImageTransform(config.image_size, half, half, "bilinear", 1.0, "squash")
 

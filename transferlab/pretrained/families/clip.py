@@ -53,7 +53,7 @@ same      projection/kernel                             text_projection
 
 
 def text_names(config: TextTowerConfig, dialect: Dialect) -> NameTable:
-    """Return the text tower's table in one of the dialects, its keys as they stand in a file of this tower alone."""
+    """Return the text tower's table in one of the dialects, its keys as a file of this tower alone has them."""
     text = _TEXT_TOWERS[dialect]
     if config.projection_bias:
         text = f"linear projection {'head' if dialect == 'clip' else 'text_projection'}\n{text}"
@@ -62,7 +62,7 @@ def text_names(config: TextTowerConfig, dialect: Dialect) -> NameTable:
 
 
 def clip_names(config: ClipConfig) -> tuple[NameTable, ...]:
-    """Return the tables of both towers: Hugging Face's, and open_clip's with the text tower inside or beside, or timm's."""
+    """Return the tables of both towers: Hugging Face's, and open_clip's with the text tower inside the model or next to it, or timm's."""
     tables = [_hf_names(config)]
     trunk = [name for name in vit_names(config.vision, "timm").names if not name.path.startswith("head/")]
     text = text_names(config.text, "open_clip").names
@@ -73,19 +73,19 @@ def clip_names(config: ClipConfig) -> tuple[NameTable, ...]:
 
 
 def _hf_names(config: ClipConfig) -> NameTable:
-    # CLIP's projections stand beside the towers; SigLIP's stands inside, and its scalars have an axis.
-    beside = () if config.text.projection_bias else ("projection/",)
+    # CLIP's projections are next to the towers; SigLIP's is inside, and its scalars have an axis.
+    outside = () if config.text.projection_bias else ("projection/",)
     vision, text = vit_names(config.vision, "clip"), text_names(config.text, "clip")
     layout = SAME if config.logit_bias is None else squeezed(1)
-    return _both(vision, "vision_model.", text, "text_model.", layout, beside)
+    return _both(vision, "vision_model.", text, "text_model.", layout, outside)
 
 
 def _both(
-    vision: NameTable, before: str, text: NameTable, inside: str, scalar: Layout, beside: tuple[str, ...] = ()
+    vision: NameTable, before: str, text: NameTable, inside: str, scalar: Layout, outside: tuple[str, ...] = ()
 ) -> NameTable:
-    """Both towers' tables as one, their keys behind these prefixes but for the paths that begin with ``beside``."""
-    names = [replace(n, path=f"vision/{n.path}") for n in with_prefix(vision, before, but=beside).names]
-    names += [replace(n, path=f"text/{n.path}") for n in with_prefix(text, inside, but=beside).names]
+    """Both towers' tables as one, their keys behind these prefixes but for the paths that begin with ``outside``."""
+    names = [replace(n, path=f"vision/{n.path}") for n in with_prefix(vision, before, but=outside).names]
+    names += [replace(n, path=f"text/{n.path}") for n in with_prefix(text, inside, but=outside).names]
     names += [Entry(path, path, scalar) for path in ("logit_scale", "logit_bias")]
     ignored = (
         (r"(text_model|vision_model)\.embeddings\.position_ids", BUFFER),
@@ -99,10 +99,12 @@ def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
     kind = str(raw["model_type"])
     for name in raw.get("architectures") or ():
         if "Classification" in name:
-            raise TransferlabError(f"config.json: architectures has {name}, a tower with a classifier; not supported.")
+            raise TransferlabError(
+                f"config.json: architectures has {name}; a tower with a classifier is not supported."
+            )
     parts = {}
     for part in ("vision", "text"):
-        # Old files hold a second table, which the origin lets win.
+        # Old files hold a second table, which transformers lets win.
         given = {**(raw.get(f"{part}_config") or {}), **(raw.get(f"{part}_config_dict") or {})}
         if given.get("model_type", f"{kind}_{part}_model") != f"{kind}_{part}_model":
             raise TransferlabError(
@@ -128,7 +130,7 @@ _TOWER = (
 
 
 def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
-    """Read Hugging Face's ``clip_text_model`` or ``siglip_text_model``, alone or beside a vision tower."""
+    """Read Hugging Face's ``clip_text_model`` or ``siglip_text_model``, alone or next to a vision tower."""
     siglip = str(raw["model_type"]).startswith("siglip")
     config = TextTowerConfig.siglip_base() if siglip else TextTowerConfig.clip_base()
     given = given_fields(TextTowerConfig, {name: raw[name] for name in _TOWER if name in raw})
@@ -137,8 +139,8 @@ def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
         return replace(config, **given, projection_dim=width or given.get("hidden_size", config.hidden_size))
     end = raw.get("eos_token_id", config.eos_token_id)
     if not isinstance(end, int):
-        raise TransferlabError(f"config.json: eos_token_id {end!r} is not one number.")
-    # The origin's rule: 2 was written by mistake, for an end token that has the highest id.
+        raise TransferlabError(f"config.json: eos_token_id is {end!r}; it must be one integer.")
+    # transformers' rule: 2 was written by mistake, for an end token that has the highest id.
     return replace(
         config, **given, eos_token_id=end, pooled_token="highest" if end == 2 else "end",
         **({"projection_dim": config.projection_dim} | given_fields({"projection_dim": int}, raw)),
@@ -161,7 +163,7 @@ def text_tower_to_hf(config: TextTowerConfig, head: HeadConfig | None) -> tuple[
     if kind == "siglip":
         raw |= {"architectures": ["SiglipTextModel"], "projection_size": config.projection_dim or config.hidden_size}
         return raw, with_prefix(names, "text_model.")
-    # By this number the origin takes the token of the highest id.
+    # By this number transformers takes the token of the highest id.
     raw["eos_token_id"] = 2 if config.pooled_token == "highest" else config.eos_token_id
     raw |= projection_to_hf("CLIPTextModel", config.projection_dim)
     return raw, with_prefix(names, "text_model.", but=("projection/",))

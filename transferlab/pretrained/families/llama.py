@@ -49,7 +49,7 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> NameTable:
     text = (_GEMMA if config.norm_after else _LLAMA) + (f"matrix? head/kernel {head}.weight" if head else "")
     return NameTable(
         named(text, leaves_of(config)),
-        # The origin's models of questions and answers say transformer where all others say model.
+        # transformers' models for question answering say transformer where all others say model.
         prefixes=("transformer.", "model."),
         ignored=(
             (r"((model|transformer)\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", BUFFER),
@@ -90,7 +90,9 @@ def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any]
     if kind == "gemma3_text":
         raw["rope_local_base_freq"] = (config.local_rope or config.rope).rope_theta
     if llama_from_hf(raw) != config:
-        raise TransferlabError(f"No model of Hugging Face's is what this config says; the nearest is '{kind}'.")
+        raise TransferlabError(
+            f"LlamaConfig: no model_type of Hugging Face's has all of these fields; the nearest is '{kind}'. Write the format 'orbax'."
+        )
     return decoder_to_hf(
         raw, partial(llama_names, config), head, "model.", bare=f"{name}Model",
         generates=f"{name.removesuffix('Text')}ForCausalLM", classifies=f"{name}ForSequenceClassification",
@@ -98,7 +100,7 @@ def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any]
 
 
 def _kind(config: LlamaConfig) -> tuple[str, str]:
-    """``model_type`` and the name of the origin's classes."""
+    """``model_type`` and the name of transformers' classes."""
     if config.norm_after:
         return ("gemma3_text", "Gemma3Text") if config.query_norm else ("gemma2", "Gemma2")
     if config.query_norm:

@@ -67,7 +67,7 @@ def _shared(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 
 def _rope(given: Mapping[str, Any], positions: int, theta: float = 10000.0) -> Rope:
     """``rope_scaling`` as transformers 4 writes it, else ``rope_parameters``; ``rope_theta`` where that holds no base."""
-    # With both in the file the origin drops all of rope_parameters, its base too.
+    # With both in the file, transformers drops all of rope_parameters, its base too.
     where = "rope_scaling" if given.get("rope_scaling") else "rope_parameters"
     parameters = given.get(where, {})
     if "partial_rotary_factor" in given:
@@ -75,19 +75,19 @@ def _rope(given: Mapping[str, Any], positions: int, theta: float = 10000.0) -> R
     return rope_from_hf(parameters, float(given.get("rope_theta", theta)), positions, where)
 
 
-def _windowed(given: Mapping[str, Any], layers: int, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+def _windowed(given: Mapping[str, Any], layers: int, default: tuple[int, ...]) -> tuple[int, ...]:
     """Numbers of the layers with a window: ``layer_types``, or what the model does without it."""
     types = given.get("layer_types")
     if types is None:
-        return otherwise
+        return default
     if len(types) != layers:
         raise TransferlabError(f"config.json: layer_types names {len(types)} layers; num_hidden_layers is {layers}.")
-    for one in types:
-        if one not in ("full_attention", "sliding_attention"):
+    for kind in types:
+        if kind not in ("full_attention", "sliding_attention"):
             raise TransferlabError(
-                f"config.json: layer_types holds '{one}'; only full_attention and sliding_attention."
+                f"config.json: layer_types holds '{kind}'; only full_attention and sliding_attention."
             )
-    return tuple(i for i, one in enumerate(types) if one == "sliding_attention")
+    return tuple(i for i, kind in enumerate(types) if kind == "sliding_attention")
 
 
 def _llama(given: Mapping[str, Any]) -> LlamaConfig:
@@ -130,7 +130,7 @@ def _gemma(given: Mapping[str, Any]) -> LlamaConfig:
     third = given["model_type"] == "gemma3_text"
     changes = {"vocab_size": 262208, "max_position_embeddings": 131072} if third else {}
     full = {**_GEMMA, **changes, "hidden_act": "gelu_pytorch_tanh", **given}
-    # The field hidden_act that old files hold beside hidden_activation was never read by the origin.
+    # The field hidden_act that old files hold next to hidden_activation was never read by transformers.
     full["hidden_act"] = full.get("hidden_activation", "gelu_pytorch_tanh")
     shared = _shared(full, full)
     layers, positions = shared["num_hidden_layers"], shared["max_position_embeddings"]

@@ -114,8 +114,8 @@ def _stretch(base: float, width: int, factors: np.ndarray) -> Rope | None:
     plain = Rope(base).frequencies(width)[0].astype(np.float64)
     choices = [Rope(base, "llama3", stretch)]
     if stretch > 1 and (between := (factors > 1.0001) & (factors < 0.9999 * stretch)).sum() > 1:
-        share = (1 / factors[between] - 1 / stretch) / (1 - 1 / stretch)
-        slope, start = np.polyfit(plain[between] / (2 * np.pi), share, 1)
+        fraction = (1 / factors[between] - 1 / stretch) / (1 - 1 / stretch)
+        slope, start = np.polyfit(plain[between] / (2 * np.pi), fraction, 1)
         if slope > 0 > start:
             length = slope / -start
             choices.append(Rope(base, "llama3", stretch, 1.0, 1 - 1 / start, round(length)))

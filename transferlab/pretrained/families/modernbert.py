@@ -79,7 +79,7 @@ def _theta(config: Mapping[str, Any], kind: str) -> float | None:
 
 
 def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
-    # As the origin draws its prediction head and its classifier.
+    # As transformers initializes its prediction head and its classifier.
     stddevs = config.initializer_range / math.sqrt(2 * config.num_hidden_layers), config.hidden_size**-0.5
     return HiddenLayer(
         config.classifier_activation, bias=config.classifier_bias, norm=config.norm_eps, norm_bias=config.norm_bias,

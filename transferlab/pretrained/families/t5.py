@@ -70,7 +70,7 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> NameTable:
 def _tables(config: T5Config) -> tuple[NameTable, ...]:
     """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own.
 
-    Each with either key of the table of tokens, and without or with the prefix that the origin's classifiers have; of those
+    Each with either key of the table of tokens, and without or with the prefix that transformers' classifiers have; of those
     that fit equally well the first is taken.
     """
     kinds = [(config.encoder_only(), True)]

@@ -129,7 +129,7 @@ same      projection/kernel                             proj
 
 
 def vit_names(config: ViTConfig, dialect: Dialect) -> NameTable:
-    """Return the table for this config in one of the dialects. Those of towers are without what stands before their keys."""
+    """Return the table for this config in one of the dialects. Those of towers are without the prefix of their keys."""
     leaves = leaves_of(config)
     if dialect in ("clip", "open_clip"):
         prefixes = ("vision_model.",) if dialect == "clip" else ("visual.",)
@@ -151,7 +151,7 @@ def vit_names(config: ViTConfig, dialect: Dialect) -> NameTable:
     return NameTable(named(text, leaves), prefixes, ignored=tuple(ignored))
 
 
-_TWO_HEADS = "one of two heads whose mean a distilled model answers by; a new head takes their place"
+_TWO_HEADS = "one of two heads whose mean a distilled model predicts by; a new head takes their place"
 
 
 _TOWER = (
@@ -199,7 +199,7 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
 
 
 def vision_tower_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
-    """Read Hugging Face's ``clip_vision_model`` or ``siglip_vision_model``, alone or beside a text tower."""
+    """Read Hugging Face's ``clip_vision_model`` or ``siglip_vision_model``, alone or next to a text tower."""
     siglip = str(raw["model_type"]).startswith("siglip")
     config = ViTConfig.siglip_b16() if siglip else ViTConfig.clip_b32()
     given = given_fields(ViTConfig, {name: raw[name] for name in _TOWER if name in raw}) | squares(raw, config)

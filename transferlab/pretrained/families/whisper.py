@@ -18,7 +18,6 @@ from transferlab.pretrained.rules import leaves_of, named
 
 _DECODER = "of the decoder, which is not built: the encoder is the backbone"
 
-
 _RULES = """
 conv1d  embed/{conv1,conv2}                             {conv1,conv2}
 same    embed/position                                  embed_positions.weight
@@ -49,7 +48,7 @@ def whisper_names(config: WhisperConfig) -> NameTable:
         (r"proj_out\.weight", _DECODER),
         (
             r"(projector|classifier)\.(weight|bias)|layer_weights",
-            "the origin's classifier, which has a projection of its own and is not built",
+            "transformers' classifier, which has a projection of its own and is not built",
         ),
     )
     leaves = leaves_of(replace(config, key_bias=False))
