@@ -88,11 +88,11 @@ TIMM_BITS = r"resnetv2_(50x[13]|101x[13]|152x[24])_bit"
 
 def bit_from_timm(timm: TimmConfig) -> BitConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(("num_classes", "global_pool", "drop_path_rate"))
-    found = re.match(r"resnetv2_(\d+)x(\d)", timm.architecture)
-    assert found is not None
-    config: BitConfig = getattr(BitConfig, f"r{found.group(1)}x1")().wide(int(found.group(2)))
-    return replace(config, drop_path=given.get("drop_path_rate") or 0.0, image_size=timm.image_size)
+    arguments = timm.checked(("num_classes", "global_pool", "drop_path_rate"))
+    match = re.match(r"resnetv2_(\d+)x(\d)", timm.architecture)
+    assert match is not None
+    config: BitConfig = getattr(BitConfig, f"r{match.group(1)}x1")().wide(int(match.group(2)))
+    return replace(config, drop_path=arguments.get("drop_path_rate") or 0.0, image_size=timm.image_size)
 
 
 def _transform(config: BitConfig) -> ImageTransform:

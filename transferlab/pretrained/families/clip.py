@@ -105,13 +105,13 @@ def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
     parts = {}
     for part in ("vision", "text"):
         # Old files hold a second table, which transformers lets win.
-        given = {**(raw.get(f"{part}_config") or {}), **(raw.get(f"{part}_config_dict") or {})}
-        if given.get("model_type", f"{kind}_{part}_model") != f"{kind}_{part}_model":
+        values = {**(raw.get(f"{part}_config") or {}), **(raw.get(f"{part}_config_dict") or {})}
+        if values.get("model_type", f"{kind}_{part}_model") != f"{kind}_{part}_model":
             raise TransferlabError(
-                f"config.json: {part}_config.model_type '{given['model_type']}' is not supported; "
+                f"config.json: {part}_config.model_type '{values['model_type']}' is not supported; "
                 f"only '{kind}_{part}_model'."
             )
-        parts[part] = given | {"model_type": f"{kind}_{part}_model"}
+        parts[part] = values | {"model_type": f"{kind}_{part}_model"}
     vision, text = vision_tower_from_hf(parts["vision"]), text_tower_from_hf(parts["text"])
     if kind == "siglip":
         return ClipConfig(vision, text, math.log(10.0), -10.0)
@@ -133,16 +133,16 @@ def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
     """Read Hugging Face's ``clip_text_model`` or ``siglip_text_model``, alone or next to a vision tower."""
     siglip = str(raw["model_type"]).startswith("siglip")
     config = TextTowerConfig.siglip_base() if siglip else TextTowerConfig.clip_base()
-    given = given_fields(TextTowerConfig, {name: raw[name] for name in _TOWER if name in raw})
+    values = given_fields(TextTowerConfig, {name: raw[name] for name in _TOWER if name in raw})
     if siglip:
         width = given_fields({"projection_size": int}, raw).get("projection_size")
-        return replace(config, **given, projection_dim=width or given.get("hidden_size", config.hidden_size))
+        return replace(config, **values, projection_dim=width or values.get("hidden_size", config.hidden_size))
     end = raw.get("eos_token_id", config.eos_token_id)
     if not isinstance(end, int):
         raise TransferlabError(f"config.json: eos_token_id is {end!r}; it must be one integer.")
     # transformers' rule: 2 was written by mistake, for an end token that has the highest id.
     return replace(
-        config, **given, eos_token_id=end, pooled_token="highest" if end == 2 else "end",
+        config, **values, eos_token_id=end, pooled_token="highest" if end == 2 else "end",
         **({"projection_dim": config.projection_dim} | given_fields({"projection_dim": int}, raw)),
     )  # fmt: skip
 
@@ -180,8 +180,8 @@ def clip_to_hf(config: ClipConfig, head: HeadConfig | None) -> tuple[dict[str, A
         )
     siglip = kinds[0] == "siglip"
     raw: dict[str, Any] = {"model_type": kinds[0], "architectures": ["SiglipModel" if siglip else "CLIPModel"]}
-    for part, given in (("vision_config", vision), ("text_config", text)):
-        raw[part] = {name: value for name, value in given.items() if name != "architectures"}
+    for part, values in (("vision_config", vision), ("text_config", text)):
+        raw[part] = {name: value for name, value in values.items() if name != "architectures"}
     if not siglip:
         raw |= {"projection_dim": config.text.projection_dim, "logit_scale_init_value": config.logit_scale}
     return raw, _hf_names(config)
@@ -210,8 +210,8 @@ def clip_from_open_clip(raw: Mapping[str, Any]) -> ClipConfig:
     """Read ``open_clip_config.json``; a field that this family cannot represent is an error that names it."""
     model = raw.get("model_cfg") or {}
     vision, text = model.get("vision_cfg") or {}, model.get("text_cfg") or {}
-    for where, given, known in (("", model, _MODEL), ("vision_cfg.", vision, _VISION), ("text_cfg.", text, _TEXT)):
-        for field, value in given.items():
+    for where, values, known in (("", model, _MODEL), ("vision_cfg.", vision, _VISION), ("text_cfg.", text, _TEXT)):
+        for field, value in values.items():
             # What is false, zero or absent is open_clip's default of all others.
             if field not in known and value not in (None, False, 0, "", "default", "learnable", "linear"):
                 raise TransferlabError(
@@ -227,60 +227,60 @@ def clip_from_open_clip(raw: Mapping[str, Any]) -> ClipConfig:
     )
 
 
-def _vision(given: Mapping[str, Any], act: str, shared: int) -> ViTConfig:
-    width = given.get("width", 768)
+def _vision(values: Mapping[str, Any], act: str, shared: int) -> ViTConfig:
+    width = values.get("width", 768)
     pools: dict[str, Pooling] = {"tok": "first", "avg": "mean"}
-    pool = _choice(given.get("pool_type", "tok"), pools, "model_cfg.vision_cfg.pool_type")
-    if not isinstance(given.get("layers", 12), int):
+    pool = _choice(values.get("pool_type", "tok"), pools, "model_cfg.vision_cfg.pool_type")
+    if not isinstance(values.get("layers", 12), int):
         raise TransferlabError(
-            f"{OPEN_CLIP}: model_cfg.vision_cfg.layers {given['layers']} makes a ResNet; not supported."
+            f"{OPEN_CLIP}: model_cfg.vision_cfg.layers {values['layers']} makes a ResNet; not supported."
         )
     return ViTConfig(
         hidden_size=width,
-        num_hidden_layers=given.get("layers", 12),
-        num_attention_heads=width // given.get("head_width", 64),
-        intermediate_size=int(width * given.get("mlp_ratio", 4.0)),
-        hidden_act=_act(given, act),
-        layer_norm_eps=_eps(given),
-        image_size=square(given.get("image_size", 224), "vision_cfg.image_size"),
-        patch_size=square(given.get("patch_size", 16), "vision_cfg.patch_size"),
+        num_hidden_layers=values.get("layers", 12),
+        num_attention_heads=width // values.get("head_width", 64),
+        intermediate_size=int(width * values.get("mlp_ratio", 4.0)),
+        hidden_act=_act(values, act),
+        layer_norm_eps=_eps(values),
+        image_size=square(values.get("image_size", 224), "vision_cfg.image_size"),
+        patch_size=square(values.get("patch_size", 16), "vision_cfg.patch_size"),
         patch_bias=False,
-        pre_norm=not given.get("no_ln_pre"),
+        pre_norm=not values.get("no_ln_pre"),
         pooling=pool,
         projection_dim=shared,
     )
 
 
-def _trunk(given: Mapping[str, Any], shared: int) -> ViTConfig:
+def _trunk(values: Mapping[str, Any], shared: int) -> ViTConfig:
     """A vision tower that is timm's, without a projection of open_clip's."""
-    projection = given.get("timm_proj", "linear")
+    projection = values.get("timm_proj", "linear")
     if projection not in ("none", "", None):
         raise TransferlabError(f"{OPEN_CLIP}: model_cfg.vision_cfg.timm_proj '{projection}' is not supported.")
-    size = square(given.get("image_size", 224), "vision_cfg.image_size")
-    config = vit_from_timm(TimmConfig(given["timm_model_name"], {"img_size": size}, {}))
+    size = square(values.get("image_size", 224), "vision_cfg.image_size")
+    config = vit_from_timm(TimmConfig(values["timm_model_name"], {"img_size": size}, {}))
     if config.hidden_size != shared:
-        raise TransferlabError(f"{OPEN_CLIP}: embed_dim {shared} is not the width of {given['timm_model_name']}.")
+        raise TransferlabError(f"{OPEN_CLIP}: embed_dim {shared} is not the width of {values['timm_model_name']}.")
     return config
 
 
-def _text(given: Mapping[str, Any], act: str, shared: int) -> TextTowerConfig:
+def _text(values: Mapping[str, Any], act: str, shared: int) -> TextTowerConfig:
     pools: dict[str, PooledToken] = {"argmax": "highest", "eos": "end", "last": "last"}
-    pool = _choice(given.get("pool_type", "argmax"), pools, "model_cfg.text_cfg.pool_type")
-    width = given.get("width", 512)
+    pool = _choice(values.get("pool_type", "argmax"), pools, "model_cfg.text_cfg.pool_type")
+    width = values.get("width", 512)
     return TextTowerConfig(
-        vocab_size=given.get("vocab_size", 49408),
+        vocab_size=values.get("vocab_size", 49408),
         hidden_size=width,
-        num_hidden_layers=given.get("layers", 12),
-        num_attention_heads=given.get("heads", 8),
-        intermediate_size=int(width * given.get("mlp_ratio", 4.0)),
-        max_position_embeddings=given.get("context_length", 77),
-        hidden_act=_act(given, act),
-        layer_norm_eps=_eps(given),
-        causal=not given.get("no_causal_mask"),
+        num_hidden_layers=values.get("layers", 12),
+        num_attention_heads=values.get("heads", 8),
+        intermediate_size=int(width * values.get("mlp_ratio", 4.0)),
+        max_position_embeddings=values.get("context_length", 77),
+        hidden_act=_act(values, act),
+        layer_norm_eps=_eps(values),
+        causal=not values.get("no_causal_mask"),
         pooled_token=pool,
-        eos_token_id=given.get("eos_id", 2),
+        eos_token_id=values.get("eos_id", 2),
         projection_dim=shared,
-        projection_bias=bool(given.get("proj_bias")),
+        projection_bias=bool(values.get("proj_bias")),
     )
 
 
@@ -291,8 +291,8 @@ def _choice(value: Any, choices: Mapping[str, Choice], field: str) -> Choice:
     return choices[value]
 
 
-def _act(given: Mapping[str, Any], act: str) -> str:
-    kwargs = given.get("act_kwargs") or {}
+def _act(values: Mapping[str, Any], act: str) -> str:
+    kwargs = values.get("act_kwargs") or {}
     if kwargs in ({}, {"approximate": "none"}):
         return act
     if kwargs == {"approximate": "tanh"} and act == "gelu":
@@ -300,8 +300,8 @@ def _act(given: Mapping[str, Any], act: str) -> str:
     raise TransferlabError(f"{OPEN_CLIP}: act_kwargs {kwargs} is not supported for {act}.")
 
 
-def _eps(given: Mapping[str, Any]) -> float:
-    kwargs = given.get("norm_kwargs") or {}
+def _eps(values: Mapping[str, Any]) -> float:
+    kwargs = values.get("norm_kwargs") or {}
     if kwargs.keys() - {"eps"}:
         raise TransferlabError(f"{OPEN_CLIP}: norm_kwargs {kwargs} is not supported; only eps.")
     return float(kwargs.get("eps", 1e-5))
@@ -309,13 +309,13 @@ def _eps(given: Mapping[str, Any]) -> float:
 
 def open_clip_transform(raw: Mapping[str, Any], config: ClipConfig) -> ImageTransform:
     """Preprocessing of images as open_clip evaluates, by ``preprocess_cfg``."""
-    given, plain = raw.get("preprocess_cfg") or {}, vit_transform(ViTConfig.clip_b32())
+    values, plain = raw.get("preprocess_cfg") or {}, vit_transform(ViTConfig.clip_b32())
     fits: dict[str, Fit] = {"shortest": "crop", "squash": "squash"}
-    fit = _choice(given.get("resize_mode") or "shortest", fits, "preprocess_cfg.resize_mode")
-    resize = given.get("interpolation") or "bicubic"
+    fit = _choice(values.get("resize_mode") or "shortest", fits, "preprocess_cfg.resize_mode")
+    resize = values.get("interpolation") or "bicubic"
     if resize not in ("bicubic", "bilinear"):
         raise TransferlabError(f"{OPEN_CLIP}: preprocess_cfg.interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
-    mean, std = tuple(given.get("mean") or plain.mean), tuple(given.get("std") or plain.std)
+    mean, std = tuple(values.get("mean") or plain.mean), tuple(values.get("std") or plain.std)
     if len(mean) != 3 or len(std) != 3:
         raise TransferlabError(f"{OPEN_CLIP}: preprocess_cfg mean {mean} and std {std} are not of three channels.")
     return ImageTransform(config.vision.image_size, mean, std, resize, 1.0, fit, crop_rounds=True)

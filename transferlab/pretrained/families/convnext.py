@@ -128,21 +128,21 @@ _READ = (
 
 def convnext_from_timm(timm: TimmConfig) -> ConvNeXtConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(_READ)
+    arguments = timm.checked(_READ)
     version, _, size = timm.architecture.partition("_")
     config: ConvNeXtConfig = getattr(ConvNeXtConfig, size)()
     config = config.v2() if version == "convnextv2" else config
-    eps = given.get("norm_eps") or config.eps
+    eps = arguments.get("norm_eps") or config.eps
     return replace(
         config,
-        hidden_sizes=tuple(given.get("dims") or config.hidden_sizes),
-        depths=tuple(given.get("depths") or config.depths),
-        patch_size=given.get("patch_size") or config.patch_size,
-        kernel_size=square(given.get("kernel_sizes") or config.kernel_size, "model_args.kernel_sizes"),
-        layer_scale_init_value=given.get("ls_init_value", config.layer_scale_init_value),
-        response_norm=given.get("use_grn", config.response_norm),
-        conv_mlp=given.get("conv_mlp", config.conv_mlp),
-        drop_path=given.get("drop_path_rate") or 0.0,
+        hidden_sizes=tuple(arguments.get("dims") or config.hidden_sizes),
+        depths=tuple(arguments.get("depths") or config.depths),
+        patch_size=arguments.get("patch_size") or config.patch_size,
+        kernel_size=square(arguments.get("kernel_sizes") or config.kernel_size, "model_args.kernel_sizes"),
+        layer_scale_init_value=arguments.get("ls_init_value", config.layer_scale_init_value),
+        response_norm=arguments.get("use_grn", config.response_norm),
+        conv_mlp=arguments.get("conv_mlp", config.conv_mlp),
+        drop_path=arguments.get("drop_path_rate") or 0.0,
         eps=eps,
         layer_norm_eps=eps,
         image_size=timm.image_size,

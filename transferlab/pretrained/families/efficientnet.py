@@ -62,9 +62,9 @@ _READ = ("img_size", "num_classes", "global_pool", "drop_path_rate")
 
 def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     """Read timm's config. Those with ``tf_`` were born in TensorFlow: SAME padding, eps 1e-3; the others are torch's."""
-    given = timm.checked(_READ)
+    arguments = timm.checked(_READ)
     config: EfficientNetConfig = getattr(EfficientNetConfig, timm.architecture.rpartition("_")[2])()
-    rate = given_number(given, "drop_path_rate", config.drop_path, where="config.json: model_args")
+    rate = given_number(arguments, "drop_path_rate", config.drop_path, where="config.json: model_args")
     config = replace(config, image_size=timm.image_size, drop_path=rate)
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)
 

@@ -116,9 +116,9 @@ TIMM_MOBILENETS = r"mobilenetv2_(035|050|075|100|140)"
 
 def mobilenet_from_timm(timm: TimmConfig) -> MobileNetV2Config:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(("num_classes", "global_pool", "drop_rate", "drop_path_rate"))
+    arguments = timm.checked(("num_classes", "global_pool", "drop_rate", "drop_path_rate"))
     width = int(timm.architecture.rpartition("_")[2]) / 100
-    return MobileNetV2Config(width, drop_path=given.get("drop_path_rate") or 0.0, image_size=timm.image_size)
+    return MobileNetV2Config(width, drop_path=arguments.get("drop_path_rate") or 0.0, image_size=timm.image_size)
 
 
 MOBILENET = Family(

@@ -41,22 +41,22 @@ def modernbert_names(config: ModernBertConfig) -> NameTable:
 
 def modernbert_from_hf(raw: Mapping[str, Any]) -> ModernBertConfig:
     """Read Hugging Face's ``config.json``, of old and of today; what cannot be represented is an error."""
-    given = given_fields(ModernBertConfig, raw)
+    values = given_fields(ModernBertConfig, raw)
     kinds = raw.get("layer_types")
     if kinds is None:
         every = given_number(raw, "global_attn_every_n_layers", 3.0)
         if every < 1 or not every.is_integer():
             raise TransferlabError(f"config.json: global_attn_every_n_layers is {every}; it must be at least 1.")
-        kinds = list(alternating(int(every), given.get("num_hidden_layers", ModernBertConfig.num_hidden_layers)))
+        kinds = list(alternating(int(every), values.get("num_hidden_layers", ModernBertConfig.num_hidden_layers)))
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
         raise TransferlabError(f"config.json: layer_types is {kinds!r}; it must be a list of strings.")
     for name, kind in zip(_THETAS, LAYER_TYPES, strict=True):
         if theta := _theta(raw, kind):
-            given[name] = theta
-    if "local_rope_theta" in raw and "local_rope_theta" not in given:
+            values[name] = theta
+    if "local_rope_theta" in raw and "local_rope_theta" not in values:
         # Where a config of old has null, the local layers turn as the global ones.
-        given["local_rope_theta"] = given.get("global_rope_theta", ModernBertConfig.global_rope_theta)
-    return ModernBertConfig(**given, layer_types=tuple(kinds))
+        values["local_rope_theta"] = values.get("global_rope_theta", ModernBertConfig.global_rope_theta)
+    return ModernBertConfig(**values, layer_types=tuple(kinds))
 
 
 _THETAS = ("global_rope_theta", "local_rope_theta")

@@ -79,9 +79,9 @@ TIMM_RESNETS = r"resnet(18|26|34|50|101|152)|wide_resnet(50|101)_2|resnext50_32x
 
 def resnet_from_timm(timm: TimmConfig) -> ResNetConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(("num_classes", "global_pool", "drop_path_rate"))
+    arguments = timm.checked(("num_classes", "global_pool", "drop_path_rate"))
     config: ResNetConfig = getattr(ResNetConfig, timm.architecture)()
-    return replace(config, image_size=timm.image_size, drop_path=given.get("drop_path_rate") or 0.0)
+    return replace(config, image_size=timm.image_size, drop_path=arguments.get("drop_path_rate") or 0.0)
 
 
 RESNET = Family(

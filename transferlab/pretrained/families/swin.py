@@ -129,24 +129,24 @@ _READ = (
 
 def swin_from_timm(timm: TimmConfig) -> SwinConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(_READ)
+    arguments = timm.checked(_READ)
     config: SwinConfig = getattr(SwinConfig, timm.architecture.split("_")[1])()
     config = replace(
         config,
-        embed_dim=given.get("embed_dim") or config.embed_dim,
-        depths=(depths := tuple(given.get("depths") or config.depths)),
-        num_heads=tuple(given.get("num_heads") or config.num_heads),
+        embed_dim=arguments.get("embed_dim") or config.embed_dim,
+        depths=(depths := tuple(arguments.get("depths") or config.depths)),
+        num_heads=tuple(arguments.get("num_heads") or config.num_heads),
         window_sizes=(1,) * len(depths),
-        patch_size=square(given.get("patch_size") or config.patch_size, "model_args.patch_size"),
-        mlp_ratio=float(given.get("mlp_ratio", config.mlp_ratio)),
-        qkv_bias=given.get("qkv_bias", config.qkv_bias),
-        attention_probs_dropout_prob=given.get("attn_drop_rate") or 0.0,
-        drop_path=given.get("drop_path_rate", config.drop_path),
+        patch_size=square(arguments.get("patch_size") or config.patch_size, "model_args.patch_size"),
+        mlp_ratio=float(arguments.get("mlp_ratio", config.mlp_ratio)),
+        qkv_bias=arguments.get("qkv_bias", config.qkv_bias),
+        attention_probs_dropout_prob=arguments.get("attn_drop_rate") or 0.0,
+        drop_path=arguments.get("drop_path_rate", config.drop_path),
         image_size=timm.image_size,
     )
-    found = re.search(r"window(\d+)", timm.architecture)
-    assert found is not None
-    sides = given.get("window_size") or int(found.group(1))
+    match = re.search(r"window(\d+)", timm.architecture)
+    assert match is not None
+    sides = arguments.get("window_size") or int(match.group(1))
     sides = (sides,) * len(depths) if isinstance(sides, int) else tuple(sides)
     # A window is no larger than the map of its stage; odd maps are filled up before they are halved.
     maps = [-(-(config.image_size // config.patch_size) // 2**s) for s in range(len(depths))]

@@ -87,18 +87,18 @@ def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:
     if raw.get("is_decoder"):
         raise TransferlabError("config.json: is_decoder is true; a decoder without its encoder is not supported.")
     act = str(raw.get("feed_forward_proj") or config.feed_forward_proj)
-    given = present_fields(T5Config, raw, without=("scale_decoder_outputs",))
-    given.setdefault("num_decoder_layers", given.get("num_layers", config.num_layers))
+    values = present_fields(T5Config, raw, without=("scale_decoder_outputs",))
+    values.setdefault("num_decoder_layers", values.get("num_layers", config.num_layers))
     if not mt5:
         # T5 1.1 says so by not tying; what transformers 5 writes names the scale itself, and ties in either case.
         scaled = raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings") is not False)
-        given["scale_decoder_outputs"] = bool(scaled)
+        values["scale_decoder_outputs"] = bool(scaled)
     written, known = raw.get("dense_act_fn"), {"gated-gelu": "gelu_new"}.get(act, act.removeprefix("gated-"))
     if written is not None and written != known:
         raise TransferlabError(
             f"config.json: dense_act_fn '{written}' is not '{known}', which feed_forward_proj '{act}' means."
         )
-    return replace(config, **given)
+    return replace(config, **values)
 
 
 def _adjust(config: T5Config, found: set[str]) -> T5Config:

@@ -169,14 +169,14 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
         return vision_tower_from_hf(raw)
     dino = kind.startswith("dinov2")
     config = ViTConfig(layer_norm_eps=1e-6 if dino else 1e-12, patch_size=14 if kind == "dinov2" else 16)
-    given = given_fields(ViTConfig, {name: raw[name] for name in _ENCODER if name in raw}) | squares(raw, config)
+    values = given_fields(ViTConfig, {name: raw[name] for name in _ENCODER if name in raw}) | squares(raw, config)
     if dino:
-        inner = int(given.get("hidden_size", config.hidden_size) * given_number(raw, "mlp_ratio", 4.0))
+        inner = int(values.get("hidden_size", config.hidden_size) * given_number(raw, "mlp_ratio", 4.0))
         swiglu = bool(raw.get("use_swiglu_ffn"))
         # SwiGLU has three matrices: two thirds of the width, up to a multiple of 8, for as many parameters.
-        given["intermediate_size"] = (int(inner * 2 / 3) + 7) // 8 * 8 if swiglu else inner
+        values["intermediate_size"] = (int(inner * 2 / 3) + 7) // 8 * 8 if swiglu else inner
         classifies = any("ImageClassification" in name for name in raw.get("architectures") or ())
-        given |= {
+        values |= {
             "layer_scale": given_number(raw, "layerscale_value", 1.0),
             "swiglu": swiglu,
             "drop_path": given_number(raw, "drop_path_rate", 0.0),
@@ -184,17 +184,17 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
         }
     if kind == "dinov2_with_registers":
         registers = given_fields({"num_register_tokens": int}, raw).get("num_register_tokens", 4)
-        return replace(config, registers=registers, position_rule="bicubic antialias", **given)
+        return replace(config, registers=registers, position_rule="bicubic antialias", **values)
     if not dino:
         if raw.get("pooler_act", "tanh") != "tanh":
             raise TransferlabError(f"config.json: pooler_act '{raw['pooler_act']}' is not supported; only 'tanh'.")
-        width = given.get("hidden_size", config.hidden_size)
+        width = values.get("hidden_size", config.hidden_size)
         if (raw.get("pooler_output_size") or width) != width:
             raise TransferlabError(
                 f"config.json: pooler_output_size {raw['pooler_output_size']} is not hidden_size {width}."
             )
-        given["pooler"] = True
-    config = replace(config, position_rule="bicubic", **given)
+        values["pooler"] = True
+    config = replace(config, position_rule="bicubic", **values)
     return config.distilled() if kind == "deit" else config
 
 
@@ -202,11 +202,11 @@ def vision_tower_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
     """Read Hugging Face's ``clip_vision_model`` or ``siglip_vision_model``, alone or next to a text tower."""
     siglip = str(raw["model_type"]).startswith("siglip")
     config = ViTConfig.siglip_b16() if siglip else ViTConfig.clip_b32()
-    given = given_fields(ViTConfig, {name: raw[name] for name in _TOWER if name in raw}) | squares(raw, config)
-    given["attention_probs_dropout_prob"] = given_number(raw, "attention_dropout", 0.0)
+    values = given_fields(ViTConfig, {name: raw[name] for name in _TOWER if name in raw}) | squares(raw, config)
+    values["attention_probs_dropout_prob"] = given_number(raw, "attention_dropout", 0.0)
     if not siglip:
-        given |= given_fields({"projection_dim": int}, raw)
-    config = replace(config, **given)
+        values |= given_fields({"projection_dim": int}, raw)
+    config = replace(config, **values)
     return config if raw.get("vision_use_head", True) else config.without_pooler()
 
 
