@@ -177,7 +177,7 @@ def test_a_broken_ctranslate2_file_is_refused(tmp_path: Path) -> None:
         (name, 9, "has 9 axes"),
         (name + 1, 200, "takes 400 bytes, not 24"),
         (name + 5, 9, "unknown type 9"),
-        (0, 5, "version 5; only 6"),
+        (0, 5, "version 5 is not supported, expected 6"),
     ):
         path.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
         with pytest.raises(TransferlabError, match=said):
@@ -237,5 +237,5 @@ def test_a_feature_extractors_fields_are_honored(films, tmp_path: Path) -> None:
     path.unlink()
     (tmp_path / "config.json").write_text(json.dumps(RAW))
     save_file(to_file(whisper_names(TINY), leaves_of(TINY)), str(tmp_path / "model.safetensors"))
-    with pytest.raises(TransferlabError, match="reads sounds, and there are no data sets of sounds"):
+    with pytest.raises(TransferlabError, match="reads audio, and there are no audio data sets yet"):
         tl.adapt(tl.load(tmp_path), films)
