@@ -115,7 +115,10 @@ def test_a_validation_that_is_not_finite_ends_the_run(source, films, tmp_path) -
     rows: list[dict] = []
     _take_score(member, rows, 4, np.full((20, 2), np.nan, np.float32), lambda: state)
     assert member.best is None and member.diverged is not None
-    assert (member.diverged.step, member.diverged.what) == (4, "the validation loss is nan")
+    assert (member.diverged.step, member.diverged.what) == (
+        4,
+        "the predictions for the validation split are not finite",
+    )
     assert math.isnan(rows[-1]["validation_cross_entropy"])
     # A state that answers, but is not finite, is never kept as the best.
     member.diverged = None

@@ -13,6 +13,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import folder_named
 from transferlab.methods import Full, Method
 from transferlab.pretrained.source import Source
+from transferlab.tasks import Classification, Task
 from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory, memory_of
 from transferlab.train.result import Report, Result
@@ -72,6 +73,7 @@ def adapt(
     method: Method | None = None,
     settings: Settings | None = None,
     seed: int | Seeds = 0,
+    task: Task | None = None,
     directory: str | Path | None = None,
     initialise: str | None = None,
     keep_weights: bool = True,
@@ -92,6 +94,7 @@ def adapt(
         method: how to adapt; :class:`transferlab.methods.Full` by default.
         settings: how to train; the method's ``defaults`` otherwise.
         seed: of both initialisation and order, or :class:`transferlab.train.Seeds` for one of each.
+        task: what is optimised and scored; :class:`transferlab.tasks.Classification` by default.
         directory: where plan, metrics, checkpoints and predictions are written; None keeps everything in memory.
         initialise: selector of backbone leaves that may be initialised where the source lacks them.
         keep_weights: if False, checkpoints only serve to resume, and are deleted when the run is finished.
@@ -120,9 +123,10 @@ def adapt(
             "source({'input_features': …})."
         )
     # Raises now, and not in `fit`, whatever the plan cannot account for.
-    plan_for(source, data.label_names, method, initialise)
+    task = Classification(label_smoothing=settings.label_smoothing) if task is None else task
+    plan_for(source, task.head(source, task.outputs(data), method), method, initialise)
     folder = folder_named(directory, "directory") if directory is not None else None
-    return Run(source, data, method, settings, seeds, folder, keep_weights, initialise)
+    return Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
 
 
 def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) -> None:
