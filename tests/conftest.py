@@ -1,4 +1,4 @@
-"""Fixtures that all tests share, and how the suite is run. Helpers that are no fixtures: ``tests/support``."""
+"""Fixtures of all tests, and how the suite is run. Helpers that are not fixtures are in ``tests/support``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from support.configs import write_config
 from support.tables import write_table
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The models of these tests are tiny: nearly all their time was XLA optimising programs that run for a millisecond. Parity
-# with the origins, the README's own line and the benchmarks run what a user's machine compiles.
+# The models of these tests are tiny: nearly all their time went to XLA optimising programs that run for a millisecond.
+# Parity tests, the README's own line and the benchmarks run what a user's machine compiles.
 HURRIED = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if version("jax").startswith("0.10."):
     HURRIED.append("--xla_cpu_use_fusion_emitters=false")  # gone from jax 0.11.2, and an unknown flag ends the process
@@ -38,7 +38,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path, table: P
 
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
-    """Random weights of a parity test are its own, whichever tests ran before it."""
+    """A parity test draws the same random weights whichever tests ran before it."""
     if request.path.parent.name == "parity" and "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
 
@@ -71,7 +71,7 @@ def frontier_cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hurry, before any device is asked for; processes that tests start inherit it."""
+    """Set the flags before any device is used; processes that tests start inherit them."""
     if not any("parity" in Path(place).parts for place in config.args):
         os.environ["XLA_FLAGS"] = " ".join((*HURRIED, os.environ.get("XLA_FLAGS", "")))
 
@@ -84,8 +84,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--parity-table FILE``: where the differences from the origins' numbers are written, as Markdown."""
-    parser.addoption("--parity-table", type=Path, help="write the table of largest differences from the origins here")
+    """``--parity-table FILE``: where to write the differences from the reference implementations, as Markdown."""
+    parser.addoption(
+        "--parity-table",
+        type=Path,
+        help="write the table of largest differences from the reference implementations here",
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -60,12 +60,12 @@ def public() -> list[Any]:
 
 
 @pytest.mark.parametrize("made", public(), ids=lambda made: made.__qualname__)
-def test_no_public_call_answers_an_unknown_argument_in_pythons_words(made: Any) -> None:
+def test_every_public_call_refuses_an_unknown_argument_by_name(made: Any) -> None:
     with pytest.raises(TransferlabError, match=rf"{made.__qualname__} takes no 'qqq'\."):
         made(qqq=1)
 
 
-def test_what_is_checked_still_shows_its_arguments_and_stays_a_value() -> None:
+def test_checked_classes_and_functions_keep_their_signature_and_equality() -> None:
     assert list(inspect.signature(tl.methods.Probe).parameters) == ["weights", "pooling", "head_dropout"]
     assert "text_column" in inspect.signature(tl.dataset).parameters and tl.dataset.__name__ == "dataset"
     assert tl.methods.LoRA(rank=4) == tl.methods.LoRA(rank=4) and hash(Settings()) == hash(Settings())

@@ -1,4 +1,4 @@
-"""Numbers of fields: one that cannot be is refused wherever it comes from, by its file, its field and what it may be."""
+"""Numbers of fields: one out of bounds is refused wherever it comes from, and the error names its file, field and bounds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MADE = (
 
 
 @pytest.mark.parametrize("made", MADE, ids=lambda made: type(made).__name__)
-def test_what_is_no_number_goes_into_no_field(made: Any) -> None:
+def test_a_value_that_is_not_a_number_is_refused_in_every_number_field(made: Any) -> None:
     declared = _declared(type(made))
     assert len(declared) >= len(fields(made))  # every field's type is known, so none is passed over
     for name, parts, _ in declared:
@@ -69,7 +69,7 @@ def test_what_is_no_number_goes_into_no_field(made: Any) -> None:
         (Bounds(), (-1e300,), (-INF,), "a finite number"),
     ],
 )
-def test_bounds_hold_the_numbers_that_they_say(bounds: Bounds, inside: tuple, outside: tuple, said: str) -> None:
+def test_bounds_contain_the_numbers_that_they_state(bounds: Bounds, inside: tuple, outside: tuple, said: str) -> None:
     assert all(map(bounds.holds, inside)) and not any(map(bounds.holds, outside))
     assert str(bounds) == said
 
@@ -171,7 +171,7 @@ def test_a_number_of_our_own_description_out_of_its_bounds_is_refused(bert_folde
         tl.load(saved)
 
 
-def test_a_number_of_a_config_file_is_named_with_its_place() -> None:
+def test_an_out_of_bounds_number_of_a_config_file_is_named_by_its_path() -> None:
     from transferlab.config import parse_config
 
     raw = {"source": "minilm-l6", "data": "tweets", "methods": {"lora": {"rank": 0}}, "budgets": (8,), "seeds": (0,)}
@@ -208,7 +208,7 @@ def test_a_weight_beyond_float16_is_refused(source, bert_folder: Path) -> None:
         wide.module("float16")
 
 
-def test_a_float64_beyond_float32_becomes_an_infinity(bert_folder: Path, tmp_path: Path) -> None:
+def test_a_float64_beyond_float32_is_refused(bert_folder: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     folder = shutil.copytree(bert_folder, tmp_path / "wide")
@@ -223,7 +223,7 @@ def test_a_float64_beyond_float32_becomes_an_infinity(bert_folder: Path, tmp_pat
         wide.module()
     with pytest.raises(TransferlabError, match=r"bias' has values beyond the range of float32\."):
         tl.save(wide, tmp_path / "saved", dtype="float32")
-    # What would be written into a file of float16 is no infinity either, and the type that is named holds it.
+    # Nor is an infinity written to a float16 file; the dtype that the error names can hold the value.
     tl.save(tl.load(bert_folder), tmp_path / "half", dtype="float16")
     bias = {"pooler": {"bias": np.full(16, 1e6, np.float32)}}
     with pytest.raises(TransferlabError, match=r"beyond the range of float16; write it with dtype='bfloat16'"):
@@ -232,7 +232,7 @@ def test_a_float64_beyond_float32_becomes_an_infinity(bert_folder: Path, tmp_pat
     assert tl.load(out).leaves["pooler/bias"].read()[0] == np.float32(999424)
 
 
-def test_a_weight_that_is_none_is_copied_into_what_is_saved(bert_folder: Path, tmp_path: Path) -> None:
+def test_a_nan_weight_is_not_saved(bert_folder: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     folder = shutil.copytree(bert_folder, tmp_path / "nan")
@@ -245,7 +245,7 @@ def test_a_weight_that_is_none_is_copied_into_what_is_saved(bert_folder: Path, t
 
 
 @pytest.mark.parametrize("scale", [np.inf, np.nan])
-def test_a_scale_of_quantized_weights_that_cannot_be_is_refused(scale: float, tmp_path: Path) -> None:
+def test_an_impossible_scale_of_quantized_weights_is_refused(scale: float, tmp_path: Path) -> None:
     from transferlab.pretrained.formats.gguf import read_gguf
     from transferlab.pretrained.leaves import LazyLeaf
     from transferlab.pretrained.names import SAME
@@ -261,7 +261,7 @@ def test_a_scale_of_quantized_weights_that_cannot_be_is_refused(scale: float, tm
         leaf.read()
 
 
-def test_a_length_of_nothing_is_refused(source) -> None:
+def test_a_length_of_zero_is_refused(source) -> None:
     with pytest.raises(TransferlabError, match="max_length is 0; it must be at least 1"):
         TextTransform(source.tokenizer, 0)
 

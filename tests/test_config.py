@@ -19,7 +19,7 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_an_arm_has_its_methods_published_settings_under_those_of_all_arms_and_its_own() -> None:
+def test_an_arms_settings_override_those_of_all_arms_which_override_its_methods_defaults() -> None:
     arms = {"probe": {}, "lora": {"rank": 2, "train": {"learning_rate": 0.5}}}
     read = parse_config({**PLAIN, "methods": arms, "train": {"batch_size": 3, "learning_rate": 0.25}})
     probe, lora = read.methods["probe"], read.methods["lora"]
@@ -38,14 +38,14 @@ def test_lists_and_single_values_read_like_tuples() -> None:
     assert parse_config(given) == replace(parse_config(PLAIN), raw=parse_config(given).raw)
 
 
-def test_a_trial_of_tuning_is_held_as_the_settings_hold_it() -> None:
+def test_a_tuning_trial_is_stored_as_the_settings_store_it() -> None:
     arm = {"tune": ({"optimizer": {"name": "sgd"}}, {"learning_rate": 1})}
     trials = parse_config({**PLAIN, "methods": {"full": arm}}).methods["full"].tune
     assert trials == ({"optimizer": Optimizer("sgd")}, {"learning_rate": 1.0})
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_can_be_an_arm_without_a_word_more(name: str) -> None:
+def test_every_method_can_be_an_arm_without_further_settings(name: str) -> None:
     assert type(parse_config({**PLAIN, "methods": {name: {}}}).methods[name].method) is METHODS[name]
 
 
@@ -65,13 +65,13 @@ def test_every_method_can_be_an_arm_without_a_word_more(name: str) -> None:
         ({"test_examples": True}, "config.test_examples is True"),
     ],
 )
-def test_what_no_study_can_be_is_refused_by_the_name_of_its_field(changes: dict[str, Any], said: str) -> None:
+def test_an_impossible_study_is_refused_by_the_name_of_its_field(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(TransferlabError, match=said):
         parse_config({**PLAIN, **changes})
 
 
 @pytest.mark.parametrize("field", ["source", "data", "methods", "budgets", "seeds"])
-def test_a_field_that_every_study_needs_is_asked_for(field: str) -> None:
+def test_a_missing_field_that_every_study_needs_is_named(field: str) -> None:
     with pytest.raises(TransferlabError, match=f"config.{field} is missing"):
         parse_config({name: value for name, value in PLAIN.items() if name != field})
 
@@ -85,7 +85,7 @@ def test_a_field_that_every_study_needs_is_asked_for(field: str) -> None:
         ("import nothing_of_this_name", "ModuleNotFoundError"),
     ],
 )
-def test_a_file_that_is_no_config_is_one_error_that_names_it(tmp_path: Path, text: str | None, said: str) -> None:
+def test_a_file_that_is_not_a_config_is_one_error_that_names_it(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "mine.py"
     if text is not None:
         path.write_text(text)
@@ -102,7 +102,7 @@ def test_a_file_that_is_no_config_is_one_error_that_names_it(tmp_path: Path, tex
         ("--config.source.name=x", "config.source is .* which has no field 'name'"),
     ],
 )
-def test_an_override_that_leads_nowhere_is_refused(config: Path, override: str, said: str) -> None:
+def test_an_override_of_an_unknown_field_is_refused(config: Path, override: str, said: str) -> None:
     with pytest.raises(TransferlabError, match=said):
         read_config(config, [override])
 

@@ -19,7 +19,7 @@ from transferlab.fields import check_fields
 class Given:
     word: Literal["linear", "cosine"] | None = None
     count: int | None = None
-    share: float = 0.0
+    fraction: float = 0.0
     either: int | float = 0
     flag: bool = False
     sizes: tuple[int, ...] = ()
@@ -36,10 +36,10 @@ class Given:
         ({"word": 3}, "word is 3. Choose from: cosine, linear"),
         ({"count": 5.5}, "count is 5.5; it must be an integer"),
         ({"count": True}, "count is True; it must be an integer"),
-        ({"share": "high"}, "share is 'high'; it must be a number"),
-        ({"share": None}, "share is None; it must be a number"),
-        ({"share": float("nan")}, "share is nan; it must be a finite number"),
-        ({"share": 10**400}, "share is 1000000"),
+        ({"fraction": "high"}, "fraction is 'high'; it must be a number"),
+        ({"fraction": None}, "fraction is None; it must be a number"),
+        ({"fraction": float("nan")}, "fraction is nan; it must be a finite number"),
+        ({"fraction": 10**400}, "fraction is 1000000"),
         ({"flag": "no"}, "flag is 'no'; it must be True or False"),
         ({"sizes": (1, 2.5)}, "sizes[1] is 2.5; it must be an integer"),
         ({"named": {"query": float("inf")}}, "named['query'] is inf; it must be a finite number"),
@@ -51,12 +51,12 @@ def test_a_word_or_number_of_another_kind_is_refused(wrong: dict[str, Any], said
     assert said in str(error.value)
 
 
-def test_what_a_field_may_be_is_accepted() -> None:
+def test_allowed_values_of_a_field_are_accepted() -> None:
     allowed: tuple[dict[str, Any], ...] = (
         {"word": "linear"},
         {"count": np.int32(3)},
-        {"share": 1},
-        {"share": np.float32(0.5)},
+        {"fraction": 1},
+        {"fraction": np.float32(0.5)},
         {"either": 0.5},
     )
     for right in allowed:
@@ -70,7 +70,7 @@ def test_very_many_choices_are_neither_compared_one_by_one_nor_listed() -> None:
     assert len(nearest("???", choices)) < 400
 
 
-def test_a_class_that_was_written_within_a_function_is_checked_too() -> None:
+def test_a_class_defined_inside_a_function_is_checked_too() -> None:
     class Kind:
         pass
 
@@ -95,7 +95,7 @@ def test_few_of_a_hundred_thousand_names_are_compared_letter_by_letter(monkeypat
     assert len(compared) <= 400 and max(map(len, compared)) <= 200
 
 
-def test_a_message_quotes_little_and_nothing_that_a_terminal_obeys() -> None:
+def test_a_message_is_cut_and_has_no_terminal_escapes() -> None:
     said = str(TransferlabError("key \x1b[2J \ud800 " + "x" * 10**6))
     assert said.startswith(r"key \x1b[2J \ud800 x") and said.endswith("…")
     assert len(said) == limits.MESSAGE_CHARACTERS + 1

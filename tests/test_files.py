@@ -21,7 +21,7 @@ from transferlab.files import DiskFull, atomic_directory, atomic_path, new_folde
 from transferlab.reading import check_file, read_json, read_object, reading
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"a": np.float32(1.5), "b": np.arange(2)})
     with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
@@ -32,7 +32,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_an_error_of_the_library_below(tmp_path: Path, code: int) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, code: int) -> None:
     for way in (atomic_path, atomic_directory):
         said = r"x could not be written: the disk is full .* Make room and start the same command again\."
         with pytest.raises(DiskFull, match=said) as caught, way(tmp_path / "x"):
@@ -43,7 +43,7 @@ def test_a_full_disk_is_an_error_of_the_library_below(tmp_path: Path, code: int)
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(TransferlabError, match=r"x\.json is not readable JSON"):
         read_json(tmp_path / "x.json")
@@ -106,7 +106,7 @@ def test_a_source_distribution_keeps_its_files_and_no_link_leads_out_of_it(tmp_p
     assert not (tmp_path / "evil" / "a-1.0" / "out.txt").exists()
 
 
-def test_what_is_in_the_cache_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_artifact_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     place = tmp_path / "artifacts" / "some-model-1.0"
@@ -122,7 +122,9 @@ def test_an_installed_package_is_used_in_place(monkeypatch: pytest.MonkeyPatch, 
     assert (root / "click" / "__init__.py").exists() and not any(tmp_path.iterdir())
 
 
-def test_a_source_that_cannot_be_had_names_the_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_that_cannot_be_fetched_names_the_three_places_looked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
@@ -167,7 +169,7 @@ def test_a_bucket_without_its_package_is_one_error(scheme: str, package: str, mo
         fetch_bucket(f"{scheme}://bucket/model")
 
 
-def test_what_is_kept_for_all_is_readable_by_others(tmp_path: Path) -> None:
+def test_cached_files_are_readable_by_other_users(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         with atomic_directory(tmp_path / "kept") as folder:
@@ -190,7 +192,7 @@ with make(Path(sys.argv[2])) as temporary:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_what_a_killed_writer_left_goes_and_that_of_a_living_one_stays(tmp_path: Path, kind: str) -> None:
+def test_files_of_a_killed_writer_are_removed_and_those_of_a_living_one_stay(tmp_path: Path, kind: str) -> None:
     command = [sys.executable, "-c", KILLED, kind, str(tmp_path / "thing")]
     writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None and writer.stdin is not None
@@ -204,7 +206,7 @@ def test_what_a_killed_writer_left_goes_and_that_of_a_living_one_stays(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_names_reach_the_disk_before_what_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contents_reach_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done, names = [], {}
     fsync, replace = os.fsync, os.replace
 
@@ -230,7 +232,7 @@ def test_names_reach_the_disk_before_what_they_name(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("home", [None, "/proc/nowhere"])
-def test_without_a_home_the_error_says_how_to_go_on(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_the_error_says_what_to_set(home, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRANSFERLAB_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     if home is None:
@@ -252,7 +254,7 @@ class PanicException(BaseException):
      UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), OSError(5, "Input/output error"), AssertionError("a"), PanicException("rust")],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_what_a_library_raises_becomes_an_error_that_names_the_file(error: BaseException) -> None:
+def test_an_exception_of_a_library_becomes_an_error_that_names_the_file(error: BaseException) -> None:
     said = rf"m\.bin: 'key': it holds .*{type(error).__name__}"
     with pytest.raises(TransferlabError, match=said) as raised, reading(Path("m.bin"), "'key'"):
         raise error
@@ -289,7 +291,7 @@ def test_an_odd_json_is_one_error(tmp_path: Path, text: str) -> None:
         read_object(tmp_path / "a.json")
 
 
-def test_a_file_where_a_folder_is_made_is_one_error(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_should_be_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "inside"):
         with pytest.raises(TransferlabError, match=r"file.* cannot be made: "):

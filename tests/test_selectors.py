@@ -26,7 +26,7 @@ STAGES = [("embed",), *((f"layers/{i}",) for i in range(12)), ("head",)]
         ("layers/*/attention/{query,value}/kernel", 24), ("**", 89), ("layers/1?/mlp/up/kernel", 2),
     ],
 )  # fmt: skip
-def test_a_selector_matches_as_it_reads(text: str, count: int) -> None:
+def test_a_selector_matches_the_leaves_that_it_describes(text: str, count: int) -> None:
     assert len(select(text).match(PATHS, STAGES)) == count
 
 
@@ -49,7 +49,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_even_inside_a_larger_one(tex
     ],
 )  # fmt: skip
 def test_a_depth_that_no_stage_has_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(TransferlabError, match=f"{said}: .* 0 to 12 from the input, which are -13 to -1 from its end"):
+    with pytest.raises(TransferlabError, match=f"{said}: .* 0 to 12 from the input, or -13 to -1 from its end"):
         select(text).match(PATHS, STAGES)
 
 
@@ -64,12 +64,14 @@ def test_a_malformed_selector_is_an_error(text: str) -> None:
         select(text).match(PATHS, STAGES)
 
 
-def test_a_list_of_names_is_another_selector_than_their_union() -> None:
+def test_a_list_of_names_is_the_same_selector_as_their_union() -> None:
     for given in (["a", "b"], ("a", "b"), {"b", "a"}, "a | b", select("a | b")):
         assert selector_text(given, "targets") == "a | b"
         assert tl.methods.LoRA(targets=given) == tl.methods.LoRA(targets="a | b")
         assert Group(given).selector == "a | b"
-    with pytest.raises(TransferlabError, match=r"targets is \[\]; give a selector, as 'query \| value', or a list"):
+    with pytest.raises(
+        TransferlabError, match=r"targets is \[\]; give a selector, such as 'query \| value', or a list"
+    ):
         tl.methods.LoRA(targets=[])
     with pytest.raises(TransferlabError, match="The selector of a group is"):
         Group([])

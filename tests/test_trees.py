@@ -54,10 +54,10 @@ def test_twelve_layers_keep_their_order_through_orbax(tmp_path) -> None:
         (lambda p: p["layers"]["3"].pop("mlp"), r"'layers/3/mlp/\S+' .* is missing"),
         (lambda p: p["embed"].update(wrod=p["embed"].pop("word")), r"'embed/wrod/embedding' is not in this module. Did you mean 'embed/word/embedding'"),
         (lambda p: p["embed"]["word"].update(embedding=jnp.zeros((29, 8))), r"'embed/word/embedding' is \(29, 8\) .*expected \(30, 8\)"),
-        (lambda p: p["embed"]["word"].update(embedding=jnp.zeros((30, 8), jnp.bfloat16)), r"bfloat16, expected \(30, 8\) float32"),
+        (lambda p: p["embed"]["word"].update(embedding=jnp.zeros((30, 8), jnp.bfloat16)), r"bfloat16; expected \(30, 8\) float32"),
     ],
 )  # fmt: skip
-def test_merge_refuses_what_does_not_fit_and_names_it(change, said: str) -> None:
+def test_merge_refuses_leaves_that_do_not_fit_and_names_them(change, said: str) -> None:
     definition = trees.define(CONFIG.build())
     params = marked(definition)
     change(params)
@@ -65,7 +65,7 @@ def test_merge_refuses_what_does_not_fit_and_names_it(change, said: str) -> None
         definition.merge(params)
 
 
-def test_two_modules_of_one_config_are_one_definition() -> None:
+def test_two_modules_of_one_config_have_equal_definitions() -> None:
     first, second = (trees.define(CONFIG.build(ClassifierConfig(("a", "b")))) for _ in range(2))
     assert first == second and hash(first) == hash(second)
     assert first != trees.define(CONFIG.build(ClassifierConfig(("a", "b", "c"))))

@@ -128,7 +128,7 @@ def test_a_small_pickle_takes_little_time_and_memory_and_stays_inside_its_file(t
         read_torch(path)
 
 
-def test_a_memo_is_no_longer_than_what_is_stored(tmp_path: Path) -> None:
+def test_a_memo_is_no_longer_than_the_stored_objects(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.bin", "w") as out:
         out.writestr("archive/data.pkl", b"\x80\x02}p2147483647\n" + text("w") + ONE_TENSOR + b"s.")
         out.writestr("archive/data/0", np.arange(4, dtype=np.float32).tobytes())

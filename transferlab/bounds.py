@@ -1,7 +1,7 @@
-"""What a number of a dataclass may be, declared in its field's type: ``layer_norm_eps: Positive = 1e-12``.
+"""Bounds of a dataclass's numbers, declared in the field's type: ``layer_norm_eps: Positive = 1e-12``.
 
-:func:`transferlab.fields.check_fields` checks a dataclass against it, wherever its numbers came from: Python, a config, or
-the files of a model.
+:func:`transferlab.fields.check_fields` checks a dataclass against them, wherever its numbers came from: Python, a config,
+or a model's files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from typing import Annotated, Any
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers from ``least`` to ``most``; ``above`` leaves out the least itself, ``below`` the most."""
+    """The numbers from ``least`` to ``most``.
+
+    Attributes:
+        least, most: the ends, both included.
+        above, below: exclude ``least`` itself, or ``most``.
+    """
 
     least: float = -math.inf
     most: float = math.inf
@@ -22,10 +27,10 @@ class Bounds:
     below: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether this number is between them; what is not finite never does."""
+        """Whether the number is within the bounds; one that is not finite never is."""
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
-        # An integer of Python may be one that no float holds.
+        # Python's integers may be larger than any float.
         finite = abs(value) <= sys.float_info.max if isinstance(value, int) else -math.inf < value < math.inf
         return bool(low and high and finite)
 
@@ -40,19 +45,19 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(1.0)]
-"""At least one of something."""
+"""A number of things of which there is at least one."""
 
 Natural = Annotated[int, Bounds(0.0)]
-"""A number of something that there may be none of."""
+"""A number of things of which there may be none."""
 
 Positive = Annotated[float, Bounds(0.0, above=True)]
-"""As an epsilon, which keeps a division finite."""
+"""Such as an epsilon, which keeps a division finite."""
 
 NonNegative = Annotated[float, Bounds(0.0)]
-"""As a standard deviation that things are drawn with."""
+"""Such as a standard deviation of an initialiser."""
 
 Rate = Annotated[float, Bounds(0.0, 1.0, below=True)]
-"""Of dropout: what stays is divided by one minus it."""
+"""A dropout rate: what stays is divided by one minus it."""
 
 Fraction = Annotated[float, Bounds(0.0, 1.0)]
-"""Of a whole, all of it included."""
+"""A fraction of a whole, which may be all of it."""

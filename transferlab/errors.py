@@ -1,4 +1,4 @@
-"""Errors that a user should see as one line: each names the thing, what was expected and the nearest valid choice."""
+"""Errors that a user should see as one message: each names the thing, what was expected and the nearest valid choice."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Call = TypeVar("Call", bound=typing.Callable[..., Any])
 
 
 class TransferlabError(Exception):
-    """Base of every error whose message alone tells a user what to mend; the command line prints it without a trace.
+    """Base of every error whose message alone tells a user what to fix; the command line prints it without a traceback.
 
-    A message that quotes much of a damaged file is cut to :data:`transferlab.limits.MESSAGE_CHARACTERS`, and is printable.
+    Messages are printable. One that quotes much of a damaged file is cut to
+    :data:`transferlab.limits.MESSAGE_CHARACTERS`.
     """
 
     def __str__(self) -> str:
@@ -29,11 +30,11 @@ class TransferlabError(Exception):
 
 
 def printable(text: str) -> str:
-    """Return the text with what a terminal would obey, or could not encode, written as Python writes it: an escape of its code.
+    """Return the text with characters that a terminal would obey, or could not encode, as Python's escapes.
 
-    Line ends and tabs stay. Names in files can hold anything.
+    Line ends and tabs stay. Names in files can contain anything.
     """
-    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    return _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -42,7 +43,11 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice closest to ``name``, or the list of choices if none is close.
 
-    Returns an empty string when there are no choices at all. However many there are, and however long, it takes a moment.
+    Returns an empty string when there are no choices at all. It is fast however many there are, and however long.
+
+    Example:
+        >>> nearest("qurey", ["query", "value"])
+        " Did you mean 'query'?"
     """
     name = str(name)[:_COMPARED]
     choices = sorted(choice[:_COMPARED] for choice in islice(choices, limits.SUGGESTIONS))
@@ -61,63 +66,65 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 _COMPARED = 200
-"""Characters of a name that are compared."""
+"""How many characters of a name are compared."""
 _LIKELIEST = 200
-"""Choices that are compared letter by letter, which takes 50 µs each."""
+"""How many choices are compared letter by letter, at 50 µs each."""
 _PARTS = re.compile(r"[a-z]+|[0-9]+")
 
 
 def _alike(parts: set[str], name: str, choice: str) -> tuple[int, int, int]:
-    """How likely a choice is the nearest: the words that both have, those that one has alone, and how lengths differ."""
-    others = set(_PARTS.findall(choice.lower()))
-    return len(parts & others), -len(parts ^ others), -abs(len(name) - len(choice))
+    """How likely a choice is the nearest: the words that both have, those that only one has, the difference in length."""
+    words = set(_PARTS.findall(choice.lower()))
+    return len(parts & words), -len(parts ^ words), -abs(len(name) - len(choice))
 
 
 class FieldError(TransferlabError):
-    """A field of a dataclass has a value that it cannot have; who read it from a file adds which."""
+    """A field of a dataclass has a value that it cannot have; code that read it from a file adds the file's name."""
 
 
 def beyond_range(name: str, dtype: str, how: str) -> TransferlabError:
-    """Return the error of finite values that are not finite in this type; ``how`` is what a wider one is given to."""
+    """Return the error for finite values that overflow in this type; ``how`` is the call that takes a wider one."""
     hint = f"; {how} with dtype='bfloat16'" if dtype == "float16" else ""
     return TransferlabError(f"{name} has values beyond the range of {dtype}{hint}.")
 
 
-def check_arguments(made: Call) -> Call:
-    """Decorate a public function, or a class, so that arguments it does not take are an error that names the nearest.
+def check_arguments(target: Call) -> Call:
+    """Decorate a public function, or a class, so that an unknown argument is an error that names the nearest.
 
     A class is changed in place.
 
     Raises:
-        TransferlabError: on a call, an argument that is unknown, lacks, or is given twice.
+        TransferlabError: on a call, an argument that is unknown, missing, or given twice.
     """
-    call: Any = made.__init__ if isinstance(made, type) else made
+    call: Any = target.__init__ if isinstance(target, type) else target
     signature = inspect.signature(call)
     names = [
-        name for name, one in signature.parameters.items() if one.kind is not one.POSITIONAL_ONLY and name != "self"
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is not parameter.POSITIONAL_ONLY and name != "self"
     ]
-    free = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
 
     @wraps(call)
-    def checked(*args: Any, **given: Any) -> Any:
-        for name in given:
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs:
             if name not in names and not free:
-                raise TransferlabError(f"{made.__qualname__} takes no '{name}'.{_nearest_argument(name, names)}")
+                raise TransferlabError(f"{target.__qualname__} takes no '{name}'.{_nearest_argument(name, names)}")
         try:
-            signature.bind(*args, **given)
+            signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TransferlabError(f"{made.__qualname__}: {error}.") from None
-        return call(*args, **given)
+            raise TransferlabError(f"{target.__qualname__}: {error}.") from None
+        return call(*args, **kwargs)
 
-    if not isinstance(made, type):
+    if not isinstance(target, type):
         return typing.cast(Call, checked)
-    cls: Any = made
+    cls: Any = target
     cls.__init__ = checked
     return cls
 
 
 def _nearest_argument(name: str, names: list[str]) -> str:
-    """As :func:`nearest`; where none is close, one of whose words one is: ``text_column`` for ``txet``."""
+    """As :func:`nearest`; where none is close, the choice with a word that is: ``text_column`` for ``txet``."""
     words = {word: choice for choice in names for word in choice.split("_")}
     if not difflib.get_close_matches(name, names, n=1, cutoff=0.5) and (
         close := difflib.get_close_matches(name, words, n=1, cutoff=0.6)

@@ -1,8 +1,8 @@
 """Fields of dataclasses: read from a mapping as their declared types, and checked against what those types allow.
 
-:func:`read` is for what transferlab or its user wrote: every name must be a field, every value of its type.
-:func:`given_fields` is for the ``config.json`` of others: it reads the plain fields that are there and leaves the rest to
-the reader of the format. :func:`check_fields` is called by a dataclass on itself, wherever its values came from.
+:func:`read` is for files of transferlab or its user: every name must be a field, every value of its type.
+:func:`given_fields` is for ``config.json`` files of other libraries: it reads the plain fields that are there and leaves the
+rest to the format's reader. :func:`check_fields` is called by a dataclass on itself, wherever its values came from.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def read(cls: type[Made], raw: Any, where: str) -> Made:
 
     Args:
         cls: the dataclass.
-        raw: field → value, as Python, a config or ``json.loads(json.dumps(asdict(…)))`` has them.
-        where: begins the error message, before ``.field``.
+        raw: field → value, from Python, a config or ``json.loads(json.dumps(asdict(…)))``.
+        where: starts the error message, before ``.field``.
 
     Raises:
         FieldError: an unknown field (the nearest is named), a value of another type, or one that the class refuses.
@@ -40,7 +40,7 @@ def read(cls: type[Made], raw: Any, where: str) -> Made:
     if isinstance(raw, cls):
         return raw
     if not isinstance(raw, Mapping):
-        raise FieldError(f"{where} is {short(raw)}; it must be a mapping with fields of {cls.__name__}.")
+        raise FieldError(f"{where} is {short(raw)}; it must be a mapping with the fields of {cls.__name__}.")
     values = read_values(cls, raw, where)
     try:
         return cls(**values)
@@ -51,7 +51,7 @@ def read(cls: type[Made], raw: Any, where: str) -> Made:
 
 
 def read_values(cls: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields that ``raw`` gives, each as its type: :func:`read` before the dataclass is made.
+    """Return the fields that ``raw`` has, each as its type: :func:`read` without the dataclass.
 
     Raises:
         FieldError: an unknown field, or a value of another type.
@@ -62,7 +62,11 @@ def read_values(cls: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]
 
 
 def check_names(raw: Iterable[str], names: Iterable[str], where: str) -> None:
-    """Check that every name in ``raw`` is one of ``names``; another is an error that names the nearest."""
+    """Check that every name in ``raw`` is one of ``names``.
+
+    Raises:
+        FieldError: an unknown name; the nearest is named.
+    """
     names = set(names)
     for name in raw:
         if name not in names:
@@ -70,7 +74,11 @@ def check_names(raw: Iterable[str], names: Iterable[str], where: str) -> None:
 
 
 def check_mapping(value: Any, where: str) -> Mapping[str, Any]:
-    """Return ``value`` if it is a mapping; anything else is an error."""
+    """Return ``value`` if it is a mapping.
+
+    Raises:
+        FieldError: anything else.
+    """
     if not isinstance(value, Mapping):
         raise FieldError(f"{where} is {short(value)}; expected a mapping.")
     return value
@@ -109,13 +117,13 @@ def given_fields(
     without: Collection[str] = (),
     where: str = "config.json",
 ) -> dict[str, Any]:
-    """Return those fields of the dataclass ``config`` that ``raw`` gives, each as its type. ``null`` gives nothing.
+    """Return the fields of the dataclass ``config`` that ``raw`` has, each as its type. ``null`` counts as missing.
 
     Args:
         config: a config dataclass, whose plain fields (numbers, strings, true or false) are read; or a type for each name.
-        raw: the file's contents; what is no field of the dataclass is left to the reader.
-        without: fields that ``raw`` does not speak of.
-        where: begins the error message.
+        raw: the file's contents; anything that is not a field of the dataclass is left to the reader.
+        without: fields to leave out, which ``raw`` has under other names or not at all.
+        where: starts the error message.
 
     Raises:
         TransferlabError: a value of another type; the field and the value are named.
@@ -129,21 +137,27 @@ def given_fields(
 
 
 def given_number(raw: Mapping[str, Any], name: str, default: float, *, where: str = "config.json") -> float:
-    """Return the number under ``name``, or ``default`` where ``raw`` has none; anything else is an error that names it."""
+    """Return the number under ``name``, or ``default`` where ``raw`` has none.
+
+    Raises:
+        TransferlabError: anything that is not a number; the field and the value are named.
+    """
     return given_fields({name: float}, raw, where=where).get(name, float(default))
 
 
 def check_scalars(config: type, raw: Mapping[str, Any], *, where: str = "config.json") -> None:
-    """Check what ``raw`` says of the plain fields of ``config`` against their types, whatever its reader does with it.
+    """Check the values in ``raw`` of the plain fields of ``config`` against their types, whatever its reader does with them.
 
     Lists and tables pass: some readers take them where the dataclass has a number (``image_size``).
     """
-    given_fields(config, {name: one for name, one in raw.items() if not isinstance(one, (list, dict))}, where=where)
+    given_fields(
+        config, {name: value for name, value in raw.items() if not isinstance(value, (list, dict))}, where=where
+    )
 
 
 @cache
 def _plain_kinds(config: type) -> dict[str, type]:
-    """The plain type of each field that has one: a literal is a string, an optional type that type."""
+    """The plain type of each field that has one: a literal counts as a string, an optional type as that type."""
     out = {}
     for name, hint in get_type_hints(config).items():
         kinds = [
@@ -156,9 +170,9 @@ def _plain_kinds(config: type) -> dict[str, type]:
 
 
 def _scalar(value: Any, kind: Any, where: str, *, foreign: bool = False) -> Any:
-    """The value as its type. Of others' files, an integer may be written 3.0, and true or false as 1 or 0."""
+    """The value as its type. In other libraries' files, an integer may be written 3.0, and true or false as 1 or 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # What is beyond the range of 64 bits, or of a double, is no number that can be used.
+    # Numbers beyond the range of 64 bits, or of a double, cannot be used.
     if kind is int and number and abs(value) < 2**63 and (isinstance(value, int) or (foreign and value.is_integer())):
         return int(value)
     if kind is float and number and (isinstance(value, float) or abs(value) < 2**1023):
@@ -177,58 +191,58 @@ def short(value: Any) -> str:
     try:
         text = repr(value)
     except ValueError:
-        return f"a number of {value.bit_length()} bits"  # Python writes no number of so many digits
+        return f"a number of {value.bit_length()} bits"  # Python refuses to write a number of so many digits
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def check_fields(made: Any, where: str = "") -> None:
-    """Check a dataclass's fields that are one of a few words, numbers, or true or false, against their declared types.
+def check_fields(instance: Any, where: str = "") -> None:
+    """Check a dataclass's fields that are literals, numbers or booleans against their declared types.
 
-    A number has to be finite, and within the :class:`~transferlab.bounds.Bounds` of its type. Those in a tuple or a mapping
-    are checked one by one.
+    A number has to be finite, and within the :class:`~transferlab.bounds.Bounds` of its type. Numbers in a tuple or a
+    mapping are checked one by one.
 
     Args:
-        made: the dataclass.
-        where: begins the error message, before the field's name.
+        instance: of the dataclass.
+        where: starts the error message, before the field's name.
 
     Raises:
-        FieldError: another value; the field, the value and what it may be (or the nearest word) are named.
+        FieldError: any other value; the field, the value and what it may be (or the nearest word) are named.
     """
     before = f"{where}: " if where else ""
-    for name, parts, words in _declared(type(made)):
-        value = getattr(made, name)
+    for name, parts, words in _declared(type(instance)):
+        value = getattr(instance, name)
         if value is None and type(None) in parts:
             continue
         if words and value not in words:
             raise FieldError(f"{before}{name} is {short(value)}.{nearest(str(value), map(str, words))}")
         if numbers := [number for part in parts if (number := _number(part)) is not None]:
-            # What may be an integer or not is a number.
+            # A field that may be an integer or a float is a number.
             _check_number(value, *min(numbers, key=lambda number: number[0] is not float), f"{before}{name} is")
         elif bool in parts and type(value).__name__ not in ("bool", "bool_"):
             raise FieldError(f"{before}{name} is {short(value)}; it must be True or False.")
         elif isinstance(value, (tuple, Mapping)):
             for item in (item for part in parts if (item := _item(part)) is not None):
-                for i, one in value.items() if isinstance(value, Mapping) else enumerate(value):
-                    _check_number(one, *item, f"{before}{name}[{i!r}] is")
+                for i, number in value.items() if isinstance(value, Mapping) else enumerate(value):
+                    _check_number(number, *item, f"{before}{name}[{i!r}] is")
 
 
-def _check_number(value: Any, kind: type, bounds: Bounds, said: str) -> None:
-    known, called = (Real, "a number") if kind is float else (Integral, "an integer")
-    if not isinstance(value, known) or isinstance(value, bool):
-        raise FieldError(f"{said} {short(value)}; it must be {called}.")
+def _check_number(value: Any, kind: type, bounds: Bounds, start: str) -> None:
+    abstract, noun = (Real, "a number") if kind is float else (Integral, "an integer")
+    if not isinstance(value, abstract) or isinstance(value, bool):
+        raise FieldError(f"{start} {short(value)}; it must be {noun}.")
     if not bounds.holds(value):
         # NaN differs from itself.
         infinite = value == value and not Bounds().holds(value)
         finite = " and finite" if infinite and bounds.most == math.inf != -bounds.least else ""
-        raise FieldError(f"{said} {short(value)}; it must be {bounds}{finite}.")
+        raise FieldError(f"{start} {short(value)}; it must be {bounds}{finite}.")
 
 
 @cache
 def _number(hint: Any) -> tuple[type, Bounds] | None:
-    """What a type says of a number: integer or not, and its bounds; None for another type."""
+    """A number's type (integer or float) and its bounds; None for anything but a number."""
     plain, *extras = get_args(hint) if get_origin(hint) is typing.Annotated else (hint,)
     bounds = next((extra for extra in extras if isinstance(extra, Bounds)), Bounds())
     return (plain, bounds) if plain in (int, float) else None
@@ -236,7 +250,7 @@ def _number(hint: Any) -> tuple[type, Bounds] | None:
 
 @cache
 def _item(hint: Any) -> tuple[type, Bounds] | None:
-    """The same of the items of a tuple of numbers, or of a mapping's values."""
+    """As :func:`_number`, of the items of a tuple of numbers, or of a mapping's values."""
     if get_origin(hint) in (tuple, dict, Mapping):
         return next((number for part in get_args(hint) if (number := _number(part)) is not None), None)
     return None
@@ -244,11 +258,11 @@ def _item(hint: Any) -> tuple[type, Bounds] | None:
 
 @cache
 def _declared(kind: type) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
-    """Each field of a class with the types that it may have, and the words."""
+    """Each field of a class with the types that it may have, and its literals."""
     try:
         hints = get_type_hints(kind, include_extras=True)
     except NameError:
-        return []  # a class of somebody's own, whose types are known where it was written alone
+        return []  # a user's class, whose types are known only where it was defined
     fields = []
     for name, hint in hints.items():
         parts = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)

@@ -1,4 +1,4 @@
-"""Manifests: which files a directory held when it was written, with their SHA-256, so that damage is found before use."""
+"""Manifests: the files of a directory when it was written, with their SHA-256, so that damage is found before use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MANIFEST = "files.json"
 
 
 class Damaged(TransferlabError):
-    """A file is not what was written."""
+    """A file differs from what was written."""
 
 
 def write_manifest(directory: Path) -> None:
-    """Write sizes and hashes of all files below a directory; the last thing before it gets its name."""
+    """Write sizes and hashes of all files below a directory; the last step before it gets its name."""
     files = {}
     for folder, _, names in os.walk(directory):
         for path in (Path(folder, name) for name in names):
@@ -29,13 +29,13 @@ def write_manifest(directory: Path) -> None:
 
 
 def check_manifest(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> bool:
-    """Compare a directory's files, those whose names are wanted, with its manifest. Files that it does not name are not looked at.
+    """Check a directory's files, those whose names are wanted, against its manifest. Files not in it are not checked.
 
     Returns:
-        Whether there is a manifest; without one nothing can be said.
+        Whether there is a manifest; without one nothing is checked.
 
     Raises:
-        Damaged: a file is not what was written; it is named.
+        Damaged: a file that differs from what was written; it is named.
     """
     path = directory / MANIFEST
     try:
@@ -45,23 +45,24 @@ def check_manifest(directory: Path, wanted: Callable[[str], bool] = lambda name:
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}).") from None
     try:
-        files = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in json.loads(text)["files"].items()}
+        entries = json.loads(text)["files"].items()
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Damaged(f"{path} is damaged: it is no manifest.") from None
+        raise Damaged(f"{path} is damaged: it is not a manifest.") from None
     for name, (size, digest) in files.items():
         if not wanted(name):
             continue
         path = directory / name
         try:
-            found = path.stat().st_size
-            if found != size:
-                raise Damaged(f"{path} is damaged: it has {found:,} bytes, expected {size:,}.")
+            length = path.stat().st_size
+            if length != size:
+                raise Damaged(f"{path} is damaged: it has {length:,} bytes; expected {size:,}.")
             if sha256_file(path) != digest:
-                raise Damaged(f"{path} is damaged: its SHA-256 is not that of what was written.")
+                raise Damaged(f"{path} is damaged: its SHA-256 differs from the one recorded when it was written.")
         except FileNotFoundError:
             raise Damaged(f"{path} is missing.") from None
         except PermissionError:
-            raise TransferlabError(f"{path} may not be read by this user.") from None
+            raise TransferlabError(f"{path} cannot be read by this user: permission denied.") from None
         except OSError as error:
             raise Damaged(f"{path} cannot be read ({error.strerror}).") from None
     return True

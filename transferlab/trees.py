@@ -23,7 +23,14 @@ Tree = dict[str, Any]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return ``{path: leaf}`` in the tree's own order; integer keys are written as their digits."""
+    """Return ``{path: leaf}`` in the tree's own order; integer keys are written as their digits.
+
+    :func:`unflatten` is the inverse.
+
+    Example:
+        >>> flatten({"head": {"bias": 1}, "layers": {0: 2}})
+        {'head/bias': 1, 'layers/0': 2}
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}/{key}" if prefix else str(key)
@@ -35,7 +42,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:
-    """Return the nested dict of ``{path: leaf}``. A path that is also a folder of another is an error."""
+    """Return the nested dict of ``{path: leaf}``, the inverse of :func:`flatten`.
+
+    Raises:
+        TransferlabError: a path that is also a folder of another.
+    """
     tree: Tree = {}
     for path, leaf in flat.items():
         *folders, name = path.split("/")
@@ -43,50 +54,58 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
         for folder in folders:
             node = node.setdefault(folder, {})
             if not isinstance(node, dict):
-                raise TransferlabError(f"'{path}' lies below '{folder}', which is itself a leaf of the tree.")
+                raise TransferlabError(f"'{path}' is below '{folder}', which is itself a leaf of the tree.")
         if name in node:
-            raise TransferlabError(f"'{path}' stands twice in the tree, or is both a leaf and a folder.")
+            raise TransferlabError(f"'{path}' is in the tree twice, or is both a leaf and a folder.")
         node[name] = leaf
     return tree
 
 
 def split_by(tree: Mapping[str, Any], chosen: Iterable[str]) -> tuple[Tree, Tree]:
-    """Return (the chosen leaves, the others) as two trees. A path that the tree lacks is an error."""
-    flat, wanted = flatten(tree), set(chosen)
-    for path in wanted - flat.keys():
+    """Return two trees: the chosen leaves and the rest. :func:`join` puts them together again.
+
+    Raises:
+        TransferlabError: a chosen path that the tree lacks; the nearest is named.
+    """
+    flat, paths = flatten(tree), set(chosen)
+    for path in paths - flat.keys():
         raise TransferlabError(f"The tree has no leaf '{path}'.{nearest(path, flat)}")
-    inside = {path: leaf for path, leaf in flat.items() if path in wanted}
-    outside = {path: leaf for path, leaf in flat.items() if path not in wanted}
+    inside = {path: leaf for path, leaf in flat.items() if path in paths}
+    outside = {path: leaf for path, leaf in flat.items() if path not in paths}
     return unflatten(inside), unflatten(outside)
 
 
 def join(*trees: Mapping[str, Any]) -> Tree:
-    """Return the union of trees that share no leaf; a leaf in two of them is an error."""
+    """Return the union of trees that have no leaf in common.
+
+    Raises:
+        TransferlabError: a leaf that two of them have.
+    """
     flat: dict[str, Any] = {}
     for tree in trees:
         for path, leaf in flatten(tree).items():
             if path in flat:
-                raise TransferlabError(f"Two trees hold the leaf '{path}'.")
+                raise TransferlabError(f"The leaf '{path}' is in two of the trees; each must be in one.")
             flat[path] = leaf
     return unflatten(flat)
 
 
 def stack_layers(tree: Mapping[str, Any], path: str) -> Tree:
-    """Return the tree with the layers ``path/0 … path/n-1`` stacked to one folder whose leaves have n as first axis.
+    """Return the tree with the layers ``path/0 … path/n-1`` stacked into one folder whose leaves have n as first axis.
 
-    That is how code that runs its layers by ``lax.scan`` keeps them. :func:`unstack_layers` is the inverse, exactly.
+    Code that runs its layers with ``lax.scan`` keeps them this way. :func:`unstack_layers` is the exact inverse.
 
     Raises:
-        TransferlabError: no layers there, a number missing, or layers that differ in their leaves, shapes or dtypes.
+        TransferlabError: no layers there, a missing number, or layers that differ in their leaves, shapes or dtypes.
     """
     layers: dict[str, dict[int, Any]] = {}
     rest = {}
-    for place, leaf in flatten(tree).items():
-        number, _, inside = place.removeprefix(f"{path}/").partition("/")
-        if place.startswith(f"{path}/") and number.isdigit() and inside:
+    for name, leaf in flatten(tree).items():
+        number, _, inside = name.removeprefix(f"{path}/").partition("/")
+        if name.startswith(f"{path}/") and number.isdigit() and inside:
             layers.setdefault(inside, {})[int(number)] = leaf
         else:
-            rest[place] = leaf
+            rest[name] = leaf
     if not layers:
         raise TransferlabError(f"The tree has no layers '{path}/0', '{path}/1' … to stack.")
     depth = 1 + max(max(numbers) for numbers in layers.values())
@@ -112,7 +131,7 @@ def unstack_layers(tree: Mapping[str, Any], path: str) -> Tree:
         TransferlabError: nothing there, or leaves whose first axes differ in length.
     """
     flat = flatten(tree)
-    stacked = {place.removeprefix(f"{path}/"): leaf for place, leaf in flat.items() if place.startswith(f"{path}/")}
+    stacked = {name.removeprefix(f"{path}/"): leaf for name, leaf in flat.items() if name.startswith(f"{path}/")}
     if not stacked:
         raise TransferlabError(f"The tree has no folder '{path}' to unstack.{nearest(path, tree)}")
     lengths = {tuple(leaf.shape)[:1] for leaf in stacked.values()}
@@ -120,14 +139,14 @@ def unstack_layers(tree: Mapping[str, Any], path: str) -> Tree:
         raise TransferlabError(
             f"The leaves below '{path}' do not share a first axis: its lengths are {sorted(lengths)}."
         )
-    out = {place: leaf for place, leaf in flat.items() if not place.startswith(f"{path}/")}
+    out = {name: leaf for name, leaf in flat.items() if not name.startswith(f"{path}/")}
     for i in range(lengths.pop()[0]):
         out |= {f"{path}/{i}/{inside}": leaf[i] for inside, leaf in stacked.items()}
     return unflatten(out)
 
 
 def count(tree: Mapping[str, Any]) -> int:
-    """Return the number of scalars in the tree."""
+    """Return the number of elements of all leaves of the tree."""
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
 
 
@@ -153,7 +172,7 @@ def sha256(tree: Mapping[str, Any]) -> str:
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """Return the array in C order. A transposed matrix is copied a strip at a time, which is ten times as fast."""
+    """Return the array in C order. A transposed matrix is copied strip by strip, which is ten times as fast."""
     if array.flags.c_contiguous:
         return array
     if array.ndim != 2 or array.size < 1 << 16:
@@ -165,25 +184,25 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
 
 def placed(array: np.ndarray, dtype: Any, name: str = "An array") -> jax.Array:
-    """Return a host array on the device in this dtype: one copy, whatever its order, and no view of the host's.
+    """Return a host array on the device in this dtype: one copy, whatever its order, and never a view of host memory.
 
-    On CPU jax takes a contiguous array over instead of copying it, and that may be a mapped file.
+    On CPU, JAX takes over a contiguous array instead of copying it, and that may be a mapped file.
 
     Raises:
-        TransferlabError: finite values of the array, whose ``name`` is given, are beyond the range of this dtype.
+        TransferlabError: the array, called ``name`` in the message, has finite values beyond the range of this dtype.
     """
     if array.flags.c_contiguous and jax.default_backend() == "cpu":
         raw = np.empty(array.nbytes + 64, np.uint8)
-        start = -raw.ctypes.data % 64  # jax takes over what lies so, and copies once more what does not
+        start = -raw.ctypes.data % 64  # JAX takes over aligned memory, and copies anything else once more
         own = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         np.copyto(own, array)
         array = own
     with np.errstate(over="ignore"):
-        made = jax.device_put(array)  # which makes float32 of float64
-    made = made if made.dtype == jnp.dtype(dtype) else made.astype(dtype)
-    if _narrows(array.dtype, made.dtype) and not bool(jnp.isfinite(made).all()) and np.isfinite(array).all():
-        raise beyond_range(name, made.dtype.name, "load it")
-    return made
+        out = jax.device_put(array)  # which makes float32 of float64
+    out = out if out.dtype == jnp.dtype(dtype) else out.astype(dtype)
+    if _narrows(array.dtype, out.dtype) and not bool(jnp.isfinite(out).all()) and np.isfinite(array).all():
+        raise beyond_range(name, out.dtype.name, "load it")
+    return out
 
 
 def _narrows(old: Any, new: Any) -> bool:
@@ -193,7 +212,7 @@ def _narrows(old: Any, new: Any) -> bool:
 
 
 def key_of(key: jax.Array, name: str) -> jax.Array:
-    """Return ``key`` folded with a hash of ``name``: adding other names never changes what this name draws."""
+    """Return ``key`` folded with a hash of ``name``, so that other names never change what this one draws."""
     return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
 
 
@@ -203,10 +222,11 @@ def key_of(key: jax.Array, name: str) -> jax.Array:
 
 @dataclass(frozen=True)
 class Definition:
-    """A module without its arrays: the graph, and a table from each readable path to its place in the graph.
+    """A module without its arrays, as :func:`define` returns it. :meth:`merge` puts arrays back *by path*, never by order.
 
-    ``params`` and ``state`` are trees of ``jax.ShapeDtypeStruct``; ``merge`` puts arrays back *by path*, never by
-    order, and refuses a missing path, an unknown one, or one of another shape or dtype.
+    Attributes:
+        graph: the module's structure, as ``nnx.split`` returns it.
+        places: for each leaf its readable path, its path in the graph and its abstract variable.
     """
 
     graph: Any
@@ -229,12 +249,12 @@ class Definition:
 
     @cached_property
     def params(self) -> Tree:
-        """The abstract parameters (``nnx.Param``)."""
+        """The parameters (``nnx.Param``), as a tree of ``jax.ShapeDtypeStruct``."""
         return unflatten({p: _abstract(v) for p, _, v in self.places if isinstance(v, nnx.Param)})
 
     @cached_property
     def state(self) -> Tree:
-        """The abstract rest: batch statistics."""
+        """Everything else, that is batch statistics, as a tree of ``jax.ShapeDtypeStruct``."""
         return unflatten({p: _abstract(v) for p, _, v in self.places if not isinstance(v, nnx.Param)})
 
     @cached_property
@@ -244,7 +264,7 @@ class Definition:
 
     @cached_property
     def module(self) -> Any:
-        """The module without arrays, to ask for its stages and names; not to be changed."""
+        """The module without arrays, to read its stages and names from; do not change it."""
         return self.merge({}, {}, partial=True)
 
     def merge(
@@ -259,69 +279,77 @@ class Definition:
         Args:
             params: nested dict of arrays (or tracers).
             state: nested dict of batch statistics; needed where the module has any.
-            partial: leaves that are not given stay abstract; a stage that touches one fails at trace time.
-            compute: dtype that parameters of a floating type are cast to; they may be given in it already.
+            partial: leave missing leaves abstract; a stage that touches one fails at trace time.
+            compute: dtype to which parameters of a floating type are cast; they may have it already.
 
         Raises:
-            TransferlabError: a path is missing, unknown, or of another shape or dtype.
+            TransferlabError: a path that is missing, unknown, or of another shape or dtype.
         """
-        given = flatten(params)
+        leaves = flatten(params)
         for path, leaf in flatten(state or {}).items():
-            given[path] = leaf
+            leaves[path] = leaf
         allowed = () if compute is None else (jnp.dtype(compute),)
         table = {path: variable for path, _, variable in self.places}
-        unknown = [path for path in given if path not in table][:20]
+        unknown = [path for path in leaves if path not in table][:20]
         problems = [f"'{path}' is not in this module.{nearest(path, table)}" for path in unknown]
         for path, variable in table.items():
             want = _abstract(variable)
-            if path not in given:
+            if path not in leaves:
                 if not partial:
                     problems.append(f"'{path}' {want.shape} is missing.")
-            elif tuple(given[path].shape) != want.shape or given[path].dtype not in (want.dtype, *allowed):
-                got = given[path]
-                problems.append(f"'{path}' is {tuple(got.shape)} {got.dtype}, expected {want.shape} {want.dtype}.")
+            elif tuple(leaves[path].shape) != want.shape or leaves[path].dtype not in (want.dtype, *allowed):
+                got = leaves[path]
+                problems.append(f"'{path}' is {tuple(got.shape)} {got.dtype}; expected {want.shape} {want.dtype}.")
         if problems:
             raise TransferlabError("Parameters do not fit the module:\n  " + "\n  ".join(problems[:20]))
         if compute is not None:
             floating = {p for p, v in table.items() if isinstance(v, nnx.Param) and _is_floating(v)}
-            given = {p: leaf.astype(compute) if p in floating else leaf for p, leaf in given.items()}
+            leaves = {p: leaf.astype(compute) if p in floating else leaf for p, leaf in leaves.items()}
         flat = [
-            (place, variable.replace(given.get(path, _abstract(variable)))) for path, place, variable in self.places
+            (place, variable.replace(leaves.get(path, _abstract(variable)))) for path, place, variable in self.places
         ]
         return nnx.merge(self.graph, nnx.from_flat_state(flat), copy=True)
 
     def initialise(self, paths: Iterable[str], key: jax.Array) -> dict[str, jax.Array]:
         """Return ``{path: array}`` for these leaves only, each drawn from ``key`` folded with a hash of its path."""
-        wanted = tuple(sorted(paths))
-        return _initialise(self, wanted)(key) if wanted else {}
+        ordered = tuple(sorted(paths))
+        return _initialise(self, ordered)(key) if ordered else {}
 
 
 @check_arguments
 def define(module: nnx.Module) -> Definition:
-    """Take a module apart into a :class:`Definition`; arrays it holds are left behind.
+    """Take a module apart into a :class:`Definition`; arrays that it holds are left behind.
 
     Raises:
-        TransferlabError: a leaf without an initialiser (use ``transferlab.models.layers.parameter``).
+        TransferlabError: a leaf that was not declared with :func:`transferlab.models.layers.parameter`.
+
+    Example:
+        >>> config = tl.models.BertConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+        >>> tl.define(config.build()).params["layers"]["0"]["attention"]["query"]["kernel"]
+        ShapeDtypeStruct(shape=(4, 4), dtype=float32)
     """
     graph, state = nnx.split(module)
     places = []
     for place, variable in nnx.to_flat_state(state):
         path = "/".join(str(part) for part in place)
         if "initialiser" not in variable.get_metadata():
-            raise TransferlabError(f"'{path}' was not made with transferlab.models.layers.parameter: no initialiser.")
+            raise TransferlabError(
+                f"'{path}' has no initialiser. Declare it in its module with transferlab.models.layers:\n"
+                f"  >>> self.{path.rpartition('/')[2]} = parameter({tuple(variable.get_value().shape)}, initialiser)"
+            )
         places.append((path, place, variable.replace(_abstract(variable))))
     return Definition(graph, tuple(places))
 
 
 def state_of(module: nnx.Module) -> Tree:
-    """Return the module's batch statistics (all that is no parameter) as a tree of arrays."""
+    """Return the module's batch statistics (everything but its parameters) as a tree of arrays."""
     state = nnx.split(module)[1]
     rest = [(place, v) for place, v in nnx.to_flat_state(state) if not isinstance(v, nnx.Param)]
     return unflatten({"/".join(map(str, place)): v.get_value() for place, v in rest})
 
 
 def submodule(module: nnx.Module, path: str) -> Any:
-    """Return the module (or leaf) at ``path``, as ``layers/3/attention/query``."""
+    """Return the module (or leaf) at ``path``, such as ``layers/3/attention/query``."""
     node: Any = module
     for part in path.split("/"):
         node = node[int(part)] if part.isdigit() else getattr(node, part)
@@ -338,7 +366,7 @@ def _is_floating(variable: nnx.Variable) -> bool:
 
 
 def cast(tree: Mapping[str, Any], dtype: Any) -> Tree:
-    """Return the tree (or carry) with its leaves of a floating type in this one; what is so already is not copied."""
+    """Return the tree (or carry) with its floating leaves in ``dtype``; those that have it already are not copied."""
 
     def one(leaf: Any) -> Any:
         other = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != jnp.dtype(dtype)

@@ -1,4 +1,4 @@
-"""What is compiled ahead of time, and what XLA is told for it."""
+"""Programs compiled ahead of time, and the options that XLA gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from transferlab.compute.compiled import Compiled, compiler_options
 
 
-def test_an_executable_with_options_answers_alike_and_is_not_kept() -> None:
+def test_an_executable_with_options_gives_the_same_results_and_is_not_kept() -> None:
     x = jnp.ones((4, 4))
     program = Compiled(jnp.matmul, varies=(0,))
     apart = program.executable(x, x, options={"xla_gpu_graph_min_graph_size": 1 << 30})
@@ -19,7 +19,7 @@ def test_an_executable_with_options_answers_alike_and_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "flags", "told"),
+    ("backend", "flags", "options"),
     [
         ("cpu", "", {}),
         ("gpu", "", {"xla_gpu_enable_triton_gemm": False}),
@@ -27,15 +27,15 @@ def test_an_executable_with_options_answers_alike_and_is_not_kept() -> None:
         ("gpu", "--xla_gpu_autotune_level=0", {"xla_gpu_enable_triton_gemm": False}),
     ],
 )
-def test_a_gpus_programs_are_compiled_for_triton_or_against_the_users_flags(
-    backend: str, flags: str, told: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+def test_a_gpus_programs_are_compiled_without_triton_unless_the_users_flags_ask_for_it(
+    backend: str, flags: str, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert compiler_options() == told
+    assert compiler_options() == options
 
 
-def test_xla_knows_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xla_accepts_the_options_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     x = jnp.ones((4, 4))

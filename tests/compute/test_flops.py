@@ -16,7 +16,7 @@ from transferlab.models import attention
 from transferlab.models.attention import attend
 
 
-def test_a_products_operations_are_counted() -> None:
+def test_a_matmuls_operations_are_counted() -> None:
     shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
     assert flops_of(lowered_to_count(jnp.matmul, shape, jnp.ones((64, 32)))) == pytest.approx(
         2 * 64 * 64 * 32, rel=0.02
@@ -25,16 +25,16 @@ def test_a_products_operations_are_counted() -> None:
 
 def test_the_fused_kernel_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = jax.ShapeDtypeStruct((2, 64, 4, 16), jnp.bfloat16)
-    products = 2 * 2 * (2 * 4 * 64 * 64 * 16)
+    matmuls = 2 * 2 * (2 * 4 * 64 * 64 * 16)
     want = flops_of(lowered_to_count(lambda q, k, v: attend(q, k, v, scale=1.0), shape, shape, shape))
-    assert want is not None and want > products
+    assert want is not None and want > matmuls
     # As on a GPU, where the kernel is not even lowered for a CPU.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_kernel_compiles", lambda *kind: True)
     assert flops_of(lowered_to_count(lambda q, k, v: attend(q, k, v, scale=1.0), shape, shape, shape)) == want
 
 
-def test_a_device_that_counts_nothing_makes_no_program_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_is_counted_on_a_device_without_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's backend does not count before it has compiled: the program is then lowered for the CPU as well."""
     x = jnp.ones((16, 16))
     want = Compiled(jnp.matmul, varies=(0,), counted=True)
@@ -46,7 +46,7 @@ def test_a_device_that_counts_nothing_makes_no_program_free(monkeypatch: pytest.
     assert dumb.flops(x, x) == want.flops(x, x) > 2 * 16**3 - 1
 
 
-def test_without_a_cpu_device_a_count_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_without_a_cpu_device_does_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     """``JAX_PLATFORMS=cuda`` leaves JAX without one."""
     devices = jax.devices
     shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)

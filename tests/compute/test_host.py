@@ -21,7 +21,7 @@ from transferlab.compute import host
         (None, {}, False),
     ],
 )
-def test_large_pages_are_asked_for_only_where_the_kernel_waits_to_be_asked(
+def test_large_pages_are_requested_only_where_the_kernel_grants_them_on_request(
     enabled: str | None, environment: dict[str, str], asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if enabled is not None:

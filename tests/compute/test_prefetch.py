@@ -21,7 +21,7 @@ def test_results_come_out_in_order() -> None:
     assert list(prefetch_map(slow_first, [])) == []
 
 
-def test_results_do_not_pile_up_before_they_are_wanted() -> None:
+def test_at_most_a_few_results_are_computed_ahead() -> None:
     lock, started = threading.Lock(), []
 
     def note(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Tokens that a directory names beside its vocabulary are found whole, with the ids that the origin gives them."""
+"""Tokens that a directory names next to its vocabulary are found whole, with the ids of transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transferlab.errors import TransferlabError
 
 
 def read(folder: Path, settings: dict | None = None, **files: object) -> TextTransform:
-    """A vocabulary of six, and what stands beside it."""
+    """A vocabulary of six, and the files next to it."""
     made = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "a": 2, "b": 3, "</s>": 4, "c": 5}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(["<pad>"])
@@ -64,7 +64,7 @@ def test_another_tokenizer_has_another_hash(tmp_path: Path) -> None:
         ({}, {"added_tokens": {"<s1>": 9}}, r"added_tokens\.json: the added token '<s1>' should have id 9, but gets 6"),
         ({"added_tokens_decoder": {"5": START}}, {}, r"tokenizer_config\.json: .*'<s1>' should have id 5, but gets 6"),
         ({}, {"added_tokens": ["<s1>"]}, r"added_tokens\.json: expected a JSON object"),
-        ({"pad_token": {"lstrip": True}}, {}, "is given where a token is expected"),
+        ({"pad_token": {"lstrip": True}}, {}, "expected a token; got"),
         ({"split_special_tokens": True}, {}, "split_special_tokens is true"),
     ],
 )

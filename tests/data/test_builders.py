@@ -34,7 +34,7 @@ def test_the_sign_of_the_mean_is_the_label(tmp_path: Path) -> None:
 
 def test_a_broken_line_is_reported(tmp_path: Path) -> None:
     path = archive(tmp_path, "1\t0.4\tgood\n2\tno text\n")
-    with pytest.raises(TransferlabError, match=r"rated/tweets\.txt, line 2: 2 columns, expected id, mean and text"):
+    with pytest.raises(TransferlabError, match=r"rated/tweets\.txt, line 2: expected id, mean and text; got 2 columns"):
         list(rated_texts(path, "rated/tweets.txt"))
 
 
@@ -66,12 +66,12 @@ def test_images_keep_every_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, shape).astype(np.uint8) for shape in ((5, 7), (6, 4, 3))]
-    rows = [{"id": str(i), "image": picture, "label": i} for i, picture in enumerate(pictures)]
+    images = [rng.integers(0, 256, shape).astype(np.uint8) for shape in ((5, 7), (6, 4, 3))]
+    rows = [{"id": str(i), "image": image, "label": i} for i, image in enumerate(images)]
     source = data_source(entry("images", "image", rows, []))
     got = {example["id"].decode(): read_image(example["image"]) for example in source}
-    np.testing.assert_array_equal(got["0"], np.repeat(pictures[0][..., None], 3, axis=-1))
-    np.testing.assert_array_equal(got["1"], pictures[1])
+    np.testing.assert_array_equal(got["0"], np.repeat(images[0][..., None], 3, axis=-1))
+    np.testing.assert_array_equal(got["1"], images[1])
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_opening_data_does_not_import_tensorflow() -> None:
 def test_every_entry_has_a_license_and_a_citation() -> None:
     for name, known in DATASETS.items():
         assert known.name == name
-        assert known.licence
+        assert known.license
         assert known.citation
         assert len(known.labels) > 1
 

@@ -1,4 +1,4 @@
-"""Images: odd files are read as people see them, and the centre is cut where the origin cuts it."""
+"""Images: odd files are read as people see them, and the center is cut where the reference implementations cut it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def jpeg(block: bytes) -> bytes:
     return out.getvalue()
 
 
-def test_a_damaged_exif_block_is_no_traceback() -> None:
+def test_a_damaged_exif_block_is_ignored() -> None:
     turned = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
     assert read_image(jpeg(exif(turned))).shape == (16, 8, 3)
     # A resolution of two letters: Pillow cannot write it back when it has turned the image.
@@ -54,14 +54,14 @@ def test_gray_of_sixteen_bits_with_a_transparent_value_keeps_its_levels() -> Non
 
 
 @pytest.mark.parametrize("size", [(235, 235), (300, 237), (239, 301)])
-def test_half_a_pixel_of_the_offset_goes_where_the_reference_puts_it(size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+def test_half_a_pixel_of_the_offset_is_rounded_as_in_the_reference(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_fraction": 224 / min(size)}
     for rounds in (False, True):
-        made = ImageTransform(224, crop_rounds=rounds, **plain)(picture)
+        made = ImageTransform(224, crop_rounds=rounds, **plain)(image)
         # torchvision.transforms.functional.center_crop: int(round((height - crop_height) / 2.0)); transformers: // 2.
         top, left = (round((n - 224) / 2.0) if rounds else (n - 224) // 2 for n in size)
-        want = picture[top : top + 224, left : left + 224].astype(np.float32) / 255
+        want = image[top : top + 224, left : left + 224].astype(np.float32) / 255
         np.testing.assert_allclose(made, want, atol=1e-6)
     assert "crop_rounds" not in ImageTransform(224, **plain).describe()
 
@@ -102,12 +102,12 @@ def test_an_image_of_more_than_8_bits_keeps_its_levels(
         (GREY // 16, "PNG", None, r"largest is 255; .* white=255"),
         (GREY.astype(np.int32) * 999, "TIFF", None, r"32 bits, but the largest is 4090905; .* white=4294967295"),
         (np.array([[0, 7, 255]], np.int32), "TIFF", None, "32 bits, but the largest is 255"),
-        (GREY.astype(np.int32) - 9, "TIFF", 4095, "least value is -9"),
-        (GREY, "PNG", 1023, "largest value is 4095, and white is 1023"),
+        (GREY.astype(np.int32) - 9, "TIFF", 4095, "smallest value is -9"),
+        (GREY, "PNG", 1023, "largest value is 4095, but white is 1023"),
         (np.array([[0.0, np.nan]], np.float32), "TIFF", 1.0, "not finite"),
     ],
 )
-def test_what_is_white_is_asked_and_not_guessed(
+def test_an_unknown_white_is_asked_for_and_not_guessed(
     values: np.ndarray, kind: str, white: float | None, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / f"a.{kind.lower()}").write_bytes(saved(values, kind))
@@ -133,7 +133,7 @@ def test_colors_of_16_bits_that_hold_12_keep_their_levels() -> None:
     assert read_image(deep_colors(colors * 16))[0, 3].tolist() == [255, 127, 63]
     with pytest.raises(TransferlabError, match=r"colors have 16 bits, but the largest is below 4096; .* white=65535"):
         read_image(deep_colors(colors))
-    with pytest.raises(TransferlabError, match="read for white=65535 alone"):
+    with pytest.raises(TransferlabError, match="only read with white=65535"):
         read_image(deep_colors(colors), 4095)
     assert read_image(deep_colors(colors), 65535)[0, 3].tolist() == [15, 7, 3]
 
@@ -143,7 +143,7 @@ def test_the_range_that_pgm_states_is_used() -> None:
     assert read_image(twelve)[0, :, 0].tolist() == [0, 62, 125, 255]
 
 
-def test_every_kind_that_pillow_reads_is_found() -> None:
+def test_every_kind_that_pillow_reads_has_its_suffix_listed() -> None:
     Image.init()
     others = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}  # read by other programs, or not at all
     kinds = {
@@ -168,17 +168,17 @@ def test_a_jpeg_of_another_suffix_is_found(tmp_path: Path) -> None:
     assert len(tl.dataset(labelled(tmp_path), test_examples=2).records) == 6
 
 
-def test_folders_of_splits_are_said_to_hold_no_images(tmp_path: Path) -> None:
+def test_a_folder_of_splits_is_refused_and_one_of_them_suggested(tmp_path: Path) -> None:
     for split in ("test", "Train", "val"):
         (tmp_path / "img" / split).mkdir(parents=True)
         labelled(tmp_path / "img" / split)
     with pytest.raises(
-        TransferlabError, match=r"splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"
+        TransferlabError, match=r"(?s)splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"
     ):
         tl.dataset(tmp_path / "img")
     assert len(tl.dataset(tmp_path / "img" / "Train", test_examples=2).records) == 6
-    # An archive that holds a folder of its own name.
-    with pytest.raises(TransferlabError, match=r"img/Train/a/0\.JPG lies a folder deeper"):
+    # An archive that contains a folder of its own name.
+    with pytest.raises(TransferlabError, match=r"img/Train/a/0\.JPG is a folder deeper"):
         tl.dataset(tmp_path)
 
 
@@ -188,10 +188,10 @@ def test_folders_of_splits_are_said_to_hold_no_images(tmp_path: Path) -> None:
         ("a/photo.heic", None, r"photo\.heic is an image of a kind that is not read"),
         ("a/photo", "PNG", r"photo is an image \(PNG\), .* Name it photo\.png"),
         ("a/photo.jpg.1", "JPEG", r"photo\.jpg\.1 is an image \(JPEG\)"),
-        ("photo.png", "PNG", r"photo\.png lies outside the folders of the labels"),
+        ("photo.png", "PNG", r"photo\.png is outside the labels' folders"),
     ],
 )
-def test_an_image_that_is_left_out_is_reported(name: str, kind: str | None, message: str, tmp_path: Path) -> None:
+def test_an_image_that_would_be_left_out_is_refused(name: str, kind: str | None, message: str, tmp_path: Path) -> None:
     labelled(tmp_path)
     if kind is None:
         (tmp_path / name).write_bytes(b"not looked at")
@@ -201,12 +201,12 @@ def test_an_image_that_is_left_out_is_reported(name: str, kind: str | None, mess
         tl.dataset(tmp_path, test_examples=2)
 
 
-def test_files_that_are_no_images_are_reported(tmp_path: Path, caplog) -> None:
+def test_files_that_are_not_images_are_reported(tmp_path: Path, caplog) -> None:
     labelled(tmp_path)
     (tmp_path / "a" / "notes.txt").write_text("of the day")
-    assert tl.dataset(tmp_path, test_examples=2).about["passed_over"] == "1 file that is no image, notes.txt"
+    assert tl.dataset(tmp_path, test_examples=2).about["passed_over"] == "1 file that is not an image, notes.txt"
     (tmp_path / "b" / "Thumbs.db").write_bytes(b"thumbs")
-    said = "2 files that are no images, notes.txt among them"
+    said = "2 files that are not images, notes.txt among them"
     assert tl.dataset(tmp_path, test_examples=2).describe()["passed_over"] == said
     assert said in caplog.text
 
@@ -220,7 +220,7 @@ def test_white_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     for white, message in ((0, "white is 0"), (-1.0, "white is -1"), (True, "white is True")):
         with pytest.raises(TransferlabError, match=message):
             tl.dataset(tmp_path, white=white)
-    with pytest.raises(TransferlabError, match="white is for a folder of images"):
+    with pytest.raises(TransferlabError, match="not a folder of images, to which it applies"):
         tl.dataset("animals", white=4095)
 
 
@@ -229,9 +229,9 @@ PLAIN: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "neare
 
 def frame(side: int) -> np.ndarray:
     """A black image with a white border of one pixel."""
-    picture = np.full((side, side, 3), 255, np.uint8)
-    picture[1:-1, 1:-1] = 0
-    return picture
+    image = np.full((side, side, 3), 255, np.uint8)
+    image[1:-1, 1:-1] = 0
+    return image
 
 
 def test_a_small_image_loses_the_border_that_the_reference_cuts_away() -> None:
@@ -260,13 +260,13 @@ def test_a_line_of_pixels_is_refused_before_it_fills_memory() -> None:
         ImageTransform(224, crop_fraction=1.0, **PLAIN)(np.zeros((1, 6000, 3), np.uint8))
 
 
-def test_predict_reads_the_white_that_it_is_told(tmp_path: Path) -> None:
+def test_predict_reads_images_with_the_white_that_it_is_given(tmp_path: Path) -> None:
     from transferlab.cli.predict import _examples
 
     (tmp_path / "a.png").write_bytes(saved(GREY))
     for place in (tmp_path, tmp_path / "a.png"):
-        ((name, picture),) = _examples([str(place)], "image", "text", 4095.0)
-        assert name == str(tmp_path / "a.png") and picture[0, :, 0].tolist() == [0, 62, 125, 255]
+        ((name, image),) = _examples([str(place)], "image", "text", 4095.0)
+        assert name == str(tmp_path / "a.png") and image[0, :, 0].tolist() == [0, 62, 125, 255]
     (tmp_path / "none").mkdir()
     with pytest.raises(TransferlabError, match="none holds no images"):
         list(_examples([str(tmp_path / "none")], "image", "text", None))

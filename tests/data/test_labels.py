@@ -1,4 +1,4 @@
-"""Labels: which values are one class, what is missing, and columns that are no classes at all."""
+"""Labels: which values are the same class, which are missing, and which columns are not classes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def opened(folder: Path, labels: list[Any], kind: str = "csv", **options: Any) -
         (["tench, Tinca tinca", "crane", "crane, bird"] * 2, ("crane", "crane, bird", "tench, Tinca tinca")),
     ],
 )  # fmt: skip
-def test_labels_are_one_class_each_numbers_in_their_order(tmp_path: Path, labels: list[str], names: tuple) -> None:
+def test_each_label_is_a_class_and_numbers_are_in_order(tmp_path: Path, labels: list[str], names: tuple) -> None:
     assert opened(tmp_path, labels).label_names == names
 
 
@@ -62,36 +62,36 @@ def test_a_missing_label_of_json_is_an_error_that_names_its_row(tmp_path: Path, 
     [
         (["1", "01"] * 2, "'1' and '01' are the same number"),
         (["1", "1.0", "many"] * 2, "'1' and '1.0' are the same number"),
-        (["1", "None", "0"] * 2, "row 2: the label is 'None', where others are numbers"),
-        (["True", "true", "False"] * 2, "'True' and 'true' are one word in two spellings"),
-        (["caf\u00e9", "cafe\u0301", "bar"] * 2, "are one word in two spellings"),
-        (["yes", "yes ", "no"] * 2, "differ in white space alone"),
+        (["1", "None", "0"] * 2, "row 2: the label is 'None', where other rows have numbers"),
+        (["True", "true", "False"] * 2, "'True' and 'true' are the same word in two spellings"),
+        (["caf\u00e9", "cafe\u0301", "bar"] * 2, "are the same word in two spellings"),
+        (["yes", "yes ", "no"] * 2, "differ only in white space"),
         ([f"{i / 7:.3f}" for i in range(281)] + ["0.143"] * 19,
          r"label: 281 distinct numbers in 300 rows: a regression target; only single-label classification is supported so far"),
         (["0.5", "1.5"] * 4, "2 distinct numbers in 8 rows: a regression target"),
         ([str(i % 21) for i in range(84)], "21 distinct integers in 84 rows: a regression target"),
-        (["0", "1", "0", "1", "7"], "3 distinct integers in 5 rows, of which 7 stands in one row alone"),
-        ([f"{i / 7:.1f}" for i in range(60)] * 9 + ["unknown"], r"\d+ distinct numbers, and words between them, as 'unknown' in row 541"),
+        (["0", "1", "0", "1", "7"], "3 distinct integers in 5 rows, of which 7 is in only one"),
+        ([f"{i / 7:.1f}" for i in range(60)] * 9 + ["unknown"], r"\d+ distinct numbers and also words, such as 'unknown' in row 541"),
         ([f"{i % 100}%" for i in range(300)], "100 distinct percentages in 300 rows: a regression target"),
         (["0.5%", "1.5 %"] * 4, "2 distinct percentages in 8 rows: a regression target"),
         (["0,0", "0,5", "1,5"] * 4, "3 distinct numbers with commas in 12 rows: a regression target"),
         (["0", "50%", "0.5%"] * 4, "3 distinct numbers and percentages in 12 rows: a regression target"),
         ([f"2024-01-{i % 28 + 1:02}" for i in range(90)], "28 distinct dates in 90 rows: a regression target"),
         ([f"2024-01-01T10:{i % 28:02}:00Z" for i in range(90)], "28 distinct dates in 90 rows: a regression target"),
-        ([f"{i % 50}%" for i in range(300)] + ["unknown"], "50 distinct percentages, and words between them, as 'unknown' in row 301"),
+        ([f"{i % 50}%" for i in range(300)] + ["unknown"], "50 distinct percentages and also words, such as 'unknown' in row 301"),
         ([f"what I think, {i}" for i in range(30)], "30 distinct texts in 30 rows: free text"),
         ([f"what I think {i % 29}" for i in range(40)], "29 distinct texts in 40 rows: free text"),
-        (["a|b", "b", "a", "c", "b|c"] * 3, r"as 'a\|b': tags separated by '\|'"),
+        (["a|b", "b", "a", "c", "b|c"] * 3, r"such as 'a\|b': tags separated by '\|'"),
         (["a, b", "b, c", "a, c"] * 3, "tags separated by ','"),
         (["['a', 'b']", "['a']"] * 3, r"row 1: the label is \['a', 'b'\], a list of tags"),
     ],
 )  # fmt: skip
-def test_columns_that_are_no_classes_are_refused_in_a_sentence(tmp_path: Path, labels: list[str], said: str) -> None:
+def test_columns_that_are_not_classes_are_refused(tmp_path: Path, labels: list[str], said: str) -> None:
     with pytest.raises(TransferlabError, match=said):
         opened(tmp_path, labels)
 
 
-def test_who_insists_has_every_value_as_a_class(tmp_path: Path) -> None:
+def test_label_kind_classes_makes_every_value_a_class(tmp_path: Path) -> None:
     many = [str(i % 300) for i in range(700)]
     assert opened(tmp_path, many, label_kind="classes").label_names == tuple(map(str, range(300)))
     # In JSON a number may be written as a text, and is then none.
@@ -113,15 +113,15 @@ def test_true_and_one_of_json_are_two_classes(tmp_path: Path) -> None:
     for labels, said in (
         (
             [1, 0, 1, True, 0],
-            r"row 4: the label is true, and in row 1 it is 1: true or false in one column with numbers",
+            r"row 4: the label is true, but in row 1 it is 1\. A column cannot mix true or false with numbers",
         ),
-        ([True, False, 1.0, True], r"row 3: the label is 1\.0, and in row 1 it is true"),
+        ([True, False, 1.0, True], r"row 3: the label is 1\.0, but in row 1 it is true"),
     ):
         with pytest.raises(TransferlabError, match=said):
             opened(tmp_path, labels, "jsonl", label_kind="classes")
 
 
-def test_folders_of_pictures_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_folders_of_images_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for label in ("10", "9", "NA"):
         (tmp_path / "mixed" / label).mkdir(parents=True)
         (tmp_path / "numbers" / label.replace("NA", "0")).mkdir(parents=True)
@@ -131,17 +131,17 @@ def test_folders_of_pictures_are_classes_in_the_order_of_their_numbers(tmp_path:
     assert tl.dataset(tmp_path / "mixed", test_examples=1).label_names == ("10", "9", "NA")
     assert tl.dataset(tmp_path / "numbers", test_examples=1).label_names == ("0", "9", "10")
     (tmp_path / "numbers" / "9 ").mkdir()
-    with pytest.raises(TransferlabError, match="'9' and '9 ' differ in white space alone"):
+    with pytest.raises(TransferlabError, match="'9' and '9 ' differ only in white space"):
         tl.dataset(tmp_path / "numbers", test_examples=1)
 
 
-def test_fifty_thousand_labels_keep_nobody_waiting_for_the_split() -> None:
+def test_each_of_fifty_thousand_labels_comes_once_before_any_comes_twice() -> None:
     labels = (np.arange(100_000) % 50_000).astype(np.int32)
     order = stratified_order(labels, 0, 50_000)
     assert len(set(labels[order[:50_000]].tolist())) == 50_000
 
 
-def test_how_a_data_set_was_understood_is_one_line(tmp_path: Path) -> None:
+def test_how_a_data_set_was_read_is_one_line(tmp_path: Path) -> None:
     data = opened(tmp_path, ["cat", "dog"] * 20)
     assert (
         repr(data)

@@ -37,7 +37,7 @@ def test_an_arm_that_does_as_well_as_a_level_scratch_curve_is_worth_one_at_every
     for budget in level:
         assert data_multiplier(level, [0.67], budget).value == 1.0
     assert data_multiplier(level, [0.67], 1024).value == 0.25
-    # Means of the same numbers differ in their last bit: that is no bound.
+    # Means of the same numbers differ in their last bit, which must not give a bound.
     noisy = {16: [0.1 + 0.2], 64: [0.1 + 0.2]}
     assert data_multiplier(noisy, [0.3], 64).censored is None
     assert data_multiplier({16: [0.3], 64: [0.3]}, [0.1 + 0.2], 64).censored is None
@@ -49,7 +49,7 @@ def test_a_scratch_curve_that_dips_is_made_monotone_before_it_is_inverted():
     assert data_multiplier(dipping, [0.64], 16).value == pytest.approx(4 ** (0.14 / 0.15))
 
 
-def test_interval_holds_the_value_and_is_repeatable():
+def test_interval_contains_the_value_and_is_repeatable():
     rng = np.random.default_rng(0)
     scratch = {n: (s + rng.normal(0, 0.01, 5)).tolist() for n, (s,) in SCRATCH.items()}
     arm = (0.65 + rng.normal(0, 0.01, 5)).tolist()
@@ -84,14 +84,14 @@ def test_an_interval_that_leaves_the_range_is_bounded_by_the_range():
     assert str(found) == f"{found.value:.1f}× [<1.0, >16.0]"
 
 
-def test_an_interval_never_calls_the_value_its_own_bound():
+def test_an_interval_beyond_the_largest_budget_is_bounded_by_its_ratio():
     scratch = {16: [0.5, 0.5], 1024: [0.8, 0.8]}
     found = data_multiplier(scratch, [0.6, 0.9], 16)
     assert found.high == np.inf
     assert str(found).endswith(", >64]")
 
 
-def test_what_scratch_reached_before_it_dipped_counts_as_never_reached() -> None:
+def test_a_score_that_scratch_reached_before_it_dipped_counts_as_reached() -> None:
     dipping = {16: [0.51], 64: [0.80], 256: [0.70]}
     found = data_multiplier(dipping, [0.77], 256)
     assert found.censored is None and found.value == 0.25
@@ -100,16 +100,16 @@ def test_what_scratch_reached_before_it_dipped_counts_as_never_reached() -> None
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_the_interval_of_a_few_seeds_is_as_wide_as_it_says(seeds: int) -> None:
-    """Of 100 simulated studies at least 90 hold the truth, a multiplier of 8."""
-    held = 0
+    """Of 100 simulated studies, at least 90 cover the truth, a multiplier of 8."""
+    covered = 0
     for number in range(100):
         rng = np.random.default_rng(number)
         scratch = {
             n: rng.normal(mean, 0.02, seeds).tolist() for n, mean in ((16, 0.5), (64, 0.6), (256, 0.7), (1024, 0.8))
         }
         found = data_multiplier(scratch, rng.normal(0.65, 0.02, seeds).tolist(), 16, draws=200, seed=number)
-        held += found.low <= 8 <= found.high
-    assert held >= 90
+        covered += found.low <= 8 <= found.high
+    assert covered >= 90
 
 
 def test_a_small_bound_is_not_printed_as_zero() -> None:

@@ -10,15 +10,15 @@ import pytest
 from transferlab.measure import accuracy, balanced_accuracy, cross_entropy, scores
 
 
-def _sure(answers: list[int], classes: int) -> np.ndarray:
-    return np.eye(classes, dtype=np.float32)[answers]
+def _sure(predictions: list[int], classes: int) -> np.ndarray:
+    return np.eye(classes, dtype=np.float32)[predictions]
 
 
-def test_balanced_accuracy_does_not_reward_always_answering_the_frequent_label():
+def test_balanced_accuracy_does_not_reward_always_predicting_the_frequent_label():
     labels = np.array([0] * 90 + [1] * 10)
-    answers = _sure([0] * 100, 2)
-    assert accuracy(answers, labels) == pytest.approx(0.9)
-    assert balanced_accuracy(answers, labels) == pytest.approx(0.5)
+    predictions = _sure([0] * 100, 2)
+    assert accuracy(predictions, labels) == pytest.approx(0.9)
+    assert balanced_accuracy(predictions, labels) == pytest.approx(0.5)
 
 
 def test_a_class_that_the_test_set_lacks_does_not_count_as_missed():

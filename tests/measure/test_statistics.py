@@ -23,7 +23,7 @@ def test_one_seed_has_no_interval_over_seeds():
     assert all(math.isnan(edge) for edge in t_interval([0.8]))
 
 
-def test_wilson_stays_within_zero_and_one_when_every_answer_is_right():
+def test_wilson_stays_within_zero_and_one_when_every_prediction_is_right():
     low, high = wilson_interval(10, 10)
     # n / (n + z²) at p = 1
     assert low == pytest.approx(10 / (10 + 1.959964**2), abs=1e-5)
@@ -68,7 +68,7 @@ def test_mcnemar_looks_only_at_examples_on_which_the_models_disagree():
     assert mcnemar_exact(a, a) == 1.0
 
 
-def test_bootstrap_interval_is_repeatable_and_holds_the_mean():
+def test_bootstrap_interval_is_repeatable_and_contains_the_mean():
     values = np.random.default_rng(0).normal(5.0, 1.0, 40)
     first = bootstrap_interval(values, draws=500)
     assert first == bootstrap_interval(values, draws=500)

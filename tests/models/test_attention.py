@@ -60,7 +60,7 @@ def defined(query, key, value, *, scale, mask=None, bias=0.0, soft_cap=None) -> 
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("more", [{}, {"soft_cap": 1.5}, {"bias": BIAS}])
-def test_attention_is_the_definitions(groups: int, mask: str, more: dict[str, Any]) -> None:
+def test_attention_equals_its_definition(groups: int, mask: str, more: dict[str, Any]) -> None:
     given = drawn(6, groups)
     want = defined(*given, scale=0.3, mask=masks()[mask], **more)
     more = {name: jnp.asarray(value) if name == "bias" else value for name, value in more.items()}
@@ -78,7 +78,7 @@ def test_windows_next_to_the_batch_do_not_see_each_other() -> None:
 
 
 @pytest.mark.parametrize("rows", ["none", "of keys", "of each query", "bias of all", "bias of each", "dropped"])
-def test_parts_of_a_batch_answer_as_the_whole_does(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_batch_attend_as_the_whole_batch_does(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     query, key, value, target = (
         jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -117,7 +117,7 @@ def test_keys_are_not_cut_for_one_query(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("case", ["none", "of keys", "of each query", "bias", "dropped", "no bias of its own"])
-def test_one_query_answers_as_among_all_and_maps_no_other_token(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_query_attends_as_among_all_and_maps_no_other_token(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     layer = Attention(8, 2, dropout=0.5, bias=case != "no bias of its own", initialiser=Normal(0.5))
     graph, params = nnx.split(layer)
@@ -135,8 +135,8 @@ def test_one_query_answers_as_among_all_and_maps_no_other_token(case: str, monke
         if narrow:
             asked = {"queries": x[:, :1], "bias": None if bias is None else bias[:, :, :1]}
         mask = mask[:, :1] if narrow and mask is not None and mask.ndim == 3 else mask
-        answer = nnx.merge(graph, params)(x, mask, key, **asked)[:, 0]
-        return jnp.square(answer).sum(), answer
+        attended = nnx.merge(graph, params)(x, mask, key, **asked)[:, 0]
+        return jnp.square(attended).sum(), attended
 
     whole = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x, False)
     monkeypatch.setattr(attention, "attend", lambda *args, **more: pytest.fail("keys of all tokens"))
@@ -176,10 +176,10 @@ def test_half_precision_is_close_to_the_definition(dtype: Any, mask: str) -> Non
 @pytest.mark.parametrize("groups", [2, 6])
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("cut", [(0, 0), (1, 1), (0, 1), (1, 0)])
-def test_jaxs_own_call_is_asked_for_the_same(
+def test_jaxs_own_call_gives_the_same_result(
     groups: int, mask: str, cut: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the kernel is asked for, by JAX's portable form of the same call: values and gradients, of odd lengths too."""
+    """The kernel's call, in JAX's portable form: values and gradients, for odd lengths too."""
     given = tuple(x[:, n:] for x, n in zip(drawn(6, groups), (cut[0], cut[1], cut[1]), strict=True))
     seen = masks()[mask]
     seen = None if seen is None else seen[..., cut[1] :] if seen.ndim == 2 else seen[:, cut[0] :, cut[1] :]
@@ -199,9 +199,7 @@ def test_jaxs_own_call_is_asked_for_the_same(
 
 
 @pytest.mark.parametrize("tokens", [5, 6])
-def test_a_token_more_for_the_kernel_leaves_the_others_as_they_were(
-    tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_extra_token_for_the_kernel_leaves_the_rest_unchanged(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = trees.define(Attention(16, 2, dropout=0.1))
     shapes = trees.flatten(layer.params).items()
     layer = layer.merge(trees.unflatten({p: 0.3 * jax.random.normal(jax.random.key(0), v.shape) for p, v in shapes}))
@@ -233,7 +231,7 @@ def test_a_token_more_for_the_kernel_leaves_the_others_as_they_were(
     assert asked == []
 
 
-def test_the_kernel_is_given_exactly_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_gets_exactly_the_calls_that_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_kernel_compiles", lambda *kind: True)
     asked = []
@@ -283,18 +281,18 @@ def _array(mask: np.ndarray | None) -> jax.Array | None:
     return None if mask is None else jnp.asarray(mask)
 
 
-def test_softmax_and_its_gradient_are_the_definitions() -> None:
+def test_softmax_and_its_gradient_equal_their_definitions() -> None:
     x = np.random.default_rng(0).normal(0, 20, (5, 7)).astype(np.float32)
     x[0] = np.finfo(np.float32).min  # nothing seen: all alike
     dx = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
-    share = special.softmax(x.astype(np.float64), axis=-1)
-    slope = share * (dx - (share * dx).sum(-1, keepdims=True))
-    np.testing.assert_allclose(softmax(jnp.asarray(x)), share, atol=1e-6)
+    weights = special.softmax(x.astype(np.float64), axis=-1)
+    slope = weights * (dx - (weights * dx).sum(-1, keepdims=True))
+    np.testing.assert_allclose(softmax(jnp.asarray(x)), weights, atol=1e-6)
     np.testing.assert_allclose(jax.jvp(softmax, (jnp.asarray(x),), (jnp.asarray(dx),))[1], slope, atol=1e-6)
     np.testing.assert_allclose(jax.vjp(softmax, jnp.asarray(x))[1](jnp.asarray(dx))[0], slope, atol=1e-6)
 
 
-def test_the_module_is_the_definition() -> None:
+def test_the_module_equals_the_definition() -> None:
     layer, heads, width = filled(Attention(6, 2, dropout=0.0)), 2, 3
     x = np.random.default_rng(2).normal(size=(2, 4, 6)).astype(np.float32)
     mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
@@ -329,8 +327,8 @@ def test_attention_without_a_mask_is_attention_to_everything() -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_rounded_softmaxs_gradient_is_that_of_the_definition(dtype: Any) -> None:
     x, dy = jax.random.normal(jax.random.key(0), (2, 5, 7))
-    share, back = jax.vjp(lambda x: softmax(x, dtype), x)
-    assert share.dtype == dtype
+    weights, back = jax.vjp(lambda x: softmax(x, dtype), x)
+    assert weights.dtype == dtype
     want, definition = jax.vjp(jax.nn.softmax, x)
     tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
     np.testing.assert_allclose(share.astype(jnp.float32), want, atol=tolerance)
@@ -353,7 +351,7 @@ def test_the_gradient_through_dropped_weights_is_that_of_softmax_and_dropout(dty
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("more", [{}, {"soft_cap": 1.5}, {"bias": BIAS}])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_every_device_weighs_alike(
+def test_every_device_gives_the_same_attention_weights(
     mask: str, more: dict[str, Any], rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bias = jnp.asarray(more.get("bias", np.zeros((1, 1, 1))), jnp.float32)

@@ -101,8 +101,8 @@ def in_numpy(config: ClipConfig, leaves: dict[str, np.ndarray], image: np.ndarra
         return x @ leaves[f"{path}/kernel"] + leaves.get(f"{path}/bias", 0.0)
 
     def softmax(x):
-        shares = np.exp(x - x.max())
-        return shares / shares.sum()
+        powers = np.exp(x - x.max())
+        return powers / powers.sum()
 
     def gelu(x):
         return x * 0.5 * (1 + erf(x / np.sqrt(2)))
@@ -150,7 +150,7 @@ def in_numpy(config: ClipConfig, leaves: dict[str, np.ndarray], image: np.ndarra
 @pytest.mark.parametrize(
     ("rule", "positions"), [("end", [3, 1, 5]), ("highest", [2, 5, 5]), ("last", [5, 5, 5])]
 )  # fmt: skip
-def test_the_token_that_is_configured_stands_for_the_text(rule: str, positions: list[int]) -> None:
+def test_the_configured_token_represents_the_text(rule: str, positions: list[int]) -> None:
     definition, params = concrete(replace(TEXT, pooled_token=rule))
     out = compiled(definition)(params, {"input_ids": jnp.asarray(IDS)})
     for row, position in enumerate(positions):
@@ -217,10 +217,10 @@ def test_a_named_size_has_the_published_number_of_parameters(size: str, paramete
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: replace(TEXT, hidden_size=9), "hidden_size 9 is no multiple of num_attention_heads 2"),
+        (lambda: replace(TEXT, hidden_size=9), "hidden_size 9 is not a multiple of num_attention_heads 2"),
         (lambda: replace(TEXT, vocab_size=0), "vocab_size is 0"),
         (lambda: replace(TEXT, hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
-        (lambda: replace(CLIP, text=replace(TEXT, projection_dim=5)), "images become 6 numbers and texts 5"),
+        (lambda: replace(CLIP, text=replace(TEXT, projection_dim=5)), "images are embedded in 6 dimensions and texts in 5"),
         (lambda: CLIP.build(ClassifierConfig(("a", "b"))), "takes no classifier"),
         (lambda: replace(VISION, pooler=True, class_token=False, position_slots=0, pooling="mean"), "'tanh' needs the class"),
         (lambda: replace(VISION, pooling="embedding"), "pooling 'embedding' is not possible"),
@@ -231,7 +231,7 @@ def test_sizes_that_contradict_each_other_are_refused(build, message: str) -> No
         build()
 
 
-def test_a_text_longer_than_the_positions_is_not_cut_silently() -> None:
+def test_a_text_longer_than_the_positions_is_refused() -> None:
     definition, params = concrete(TEXT)
     with pytest.raises(TransferlabError, match="Texts of 10 tokens are too long: this model has 9 positions"):
         definition.merge(params)({"input_ids": jnp.ones((1, 10), jnp.int32)})

@@ -162,7 +162,7 @@ def test_max_pool_does_not_pad_with_a_zero() -> None:
 
 
 def test_a_shifted_window_does_not_see_the_other_side_of_the_image() -> None:
-    """The shift brings the first rows beside the last ones; they must not attend to each other."""
+    """The shift brings the first rows next to the last ones; they must not attend to each other."""
     config = replace(TINY["swin"], depths=(2, 1), window_sizes=(4, 4))
     definition, params, state = concrete(config)
     run = compiled(definition, 2, 3)  # the second block of the first stage
@@ -170,26 +170,26 @@ def test_a_shifted_window_does_not_see_the_other_side_of_the_image() -> None:
     want = run(params, state, {"hidden": x})[0]["hidden"]
     changed = run(params, state, {"hidden": x.at[:, 0].multiply(jnp.arange(1.0, 5.0))})[0]["hidden"]
     moved = np.abs(np.asarray(changed - want)).max((0, 2, 3)) > 1e-6
-    # Half a window of two rows: rows 0 and 1 share a window with the last two, and only with each other an attention.
+    # Half a window of two rows: rows 0 and 1 are in a window with the last two, but attend only to each other.
     assert moved.tolist() == [True, True] + [False] * 14
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ResNetConfig(depths=(2, 2)), "depths .* and hidden_sizes .* are not of one length"),
+        (lambda: ResNetConfig(depths=(2, 2)), "depths .* and hidden_sizes .* differ in length"),
         (lambda: ResNetConfig(depths=(0, 1, 1, 1)), r"depths\[0\] is 0; it must be at least 1"),
         (lambda: ResNetConfig(layer_type="basik"), "layer_type 'basik'"),
         (lambda: replace(ResNetConfig.resnet18(), groups=2), "layer_type 'basic' has no groups"),
         (lambda: ResNetConfig(hidden_act="relux"), "unknown hidden_act.*'relu'"),
         (lambda: MobileNetV2Config(0.0), "depth_multiplier is 0.0"),
         (lambda: MobileNetV2Config(padding="valid"), "padding 'valid'"),
-        (lambda: ConvNeXtConfig(depths=(1,)), "depths .* and hidden_sizes .* are not of one length"),
+        (lambda: ConvNeXtConfig(depths=(1,)), "depths .* and hidden_sizes .* differ in length"),
         (lambda: ConvNeXtConfig(kernel_size=4), "kernel_size 4 is not odd"),
         (lambda: ConvNeXtConfig(hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
         (lambda: BitConfig(num_groups=7), "num_groups 7 does not divide 64 channels"),
-        (lambda: BitConfig(depths=(1,)), "depths .* and hidden_sizes .* are not of one length"),
-        (lambda: SwinConfig(num_heads=(1, 2)), "num_heads .* and depths .* are not of one length"),
+        (lambda: BitConfig(depths=(1,)), "depths .* and hidden_sizes .* differ in length"),
+        (lambda: SwinConfig(num_heads=(1, 2)), "num_heads .* and depths .* differ in length"),
         (lambda: SwinConfig(num_heads=(5, 5, 5, 5)), "num_heads .* do not divide the widths"),
         (lambda: SwinConfig(window_sizes=(0, 7, 7, 7)), r"window_sizes\[0\] is 0; it must be at least 1"),
     ],

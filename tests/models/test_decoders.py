@@ -207,9 +207,7 @@ def test_bfloat16_stays_close_to_float32_and_keeps_its_dtype() -> None:
         (replace(LLAMA, num_hidden_layers=1), "attention_dropout", {"layers/0"}),
     ],
 )
-def test_a_rate_acts_in_training_alone_and_in_the_stages_that_say_they_are_random(
-    config, field: str, noisy: set
-) -> None:
+def test_a_rate_acts_only_in_training_and_in_the_stages_declared_random(config, field: str, noisy: set) -> None:
     definition, params = concrete(replace(config, **{field: 0.5}))
     given = {"input_ids": IDS, "attention_mask": MASK}
     quiet = run(concrete(config)[0], params, given, eager=True)["logits"]
@@ -265,18 +263,18 @@ def test_a_head_applies_its_scale_its_bias_and_its_cap() -> None:
     [
         (
             lambda: replace(LLAMA, num_key_value_heads=3),
-            "num_attention_heads 4 is no multiple of num_key_value_heads 3",
+            "num_attention_heads 4 is not a multiple of num_key_value_heads 3",
         ),
         (lambda: replace(LLAMA, head_dim=5), "head_dim is 5"),
         (lambda: replace(LLAMA, hidden_act="siluu"), "unknown hidden_act.*silu"),
         (lambda: replace(LLAMA, vocab_size=0), "vocab_size is 0"),
         (lambda: replace(LLAMA, windowed=(1,)), "sliding_window is None"),
-        (lambda: replace(GPT2, n_head=5), "n_embd 12 is no multiple of n_head 5"),
+        (lambda: replace(GPT2, n_head=5), "n_embd 12 is not a multiple of n_head 5"),
         (lambda: replace(GPT2, activation_function="x"), "unknown activation_function"),
         (lambda: replace(GPT2, n_layer=0), "n_layer is 0"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(make, message: str) -> None:
+def test_an_impossible_config_is_refused(make, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         make()
 

@@ -41,7 +41,7 @@ def run(model, key=None, training=frozenset()):
     return carry, run_stages(model, carry, len(model.backbone_stages()), len(stages), key, training)
 
 
-def test_each_pooling_sees_what_it_says() -> None:
+def test_each_pooling_reads_the_tokens_that_it_names() -> None:
     mask = np.asarray(MASK)[..., None]
     for pooling in ("mean", "first", "pooler"):
         model = built(ClassifierConfig(("a", "b", "c"), pooling=pooling))
@@ -58,7 +58,7 @@ def test_each_pooling_sees_what_it_says() -> None:
         assert out["logits"].shape == (2, 3)
 
 
-def test_stages_pool_unit_vectors_side_by_side() -> None:
+def test_pooling_of_stages_concatenates_unit_vectors() -> None:
     model = built(ClassifierConfig(("a", "b"), pooling="stages"))
     _, out = run(model)
     pieces = np.asarray(out["pooled"]).reshape(2, 3, 8)  # the embeddings and both layers
@@ -88,7 +88,7 @@ def test_a_new_head_does_not_start_at_zero() -> None:
 
 
 def test_a_pooling_that_the_model_lacks_is_one_error(source) -> None:
-    pictures = replace(source, config=EfficientNetConfig.lite0())
+    images = replace(source, config=EfficientNetConfig.lite0())
     for pooling in ("first", "pooler"):
         with pytest.raises(TransferlabError, match=f"cannot pool by '{pooling}'.* It can pool by mean, stages"):
-            plan_for(pictures, ("a", "b"), Probe(pooling=pooling))
+            plan_for(images, ("a", "b"), Probe(pooling=pooling))

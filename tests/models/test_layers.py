@@ -1,4 +1,4 @@
-"""Layers that families share, against independent evaluations of their definitions."""
+"""Layers of all families, against independent evaluations of their definitions."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_dropout_of_a_text_does_not_depend_on_how_far_it_is_padded() -> None:
     np.testing.assert_array_equal(dropout(jnp.ones((4, 2, 16, 16)), 0.3, KEY), attention[:, :, :16, :16])
 
 
-def test_gelu_and_its_gradient_are_the_definitions() -> None:
+def test_gelu_and_its_gradient_equal_their_definitions() -> None:
     x = np.linspace(-8, 8, 4001)
-    share = 0.5 * (1 + special.erf(x / np.sqrt(2)))
-    slope = share + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
-    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), x * share, atol=2e-6)
+    phi = 0.5 * (1 + special.erf(x / np.sqrt(2)))
+    slope = phi + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), x * phi, atol=2e-6)
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32)), slope, atol=2e-6)
     forward = jax.vmap(lambda v: jax.jvp(gelu, (v,), (jnp.float32(1),))[1])(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(forward, slope, atol=2e-6)
@@ -88,8 +88,8 @@ def test_dropouts_factor_is_not_rounded_to_half_precision() -> None:
     # Rounded, 1 / 0.9 is 1.109: all that is kept would be too small.
     x = 1.0 + jax.random.uniform(KEY, (400, 400))
     kept = np.asarray(dropout(x.astype(jnp.bfloat16), 0.1, KEY).astype(jnp.float32))
-    share = (kept[kept > 0] / np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32))[kept > 0]).mean()
-    assert share == pytest.approx(1 / 0.9, rel=2e-4)
+    factor = (kept[kept > 0] / np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32))[kept > 0]).mean()
+    assert factor == pytest.approx(1 / 0.9, rel=2e-4)
 
 
 @pytest.mark.parametrize("name", [None, *sorted(set(ACTIVATIONS) - {"relu", "tanh"})])
@@ -107,7 +107,7 @@ def test_an_activation_in_half_precision_is_within_a_rounding(name: str) -> None
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-def test_a_gate_is_the_activation_times_the_other_and_keeps_no_more(name: str) -> None:
+def test_a_gate_is_the_activation_times_the_other_input_and_keeps_only_its_inputs(name: str) -> None:
     gate, up, dy = jax.random.normal(jax.random.key(0), (3, 4, 6))
     y, back = jax.vjp(partial(gated, name), gate, up)
     want, definition = jax.vjp(lambda gate, up: ACTIVATIONS[name](gate) * up, gate, up)

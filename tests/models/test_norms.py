@@ -19,7 +19,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("backend")
-def test_layer_norm_is_the_definitions() -> None:
+def test_layer_norm_equals_its_definition() -> None:
     layer = filled(LayerNorm(6, eps=1e-3))
     x = np.random.default_rng(1).normal(2, 3, (4, 5, 6)).astype(np.float32)
     wide = x.astype(np.float64)

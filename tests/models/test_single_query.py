@@ -107,7 +107,7 @@ def objective(definition, inputs: dict, cut: int | None, training: bool):
 
 @pytest.mark.parametrize(
     ("config", "pooling", "training"),
-    # Dropout has the same bits for the first token; those of another one hang on where it stands.
+    # Dropout has the same bits for the first token; those of any other depend on its position.
     [(*case, True) for case in FIRST.values()] + [(*case, False) for case in OTHERS.values()],
     ids=[*FIRST, *OTHERS],
 )

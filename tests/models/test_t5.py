@@ -1,4 +1,4 @@
-"""T5's parts without its origin: sizes, stages, masks, dtype, training, bad configs."""
+"""T5's parts without transformers: sizes, stages, masks, dtype, training, bad configs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_leaf_has_exactly_one_stage(config: T5Config) -> None:
     check_ownership(module.all_stages(), trees.flatten(trees.define(module).params))
 
 
-def test_running_in_parts_is_running_all(definition, params, given, logits) -> None:
+def test_stages_run_in_pieces_give_the_logits_of_the_model(definition, params, given, logits) -> None:
     model = definition.merge(params)
 
     def in_parts(inputs, cuts):
@@ -115,7 +115,7 @@ def test_neither_a_masked_token_nor_a_later_target_is_seen(given, logits) -> Non
     assert np.abs(np.asarray(changed[:, 4:] - whole[:, 4:])).max() > 1e-3
 
 
-def test_training_draws_and_draws_anew(given, logits) -> None:
+def test_training_draws_dropout_anew_for_each_key(given, logits) -> None:
     first, again, other = (logits(given, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.asarray(first - other)).max() > 1e-3
@@ -150,9 +150,9 @@ def test_a_decoder_without_targets_or_under_a_head_for_labels_is_refused(definit
         ({"feed_forward_proj": "gated-gelo"}, "unknown feed_forward_proj.*'gated-gelu'"),
         ({"num_heads": 0}, "num_heads is 0"),
         ({"relative_attention_num_buckets": 7}, "relative_attention_num_buckets is 7"),
-        ({"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 is not beyond the 4"),
+        ({"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 is not above the 4"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None:
+def test_an_impossible_config_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         replace(TINY, **changes)

@@ -94,7 +94,7 @@ def test_a_layer_is_not_frozen_while_the_bias_that_it_borrows_trains() -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_a_rate_acts_in_training_alone_and_in_the_stages_that_say_they_are_random(family: str) -> None:
+def test_a_rate_acts_only_in_training_and_in_the_stages_declared_random(family: str) -> None:
     shallow = replace(TINY[family], num_hidden_layers=1)
     definition, params = concrete(shallow)
     quiet = compiled(definition)(params, INPUTS)["logits"]
@@ -117,7 +117,7 @@ def test_bfloat16_is_close_to_float32(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_what_is_in_the_padding_is_not_read(family: str) -> None:
+def test_tokens_in_the_padding_are_not_read(family: str) -> None:
     definition, params = concrete(TINY[family])
     run = compiled(definition)
     longer = {
@@ -134,7 +134,7 @@ def test_positions_skip_padding_and_begin_where_the_reference_begins() -> None:
         counted_positions(ids, 1, 4)
 
 
-def test_distances_share_the_right_buckets() -> None:
+def test_distances_fall_into_the_right_buckets() -> None:
     buckets = distance_buckets(400)
     assert buckets[0, :9].tolist() == [0, 17, 18, 19, 20, 21, 22, 23, 24] and buckets[8, 0] == 8
     assert (np.diff(buckets[0, 1:]) >= 0).all() and buckets[0, -1] == 31 and buckets[-1, 0] == 15
@@ -166,13 +166,13 @@ def test_a_named_size_has_the_number_of_parameters_published(config, millions: f
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RobertaConfig(hidden_size=10, num_attention_heads=3), "hidden_size 10 is no multiple"),
+        (lambda: RobertaConfig(hidden_size=10, num_attention_heads=3), "hidden_size 10 is not a multiple"),
         (lambda: RobertaConfig(pad_token_id=-1), "pad_token_id is -1; it must be at least 0"),
         (lambda: RobertaConfig(max_position_embeddings=2), "max_position_embeddings 2 leaves no row"),
         (lambda: RobertaConfig(hidden_act="geluu"), "unknown hidden_act.*'gelu'"),
         (
             lambda: DistilBertConfig(hidden_size=10, num_attention_heads=3),
-            "hidden_size 10 is no multiple of num_attention_heads 3",
+            "hidden_size 10 is not a multiple of num_attention_heads 3",
         ),
         (lambda: DistilBertConfig(num_hidden_layers=0), "num_hidden_layers is 0"),
         (lambda: MPNetConfig(relative_attention_num_buckets=16), "relative_attention_num_buckets is 16"),
@@ -185,6 +185,6 @@ def test_a_named_size_has_the_number_of_parameters_published(config, millions: f
         ),
     ],
 )
-def test_a_config_that_makes_no_model_is_refused(make, message: str) -> None:
+def test_an_impossible_config_is_refused(make, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         make()

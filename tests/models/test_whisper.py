@@ -1,4 +1,4 @@
-"""Whisper's encoder without its origin: sizes, stages, shapes, dtype, training, bad configs; and its spectrograms."""
+"""Whisper's encoder without transformers: sizes, stages, shapes, dtype, training, bad configs; and its spectrograms."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def test_training_draws_and_bfloat16_stays_close(definition, params, hidden) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder_attention_heads": 5}, "d_model 12 is no even multiple of encoder_attention_heads 5"),
+        ({"encoder_attention_heads": 5}, "d_model 12 is not an even multiple of encoder_attention_heads 5"),
         ({"activation_function": "geluu"}, "unknown activation_function"),
         ({"num_mel_bins": 0}, "num_mel_bins is 0"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None:
+def test_an_impossible_config_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         replace(TINY, **changes)
     with pytest.raises(TransferlabError, match=message):
@@ -111,7 +111,7 @@ def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None
 # Directories -----------------------------------------------------------------------------------------------------
 
 
-def test_a_directory_keeps_its_values_and_names_its_decoder(tmp_path: Path) -> None:
+def test_a_directory_keeps_its_values_and_reports_its_unused_decoder(tmp_path: Path) -> None:
     leaves = leaves_of(replace(TINY, dropout=0.0))
     tensors = {f"model.encoder.{key}": x for key, x in to_file(whisper_names(TINY), leaves).items()}
     more = {"model.decoder.layers.0.fc1.bias": np.zeros(3, np.float32), "proj_out.weight": np.zeros((3, 3), np.float32)}
@@ -123,8 +123,8 @@ def test_a_directory_keeps_its_values_and_names_its_decoder(tmp_path: Path) -> N
     assert {key for key, _ in source.unused} == set(more)
     assert all("the encoder is the backbone" in why for _, why in source.unused)
     assert (source.modality, source.transform) == ("audio", AudioTransform(5, seconds=0.16))
-    sound = np.random.default_rng(0).normal(size=2000)
-    got = source({"input_features": as_audio(source.transform)(sound)[None]})
+    audio = np.random.default_rng(0).normal(size=2000)
+    got = source({"input_features": as_audio(source.transform)(audio)[None]})
     assert got["pooled"].shape == (1, 12)
     with pytest.raises(TransferlabError, match="scale_embedding is true"):
         whisper_from_hf({**RAW, "scale_embedding": True})
@@ -187,7 +187,7 @@ def test_a_broken_ctranslate2_file_is_refused(tmp_path: Path) -> None:
 # Spectrograms ----------------------------------------------------------------------------------------------------
 
 
-def test_a_tone_lights_its_band() -> None:
+def test_a_tone_is_in_its_mel_band() -> None:
     transform = AudioTransform(seconds=1.0)
     time = np.arange(16000) / 16000
     filters = mel_filters(80, 201, 16000)
@@ -199,24 +199,24 @@ def test_a_tone_lights_its_band() -> None:
 
 def test_audio_is_padded_with_silence_and_cut_at_its_end() -> None:
     transform = AudioTransform(seconds=1.0)
-    sound = np.random.default_rng(0).normal(size=20000)
-    np.testing.assert_array_equal(transform(sound), transform(sound[:16000]))
-    short = transform(sound[:8000])
-    np.testing.assert_array_equal(short, transform(np.concatenate([sound[:8000], np.zeros(8000)])))
+    audio = np.random.default_rng(0).normal(size=20000)
+    np.testing.assert_array_equal(transform(audio), transform(audio[:16000]))
+    short = transform(audio[:8000])
+    np.testing.assert_array_equal(short, transform(np.concatenate([audio[:8000], np.zeros(8000)])))
     assert (short[60:] == short.min()).all() and np.ptp(short) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
-    ("sound", "rate", "message"),
+    ("audio", "rate", "message"),
     [
         (np.zeros(10), 8000, "8000 samples per second; this model reads 16000"),
         (np.zeros(0), None, "no samples"),
         (np.array([0.0, np.nan]), None, "not finite"),
     ],
 )
-def test_audio_that_cannot_be_read_is_refused(sound: np.ndarray, rate: int | None, message: str) -> None:
+def test_audio_that_cannot_be_read_is_refused(audio: np.ndarray, rate: int | None, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
-        AudioTransform()(sound, rate)
+        AudioTransform()(audio, rate)
 
 
 def test_a_feature_extractors_fields_are_honored(films, tmp_path: Path) -> None:

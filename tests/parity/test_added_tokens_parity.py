@@ -1,4 +1,4 @@
-"""Tokens that a directory names beside its vocabulary, against transformers' own reading of the same files."""
+"""Tokens that a directory names next to its vocabulary, against transformers' own reading of the same files."""
 
 from __future__ import annotations
 
@@ -91,9 +91,11 @@ def named(n: int) -> dict[str, dict[str, dict]]:
 @pytest.mark.parametrize("whole", [True, False], ids=["tokenizer.json", "vocabulary"])
 @pytest.mark.parametrize("kind", list(SPECIAL))
 @pytest.mark.parametrize("case", list(named(0)))
-def test_tokens_beside_the_vocabulary_are_cut_into_pieces(case: str, kind: str, whole: bool, tmp_path: Path) -> None:
+def test_tokens_next_to_the_vocabulary_are_never_cut_into_pieces(
+    case: str, kind: str, whole: bool, tmp_path: Path
+) -> None:
     if not whole and kind in ("llama", "qwen2", "xlm-roberta"):
-        pytest.skip("read from tokenizer.json alone, or by another package in the origin")
+        pytest.skip("read from tokenizer.json alone, or by another package in transformers")
     n = write(tmp_path, kind, whole)
     for file, said in named(n)[case].items():
         path = tmp_path / file

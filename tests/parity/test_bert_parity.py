@@ -1,4 +1,4 @@
-"""BERT against the origin, transformers' own model and tokenizer, on the same weights."""
+"""BERT against transformers' own model and tokenizer, on the same weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def randomised(model):
     return model.eval()
 
 
-def origin(model, given):
+def reference(model, given):
     with torch.no_grad():
         return model(**{name: torch.tensor(value) for name, value in given.items()})
 
@@ -59,13 +59,13 @@ near = partial(compare, family="BERT", form="transformers")
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_hidden_states_and_pooler_equal_the_origin(size: str, tmp_path: Path) -> None:
+def test_hidden_states_and_pooler_equal_transformers(size: str, tmp_path: Path) -> None:
     config = transformers.BertConfig(**SIZES[size])
     model = randomised(transformers.BertModel(config))
     model.save_pretrained(tmp_path)
     source = tl.load(tmp_path)
     given = inputs(config)
-    want, got = origin(model, given), source(given)
+    want, got = reference(model, given), source(given)
     seen = given["attention_mask"].astype(bool)
     near(np.asarray(got["hidden"])[seen], want.last_hidden_state[seen], what="hidden")
     near(got["pooled"], want.pooler_output, what="pooled")
@@ -77,7 +77,7 @@ def test_a_classifier_keeps_its_logits_and_label_names(tmp_path: Path) -> None:
     model = randomised(transformers.BertForSequenceClassification(config))
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config)
-    near(source(given)["logits"], origin(model, given).logits)
+    near(source(given)["logits"], reference(model, given).logits)
     assert source.labels == ("bad", "fair", "good")
 
 
@@ -86,7 +86,7 @@ def test_a_bare_encoder_without_prefix_and_a_torch_file_load_alike(tmp_path: Pat
     model = randomised(transformers.BertModel(config, add_pooling_layer=False))
     model.save_pretrained(tmp_path / "a")
     given = inputs(config)
-    want = origin(model, given).last_hidden_state
+    want = reference(model, given).last_hidden_state
     seen = given["attention_mask"].astype(bool)
     old = {
         "bert." + k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
@@ -102,7 +102,7 @@ def test_a_bare_encoder_without_prefix_and_a_torch_file_load_alike(tmp_path: Pat
     assert "pooled" not in tl.load(tmp_path / "a")(given)
 
 
-def test_gradients_of_the_logits_equal_the_origin(tmp_path: Path) -> None:
+def test_gradients_of_the_logits_equal_transformers(tmp_path: Path) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -125,11 +125,11 @@ def test_gradients_of_the_logits_equal_the_origin(tmp_path: Path) -> None:
         want = leaf.layout.to_tree(theirs[leaf.key].grad.numpy())
         if path == "embed/word/embedding":
             want, grads[path] = want[1:], grads[path][1:]  # torch's padding_idx keeps row 0 from training
-        near(grads[path], want, what="gradients", share=2e-4, where=path)
+        near(grads[path], want, what="gradients", tolerance=2e-4, where=path)
 
 
 @pytest.mark.network
-def test_minilm_equals_the_origin_on_awkward_text(tmp_path: Path) -> None:
+def test_minilm_equals_transformers_on_awkward_text(tmp_path: Path) -> None:
     source = tl.load("minilm-l6")
     folder = Path(source.provenance["path"])
     model = transformers.BertModel.from_pretrained(folder).eval()
@@ -148,15 +148,15 @@ def test_minilm_equals_the_origin_on_awkward_text(tmp_path: Path) -> None:
     assert [list(e.ids) for e in encoded] == theirs["input_ids"]
     assert [e.cut > 0 for e in encoded] == [False, False, False, True, False, False, False]
     given = as_text(source.transform).pad(encoded, 256, len(texts))
-    want = origin(model, {k: v.astype(np.int64) for k, v in given.items()})
+    want = reference(model, {k: v.astype(np.int64) for k, v in given.items()})
     got = source(given)
     seen = given["attention_mask"].astype(bool)
-    names = {"family": "MiniLM (published weights)", "form": "sentence-transformers", "share": 1e-5}
+    names = {"family": "MiniLM (published weights)", "form": "sentence-transformers", "tolerance": 1e-5}
     compare(np.asarray(got["hidden"])[seen], want.last_hidden_state[seen], what="hidden", **names)
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
     assert pooling["pooling_mode_mean_tokens"]
     mean = (want.last_hidden_state.numpy() * seen[..., None]).sum(1) / seen.sum(1, keepdims=True)
     compare(got["pooled"], mean / np.linalg.norm(mean, axis=1, keepdims=True), what="pooled", **names)
     again = transformers.BertModel.from_pretrained(tl.save(source, tmp_path / "ours")).eval()
-    there = origin(again, {k: v.astype(np.int64) for k, v in given.items()}).last_hidden_state
+    there = reference(again, {k: v.astype(np.int64) for k, v in given.items()}).last_hidden_state
     compare(there[seen], np.asarray(got["hidden"])[seen], what="hidden", way="written", **names)

@@ -55,7 +55,7 @@ def test_a_vision_transformer_of_npz_equals_transformers(tmp_path: Path) -> None
     with torch.no_grad():
         want = model.eval()(channels_first(given), output_hidden_states=True)
     got = source({"pixel_values": given})
-    names = {"family": "ViT", "form": "big_vision npz", "share": 1e-5}
+    names = {"family": "ViT", "form": "big_vision npz", "tolerance": 1e-5}
     compare(got["hidden"], model.vit.layernorm(want.hidden_states[-1]), what="hidden", **names)
     compare(got["logits"], want.logits, **names)
     compare(tl.load(tmp_path)({"pixel_values": given})["logits"], want.logits, **names)
@@ -84,6 +84,6 @@ def test_two_towers_of_npz_equal_transformers_siglip(tmp_path: Path) -> None:
         want = model.eval()(pixel_values=channels_first(given), input_ids=torch.tensor(ids))
     got = source({"pixel_values": given, "input_ids": ids})
     names: dict[str, Any] = {"family": "SigLIP", "form": "big_vision npz"}
-    compare(got["image_embedding"], want.image_embeds, what="embedding", share=1e-5, **names)
-    compare(got["text_embedding"], want.text_embeds, what="embedding", share=1e-5, **names)
-    compare(got["logits"], want.logits_per_image, share=2e-6, **names)
+    compare(got["image_embedding"], want.image_embeds, what="embedding", tolerance=1e-5, **names)
+    compare(got["text_embedding"], want.text_embeds, what="embedding", tolerance=1e-5, **names)
+    compare(got["logits"], want.logits_per_image, tolerance=2e-6, **names)

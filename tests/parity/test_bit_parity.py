@@ -39,7 +39,7 @@ def test_feature_maps_and_logits_equal_transformers(sizes: dict, tmp_path: Path)
     made.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(64, 45)
     want, got = made.bit(channels_first(given)), source({"pixel_values": given})
-    near = partial(compare, family="BiT", form="transformers", share=5e-5, floor=0.0)
+    near = partial(compare, family="BiT", form="transformers", tolerance=5e-5, floor=0.0)
     near(got["hidden"].transpose(0, 3, 1, 2), want.last_hidden_state, what="hidden")
     near(got["logits"], made(channels_first(given)).logits)
     assert source.labels == ("cat", "dog", "cow") and not source.unused
@@ -64,7 +64,7 @@ def test_a_timm_directory_and_the_authors_npz_equal_timms_logits(timm, tmp_path:
     source, given = tl.load(tmp_path), pixels(64, 81)
     got, want = source({"pixel_values": given}), made(channels_first(given))
     # Fifty layers: torch's own float32 is as far from its float64.
-    near = partial(compare, family="BiT", share=1e-4, floor=0.0)
+    near = partial(compare, family="BiT", tolerance=1e-4, floor=0.0)
     near(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), what="hidden", form="timm")
     near(got["logits"], want, form="timm")
     tensors = to_file(bit_names(source.config, "authors"), {p: leaf.read() for p, leaf in source.leaves.items()})

@@ -1,4 +1,4 @@
-"""A source that was resized or regrown, saved as it stands: the origin's own reader finds those sizes and that tokenizer."""
+"""A source that was resized or regrown, then saved: the reference's own reader finds those sizes and that tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.comparison import compare
 from support.optional_imports import import_timm
 from support.typed import as_image, as_text
 from test_resnet_parity import channels_first, pixels
-from test_round_trip_parity import ORIGINS, TIMM, answers, origin, what_of, with_weights
+from test_round_trip_parity import REFERENCES, TIMM, answers, reference, what_of, with_weights
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import transferlab as tl
@@ -30,11 +30,11 @@ TEXTS = ["w5 w6 new", "w7", "w8 w9 w10 newer w11"]
 
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("family", SIZED)
-def test_a_resized_source_is_what_transformers_reads(family: str, channels: int, tmp_path: Path) -> None:
+def test_a_resized_source_is_the_same_model_to_transformers(family: str, channels: int, tmp_path: Path) -> None:
     side, patches = SIZED[family]
     if channels != 3 and family in ("CLIP", "SigLIP"):
         pytest.skip("their towers read what their file was written for")
-    model = origin(family)
+    model = reference(family)
     model.save_pretrained(tmp_path / "theirs")
     source = tl.load(tmp_path / "theirs").resized(side, **patches, channels=None if channels == 3 else channels)
     out = tl.save(source, tmp_path / "ours")
@@ -47,7 +47,7 @@ def test_a_resized_source_is_what_transformers_reads(family: str, channels: int,
     here = source(given)
     for name, want in answers(again.eval(), given).items():
         got = np.asarray(here[name]).reshape(want.shape)
-        compare(want, got, family=family, form="transformers", way="written", what=what_of(name), share=5e-5)
+        compare(want, got, family=family, form="transformers", way="written", what=what_of(name), tolerance=5e-5)
     raw = json.loads((out / "preprocessor_config.json").read_text())
     processor = (
         transformers.AutoImageProcessor.from_pretrained(out, backend="pil") if "image_processor_type" in raw else None
@@ -61,7 +61,7 @@ def test_a_resized_source_is_what_transformers_reads(family: str, channels: int,
 
 @pytest.mark.parametrize("channels", [3, 1, 4])
 @pytest.mark.parametrize("family", TIMM_SIZED)
-def test_a_resized_source_is_what_timm_reads(family: str, channels: int, tmp_path: Path) -> None:
+def test_a_resized_source_is_the_same_model_to_timm(family: str, channels: int, tmp_path: Path) -> None:
     timm, side = import_timm(), TIMM_SIZED[family]
     architecture, sizes = TIMM[family]
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def test_a_resized_source_is_what_timm_reads(family: str, channels: int, tmp_pat
     with torch.no_grad():
         want = again(channels_first(given))
     got = source({"pixel_values": given})["logits"]
-    compare(want, got, family=family, form="timm", way="written", share=1e-4)
+    compare(want, got, family=family, form="timm", way="written", tolerance=1e-4)
     assert as_image(tl.load(out).transform).channels == channels
 
 
@@ -117,10 +117,10 @@ GROWN = ["BERT", "RoBERTa", "DistilBERT", "MPNet", "ModernBERT", "GPT-2", "Llama
 
 @pytest.mark.parametrize("how", ["added", "another"])
 @pytest.mark.parametrize("family", GROWN)
-def test_a_regrown_source_is_what_transformers_reads(family: str, how: str, tmp_path: Path) -> None:
+def test_a_regrown_source_is_the_same_model_to_transformers(family: str, how: str, tmp_path: Path) -> None:
     if how == "another" and family in ("RoBERTa", "MPNet"):
         pytest.skip("positions are counted from the padding token's id, which moves")
-    model = origin(family)
+    model = reference(family)
     model.save_pretrained(tmp_path / "theirs")
     words(tmp_path / "theirs", OLD)
     (tmp_path / "theirs" / "special_tokens_map.json").write_text("{}")
@@ -145,10 +145,10 @@ def test_a_regrown_source_is_what_transformers_reads(family: str, how: str, tmp_
         got, want = np.asarray(here[name]), want.numpy()
         if got.ndim == 3 and got.shape[:2] == seen.shape:
             got, want = got[seen], want[seen]
-        compare(want, got, family=family, form="transformers", way="written", what=what_of(name), share=5e-5)
+        compare(want, got, family=family, form="transformers", way="written", what=what_of(name), tolerance=5e-5)
     read = tl.load(out)
     assert (
         as_text(read.transform).encode(TEXTS) == encoded
         and as_text(read.transform).pad_id == as_text(source.transform).pad_id
     )
-    assert ORIGINS[family][0] in again.config.architectures
+    assert REFERENCES[family][0] in again.config.architectures

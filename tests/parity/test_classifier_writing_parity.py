@@ -1,4 +1,4 @@
-"""Classifiers of texts that were trained here, in the origin's ...ForSequenceClassification: a batch of three, and its padding."""
+"""Text classifiers trained here, in transformers' ...ForSequenceClassification: a batch of three, with padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from support.comparison import compare
 from test_bert_parity import randomised
 from test_changed_writing_parity import OLD, tokenizer_of, words
-from test_round_trip_parity import ORIGINS
+from test_round_trip_parity import REFERENCES
 
 import transferlab as tl
 from transferlab import trees
@@ -34,8 +34,8 @@ def trained(source: tl.Source, method: tl.methods.Method) -> tl.Source:
     return source.with_params(trees.unflatten(flat), head=made.head)
 
 
-def origins_logits(out: Path, architecture: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What the origin's class gives for texts that its own tokenizer reads."""
+def reference_logits(out: Path, architecture: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The logits of transformers' class for texts read by its own tokenizer."""
     model, said = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
     assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), said
     assert type(model).__name__ == architecture and model.config.id2label == dict(enumerate(LABELS))
@@ -47,19 +47,19 @@ def origins_logits(out: Path, architecture: str) -> tuple[np.ndarray, dict[str, 
 
 @pytest.mark.parametrize("pooling", [None, "first", "pooler"])
 @pytest.mark.parametrize("family", ["BERT", *TWO_LAYERS])
-def test_an_encoders_classifier_answers_the_same_in_transformers(
+def test_an_encoders_classifier_has_the_same_logits_in_transformers(
     family: str, pooling: Pooling | None, tmp_path: Path
 ) -> None:
-    name, sizes = ORIGINS[family]
+    name, sizes = REFERENCES[family]
     bare = getattr(transformers, name.replace("ForSequenceClassification", "Model"))
     torch.manual_seed(0)
     randomised(bare(bare.config_class(**sizes))).save_pretrained(tmp_path / "base")
     words(tmp_path / "base", OLD)
     source = tl.load(tmp_path / "base")
     if (pooling == "pooler" and not getattr(source.config, "pooler", False)) or (family, pooling) == ("BERT", "first"):
-        pytest.skip("the origin has no such classifier")
+        pytest.skip("transformers has no such classifier")
     source = trained(source, tl.methods.LoRA(pooling=pooling))
-    want, given = origins_logits(tl.save(source, tmp_path / "out"), name)
+    want, given = reference_logits(tl.save(source, tmp_path / "out"), name)
     compare(want, source(given)["logits"], family=family, form="transformers", way="written")
     again = tl.load(tmp_path / "out")
     assert again.labels == LABELS
@@ -68,8 +68,8 @@ def test_an_encoders_classifier_answers_the_same_in_transformers(
 
 @pytest.mark.parametrize("padding", ["named by the tokenizer", "not named"])
 @pytest.mark.parametrize("family", DECODERS)
-def test_a_decoders_classifier_answers_the_same_in_transformers(family: str, padding: str, tmp_path: Path) -> None:
-    name, sizes = ORIGINS[family]
+def test_a_decoders_classifier_has_the_same_logits_in_transformers(family: str, padding: str, tmp_path: Path) -> None:
+    name, sizes = REFERENCES[family]
     kind = getattr(transformers, name)
     torch.manual_seed(0)
     config = kind.config_class(**{**sizes, "pad_token_id": None, "eos_token_id": 2, "bos_token_id": 0})
@@ -87,5 +87,5 @@ def test_a_decoders_classifier_answers_the_same_in_transformers(family: str, pad
     out = tl.save(source, tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["pad_token_id"] == (1 if named else 2)
     architecture = name.replace("LMHeadModel", "").replace("ForCausalLM", "") + "ForSequenceClassification"
-    want, given = origins_logits(out, "Gemma3TextForSequenceClassification" if family == "Gemma 3" else architecture)
+    want, given = reference_logits(out, "Gemma3TextForSequenceClassification" if family == "Gemma 3" else architecture)
     compare(want, source(given)["logits"], family=family, form="transformers", way="written")

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP against the origins, transformers', timm's and open_clip's own models, on weights that they wrote."""
+"""CLIP and SigLIP against transformers', timm's and open_clip's own models, on weights that they wrote."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ids(length: int = 11, seed: int = 0) -> np.ndarray:
 
 def near(name: str, form: str = "transformers"):
     """``compare`` with the family that a case's name begins with."""
-    return partial(compare, family="SigLIP" if name.lower().startswith("siglip") else "CLIP", form=form, share=1e-5)
+    return partial(compare, family="SigLIP" if name.lower().startswith("siglip") else "CLIP", form=form, tolerance=1e-5)
 
 
 def asked(model, **given):
@@ -71,7 +71,7 @@ def asked(model, **given):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_embeddings_and_logits_of_a_pair_equal_the_origin(name: str, tmp_path: Path) -> None:
+def test_embeddings_and_logits_of_a_pair_equal_transformers(name: str, tmp_path: Path) -> None:
     model = made(name, tmp_path)
     source, images, texts = tl.load(tmp_path), pixels(23), ids()
     want = asked(model, pixel_values=channels_first(images), input_ids=torch.tensor(texts))
@@ -83,7 +83,7 @@ def test_embeddings_and_logits_of_a_pair_equal_the_origin(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_tower_alone_equals_the_origins_tower(name: str, tmp_path: Path) -> None:
+def test_a_tower_alone_equals_transformers_tower(name: str, tmp_path: Path) -> None:
     model = made(name, tmp_path)
     vision, text = (tl.load(tmp_path, tower=tower) for tower in ("vision", "text"))
     images, texts, siglip = pixels(23), ids(), name.startswith("SigLIP")
@@ -120,7 +120,7 @@ ALONE = {
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_a_directory_of_one_tower_equals_the_origin(name: str, tmp_path: Path) -> None:
+def test_a_directory_of_one_tower_equals_transformers(name: str, tmp_path: Path) -> None:
     config, sizes = ALONE[name]
     model = randomised(getattr(transformers, name)(getattr(transformers, config)(**sizes)))
     model.save_pretrained(tmp_path)
@@ -141,7 +141,7 @@ def test_a_directory_of_one_tower_equals_the_origin(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["CLIP, eos by its id", "SigLIP"])
-def test_gradients_of_every_parameter_of_both_towers_equal_the_origin(name: str, tmp_path: Path) -> None:
+def test_gradients_of_every_parameter_of_both_towers_equal_transformers(name: str, tmp_path: Path) -> None:
     model = made(name, tmp_path)
     source, images, texts = tl.load(tmp_path), pixels(23), ids()
     model(pixel_values=channels_first(images), input_ids=torch.tensor(texts)).logits_per_image.square().sum().backward()
@@ -155,11 +155,11 @@ def test_gradients_of_every_parameter_of_both_towers_equal_the_origin(name: str,
     theirs = {key: p.grad.numpy() for key, p in model.named_parameters()}
     for path, leaf in source.leaves.items():
         want = leaf.layout.to_tree(theirs[leaf.key])
-        near(name)(grads[path], want, what="gradients", share=1e-4, where=path)
+        near(name)(grads[path], want, what="gradients", tolerance=1e-4, where=path)
 
 
 @pytest.mark.parametrize("name", ["CLIP, eos by the highest id", "SigLIP"])
-def test_what_is_written_from_here_is_what_the_origin_reads(name: str, tmp_path: Path) -> None:
+def test_a_pair_written_here_is_the_same_model_to_transformers(name: str, tmp_path: Path) -> None:
     model = made(name, tmp_path)
     source = tl.load(tmp_path)
     rng = np.random.default_rng(5)
@@ -178,7 +178,7 @@ def test_what_is_written_from_here_is_what_the_origin_reads(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", ["CLIP, erf gelu, another eps", "SigLIP"])
 @pytest.mark.parametrize("size", [15, 38])
-def test_another_image_size_equals_the_origins_interpolation(name: str, size: int, tmp_path: Path) -> None:
+def test_another_image_size_equals_transformers_interpolation(name: str, size: int, tmp_path: Path) -> None:
     model = made(name, tmp_path)
     images, texts = pixels(size), ids()
     want = asked(
@@ -196,7 +196,7 @@ def test_another_image_size_equals_the_origins_interpolation(name: str, size: in
 
 
 @pytest.mark.parametrize("kind", ["CLIPImageProcessorPil", "CLIPImageProcessor", "SiglipImageProcessorPil"])
-def test_pixels_equal_the_origins_processor(kind: str, tmp_path: Path) -> None:
+def test_pixels_equal_transformers_processor(kind: str, tmp_path: Path) -> None:
     if not hasattr(transformers, kind):
         pytest.skip(f"this transformers has no {kind}")
     side = {"size": {"height": 30, "width": 30}} if kind.startswith("Siglip") else {
@@ -209,9 +209,9 @@ def test_pixels_equal_the_origins_processor(kind: str, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     transform = tl.load(tmp_path, tower="vision").transform
     for shape in ((47, 61), (80, 41), (31, 200), (12, 19)):
-        picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
-        want = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        near(kind)(as_image(transform)(picture), want, what="input", share=4e-6)
+        image = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+        want = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        near(kind)(as_image(transform)(image), want, what="input", tolerance=4e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json and merges.txt"])
-def test_tokens_equal_the_origins(form: str, tmp_path: Path) -> None:
+def test_tokens_equal_those_of_transformers(form: str, tmp_path: Path) -> None:
     model = transformers.CLIPModel(
         transformers.CLIPConfig(
             vision_config=VISION,
@@ -358,7 +358,7 @@ SIGLIP = {
 OPEN_CLIPS = {
     "erf gelu": PLAIN,
     "quick gelu": {**PLAIN, "quick_gelu": True},
-    "text tower beside": {
+    "text tower next to it": {
         **PLAIN,
         "custom_text": True,
         "text_cfg": {**PLAIN["text_cfg"], "pool_type": "eos", "eos_id": 49},
@@ -403,7 +403,7 @@ def test_embeddings_and_logits_equal_open_clips(name: str, open_clip, monkeypatc
     got = source({"pixel_values": images, "input_ids": texts})
     near(name, "open_clip")(got["image_embedding"], image, what="embedding")
     near(name, "open_clip")(got["text_embedding"], text, what="embedding")
-    near(name, "open_clip")(got["logits"], logits, share=8e-6)
+    near(name, "open_clip")(got["logits"], logits, tolerance=8e-6)
     assert as_image(source.tower("vision").transform).mean == (0.1, 0.2, 0.3)
     again = max((to_file(t, {p: leaf.read() for p, leaf in source.leaves.items()}) for t in clip_names(source.config)
                  if {n.key for n in t.names} >= tensors.keys()), key=len)  # fmt: skip

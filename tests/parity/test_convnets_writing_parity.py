@@ -67,18 +67,20 @@ def source_of(case: str, folder: Path, **changes):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_transformers_answers_the_same_from_what_is_written(case: str, tmp_path: Path) -> None:
+def test_transformers_has_the_same_outputs_from_the_written_file(case: str, tmp_path: Path) -> None:
     source, given = source_of(case, tmp_path), pixels(48, 48)
     tl.save(source, tmp_path / "hf", format="hf")
     made = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "hf").eval()
     want = source({"pixel_values": given})["logits"]
     family, form = ROWS[case]
-    compare(made(channels_first(given)).logits, want, family=family, form=form, way="written", share=5e-5, floor=0.0)
+    compare(
+        made(channels_first(given)).logits, want, family=family, form=form, way="written", tolerance=5e-5, floor=0.0
+    )
     again = tl.load(tmp_path / "hf")
     largest = float(np.abs(want).max())
     np.testing.assert_allclose(again({"pixel_values": given})["logits"], want, atol=5e-5 * largest, rtol=0)
-    picture = np.random.default_rng(1).integers(0, 256, (61, 80, 3), np.uint8)
-    np.testing.assert_array_equal(as_image(again.transform)(picture), as_image(source.transform)(picture))
+    image = np.random.default_rng(1).integers(0, 256, (61, 80, 3), np.uint8)
+    np.testing.assert_array_equal(as_image(again.transform)(image), as_image(source.transform)(image))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,9 @@ def test_transformers_answers_the_same_from_what_is_written(case: str, tmp_path:
         ("swin", {"image_size": 32}, "pad_first False where window_sizes"),
     ],
 )
-def test_what_transformers_cannot_have_is_not_written(case: str, changes: dict, message: str, tmp_path: Path) -> None:
+def test_a_model_that_transformers_cannot_represent_is_not_written(
+    case: str, changes: dict, message: str, tmp_path: Path
+) -> None:
     source = source_of(case, tmp_path, **changes)
     with pytest.raises(TransferlabError, match=message):
         tl.save(source, tmp_path / "hf", format="hf")

@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
 DEEP = {"hidden_sizes": [4, 6, 8, 10], "depths": [1, 1, 11, 2], "layer_scale_init_value": 0.2}
-ORIGINS = {
+REFERENCES = {
     "fifteen blocks": ("ConvNext", DEEP),
     "no layer scale, other patches": (
         "ConvNext", {"hidden_sizes": [8, 12], "depths": [2, 1], "num_stages": 2, "layer_scale_init_value": 0.0,
@@ -37,7 +37,7 @@ ORIGINS = {
 def near(name: str, form: str):
     """``compare`` for either version, which the name of a case or of an architecture says."""
     return partial(
-        compare, family="ConvNeXt V2" if "v2" in name.lower() else "ConvNeXt", form=form, share=5e-5, floor=0.0
+        compare, family="ConvNeXt V2" if "v2" in name.lower() else "ConvNeXt", form=form, tolerance=5e-5, floor=0.0
     )
 
 
@@ -46,9 +46,9 @@ def timm():
     return import_timm()
 
 
-@pytest.mark.parametrize("name", ORIGINS)
+@pytest.mark.parametrize("name", REFERENCES)
 def test_feature_maps_and_logits_equal_transformers(name: str, tmp_path: Path) -> None:
-    family, sizes = ORIGINS[name]
+    family, sizes = REFERENCES[name]
     config = getattr(transformers, f"{family}Config")(**sizes, id2label={0: "cat", 1: "dog", 2: "cow"})
     made = randomised(getattr(transformers, f"{family}ForImageClassification")(config))
     made.save_pretrained(tmp_path)
@@ -68,7 +68,7 @@ def test_feature_maps_and_logits_equal_transformers(name: str, tmp_path: Path) -
 
 def test_gradients_of_every_parameter_equal_transformers(tmp_path: Path) -> None:
     made = randomised(transformers.ConvNextV2ForImageClassification(
-        transformers.ConvNextV2Config(**ORIGINS["V2"][1], num_labels=2)
+        transformers.ConvNextV2Config(**REFERENCES["V2"][1], num_labels=2)
     ))  # fmt: skip
     made.save_pretrained(tmp_path)
     made.folder = tmp_path

@@ -42,7 +42,7 @@ def logits(model) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_language_model_that_is_written_answers_the_same(kind: str, tmp_path: Path) -> None:
+def test_a_language_model_that_is_written_has_the_same_logits(kind: str, tmp_path: Path) -> None:
     name = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
     model = randomised(getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**KINDS[kind])))
     model.save_pretrained(tmp_path / "a")
@@ -55,10 +55,10 @@ def test_a_language_model_that_is_written_answers_the_same(kind: str, tmp_path: 
     for out in outs:
         theirs, report = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
         assert type(theirs) is type(model) and not report["missing_keys"] and not report["unexpected_keys"]
-        near(kind)(logits(theirs), want, share=0.0)
+        near(kind)(logits(theirs), want, tolerance=0.0)
 
 
-def test_a_classifier_on_a_language_model_answers_the_same(tmp_path: Path) -> None:
+def test_a_classifier_on_a_language_model_has_the_same_logits(tmp_path: Path) -> None:
     model = randomised(transformers.LlamaForCausalLM(transformers.LlamaConfig(**KINDS["Llama"])))
     model.save_pretrained(tmp_path / "a")
     source = tl.load(tmp_path / "a")
@@ -68,11 +68,11 @@ def test_a_classifier_on_a_language_model_answers_the_same(tmp_path: Path) -> No
     out = tl.save(trained, tmp_path / "b")
     theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    near("Llama")(logits(theirs), trained({"input_ids": IDS})["logits"], share=1e-5)
+    near("Llama")(logits(theirs), trained({"input_ids": IDS})["logits"], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
-def test_adapters_of_a_language_model_answer_the_same_in_peft(kind: str, tmp_path: Path) -> None:
+def test_adapters_of_a_language_model_have_the_same_logits_in_peft(kind: str, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="parity tests need peft")
     name = "GPT2LMHeadModel" if kind == "GPT2" else "LlamaForCausalLM"
     model = randomised(getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**KINDS[kind])))

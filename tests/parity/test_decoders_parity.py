@@ -1,4 +1,4 @@
-"""GPT-2, the Llama family and Gemma against the origin, transformers' own models, on the same weights."""
+"""GPT-2, the Llama family and Gemma against transformers' own models, on the same weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def near(name: str, **given):
 
 
 def made(name: str, kind: str = "lm", **changes):
-    """The origin's model with random weights: biases and norms away from 0 and 1 too."""
+    """transformers' model with random weights, biases and norms included."""
     family, given = MODELS[name]
     given = {**given, **changes}
     config = getattr(transformers, "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config")(**given)
@@ -102,17 +102,17 @@ def inputs(vocabulary: int = 97, seed: int = 0) -> dict[str, np.ndarray]:
     return {"input_ids": rng.integers(1, vocabulary, (batch, length)) * mask, "attention_mask": mask}
 
 
-def origin(model, given):
+def reference(model, given):
     with torch.no_grad():
         return model(**{name: torch.tensor(value) for name, value in given.items()}, output_hidden_states=True)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_hidden_states_and_logits_equal_the_origin(name: str, tmp_path: Path) -> None:
+def test_hidden_states_and_logits_equal_transformers(name: str, tmp_path: Path) -> None:
     model = made(name)
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs()
-    want, got = origin(model, given), source(given)
+    want, got = reference(model, given), source(given)
     seen = given["attention_mask"].astype(bool)
     near(name)(np.asarray(got["hidden"])[seen], want.hidden_states[-1][seen], what="hidden")
     near(name)(np.asarray(got["logits"])[seen], want.logits[seen])
@@ -156,7 +156,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ("gemma 3", {"rope_scaling": YARN, "rope_theta": 700.0}),
     ],
 )
-def test_of_two_descriptions_of_the_rotary_positions_the_origin_follows_the_other(
+def test_two_descriptions_of_the_rotary_positions_are_resolved_as_in_transformers(
     name: str, changes: dict, tmp_path: Path
 ) -> None:
     model = made(name)
@@ -168,16 +168,16 @@ def test_of_two_descriptions_of_the_rotary_positions_the_origin_follows_the_othe
     theirs = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
     given = inputs()
     seen = given["attention_mask"].astype(bool)
-    near(name)(np.asarray(tl.load(tmp_path)(given)["logits"])[seen], origin(theirs, given).logits[seen])
+    near(name)(np.asarray(tl.load(tmp_path)(given)["logits"])[seen], reference(theirs, given).logits[seen])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gemma 3"])
-def test_a_classifier_of_the_origin_sees_the_same_token(name: str, tmp_path: Path) -> None:
+def test_a_classifier_of_transformers_sees_the_same_token(name: str, tmp_path: Path) -> None:
     labels = {"id2label": {0: "bad", 1: "fair", 2: "good"}, "label2id": {"bad": 0, "fair": 1, "good": 2}}
     model = made(name, "classifier", **labels)
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs()
-    near(name)(source(given)["logits"], origin(model, given).logits)
+    near(name)(source(given)["logits"], reference(model, given).logits)
     assert source.labels == ("bad", "fair", "good") and found(source.head).pooling == "last"
 
 
@@ -192,9 +192,7 @@ def test_a_classifier_of_the_origin_sees_the_same_token(name: str, tmp_path: Pat
         ("gpt2", "DoubleHeadsModel"),
     ],
 )
-def test_the_origins_head_of_another_task_does_not_keep_its_decoder_unread(
-    name: str, task: str, tmp_path: Path
-) -> None:
+def test_the_decoder_of_a_transformers_model_for_another_task_is_read(name: str, task: str, tmp_path: Path) -> None:
     body, family = made(name, "body"), MODELS[name][0]
     model = getattr(transformers, f"{family}{task}")(body.config)
     getattr(model, "transformer" if hasattr(model, "transformer") else "model").load_state_dict(body.state_dict())
@@ -202,7 +200,7 @@ def test_the_origins_head_of_another_task_does_not_keep_its_decoder_unread(
     source, given = tl.load(tmp_path), inputs()
     assert source.unused and all("another task" in why for _, why in source.unused)
     seen = given["attention_mask"].astype(bool)
-    want = origin(body, given).last_hidden_state[seen]
+    want = reference(body, given).last_hidden_state[seen]
     near(name)(np.asarray(source(given)["hidden"])[seen], want, what="hidden")
 
 
@@ -215,7 +213,7 @@ def test_a_bare_decoder_in_shards_loads_alike_and_gets_no_head(name: str, tmp_pa
     given["position_ids"] = np.random.default_rng(1).permuted(np.tile(np.arange(21), (4, 1)), axis=1)
     if name == "gemma 2":  # whose windows count tokens there and positions here
         given["position_ids"] = np.tile(np.arange(3, 24), (4, 1))
-    got, want = source(given), origin(model, given).last_hidden_state
+    got, want = source(given), reference(model, given).last_hidden_state
     seen = given["attention_mask"].astype(bool)
     near(name, floor=0.0)(np.asarray(got["hidden"])[seen], want[seen], what="hidden")
     assert ("logits" in got) == (name == "gemma 2")  # its config says that the table is the head
@@ -238,7 +236,7 @@ def test_a_head_in_the_file_that_differs_is_not_taken_for_a_tied_one(tmp_path: P
     save_file({**tensors, "lm_head.weight": table[::-1].copy()}, file)
     source, other = tl.load(tmp_path), transformers.LlamaForCausalLM.from_pretrained(tmp_path)
     seen = given["attention_mask"].astype(bool)
-    want = origin(other, given).logits[seen]
+    want = reference(other, given).logits[seen]
     near("llama, tied, twelve layers", floor=0.0)(np.asarray(source(given)["logits"])[seen], want)
     assert not language_model_of(source).tied
 
@@ -249,23 +247,23 @@ WRITTEN = ["gpt2, twelve layers", "gpt2, untied", "llama, biases, one group", "l
 
 @pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("kind", ["lm", "classifier"])
-def test_what_is_written_here_is_the_same_model_to_the_origin(name: str, kind: str, tmp_path: Path) -> None:
+def test_what_is_written_here_is_the_same_model_to_transformers(name: str, kind: str, tmp_path: Path) -> None:
     """Weights that came without a config.json, so that config, keys and prefixes are all written from here."""
     model = made(name, kind, num_labels=3)
-    model.save_pretrained(tmp_path / "origin")
-    source = tl.load(tmp_path / "origin")
+    model.save_pretrained(tmp_path / "reference")
+    source = tl.load(tmp_path / "reference")
     save(replace(source, raw=None), tmp_path / "out")
     auto = transformers.AutoModelForCausalLM if kind == "lm" else transformers.AutoModelForSequenceClassification
     config = transformers.AutoConfig.from_pretrained(tmp_path / "out", attn_implementation="eager", pad_token_id=0)
     other, report = auto.from_pretrained(tmp_path / "out", config=config, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and type(other) is type(model)
     given = inputs()
-    want, got = origin(model, given).logits, origin(other.eval(), given).logits
-    near(name)(got, want, way="written", share=1e-6, floor=0.0)
+    want, got = reference(model, given).logits, reference(other.eval(), given).logits
+    near(name)(got, want, way="written", tolerance=1e-6, floor=0.0)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "gemma 2, tight caps"])
-def test_gradients_of_the_logits_equal_the_origins(name: str, tmp_path: Path) -> None:
+def test_gradients_of_the_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -287,13 +285,13 @@ def test_gradients_of_the_logits_equal_the_origins(name: str, tmp_path: Path) ->
         got = np.asarray(grads[path])
         if path == "embed/word/embedding":
             want, got = want[1:], got[1:]  # torch's padding_idx keeps row 0 from training
-        near(name)(got, want, what="gradients", share=1e-4, floor=1e-3, where=path)
+        near(name)(got, want, what="gradients", tolerance=1e-4, floor=1e-3, where=path)
 
 
 @pytest.mark.parametrize(
     "name", ["gpt2", "llama, tied, twelve layers", "qwen2, windows", "gemma 3", "gemma 2, tight caps"]
 )
-def test_a_greedy_text_equals_the_origins(name: str, tmp_path: Path) -> None:
+def test_a_greedy_text_equals_that_of_transformers(name: str, tmp_path: Path) -> None:
     model = made(name)
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
     model.save_pretrained(tmp_path)
@@ -320,7 +318,7 @@ GGUF = {
 
 
 @pytest.mark.parametrize("name", GGUF)
-def test_a_gguf_file_is_the_same_model_to_the_origin(name: str, tmp_path: Path) -> None:
+def test_a_gguf_file_is_the_same_model_to_transformers(name: str, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
     kind, family, given = GGUF[name]
     config = getattr(transformers, f"{family}Config")(**given)
@@ -352,18 +350,18 @@ def test_a_gguf_file_is_the_same_model_to_the_origin(name: str, tmp_path: Path) 
     model = getattr(transformers, f"{family}ForCausalLM").from_pretrained(tmp_path, gguf_file="x.gguf").eval()
     given = inputs()
     seen = given["attention_mask"].astype(bool)
-    want = origin(model, given)
+    want = reference(model, given)
     got = tl.load(tmp_path / "x.gguf")(given)
     gguf_near = partial(compare, family=family, form="GGUF", floor=0.0)
     gguf_near(np.asarray(got["hidden"])[seen], want.hidden_states[-1][seen], what="hidden")
     gguf_near(np.asarray(got["logits"])[seen], want.logits[seen])
     tl.save(tl.load(tmp_path / "x.gguf"), tmp_path / "ours", format="hf")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
-    gguf_near(origin(again, given).logits[seen], np.asarray(got["logits"])[seen], way="written")
+    gguf_near(reference(again, given).logits[seen], np.asarray(got["logits"])[seen], way="written")
 
 
 @pytest.mark.network
-def test_smollm2_reads_and_writes_text_as_the_origin_does() -> None:
+def test_smollm2_reads_and_writes_text_as_transformers_does() -> None:
     pytest.importorskip("gguf", reason="parity tests need the extra 'parity'")
     source = tl.load("smollm2-135m")
     file = Path(source.provenance["path"])
@@ -381,8 +379,8 @@ def test_smollm2_reads_and_writes_text_as_the_origin_does() -> None:
         "it was the epoch of belief, it was the epoch of incredulity, it was the season of Light."
     )
     ids = np.array([as_text(source.transform)(prose).ids])
-    theirs, ours = origin(model, {"input_ids": ids}), source({"input_ids": ids})
-    names = {"family": "SmolLM2 (published weights)", "form": "GGUF", "share": 1e-4, "floor": 0.0}
+    theirs, ours = reference(model, {"input_ids": ids}), source({"input_ids": ids})
+    names = {"family": "SmolLM2 (published weights)", "form": "GGUF", "tolerance": 1e-4, "floor": 0.0}
     compare(ours["hidden"], theirs.hidden_states[-1], what="hidden", **names)
     want, got = theirs.logits.numpy(), np.asarray(ours["logits"])
     compare(got, want, **names)

@@ -55,7 +55,7 @@ def test_logits_equal_an_independent_evaluation_at_odd_sizes(shape: tuple[int, i
     pixels = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
     with torch.no_grad():
         features, want = independent(weights, pixels)
-    names = {"family": "EfficientNet-Lite (published weights)", "form": "torch file", "share": 1e-4, "floor": 0.0}
+    names = {"family": "EfficientNet-Lite (published weights)", "form": "torch file", "tolerance": 1e-4, "floor": 0.0}
     got = source({"pixel_values": pixels})
     compare(got["hidden"].transpose(0, 3, 1, 2), features, what="hidden", **names)
     compare(got["logits"], want, **names)

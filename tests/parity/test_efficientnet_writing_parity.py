@@ -25,7 +25,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_timm_answers_the_same_from_a_bare_file_that_is_written_for_it(name: str, tmp_path: Path) -> None:
+def test_timm_has_the_same_outputs_from_a_bare_file_written_for_it(name: str, tmp_path: Path) -> None:
     timm = import_timm()
     made = moved(timm.create_model(name, num_classes=3))
     torch.save(made.state_dict(), tmp_path / "weights.pth")
@@ -37,8 +37,10 @@ def test_timm_answers_the_same_from_a_bare_file_that_is_written_for_it(name: str
     with torch.no_grad():
         want, got = made(channels_first(given)), again(channels_first(given))
     family = "EfficientNet-Lite" if "lite" in name else "EfficientNet"
-    compare(got, want, family=family, form="timm", way="written", share=1e-6)
-    compare(tl.load(tmp_path / "out")({"pixel_values": given})["logits"], want, family=family, form="timm", share=1e-4)
+    compare(got, want, family=family, form="timm", way="written", tolerance=1e-6)
+    compare(
+        tl.load(tmp_path / "out")({"pixel_values": given})["logits"], want, family=family, form="timm", tolerance=1e-4
+    )
     settings = timm.data.resolve_model_data_config(again)
     transform = source.transform
     assert tuple(settings["input_size"]) == (3, as_image(transform).size, as_image(transform).size)
@@ -49,7 +51,7 @@ def test_timm_answers_the_same_from_a_bare_file_that_is_written_for_it(name: str
     np.testing.assert_allclose(settings["mean"], as_image(transform).mean)
 
 
-def test_an_efficientnet_that_timm_has_not_is_not_written_for_it(tmp_path: Path) -> None:
+def test_an_efficientnet_that_timm_lacks_is_not_written_for_it(tmp_path: Path) -> None:
     timm = import_timm()
     torch.save(timm.create_model("efficientnet_b0", num_classes=3).state_dict(), tmp_path / "weights.pth")
     source = tl.load(tmp_path / "weights.pth", config=replace(SIZES["efficientnet_b0"], eps=1e-4))
@@ -59,7 +61,7 @@ def test_an_efficientnet_that_timm_has_not_is_not_written_for_it(tmp_path: Path)
 
 
 @pytest.mark.network
-def test_published_weights_answer_the_same_in_timm(tmp_path: Path) -> None:
+def test_published_weights_have_the_same_outputs_in_timm(tmp_path: Path) -> None:
     timm = import_timm()
     source = tl.load("efficientnet-lite0")
     tl.save(source, tmp_path / "out", format="timm")
@@ -69,4 +71,4 @@ def test_published_weights_answer_the_same_in_timm(tmp_path: Path) -> None:
         got = again(channels_first(given))
     family = "EfficientNet-Lite (published weights)"
     want = source({"pixel_values": given})["logits"]
-    compare(got, want, family=family, form="timm", way="written", share=1e-5)
+    compare(got, want, family=family, form="timm", way="written", tolerance=1e-5)

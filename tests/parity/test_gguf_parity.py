@@ -15,7 +15,7 @@ BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K"
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_random_blocks_dequantize_as_at_the_origin(kind: str, tmp_path: Path) -> None:
+def test_random_blocks_dequantize_as_in_the_gguf_package(kind: str, tmp_path: Path) -> None:
     number = getattr(gguf.GGMLQuantizationType, kind)
     values, size = gguf.GGML_QUANT_SIZES[number]
     rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_metadata_and_plain_tensors_come_back_as_they_were_written(tmp_path: Pat
         np.testing.assert_array_equal(got, tensor)
 
 
-def test_what_the_origin_quantised_reads_as_it_dequantises_it(tmp_path: Path) -> None:
+def test_what_the_gguf_package_quantized_is_dequantized_as_it_does(tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(size=(40, 512)).astype(np.float32)
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):

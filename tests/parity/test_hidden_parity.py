@@ -1,7 +1,7 @@
-"""``hidden`` and ``pooled`` of every kind of file that is read, against what the origin's base model returns for it.
+"""``hidden`` and ``pooled`` of every kind of file that is read, against the outputs of the reference's base model.
 
 A row for each ``model_type`` and for each family of timm's: a family that is added needs its rows here. ``pooled`` is the
-origin's own where it has one; where it has none, what its classifier pools, made of the origin's hidden states, or nothing.
+reference's own where it has one, else what its classifier pools, computed from the reference's hidden states, or nothing.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ transformers = pytest.importorskip("transformers", reason="parity tests need the
 
 
 def own(out: Any, mask: np.ndarray) -> Any:
-    """The origin's ``pooler_output``."""
+    """The reference's ``pooler_output``."""
     return out.pooler_output
 
 
 def last(out: Any, mask: np.ndarray) -> Any:
-    """The last token that is no padding."""
+    """The last token that is not padding."""
     places = torch.tensor(np.where(mask, np.arange(mask.shape[1]), -1).argmax(1))
     return out.last_hidden_state[torch.arange(len(mask)), places]
 
 
 def mean(out: Any, mask: np.ndarray) -> Any:
-    """Of the tokens that are no padding."""
+    """The mean over tokens that are not padding."""
     weights = torch.tensor(mask[..., None], dtype=torch.float32)
     return (out.last_hidden_state * weights).sum(1) / weights.sum(1)
 
@@ -52,7 +52,7 @@ class Row:
     sizes: dict[str, Any]
     pooled: Callable[[Any, np.ndarray], Any] | None
     name: str = "pooled"
-    """What this library calls the origin's pooled vector."""
+    """This library's name for the reference's pooled vector."""
 
 
 TOKENS = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -112,7 +112,7 @@ class Timm:
 
     architecture: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    share: float = 5e-5
+    tolerance: float = 5e-5
 
 
 SMALL = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -126,13 +126,13 @@ TIMM = {
     "SigLIP": Timm("vit_base_patch16_siglip_224", SMALL),
     "SigLIP, mean": Timm("vit_base_patch16_siglip_gap_224", SMALL),
     "Swin": Timm("swin_tiny_patch4_window7_224", {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4)}),
-    "ResNet": Timm("resnet18", share=2e-4),
-    "BiT": Timm("resnetv2_50x1_bit", share=2e-4),
+    "ResNet": Timm("resnet18", tolerance=2e-4),
+    "BiT": Timm("resnetv2_50x1_bit", tolerance=2e-4),
     "ConvNeXt": Timm("convnext_atto"),
     "ConvNeXt V2": Timm("convnextv2_atto"),
     "MobileNetV2": Timm("mobilenetv2_035"),
-    "EfficientNet": Timm("efficientnet_b0", share=1e-4),
-    "EfficientNet-Lite": Timm("tf_efficientnet_lite0", share=2e-4),
+    "EfficientNet": Timm("efficientnet_b0", tolerance=1e-4),
+    "EfficientNet-Lite": Timm("tf_efficientnet_lite0", tolerance=2e-4),
 }
 
 
@@ -151,7 +151,7 @@ def given(source: tl.Source, sizes: dict[str, Any]) -> tuple[dict[str, np.ndarra
         length = min(12, sizes.get("max_position_embeddings", 12))
         mask = np.ones((3, length), np.int64)
         mask[1, 8:] = 0
-        # Where the first token is read it is no padding.
+        # Where the first token is read, it is not padding.
         ids = rng.integers(5, 58, (3, length))
         if source.family == "clip_text":
             ids[[0, 1, 2], [length - 1, 7, 4]] = 59
@@ -168,7 +168,7 @@ def side(sizes: dict[str, Any]) -> int:
     return sizes.get("image_size", sizes.get("img_size", 64))
 
 
-def as_origin(hidden: Any, want: Any) -> Any:
+def channels_of(hidden: Any, want: Any) -> Any:
     """Feature maps have channels last here; transformers and most of timm have them first, Swin of transformers rows of pixels."""
     hidden = np.asarray(hidden)
     if hidden.ndim == 4 and want.ndim == 3:
@@ -188,7 +188,7 @@ def made(config: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_hidden_and_pooled_are_what_transformers_returns(kind: str, tmp_path: Path) -> None:
+def test_hidden_and_pooled_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
     row = ROWS[kind]
     config = transformers.AutoConfig.for_model(kind, **row.sizes)
     config._attn_implementation = "eager"
@@ -204,15 +204,17 @@ def test_hidden_and_pooled_are_what_transformers_returns(kind: str, tmp_path: Pa
     with torch.no_grad():
         want = (model.get_encoder() if kind in ("t5", "mt5", "whisper") else model)(**asked)
     got = source(inputs)
-    hidden, theirs = as_origin(got["hidden"], want.last_hidden_state), want.last_hidden_state.numpy()
+    hidden, theirs = channels_of(got["hidden"], want.last_hidden_state), want.last_hidden_state.numpy()
     if source.modality == "text":
         hidden, theirs = hidden[mask.astype(bool)], theirs[mask.astype(bool)]
-    compare(hidden, theirs, family=_FAMILY[kind], form="transformers", what="hidden", share=5e-5)
+    compare(hidden, theirs, family=_FAMILY[kind], form="transformers", what="hidden", tolerance=5e-5)
     if row.pooled is None:
         assert "pooled" not in got and "pooler_output" not in want
         return
     pooled = row.pooled(want, mask)
-    compare(got[row.name], pooled.reshape(3, -1), family=_FAMILY[kind], form="transformers", what="pooled", share=5e-5)
+    compare(
+        got[row.name], pooled.reshape(3, -1), family=_FAMILY[kind], form="transformers", what="pooled", tolerance=5e-5
+    )
 
 
 _FAMILY = {
@@ -228,7 +230,7 @@ _FAMILY = {
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_hidden_of_a_tower_next_to_another_is_what_transformers_returns(kind: str, tmp_path: Path) -> None:
+def test_hidden_of_a_tower_next_to_another_equals_that_of_transformers(kind: str, tmp_path: Path) -> None:
     model = randomised(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **PAIRS[kind])))
     model.save_pretrained(tmp_path)
     rng = np.random.default_rng(0)
@@ -278,7 +280,7 @@ def timm():
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_hidden_and_pooled_are_what_timm_returns(name: str, timm, tmp_path: Path) -> None:
+def test_hidden_and_pooled_equal_those_of_timm(name: str, timm, tmp_path: Path) -> None:
     row = TIMM[name]
     model = timm.create_model(row.architecture, num_classes=3, **row.arguments)
     normalises = any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
@@ -290,12 +292,12 @@ def test_hidden_and_pooled_are_what_timm_returns(name: str, timm, tmp_path: Path
         features = model.forward_features(channels_first(inputs["pixel_values"]))
         pooled = model.forward_head(features, pre_logits=True)
     got = source(inputs)
-    compare(as_origin(got["hidden"], features), features, family=name.split(",")[0], form="timm", what="hidden",
-            share=row.share)  # fmt: skip
-    compare(got["pooled"], pooled, family=name.split(",")[0], form="timm", what="pooled", share=row.share)
+    compare(channels_of(got["hidden"], features), features, family=name.split(",")[0], form="timm", what="hidden",
+            tolerance=row.tolerance)  # fmt: skip
+    compare(got["pooled"], pooled, family=name.split(",")[0], form="timm", what="pooled", tolerance=row.tolerance)
 
 
-def test_hidden_of_open_clips_tower_is_what_it_returns(tmp_path: Path) -> None:
+def test_hidden_of_open_clips_tower_equals_its_own(tmp_path: Path) -> None:
     import sys
 
     from safetensors.numpy import save_file

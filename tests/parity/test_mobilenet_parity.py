@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
 
-near = partial(compare, family="MobileNetV2", share=5e-5, floor=0.0)
+near = partial(compare, family="MobileNetV2", tolerance=5e-5, floor=0.0)
 
 
 @pytest.fixture(scope="session")

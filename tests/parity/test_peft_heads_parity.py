@@ -11,7 +11,7 @@ import pytest
 from support.comparison import compare
 from test_bert_parity import randomised
 from test_peft_parity import adapters_of
-from test_round_trip_parity import DECODER, ORIGINS
+from test_round_trip_parity import DECODER, REFERENCES
 
 import transferlab as tl
 from transferlab import trees
@@ -34,7 +34,7 @@ DECODERS = ("GPT-2", "Llama", "Qwen2", "Gemma 3")
 
 def batch(family: str) -> dict[str, np.ndarray]:
     """Three texts of unequal length, padded on the right."""
-    pad = ORIGINS[family][1].get("pad_token_id", 0)
+    pad = REFERENCES[family][1].get("pad_token_id", 0)
     ids = np.random.default_rng(0).integers(4, 50, (3, 11))
     mask = np.ones_like(ids)
     for row, length in enumerate((11, 4, 7)):
@@ -43,8 +43,8 @@ def batch(family: str) -> dict[str, np.ndarray]:
 
 
 def base(family: str, directory: Path, kind: str = "") -> Any:
-    """The origin's model of this family under another head, with random weights, saved."""
-    name, sizes = ORIGINS[family]
+    """Save transformers' model of this family with another head and random weights."""
+    name, sizes = REFERENCES[family]
     config = getattr(transformers, name).config_class(**{"pad_token_id": 0, **sizes})
     torch.manual_seed(0)
     model = randomised(getattr(transformers, name.replace("ForSequenceClassification", kind) if kind else name)(config))
@@ -64,7 +64,7 @@ def logits(model: Any, given: dict[str, np.ndarray]) -> Any:
 @pytest.mark.parametrize("family", SEQUENCE)
 def test_a_label_adapter_of_peft_is_read(family: str, tmp_path: Path) -> None:
     base(family, tmp_path / "base", "" if family in DECODERS else "Model")
-    # All that the origin's class draws is saved: by PEFT's own modules_to_save, and where that leaves a layer out by name.
+    # All layers that transformers' class initializes are saved: by PEFT's own modules_to_save, or by name where it misses one.
     saved = ["head"] if family == "ModernBERT" else None
     torch.manual_seed(1)
     model = classifier(family, tmp_path / "base")
@@ -78,7 +78,7 @@ def test_a_label_adapter_of_peft_is_read(family: str, tmp_path: Path) -> None:
     ours = tl.load_adapter(tmp_path / "adapter", source)
     assert isinstance(ours.source.head, ClassifierConfig) and len(ours.source.labels) == 3
     compare(ours(given)["logits"], want, family=family, form="PEFT")
-    compare(ours.merged()(given)["logits"], want, family=family, form="PEFT", share=1e-4)
+    compare(ours.merged()(given)["logits"], want, family=family, form="PEFT", tolerance=1e-4)
     # And back.
     ours.save_adapter(tmp_path / "back")
     torch.manual_seed(2)
@@ -87,7 +87,7 @@ def test_a_label_adapter_of_peft_is_read(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", SEQUENCE)
-def test_a_label_adapter_of_ours_answers_the_same_in_peft_and_here(family: str, tmp_path: Path) -> None:
+def test_a_label_adapter_of_ours_has_the_same_logits_in_peft_and_here(family: str, tmp_path: Path) -> None:
     kind = "Model" if family not in DECODERS else ""
     base(family, tmp_path / "base", kind)
     source, rng, given = tl.load(tmp_path / "base"), np.random.default_rng(0), batch(family)
@@ -121,7 +121,7 @@ TYING = [(tied, saved, kept) for tied in (True, False) for saved in (["embed_tok
 
 
 @pytest.mark.parametrize(("tied", "saved", "kept"), TYING)
-def test_a_trained_table_or_head_of_a_language_model_is_peft_s(
+def test_a_trained_table_or_head_of_a_language_model_is_the_same_in_peft(
     tied: bool, saved: list[str], kept: bool, tmp_path: Path
 ) -> None:
     config = transformers.LlamaConfig(**DECODER, tie_word_embeddings=tied)
@@ -139,8 +139,8 @@ def test_a_trained_table_or_head_of_a_language_model_is_peft_s(
     out = tl.save(ours.merged(), tmp_path / "out")
     again, said = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    compare(logits(again, given), want, family="Llama", form="transformers", way="written", share=1e-4)
-    compare(tl.load(out)(given)["logits"], want, family="Llama", form="transformers", share=1e-4)
+    compare(logits(again, given), want, family="Llama", form="transformers", way="written", tolerance=1e-4)
+    compare(tl.load(out)(given)["logits"], want, family="Llama", form="transformers", tolerance=1e-4)
     # And as an adapter.
     ours.save_adapter(tmp_path / "back")
     theirs = peft.PeftModel.from_pretrained(

@@ -1,4 +1,4 @@
-"""LoRA adapters against PEFT: those that it wrote answer the same here, and those written here the same there."""
+"""LoRA adapters against PEFT: those that it wrote have the same outputs here, and those written here the same there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.comparison import compare
-from test_bert_parity import SIZES, inputs, origin, randomised
+from test_bert_parity import SIZES, inputs, randomised, reference
 
 import transferlab as tl
 from transferlab.methods.adapted import Adapted
@@ -51,14 +51,14 @@ def adapters_of(model, **settings):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_an_adapter_of_peft_on_a_bert_classifier_answers_the_same(name: str, tmp_path: Path) -> None:
+def test_an_adapter_of_peft_on_a_bert_classifier_has_the_same_logits(name: str, tmp_path: Path) -> None:
     config = transformers.BertConfig(**BERT, num_labels=3)
     model = randomised(transformers.BertForSequenceClassification(config))
     model.save_pretrained(tmp_path / "base")
     adapted = adapters_of(model, task_type="SEQ_CLS", **SETTINGS[name])
     adapted.save_pretrained(tmp_path / "adapter")
     given = inputs(config)
-    want = origin(adapted, given).logits
+    want = reference(adapted, given).logits
     ours = tl.load_adapter(tmp_path / "adapter", tl.load(tmp_path / "base"))
     got = np.asarray(ours(given)["logits"])
     near(got, want, family="BERT")
@@ -66,7 +66,7 @@ def test_an_adapter_of_peft_on_a_bert_classifier_answers_the_same(name: str, tmp
     near(ours.merged()(given)["logits"], want, family="BERT")
 
 
-def test_an_adapter_that_is_written_here_answers_the_same_in_peft(tmp_path: Path) -> None:
+def test_an_adapter_that_is_written_here_has_the_same_outputs_in_peft(tmp_path: Path) -> None:
     config = transformers.BertConfig(**BERT)
     randomised(transformers.BertModel(config)).save_pretrained(tmp_path / "base")
     source, given, rng = tl.load(tmp_path / "base"), inputs(config), np.random.default_rng(0)
@@ -83,23 +83,23 @@ def test_an_adapter_that_is_written_here_answers_the_same_in_peft(tmp_path: Path
     adapted.save_adapter(tmp_path / "adapter")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    want = origin(theirs, given).logits
-    near(want, adapted(given)["logits"], family="BERT", way="written", share=1e-5)
+    want = reference(theirs, given).logits
+    near(want, adapted(given)["logits"], family="BERT", way="written", tolerance=1e-5)
     again = tl.load_adapter(tmp_path / "adapter", source)
-    near(again(given)["logits"], want, family="BERT", share=1e-5)
+    near(again(given)["logits"], want, family="BERT", tolerance=1e-5)
     # Without the head it goes on the bare encoder.
     adapted.save_adapter(tmp_path / "bare", head=False)
     theirs = peft.PeftModel.from_pretrained(
         transformers.AutoModel.from_pretrained(tmp_path / "base"), tmp_path / "bare"
     )
-    want = origin(theirs.eval(), given).last_hidden_state
+    want = reference(theirs.eval(), given).last_hidden_state
     seen = given["attention_mask"].astype(bool)
     near(want[seen], np.asarray(adapted(given)["hidden"])[seen], family="BERT", way="written", what="hidden")
     assert tl.load_adapter(tmp_path / "bare").source.head is None
 
 
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2"])
-def test_adapters_of_a_vit_answer_the_same_in_both_directions(kind: str, tmp_path: Path) -> None:
+def test_adapters_of_a_vit_have_the_same_outputs_in_both_directions(kind: str, tmp_path: Path) -> None:
     config = getattr(transformers, f"{kind}Config")(**VIT, num_labels=2)
     model = randomised(getattr(transformers, f"{kind}ForImageClassification")(config))
     model.save_pretrained(tmp_path / "base")
@@ -116,10 +116,10 @@ def test_adapters_of_a_vit_answer_the_same_in_both_directions(kind: str, tmp_pat
     base = type(model).from_pretrained(tmp_path / "base")
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "back").eval()
     with torch.no_grad():
-        near(theirs(pixel_values=seen).logits, want, family=family, way="written", share=1e-6)
+        near(theirs(pixel_values=seen).logits, want, family=family, way="written", tolerance=1e-6)
 
 
-def test_an_adapter_of_timms_fused_qkv_answers_the_same(tmp_path: Path) -> None:
+def test_an_adapter_of_timms_fused_qkv_has_the_same_outputs(tmp_path: Path) -> None:
     from support.optional_imports import import_timm
 
     timm = import_timm()
@@ -141,7 +141,7 @@ def test_an_adapter_of_timms_fused_qkv_answers_the_same(tmp_path: Path) -> None:
         ours.save_adapter(tmp_path / "back")
 
 
-def test_dora_that_is_written_here_answers_the_same_in_peft(tmp_path: Path) -> None:
+def test_dora_that_is_written_here_has_the_same_outputs_in_peft(tmp_path: Path) -> None:
     """On GPT-2, whose kernels lie transposed in its files."""
     config = transformers.GPT2Config(n_embd=24, n_layer=2, n_head=3, vocab_size=50, n_positions=32, pad_token_id=0)
     model = randomised(transformers.GPT2LMHeadModel(config))

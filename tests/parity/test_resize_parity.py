@@ -41,7 +41,7 @@ def test_patches_equal_timms_pseudo_inverse(timm, interpolation: str, old: int, 
     want = hwio(resample_patch_embed(oihw(kernel), [new, new], interpolation=interpolation, antialias=True))
     got = resized_patches(kernel, new, f"{interpolation} antialias")
     # timm inverts in float32.
-    compare(got, want, family="Resized patches", form="timm", what="input", share=2e-4, floor=0.0)
+    compare(got, want, family="Resized patches", form="timm", what="input", tolerance=2e-4, floor=0.0)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7, 13])
@@ -52,10 +52,10 @@ def test_channels_equal_timms_adapted_convolution(timm, channels: int) -> None:
     resize = kernel_resize(kernel.shape, None, channels)
     assert resize is not None
     want = hwio(adapt_input_conv(channels, oihw(kernel)))
-    compare(resize.apply(kernel), want, family="Resized channels", form="timm", what="input", share=2e-7)
+    compare(resize.apply(kernel), want, family="Resized channels", form="timm", what="input", tolerance=2e-7)
 
 
-def test_added_tokens_lie_where_transformers_puts_them(tmp_path: Path) -> None:
+def test_added_tokens_are_where_transformers_puts_them(tmp_path: Path) -> None:
     source = tl.load(write_bert(tmp_path, vocab_size=18))
     model = randomised(transformers.BertModel.from_pretrained(tmp_path))
     table = model.embeddings.word_embeddings.weight.detach().numpy().copy()
@@ -66,4 +66,4 @@ def test_added_tokens_lie_where_transformers_puts_them(tmp_path: Path) -> None:
     )
     got = resized_table(table, tokens, "normal")
     np.testing.assert_array_equal(got[:18], want[:18])
-    compare(got[18:], want[18:], family="Added tokens", form="transformers", what="input", share=1e-4)
+    compare(got[18:], want[18:], family="Added tokens", form="transformers", what="input", tolerance=1e-4)

@@ -1,4 +1,4 @@
-"""ResNet against the origins: transformers' and timm's own models (torchvision's have timm's keys and numbers)."""
+"""ResNet against transformers' and timm's own models (torchvision's have timm's keys and numbers)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transferlab.pretrained.names import to_file
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
-ORIGINS = {
+REFERENCES = {
     "bottlenecks, fourteen blocks": {"embedding_size": 6, "hidden_sizes": [8, 12, 16, 20], "depths": [2, 2, 8, 2]},
     "basic, identity in the first stage": {
         "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [2, 1], "layer_type": "basic",
@@ -47,11 +47,11 @@ def channels_first(x: np.ndarray):
     return torch.tensor(x).permute(0, 3, 1, 2)
 
 
-near = partial(compare, family="ResNet", form="transformers", share=5e-5, floor=0.0)
+near = partial(compare, family="ResNet", form="transformers", tolerance=5e-5, floor=0.0)
 
 
 def moved(made):
-    """Random weights, and the batch statistics that they give: with others, rounding grows from layer to layer."""
+    """Random weights, and the batch statistics that they give: with any other, rounding grows from layer to layer."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for module in randomised(made).modules():
@@ -65,9 +65,9 @@ def moved(made):
     return made.eval()
 
 
-@pytest.mark.parametrize("name", ORIGINS)
+@pytest.mark.parametrize("name", REFERENCES)
 def test_feature_maps_and_logits_equal_transformers(name: str, tmp_path: Path) -> None:
-    config = transformers.ResNetConfig(**ORIGINS[name], id2label={0: "cat", 1: "dog", 2: "cow"})
+    config = transformers.ResNetConfig(**REFERENCES[name], id2label={0: "cat", 1: "dog", 2: "cow"})
     made = moved(transformers.ResNetForImageClassification(config))
     made.save_pretrained(tmp_path)
     source = tl.load(tmp_path)
@@ -94,7 +94,7 @@ def test_another_activation_acts_between_a_blocks_convolutions(act: str, kind: s
 
 
 def test_written_here_is_read_by_transformers(tmp_path: Path) -> None:
-    config = transformers.ResNetConfig(**ORIGINS["bottlenecks, fourteen blocks"])
+    config = transformers.ResNetConfig(**REFERENCES["bottlenecks, fourteen blocks"])
     moved(transformers.ResNetModel(config)).save_pretrained(tmp_path / "old")
     source, given = tl.load(tmp_path / "old"), pixels(64, 64)
     leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
@@ -118,7 +118,7 @@ def test_a_timm_directory_and_a_state_dict_equal_timms_logits(name: str, timm, t
     source, given = tl.load(tmp_path), pixels(*TIMM[name])
     got = source({"pixel_values": given})
     # Fifty layers: torch's own float32 is as far from its float64.
-    names = {"family": "Wide ResNet/ResNeXt" if "next" in name else "ResNet", "share": 1e-4}
+    names = {"family": "Wide ResNet/ResNeXt" if "next" in name else "ResNet", "tolerance": 1e-4}
     features = made.forward_features(channels_first(given))
     near(got["hidden"].transpose(0, 3, 1, 2), features, what="hidden", form="timm", **names)
     near(got["logits"], made(channels_first(given)), form="timm", **names)
@@ -171,7 +171,7 @@ def test_training_gradients_and_batch_statistics_equal_timms(timm, tmp_path: Pat
     for path, got in trees.flatten(grads).items():
         want = source.leaves[path].layout.to_tree(theirs[source.leaves[path].key].grad.numpy())
         # Statistics over two examples of 2 × 2 pixels: the normalisation amplifies rounding.
-        near(got, want, form="timm", what="gradients", share=1e-3, where=path)
+        near(got, want, form="timm", what="gradients", tolerance=1e-3, where=path)
     buffers = dict(made.named_buffers())
     for path, got in trees.flatten(after).items():
         if path.endswith("/mean"):

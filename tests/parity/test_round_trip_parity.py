@@ -1,4 +1,4 @@
-"""Every family there and back: what its origin wrote, changed here and saved, answers in the origin as it does here."""
+"""Every family there and back: a checkpoint of the reference, changed and saved here, gives the same outputs in the reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VISION = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "
 TOWERS = {"vision_config": {**VISION, "intermediate_size": 30},
           "text_config": {**ENCODER, "max_position_embeddings": 11, "eos_token_id": 49, "bos_token_id": 48}}  # fmt: skip
 STAGES = {"hidden_sizes": [8, 12], "depths": [2, 1]}
-ORIGINS: dict[str, tuple[str, dict[str, Any]]] = {
+REFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
     "BERT": ("BertForSequenceClassification", {**ENCODER, "pad_token_id": 0}),
     "RoBERTa": ("RobertaForSequenceClassification", ENCODER),
     "XLM-R": ("XLMRobertaForSequenceClassification", ENCODER),
@@ -98,15 +98,15 @@ def with_weights(model):
     return (moved if normalised else randomised)(model)
 
 
-def origin(family: str):
-    name, sizes = ORIGINS[family]
+def reference(family: str):
+    name, sizes = REFERENCES[family]
     torch.manual_seed(0)
     kind = getattr(transformers, name)
     return with_weights(kind(kind.config_class(**sizes)))
 
 
 def inputs(family: str) -> dict[str, np.ndarray]:
-    name, sizes = ORIGINS[family]
+    name, sizes = REFERENCES[family]
     rng = np.random.default_rng(0)
     if family == "Whisper encoder":
         return {"input_features": rng.normal(size=(2, 50, 80)).astype(np.float32)}
@@ -120,19 +120,19 @@ def inputs(family: str) -> dict[str, np.ndarray]:
 
 
 def answers(model, given: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The origin's outputs under the names that they have here, channels last."""
+    """The reference's outputs under our names, channels last."""
     with torch.no_grad():
         if "input_features" in given:
             features = torch.tensor(given["input_features"]).transpose(1, 2)
             return {"hidden": model.get_encoder()(features).last_hidden_state}
-        asked = {k: channels_first(v) if k == "pixel_values" else torch.tensor(v) for k, v in given.items()}
-        out = model(**asked)
+        tensors = {k: channels_first(v) if k == "pixel_values" else torch.tensor(v) for k, v in given.items()}
+        out = model(**tensors)
         if "image_embeds" in out:
             both = {"image_embedding": out.image_embeds, "text_embedding": out.text_embeds}
             return {**both, "logits": out.logits_per_image}
         if "encoder_last_hidden_state" in out:
             return {"encoded": out.encoder_last_hidden_state, "logits": out.logits}
-        hidden = model.base_model(**asked).last_hidden_state
+        hidden = model.base_model(**tensors).last_hidden_state
     return {"hidden": hidden.permute(0, 2, 3, 1) if hidden.ndim == 4 else hidden, "logits": out.logits}
 
 
@@ -144,26 +144,26 @@ def changed(source):
 
 
 def same(there: dict[str, Any], here: dict[str, Any], before: dict[str, Any], **given) -> None:
-    """What the origin answers, from the file that was saved, is what is answered here, and not what it did before."""
+    """The reference's outputs from the saved file equal ours, and differ from those before the change."""
     for name, want in there.items():
         assert (want - before[name]).abs().max() > 1e-4, f"{name} is of the weights that were read"
         compare(want, np.asarray(here[name]).reshape(want.shape), way="written", what=what_of(name), **given)
 
 
-@pytest.mark.parametrize("family", ORIGINS)
-def test_what_is_changed_and_saved_answers_the_same_in_transformers(family: str, tmp_path: Path) -> None:
-    model, given = origin(family), inputs(family)
+@pytest.mark.parametrize("family", REFERENCES)
+def test_a_changed_and_saved_model_has_the_same_outputs_in_transformers(family: str, tmp_path: Path) -> None:
+    model, given = reference(family), inputs(family)
     model.save_pretrained(tmp_path / "theirs")
     source = changed(tl.load(tmp_path / "theirs"))
     tl.save(source, tmp_path / "ours")
     again, said = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     there = answers(again.eval(), given)
-    same(there, source(given), answers(model, given), family=family, form="transformers", share=5e-5, floor=0.0)
+    same(there, source(given), answers(model, given), family=family, form="transformers", tolerance=5e-5, floor=0.0)
 
 
 @pytest.mark.parametrize("family", TIMM)
-def test_what_is_changed_and_saved_answers_the_same_in_timm(family: str, tmp_path: Path) -> None:
+def test_a_changed_and_saved_model_has_the_same_outputs_in_timm(family: str, tmp_path: Path) -> None:
     timm = import_timm()
     architecture, sizes = TIMM[family]
     torch.manual_seed(0)
@@ -182,12 +182,12 @@ def test_what_is_changed_and_saved_answers_the_same_in_timm(family: str, tmp_pat
             return {"hidden": last, "logits": model(channels_first(given))}
 
     here = source({"pixel_values": given})
-    same(of(again), here, of(model), family=family, form="timm", share=1e-4, floor=0.0)
+    same(of(again), here, of(model), family=family, form="timm", tolerance=1e-4, floor=0.0)
 
 
 @pytest.mark.parametrize("family", ["ModernBERT", "Gemma 3", "T5", "DINOv2", "ResNet", "SigLIP"])
 def test_outputs_do_not_change_on_the_way_through_orbax(family: str, tmp_path: Path) -> None:
-    model, given = origin(family), inputs(family)
+    model, given = reference(family), inputs(family)
     model.save_pretrained(tmp_path / "theirs")
     source = tl.load(tmp_path / "theirs")
     kept = tl.load(tl.save(source, tmp_path / "kept", format="orbax"))
@@ -201,18 +201,18 @@ def test_outputs_do_not_change_on_the_way_through_orbax(family: str, tmp_path: P
 
 
 @pytest.mark.parametrize("family", ["BERT", "Llama", "T5", "ViT", "ConvNeXt"])
-def test_bfloat16_is_as_close_to_the_origin_as_its_eight_bits(family: str, tmp_path: Path) -> None:
-    model, given = origin(family), inputs(family)
+def test_bfloat16_is_as_close_to_transformers_as_its_eight_bits_allow(family: str, tmp_path: Path) -> None:
+    model, given = reference(family), inputs(family)
     model.save_pretrained(tmp_path)
     got = tl.load(tmp_path, dtype="bfloat16")(given)
     names: dict[str, Any] = {"family": family, "form": "transformers, bfloat16 here"}
     for name, want in answers(model, given).items():
-        compare(got[name].reshape(want.shape), want, what=what_of(name), share=0.03, **names)
+        compare(got[name].reshape(want.shape), want, what=what_of(name), tolerance=0.03, **names)
 
 
 @pytest.mark.parametrize("family", ["BERT", "Gemma 3", "ResNet"])
-def test_a_source_answers_the_same_inside_of_jit(family: str, tmp_path: Path) -> None:
-    model, given = origin(family), inputs(family)
+def test_a_source_has_the_same_outputs_inside_jit(family: str, tmp_path: Path) -> None:
+    model, given = reference(family), inputs(family)
     model.save_pretrained(tmp_path)
     source = tl.load(tmp_path)
     want, got = source(given), jax.jit(lambda inputs: source(inputs))(given)

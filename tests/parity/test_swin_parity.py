@@ -28,7 +28,7 @@ PLAIN = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4
          "qkv_bias": False, "mlp_ratio": 1.5, "hidden_act": "gelu_new", "layer_norm_eps": 1e-3}  # fmt: skip
 
 
-near = partial(compare, family="Swin", form="transformers", share=5e-5, floor=0.0)
+near = partial(compare, family="Swin", form="transformers", tolerance=5e-5, floor=0.0)
 
 
 @pytest.fixture(scope="session")

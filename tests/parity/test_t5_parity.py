@@ -51,7 +51,7 @@ def inputs(vocabulary: int) -> dict[str, np.ndarray]:
     }
 
 
-def origin(model, given):
+def reference(model, given):
     with torch.no_grad():
         return model(**{name: torch.tensor(value) for name, value in given.items()}, use_cache=False)
 
@@ -62,12 +62,12 @@ def near(got, want, seen: np.ndarray, size: str, **given) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_encoder_decoder_and_logits_equal_the_origin(size: str, tmp_path: Path) -> None:
+def test_encoder_decoder_and_logits_equal_transformers(size: str, tmp_path: Path) -> None:
     config = transformers.T5Config(**SIZES[size])
     model = randomised(transformers.T5ForConditionalGeneration(config))
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config.vocab_size)
-    want, got = origin(model, given), source(given)
+    want, got = reference(model, given), source(given)
     near(got["encoded"], want.encoder_last_hidden_state, given["attention_mask"].astype(bool), size, what="hidden")
     near(got["logits"], want.logits, given["decoder_attention_mask"].astype(bool), size)
     alone = source.encoder()({name: given[name] for name in ("input_ids", "attention_mask")})
@@ -83,16 +83,16 @@ def test_a_head_of_its_own_is_read_and_unscaled(tmp_path: Path) -> None:
     save_file(load_file(tmp_path / "model.safetensors") | {"lm_head.weight": head}, tmp_path / "model.safetensors")
     source, given = tl.load(tmp_path), inputs(50)
     assert source.head == source.config.language_model(tied=False) and language_model_of(source).scale == 1.0
-    hidden = origin(model, given)
+    hidden = reference(model, given)
     model.lm_head.weight = torch.nn.Parameter(torch.tensor(head))
     seen = given["decoder_attention_mask"].astype(bool)
-    near(source(given)["logits"], origin(model, given).logits, seen, "1.1, wide heads")
-    assert np.abs(hidden.logits.numpy() - origin(model, given).logits.numpy()).max() > 0.1
+    near(source(given)["logits"], reference(model, given).logits, seen, "1.1, wide heads")
+    assert np.abs(hidden.logits.numpy() - reference(model, given).logits.numpy()).max() > 0.1
 
 
 @pytest.mark.parametrize("size", ["1.0, twelve layers", "gated silu, one head, one decoder layer"])
-def test_a_scaled_head_of_its_own_is_thrown_away_or_unscaled(size: str, tmp_path: Path) -> None:
-    """Where a file holds an ``lm_head`` that is not the table, the origin does not tie it; its scale stays."""
+def test_an_untied_head_stays_scaled_as_in_transformers(size: str, tmp_path: Path) -> None:
+    """Where a file has an ``lm_head`` that differs from the table, transformers does not tie it; its scale stays."""
     config = transformers.T5Config(**SIZES[size])
     randomised(transformers.T5ForConditionalGeneration(config)).save_pretrained(tmp_path)
     file, given = tmp_path / "model.safetensors", inputs(config.vocab_size)
@@ -101,32 +101,32 @@ def test_a_scaled_head_of_its_own_is_thrown_away_or_unscaled(size: str, tmp_path
     seen = given["decoder_attention_mask"].astype(bool)
     model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
     source = tl.load(tmp_path)
-    near(source(given)["logits"], origin(model, given).logits, seen, size)
+    near(source(given)["logits"], reference(model, given).logits, seen, size)
     assert source.head == source.config.language_model(tied=False) and not source.unused
     leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
     save_file(to_file(found(source.names), leaves), file, {"format": "pt"})
     again = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
-    near(origin(again, given).logits, tl.load(tmp_path)(given)["logits"], seen, size, way="written")
+    near(reference(again, given).logits, tl.load(tmp_path)(given)["logits"], seen, size, way="written")
 
 
-def test_mt5_equals_the_origin(tmp_path: Path) -> None:
+def test_mt5_equals_transformers(tmp_path: Path) -> None:
     config = transformers.MT5Config(d_model=20, d_kv=8, d_ff=30, num_layers=2, num_heads=4, vocab_size=50)
     model = randomised(transformers.MT5ForConditionalGeneration(config))
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(50)
-    got, want = source(given), origin(model, given)
+    got, want = source(given), reference(model, given)
     near(got["encoded"], want.encoder_last_hidden_state, given["attention_mask"].astype(bool), "mT5", what="hidden")
     near(got["logits"], want.logits, given["decoder_attention_mask"].astype(bool), "mT5")
 
 
-def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> None:
+def test_an_encoder_alone_equals_transformers_in_both_directions(tmp_path: Path) -> None:
     config = transformers.T5Config(**SIZES["1.0, twelve layers"])
     model = randomised(transformers.T5EncoderModel(config))
     model.save_pretrained(tmp_path / "theirs")
     source = tl.load(tmp_path / "theirs")
     given = {name: value for name, value in inputs(71).items() if not name.startswith("decoder")}
     seen = given["attention_mask"].astype(bool)
-    want = origin_encoder(model, given)
+    want = reference_encoder(model, given)
     near(source(given)["hidden"], want, seen, "1.0, twelve layers", what="hidden")
     leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
     (tmp_path / "ours").mkdir()
@@ -134,11 +134,11 @@ def test_an_encoder_alone_equals_the_origin_and_goes_back(tmp_path: Path) -> Non
     save_file(to_file(found(source.names), leaves), tmp_path / "ours" / "model.safetensors", {"format": "pt"})
     again = transformers.T5EncoderModel.from_pretrained(tmp_path / "ours").eval()
     got = tl.load(tmp_path / "ours")(given)["hidden"]
-    near(origin_encoder(again, given), got, seen, "1.0, twelve layers", what="hidden", way="written")
+    near(reference_encoder(again, given), got, seen, "1.0, twelve layers", what="hidden", way="written")
 
 
 @pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
-def test_the_origins_head_of_another_task_does_not_keep_its_encoder_unread(task: str, tmp_path: Path) -> None:
+def test_the_encoder_of_a_transformers_model_for_another_task_is_read(task: str, tmp_path: Path) -> None:
     size = "1.0, twelve layers"
     config = transformers.T5Config(**SIZES[size], decoder_start_token_id=0)
     model = randomised(getattr(transformers, f"T5For{task}")(config))
@@ -153,13 +153,13 @@ def test_the_origins_head_of_another_task_does_not_keep_its_encoder_unread(task:
     near(source(given)["hidden"], want.last_hidden_state, seen, size, what="hidden")
 
 
-def origin_encoder(model, given):
+def reference_encoder(model, given):
     with torch.no_grad():
         return model(**{name: torch.tensor(value) for name, value in given.items()}).last_hidden_state
 
 
 @pytest.mark.parametrize("size", ["1.0, twelve layers", "1.1, wide heads"])
-def test_what_is_written_here_is_read_by_the_origin(size: str, tmp_path: Path) -> None:
+def test_what_is_written_here_is_read_by_transformers(size: str, tmp_path: Path) -> None:
     config = transformers.T5Config(**SIZES[size])
     randomised(transformers.T5ForConditionalGeneration(config)).save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config.vocab_size)
@@ -167,10 +167,10 @@ def test_what_is_written_here_is_read_by_the_origin(size: str, tmp_path: Path) -
     save_file(to_file(found(source.names), leaves), tmp_path / "model.safetensors", {"format": "pt"})
     model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
     got = tl.load(tmp_path)(given)["logits"]
-    near(origin(model, given).logits, got, given["decoder_attention_mask"].astype(bool), size, way="written")
+    near(reference(model, given).logits, got, given["decoder_attention_mask"].astype(bool), size, way="written")
 
 
-def test_gradients_of_the_loss_equal_the_origin(tmp_path: Path) -> None:
+def test_gradients_of_the_loss_equal_transformers(tmp_path: Path) -> None:
     config = transformers.T5Config(**{**SIZES["1.0, twelve layers"], "num_layers": 3, "num_decoder_layers": 2},
                                    decoder_start_token_id=0)  # fmt: skip
     model = randomised(transformers.T5ForConditionalGeneration(config))
@@ -203,7 +203,7 @@ def test_gradients_of_the_loss_equal_the_origin(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("buckets", "largest"), [(32, 128), (12, 20), (64, 512), (4, 3)])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_buckets_equal_the_origin_at_every_distance(buckets: int, largest: int, bidirectional: bool) -> None:
+def test_buckets_equal_those_of_transformers_at_every_distance(buckets: int, largest: int, bidirectional: bool) -> None:
     from transformers.models.t5.modeling_t5 import T5Attention
 
     config = T5Config(relative_attention_num_buckets=buckets, relative_attention_max_distance=largest)

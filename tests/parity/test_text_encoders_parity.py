@@ -79,7 +79,7 @@ def classified(config) -> dict[str, np.ndarray]:
     """As ``inputs``; for ModernBERT without the text that begins with padding.
 
     Its head reads the first token. Where that is padding, its window holds nothing but padding, and what comes of that
-    differs between the origin's own ways of computing attention.
+    differs between transformers' own implementations of attention.
     """
     rows = [0, 1, 3, 4, 5] if config.model_type == "modernbert" else slice(None)
     return {name: value[rows] for name, value in inputs(config).items()}
@@ -96,7 +96,7 @@ def randomised(model):
     return model.eval()
 
 
-def origin(model, given):
+def reference(model, given):
     with torch.no_grad():
         return model(**{name: torch.tensor(value) for name, value in given.items()})
 
@@ -110,14 +110,14 @@ def near(kind: str, got, want, seen: Any = ..., **given) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_hidden_states_and_pooler_are_the_origins(case: str, tmp_path: Path) -> None:
+def test_hidden_states_and_pooler_are_those_of_transformers(case: str, tmp_path: Path) -> None:
     kind, config = configured(case)
     model = randomised(getattr(transformers, f"{kind}Model")(config))
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config)
     if getattr(config, "type_vocab_size", 1) > 1:
         given["token_type_ids"] = np.random.default_rng(1).integers(0, 2, given["input_ids"].shape)
-    want, got = origin(model, given), source(given)
+    want, got = reference(model, given), source(given)
     near(kind, got["hidden"], want.last_hidden_state, given["attention_mask"].astype(bool), what="hidden")
     if kind not in ("DistilBert", "ModernBert"):
         near(kind, got["pooled"], want.pooler_output, what="pooled")
@@ -130,7 +130,7 @@ def test_positions_that_are_given_and_a_mask_that_is_not_are_read_alike(case: st
     model.save_pretrained(tmp_path)
     source, ids = tl.load(tmp_path), inputs(config)["input_ids"]
     for given in ({"input_ids": ids}, {"input_ids": ids, "position_ids": ids % 29}):
-        near(kind, source(given)["hidden"], origin(model, given).last_hidden_state, what="hidden")
+        near(kind, source(given)["hidden"], reference(model, given).last_hidden_state, what="hidden")
 
 
 @pytest.mark.parametrize("case", ["roberta, two types, other padding", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert",
@@ -141,9 +141,9 @@ def test_a_classifier_keeps_its_hidden_layer_and_its_label_names(case: str, tmp_
     model = randomised(getattr(transformers, f"{kind}ForSequenceClassification")(config))
     model.save_pretrained(tmp_path / "theirs")
     source, given = tl.load(tmp_path / "theirs"), classified(config)
-    near(kind, source(given)["logits"], origin(model, given).logits)
+    near(kind, source(given)["logits"], reference(model, given).logits)
     assert source.labels == ("bad", "fair", "good") and not source.unused
-    # And back: what is written from here is the origin's own file.
+    # And back: the file written here is transformers' own.
     table = FAMILIES[source.family].names(source.config)[0]
     written = to_file(table, {path: leaf.read() for path, leaf in source.leaves.items()})
     heads = ("classifier", "pre_classifier", "head.")
@@ -159,7 +159,7 @@ def test_a_classifier_keeps_its_hidden_layer_and_its_label_names(case: str, tmp_
 
 
 @pytest.mark.parametrize("case", ["mpnet", "modernbert", "roberta, two types, other padding", "distilbert"])
-def test_gradients_of_the_logits_are_the_origins(case: str, tmp_path: Path) -> None:
+def test_gradients_of_the_logits_are_those_of_transformers(case: str, tmp_path: Path) -> None:
     kind, config = configured(case, num_labels=2)
     model = randomised(getattr(transformers, f"{kind}ForSequenceClassification")(config))
     model.save_pretrained(tmp_path)
@@ -179,10 +179,10 @@ def test_gradients_of_the_logits_are_the_origins(case: str, tmp_path: Path) -> N
         if path in ("embed/word/embedding", "embed/position/embedding"):
             # torch's padding_idx keeps the row of the padding token from training
             want[config.pad_token_id] = got[config.pad_token_id] = 0
-        compare(got, want, family=FAMILY[kind], form="transformers", what="gradients", share=1e-4, where=path)
+        compare(got, want, family=FAMILY[kind], form="transformers", what="gradients", tolerance=1e-4, where=path)
 
 
-def test_a_distance_falls_into_the_origins_bucket() -> None:
+def test_a_distance_falls_into_the_bucket_of_transformers() -> None:
     from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
     places = torch.arange(600)
@@ -212,11 +212,11 @@ def test_the_head_of_another_task_is_not_taken_for_a_classifier(
     model.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), inputs(config)
     assert source.head is None and {key.partition(".")[0] for key, _ in source.unused} == left
-    want = origin(getattr(model, model.base_model_prefix), given).last_hidden_state
+    want = reference(getattr(model, model.base_model_prefix), given).last_hidden_state
     near(kind, source(given)["hidden"], want, given["attention_mask"].astype(bool), what="hidden")
 
 
-def test_published_sizes_are_the_origins() -> None:
+def test_published_sizes_are_those_of_transformers() -> None:
     counts = {
         "RobertaConfig": ("base", transformers.RobertaConfig(max_position_embeddings=514, type_vocab_size=1)),
         "DistilBertConfig": ("base", transformers.DistilBertConfig()),
@@ -230,7 +230,7 @@ def test_published_sizes_are_the_origins() -> None:
         assert trees.count(trees.define(getattr(own, size)().build()).params) == want, name
 
 
-def test_an_old_modernbert_config_is_read_as_the_origin_reads_it() -> None:
+def test_an_old_modernbert_config_is_read_as_in_transformers() -> None:
     old = {"model_type": "modernbert", "num_hidden_layers": 5, "global_attn_every_n_layers": 2, "global_rope_theta": 900.0,
            "local_rope_theta": 30.0, "reference_compile": False}  # fmt: skip
     theirs, ours = transformers.ModernBertConfig(**old), modernbert_from_hf(old)
@@ -241,7 +241,7 @@ def test_an_old_modernbert_config_is_read_as_the_origin_reads_it() -> None:
 
 
 @pytest.mark.parametrize(("case", "lost"), [("distilbert", "classifier."), ("mpnet", "pooler.dense.weight")])
-def test_keys_that_are_unused_are_not_those_that_the_origin_calls_unexpected(
+def test_keys_that_are_unused_are_not_those_that_transformers_calls_unexpected(
     case: str, lost: str, tmp_path: Path
 ) -> None:
     """A hidden layer without its classifier, and a bias without its kernel."""

@@ -30,7 +30,7 @@ def compare(folder: Path, kind: str, theirs, texts: list[str] = AWKWARD) -> None
     "settings", [{}, {"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
 )
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet"])
-def test_a_wordpiece_vocabulary_gives_the_origins_ids(kind: str, settings: dict, tmp_path: Path) -> None:
+def test_a_wordpiece_vocabulary_gives_the_ids_of_transformers(kind: str, settings: dict, tmp_path: Path) -> None:
     write_wordpiece(tmp_path, MPNET if kind == "mpnet" else BERT)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     made = {"bert": "Bert", "distilbert": "DistilBert", "mpnet": "MPNet"}[kind]
@@ -40,7 +40,7 @@ def test_a_wordpiece_vocabulary_gives_the_origins_ids(kind: str, settings: dict,
 
 
 @pytest.mark.parametrize("settings", [{}, {"add_prefix_space": True}])
-def test_a_bpe_vocabulary_gives_the_origins_ids(settings: dict, tmp_path: Path) -> None:
+def test_a_bpe_vocabulary_gives_the_ids_of_transformers(settings: dict, tmp_path: Path) -> None:
     write_bpe(tmp_path / "roberta", ROBERTA)
     write_bpe(tmp_path / "gpt2", ("<|endoftext|>",))
     for kind, made in (("roberta", "Roberta"), ("gpt2", "GPT2")):
@@ -51,10 +51,10 @@ def test_a_bpe_vocabulary_gives_the_origins_ids(settings: dict, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
-def test_a_sentencepiece_vocabulary_gives_the_origins_ids(kind: str, tmp_path: Path) -> None:
+def test_a_sentencepiece_vocabulary_gives_the_ids_of_transformers(kind: str, tmp_path: Path) -> None:
     entries = pieces()
     write_sentencepiece(tmp_path / "sentencepiece.bpe.model", entries)
-    # The origin reads such a file by another package alone: it is given what it would make of it.
+    # transformers reads such a file only through another package: here it gets the result.
     if kind == "xlm-roberta":
         first, rest = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], entries[3:]
         made = transformers.XLMRobertaTokenizer
@@ -65,7 +65,7 @@ def test_a_sentencepiece_vocabulary_gives_the_origins_ids(kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("extra", [None, 7])
-def test_t5s_sentencepiece_vocabulary_gives_the_origins_ids(extra: int | None, tmp_path: Path) -> None:
+def test_t5s_sentencepiece_vocabulary_gives_the_ids_of_transformers(extra: int | None, tmp_path: Path) -> None:
     entries = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces()[3:]]
     write_sentencepiece(tmp_path / "spiece.model", entries)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({} if extra is None else {"extra_ids": extra}))
@@ -101,7 +101,7 @@ UNCASED, PREFIXED = {"do_lower_case": False}, {"add_prefix_space": True}
         ("camembert", {"add_prefix_space": False}),
     ],
 )  # fmt: skip
-def test_settings_that_contradict_tokenizer_json_give_the_origins_ids(
+def test_settings_that_contradict_tokenizer_json_gives_the_ids_of_transformers(
     kind: str, settings: dict, tmp_path: Path
 ) -> None:
     kind, _, cased = kind.partition(", ")

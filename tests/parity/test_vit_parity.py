@@ -1,4 +1,4 @@
-"""ViT, DeiT and DINOv2 against the origins, transformers' and timm's own models, on weights that they wrote."""
+"""ViT, DeiT and DINOv2 against transformers' and timm's own models, on weights that they wrote."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ transformers = pytest.importorskip("transformers", reason="parity tests need the
 
 NARROW = {"hidden_size": 36, "num_hidden_layers": 12, "num_attention_heads": 3, "image_size": 24, "patch_size": 8}
 WIDE = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 1, "image_size": 23, "patch_size": 5}
-ORIGINS = {
+REFERENCES = {
     "ViT, twelve layers": ("ViTModel", "ViTConfig", {**NARROW, "intermediate_size": 50}),
     "ViT, pixels left over, no qkv bias, tanh gelu": (
         "ViTModel", "ViTConfig", {**WIDE, "intermediate_size": 64, "qkv_bias": False, "hidden_act": "gelu_new",
@@ -62,9 +62,9 @@ def near(name: str, form: str = "transformers"):
     return partial(compare, family=family, form=form)
 
 
-@pytest.mark.parametrize("name", ORIGINS)
-def test_hidden_states_and_pooled_vector_equal_the_origin(name: str, tmp_path: Path) -> None:
-    model, config, sizes = ORIGINS[name]
+@pytest.mark.parametrize("name", REFERENCES)
+def test_hidden_states_and_pooled_vector_equal_transformers(name: str, tmp_path: Path) -> None:
+    model, config, sizes = REFERENCES[name]
     made = randomised(getattr(transformers, model)(getattr(transformers, config)(**sizes)))
     made.save_pretrained(tmp_path)
     source, given = tl.load(tmp_path), pixels(sizes["image_size"])
@@ -114,11 +114,11 @@ def gradients_equal(source, given: np.ndarray, made, logits, family: str, form: 
     saved = written(made)
     for path, leaf in source.leaves.items():
         want = leaf.layout.to_tree(theirs[saved[leaf.key]])
-        compare(grads[path], want, family=family, form=form, what="gradients", share=1e-4, where=path)
+        compare(grads[path], want, family=family, form=form, what="gradients", tolerance=1e-4, where=path)
 
 
 def written(made) -> dict[str, str]:
-    """Key in the file → name of the parameter: transformers 5 writes the names of old and computes under others."""
+    """Key in the file → name of the parameter: transformers 5 writes the old names but computes under new ones."""
     from safetensors.torch import load_file
 
     folder = made.folder
@@ -130,7 +130,7 @@ def written(made) -> dict[str, str]:
     }
 
 
-def test_gradients_of_every_parameter_equal_the_origin(tmp_path: Path) -> None:
+def test_gradients_of_every_parameter_equal_transformers(tmp_path: Path) -> None:
     config = transformers.ViTConfig(**NARROW, intermediate_size=50, num_labels=2)
     made = randomised(transformers.ViTForImageClassification(config))
     made.save_pretrained(tmp_path)
@@ -141,7 +141,7 @@ def test_gradients_of_every_parameter_equal_the_origin(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["ViT", "DeiT", "Dinov2", "Dinov2WithRegisters"])
 @pytest.mark.parametrize("size", [15, 35, 61])
-def test_another_image_size_equals_the_origins_interpolation(family: str, size: int, tmp_path: Path) -> None:
+def test_another_image_size_equals_transformers_interpolation(family: str, size: int, tmp_path: Path) -> None:
     config = getattr(transformers, f"{family}Config")(**WIDE)
     made = randomised(getattr(transformers, f"{family}Model")(config))
     made.save_pretrained(tmp_path)
@@ -156,7 +156,7 @@ def test_another_image_size_equals_the_origins_interpolation(family: str, size: 
 
 
 def test_dinov2_reads_images_of_the_size_that_its_preprocessing_makes(tmp_path: Path) -> None:
-    """Trained at 518, evaluated at 224: the origin interpolates without being asked."""
+    """Trained at 518, evaluated at 224: transformers interpolates by default."""
     made = randomised(transformers.Dinov2Model(transformers.Dinov2Config(**{**WIDE, "image_size": 35})))
     made.save_pretrained(tmp_path)
     transformers.BitImageProcessorPil(size={"shortest_edge": 18}, crop_size=15).save_pretrained(tmp_path)
@@ -178,7 +178,7 @@ def test_dinov2_reads_images_of_the_size_that_its_preprocessing_makes(tmp_path: 
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
-def test_preprocessing_equals_the_origins(kind: str, settings: dict, nested: bool, tmp_path: Path) -> None:
+def test_preprocessing_equals_that_of_transformers(kind: str, settings: dict, nested: bool, tmp_path: Path) -> None:
     made = transformers.ViTModel(transformers.ViTConfig(**{**WIDE, "image_size": 30}))
     made.save_pretrained(tmp_path)
     processor = getattr(transformers, kind)(**settings)
@@ -193,9 +193,9 @@ def test_preprocessing_equals_the_origins(kind: str, settings: dict, nested: boo
         processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     transform = tl.load(tmp_path).transform
     for shape in ((47, 61), (80, 41), (31, 200)):
-        picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
-        want = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        near("ViT")(as_image(transform)(picture), want, what="input", share=4e-6)
+        image = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+        want = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        near("ViT")(as_image(transform)(image), want, what="input", tolerance=4e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_features_and_logits_equal_timms(name: str, timm, tmp_path: Path) -> Non
     source, given = tl.load(tmp_path), pixels(arguments["img_size"])
     got = source({"pixel_values": given})
     features = made.forward_features(channels_first(given))
-    near(name, "timm")(got["hidden"], features, what="hidden", share=8e-6)
+    near(name, "timm")(got["hidden"], features, what="hidden", tolerance=8e-6)
     near(name, "timm")(got["logits"], made(channels_first(given)))
     near(name, "timm")(got["pooled"], made.forward_head(features, pre_logits=True), what="pooled")
 
@@ -250,26 +250,26 @@ def test_attention_pools_the_tokens_before_the_patches_too(prefix: dict, timm, t
 def test_images_of_other_channels_are_normalized_as_timm_does(channels: int, timm, tmp_path: Path) -> None:
     made = from_timm(timm, tmp_path, "vit_tiny_patch16_224", img_size=32, depth=2, in_chans=channels)
     source = tl.load(tmp_path)
-    picture = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
     wanted = timm.data.resolve_model_data_config(made)
-    given = replace(as_image(source.transform), crop_fraction=1.0)(picture)[None]
+    given = replace(as_image(source.transform), crop_fraction=1.0)(image)[None]
     mean, std = (np.resize(np.float32(wanted[name]), channels) for name in ("mean", "std"))
-    np.testing.assert_allclose(given[0], (picture / np.float32(255) - mean) / std, atol=1e-6)
+    np.testing.assert_allclose(given[0], (image / np.float32(255) - mean) / std, atol=1e-6)
     near("ViT", "timm")(source({"pixel_values": given})["logits"], made(channels_first(given)))
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_pictures_of_other_channels_equal_transformers(channels: int, tmp_path: Path) -> None:
+def test_images_of_other_channels_equal_transformers(channels: int, tmp_path: Path) -> None:
     sizes = {**WIDE, "intermediate_size": 30, "num_channels": channels, "image_size": 32, "patch_size": 8}
     made = randomised(transformers.ViTModel(transformers.ViTConfig(**sizes)))
     made.save_pretrained(tmp_path)
     values = {"image_mean": [0.1, 0.2, 0.3, 0.4][:channels], "image_std": [0.5, 0.6, 0.7, 0.8][:channels]}
     processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, **values)
     processor.save_pretrained(tmp_path)
-    picture = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
     source = tl.load(tmp_path)
-    given = as_image(source.transform)(picture)[None]
-    want = processor(torch.tensor(picture).permute(2, 0, 1), return_tensors="pt")["pixel_values"]
+    given = as_image(source.transform)(image)[None]
+    want = processor(torch.tensor(image).permute(2, 0, 1), return_tensors="pt")["pixel_values"]
     near("ViT")(given.transpose(0, 3, 1, 2), want, what="input")
     near("ViT")(source({"pixel_values": given})["hidden"], made(want).last_hidden_state, what="hidden")
 
@@ -311,7 +311,7 @@ def test_a_bicubic_rule_is_timms_formula(old: int, new: int, timm) -> None:
             family="Resized positions",
             form="timm",
             what="input",
-            share=2e-6,
+            tolerance=2e-6,
         )
 
 
@@ -338,7 +338,9 @@ def test_an_efficientnet_of_timm_equals_timms_logits(name: str, size: int, timm,
     timm.models.save_for_hf(made, tmp_path, safe_serialization=True)
     source, given = tl.load(tmp_path), pixels(size)
     got = source({"pixel_values": given})
-    held = partial(compare, family="EfficientNet-Lite" if "lite" in name else "EfficientNet", form="timm", share=1e-4)
+    held = partial(
+        compare, family="EfficientNet-Lite" if "lite" in name else "EfficientNet", form="timm", tolerance=1e-4
+    )
     held(got["hidden"].transpose(0, 3, 1, 2), made.forward_features(channels_first(given)), what="hidden")
     held(got["logits"], made(channels_first(given)))
 

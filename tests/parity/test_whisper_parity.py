@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
 
-near = partial(compare, family="Whisper encoder", form="transformers", what="hidden", share=1e-5, floor=0.0)
+near = partial(compare, family="Whisper encoder", form="transformers", what="hidden", tolerance=1e-5, floor=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def encoded(model, features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_encoder_states_equal_the_origin_and_go_back(size: str, tmp_path: Path) -> None:
+def test_encoder_states_equal_transformers_in_both_directions(size: str, tmp_path: Path) -> None:
     config = transformers.WhisperConfig(**SIZES[size], **DECODER)
     model = randomised(transformers.WhisperForConditionalGeneration(config))
     model.save_pretrained(tmp_path)
@@ -68,7 +68,7 @@ def test_encoder_states_equal_the_origin_and_go_back(size: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-def test_the_origins_classifier_keeps_its_encoder_unread(weighted: bool, tmp_path: Path) -> None:
+def test_the_encoder_of_transformers_classifier_is_read(weighted: bool, tmp_path: Path) -> None:
     size = SIZES["one head, 128 bands, tanh gelu"]
     config = transformers.WhisperConfig(**size, **DECODER, classifier_proj_size=6, use_weighted_layer_sum=weighted)
     model = randomised(transformers.WhisperForAudioClassification(config))
@@ -82,20 +82,20 @@ def test_the_origins_classifier_keeps_its_encoder_unread(weighted: bool, tmp_pat
 
 @pytest.mark.parametrize("bands", [80, 128])
 @pytest.mark.parametrize("seconds", [0.3, 7.7, 30.0, 41.0])
-def test_spectrograms_equal_the_origin_sample_by_sample(bands: int, seconds: float, tmp_path: Path) -> None:
+def test_spectrograms_equal_those_of_transformers_frame_by_frame(bands: int, seconds: float, tmp_path: Path) -> None:
     extractor = transformers.WhisperFeatureExtractor(feature_size=bands)
     rng, time = np.random.default_rng(int(seconds)), np.arange(int(seconds * 16000)) / 16000
-    sound = 0.3 * np.sin(2 * np.pi * (200 + 40 * time) * time) + 0.01 * rng.normal(size=len(time))
-    sound = sound.astype(np.float32)
-    got = AudioTransform(bands)(sound)
-    theirs = extractor(sound, sampling_rate=16000, return_tensors="np")["input_features"][0].T
+    audio = 0.3 * np.sin(2 * np.pi * (200 + 40 * time) * time) + 0.01 * rng.normal(size=len(time))
+    audio = audio.astype(np.float32)
+    got = AudioTransform(bands)(audio)
+    theirs = extractor(audio, sampling_rate=16000, return_tensors="np")["input_features"][0].T
     assert got.shape == theirs.shape == (3000, bands)
-    # The origin computes in float32 where it has torch, and says 1e-5; its numpy path is the same to rounding.
-    near(got, theirs, what="input", share=1e-4)
+    # transformers computes in float32 where it has torch, to 1e-5 by its own word; its numpy path equals ours up to rounding.
+    near(got, theirs, what="input", tolerance=1e-4)
     padded = np.zeros((1, 480000), np.float32)
-    padded[0, : len(sound)] = sound[:480000]
+    padded[0, : len(audio)] = audio[:480000]
     plain = extractor._np_extract_fbank_features(padded, "cpu")[0].T
-    near(got, plain, what="input", share=5e-6)
+    near(got, plain, what="input", tolerance=5e-6)
 
 
 def test_a_saved_feature_extractor_is_read(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_saved_feature_extractor_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-def test_tiny_en_from_ctranslate2_equals_the_origin_with_the_same_weights() -> None:
-    """Half-precision weights, in float32 in both; the key's bias, which the origin has not, is zero."""
+def test_tiny_en_from_ctranslate2_equals_transformers_with_the_same_weights() -> None:
+    """Half-precision weights, in float32 in both; the key's bias, which transformers lacks, is zero."""
     source = tl.load("whisper-tiny.en")
     leaves = {path: leaf.read().astype(np.float32) for path, leaf in source.leaves.items()}
     assert all(not x.any() for path, x in leaves.items() if path.endswith("attention/key/bias"))
@@ -119,8 +119,8 @@ def test_tiny_en_from_ctranslate2_equals_the_origin_with_the_same_weights() -> N
     missing = model.encoder.load_state_dict({key: torch.tensor(x) for key, x in state.items()}, strict=True)
     assert not missing.missing_keys and not missing.unexpected_keys
     time = np.arange(480000) / 16000
-    sound = 0.2 * np.sin(2 * np.pi * 220 * time) * (np.sin(2 * np.pi * 3 * time) > 0)
-    features = as_audio(source.transform)(sound)[None]
+    audio = 0.2 * np.sin(2 * np.pi * 220 * time) * (np.sin(2 * np.pi * 3 * time) > 0)
+    features = as_audio(source.transform)(audio)[None]
     got, want = np.asarray(source({"input_features": features})["hidden"]), encoded(model, features)
-    near(got, want, family="Whisper encoder (published weights)", form="CTranslate2", share=1e-4)
+    near(got, want, family="Whisper encoder (published weights)", form="CTranslate2", tolerance=1e-4)
     assert np.isfinite(got).all() and 0.1 < got.std() < 10

@@ -1,4 +1,4 @@
-"""What is written here is loaded by its origin: transformers, timm and sentence-transformers' layout."""
+"""Checkpoints written here are loaded by transformers, timm and, in its layout, sentence-transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from support.comparison import compare
 from support.optional_imports import import_timm
 from support.typed import as_image
-from test_bert_parity import SIZES, inputs, origin, randomised
+from test_bert_parity import SIZES, inputs, randomised, reference
 
 import transferlab as tl
 from transferlab.models import ClassifierConfig
@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
 
 
-def test_a_trained_classifier_on_a_bare_encoder_answers_the_same_in_transformers(tmp_path: Path) -> None:
+def test_a_trained_classifier_on_a_bare_encoder_has_the_same_logits_in_transformers(tmp_path: Path) -> None:
     config = transformers.BertConfig(**SIZES["twelve layers, narrow"])
     model = randomised(transformers.BertModel(config))
     model.save_pretrained(tmp_path / "a")
@@ -32,8 +32,8 @@ def test_a_trained_classifier_on_a_bare_encoder_answers_the_same_in_transformers
         theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
         assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
-        want = origin(theirs.eval(), given).logits
-        compare(want, trained(given)["logits"], family="BERT", form="transformers", way="written", share=2e-6)
+        want = reference(theirs.eval(), given).logits
+        compare(want, trained(given)["logits"], family="BERT", form="transformers", way="written", tolerance=2e-6)
 
 
 def test_bfloat16_and_legacy_names_load_in_transformers(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_config_that_is_made_here_gives_the_same_numbers_in_transformers(kind:
         want = theirs.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2))).last_hidden_state
     family = {"ViT": "ViT", "Dinov2": "DINOv2"}.get(kind, "DINOv2 with registers")
     got = bare({"pixel_values": pixels})["hidden"]
-    compare(want, got, family=family, form="transformers", way="written", what="hidden", share=2e-6)
+    compare(want, got, family=family, form="transformers", way="written", what="hidden", tolerance=2e-6)
 
 
 def test_a_bert_config_that_is_made_here_gives_the_same_numbers_in_transformers(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_a_bert_config_that_is_made_here_gives_the_same_numbers_in_transformers(
     theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     given = inputs(config)
-    want = origin(model, given).logits.numpy()
-    got = origin(theirs.eval(), given).logits
-    compare(got, want, family="BERT", form="transformers", way="written", share=0.0)
+    want = reference(model, given).logits.numpy()
+    got = reference(theirs.eval(), given).logits
+    compare(got, want, family="BERT", form="transformers", way="written", tolerance=0.0)
 
 
 def test_a_timm_vit_that_is_saved_loads_in_timm_and_transformers(tmp_path: Path) -> None:
@@ -104,13 +104,15 @@ def test_a_timm_vit_that_is_saved_loads_in_timm_and_transformers(tmp_path: Path)
     assert theirs.pretrained_cfg["num_classes"] == theirs.num_classes == 2
     with torch.no_grad():
         # Of values up to 30, from a head with large weights.
-        compare(theirs(seen), got, family="ViT", form="timm", way="written", share=3e-6)
+        compare(theirs(seen), got, family="ViT", form="timm", way="written", tolerance=3e-6)
     out = tl.save(trained, tmp_path / "c", format="hf")
     theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
     with torch.no_grad():
-        compare(theirs(seen).logits, got, family="ViT", form="timm", way="written", share=3e-6)
+        compare(theirs(seen).logits, got, family="ViT", form="timm", way="written", tolerance=3e-6)
     processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil")
-    picture = np.random.default_rng(2).integers(0, 256, (50, 42, 3), np.uint8)
-    want = np.asarray(processor(picture, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
+    image = np.random.default_rng(2).integers(0, 256, (50, 42, 3), np.uint8)
+    want = np.asarray(processor(image, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
     # Of 255 steps one at most: the two round resized pixels at other places.
-    compare(as_image(trained.transform)(picture), want, family="ViT", form="timm", what="input", share=2.5 / 255 / 0.5)
+    compare(
+        as_image(trained.transform)(image), want, family="ViT", form="timm", what="input", tolerance=2.5 / 255 / 0.5
+    )

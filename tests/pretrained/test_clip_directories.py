@@ -174,7 +174,7 @@ def test_a_missing_input_of_a_tower_is_named(folder: Path) -> None:
         ("clip", {"text_config": {**CLIP_TEXT, "hidden_act": "gleu"}}, "unknown hidden_act"),
         ("clip", {"text_config": {**CLIP_TEXT, "eos_token_id": [2, 3]}}, r"eos_token_id \[2, 3\] is not one number"),
         ("clip", {"vision_config": {**CLIP_VISION, "image_size": [16, 20]}}, r"image_size \[16, 20\] is no square"),
-        ("siglip", {"text_config": {**CLIP_TEXT, "projection_size": 5}}, "images become 12 numbers and texts 5"),
+        ("siglip", {"text_config": {**CLIP_TEXT, "projection_size": 5}}, "images are embedded in 12 dimensions and texts in 5"),
     ],
 )  # fmt: skip
 def test_a_config_that_cannot_be_represented_is_refused(kind: str, changes: dict, message: str) -> None:

@@ -313,7 +313,7 @@ def test_added_tokens_without_end_are_refused(tmp_path: Path, monkeypatch: pytes
     transform = read_tokenizer(tmp_path, 16)
     assert transform is not None and transform.encode(["a <z><x>"])[0].ids == (2, 5, 8, 6, 3)
     monkeypatch.setattr(limits, "ADDED_TOKENS", 2)
-    with pytest.raises(TransferlabError, match="3 tokens are added; 2 are the most"):
+    with pytest.raises(TransferlabError, match="3 tokens are added; at most 2 are read"):
         read_tokenizer(tmp_path, 16)
 
 

@@ -160,7 +160,7 @@ def _written(config, folder: Path):
 def test_a_number_of_rows_that_cannot_be_is_refused(rows: int) -> None:
     from transferlab.data.batches import evaluation_order
 
-    with pytest.raises(TransferlabError, match=f"rows is {rows}; examples are computed at least 1 at a time"):
+    with pytest.raises(TransferlabError, match=f"rows is {rows}; it must be at least 1"):
         evaluation_order(np.arange(4), np.full(4, 16, np.int32), rows)
 
 

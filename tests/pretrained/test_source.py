@@ -109,7 +109,7 @@ def test_two_keys_for_one_leaf_are_refused(folder: Path) -> None:
         ({"model_type": "brt"}, r"model_type 'brt' is not a family.*bert"),
         ({"model_type": None}, r"model_type 'None' is not a family"),
         ({"hidden_act": "geluu"}, r"unknown hidden_act.*gelu"),
-        ({"num_attention_heads": 3}, r"hidden_size 16 is no multiple of num_attention_heads 3"),
+        ({"num_attention_heads": 3}, r"hidden_size 16 is not a multiple of num_attention_heads 3"),
         ({"position_embedding_type": "relative_key"}, r"position_embedding_type 'relative_key' is not supported"),
         ({"is_decoder": True}, r"is_decoder is true"),
     ],

@@ -1,1 +1,1 @@
-"""What several tests share: writers of small real files, models with weights, comparisons, damage."""
+"""Helpers of several tests: writers of small real files, models with weights, comparisons, damage."""

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, written as their origins write them: BERT, ViT, CLIP and language models."""
+"""Tiny checkpoints with random weights, in the reference implementations' formats: BERT, ViT, CLIP and language models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = ("good", "great", "fine", "bad", "poor", "sad", "the", "film", "was", "a
 
 
 def write_bert(folder: Path, *, seed: int = 0, drop: tuple[str, ...] = (), **changes) -> Path:
-    """Write config, random weights under the origin's keys, and a tokenizer."""
+    """Write config, random weights under the reference implementation's keys, and a tokenizer."""
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -65,7 +65,7 @@ VIT_DIALECTS = {
 
 
 def vit_config(raw: dict):
-    """The config that either dialect's config.json says."""
+    """The config of either dialect's config.json."""
     from transferlab.pretrained.families.vit import vit_from_hf
     from transferlab.pretrained.families.vit_timm import vit_from_timm
     from transferlab.pretrained.timm import TimmConfig
@@ -74,7 +74,7 @@ def vit_config(raw: dict):
 
 
 def write_vit(folder: Path, dialect: str, prefix: str = "", **changes) -> dict[str, np.ndarray]:
-    """Write config and random weights under the origin's keys; return the tensors."""
+    """Write config and random weights under the reference implementation's keys; return the tensors."""
     from safetensors.numpy import save_file
 
     from transferlab import trees
@@ -153,7 +153,7 @@ DECODERS = {
 
 
 def write_decoder(folder: Path, kind: str, *, scale: float = 0.4, **changes) -> dict[str, np.ndarray]:
-    """Write config and random weights of a language model under the origin's keys; return the tensors."""
+    """Write config and random weights of a language model under the reference implementation's keys; return the tensors."""
     from safetensors.numpy import save_file
 
     from transferlab import trees

@@ -1,4 +1,4 @@
-"""Numbers of ours against the origin's: held to a bound, and kept for the parity table.
+"""Our numbers compared with the reference implementation's: checked against a bound, and kept for the parity table.
 
 pytest tests/parity --parity-table parity.md
 """
@@ -16,7 +16,7 @@ What = Literal["hidden", "pooled", "embedding", "logits", "gradients", "input"]
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference of two arrays, and the largest value of the origin's."""
+    """The largest difference of two arrays, and the largest value of the reference."""
 
     family: str
     form: str
@@ -37,35 +37,35 @@ def compare(
     form: str,
     way: Way = "read",
     what: What = "logits",
-    share: float = 2e-5,
+    tolerance: float = 2e-5,
     floor: float = 1.0,
     where: str = "",
 ) -> None:
-    """Hold ours against the origin's: no difference beyond ``share`` of the largest value, or of ``floor`` if that is more.
+    """Check ours against the reference: no difference beyond ``tolerance`` times its largest value, or ``floor`` if that is more.
 
     Args:
-        got: ours; for ``written``, what the origin gives for the file that we wrote.
-        want: the origin's.
-        family: a row of the table, as a reader would look for it: ``Qwen3``.
+        got: ours; for ``written``, the reference's outputs for the file that we wrote.
+        want: the reference's.
+        family: row of the table, under the name that readers look for: ``Qwen3``.
         form: of the file: ``transformers``, ``timm``, ``GGUF``.
-        way: ``read`` here what the origin wrote, or ``written`` here and read there.
-        what: is compared. ``gradients`` may be called for each parameter.
-        share: of the largest value of ``want`` that a difference may be.
-        floor: the least value that ``share`` is taken of.
-        where: begins the message of a failure.
+        way: ``read`` here from the reference's file, or ``written`` here and read there.
+        what: the outputs compared. For ``gradients``, call it for each parameter.
+        tolerance: largest allowed difference, as a fraction of the largest value of ``want``.
+        floor: the smallest value to which ``tolerance`` applies.
+        where: starts the message of a failure.
     """
     got, want = (np.asarray(one.detach() if hasattr(one, "detach") else one, np.float64) for one in (got, want))
     assert got.shape == want.shape, f"{where} {got.shape} is compared with {want.shape}"
     assert got.size, f"{where} nothing is compared"
     scale, largest = float(np.abs(want).max()), float(np.abs(got - want).max())
-    assert largest <= share * max(floor, scale), (
+    assert largest <= tolerance * max(floor, scale), (
         f"{where} {family}, {form}, {way}: {what} differ by {largest:.2e}, on values to {scale:.2e}"
     )
     DIFFERENCES.append(Difference(family, form, way, what, largest, scale))
 
 
 def table(differences: list[Difference]) -> str:
-    """Return a Markdown table, a row for each family and form: of each kind the largest difference, and of what size."""
+    """Return a Markdown table with a row per family and form: for each kind the largest difference, and the scale of the values."""
     columns = list(
         dict.fromkeys((d.way, d.what) for d in sorted(differences, key=lambda d: (d.way, _ORDER.index(d.what))))
     )

@@ -1,4 +1,4 @@
-"""Damage to one file of a checkpoint: bytes, numbers of a JSON file, opcodes of a pickle, and what the file is at all."""
+"""Damage to one file of a checkpoint: bytes, numbers of a JSON file, opcodes of a pickle, and the kind of the file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def json_damage(file: Path, rng: random.Random) -> None:
 
 
 def changed_bytes(data: bytes, rng: random.Random, first: int = 1 << 30) -> bytes:
-    """Bytes changed, cut, inserted, repeated; lengths that say too much."""
+    """Bytes changed, cut, inserted, repeated; lengths that are too large."""
     out, span = bytearray(data), max(1, min(len(data), first))
     for _ in range(rng.choice((1, 1, 2, 4))):
         place, how = rng.randrange(span), rng.random()
@@ -80,7 +80,7 @@ def head_damage(file: Path, rng: random.Random) -> None:
 
 
 def header_damage(file: Path, rng: random.Random) -> None:
-    """What a safetensors header says."""
+    """Damage to a safetensors header."""
     data = file.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header, rest = json.loads(data[8 : 8 + length]), data[8 + length :]
@@ -109,7 +109,7 @@ OPERATIONS = (
 
 
 def pickle_damage(file: Path, rng: random.Random) -> None:
-    """The pickle in a torch file, whose archive stays whole."""
+    """Damage to the pickle in a torch file, whose archive stays intact."""
     with zipfile.ZipFile(file) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = next(name for name in members if name.endswith("data.pkl"))
@@ -144,7 +144,7 @@ def text_damage(file: Path, rng: random.Random) -> None:
 
 
 def kind_damage(file: Path, rng: random.Random) -> None:
-    """Something else stands where the file was."""
+    """Replace the file by something of another kind."""
     import socket
 
     whole = file.read_bytes() if file.is_file() else b""

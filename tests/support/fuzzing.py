@@ -1,4 +1,4 @@
-"""How long hypothesis seeks, and how by chance."""
+"""How many examples hypothesis tries, and how random they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 
 def fuzz(examples: int) -> settings:
-    """The same damage on every run, so that a failure is a change's fault; ``FUZZ=20`` seeks twenty times more, by chance."""
+    """The same damage on every run, so that only a change can cause a failure; ``FUZZ=20`` tries twenty times more, at random."""
     more = int(os.environ.get("FUZZ", "0"))
     checks = cast("list[HealthCheck]", list(HealthCheck))
     chosen = settings(max_examples=examples * max(more, 1), deadline=None, suppress_health_check=checks)

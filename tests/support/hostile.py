@@ -1,7 +1,7 @@
-"""Checkpoints damaged on purpose, each read in a process of its own; what came of each is printed.
+"""Checkpoints damaged on purpose, each read in a process of its own; the outcome of each is printed.
 
-``PYTHONPATH=tests python -m support.hostile FOLDER TIMES``. A process has 6 GB more than it began with and 60 seconds of a
-processor. What comes of a file is one of OUTCOMES. The damage follows from the number of its seed alone.
+``PYTHONPATH=tests python -m support.hostile FOLDER TIMES``. A process may use 6 GB more than it started with and 60 seconds
+of CPU time. The outcome of a file is one of OUTCOMES. The damage depends only on its seed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 OUTCOMES = ("ok", "error", "RAW", "HANG", "NOT-FINITE", "KILLED")
 MEMORY, SECONDS, WAIT = 6 << 30, 60, 240
-"""Bytes, seconds of a processor, and seconds that a process may wait for something or for a processor."""
+"""Bytes, seconds of CPU time, and seconds that a process may take in all."""
 
 
 def outcome(read: Callable[[Path], None], path: Path, out: Path) -> None:
-    """Read in this process, which ends; what came of it is written to ``out``."""
+    """Read in this process, write the outcome to ``out``, and exit."""
     from transferlab.errors import TransferlabError
 
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -60,7 +60,7 @@ def outcome(read: Callable[[Path], None], path: Path, out: Path) -> None:
 
 
 def watched(action: Callable[[], None], seconds: float) -> str:
-    """Do something in a process of its own; return how it ended."""
+    """Run an action in a process of its own; return how it ended."""
     child = os.fork()
     if child == 0:
         try:
@@ -85,9 +85,9 @@ def watched(action: Callable[[], None], seconds: float) -> str:
 
 
 def main(home: Path, times: int, only: str = "") -> None:
-    """Write the whole ones, damage them, and print a line for each: what was damaged how, and what came of it.
+    """Write intact checkpoints, damage them, and print a line for each: which file was damaged how, and the outcome.
 
-    ``only`` names some of the whole ones, with commas between. What came out wrong is kept in ``home/kept``.
+    ``only`` names some of the checkpoints, separated by commas. Failures are kept in ``home/kept``.
     """
     warnings.simplefilter("ignore")
     home.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def main(home: Path, times: int, only: str = "") -> None:
 
     assert transferlab.cli.main
     place, out, counts = home / "damaged", home / "out.txt", Counter()
-    # Whole ones first: what cannot be read whole tells nothing.
+    # Intact ones first: one that cannot be read intact is no evidence.
     tasks = [(base, "", "", 0) for base in {base.name: base for base in BASES}.values()]
     made = Counter()
     for base in BASES:

@@ -1,4 +1,4 @@
-"""Whole checkpoints of every kind: how they are written, how they are read, and which of their files are damaged how."""
+"""Intact checkpoints of every kind: how they are written, how they are read, and which of their files are damaged how."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.tables import write_table
 
 @dataclass(frozen=True)
 class Base:
-    """A whole checkpoint: how it is read, and which of its files are damaged how."""
+    """An intact checkpoint: how it is read, and which of its files are damaged how."""
 
     name: str
     read: Callable[[Path], None]
@@ -30,7 +30,7 @@ class Base:
 
 
 def uses(source: Any, forward: bool) -> None:
-    """Read all weights, and one example through what travels with them."""
+    """Read all weights, and run one example through the preprocessing."""
     import numpy as np
 
     from transferlab.data.text import TextTransform
@@ -53,7 +53,7 @@ def uses(source: Any, forward: bool) -> None:
 
 
 def loads(path: Path, forward: bool = False) -> None:
-    """``load``, and what ``inspect`` prints."""
+    """Run ``load``, and print the table of ``inspect``."""
     from rich.console import Console
 
     import transferlab as tl
@@ -70,7 +70,7 @@ def runs(path: Path) -> None:
 
 
 def weights(path: Path) -> None:
-    """Every tensor of the one file in a folder."""
+    """Read every tensor of the only file in a folder."""
     import numpy as np
 
     from transferlab.pretrained.formats.weights import read_any
@@ -121,7 +121,7 @@ def results(path: Path) -> None:
 
 
 def build(home: Path) -> None:
-    """Write the whole ones."""
+    """Write the intact checkpoints."""
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
@@ -136,14 +136,14 @@ def build(home: Path) -> None:
     for dialect in ("vit", "timm"):
         write_vit(home / dialect, dialect)
     shutil.copy(home / "bert/tokenizer.json", home / "vit/unused.json")
-    picture = {"do_resize": True, "size": {"height": 16, "width": 16}, "resample": 3, "do_normalize": True,
+    image = {"do_resize": True, "size": {"height": 16, "width": 16}, "resample": 3, "do_normalize": True,
                "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_rescale": True, "rescale_factor": 1 / 255}  # fmt: skip
-    (home / "vit/preprocessor_config.json").write_text(json.dumps(picture))
+    (home / "vit/preprocessor_config.json").write_text(json.dumps(image))
     write_clip(home / "clip", "clip")
     for kind in ("gpt2", "llama"):
         write_decoder(home / kind, kind)
         shutil.copy(home / "bert/tokenizer.json", home / kind)
-    others = {
+    configs = {
         "convnext": {"model_type": "convnext", "hidden_sizes": [4, 8], "depths": [1, 2], "num_stages": 2, "image_size": 32},
         "swin": {"model_type": "swin", "embed_dim": 4, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2, "image_size": 16,
                  "patch_size": 2},
@@ -152,7 +152,7 @@ def build(home: Path) -> None:
         "modernbert": {"model_type": "modernbert", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 12,
                        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0},
     }  # fmt: skip
-    for name, raw in others.items():
+    for name, raw in configs.items():
         family = FAMILIES[name]
         config = family.from_hf(raw)
         definition = trees.define(config.build())
@@ -196,7 +196,7 @@ def build(home: Path) -> None:
 
 
 def llama_gguf() -> bytes:
-    """A whole language model in a GGUF file."""
+    """An intact language model in a GGUF file."""
     import numpy as np
 
     from transferlab import trees

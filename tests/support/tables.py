@@ -1,4 +1,4 @@
-"""Tables of texts whose labels can be learnt."""
+"""Tables of texts whose labels can be learned."""
 
 from __future__ import annotations
 

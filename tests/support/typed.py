@@ -1,4 +1,4 @@
-"""Values whose type a test knows better than the signature says: checked, then returned with that type."""
+"""Values whose type a test knows more precisely than the signature: checked, then returned with that type."""
 
 from __future__ import annotations
 

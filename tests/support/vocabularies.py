@@ -1,4 +1,4 @@
-"""Small vocabularies of the three kinds, trained or written here, for the tests of tokenizers."""
+"""Small vocabularies of the three kinds, trained or written for the tests of tokenizers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AWKWARD = [
     "\x00null\u200bzero\ufeffwidth\xa0space",
     "ﬁne ½ ａｂｃ",
 ]
-"""Texts on which tokenizers differ; none holds a special token."""
+"""Texts on which tokenizers differ; none contains a special token."""
 
 
 def write_wordpiece(folder: Path, special: tuple[str, ...]) -> None:
@@ -65,7 +65,7 @@ def pieces() -> list[tuple[str, float]]:
 
 
 def write_sentencepiece(path: Path, entries: list[tuple[str, float]], model_type: int = 1) -> None:
-    """A ``.model`` file: the protocol buffer of sentencepiece, with the fields that matter and one that does not."""
+    """A ``.model`` file: the protocol buffer of sentencepiece, with the fields that are read and one that is not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}
     body = b""

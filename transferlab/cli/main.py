@@ -247,7 +247,7 @@ def data() -> None:
     """List the data sets that have a name, with their licences."""
     from transferlab.data.builders import DATASETS
 
-    _listing(("data", "licence", ""), [(name, entry.licence, entry.about) for name, entry in DATASETS.items()])
+    _listing(("data", "license", ""), [(name, entry.license, entry.about) for name, entry in DATASETS.items()])
 
 
 def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

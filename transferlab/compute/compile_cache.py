@@ -1,7 +1,7 @@
-"""JAX's cache of compiled programs on disk, with a hash behind each entry.
+"""JAX's cache of compiled programs on disk, with a hash after each entry.
 
-JAX notices damage by what its decompressor or XLA says about it, if they do, and then leaves the entry as it is: each
-later start compiles again. And an executable of which a bit has changed would run.
+JAX notices damage only if its decompressor or XLA does, and then leaves the entry as it is, so that every later start
+compiles again. And an executable with a flipped bit would run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class _Hashed(CacheInterface):
-    """Another cache, whose entries end with their SHA-256; one that is damaged is removed and is then as if it were not there."""
+    """Another cache, whose entries end with their SHA-256; a damaged entry is removed, and counts as missing."""
 
     def __init__(self, base: CacheInterface):
         self._base, self._path = base, base._path
@@ -34,8 +34,8 @@ class _Hashed(CacheInterface):
         value, digest = stored[:-32], stored[-32:]
         if hashlib.sha256(value).digest() == digest:
             return value
-        # Entries of earlier versions have no hash, and are compiled once more.
-        _LOG.info("The compiled program %s is damaged, and compiled again.", key)
+        # Entries of earlier versions have no hash; these are compiled once more.
+        _LOG.info("The compiled program %s is damaged; it is compiled again.", key)
         with suppress(OSError):
             Path(self._path, f"{key}-cache").unlink()
         return None
@@ -45,18 +45,18 @@ class _Hashed(CacheInterface):
 
 
 def keep_compiled(directory: Path) -> None:
-    """Keep compiled programs in a directory, between processes; where none can be made, that is logged and no more."""
+    """Keep compiled programs in a directory, between processes. If it cannot be made, a warning is logged, nothing more."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _LOG.warning("Compiled programs are not kept: %s cannot be made (%s); %s", directory, error.strerror, SET_CACHE)
         return
-    made = compilation_cache.get_file_cache
-    if not hasattr(made, "hashed"):
+    file_cache = compilation_cache.get_file_cache
+    if not hasattr(file_cache, "hashed"):
 
         def hashed(path: str) -> Any:
-            found = made(path)
-            return None if found is None else (_Hashed(found[0]), found[1])
+            pair = file_cache(path)
+            return None if pair is None else (_Hashed(pair[0]), pair[1])
 
         hashed.hashed = True  # type: ignore[attr-defined]
         compilation_cache.get_file_cache = hashed

@@ -1,4 +1,4 @@
-"""A function compiled ahead of time, once for each shape, which says what it costs."""
+"""A function compiled ahead of time, once per shape, which reports its cost."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ _TRITON = "xla_gpu_enable_triton_gemm"
 
 
 def compiler_options() -> dict[str, Any]:
-    """What XLA is told for the device that programs run on; ``XLA_FLAGS`` may say otherwise.
+    """Return XLA's options for the device that programs run on; ``XLA_FLAGS`` override them.
 
-    On a GPU products go to cuBLAS alone. XLA else compiles kernels of Triton's for each and times them, which was nearly half of
-    the time to compile a step of MiniLM, and the step no faster; cuBLAS adds biases and residuals to what it writes.
+    On a GPU, matmuls go to cuBLAS alone. By default XLA also compiles Triton kernels for each and times them, which was
+    nearly half of the time to compile a step of MiniLM, and the step was no faster; cuBLAS adds biases and residuals to
+    its output.
     """
-    told = jax.default_backend() != "gpu" or _TRITON in os.environ.get("XLA_FLAGS", "")
-    return {} if told else {_TRITON: False}
+    default = jax.default_backend() != "gpu" or _TRITON in os.environ.get("XLA_FLAGS", "")
+    return {} if default else {_TRITON: False}
 
 
 class Compiled:
-    """A jitted function that is compiled ahead of time, once for each shape of what varies, and counts what it costs.
+    """A jitted function that is compiled ahead of time, once per shape of its varying arguments, and counts its cost.
 
     Args:
         function: to compile.
-        varies: places of the arguments whose shapes vary.
-        donate: places of the arguments that a call takes over.
-        counted: whether ``flops`` will be asked for each shape: what was traced is kept till then.
+        varies: positions of the arguments whose shapes vary.
+        donate: positions of the arguments that a call takes over.
+        counted: whether :meth:`flops` will be called for each shape: the traced program is kept until then.
 
     Attributes:
-        compilations: how many shapes were compiled.
+        compilations: number of shapes that were compiled.
         seconds: time spent compiling.
     """
 
@@ -58,44 +59,44 @@ class Compiled:
         return self._compiled(args)(*args)
 
     def _compiled(self, args: tuple[Any, ...]) -> Any:
-        mark = self._mark(args)
+        shapes = self._shapes(args)
         # Two threads that meet a new shape compile it once.
         with self._lock:
-            if mark not in self._programs:
+            if shapes not in self._programs:
                 start = time.perf_counter()
                 lowered = self._jit.lower(*args)
-                self._programs[mark] = lowered.compile(compiler_options=compiler_options())
-                if self._counted and mark not in self._flops:
-                    self._lowered[mark] = lowered
+                self._programs[shapes] = lowered.compile(compiler_options=compiler_options())
+                if self._counted and shapes not in self._flops:
+                    self._lowered[shapes] = lowered
                 self.seconds += time.perf_counter() - start
-            return self._programs[mark]
+            return self._programs[shapes]
 
     def flops(self, *args: Any) -> float:
-        """Floating-point operations of one call with these arguments (arrays or shapes), as XLA counts them."""
-        mark = self._mark(args)
+        """Return the floating-point operations of a call with these arguments (arrays or shapes), as XLA counts them."""
+        shapes = self._shapes(args)
         with self._lock:
-            if mark not in self._flops:
-                # XLA counts while the device works on the first call, if the call was made before: that is not added.
-                found = None if (lowered := self._lowered.pop(mark, None)) is None else flops_of(lowered)
-                if found is None:
+            if shapes not in self._flops:
+                # After a first call, XLA counts while the device works on it, so that time is not added.
+                count = None if (lowered := self._lowered.pop(shapes, None)) is None else flops_of(lowered)
+                if count is None:
                     start = time.perf_counter()
                     lowered = lowered_to_count(self._function, *args)
                     self.seconds += time.perf_counter() - start
-                    found = flops_of(lowered)
-                self._flops[mark] = found or 0.0
-            return self._flops[mark]
+                    count = flops_of(lowered)
+                self._flops[shapes] = count or 0.0
+            return self._flops[shapes]
 
     def executable(self, *args: Any, options: dict[str, Any] | None = None) -> Any:
-        """The compiled program for these arguments (arrays or shapes); with options for XLA one of its own, not kept."""
+        """Return the compiled program for these arguments (arrays or shapes); with XLA options, a separate one, not kept."""
         if options is None:
             return self._compiled(args)
         return self._jit.lower(*args).compile(compiler_options=compiler_options() | options)
 
     def temporary_bytes(self, *args: Any) -> int:
-        """What a call with these arguments (arrays or shapes) holds beside them and its results: activations, gradients."""
-        found = self._compiled(args).memory_analysis()
-        return 0 if found is None else int(found.temp_size_in_bytes)
+        """Return the bytes of a call (arrays or shapes) besides arguments and results: activations, gradients."""
+        analysis = self._compiled(args).memory_analysis()
+        return 0 if analysis is None else int(analysis.temp_size_in_bytes)
 
-    def _mark(self, args: tuple[Any, ...]) -> tuple:
+    def _shapes(self, args: tuple[Any, ...]) -> tuple:
         leaves = jax.tree_util.tree_leaves_with_path([args[i] for i in self._varies])
         return tuple((str(path), leaf.shape, str(leaf.dtype)) for path, leaf in leaves)

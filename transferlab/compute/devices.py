@@ -1,4 +1,4 @@
-"""The devices that programs run on: the CPU beside an accelerator, and how much memory a step may use."""
+"""The devices that programs run on: the CPU next to an accelerator, and how much memory a step may use."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def cpu_device() -> Any:
 
 
 def device_bytes() -> int | None:
-    """Bytes of memory that a step may use: the accelerator's, or this machine's; None where that is not known."""
+    """Return the bytes of memory that a step may use: the accelerator's, or this machine's; None where unknown."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    found = []
+    limits = []
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     group = Path("/sys/fs/cgroup/memory.max")
     if group.is_file() and (text := group.read_text().strip()).isdigit():
-        found.append(int(text))
-    return min(found, default=None)
+        limits.append(int(text))
+    return min(limits, default=None)

@@ -1,4 +1,4 @@
-"""What tracing is told of the program that it is for: models read it, and whoever compiles them sets it."""
+"""Flags of the program that is being traced: models read them, code that compiles models sets them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Keep the fused kernel of attention out of what is traced within: it cannot be mapped over (``jax.vmap``) with a
-    mask, or where lengths are odd, and its operations are not counted.
+    """Trace without the fused attention kernel: it cannot be mapped over (``jax.vmap``) with a mask or with odd lengths,
+    and its operations are not counted.
     """
     token = _plain.set(True)
     try:
@@ -22,5 +22,5 @@ def plain_attention() -> Iterator[None]:
 
 
 def attention_is_plain() -> bool:
-    """Whether what is traced now is within :func:`plain_attention`."""
+    """Return whether the current trace is within :func:`plain_attention`."""
     return _plain.get()

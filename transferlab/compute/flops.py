@@ -1,4 +1,4 @@
-"""What a program costs, in operations: counted alike on every device."""
+"""A program's cost in operations, counted the same way on every device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from transferlab.compute.flags import plain_attention
 
 
 def lowered_to_count(function: Callable[..., Any], *args: Any) -> jax.stages.Lowered:
-    """Lower a function for the CPU, with arguments (arrays or shapes) of which only the shapes are looked at.
+    """Lower a function for the CPU, with arguments (arrays or shapes) of which only the shapes are used.
 
-    A GPU and a TPU give no count of a program before it is compiled, and after that leave out what libraries compute:
-    the matrix products. What a model computes in another form there (depthwise convolutions) is counted in that form.
+    GPUs and TPUs do not count the operations of a program before it is compiled, and afterwards leave out those of
+    libraries: the matmuls. An operation that a model computes in another form there (a depthwise convolution) is counted in
+    that form.
     """
-    place = None if (cpu := cpu_device()) is None else SingleDeviceSharding(cpu)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
+    sharding = None if (cpu := cpu_device()) is None else SingleDeviceSharding(cpu)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args)
 
     def counted(*args: Any) -> Any:
         with plain_attention():
@@ -29,6 +30,6 @@ def lowered_to_count(function: Callable[..., Any], *args: Any) -> jax.stages.Low
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float | None:
-    """Floating-point operations as XLA counts them before it optimises; None on a device that does not say."""
-    found = lowered.cost_analysis()
-    return None if found is None else float(found.get("flops", 0.0))
+    """Return the floating-point operations as XLA counts them before it optimises; None on a device without a count."""
+    analysis = lowered.cost_analysis()
+    return None if analysis is None else float(analysis.get("flops", 0.0))

@@ -1,8 +1,8 @@
-"""What a process needs of its host: large pages for what XLA's CPU backend allocates, and a Ctrl-C that is not lost.
+"""The process and its host: large pages for the memory of XLA's CPU backend, and a Ctrl-C that is never lost.
 
-XLA asks for a step's temporary buffers anew at each call, hundreds of MB, and glibc hands them back to the system each
-time. The next step meets every 4 KiB page of them for the first time: 148 000 page faults in one full fine-tuning step
-of MiniLM on 32 × 64 tokens, a tenth of its time. With pages of 2 MiB there are a few hundred.
+XLA allocates a step's temporary buffers, hundreds of MB, at each call, and glibc returns them to the system each time. The
+next step touches every 4 KiB page of them for the first time: 148 000 page faults in one full fine-tuning step of MiniLM
+on 32 × 64 tokens, a tenth of its time. With pages of 2 MiB there are a few hundred.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from types import FrameType
 from typing import Any
 
 TUNABLE = "glibc.malloc.hugetlb=1"
-"""glibc asks for transparent huge pages (madvise) for what it allocates (glibc manual, Memory Allocation Tunables)."""
+"""Makes glibc request transparent huge pages (madvise) for its memory (glibc manual, Memory Allocation Tunables)."""
 
 _ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def large_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what to add to the environment of a process so that it gets large pages; empty where there is nothing to do.
+    """Return the variables that give a process large pages, to add to its environment; empty if there is nothing to do.
 
-    That is where the kernel grants them unasked or never, where the environment already sets ``GLIBC_TUNABLES``, and with
+    This is so where the kernel always or never grants them, where the environment already sets ``GLIBC_TUNABLES``, and with
     ``TRANSFERLAB_LARGE_PAGES=0``. Other C libraries ignore the variable.
     """
     if environment.get("TRANSFERLAB_LARGE_PAGES") == "0" or "GLIBC_TUNABLES" in environment:
@@ -39,21 +39,21 @@ def large_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_large_pages() -> None:
-    """Start this process's program again with large pages, under the same process id, if it has not got them.
+    """Start this process's program again with large pages, under the same process id, if it does not have them.
 
-    glibc reads its tunables when a program starts, so a running one cannot change them.
+    glibc reads its tunables when a program starts, so that a running one cannot change them.
     """
-    wanted = large_pages(os.environ)
-    if wanted and sys.orig_argv:
-        os.environ.update(wanted)
+    variables = large_pages(os.environ)
+    if variables and sys.orig_argv:
+        os.environ.update(variables)
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A handler of SIGINT that raises ``KeyboardInterrupt`` where it is heard: Python drops what a finalizer raises, and JAX
-    runs one at every garbage collection, so there the signal is sent again.
+    """Handle SIGINT by raising ``KeyboardInterrupt`` where it takes effect. Python drops exceptions of finalizers, and JAX
+    runs one at every garbage collection, so from there the signal is sent again.
     """
     while frame is not None:
         if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
@@ -65,7 +65,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 _HEARD = threading.Event()
-"""Set when the last Ctrl-C was raised where it is heard."""
+"""Set when the last Ctrl-C was raised where it takes effect."""
 
 
 def _send_again(number: int) -> None:
@@ -73,8 +73,8 @@ def _send_again(number: int) -> None:
     handler = signal.getsignal(number)
 
     def send() -> None:
-        # To the process: the main thread may be waiting, and wakes up for it; one that comes just before it waits does not
-        # wake it, so another follows.
+        # To the process: the main thread may be waiting, and this wakes it up. A signal just before it waits does not, so
+        # another follows.
         while not _HEARD.wait(0.02) and signal.getsignal(number) is handler:
             os.kill(os.getpid(), number)
 
@@ -82,8 +82,8 @@ def _send_again(number: int) -> None:
 
 
 def catch_interrupts() -> None:
-    """Let no Ctrl-C get lost from now on, neither in a finalizer nor in a callback of C code that cannot raise."""
-    # What was started with Ctrl-C ignored, as by a shell in the background, goes on ignoring it.
+    """From now on lose no Ctrl-C, neither in a finalizer nor in a callback of C code that cannot raise."""
+    # A process started with Ctrl-C ignored, such as a shell's background job, continues to ignore it.
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
     signal.signal(signal.SIGINT, interrupt)
@@ -100,7 +100,7 @@ def catch_interrupts() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """As :func:`catch_interrupts`, for a block or a decorated function; handlers of the program's own stay."""
+    """Like :func:`catch_interrupts`, for a block or a decorated function; the program's own handlers stay."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

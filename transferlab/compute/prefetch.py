@@ -1,4 +1,4 @@
-"""Independent calls side by side: while one batch is computed, the next is prepared and the last is put away."""
+"""Independent calls in parallel: while one batch is computed, the next is prepared and the last one stored."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 THREADS = 2
-"""Calls at once. On CPU two fill what one leaves idle: XLA runs attention's small products on one thread each."""
+"""Number of concurrent calls. On CPU two use what one leaves idle: XLA runs attention's small matmuls on one thread each."""
 
 
 def prefetch_map(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """Iterate over ``function(item)`` in order; at most one result more than are being made is held.
+    """Iterate over ``function(item)`` in order; at most one finished result is kept beyond those in progress.
 
-    What a call raises comes out at its place, and no further one is started.
+    An exception of a call is raised at its position, and no further call is started.
     """
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="prefetch") as threads:

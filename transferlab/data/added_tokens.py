@@ -1,7 +1,7 @@
-"""Tokens that a directory names next to its vocabulary: ``added_tokens.json``, ``special_tokens_map.json`` and those of the settings.
+"""Tokens named next to a vocabulary: in ``added_tokens.json``, ``special_tokens_map.json`` and ``tokenizer_config.json``.
 
-The reference implementation adds them when it loads a tokenizer, whichever file the vocabulary is in; what is new gets the next free ids. Its rules
-are those of transformers 5 (``PreTrainedTokenizerBase._from_pretrained`` and ``TokenizersBackend.__init__``).
+transformers adds them when it loads a tokenizer, whichever file the vocabulary is in; new ones get the next free ids. The
+rules are those of transformers 5 (``PreTrainedTokenizerBase._from_pretrained`` and ``TokenizersBackend.__init__``).
 """
 
 from __future__ import annotations
@@ -23,64 +23,63 @@ _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """Return ``tokenizer_config.json``, with ``special_tokens_map.json`` over it where the former lists no added tokens."""
+    """Return ``tokenizer_config.json``, overridden by ``special_tokens_map.json`` where it lists no added tokens."""
     settings = _object(directory / "tokenizer_config.json")
     if "added_tokens_decoder" in settings:
         return settings
-    over = _object(directory / "special_tokens_map.json")
-    if isinstance(extra := over.get("extra_special_tokens"), list):
-        over["extra_special_tokens"] = [*_each(settings.get("extra_special_tokens")), *extra]
-    return {**settings, **over}
+    overrides = _object(directory / "special_tokens_map.json")
+    if isinstance(extra := overrides.get("extra_special_tokens"), list):
+        overrides["extra_special_tokens"] = [*_each(settings.get("extra_special_tokens")), *extra]
+    return {**settings, **overrides}
 
 
 def add_tokens(
     tokenizer: Tokenizer, directory: Path, settings: Mapping[str, Any], defaults: Iterable[AddedToken] = ()
 ) -> bool:
-    """Give the tokenizer every token that the directory names, each found whole in a text.
+    """Add every token that the directory names to the tokenizer, each matched as a whole in a text.
 
     Args:
         tokenizer: changed in place.
         directory: with ``added_tokens.json``, where there is one.
-        settings: as :func:`read_settings` gives them.
-        defaults: special tokens of the reference implementation's class, for those that the settings do not name. What the vocabulary lacks
-            of them is not added: no row was trained for it.
+        settings: as :func:`read_settings` returns them.
+        defaults: special tokens of transformers' class, for those that the settings do not name. Those that the vocabulary
+            lacks are not added: no row was trained for them.
 
     Returns:
-        Whether the tokenizer is another now.
+        Whether the tokenizer changed.
 
     Raises:
-        TransferlabError: a token that the files give an id which it cannot have here; it is named.
+        TransferlabError: a token that cannot have the id that the files give it; it is named.
     """
     if settings.get("split_special_tokens"):
         file = directory / "tokenizer_config.json"
-        raise TransferlabError(
-            f"{file}: split_special_tokens is true; only false, as nearly all have it, is supported."
-        )
-    there = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+        raise TransferlabError(f"{file}: split_special_tokens is true; only false, the default, is supported.")
+    present = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     listed, file = _listed(directory, settings)
     if len(listed) > limits.ADDED_TOKENS:
         raise TransferlabError(
-            f"{file}: {len(listed):,} tokens are added; {limits.ADDED_TOKENS:,} are the most (transferlab.limits)."
+            f"{file}: {len(listed):,} tokens are added; at most {limits.ADDED_TOKENS:,} are read. To read them anyway:\n"
+            f"  >>> transferlab.limits.ADDED_TOKENS = {len(listed)}"
         )
     named = [_added(value, True, directory) for value in _named(settings)]
     known = [token for token in defaults if tokenizer.token_to_id(token.content) is not None]
     special = {token.content for token in named}
-    wanted: dict[str, AddedToken] = {}
+    new: dict[str, AddedToken] = {}
     for _, token in sorted(listed.items()):
-        if token.content not in there or _flags(token) != _flags(there[token.content]):
+        if token.content not in present or _flags(token) != _flags(present[token.content]):
             token.special |= token.content in special
-            wanted.setdefault(token.content, token)
+            new.setdefault(token.content, token)
     for token in (*named, *known):
-        if token.content not in there:
-            wanted.setdefault(token.content, token)
-    tokenizer.add_tokens(list(wanted.values()))
+        if token.content not in present:
+            new.setdefault(token.content, token)
+    tokenizer.add_tokens(list(new.values()))
     for id, token in listed.items():
         if (got := tokenizer.token_to_id(token.content)) != id:
             raise TransferlabError(
                 f"{file}: the added token '{token.content}' should have id {id}, but gets {got} from the vocabulary of "
-                f"{tokenizer.get_vocab_size()} entries. Save the tokenizer again with the reference implementation, or correct the id there."
+                f"{tokenizer.get_vocab_size()} entries. Save the tokenizer again with transformers, or correct the id there."
             )
-    return bool(wanted)
+    return bool(new)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -94,13 +93,13 @@ def _listed(directory: Path, settings: Mapping[str, Any]) -> tuple[dict[int, Add
         path = directory / "tokenizer_config.json"
         return {int(id): _added(token, False, directory) for id, token in table.items()}, path
     path = directory / "added_tokens.json"
-    # Before there were settings for it, a token was special if the special tokens named it.
+    # In this older file, a token is special if the settings name it as one.
     special = {_content(value) for value in _named(settings)}
     return {int(id): _added(text, text in special, directory) for text, id in _object(path).items()}, path
 
 
 def _named(settings: Mapping[str, Any]) -> Iterator[Any]:
-    """Every special token that the settings name: the usual seven, a model's own, and the nameless ones."""
+    """Every special token that the settings name: the usual seven, a model's own, and the unnamed extra ones."""
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens")
     own = [value for key, value in settings.items() if key.endswith("_token") and key not in NAMED]
     if isinstance(extra, Mapping) and "content" not in extra:
@@ -120,13 +119,13 @@ def _content(value: Any) -> Any:
 
 
 def _added(value: Any, special: bool, directory: Path) -> AddedToken:
-    """A token as a file describes it: a text, or a text and its flags."""
+    """A token from its description in a file: a string, or a string and its flags."""
     content = _content(value)
     if not isinstance(content, str):
-        raise TransferlabError(f"{directory}: {str(value)[:80]!r} is given where a token is expected.")
-    given = {name: bool(value[name]) for name in _FLAGS if name in value} if isinstance(value, Mapping) else {}
-    special = given.pop("special", False) or special
-    return AddedToken(content, **{"normalized": not special, **given}, special=special)
+        raise TransferlabError(f"{directory}: expected a token; got {str(value)[:80]!r}.")
+    flags = {name: bool(value[name]) for name in _FLAGS if name in value} if isinstance(value, Mapping) else {}
+    special = flags.pop("special", False) or special
+    return AddedToken(content, **{"normalized": not special, **flags}, special=special)
 
 
 def _flags(token: AddedToken) -> tuple[bool, ...]:

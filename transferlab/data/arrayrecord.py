@@ -24,7 +24,7 @@ from transferlab.files import file_lock
 
 
 def data_source(entry: Entry) -> Any:
-    """Return random access to a data set's examples, building it on first use; two processes build once."""
+    """Return random access to a data set's examples. It is built on first use, once even if two processes ask for it."""
     directory = make_cache("tfds")
     name = f"transferlab_{entry.name}"
     builder_class = _builder_class(entry)
@@ -36,11 +36,11 @@ def data_source(entry: Entry) -> Any:
         with _quiet():
             # TFDS writes to a temporary directory and renames it, so a killed build leaves nothing behind.
             builder.download_and_prepare()
-    # Images stay as their bytes: whoever wants pixels decodes one, and comparing two needs no decoding.
+    # Images stay encoded: they are decoded one by one when read, and comparing two needs no decoding.
     skip = {"image": tfds.decode.SkipDecoding()} if entry.modality == "image" else None
     source = builder.as_data_source(split="examples", decoders=skip)
     if len(source) == 0:
-        raise TransferlabError(f"The data set '{entry.name}' came out empty.")
+        raise TransferlabError(f"The data set '{entry.name}' has no examples after it was built.")
     return source
 
 
@@ -68,7 +68,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
             description=entry.about,
             features=tfds.features.FeaturesDict(features),
             citation=entry.citation,
-            license=entry.licence,
+            license=entry.license,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
 
 
 class _quiet:
-    """TFDS announces its work on standard output; a data set here takes a second or two."""
+    """Silences TFDS's progress on standard output; building a data set takes only a second or two."""
 
     def __enter__(self) -> None:
         import contextlib

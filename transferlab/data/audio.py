@@ -15,13 +15,17 @@ from transferlab.fields import check_fields
 
 @dataclass(frozen=True)
 class AudioTransform:
-    """A waveform cut or padded to a fixed length, as a log-mel spectrogram.
+    """Turns a waveform, cut or padded to a fixed length, into a log-mel spectrogram.
 
     Attributes:
-        bands: mel bands.
-        rate: samples per second that the model was trained for.
+        bands: number of mel bands.
+        rate: sampling rate that the model was trained with, in samples per second.
         window, hop: samples of one frame, and from one frame to the next.
-        seconds: length of what the model reads.
+        seconds: length of the audio that the model reads.
+
+    Example:
+        >>> tl.data.AudioTransform()(np.zeros(16000, np.float32), rate=16000).shape
+        (3000, 80)
     """
 
     bands: Count = 80
@@ -35,7 +39,7 @@ class AudioTransform:
 
     @property
     def frames(self) -> int:
-        """Frames of one spectrogram."""
+        """Number of frames of a spectrogram."""
         return self._samples // self.hop
 
     def __call__(
@@ -45,24 +49,25 @@ class AudioTransform:
 
         Args:
             waveform: one channel, from -1 to 1.
-            rate: samples per second; the model's own by default.
+            rate: its samples per second; by default the model's.
 
         Raises:
             TransferlabError: another sampling rate, several channels, no samples, or values that are not finite.
         """
         if rate is not None and rate != self.rate:
             raise TransferlabError(
-                f"The audio has {rate} samples per second; this model reads {self.rate}. Resample it."
+                f"The audio has {rate} samples per second; this model reads {self.rate}. Resample it:\n"
+                f"  >>> waveform = scipy.signal.resample_poly(waveform, {self.rate}, {rate})"
             )
         if np.ndim(waveform) != 1:
             raise TransferlabError(
                 f"The audio has shape {np.shape(waveform)}; this model reads one channel: (samples,)."
             )
         if not len(waveform) or not np.isfinite(waveform).all():
-            raise TransferlabError("The audio has no samples, or some that are not finite.")
-        sound = np.zeros(self._samples)
-        sound[: len(waveform)] = waveform[: self._samples]
-        padded = np.pad(sound, self.window // 2, mode="reflect")
+            raise TransferlabError("The audio has no samples, or samples that are not finite.")
+        audio = np.zeros(self._samples)
+        audio[: len(waveform)] = waveform[: self._samples]
+        padded = np.pad(audio, self.window // 2, mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.window)[:: self.hop][: self.frames]
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)
         power = np.square(np.abs(np.fft.rfft(frames * hann, axis=1)))
@@ -71,7 +76,7 @@ class AudioTransform:
         return ((np.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
 
     def describe(self) -> dict[str, object]:
-        """What identifies this preprocessing, as plain data."""
+        """Return the fields that identify this preprocessing, as plain data."""
         return {"kind": "audio", **asdict(self)}
 
     @property

@@ -16,7 +16,12 @@ from transferlab.errors import TransferlabError
 
 @dataclass(frozen=True)
 class Batch:
-    """Which examples are in a batch, and how long it is padded."""
+    """The examples of a batch, and its padded length.
+
+    Attributes:
+        indices: of the examples.
+        bucket: the length to which texts are padded; 0 for images.
+    """
 
     indices: Int[np.ndarray, " n"]
     bucket: int
@@ -48,9 +53,13 @@ def epoch_order(
 
 
 def evaluation_order(indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " n"], size: int) -> list[Batch]:
-    """Return batches of ``size`` that hold every example once, each of one padded length."""
+    """Return batches of ``size`` that contain every example once, each of one padded length.
+
+    Raises:
+        TransferlabError: a size below 1.
+    """
     if size < 1:
-        raise TransferlabError(f"rows is {size}; examples are computed at least 1 at a time.")
+        raise TransferlabError(f"rows is {size}; it must be at least 1.")
     out = []
     for bucket in sorted(set(buckets.tolist())):
         rows = indices[buckets == bucket]
@@ -60,7 +69,7 @@ def evaluation_order(indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " 
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """All batches of a run, by step. ``order[step]`` costs one epoch's shuffle at most. Threads may share it."""
+    """All batches of a run, by step. ``order[step]`` costs at most one epoch's shuffle. It is safe to share between threads."""
 
     indices: Int[np.ndarray, " n"]
     buckets: Int[np.ndarray, " n"]
@@ -73,21 +82,21 @@ class BatchSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch has; the last may be partial."""
+        """Number of batches in an epoch; the last may be partial."""
         return -(-len(self.indices) // self.size)
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        # Runs on one order that train side by side are not in the same epoch.
+        epoch, position = divmod(step, self.steps_per_epoch)
+        # Concurrent runs that share this order need not be in the same epoch.
         with self._lock:
             if epoch not in self._epochs:
                 if len(self._epochs) > 3:
                     self._epochs.pop(min(self._epochs))
                 self._epochs[epoch] = epoch_order(self.indices, self.buckets, self.size, self.seed, epoch, self.group)
-            return self._epochs[epoch][place]
+            return self._epochs[epoch][position]
 
 
 _orders: weakref.WeakValueDictionary[tuple, BatchSampler] = weakref.WeakValueDictionary()
@@ -96,20 +105,20 @@ _orders: weakref.WeakValueDictionary[tuple, BatchSampler] = weakref.WeakValueDic
 def batch_sampler(
     indices: Int[np.ndarray, " n"], buckets: Int[np.ndarray, " n"], size: int, steps: int, seed: int, group: bool
 ) -> BatchSampler:
-    """Return the order of these examples. Runs that ask for the same get the same object, and can share their batches."""
-    mark = (indices.tobytes(), buckets.tobytes(), size, steps, seed, group)
-    made = _orders.get(mark)
-    if made is None:
-        _orders[mark] = made = BatchSampler(indices, buckets, size, steps, seed, group)
-    return made
+    """Return the order of these examples. Equal arguments return the same object, so that runs can share their batches."""
+    key = (indices.tobytes(), buckets.tobytes(), size, steps, seed, group)
+    order = _orders.get(key)
+    if order is None:
+        _orders[key] = order = BatchSampler(indices, buckets, size, steps, seed, group)
+    return order
 
 
 Order = BatchSampler | Sequence[Any]
-"""What each step holds."""
+"""The contents of each step."""
 
 
-class _Made(Sequence[dict[str, Any]]):
-    """Random access to finished batches, which is what Grain reads from."""
+class _Batches(Sequence[dict[str, Any]]):
+    """Random access to finished batches, from which Grain reads."""
 
     def __init__(self, order: Order, make: Callable[[Any], dict[str, Any]]):
         self.order, self.make = order, make
@@ -124,15 +133,15 @@ class _Made(Sequence[dict[str, Any]]):
 def stream(
     order: Order, make: Callable[[Any], dict[str, Any]], start: int, prefetch: int = 2
 ) -> Iterator[dict[str, Any]]:
-    """Iterate over finished batches from ``start`` on, made ahead of time in a thread by Grain."""
-    # Imported where batches are streamed: with what it brings, a fifth of a second of each start.
+    """Iterate over finished batches from ``start`` on, which a thread of Grain's makes ahead of time."""
+    # Imported only where batches are streamed: with its dependencies it takes a fifth of a second.
     import grain
 
-    made = grain.MapDataset.source(_Made(order, make))[start:]
+    batches = grain.MapDataset.source(_Batches(order, make))[start:]
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
-    yield from made.to_iter_dataset(options)
+    yield from batches.to_iter_dataset(options)
 
 
 def weights(n: int, rows: int) -> Float[np.ndarray, " rows"]:
-    """1 for the first ``n`` rows, 0 for padding."""
+    """Return 1 for the first ``n`` rows, 0 for padding."""
     return (np.arange(rows) < n).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Data sets that have a name: where their files are, and how they become examples."""
+"""Named data sets: where their files are, and how they become examples."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set by name.
+    """A named data set.
 
     Attributes:
-        name, about: for people.
+        name: by which it is opened.
+        about: its description.
         modality: what an example is.
-        labels: label names; the label is an index into them.
+        labels: label names; an example's label is an index into them.
         examples: yields ``{"id", "text" or "image" (uint8 array), "label"}``.
-        licence, citation: of the data.
-        artifact: the package that carries it, if one does.
-        version: raised when what ``examples`` yields changes.
+        license, citation: of the data.
+        artifact: the package that contains it, if one does.
+        version: raised when the output of ``examples`` changes.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Entry:
     modality: Literal["text", "image"]
     labels: tuple[str, ...]
     examples: Callable[[], Iterator[Example]]
-    licence: str
+    license: str
     citation: str
     artifact: Artifact | None = None
     version: str = "1.0.0"
@@ -53,19 +54,19 @@ _ANIMALS = Artifact("animal-mnist", "0.4", "aeebf3d9de4552d6fd2d5701424e1a5b9020
 
 
 def rated_texts(archive: Path, member: str) -> Iterator[Example]:
-    r"""Texts with a mean rating, ``id \\t mean \\t text`` a line; the label is the sign of the mean.
+    r"""Texts with a mean rating, one ``id \\t mean \\t text`` per line; the label is the sign of the mean.
 
     A mean of exactly 0 has no sign: those few rows are left out.
     """
     with reading(archive), tarfile.open(archive) as opened:
         file = opened.extractfile(member)
         if file is None:
-            raise TransferlabError(f"{archive} lacks '{member}'.")
+            raise TransferlabError(f"{archive} has no member '{member}'.")
         lines = file.read().decode("utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         parts = line.split("\t")
         if len(parts) != 3:
-            raise TransferlabError(f"{member}, line {number}: {len(parts)} columns, expected id, mean and text.")
+            raise TransferlabError(f"{member}, line {number}: expected id, mean and text; got {len(parts)} columns.")
         mean = float(parts[1])
         if mean:
             yield {"id": f"{number:06d}", "text": parts[2], "label": int(mean > 0)}

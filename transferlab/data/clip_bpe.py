@@ -16,7 +16,7 @@ _END = "</w>"
 
 
 def is_clip_vocabulary(directory: Path) -> bool:
-    """Return whether the directory holds ``vocab.json`` and ``merges.txt``, and words of theirs end as CLIP's do."""
+    """Return whether the directory has ``vocab.json`` and ``merges.txt`` whose words end as CLIP's do."""
     merges = directory / "merges.txt"
     if not merges.exists() or not (directory / "vocab.json").exists():
         return False
@@ -25,11 +25,11 @@ def is_clip_vocabulary(directory: Path) -> bool:
 
 
 def clip_tokenizer(directory: Path, settings: dict[str, Any]) -> Tokenizer:
-    """Return the tokenizer as ``CLIPTokenizerFast`` builds it; a text is put between the begin and the end token.
+    """Return the tokenizer as transformers' ``CLIPTokenizerFast`` builds it; texts get a begin and an end token.
 
     Args:
-        directory: holds ``vocab.json`` and ``merges.txt``.
-        settings: of ``tokenizer_config.json``; ``bos_token`` and ``eos_token`` are read.
+        directory: with ``vocab.json`` and ``merges.txt``.
+        settings: of ``tokenizer_config.json``; ``bos_token``, ``eos_token`` and ``unk_token`` are read.
     """
     vocabulary = read_object(directory / "vocab.json", limits.VOCABULARY_BYTES)
     with reading(directory / "merges.txt"):
@@ -64,6 +64,6 @@ def clip_tokenizer(directory: Path, settings: dict[str, Any]) -> Tokenizer:
 
 
 def _token(settings: dict[str, Any], name: str) -> str:
-    given = settings.get(name)
-    given = given.get("content") if isinstance(given, dict) else given
-    return given or ("<|startoftext|>" if name == "bos_token" else "<|endoftext|>")
+    token = settings.get(name)
+    token = token.get("content") if isinstance(token, dict) else token
+    return token or ("<|startoftext|>" if name == "bos_token" else "<|endoftext|>")

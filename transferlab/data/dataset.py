@@ -22,10 +22,10 @@ from transferlab.reading import reading
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """A target task's data.
+    """A target task's data, as :func:`dataset` opens it.
 
     Attributes:
-        name: as it was asked for.
+        name: by which it was opened.
         modality: ``text`` or ``image``.
         label_names: the label of an example is an index into them.
         records: random access; ``records[i]`` is ``{"id", "text" or "image" (uint8, height × width × 3), "label"}``.
@@ -33,11 +33,16 @@ class Dataset:
         labels: of all examples.
         train, validation, test: indices into ``records``; they never overlap.
         sha256: of ids, labels and contents, after duplicates were removed.
-        duplicates_removed: exact duplicates dropped before splitting.
-        conflicting: how many of those had another label than the one that was kept.
-        about: license and citation; of a folder, what was ``passed_over``.
+        duplicates_removed: number of exact duplicates dropped before splitting.
+        conflicting: how many of those had another label than the example that was kept.
+        about: license and citation; for a folder, which files were ``passed_over``.
         text_column: of the table that it was read from.
-        notes: clauses on what is odd, as empty texts; they are part of the summary.
+        notes: clauses on oddities, such as empty texts; they are part of the summary.
+
+    Example:
+        >>> data = tl.dataset("digits", test_examples=300)
+        >>> data.subset(50, seed=0)
+        Dataset('digits': 1,797 images of 10 labels (0, 1, 2, 3, 4, …): 50 to train, 300 to test, ...
     """
 
     name: str
@@ -61,7 +66,7 @@ class Dataset:
 
     @property
     def summary(self) -> str:
-        """What was understood, in a line: ``400 images of 2 labels (cat, dog): 320 to train, 80 to test, stratified``."""
+        """How the data was read, in one line: ``400 images of 2 labels (cat, dog): 320 to train, 80 to test, stratified``."""
         names = ", ".join(self.label_names[:5]) + (", …" if len(self.label_names) > 5 else "")
         parts = [(len(self.train), "train"), (len(self.validation), "validate"), (len(self.test), "test")]
         split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
@@ -85,40 +90,53 @@ class Dataset:
     def subset(self, examples: int, seed: int) -> Dataset:
         """Return the same data with ``examples`` labels for training, validation included.
 
-        Subsets of one seed are nested, and each is as close to the class proportions as whole examples can be.
+        Subsets of one seed are nested, and each is as close to the class proportions as whole examples allow. To take
+        validation examples out of a subset, see :meth:`hold_out`.
 
         Raises:
             TransferlabError: more labels than there are, or a subset of a single class.
+
+        Example:
+            >>> small = tl.dataset("digits").subset(50, seed=0)
         """
         if not isinstance(examples, Integral):
-            raise TransferlabError(f"A budget is an integer number of labels; {examples!r} was asked for.")
+            raise TransferlabError(f"examples is {examples!r}; it must be an integer number of labels.")
         if examples > len(self.train):
-            raise TransferlabError(
-                f"A budget of {examples} labels was asked for; '{self.name}' has {len(self.train)} for training."
-            )
+            raise TransferlabError(f"examples is {examples}; '{self.name}' has {len(self.train)} labels for training.")
         if examples < 1:
-            raise TransferlabError(f"A budget is at least one label; {examples} was asked for.")
+            raise TransferlabError(f"examples is {examples}; it must be at least 1.")
         chosen = self.train[stratified_order(self.labels[self.train], seed, examples)[:examples]]
         present = {self.label_names[i] for i in set(self.labels[chosen].tolist())}
         if len(present) < 2:
             raise TransferlabError(
-                f"{examples} labels of '{self.name}' are all '{present.pop()}'; a classifier needs two classes at least."
+                f"{examples} labels of '{self.name}' are all '{present.pop()}'; a classifier needs at least two classes."
             )
         return replace(self, train=chosen)
 
     @check_arguments
     def hold_out(self, fraction: float, seed: int) -> Dataset:
-        """Return the same data with a stratified part of the training labels, at least one, set aside for validation."""
+        """Return the same data with a stratified part of the training labels, at least one, set aside for validation.
+
+        Raises:
+            TransferlabError: a fraction outside (0, 1), or too few labels.
+
+        Example:
+            >>> data = tl.dataset("digits").subset(50, seed=0).hold_out(0.2, seed=0)
+            >>> len(data.train), len(data.validation)
+            (40, 10)
+        """
         if not 0 < fraction < 1:
-            raise TransferlabError(f"fraction is {fraction}; the part that is held out is a fraction between 0 and 1.")
-        held = max(1, round(fraction * len(self.train)))
-        if held >= len(self.train):
-            raise TransferlabError(f"{len(self.train)} labels are too few to hold some out for validation.")
-        order = set_apart(self.labels[self.train], seed + 1_000_003, held)
-        return replace(self, validation=np.sort(self.train[order[:held]]), train=self.train[np.sort(order[held:])])
+            raise TransferlabError(f"fraction is {fraction}; it must be between 0 and 1, both excluded.")
+        size = max(1, round(fraction * len(self.train)))
+        if size >= len(self.train):
+            raise TransferlabError(
+                f"'{self.name}' has too few labels, {len(self.train)}, to hold some out for validation."
+            )
+        order = set_apart(self.labels[self.train], seed + 1_000_003, size)
+        return replace(self, validation=np.sort(self.train[order[:size]]), train=self.train[np.sort(order[size:])])
 
     def describe(self) -> dict[str, Any]:
-        """Return counts, and what was understood in a line (``summary``), as plain data."""
+        """Return counts, and how the data was read in one line (``summary``), as plain data."""
         counts = np.bincount(self.labels, minlength=len(self.label_names))
         return {
             "summary": self.summary,
@@ -149,28 +167,33 @@ def dataset(
 ) -> Dataset:
     """Open a data set.
 
-    Exact duplicates (texts: after unescaping HTML, folding case and white space) are removed before the split, the
-    first one stays. The test split is stratified, drawn by ``split_seed``, and the same for every budget;
-    ``print(data)`` says how large it is.
+    Exact duplicates (of texts: after unescaping HTML, folding case and white space) are removed before the split; the
+    first stays. The test split is stratified, drawn by ``split_seed``, and the same for every budget;
+    ``print(data)`` shows its size.
 
     Args:
-        name: a registry name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column in its
-            header, or a folder with one sub-folder of images per label.
+        name: a registered name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column in
+            its header, or a folder with one sub-folder of images per label.
         examples: how many labels to train with, in all; None keeps every one.
         seed: of the subset.
-        test_examples: size of the test split; at most half of the data is used for it.
+        test_examples: size of the test split, which is at most half of the data.
         split_seed: of the split.
         text_column: of a table.
-        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in two rows or more;
-            so are percentages and dates.
+        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in at least two rows;
+            percentages and dates too.
         label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
-        white: of a folder: the value that is white in images of more than 8 bits, as 4095 for 12 bits; see
+        white: of a folder: the value of white in images of more than 8 bits, such as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.
 
     Raises:
         TransferlabError: an unknown name, an unreadable row or file (named), a missing label (its row is named), a
             column that is a regression target, tags or free text, a single class, too few examples, or an argument that
-            means nothing for this kind of data.
+            does not apply to this kind of data.
+
+    Example:
+        >>> data = tl.dataset("digits", examples=50, seed=0)
+        >>> data.modality, len(data.train), len(data.test)
+        ('image', 50, 898)
     """
     from transferlab.data.builders import DATASETS
 
@@ -180,7 +203,7 @@ def dataset(
         ("split_seed", split_seed, 0),
     ):
         if not isinstance(value, Integral) or value < least:
-            raise TransferlabError(f"{field_name} is {value!r}; it must be an integer, at least {least}.")
+            raise TransferlabError(f"{field_name} is {value!r}; it must be an integer of at least {least}.")
     if label_kind not in get_args(LabelKind):
         raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
     text = str(name)
@@ -189,7 +212,10 @@ def dataset(
     if white is not None:
         check_white(white)
         if kind != "folder":
-            raise TransferlabError(f"white is for a folder of images; '{text}' is none.")
+            raise TransferlabError(
+                f"white is {white!r}, but '{text}' is not a folder of images, to which it applies. Leave it out:\n"
+                f"  >>> tl.dataset({text!r})"
+            )
     for field_name, value, usual in (
         ("text_column", text_column, "text"),
         ("label_column", label_column, "label"),
@@ -197,8 +223,8 @@ def dataset(
     ):
         if kind != "table" and value != usual:
             raise TransferlabError(
-                f"{field_name} is {value!r}, but '{text}' is a {'folder of images' if kind == 'folder' else 'named data set'}; "
-                f"it is for a table. Leave it out: tl.dataset({text!r})"
+                f"{field_name} is {value!r}, but '{text}' is a {'folder of images' if kind == 'folder' else 'named data set'} "
+                f"and not a table. Leave it out:\n  >>> tl.dataset({text!r})"
             )
     if kind == "named":
         whole = read_registered(text)
@@ -212,8 +238,8 @@ def dataset(
         raise TransferlabError(f"There is no file or folder '{text}'.")
     else:
         raise TransferlabError(f"Unknown data set '{text}'.{nearest(text, DATASETS)} Or give a table or a folder.")
-    made = _split(whole, test_examples, split_seed)
-    return made if examples is None else made.subset(examples, seed)
+    data = _split(whole, test_examples, split_seed)
+    return data if examples is None else data.subset(examples, seed)
 
 
 def _split(whole: Examples, test_examples: int, split_seed: int) -> Dataset:
@@ -230,7 +256,7 @@ def _split(whole: Examples, test_examples: int, split_seed: int) -> Dataset:
 
 
 class _View(Sequence[dict[str, Any]]):
-    """Some of a sequence, by index."""
+    """Part of a sequence, chosen by index."""
 
     def __init__(self, records: Sequence[dict[str, Any]], kept: Sequence[int]):
         self._records, self._kept = records, list(kept)

@@ -1,4 +1,4 @@
-"""Where examples come from: a registered data set, a table or a folder, each read as the same kind of thing."""
+"""Sources of examples: a registered data set, a table or a folder, all read as :class:`Examples`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from transferlab.errors import TransferlabError
 Modality = Literal["text", "image"]
 
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
-"""Folders that hold a split, not the images of a label (torchvision's ``ImageFolder`` has one for each)."""
+"""Names of folders that contain a split, not the images of a label (torchvision reads an ``ImageFolder`` of each)."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """All examples before deduplication and splitting."""
+    """All examples before deduplication and splitting.
+
+    Attributes:
+        name, modality, label_names, records, about, text_column: as in :class:`~transferlab.data.Dataset`.
+        content: index → (id, label, bytes that duplicates have in common, bytes or hash of what a model reads).
+    """
 
     name: str
     modality: Modality
     label_names: tuple[str, ...]
     records: Sequence[Any]
     content: Callable[[int], tuple[str, int, bytes, bytes]]
-    """Index → (id, label, what makes two examples the same, what a model reads or its hash)."""
     about: dict[str, str]
     text_column: str | None = None
 
@@ -43,8 +47,8 @@ def read_registered(name: str) -> Examples:
 
     entry = DATASETS[name]
     source = data_source(entry)
-    # These sets are small: texts and encoded images are held in memory. TFDS shuffles by a hash when it writes;
-    # sorted by id, the order does not depend on its version.
+    # These sets are small: texts and encoded images are kept in memory. TFDS shuffles by a hash when it writes; sorted by
+    # id, the order does not depend on its version.
     stored = sorted(source.__getitems__(range(len(source))), key=lambda raw: raw["id"])
 
     def record(i: int) -> dict[str, Any]:
@@ -55,13 +59,13 @@ def read_registered(name: str) -> Examples:
     def content(i: int) -> tuple[str, int, bytes, bytes]:
         raw = stored[i]
         if entry.modality == "image":
-            # The builder encodes equal images to equal bytes.
+            # The builder encodes equal images as equal bytes.
             same = hashlib.sha256(raw["image"]).digest()
             return _text(raw["id"]), int(raw["label"]), same, same
         text = _text(raw["text"])
         return _text(raw["id"]), int(raw["label"]), _same_text(text), text.encode()
 
-    about = {"licence": entry.licence, "citation": entry.citation, "version": entry.version}
+    about = {"licence": entry.license, "citation": entry.citation, "version": entry.version}
     return Examples(name, entry.modality, entry.labels, _Lazy(len(stored), record), content, about)
 
 
@@ -73,14 +77,15 @@ def read_table(path: Path, text_column: str, label_column: str, label_kind: str)
     """Read a table with a column of texts and one of labels.
 
     Raises:
-        TransferlabError: a row that cannot be read, or a label column that is none; see :mod:`transferlab.data.labels`.
+        TransferlabError: a row that cannot be read, or a column that does not contain classes; see
+            :mod:`transferlab.data.labels`.
     """
     if text_column == label_column:
-        raise TransferlabError(f"text_column and label_column are both '{text_column}'.")
+        raise TransferlabError(f"text_column and label_column are both '{text_column}'; they must differ.")
     rows = read_rows(path, (text_column, label_column), label_column)
     texts = [(number, checked_text(row[text_column], f"{path}, row {number}")) for number, row in rows]
-    given = [(number, row[label_column]) for number, row in rows]
-    labels = read_labels(path, label_column, given, label_kind, path.suffix.lower() == ".jsonl")
+    values = [(number, row[label_column]) for number, row in rows]
+    labels = read_labels(path, label_column, values, label_kind, path.suffix.lower() == ".jsonl")
     names = ordered(labels)
     index = {name: i for i, name in enumerate(names)}
 
@@ -97,41 +102,41 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
     """Read a folder with one sub-folder of images per label.
 
     Raises:
-        TransferlabError: a label without images, images that are not in a label's folder, or splits in folders.
+        TransferlabError: a label without images, images outside the labels' folders, or folders of splits.
     """
     from transferlab.data.images import SUFFIXES, image_files, nested_images, passed_over, read_image
 
     names = ordered(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     check_alike(str(path), names)
-    pictures = {name: image_files(path / name) for name in names}
-    files = [(file, i) for i, name in enumerate(names) for file in pictures[name]]
+    images = {name: image_files(path / name) for name in names}
+    files = [(file, i) for i, name in enumerate(names) for file in images[name]]
     if splits := [
-        name
-        for name in _SPLITS
-        for found in names
-        if name == found.lower() and not pictures[found] and nested_images(path / found)
+        split
+        for split in _SPLITS
+        for name in names
+        if split == name.lower() and not images[name] and nested_images(path / name)
     ]:
         first = next(name for name in names if name.lower() == splits[0])
         raise TransferlabError(
-            f"{path} holds splits ({', '.join(splits)}), each with folders of labels; splits in folders are not read yet. "
-            f"Point to one of them: tl.dataset({str(path / first)!r})"
+            f"{path} has folders of splits ({', '.join(splits)}), each with folders of labels; these are not read yet. Open "
+            f"one of them:\n  >>> tl.dataset({str(path / first)!r})"
         )
     if not files and not nested_images(path):
         raise TransferlabError(f"{path} holds no images; expected {path}/<label>/*.png or .jpg.")
     if loose := image_files(path):
         raise TransferlabError(
-            f"{loose[0]} lies outside the folders of the labels ({path}/<label>/*); there are {len(loose)} such. Move them "
-            "into their label's folder, or away."
+            f"{loose[0]} is outside the labels' folders ({path}/<label>/*), one of {len(loose)} such images. Move them into "
+            "a label's folder, or elsewhere."
         )
-    for name, found in pictures.items():
+    for name, inside in images.items():
         if deeper := nested_images(path / name):
             raise TransferlabError(
-                f"{deeper[0]} lies a folder deeper than the images of a label ({path}/<label>/*); there are {len(deeper)} "
-                "such. Move them up, or away."
+                f"{deeper[0]} is a folder deeper than a label's images ({path}/<label>/*), one of {len(deeper)} such images. "
+                "Move them up, or elsewhere."
             )
-        if not found:
+        if not inside:
             raise TransferlabError(
-                f"{path / name} holds no images ({', '.join(SUFFIXES)}), so nothing has the label '{name}'."
+                f"{path / name} holds no images ({', '.join(SUFFIXES)}), so that no example has the label '{name}'."
             )
 
     def record(i: int) -> dict[str, Any]:
@@ -139,12 +144,12 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
         return {"id": str(file.relative_to(path)), "image": read_image(file, white), "label": label}
 
     def content(i: int) -> tuple[str, int, bytes, bytes]:
-        one = record(i)
-        same = _same_image(one["image"])
-        return one["id"], one["label"], same, same
+        example = record(i)
+        same = _same_image(example["image"])
+        return example["id"], example["label"], same, same
 
-    others = passed_over([path / name for name in names])
-    about = {"passed_over": others} if others else {}
+    ignored = passed_over([path / name for name in names])
+    about = {"passed_over": ignored} if ignored else {}
     return Examples(str(path), "image", names, _Lazy(len(files), record), content, about)
 
 
@@ -157,7 +162,7 @@ def _same_image(image: np.ndarray) -> bytes:
 
 
 class _Lazy(Sequence[dict[str, Any]]):
-    """``n`` records, each made when it is asked for."""
+    """``n`` records, each made when it is read."""
 
     def __init__(self, n: int, make: Callable[[int], dict[str, Any]]):
         self._n, self._make = n, make

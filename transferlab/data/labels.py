@@ -1,4 +1,4 @@
-"""Labels of a table: each value a class by its name, a missing one named by its row, and what is no class refused."""
+"""Labels of a table: each value is a class, by its name; missing labels and columns that are not classes are refused."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any, Literal
 from transferlab.errors import TransferlabError
 
 LabelKind = Literal["auto", "classes"]
-"""Whether what a column looks like decides if its values are classes, or the caller says that they are."""
+"""Whether a column's values decide if they are classes (``auto``), or the caller states that they are."""
 
 MOST_CLASSES = 20
 """Integers of more distinct values are taken for a quantity; texts of more must repeat."""
 
 _LATER = "only single-label classification is supported so far"
-_INSIST = "If each value is a class, say so: label_kind='classes'."
+_INSIST = "If each value is a class, pass label_kind='classes'."
 _MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
-"""What pandas and spreadsheets write, and read, where there is no value."""
+"""Strings that pandas and spreadsheets write, and read, for a missing value."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
-"""As ISO 8601 has it, with a time or without."""
+"""A date of ISO 8601, with or without a time."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -34,19 +34,19 @@ def read_labels(
 ) -> list[str]:
     """Return the name of each row's class.
 
-    Numbers are classes if they are integers of at most 20 distinct values, each in two rows or more; so are percentages,
-    by their numbers, and dates. Texts are, unless they are nearly as many as the rows, or combine a few tags.
+    Numbers are classes if they are integers of at most 20 distinct values, each in at least two rows; percentages, by
+    their numbers, and dates too. Texts are classes unless there are nearly as many as rows, or they combine a few tags.
 
     Args:
         path: of the table, for errors.
-        column: of it, for errors.
+        column: of the table, for errors.
         values: row number and value of each row.
         kind: ``classes`` takes numbers and texts of any number of values as classes.
         typed: whether the file tells numbers from texts, as JSON does: integers written as texts are then texts.
 
     Raises:
-        TransferlabError: a missing label, or several, in a row (it is named); two labels that only look different; a
-            column that is a regression target, tags or free text.
+        TransferlabError: a row without a label, or with several (it is named); two labels that look the same; a column
+            that is a regression target, tags or free text.
     """
     spelled = [_spelled(value, f"{path}, row {row}") for row, value in values]
     row_of: dict[str, int] = {}
@@ -58,10 +58,12 @@ def read_labels(
     numbers = {text: number for text, name in names.items() if (number := _number(name)) is not None}
     words = [text for text in names if text not in numbers]
     if numbers and words and all(names[text].lower() in ("none", "na") for text in words):
-        raise TransferlabError(f"{path}, row {row_of[words[0]]}: the label is {words[0]!r}, where others are numbers.")
+        raise TransferlabError(
+            f"{path}, row {row_of[words[0]]}: the label is {words[0]!r}, where other rows have numbers."
+        )
     whole = not words and all(number.is_integer() for number in numbers.values())
     if whole:
-        # pandas writes integers as 1.0 where a column had a gap: that is the label 1.
+        # pandas writes integers as 1.0 where a column has gaps: 1.0 is the label 1.
         names = {text: str(int(numbers[text])) if re.search("[.eE]", name) else name for text, name in names.items()}
     _no_number_twice(path, {names[text]: number for text, number in numbers.items()})
     labels = [names[text] for text in spelled]
@@ -69,25 +71,25 @@ def read_labels(
     if kind == "auto" and len(counts) > 1:
         texts = typed and whole and all(isinstance(value, str) for _, value in values)
         amounts = {text: amount for text in words if (amount := _amount(names[text]))}
-        others = [text for text in words if text not in amounts]
-        said = " and ".join(sorted({what for what, _ in amounts.values()} | ({"numbers"} if numbers else set())))
-        if others and len(names) - len(others) > MOST_CLASSES:
+        gaps = [text for text in words if text not in amounts]
+        kinds = " and ".join(sorted({what for what, _ in amounts.values()} | ({"numbers"} if numbers else set())))
+        if gaps and len(names) - len(gaps) > MOST_CLASSES:
             raise TransferlabError(
-                f"{path}: {column}: {len(names) - len(others)} distinct {said}, and words between them, as {others[0]!r} in "
-                f"row {row_of[others[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
+                f"{path}: {column}: {len(names) - len(gaps)} distinct {kinds} and also words, such as {gaps[0]!r} in row "
+                f"{row_of[gaps[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
             )
-        if others or texts:
+        if gaps or texts:
             _check_texts(f"{path}: {column}", counts)
         elif amounts:
             whole = all(n.is_integer() for n in numbers.values()) and all(integer for _, integer in amounts.values())
-            _check_numbers(f"{path}: {column}", counts, whole, said)
+            _check_numbers(f"{path}: {column}", counts, whole, kinds)
         else:
             _check_numbers(f"{path}: {column}", counts, whole, "integers" if whole else "numbers")
     return labels
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Return each name once: numbers by their value (2 before 10), else by their letters."""
+    """Return each name once, sorted: numbers by value (2 before 10), anything else alphabetically."""
     names = sorted(set(names))
     numbers = [_number(name) for name in names]
     if None in numbers:
@@ -96,10 +98,10 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_alike(where: str, names: Iterable[str]) -> None:
-    """Raise where two labels look like one: a space too many would make a class of its own, and nobody would see why.
+    """Check that no two labels look the same: a stray space would make a class of its own, and nobody would see why.
 
     Raises:
-        TransferlabError: names that differ in white space, in how an accent is encoded, or in ``True`` and ``true``.
+        TransferlabError: names that differ only in white space, in the encoding of an accent, or as ``True`` and ``true``.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -107,12 +109,12 @@ def check_alike(where: str, names: Iterable[str]) -> None:
         key = key.lower() if key.lower() in ("true", "false") else key
         if (other := seen.setdefault(key, name)) != name:
             same = other.split() == name.split()
-            how = "differ in white space alone" if same else "are one word in two spellings"
-            raise TransferlabError(f"{where}: the labels {other!r} and {name!r} {how}.")
+            difference = "differ only in white space" if same else "are the same word in two spellings"
+            raise TransferlabError(f"{where}: the labels {other!r} and {name!r} {difference}.")
 
 
 def _check_types(path: Path, values: Sequence[tuple[int, Any]]) -> None:
-    """Raise where JSON's ``true`` and numbers are in one column: Python and most writers take ``true`` for 1."""
+    """Raise where a column has both JSON's ``true`` and numbers: Python and most writers take ``true`` for 1."""
     truths = [(row, value) for row, value in values if isinstance(value, bool)]
     numbers = [(row, value) for row, value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if truths and numbers:
@@ -120,17 +122,17 @@ def _check_types(path: Path, values: Sequence[tuple[int, Any]]) -> None:
         if len(truths) > len(numbers):
             (row, value), (other, number) = (other, number), (row, value)
         raise TransferlabError(
-            f"{path}, row {row}: the label is {json.dumps(value)}, and in row {other} it is {json.dumps(number)}: "
-            "true or false in one column with numbers. Write one or the other."
+            f"{path}, row {row}: the label is {json.dumps(value)}, but in row {other} it is {json.dumps(number)}. A column "
+            "cannot mix true or false with numbers; write one or the other."
         )
 
 
 def _spelled(value: Any, where: str) -> str:
-    """A label of a table by its name. JSON has one kind of number: 1.0 is 1; and its ``true`` stays ``true``."""
+    """The name of a label. JSON has one kind of number, so 1.0 is 1; its ``true`` stays ``true``."""
     if isinstance(value, (list, dict)):
-        raise TransferlabError(f"{where}: the label is {value!r}, tags and no single text or number; {_LATER}.")
+        raise TransferlabError(f"{where}: the label is {value!r}, not a single text or number; {_LATER}.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise TransferlabError(f"{where}: the label is {json.dumps(value)}, which is no class.")
+        raise TransferlabError(f"{where}: the label is {json.dumps(value)}, which is not a class.")
     if value is None or (isinstance(value, str) and not value.strip()):
         raise TransferlabError(f"{where}: the label is empty.")
     if not isinstance(value, str):
@@ -138,15 +140,15 @@ def _spelled(value: Any, where: str) -> str:
     text = value.strip()
     if text in _MISSING:
         raise TransferlabError(
-            f"{where}: the label is '{text}', which stands for a missing one. Fill it in or remove the row; a class that is "
-            "truly called so needs a longer name."
+            f"{where}: the label is '{text}', which means a missing value. Fill it in or remove the row; a class of that "
+            "name needs a longer one."
         )
     if text[0] + text[-1] in ("[]", "{}", "()") and _is_list(text):
         raise TransferlabError(f"{where}: the label is {text}, a list of tags; {_LATER}.")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise TransferlabError(f"{where}: the label holds half of a character.") from None
+        raise TransferlabError(f"{where}: the label contains half of a character (a lone surrogate).") from None
     return value
 
 
@@ -163,9 +165,9 @@ def _number(text: str) -> float | None:
 
 
 def _amount(text: str) -> tuple[str, bool] | None:
-    """What a text measures that is no plain number, and whether in integers: a percentage or a date; else None.
+    """What a text other than a plain number measures, and whether in integers: a percentage or a date; else None.
 
-    ``0,5`` is what spreadsheets write for 0.5 in many countries, next to ``;`` between fields.
+    Spreadsheets in many countries write ``0,5`` for 0.5, with ``;`` between fields.
     """
     if text.endswith("%") and (number := _number(text[:-1].rstrip())) is not None:
         return "percentages", number.is_integer()
@@ -177,7 +179,7 @@ def _amount(text: str) -> tuple[str, bool] | None:
 def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
     seen: dict[float, str] = {}
     for name, number in numbers.items():
-        # Beyond 2⁵³ neighbours are one float; such labels are not written with a point.
+        # Beyond 2⁵³ adjacent integers are the same float; such labels are not written with a point.
         if abs(number) < 2**53 and (other := seen.setdefault(number, name)) != name:
             raise TransferlabError(f"{path}: the labels '{other}' and '{name}' are the same number.")
 
@@ -188,7 +190,7 @@ def _check_numbers(where: str, counts: Counter[str], whole: bool, kind: str) -> 
     alone = next((name for name, count in counts.items() if count == 1), None)
     if whole and len(counts) <= MOST_CLASSES and alone is not None:
         raise TransferlabError(
-            f"{what}, of which {alone} stands in one row alone: a class needs two rows, and a regression target cannot be "
+            f"{what}, of which {alone} is in only one: a class needs at least two rows, and a regression target cannot be "
             f"learned: {_LATER}. {_INSIST}"
         )
     if not whole or len(counts) > MOST_CLASSES:
@@ -199,25 +201,25 @@ def _check_texts(where: str, counts: Counter[str]) -> None:
     rows = counts.total()
     what = f"{where}: {len(counts)} distinct texts in {rows} rows"
     if len(counts) == rows > 2 or (len(counts) > MOST_CLASSES and 2 * len(counts) > rows):
-        raise TransferlabError(f"{what}: free text, or identifiers; {_LATER}. {_INSIST}")
+        raise TransferlabError(f"{what}: free text or identifiers; {_LATER}. {_INSIST}")
     for separator in "|;,":
         if separator in "".join(counts) and _are_tags([name.split(separator) for name in counts]):
             example = next(name for name in counts if separator in name)
-            raise TransferlabError(f"{what}, as '{example}': tags separated by '{separator}'; {_LATER}. {_INSIST}")
+            raise TransferlabError(f"{what}, such as '{example}': tags separated by '{separator}'; {_LATER}. {_INSIST}")
 
 
 def _are_tags(labels: Sequence[Sequence[str]]) -> bool:
-    """Whether labels combine tags: half of their parts or more recur, in labels of other lengths or at other places.
+    """Whether labels combine tags: at least half of their parts recur, in labels of other lengths or at other positions.
 
-    ``sports, men`` and ``shoes, men`` are paths in a tree of classes, in which each level has its place.
+    ``sports, men`` and ``shoes, men`` are paths in a tree of classes, where each level has its position.
     """
-    places: dict[str, set[int]] = {}
-    found: Counter[str] = Counter()
+    positions: dict[str, set[int]] = {}
+    counts: Counter[str] = Counter()
     for parts in labels:
         clean = [part.strip() for part in parts]
-        found.update(set(clean))
-        for place, part in enumerate(clean):
-            places.setdefault(part, set()).add(place)
-    recur = sum(count > 1 for count in found.values())
-    free = len({len(parts) for parts in labels}) > 1 or any(len(where) > 1 for where in places.values())
-    return free and 2 * recur >= len(found)
+        counts.update(set(clean))
+        for position, part in enumerate(clean):
+            positions.setdefault(part, set()).add(position)
+    recur = sum(count > 1 for count in counts.values())
+    free = len({len(parts) for parts in labels}) > 1 or any(len(where) > 1 for where in positions.values())
+    return free and 2 * recur >= len(counts)

@@ -1,7 +1,7 @@
-"""Packing: many texts laid end to end in rows of one width, so that a feature pass computes hardly any padding.
+"""Packing: many texts laid end to end in rows of the same width, so that a feature pass computes hardly any padding.
 
-A row's texts do not see each other: ``segments`` says which text a token belongs to (Krell et al. 2021, section 3.2). Rows
-are filled by best fit, the longest text first.
+A row's texts do not see each other: ``segments`` tells which text a token belongs to (Krell et al. 2021, section 3.2).
+Rows are filled by best fit, the longest text first.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from jaxtyping import Int
 from transferlab.data.text import Encoded
 
 NARROWEST = 64
-"""Tokens of the narrowest row: the cost of attention, a sixth of a layer's at this width, grows with it."""
+"""Tokens of the narrowest row: the cost of attention, a sixth of a layer's at this width, grows with the width."""
 
 SHORT = 16
-"""Tokens of a text when a batch holds as many as it may; more at widths beyond 128, to bound what unpacking holds."""
+"""Mean length of the texts in a batch of as many as allowed; more at widths beyond 128, to bound memory when unpacking."""
 
 WORTHWHILE = 8
-"""Batches that narrower rows must fill before they are worth a program of their own."""
+"""Number of batches that narrower rows must fill to be worth a program of their own."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Packed:
     """A batch of packed rows.
 
     Attributes:
-        texts: places of its texts in what was packed, in the order of ``starts``.
-        inputs: int32 arrays. (rows, width): ``input_ids``, ``position_ids``, ``segments`` (0 where there is nothing, a number
-            from 1 in each row's texts) and, if the model has types, ``token_type_ids``. (texts,): ``starts``, where
-            each text begins in the flattened rows, and ``lengths``; padded with zeros.
+        texts: indices of its texts among those packed, in the order of ``starts``.
+        inputs: int32 arrays. (rows, width): ``input_ids``, ``position_ids``, ``segments`` (0 at padding, else the number of
+            the text in its row, from 1) and, if the model has types, ``token_type_ids``. (texts,): ``starts``, where each
+            text begins in the flattened rows, and ``lengths``; padded with zeros.
     """
 
     texts: list[int]
@@ -42,12 +42,12 @@ class Packed:
 def pack(
     texts: Sequence[Encoded], width: int, tokens: int, *, pad: int, types: bool, first_position: int
 ) -> Iterator[Packed]:
-    """Iterate over batches that hold every text once, in few shapes; each is made when it is asked for.
+    """Iterate over batches that contain every text once, in few shapes; each is made when it is reached.
 
     Args:
         texts: tokenised.
-        width: tokens of a row; the longest text fits in it.
-        tokens: of a batch; it has at least one row.
+        width: of a row, in tokens; the longest text fits in it.
+        tokens: of a batch, which has at least one row.
         pad: id of the padding token.
         types: whether the model has token types.
         first_position: position of a text's first token.
@@ -55,28 +55,28 @@ def pack(
     lengths = np.array([len(text.ids) for text in texts], np.int64)
     for wide, rows in _by_width(lengths, width, tokens):
         high, most = max(1, tokens // wide), _most(wide, tokens)
-        for some in _deal(rows, high, most):
-            yield _batch(texts, some, high, wide, most, pad, types, first_position)
+        for part in _deal(rows, high, most):
+            yield _batch(texts, part, high, wide, most, pad, types, first_position)
 
 
 def _most(width: int, tokens: int) -> int:
-    """Texts that a batch has room for."""
+    """The number of texts that a batch has room for."""
     return max(1, tokens // width, tokens // max(SHORT, width // 8))
 
 
 def _deal(rows: list[list[int]], high: int, most: int) -> list[list[list[int]]]:
-    """Rows for each batch: at most ``high``, with at most ``most`` texts; rows of many texts and of few are spread evenly."""
+    """Rows of each batch: at most ``high``, with at most ``most`` texts; rows of many and of few texts are spread evenly."""
     rows = sorted(rows, key=len)
     batches = max(-(-len(rows) // high), -(-sum(map(len, rows)) // most))
     while True:
-        dealt = [rows[number::batches] for number in range(batches)]
-        if max(sum(map(len, some)) for some in dealt) <= most:
-            return dealt
+        parts = [rows[number::batches] for number in range(batches)]
+        if max(sum(map(len, part)) for part in parts) <= most:
+            return parts
         batches += 1
 
 
 def _by_width(lengths: Int[np.ndarray, " n"], width: int, tokens: int) -> list[tuple[int, list[list[int]]]]:
-    """(width, rows) for a few widths, each half of the one before; a row is a list of texts."""
+    """(width, rows) for a few widths, each half the one before; a row is a list of texts."""
     out, left = [], np.argsort(-lengths, kind="stable").tolist()
     while left:
         narrower = width // 2
@@ -93,7 +93,7 @@ def _by_width(lengths: Int[np.ndarray, " n"], width: int, tokens: int) -> list[t
 def _fill(
     texts: list[int], lengths: Int[np.ndarray, " n"], width: int, opens: int, most: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Best fit: (rows of at most ``most`` texts, what is left over). Texts come longest first; only those longer than
+    """Best fit: (rows of at most ``most`` texts, texts left over). Texts come longest first; only those longer than
     ``opens`` open a row.
     """
     rows: list[list[int]] = []
@@ -126,11 +126,11 @@ def _batch(
     for number, row in enumerate(rows):
         start = 0
         for segment, text in enumerate(row, 1):
-            one = texts[text]
-            own = slice(start, start + len(one.ids))
-            ids[number, own], kinds[number, own], segments[number, own] = one.ids, one.types, segment
-            positions[number, own] = np.arange(first, first + len(one.ids))
-            starts[len(order)], lengths[len(order)] = number * width + start, len(one.ids)
+            encoded = texts[text]
+            own = slice(start, start + len(encoded.ids))
+            ids[number, own], kinds[number, own], segments[number, own] = encoded.ids, encoded.types, segment
+            positions[number, own] = np.arange(first, first + len(encoded.ids))
+            starts[len(order)], lengths[len(order)] = number * width + start, len(encoded.ids)
             order.append(text)
             start = own.stop
     inputs = {"input_ids": ids, "position_ids": positions, "segments": segments, "starts": starts, "lengths": lengths}

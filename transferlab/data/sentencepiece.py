@@ -1,7 +1,7 @@
-"""SentencePiece's ``.model`` files: the few fields of their protocol buffer that a unigram tokenizer is made of.
+"""SentencePiece's ``.model`` files: the few fields of their protocol buffer that define a unigram tokenizer.
 
-The layout is sentencepiece's ``sentencepiece_model.proto``; the encoding that of protocol buffers (a key of field number
-and wire type, then a varint, eight bytes, a length and that many bytes, or four bytes).
+The layout is sentencepiece's ``sentencepiece_model.proto``; the encoding is that of protocol buffers (a key of field
+number and wire type, then a varint, eight bytes, a length and that many bytes, or four bytes).
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from transferlab.reading import check_file
 
 @dataclass(frozen=True)
 class Piece:
-    """One entry of the vocabulary; ``kind`` is 1 for a plain one, 2 unknown, 3 control, 4 user-defined, 6 a byte."""
+    """One entry of the vocabulary.
+
+    Attributes:
+        text, score: of the piece; the score is a log-probability.
+        kind: 1 normal, 2 unknown, 3 control, 4 user-defined, 6 byte.
+    """
 
     text: str
     score: float
@@ -27,12 +32,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """What is read of a model.
+    """The fields that are read from a model.
 
     Attributes:
         pieces: the vocabulary, in the order of its ids.
-        unigram: whether it is a unigram language model (Kudo 2018); otherwise BPE, words or characters.
-        byte_fallback: whether what is unknown becomes bytes.
+        unigram: whether it is a unigram language model (Kudo 2018), not BPE, words or characters.
+        byte_fallback: whether unknown characters become bytes.
         charsmap: the compiled normalisation; empty for none.
     """
 
@@ -43,7 +48,11 @@ class SentencePieceModel:
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """Read a ``.model`` file. Raises ``TransferlabError`` where it is none."""
+    """Read a ``.model`` file.
+
+    Raises:
+        TransferlabError: anything that is not a readable SentencePiece model.
+    """
     pieces, kind, fallback, charsmap = [], 1, False, b""
     check_file(path, limits.SENTENCEPIECE_BYTES)
     try:
@@ -69,7 +78,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield (field number, value): an integer for varints, bytes for everything else."""
+    """Iterate over (field number, value): an integer for varints, bytes for everything else."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

@@ -1,4 +1,4 @@
-"""Which examples are used for what: duplicates removed, and orders of which every prefix holds the classes in proportion."""
+"""Splits of examples: duplicates are removed, and orders have the class proportions in every prefix."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from transferlab.errors import TransferlabError
 
 
 def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None = None) -> Int[np.ndarray, " n"]:
-    """Return an order of which every prefix holds each class in its proportion, as nearly as whole examples can.
+    """Return an order in which every prefix has each class in its proportion, as nearly as whole examples allow.
 
-    The next example is of the class that lacks most of its share. Where several lack as much, that one comes whose next
-    example comes first when each class, shuffled, is spread evenly with half a stride before it.
+    The next example is of the class that is furthest below its proportion. Ties go to the class whose next example comes
+    first when each class, shuffled, is spread evenly with half a stride before it.
 
     Args:
         labels: of all examples.
         seed: of the shuffles.
-        first: the length up to which prefixes are asked for; the rest follows in the even spread.
+        first: the length up to which prefixes are needed; the rest follows in the even spread.
     """
     rng = np.random.default_rng([seed, 7])
     n, place = len(labels), np.zeros(len(labels))
     _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    # Each class's rows are together, from its start on.
+    # The rows of each class are contiguous, from its start on.
     starts = np.cumsum(counts) - counts
     shuffled = np.concatenate([rng.permutation(count) for count in counts.tolist()]) if n else np.zeros(0, np.int64)
     within = np.arange(n) - np.repeat(starts, counts)
     rows = np.argsort(column, kind="stable")
     place[rows[np.repeat(starts, counts) + shuffled]] = (within + 0.5) / np.repeat(counts, counts)
     even = np.lexsort((rng.random(n), place))
-    # Each class's examples by where they are in the even spread.
+    # The examples of each class, by their position in the even spread.
     waiting, ends = np.argsort(column[even], kind="stable"), (starts + counts).tolist()
-    # Of classes of one size that one is next which had fewest, then whose next example comes first: a heap for each size,
-    # so that a step looks at as many classes as there are sizes.
+    # Among classes of the same size, the next is the one that had fewest, then the one whose next example comes first. There
+    # is a heap for each size, so that a step looks at as many classes as there are sizes.
     sizes = np.unique(counts)
     heaps: list[list[tuple[int, int, int]]] = [[] for _ in sizes]
     for label, (size, start) in enumerate(zip(np.searchsorted(sizes, counts).tolist(), starts.tolist(), strict=True)):
@@ -65,7 +65,7 @@ def stratified_order(labels: Int[np.ndarray, " n"], seed: int, first: int | None
 
 
 def set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.ndarray, " n"]:
-    """Return an order whose first ``size`` are set aside: what is the only one of its class comes last, to be learned from."""
+    """Return an order whose first ``size`` examples are set aside; the only example of a class comes last, for training."""
     _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
     several = counts[column] > 1
     order = np.flatnonzero(several)[stratified_order(labels[several], seed, size)]
@@ -74,14 +74,14 @@ def set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.nda
 
 @dataclass(frozen=True)
 class Unique:
-    """What is left once duplicates are removed; the first of several stays.
+    """The examples left once duplicates are removed; the first of several stays.
 
     Attributes:
         kept: index of each example.
         ids, labels: of those.
         sha256: of ids, labels and what a model reads, with the modality and the label names.
         duplicates, conflicting: how many were removed, and how many of these had another label than the one that stays.
-        notes: clauses on what is odd: empty texts, labels that are left without examples or differ in case alone.
+        notes: clauses on oddities: empty texts, labels that have no examples left or differ only in case.
     """
 
     kept: list[int]
@@ -97,7 +97,7 @@ def deduplicated(examples: Examples) -> Unique:
     """Remove exact duplicates.
 
     Raises:
-        TransferlabError: there are no examples, or they all have one label.
+        TransferlabError: no examples, or all of them with the same label.
     """
     digest = hashlib.sha256(json.dumps([examples.modality, examples.label_names]).encode())
     seen: dict[bytes, int] = {}
@@ -116,22 +116,22 @@ def deduplicated(examples: Examples) -> Unique:
         kept.append(i)
         ids.append(name)
         labels.append(label)
-        # Not by what makes two the same: a cased model reads texts apart that differ in case alone.
+        # Not what duplicates have in common: a cased model distinguishes texts that differ only in case.
         digest.update(f"\0{name}\0{label}\0{len(read)}\0".encode() + read)
     if not labels:
-        raise TransferlabError(f"'{examples.name}' holds no examples.")
-    column, found = np.array(labels, np.int32), set(labels)
+        raise TransferlabError(f"'{examples.name}' has no examples.")
+    column, present = np.array(labels, np.int32), set(labels)
     gone = [
-        f"label '{examples.label_names[label]}': all {count} were duplicates of others"
+        f"label '{examples.label_names[label]}': all {count} were duplicates of other examples"
         for label, count in copies.items()
-        if label not in found
+        if label not in present
     ]
     if len(gone) > 5:
-        gone[4:] = [f"and {len(gone) - 4:,} more labels, likewise"]
-    if len(found) < 2:
+        gone[4:] = [f"and {len(gone) - 4:,} more labels"]
+    if len(present) < 2:
         only = examples.label_names[labels[0]]
-        has = f"has examples of '{only}' alone ({'; '.join(gone)})" if gone else f"has a single label, '{only}'"
-        raise TransferlabError(f"'{examples.name}' {has}; a classifier needs two classes at least.")
+        has = f"has only examples of '{only}' ({'; '.join(gone)})" if gone else f"has a single label, '{only}'"
+        raise TransferlabError(f"'{examples.name}' {has}; a classifier needs at least two classes.")
     if empty:
         gone.insert(0, f"{empty:,} texts are empty, of which one is kept" if empty > 1 else "1 text is empty")
     notes = (*gone, *_alike_but_for_case(examples.label_names))
@@ -139,8 +139,8 @@ def deduplicated(examples: Examples) -> Unique:
 
 
 def _alike_but_for_case(names: tuple[str, ...]) -> list[str]:
-    """A clause on labels that may be one: letters are classes of their own in some data, so they are not refused."""
+    """A clause on labels that may be the same; in some data, ``a`` and ``A`` are two classes, so they are not refused."""
     seen: dict[str, str] = {}
     pairs = [(other, name) for name in names if (other := seen.setdefault(name.casefold(), name)) != name]
     more = f" ({len(pairs):,} such pairs)" if len(pairs) > 1 else ""
-    return [f"labels '{pairs[0][0]}' and '{pairs[0][1]}' differ in case alone{more}"] if pairs else []
+    return [f"labels '{pairs[0][0]}' and '{pairs[0][1]}' differ only in case{more}"] if pairs else []

@@ -1,4 +1,4 @@
-"""Tables of texts, ``.csv``, ``.tsv`` and ``.jsonl``: every row is read as it was meant, or named in an error."""
+"""Tables of texts, ``.csv``, ``.tsv`` and ``.jsonl``: every row is read as intended, or named in an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.reading import check_file, reading
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-"""Kinds of tables, in any case."""
+"""Suffixes of tables, in any case."""
 
 _SEPARATORS = ",;\t|"
 
@@ -26,21 +26,21 @@ def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) ->
     """Return (row number, fields) of a table that must have these columns.
 
     The first data row is 1; in a ``.jsonl`` file the number is the line's. Whether double quotes enclose fields in a
-    separated file or stand for themselves (GLUE's tables, most ``.tsv``) is decided from the whole file. Fields are
-    separated as the file's name says, or by the one other of ``, ; tab |`` that makes the header hold these columns.
+    separated file or are ordinary characters (GLUE's tables, most ``.tsv``) is decided from the whole file. The separator
+    follows from the file's suffix, or is the only other one of ``, ; tab |`` with which the header has these columns.
 
     Args:
         path: of the file.
         columns: that it must have, each once.
-        label: the one of them whose values repeat from row to row: they tell rows from texts of several lines.
+        label: the column whose values repeat from row to row, which tells rows from texts of several lines.
 
     Raises:
-        TransferlabError: no file, one that is too large, an unknown kind of file, a line that is not UTF-8, a lacking or repeated column, a row that does
-            not have as many fields as the header, or quotes that can be read in two ways.
+        TransferlabError: not a file, one that is too large or of an unknown kind, a line that is not UTF-8, a missing or
+            repeated column, a row with another number of fields than the header, or quotes that can be read in two ways.
     """
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
-        raise TransferlabError(f"{path}: unknown kind of table; expected {', '.join(SUFFIXES)}.")
+        raise TransferlabError(f"{path}: unknown kind of table '{path.suffix}'; expected {', '.join(SUFFIXES)}.")
     text = read_text(path)
     return _json_rows(path, text, columns) if kind == ".jsonl" else _separated_rows(path, kind, text, columns, label)
 
@@ -49,10 +49,10 @@ def read_text(path: Path) -> str:
     """Return a file's text, without a byte order mark.
 
     Raises:
-        TransferlabError: it is no file (a directory, a pipe, a device) or too large, or a line is not UTF-8 or holds a NUL;
-            it is named.
+        TransferlabError: not a file (a directory, a pipe, a device), one that is too large, or a line that is not UTF-8 or
+            contains a NUL; the file and line are named.
     """
-    # By b"\n" alone: a text may hold other characters that Unicode calls line ends.
+    # Only at b"\n": a text may contain other characters that Unicode calls line ends.
     check_file(path, limits.TABLE_BYTES)
     with reading(path):
         raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -66,16 +66,16 @@ def read_text(path: Path) -> str:
             ) from None
         if b"\0" in line:
             raise TransferlabError(
-                f"{path}, line {number}: holds a NUL character, which no text has. Save the file as UTF-8."
+                f"{path}, line {number}: contains a NUL character, which no text has. Save the file as UTF-8."
             )
     return raw.decode("utf-8")
 
 
 def checked_text(value: Any, where: str) -> str:
-    """Return ``value`` if it is a text that can be read.
+    """Return ``value`` if it is a string that can be encoded as UTF-8.
 
     Raises:
-        TransferlabError: it is none, or holds half of a character (a lone surrogate).
+        TransferlabError: anything else, or half of a character (a lone surrogate) in it.
     """
     if not isinstance(value, str):
         raise TransferlabError(f"{where}: the text is {value!r}, not a string.")
@@ -95,7 +95,7 @@ def _json_rows(path: Path, text: str, columns: tuple[str, ...]) -> list[Row]:
             except (ValueError, RecursionError):
                 pairs = None
             if not isinstance(pairs, _Pairs):
-                raise TransferlabError(f"{path}, line {number}: not a JSON object.")
+                raise TransferlabError(f"{path}, line {number}: expected a JSON object; got {line.strip()[:40]!r}.")
             row = dict(pairs)
             for column in columns:
                 if column not in row:
@@ -107,7 +107,7 @@ def _json_rows(path: Path, text: str, columns: tuple[str, ...]) -> list[Row]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as it is written: names may repeat."""
+    """A JSON object as written: names may repeat."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 @dataclass(frozen=True)
 class _Reading:
-    """A separated file under one understanding of its quotes: records, and the first problem of it."""
+    """A separated file under one interpretation of its quotes: its records, and the first problem."""
 
     names: list[str]
     records: list[tuple[range, list[str]]]
@@ -131,12 +131,12 @@ def _separated_rows(path: Path, kind: str, text: str, columns: tuple[str, ...], 
     reading = _reading(path, separator, text, columns, label)
     for column in columns:
         if column not in reading.names:
-            other = "" if separator == usual else f" Its fields look separated by {separator!r}."
+            other = "" if separator == usual else f" Its fields seem to be separated by {separator!r}."
             raise TransferlabError(
                 f"{path} has no column '{column}'.{other}{_headerless(reading, columns) or nearest(column, reading.names)}"
             )
         if (count := reading.names.count(column)) > 1:
-            raise TransferlabError(f"{path} has {count} columns '{column}'; give each a name of its own.")
+            raise TransferlabError(f"{path} has {count} columns '{column}'; rename all but one.")
     if reading.problem:
         raise TransferlabError(f"{path}, row {len(reading.records) + 1}: {reading.problem}.")
     rows = enumerate(reading.records, 1)
@@ -144,7 +144,7 @@ def _separated_rows(path: Path, kind: str, text: str, columns: tuple[str, ...], 
 
 
 def _separator(text: str, usual: str, columns: tuple[str, ...]) -> str:
-    """The usual separator, unless the header holds the columns, or several fields, by one other alone."""
+    """The usual separator, unless the header has the columns, or several fields, with exactly one other."""
     header = next(line for line in io.StringIO(text, newline="") if line.strip()).rstrip("\r\n")
 
     def holds(separator: str) -> bool:
@@ -154,7 +154,7 @@ def _separator(text: str, usual: str, columns: tuple[str, ...]) -> str:
             quoted = []
         return set(columns) <= set(quoted) or set(columns) <= set(header.split(separator))
 
-    # Where a quoted name has several lines, the first of them says nothing.
+    # Where a quoted name spans several lines, the first line is no evidence.
     several = [separator for separator in _SEPARATORS if separator in header and header.count('"') % 2 == 0]
     for fits in ([separator for separator in _SEPARATORS if holds(separator)], several):
         if usual in fits or len(fits) > 1:
@@ -165,17 +165,17 @@ def _separator(text: str, usual: str, columns: tuple[str, ...]) -> str:
 
 
 def _headerless(reading: _Reading, columns: tuple[str, ...]) -> str:
-    """A sentence where the first row looks like data: it has no column that is asked for, and a value that repeats below."""
+    """A sentence if the first row looks like data: it has none of the columns, and a value that repeats below."""
     below = [set(values) for values in zip(*(fields for _, fields in reading.records), strict=True)]
     repeats = any(name in values for name, values in zip(reading.names, below, strict=False))
     if not repeats or any(column in reading.names for column in columns):
         return ""
     shown = ", ".join(repr(name[:40]) for name in reading.names[:5]) + (", …" if len(reading.names) > 5 else "")
-    return f" Its first row is {shown}; a header with column names is expected."
+    return f" Its first row is {shown}; expected a header with column names."
 
 
 def _reading(path: Path, separator: str, text: str, columns: tuple[str, ...], label: str | None) -> _Reading:
-    """Whether quotes enclose fields or are characters like others: what the whole file agrees with."""
+    """The file read with quotes that enclose fields, or as ordinary characters, whichever fits the whole file."""
     lines = list(io.StringIO(text, newline=""))
     quoted = _quoted(lines, separator)
     if '"' not in text:
@@ -195,18 +195,18 @@ def _reading(path: Path, separator: str, text: str, columns: tuple[str, ...], la
     first = next((i for i in several if i not in merged), several[0]) if fits else merged[0]
     place = quoted.records[first][0]
     raise TransferlabError(
-        f"{path}, row {first + 1}: lines {place.start + 1} to {place.stop} are one text in double quotes, or {len(place)} "
-        "rows of which two have a stray quotation mark; both can be read. Put every field in quotes, the header's too, and "
-        'write a mark within a text twice (""), or write the table as .jsonl.'
+        f"{path}, row {first + 1}: lines {place.start + 1} to {place.stop} could be one text in double quotes, or {len(place)} "
+        "rows of which two have a stray quotation mark. Put every field in quotes, the header's too, and double the marks "
+        'within a text (""), or save the table as .jsonl.'
     )
 
 
 def _quoted(lines: Sequence[str], separator: str) -> _Reading:
-    """Double quotes enclose fields, as RFC 4180 has it; text after a closing one, or none at the end, is a problem."""
-    # csv refuses fields of more than 131 072 characters unless told; here a text may be as long as its file.
+    """Read double quotes as in RFC 4180: they enclose fields. Text after a closing one, or a missing one, is a problem."""
+    # By default csv refuses fields of more than 131 072 characters; here a text may be as long as its file.
     longest = sum(map(len, lines))
     before = csv.field_size_limit(min(max(longest, csv.field_size_limit()), 2**31 - 1))
-    # Strict: a stray quote at the start of a field would otherwise swallow the rows up to the next one.
+    # Not strict, a stray quote at the start of a field would swallow the rows up to the next one.
     reader = csv.reader(lines, delimiter=separator, strict=True)
 
     def records() -> Iterable[tuple[range, list[str]]]:
@@ -222,7 +222,7 @@ def _quoted(lines: Sequence[str], separator: str) -> _Reading:
 
 
 def _plain(lines: Sequence[str], separator: str) -> _Reading:
-    """Double quotes are characters like others, and every line is a row."""
+    """Read double quotes as ordinary characters, and every line as a row."""
     bare = (line.rstrip("\r\n") for line in lines)
     return _rectangle((range(i, i + 1), line.split(separator) if line else []) for i, line in enumerate(bare))
 
@@ -238,20 +238,18 @@ def _rectangle(records: Iterable[tuple[range, list[str]]]) -> _Reading:
             if names is None:
                 names = fields
             elif len(fields) != len(names):
-                hint = (
-                    "; a field that holds the separator is written in double quotes" if len(fields) > len(names) else ""
-                )
+                hint = "; put a field that contains the separator in double quotes" if len(fields) > len(names) else ""
                 return _Reading(names, rows, f"{len(fields)} fields, where the header has {len(names)}{hint}")
             else:
                 rows.append((place, fields))
     except csv.Error as error:
-        never = "a quotation mark opens a field and is never closed"
-        return _Reading(names or [], rows, never if "end of data" in str(error) else str(error))
+        unclosed = "a quotation mark opens a field and is never closed"
+        return _Reading(names or [], rows, unclosed if "end of data" in str(error) else str(error))
     return _Reading(names or [], rows)
 
 
 def _encloses(plain: _Reading) -> bool:
-    """Whether a table whose quotes do not all enclose fields was meant so: most rows have such a field, or one has ``""``."""
+    """Whether quotes were meant to enclose fields though not all do: most rows have such a field, or one has ``""``."""
     rows = [[f for f in fields if len(f) > 1 and f[0] == f[-1] == '"'] for _, fields in plain.records]
     return 2 * sum(map(bool, rows)) > len(rows) or any('""' in field[1:-1] for row in rows for field in row)
 
@@ -259,10 +257,10 @@ def _encloses(plain: _Reading) -> bool:
 def _merged(
     quoted: _Reading, several: Sequence[int], lines: Sequence[str], separator: str, label: str | None
 ) -> list[int]:
-    """Which records of several lines are rows merged by stray quotation marks, by what their labels say.
+    """Which records of several lines are rows merged by stray quotation marks, judging by their labels.
 
-    Both the first and the last line of such a record is a row by itself, with a label that other rows have. Of a text that
-    truly has several lines one at most is: its label is before the text or after it.
+    Both the first and the last line of such a record are rows by themselves, with a label that other rows have. In a real
+    text of several lines, at most one of them is: its label is either before or after the text.
     """
     if label not in quoted.names:
         return []

@@ -24,12 +24,17 @@ from transferlab.files import sha256_file
 from transferlab.reading import read_object, reading
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
-"""Lengths that texts are padded to, so that at most a third is padding; each costs one compilation where it occurs."""
+"""Lengths to which texts are padded, so that at most a third is padding; each one used costs a compilation."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenised text: ids, token types, and how many tokens the limit cut off."""
+    """One tokenised text.
+
+    Attributes:
+        ids, types: of its tokens.
+        cut: how many tokens the length limit cut off.
+    """
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
@@ -38,8 +43,11 @@ class Encoded:
 
 @dataclass
 class TokenCache:
-    """What every run on a data set asks for again: its tokenised texts by index, and of choices of them the padded lengths
-    and how many are cut.
+    """What all runs on a data set need of its texts.
+
+    Attributes:
+        encoded: tokenised texts, by index.
+        buckets, truncated: padded lengths of a choice of texts, and how many of them are cut, by the bytes of its indices.
     """
 
     encoded: dict[int, Encoded] = field(default_factory=dict)
@@ -49,12 +57,12 @@ class TokenCache:
 
 @dataclass(frozen=True)
 class TokenTable:
-    """The embedding table that a tokenizer's ids are looked up in: a device would clamp an id beyond it.
+    """The embedding table in which a tokenizer's ids are looked up. A device would clamp an id beyond it.
 
     Attributes:
-        rows: how many tokens it has.
-        model: whose it is.
-        grows: whether ``Source.with_tokenizer`` can give it other rows.
+        rows: number of tokens.
+        model: name of the model, for errors.
+        grows: whether ``Source.with_tokenizer`` can change its rows.
     """
 
     rows: int
@@ -62,32 +70,36 @@ class TokenTable:
     grows: bool
 
     def lacks(self, token: str | None) -> str:
-        """What is said of an id beyond it, after the id; ``token`` is what the tokenizer has there, if anything."""
-        mend = ""
+        """Return the rest of an error about an id beyond the table, of which ``token`` is the text, if it has one."""
+        fix = ""
         if token is not None:
-            mend = " It is read with another tokenizer than it was trained with."
+            fix = " It is read with another tokenizer than it was trained with."
             if self.grows:
-                mend = " source = source.with_tokenizer() gives it a row for each token of its tokenizer."
-        named = "" if token is None else f", the token '{token}'"
-        return f"{named}, but {self.model} has {self.rows} tokens in its vocabulary (0 to {self.rows - 1}).{mend}"
+                fix = " source = source.with_tokenizer() gives it a row for each token of its tokenizer."
+        name = "" if token is None else f", the token '{token}'"
+        return f"{name}, but {self.model} has {self.rows} tokens in its vocabulary (0 to {self.rows - 1}).{fix}"
 
 
 @dataclass(frozen=True)
 class TextTransform:
     """A tokenizer with the length that its model was trained for.
 
-    ``transform(text)`` returns an :class:`Encoded`; ``pad`` makes a batch of a fixed length. Truncation is never
+    ``transform(text)`` returns an :class:`Encoded`; :meth:`pad` makes a batch of a fixed length. Truncation is never
     silent: it is counted per text and reported with the run.
 
     Attributes:
         tokenizer: without padding; it cuts at ``max_length``.
         max_length: tokens of the longest text, special ones included.
-        pad_id: of the token that texts are padded with.
+        pad_id: id of the padding token.
         sha256: of the tokenizer's file.
-        types: whether the model has token types: a batch holds them then.
-        side: on which batches are padded.
-        table: what its ids are looked up in, where it came with a model.
-        prompt: what is put before each text (sentence-transformers' default prompt).
+        types: whether the model has token types, which batches then contain.
+        side: on which texts are padded.
+        table: the model's embedding table, where there is a model.
+        prompt: put before each text (sentence-transformers' default prompt).
+
+    Example:
+        >>> source.transform("A fine film.").ids  # doctest: +SKIP
+        (101, 1037, 2986, 2143, 1012, 102)
     """
 
     tokenizer: Tokenizer = field(repr=False, compare=False)
@@ -99,47 +111,47 @@ class TextTransform:
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
     caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """By data set (its hash)."""
+    """By the data set's hash."""
 
     def __post_init__(self) -> None:
         check_fields(self, "TextTransform")
 
     def __call__(self, text: str) -> Encoded:
-        """Tokenise one text, to look at: its ids may be any of the tokenizer's. What a model reads is encoded."""
+        """Tokenise one text, for inspection; :meth:`encode` also checks that the model has a row for each id."""
         return self._tokenise([text])[0]
 
     def encode(self, texts: Sequence[Any], ids: Sequence[str] = ()) -> list[Encoded]:
         """Tokenise many texts; an empty text has only its special tokens.
 
         Args:
-            texts: what to tokenise.
-            ids: of the texts, to name one by in an error; by default their numbers.
+            texts: to tokenise.
+            ids: names of the texts for errors; by default their numbers.
 
         Raises:
-            TransferlabError: one that is no string, holds half of a character, that the tokenizer fails at, or with a token
-                that the model's table has no row for; it is named.
+            TransferlabError: a text that is not a string, contains half of a character, makes the tokenizer fail, or has a
+                token without a row in the model's table; the text is named.
         """
         out = self._tokenise(texts)
         if self.table is None:
             return out
         if self.pad_id >= self.table.rows:
             raise TransferlabError(f"Texts are padded with {self._lacks(self.pad_id)}")
-        for i, one in enumerate(out):
-            if max(one.ids, default=0) >= self.table.rows:
+        for i, encoded in enumerate(out):
+            if max(encoded.ids, default=0) >= self.table.rows:
                 text = texts[i] if len(texts[i]) <= 60 else f"{texts[i][:60]}…"
-                first = next(id for id in one.ids if id >= self.table.rows)
+                first = next(id for id in encoded.ids if id >= self.table.rows)
                 raise TransferlabError(f"{ids[i] if ids else f'Text {i}'} ({text!r}) holds {self._lacks(first)}")
         return out
 
     def _tokenise(self, texts: Sequence[Any]) -> list[Encoded]:
         if isinstance(texts, str):
-            raise TransferlabError(f"Texts come as a list, one as a list of one: [{texts[:40]!r}].")
-        for place, text in enumerate(texts):
-            checked_text(text, f"texts[{place}]")
+            raise TransferlabError(f"Texts must be a list, even a single one: [{texts[:40]!r}].")
+        for i, text in enumerate(texts):
+            checked_text(text, f"texts[{i}]")
         out = []
-        for one in self._encodings([self.prompt + text for text in texts] if self.prompt else list(texts)):
-            cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in one.overflowing)
-            out.append(Encoded(tuple(one.ids), tuple(one.type_ids), cut))
+        for encoding in self._encodings([self.prompt + text for text in texts] if self.prompt else list(texts)):
+            cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in encoding.overflowing)
+            out.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut))
         return out
 
     def _encodings(self, texts: list[str]) -> list[Any]:
@@ -149,7 +161,7 @@ class TextTransform:
         except TransferlabError as error:
             if len(texts) == 1:
                 raise TransferlabError(f"The tokenizer cannot read {texts[0][:60]!r}: {error.__cause__}") from None
-            # All at once are quicker; one by one, the text is found.
+            # All at once are faster; one by one, the text at fault is found.
             return [self._encodings([text])[0] for text in texts]
 
     def _lacks(self, id: int) -> str:
@@ -157,27 +169,27 @@ class TextTransform:
         return f"the id {id}{self.table.lacks(self.tokenizer.id_to_token(id))}"
 
     def describe(self) -> dict[str, object]:
-        """What identifies this preprocessing, as plain data."""
+        """Return the fields that identify this preprocessing, as plain data."""
         side = {} if self.side == "right" else {"side": self.side}
         prompt = {"prompt": self.prompt} if self.prompt else {}
         return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt}
 
     def bucket(self, length: int) -> int:
-        """The smallest padded length that holds ``length`` tokens."""
+        """Return the smallest padded length of at least ``length`` tokens."""
         return min(size for size in (*BUCKETS, self.max_length) if length <= size <= self.max_length)
 
     def pad(self, encoded: Sequence[Encoded], length: int, rows: int) -> dict[str, Int[np.ndarray, "rows length"]]:
         """Return ``input_ids``, ``attention_mask`` and, if the model has types, ``token_type_ids`` (int32).
 
-        Texts are padded on the tokenizer's side, the batch with empty rows.
+        Texts are padded on the tokenizer's side; the batch is padded with empty rows.
         """
         ids = np.full((rows, length), self.pad_id, np.int32)
         mask = np.zeros((rows, length), np.int32)
         types = np.zeros((rows, length), np.int32)
-        for row, one in enumerate(encoded):
-            n = len(one.ids)
+        for row, text in enumerate(encoded):
+            n = len(text.ids)
             own = slice(0, n) if self.side == "right" else slice(length - n, length)
-            ids[row, own], mask[row, own], types[row, own] = one.ids, 1, one.types
+            ids[row, own], mask[row, own], types[row, own] = text.ids, 1, text.types
         batch = {"input_ids": ids, "attention_mask": mask}
         return {**batch, "token_type_ids": types} if self.types else batch
 
@@ -188,21 +200,21 @@ def read_tokenizer(
     """Read a Hugging Face directory's tokenizer; None where it has none.
 
     ``tokenizer.json`` is used where there is one, else the vocabulary
-    (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). Where ``tokenizer_config.json`` says otherwise than
-    ``tokenizer.json``, it is followed as the reference implementation does, and tokens that it or another file names next to the vocabulary
-    are added (:func:`~transferlab.data.added_tokens.add_tokens`). The length is sentence-transformers' ``max_seq_length``
-    where it says one, else ``model_max_length``, and at most ``limit`` (the model's positions).
+    (:func:`~transferlab.data.vocabularies.tokenizer_from_vocabulary`). Where ``tokenizer_config.json`` differs from
+    ``tokenizer.json``, it wins, as in transformers, and tokens that it or another file names next to the vocabulary are
+    added (:func:`~transferlab.data.added_tokens.add_tokens`). The length is sentence-transformers' ``max_seq_length`` if
+    there is one, else ``model_max_length``, and at most ``limit`` (the model's positions).
 
     Args:
         directory: of the model.
         limit: tokens of the longest text.
         kind: ``model_type`` of its ``config.json``.
         types: whether the model has token types.
-        whole_length: whether every text is padded to that length, and its padding is part of it: the model was trained
-            so.
+        whole_length: whether every text is padded to that length, with the padding as part of the text, as the model was
+            trained.
 
     Raises:
-        TransferlabError: files that cannot be read, or of a kind that no tokenizer can be made from.
+        TransferlabError: files that cannot be read, or from which no tokenizer can be made.
     """
     settings = read_settings(directory)
     (_, sentence), changed = read_sentence_settings(directory), False
@@ -210,7 +222,7 @@ def read_tokenizer(
         paths = (directory / "tokenizer.json",)
         tokenizer = read_tokenizer_json(paths[0])
         with reading(directory / "tokenizer_config.json"):
-            # A directory that is no model's has no class but the one that its settings name.
+            # A directory without a model has no class except the one that its settings name.
             own = kind if (directory / "config.json").exists() else ""
             changed = apply_settings(tokenizer, own, settings)
             changed |= add_tokens(tokenizer, directory, settings, default_tokens(own, settings))
@@ -218,26 +230,26 @@ def read_tokenizer(
         tokenizer, paths = clip_tokenizer(directory, settings), (directory / "vocab.json", directory / "merges.txt")
         add_tokens(tokenizer, directory, settings)
     else:
-        made = tokenizer_from_vocabulary(directory, kind, settings)
-        if made is None:
+        pair = tokenizer_from_vocabulary(directory, kind, settings)
+        if pair is None:
             return None
-        tokenizer, paths = made
+        tokenizer, paths = pair
     if sentence.get("do_lower_case"):
-        # sentence-transformers' own lower case: of the text, before its tokenizer sees it.
+        # sentence-transformers lower-cases the text itself, before the tokenizer sees it.
         before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer, changed = normalizers.Sequence([normalizers.Lowercase(), *before]), True
-    said = sentence.get("max_seq_length") or settings.get("model_max_length") or settings.get("max_len")
-    longest = min(limit, int(said or limit))
+    length = sentence.get("max_seq_length") or settings.get("model_max_length") or settings.get("max_len")
+    longest = min(limit, int(length or limit))
     if longest <= (special := tokenizer.num_special_tokens_to_add(False)):
         raise TransferlabError(
             f"{directory}: a text can have {longest} tokens (model_max_length of tokenizer_config.json, max_seq_length of "
-            f"sentence_bert_config.json); the tokenizer adds {special} of its own."
+            f"sentence_bert_config.json); the tokenizer adds {special} special ones."
         )
     padding = tokenizer.padding or {}
     side = settings.get("padding_side") or padding.get("direction") or "right"
     if side not in ("right", "left"):
         raise TransferlabError(
-            f"{directory / 'tokenizer_config.json'}: padding_side '{side}' is not 'right' or 'left'."
+            f"{directory / 'tokenizer_config.json'}: padding_side '{side}' is neither 'right' nor 'left'."
         )
     pad_id = _pad_id(tokenizer, settings.get("pad_token"), padding.get("pad_id"))
     tokenizer.no_padding()
@@ -247,12 +259,12 @@ def read_tokenizer(
     cut = settings.get("truncation_side") or (tokenizer.truncation or {}).get("direction") or "right"
     if cut not in ("right", "left"):
         raise TransferlabError(
-            f"{directory / 'tokenizer_config.json'}: truncation_side '{cut}' is not 'right' or 'left'."
+            f"{directory / 'tokenizer_config.json'}: truncation_side '{cut}' is neither 'right' nor 'left'."
         )
     tokenizer.enable_truncation(longest, direction=cut)
     digests = [sha256_file(path) for path in paths]
     if changed or cut != "right" or paths[0].name != "tokenizer.json":
-        # What the settings make of a file, lower case among it, is no less the tokenizer than the file.
+        # The settings' changes to a file, such as lower case, identify the tokenizer as much as the file.
         digests.append(hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
@@ -260,22 +272,22 @@ def read_tokenizer(
 
 def _pad_id(tokenizer: Tokenizer, token: Any, id: int | None) -> int:
     """The id of the padding token that the settings name, else that of ``tokenizer.json``, else of a usual name."""
-    named = token.get("content") if isinstance(token, dict) else token
-    if named and (found := tokenizer.token_to_id(str(named))) is not None:
-        return found
+    name = token.get("content") if isinstance(token, dict) else token
+    if name and (match := tokenizer.token_to_id(str(name))) is not None:
+        return match
     usual = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
-    return id if id is not None else next((found for found in usual if found is not None), 0)
+    return id if id is not None else next((match for match in usual if match is not None), 0)
 
 
 _SENTENCE = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Where sentence-transformers keeps the settings of a model, in its order; versions before 1 named the file by the model."""
+"""Files in which sentence-transformers looks for a model's settings, in its order; before version 1 the model named them."""
 
 
 def read_sentence_settings(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Return (file, what it says): sentence-transformers' settings of the model in this directory; none is ``{}``."""
+    """Return (file, settings): sentence-transformers' settings of the model in this directory, ``{}`` without any."""
     for path in (directory / name for name in _SENTENCE):
         if path.exists() and (raw := read_object(path)):
             return path, raw

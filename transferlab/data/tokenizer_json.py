@@ -1,4 +1,4 @@
-"""``tokenizer.json``, read within limits: rules that make a text longer and longer are refused before any text is read."""
+"""``tokenizer.json``, read within limits: rules that would lengthen a text too much are refused before any text is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_tokenizer_json(path: Path) -> Tokenizer:
     """Read the file.
 
     Raises:
-        TransferlabError: it is no tokenizer, or is larger than :data:`transferlab.limits.VOCABULARY_BYTES`, or its rules can
+        TransferlabError: not a tokenizer, a file larger than :data:`transferlab.limits.VOCABULARY_BYTES`, or rules that can
             make a text more than :data:`transferlab.limits.TEXT_GROWTH` times as long.
     """
     check_file(path, limits.VOCABULARY_BYTES)
@@ -31,7 +31,7 @@ def read_tokenizer_json(path: Path) -> Tokenizer:
 
 
 def check_growth(tokenizer: Tokenizer, path: Path) -> None:
-    """Refuse a tokenizer whose rules, one after another, can make a text (or what is decoded) too many times as long."""
+    """Refuse a tokenizer whose rules, one after another, can lengthen a text (or a decoded one) too much."""
     for name in ("normalizer", "pre_tokenizer", "decoder"):
         with reading(path, name):
             part = getattr(tokenizer, name)
@@ -46,7 +46,7 @@ def check_growth(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def _rules(part: Any) -> Iterator[dict[str, Any]]:
-    """The rules of a sequence, in their order."""
+    """The rules of a sequence, in order."""
     if isinstance(part, dict) and part.get("type") == "Sequence":
         for inner in next((value for value in part.values() if isinstance(value, list)), ()):
             yield from _rules(inner)
@@ -55,7 +55,7 @@ def _rules(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(rule: dict[str, Any]) -> float:
-    """How many times as long a text can be after a rule."""
+    """The factor by which a rule can lengthen a text."""
     kind = rule.get("type")
     if kind == "ByteLevel":
         return 2.0
@@ -73,7 +73,7 @@ def _growth(rule: dict[str, Any]) -> float:
 
 
 def _matches_nothing(pattern: str) -> bool:
-    """Whether a regular expression can match between two characters, and so adds to a text instead of replacing in it."""
+    """Whether a regular expression can match between two characters, and so inserts into a text instead of replacing."""
     if re.search(r"\(\?[<=!]|\\[bBAzZGK]|[$]|(?<!\[)\^", pattern):
-        return True  # it looks at what is around it, so that no single text tells
+        return True  # it depends on its context, so that no single text can tell
     return len(normalizers.Replace(Regex(pattern), "x").normalize_str("\ue000")) > 1

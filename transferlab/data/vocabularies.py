@@ -1,8 +1,9 @@
 """Tokenizers made from vocabulary files, where a directory has no ``tokenizer.json``; settings that override one.
 
 ``vocab.txt`` is WordPiece (BERT, DistilBERT, MPNet), ``vocab.json`` with ``merges.txt`` byte-level BPE (RoBERTa, GPT-2),
-``sentencepiece.bpe.model`` and ``spiece.model`` a SentencePiece unigram model (XLM-R, CamemBERT; T5). What is between text and vocabulary
-(normalisation, splitting, special tokens) is in no file: it is each model's own, and made here as its reference implementation makes it.
+``sentencepiece.bpe.model`` and ``spiece.model`` a SentencePiece unigram model (XLM-R, CamemBERT; T5). The steps between text
+and vocabulary (normalisation, splitting, special tokens) are in no file: they are specific to each model, and follow its
+class in transformers.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ _T5 = {"unk": "<unk>", "eos": "</s>", "pad": "<pad>"}
 
 @dataclass(frozen=True)
 class Kind:
-    """How a model's tokenizer is made: from which files, and its special tokens by default."""
+    """How a model's tokenizer is made.
+
+    Attributes:
+        files: of the vocabulary.
+        special: default special tokens, by name.
+    """
 
     files: tuple[str, ...]
     special: Mapping[str, str]
@@ -61,33 +67,37 @@ def tokenizer_from_vocabulary(
 
     Args:
         directory: of a Hugging Face model.
-        kind: its ``model_type``; ``tokenizer_class`` in ``settings``, where given, says it instead.
+        kind: its ``model_type``; ``tokenizer_class`` in ``settings``, where given, overrides it.
         settings: ``tokenizer_config.json``.
 
     Returns:
         The tokenizer, and the files it was made from.
 
     Raises:
-        TransferlabError: a kind that is not known here, or a file that cannot be read.
+        TransferlabError: an unknown kind, or a file that cannot be read.
     """
-    there = [name for name in ("vocab.txt", "vocab.json", "merges.txt") if (directory / name).exists()]
-    there += sorted(path.name for path in directory.glob("*.model"))
-    if not there:
+    files = [name for name in ("vocab.txt", "vocab.json", "merges.txt") if (directory / name).exists()]
+    files += sorted(path.name for path in directory.glob("*.model"))
+    if not files:
         return None
     name = _kind(settings.get("tokenizer_class"), kind)
     known = KINDS.get(name)
     if known is None or not all((directory / file).exists() for file in known.files):
-        wanted = f"; a tokenizer of '{name}' is made from {' and '.join(known.files)}" if known else ""
+        needed = f"; a tokenizer of '{name}' is made from {' and '.join(known.files)}" if known else ""
         raise TransferlabError(
-            f"{directory}: no tokenizer.json, and none can be made from {', '.join(there)} for '{name}'{wanted}. Save it "
-            "with the origin: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes tokenizer.json."
+            f"{directory}: no tokenizer.json, and none can be made from {', '.join(files)} for '{name}'{needed}. Write one "
+            "with transformers:\n"
+            f"  >>> AutoTokenizer.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
         )
     special = {name: _token(settings.get(f"{name}_token"), default) for name, default in known.special.items()}
     if known.files == SENTINELS:
-        # What a span of text was replaced by in pre-training; the last of the vocabulary is the first.
+        # Pre-training replaced spans of text by these; the last of the vocabulary is the first.
         count = settings.get("extra_ids", 100)
         if type(count) is not int or not 0 <= count <= 10_000:
-            raise TransferlabError(f"{directory / 'tokenizer_config.json'}: extra_ids is {str(count)[:40]!r}.")
+            raise TransferlabError(
+                f"{directory / 'tokenizer_config.json'}: extra_ids is {str(count)[:40]!r}; it must be an integer from 0 to "
+                "10000."
+            )
         special |= {name: _token(None, f"<{name}>") for name in (f"extra_id_{i}" for i in reversed(range(count)))}
     paths = tuple(directory / file for file in known.files)
     for path in paths:
@@ -101,14 +111,14 @@ def tokenizer_from_vocabulary(
 
 
 _PREFIXED = {"roberta": False, "gpt2": False, "qwen2": False, "qwen3": False, "xlm-roberta": True, "camembert": True}
-"""Kinds whose class reads ``add_prefix_space``, and what it is where the settings lack it."""
+"""Kinds whose class reads ``add_prefix_space``, and its default."""
 
 
 def default_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[AddedToken, ...]:
-    """Return the special tokens that the reference implementation's class has where neither the settings nor a vocabulary name any.
+    """Return the special tokens of transformers' class that the settings do not name.
 
     Args:
-        kind: ``model_type``, where ``settings`` name no ``tokenizer_class``. A general class has none.
+        kind: ``model_type``, used if ``settings`` name no ``tokenizer_class``. A general class has none.
         settings: ``tokenizer_config.json``.
     """
     cls = settings.get("tokenizer_class")
@@ -118,15 +128,15 @@ def default_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[AddedToken, 
 
 
 def apply_settings(tokenizer: Tokenizer, kind: str, settings: Mapping[str, Any]) -> bool:
-    """Set what the reference implementation's class sets over ``tokenizer.json`` when it is loaded, its defaults too.
+    """Override ``tokenizer.json`` by the settings, and their defaults, as transformers' class does when it is loaded.
 
     Args:
-        tokenizer: as ``tokenizer.json`` has it; its parts are changed in place.
-        kind: its ``model_type``, where ``settings`` name no ``tokenizer_class``. A general class changes nothing.
+        tokenizer: read from ``tokenizer.json``; its parts are changed in place.
+        kind: its ``model_type``, used if ``settings`` name no ``tokenizer_class``. A general class changes nothing.
         settings: ``tokenizer_config.json``.
 
     Returns:
-        Whether anything is other than the file has it.
+        Whether anything differs from the file.
     """
     cls = settings.get("tokenizer_class")
     name, changed = _kind(cls, "" if cls else kind).lower(), False
@@ -145,7 +155,7 @@ def apply_settings(tokenizer: Tokenizer, kind: str, settings: Mapping[str, Any])
 
 
 def _bert_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What BERT's settings are to its normaliser."""
+    """BERT's settings, as arguments of its normaliser."""
     return {
         "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
         "strip_accents": settings.get("strip_accents"),
@@ -154,7 +164,7 @@ def _bert_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(whole: Any) -> Iterator[Any]:
-    """The normalisers or splitters that one is made of."""
+    """The normalisers or splitters of a sequence, at any depth."""
     if isinstance(whole, (normalizers.Sequence, pre_tokenizers.Sequence)):
         for part in whole:
             yield from _parts(part)
@@ -178,12 +188,12 @@ def _kind(cls: Any, model_type: str) -> str:
     return by_class.get(plain.lower(), plain)
 
 
-def _token(given: Any, default: str) -> AddedToken:
-    """A special token as ``tokenizer_config.json`` describes it."""
-    if isinstance(given, Mapping):
-        flags = {name: bool(given[name]) for name in ("lstrip", "rstrip", "single_word", "normalized") if name in given}
-        return AddedToken(str(given["content"]), **{"normalized": False, **flags}, special=True)
-    return AddedToken(str(given or default), normalized=False, special=True)
+def _token(raw: Any, default: str) -> AddedToken:
+    """A special token from its description in ``tokenizer_config.json``."""
+    if isinstance(raw, Mapping):
+        flags = {name: bool(raw[name]) for name in ("lstrip", "rstrip", "single_word", "normalized") if name in raw}
+        return AddedToken(str(raw["content"]), **{"normalized": False, **flags}, special=True)
+    return AddedToken(str(raw or default), normalized=False, special=True)
 
 
 def _wordpiece(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
@@ -204,7 +214,7 @@ def _bpe(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], 
 
 
 def _unigram(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedToken], settings: Mapping) -> Tokenizer:
-    """Ids are fairseq's and not SentencePiece's: its special tokens come before the pieces, the mask after them."""
+    """Ids are fairseq's, not SentencePiece's: special tokens come before the pieces, the mask after them."""
     read, pieces = _pieces(paths[0], kind)
     pad, unk, mask = (special[name].content for name in ("pad", "unk", "mask"))
     if kind == "camembert":
@@ -222,19 +232,21 @@ def _sentinels(paths: tuple[Path, ...], kind: str, special: Mapping[str, AddedTo
     sentinels = [(token.content, 0.0) for name, token in special.items() if name.startswith("extra_id_")]
     unknown = [i for i, (text, _) in enumerate(pieces) if text == special["unk"].content]
     if not unknown:
-        raise TransferlabError(f"{paths[0]}: lacks the unknown token '{special['unk'].content}'.")
+        raise TransferlabError(f"{paths[0]} lacks the unknown token '{special['unk'].content}'.")
     return _over(read, [*pieces, *sentinels], unknown[0], "always")
 
 
 def _pieces(path: Path, kind: str) -> tuple[SentencePieceModel, list[tuple[str, float]]]:
     read = read_sentencepiece(path)
     if not read.unigram or read.byte_fallback:
-        raise TransferlabError(f"{path}: not a unigram model without bytes, as '{kind}' has it. Save tokenizer.json.")
+        raise TransferlabError(
+            f"{path}: expected a unigram model without bytes, as '{kind}' has. Use the model's tokenizer.json instead."
+        )
     return read, [(piece.text, piece.score) for piece in read.pieces]
 
 
 def _over(read: SentencePieceModel, vocabulary: list[tuple[str, float]], unknown: int, scheme: Scheme) -> Tokenizer:
-    """The tokenizer over these entries: the model's normalisation, words with ``▁`` before them."""
+    """The tokenizer of these entries: the model's normalisation, then words with ``▁`` before them."""
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     if read.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(read.charsmap)

@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # Its parts load when they are used: half a second that a start does without.
+import scipy  # Its submodules load on use, which saves half a second at the start.
 from jaxtyping import Bool, Float
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of a mean; (NaN, NaN) for fewer than two values."""
+    """Return Student's t interval (low, high) of a mean; (NaN, NaN) for fewer than two values.
+
+    Example:
+        >>> low, high = tl.measure.t_interval([0.71, 0.74, 0.72])
+    """
     x = np.asarray(values, np.float64)
     if len(x) < 2:
         return float("nan"), float("nan")
@@ -21,16 +25,20 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927): the variance of drawing the test set."""
+    """Return Wilson's score interval (low, high) of a proportion (Wilson 1927): the variance of drawing the test set.
+
+    Example:
+        >>> low, high = tl.measure.wilson_interval(successes=80, n=100)
+    """
     if n < 1:
         return float("nan"), float("nan")
-    found = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
+    interval = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of two arms over the same seeds.
+    """Differences of two arms over the same seeds, as :func:`paired_difference` returns them.
 
     Attributes:
         mean: of a − b.
@@ -47,9 +55,17 @@ class Paired:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Paired:
-    """Compare two arms run on the same seeds, in the same order."""
+    """Compare two arms run on the same seeds, in the same order.
+
+    Raises:
+        ValueError: sequences of different lengths.
+
+    Example:
+        >>> tl.measure.paired_difference([0.75, 0.74, 0.77], [0.71, 0.72, 0.73]).p_sign_flip
+        0.25
+    """
     if len(a) != len(b):
-        raise ValueError(f"paired_difference pairs by position: {len(a)} values against {len(b)}.")
+        raise ValueError(f"paired_difference needs as many values of a as of b; got {len(a)} and {len(b)}.")
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if len(difference) < 2:
         nan = float("nan")
@@ -58,9 +74,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     if len(difference) <= 16:
         flips = np.array(list(itertools.product((1, -1), repeat=len(difference))))
     else:
-        # Drawn, with the signs as they are among them: a p of 0 cannot come out (Phipson & Smyth 2010).
-        drawn = np.random.default_rng(0).choice((1, -1), size=(65535, len(difference)))
-        flips = np.concatenate([np.ones((1, len(difference)), drawn.dtype), drawn])
+        # Random flips, with the identity among them, so that p is never 0 (Phipson & Smyth 2010).
+        signs = np.random.default_rng(0).choice((1, -1), size=(65535, len(difference)))
+        flips = np.concatenate([np.ones((1, len(difference)), signs.dtype), signs])
     means = (flips * difference).mean(-1)
     p_flip = float((np.abs(means) >= abs(difference.mean()) - 1e-12).mean())
     constant = np.ptp(difference) == 0
@@ -72,7 +88,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
 
 
 def mcnemar_exact(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"]) -> float:
-    """Two-sided exact p of McNemar's test: two models, one test set."""
+    """Return the two-sided exact p of McNemar's test of two models on one test set.
+
+    Example:
+        >>> tl.measure.mcnemar_exact(np.array([True, True, True]), np.array([False, False, True]))
+        0.5
+    """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     return 1.0 if only_a + only_b == 0 else float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
 
@@ -84,9 +105,13 @@ def bootstrap_interval(
     draws: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of one sample."""
+    """Return the percentile bootstrap interval (low, high) of a statistic of one sample.
+
+    Example:
+        >>> low, high = tl.measure.bootstrap_interval(np.array([0.1, 0.4, 0.3]), np.median, draws=1000)
+    """
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(values), (draws, len(values)))
-    found = np.array([statistic(values[row]) for row in rows])
-    low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
+    statistics = np.array([statistic(values[row]) for row in rows])
+    low, high = np.quantile(statistics, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)

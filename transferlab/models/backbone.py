@@ -1,7 +1,7 @@
 """The stage protocol: a model is a chain of named stages, each mapping a carry to a carry.
 
-Running all stages is calling the model; running ``[a:b]`` is what the frontier cache, depth-wise learning rates and
-layer-cut studies are made of. A carry is a flat dict of arrays whose first axis is the batch.
+Calling a model runs all stages; the frontier cache, depth-wise learning rates and layer-cut studies run ``[a:b]`` of them.
+A carry is a flat dict of arrays whose first axis is the batch.
 """
 
 from __future__ import annotations
@@ -20,36 +20,37 @@ from transferlab.models.layers import Key
 from transferlab.trees import key_of
 
 Carry = dict[str, Any]
-"""``hidden`` and what rides along (``mask``); the first stage's carry is the mapping of inputs."""
+"""``hidden`` and its companions, such as ``mask``; the first stage's carry is the mapping of inputs."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """The one token of an example whose final hidden state a head reads: the first, the last that is no padding, or the one
-    at the carry's ``pooled_position``.
+    """The one token of an example whose final hidden state a head reads: the first, the last that is not padding, or the
+    one at the carry's ``pooled_position``.
 
-    The last layer need not compute the others: one token asks, all are asked, and the rest of the layer sees that one.
+    The last layer need not compute the rest: this token is its only query, all tokens are keys, and everything after
+    attention sees this token alone.
     """
 
     place: Literal["first", "last", "pooled"]
 
     def __str__(self) -> str:
-        return {"first": "first token", "last": "last token", "pooled": "token that stands for the text"}[self.place]
+        return {"first": "first token", "last": "last token", "pooled": "pooled token"}[self.place]
 
     def of(self, carry: Carry, x: Shaped[Array, "batch length *rest"]) -> Shaped[Array, "batch 1 *rest"]:
-        """What ``x`` has at the token."""
+        """The entries of ``x`` at the token."""
         if self.place == "first":
             return x[:, :1]
         at = last_token(carry["mask"]) if self.place == "last" else carry["pooled_position"]
         return x[jnp.arange(len(x)), at][:, None]
 
     def select(self, before: Carry, after: Carry, sequence_entries: tuple[str, ...]) -> Carry:
-        """The carry of texts of one token, in which every pooling that reads it finds it.
+        """The carry reduced to this token, in which every pooling that reads it finds it.
 
         Args:
             before: the carry with all tokens.
             after: the same with ``hidden`` (batch, 1, features) of this token.
-            sequence_entries: entries with an axis of length.
+            sequence_entries: names of the entries whose second axis is the length.
         """
         rest = {name: self.of(before, after[name]) for name in sequence_entries if name in after and name != "hidden"}
         if "pooled_position" in after:
@@ -58,21 +59,21 @@ class Token:
 
 
 def last_token(mask: Bool[Array, "batch length"]) -> Int[Array, " batch"]:
-    """Index of the last position where ``mask`` is true; 0 for a row that has none."""
+    """Index of the last position where ``mask`` is true; 0 for a row without one."""
     return jnp.argmax(jnp.arange(1, mask.shape[1] + 1) * mask, axis=1)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One named step of a tower.
+    """One named step of a tower; :func:`run_stages` runs several.
 
     Attributes:
         name: as in the tree: ``embed``, ``layers/3``, ``head``.
-        run: carry → carry; the key is None in evaluation, and for a stage that is frozen.
+        run: carry → carry; the key is None in evaluation, and for a frozen stage.
         owns: path prefixes of the leaves that live in this stage.
-        borrows: path prefixes of leaves that it uses and another stage owns.
-        random: whether it draws anything when it trains (dropout, stochastic depth).
-        single_query: of a layer: the same for one token of each example, whose ``hidden`` is (batch, 1, features).
+        borrows: path prefixes of leaves that it uses but another stage owns.
+        random: whether it draws anything while it trains (dropout, stochastic depth).
+        single_query: ``run`` of a layer for one token of each example, whose ``hidden`` is then (batch, 1, features).
     """
 
     name: str
@@ -84,7 +85,7 @@ class Stage:
 
 
 class Head(nnx.Module):
-    """What is put on a backbone: it names the stages it wants pooled features of, and brings stages of its own."""
+    """What is put on a backbone: it names the stages whose pooled features it reads, and brings stages of its own."""
 
     feature_stages: tuple[str, ...] = ()
 
@@ -93,29 +94,29 @@ class Head(nnx.Module):
         raise NotImplementedError
 
     def reads(self, model: Model) -> Token | None:
-        """The only token of an example whose final hidden state it looks at, if there is one such."""
+        """The one token of an example whose final hidden state it reads; None where it reads more."""
         return None
 
 
 class Model(nnx.Module):
     """A backbone and, if one was grafted on, a head.
 
-    A backbone is a chain of stages. One of several towers has models of its own inside, each such a chain: running it
-    is running each tower in turn on its part of the carry, then what joins them.
+    A backbone is a chain of stages. One with several towers contains a model for each: running it runs each tower in
+    turn on its part of the carry, then the stages that join them.
     """
 
     inputs: tuple[str, ...] = ()
-    """Names of the inputs, the required one first; a tower is found its own by them."""
+    """Names of the inputs, the required one first; they tell which inputs of a model belong to which of its towers."""
 
     sequence_entries: tuple[str, ...] = ()
     """Names of carry entries whose second axis is the length of a text; they are padded with zeros to a bucket."""
 
     first_position: int | None = None
-    """Position of a text's first token, for a backbone whose rows may hold several texts: with ``position_ids`` and a mask
-    (batch, length, length) that says which tokens see each other; None where it takes neither."""
+    """Position of a text's first token, for a backbone whose rows may contain several texts: with ``position_ids`` and a
+    mask (batch, length, length) of which tokens see each other. None where it takes neither."""
 
     poolings: tuple[str, ...] = ("mean", "stages")
-    """How a head may make one vector of an example."""
+    """The ways in which a head may pool an example to one vector."""
 
     table: str = "embed/word"
     """Path of the embedding table that a tied language-model head borrows."""
@@ -127,15 +128,15 @@ class Model(nnx.Module):
         raise NotImplementedError
 
     def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
-        """One vector per example from a carry's hidden states, as the family pools them by default."""
+        """One vector per example from a carry's hidden states, by the family's default pooling."""
         raise NotImplementedError
 
     def pooled_token(self, pooling: str) -> Token | None:
-        """The only token that this pooling, of those in ``poolings``, makes its vector of; None if it needs others too."""
+        """The one token that this pooling, one of ``poolings``, reads; None if it reads more."""
         return {"first": Token("first"), "last": Token("last")}.get(pooling)
 
     def towers(self) -> Mapping[str, Model]:
-        """The towers by name; empty for a model of one. Each is an ordinary backbone when taken alone."""
+        """The towers by name; empty for a model with only one. Each is an ordinary backbone by itself."""
         return {}
 
     def all_stages(self) -> tuple[Stage, ...]:
@@ -144,7 +145,7 @@ class Model(nnx.Module):
         return own if self.head is None else own + self.head.stages(self)
 
     def __call__(self, inputs: Mapping[str, Array], key: Key | None = None) -> Carry:
-        """Run every stage; with a key all of them train."""
+        """Run every stage on the inputs and return the last carry; with a key all stages train."""
         stages = self.all_stages()
         return run_stages(self, dict(inputs), 0, len(stages), key, frozenset(stage.name for stage in stages))
 
@@ -153,18 +154,18 @@ def tower_stages(name: str, tower: Model) -> tuple[Stage, ...]:
     """Return a tower's stages as stages of the whole: ``embed`` is ``vision/embed``.
 
     Each sees, and returns, the entries of the carry below ``name/``, by the tower's own names; the first also takes the
-    tower's inputs out of the carry. What it owns and borrows lies below ``name/`` in the tree.
+    tower's inputs out of the carry. What it owns and borrows is below ``name/`` in the tree.
     """
-    mark = f"{name}/"
+    folder = f"{name}/"
 
     def within(stage: Stage, inputs: tuple[str, ...]) -> Stage:
         def run(carry: Carry, key: Key | None) -> Carry:
-            part = {k.removeprefix(mark): v for k, v in carry.items() if k.startswith(mark) or k in inputs}
-            rest = {k: v for k, v in carry.items() if not k.startswith(mark) and k not in inputs}
-            return rest | {mark + k: v for k, v in stage.run(part, key).items()}
+            part = {k.removeprefix(folder): v for k, v in carry.items() if k.startswith(folder) or k in inputs}
+            rest = {k: v for k, v in carry.items() if not k.startswith(folder) and k not in inputs}
+            return rest | {folder + k: v for k, v in stage.run(part, key).items()}
 
-        owns, borrows = (tuple(mark + prefix for prefix in prefixes) for prefixes in (stage.owns, stage.borrows))
-        return Stage(mark + stage.name, run, owns, borrows, stage.random)
+        owns, borrows = (tuple(folder + prefix for prefix in prefixes) for prefixes in (stage.owns, stage.borrows))
+        return Stage(folder + stage.name, run, owns, borrows, stage.random)
 
     stages = tower.backbone_stages()
     return tuple(within(stage, tower.inputs if number == 0 else ()) for number, stage in enumerate(stages))
@@ -182,6 +183,11 @@ def run_stages(
 
     A stage not named in ``training`` gets no key: its dropout is off and its batch statistics stay, whatever the rest
     of the model does. Each stage's key is ``key`` folded with its name.
+
+    Example:
+        >>> model = tl.define(tl.models.BertConfig.minilm_l6().build()).module
+        >>> [stage.name for stage in model.all_stages()][:3]
+        ['embed', 'layers/0', 'layers/1']
     """
     for stage in stages_between(model, start, stop):
         carry = run_stage(model, stage, carry, key, training)
@@ -189,7 +195,7 @@ def run_stages(
 
 
 def last_layer_single_query(model: Model) -> tuple[Stage, Token] | None:
-    """Return the last layer and the one token that the head reads of it; None where it reads several, or there is no such layer."""
+    """Return the last layer and the one token that the head reads of it; None where it reads more or no layer can do so."""
     token = None if model.head is None else model.head.reads(model)
     if token is None:
         return None
@@ -197,14 +203,14 @@ def last_layer_single_query(model: Model) -> tuple[Stage, Token] | None:
 
 
 def stages_between(model: Model, start: int, stop: int) -> tuple[Stage, ...]:
-    """Return ``stages[start:stop]``, the last layer computed only for the token that the head reads, if it reads but one.
+    """Return ``stages[start:stop]``, the last layer computed only for the token that the head reads, if it reads just one.
 
-    That is so where both the last layer and the head's pooling are among them: no one else sees the other tokens then.
+    This holds where both the last layer and the head's pooling are among them: nothing else sees the other tokens then.
     """
-    stages, found = model.all_stages(), last_layer_single_query(model)
-    if found is None or stop <= len(model.backbone_stages()):
+    stages, match = model.all_stages(), last_layer_single_query(model)
+    if match is None or stop <= len(model.backbone_stages()):
         return stages[start:stop]
-    last, token = found
+    last, token = match
 
     def run(carry: Carry, key: Key | None) -> Carry:
         assert last.single_query is not None
@@ -218,7 +224,7 @@ def run_stage(
 ) -> Carry:
     """Run one of :func:`stages_between`, as :func:`run_stages` does."""
     live = key if stage.name in training else None
-    # The name is what a profile shows.
+    # Profiles show this name.
     with jax.named_scope(stage.name):
         carry = stage.run(carry, None if live is None else key_of(live, stage.name))
     if model.head is not None and stage.name in model.head.feature_stages:
@@ -229,8 +235,13 @@ def run_stage(
 def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) -> int:
     """Return the index of the first stage that owns or borrows a trainable leaf (``len(stages)`` if none does).
 
-    A stage without anything trainable runs in evaluation and so draws nothing: all stages before the frontier are a
+    A stage without a trainable leaf runs in evaluation and so draws nothing: all stages before the frontier are a
     pure function of the example.
+
+    Example:
+        >>> model = tl.define(tl.models.BertConfig.minilm_l6().build()).module
+        >>> tl.models.frontier(model.all_stages(), {"layers/4/mlp/up/kernel"})
+        5
     """
     from transferlab.selectors import owns
 
@@ -248,19 +259,23 @@ def training_stages(stages: tuple[Stage, ...], trainable: frozenset[str] | set[s
 
 
 def check_ownership(stages: tuple[Stage, ...], paths: Mapping[str, Any]) -> None:
-    """Every leaf must be owned by exactly one stage; otherwise freezing by depth would silently miss it."""
+    """Check that every leaf is owned by exactly one stage; freezing by depth would silently miss it otherwise.
+
+    Raises:
+        TransferlabError: a leaf that no stage owns, or several; the leaf and the stages are named.
+    """
     from transferlab.selectors import owns
 
     for path in paths:
         owners = [stage.name for stage in stages if owns(stage.owns, path)]
         if len(owners) != 1:
-            said = "no stage" if not owners else " and ".join(owners)
-            raise TransferlabError(f"'{path}' is owned by {said}; each leaf needs exactly one stage.")
+            names = " and ".join(owners) or "no stage"
+            raise TransferlabError(f"'{path}' is owned by {names}; each leaf needs exactly one stage.")
 
 
 def key_for(seed: jax.Array | int, step: jax.Array | int) -> Key:
-    """The key of one training step, a function of seed and step alone.
+    """Return the key of one training step, a function of only seed and step.
 
-    ``threefry``: its masks are the same under ``vmap``, and on CPU its 16-bit draws cost a third of ``rbg``'s.
+    It is a ``threefry`` key: masks are the same under ``vmap``, and on CPU 16-bit draws cost a third of ``rbg``'s.
     """
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019) and what shares its architecture, MiniLM among them (Wang et al. 2020).
+"""BERT (Devlin et al. 2019) and models of its architecture, such as MiniLM (Wang et al. 2020).
 
 Post-norm encoder, learned positions, erf GELU, LayerNorm eps 1e-12. All sizes come from the config. Families that differ
 from BERT in their embeddings (RoBERTa, DistilBERT, MPNet) build on :class:`Encoder` and :class:`Layer`.
@@ -15,18 +15,22 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, check_activation, dropout
 from transferlab.models.norms import LayerNorm
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses."""
+    """Sizes and constants, under the names that Hugging Face's ``config.json`` uses.
+
+    Example:
+        >>> model = tl.models.BertConfig.minilm_l6().build()
+    """
 
     vocab_size: Count = 30522
     hidden_size: Count = 768
@@ -72,7 +76,7 @@ class BertConfig:
 
 @runtime_checkable
 class EncoderConfig(Protocol):
-    """What :class:`Encoder` asks of a family's config."""
+    """The fields that :class:`Encoder` reads from a family's config."""
 
     @property
     def hidden_size(self) -> int: ...
@@ -97,12 +101,11 @@ class EncoderConfig(Protocol):
 
 
 def check_encoder(config: EncoderConfig, where: str) -> None:
-    """Raise for sizes that make no encoder and for an unknown activation; the field is named."""
-    if config.hidden_act not in ACTIVATIONS:
-        raise TransferlabError(f"{where}: unknown hidden_act.{nearest(config.hidden_act, ACTIVATIONS)}")
+    """Raise for sizes that do not fit each other and for an unknown activation; the field is named."""
+    check_activation(config.hidden_act, where, "hidden_act")
     if config.hidden_size % config.num_attention_heads:
         raise TransferlabError(
-            f"{where}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
+            f"{where}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
             f"{config.num_attention_heads}."
         )
 
@@ -149,7 +152,7 @@ class SelfAttention(Attention):
 
 
 class Mlp(nnx.Module):
-    """Two linear maps with an activation between them; residual and post-norm are the layer's."""
+    """Two linear maps with an activation between them; residual and post-norm are in :class:`Layer`."""
 
     def __init__(self, config: EncoderConfig):
         normal = TruncatedNormal(config.initializer_range)
@@ -191,7 +194,7 @@ class Layer(nnx.Module):
 
 @runtime_checkable
 class LayerRun(Protocol):
-    """A layer: of all tokens, or of one of each text."""
+    """A layer, run on all tokens or on one of each text."""
 
     def __call__(self, carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry: ...
 
@@ -203,7 +206,7 @@ class Encoder(Model):
     first_position: int | None = 0
     poolings: tuple[str, ...] = ("mean", "first", "pooler", "stages")
     borrows: tuple[str, ...] = ()
-    """Path prefixes of leaves that every layer uses and another stage owns."""
+    """Path prefixes of leaves that every layer uses but another stage owns."""
 
     def __init__(
         self, config: EncoderConfig, embed: nnx.Module, head: ClassifierConfig | None, layer: type[Layer] = Layer
@@ -234,14 +237,14 @@ class Encoder(Model):
         return tuple(stages)
 
     def run(self, layer: Layer) -> LayerRun:
-        """What a layer's stage runs."""
+        """The function that a layer's stage runs."""
         return layer
 
     def pooled_token(self, pooling: str) -> Token | None:
         return Token("first") if pooling == "pooler" else super().pooled_token(pooling)
 
     def pool_first(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``pooled``: tanh of a linear map of the first token, as the origin's pooler."""
+        """Add ``pooled``: tanh of a linear map of the first token, as transformers' ``BertPooler``."""
         assert self.pooler is not None
         return {**carry, "pooled": jnp.tanh(self.pooler(carry["hidden"][:, 0], key))}
 
@@ -263,7 +266,7 @@ class Bert(Encoder):
 def masked_mean(
     hidden: Float[Array, "batch length features"], mask: Bool[Array, "batch length"]
 ) -> Float[Array, "batch features"]:
-    """Mean over the positions where ``mask`` is true; zeros for a row that has none."""
+    """Mean over the positions where ``mask`` is true; zeros for a row without one."""
     weights = mask.astype(hidden.dtype)
     total = jnp.einsum("blf,bl->bf", hidden, weights)
     return total / jnp.maximum(weights.sum(-1, keepdims=True), 1e-9)

@@ -1,6 +1,6 @@
 """BiT, Big Transfer's ResNet-v2 (Kolesnikov et al. 2020): pre-activation bottlenecks, GroupNorm, standardised kernels.
 
-Without batch statistics: an example's features do not depend on the others of its batch. All sizes come from the config.
+No batch statistics: an example's features do not depend on the rest of its batch. All sizes come from the config.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import convolve
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import ACTIVATIONS, Key, Normal, drop_path, ones, parameter, zeros
+from transferlab.models.layers import ACTIVATIONS, Key, Normal, check_activation, drop_path, ones, parameter, zeros
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,14 @@ class BitConfig:
 
     Attributes:
         embedding_size: channels of the stem.
-        hidden_sizes: channels that each stage returns, before they are rounded to multiples of 8.
+        hidden_sizes: channels that each stage returns, before rounding to multiples of 8.
         depths: blocks of each stage.
         num_groups: of every GroupNorm.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
-        image_size: pixels it is evaluated at.
+        image_size: side of the images it is evaluated at, in pixels.
+
+    Example:
+        >>> model = tl.models.BitConfig.r50x1().build()
     """
 
     num_channels: Count = 3
@@ -49,10 +52,9 @@ class BitConfig:
         check_fields(self, "BitConfig")
         if not self.depths or len(self.depths) != len(self.hidden_sizes):
             raise TransferlabError(
-                f"BitConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} are not of one length."
+                f"BitConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} differ in length."
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise TransferlabError(f"BitConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+        check_activation(self.hidden_act, "BitConfig", "hidden_act")
         for features in (self.embedding_size, *self.widths, *map(_inner, self.widths)):
             if features % self.num_groups:
                 raise TransferlabError(f"BitConfig: num_groups {self.num_groups} does not divide {features} channels.")
@@ -78,7 +80,7 @@ class BitConfig:
         return cls(depths=(3, 8, 36, 3))
 
     def wide(self, factor: int) -> BitConfig:
-        """A size with ``factor`` times the channels, as R50x3, R101x3 and R152x4."""
+        """A size with ``factor`` times the channels, such as R50x3, R101x3 and R152x4."""
         sizes = tuple(size * factor for size in self.hidden_sizes)
         return replace(self, embedding_size=self.embedding_size * factor, hidden_sizes=sizes)
 
@@ -88,7 +90,7 @@ class BitConfig:
 
 
 def _rounded(channels: int | float) -> int:
-    """A multiple of 8 that is not below nine tenths, as the origin rounds."""
+    """The nearest multiple of 8 that is at least nine tenths of ``channels``, as transformers rounds."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -128,7 +130,7 @@ class GroupNorm(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """7×7 convolution at stride 2, and the largest of 3×3 pixels at stride 2, where a border of zeros counts."""
+    """7×7 convolution at stride 2, then 3×3 max pooling at stride 2 with a border of zeros."""
 
     def __init__(self, config: BitConfig):
         self.conv = StandardisedConv(config.num_channels, config.embedding_size, 7, stride=2)
@@ -140,7 +142,7 @@ class Stem(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Reduce the channels (1×1), 3×3, expand them (1×1), each after its norm; the first of a stage has a projection."""
+    """Reduce the channels (1×1), 3×3, expand them (1×1), each after its norm; a stage's first block has a projection."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, projected: bool, rate: float, config: BitConfig):
         inner = _inner(outputs)

@@ -1,8 +1,8 @@
-"""What decoders share: attention over earlier positions with grouped queries, rotary positions, a key-value cache.
+"""Parts that all decoders use: attention over earlier positions with grouped queries, rotary positions, a key-value cache.
 
-A decoder's carry holds ``hidden``, ``mask`` (which tokens are no padding) and ``positions``; every layer derives from
-them what it may see, so that no (length, length) array rides along and a cached carry stays small. XLA computes it once
-for all layers of a program.
+A decoder's carry holds ``hidden``, ``mask`` (false for padding) and ``positions``; every layer derives its attention mask
+from them, so that the carry has no (length, length) array and a cached carry stays small. XLA computes that mask once for
+all layers of a program.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from transferlab.models.layers import Key
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions (Su et al. 2021), and how they are stretched to longer texts, under Hugging Face's names.
+    """Rotary positions (Su et al. 2021), and how they are scaled to longer texts, under Hugging Face's names.
 
     Attributes:
         rope_theta: base of the wavelengths.
         rope_type: ``default``; ``linear`` (Chen et al. 2023); ``llama3`` (section 3.2 of its report: long wavelengths are
-            stretched by ``factor``, short ones are not); ``yarn`` (Peng et al. 2023).
-        factor: how far they are stretched.
-        low_freq_factor, high_freq_factor, original_max_position_embeddings: of ``llama3``; the last of ``yarn`` too.
+            scaled by ``factor``, short ones are not); ``yarn`` (Peng et al. 2023).
+        factor: by which positions are scaled.
+        low_freq_factor, high_freq_factor, original_max_position_embeddings: of ``llama3``; the last also of ``yarn``.
         beta_fast, beta_slow, attention_factor, mscale, mscale_all_dim, truncate: of ``yarn``.
     """
 
@@ -61,7 +61,7 @@ class Rope:
             )
 
     def used(self) -> tuple[str, ...]:
-        """The fields that its ``rope_type`` looks at."""
+        """The fields that its ``rope_type`` uses."""
         stretched = ("rope_theta", "rope_type", "factor")
         return {
             "default": stretched[:2],
@@ -72,7 +72,7 @@ class Rope:
         }[self.rope_type]  # fmt: skip
 
     def frequencies(self, width: int) -> tuple[Float[np.ndarray, " pairs"], float]:
-        """Radians a position, for each pair of a head's features, and a factor on sine and cosine."""
+        """Radians per position for each pair of a head's features, and a factor on sine and cosine."""
         base = np.float32(self.rope_theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
         plain = np.float32(1.0) / base
         if self.rope_type == "linear":
@@ -85,13 +85,13 @@ class Rope:
 
     def _llama3(self, plain: np.ndarray) -> np.ndarray:
         turns = self.original_max_position_embeddings * plain / (2.0 * math.pi)
-        share = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        share = np.clip(share, 0.0, 1.0)
-        return ((1.0 - share) * plain / self.factor + share * plain).astype(np.float32)
+        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        smooth = np.clip(smooth, 0.0, 1.0)
+        return ((1.0 - smooth) * plain / self.factor + smooth * plain).astype(np.float32)
 
     def _yarn(self, plain: np.ndarray, width: int) -> tuple[np.ndarray, float]:
         def pair(turns: float) -> float:
-            """The feature that turns so often within the original length."""
+            """The feature that makes this many turns within the original length."""
             length = self.original_max_position_embeddings
             return width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(self.rope_theta))
 
@@ -116,7 +116,7 @@ class Rope:
 def rotate(
     x: Float[Array, "batch length heads width"], positions: Int[Array, "batch length"], rope: Rope
 ) -> Float[Array, "batch length heads width"]:
-    """Turn each pair (i, i + width / 2) of a head's features by its position's angle. Angles are float32."""
+    """Rotate each pair (i, i + width / 2) of a head's features by its position's angle. Angles are float32."""
     frequencies, scale = rope.frequencies(x.shape[-1])
     angles = positions[..., None].astype(jnp.float32) * frequencies
     cosine = (jnp.cos(angles) * scale).astype(x.dtype)[:, :, None]
@@ -130,9 +130,9 @@ def rotate(
 
 
 def visible(carry: Carry, window: int | None = None) -> Bool[Array, "batch queries keys"]:
-    """What each token may see: itself and earlier ones that are no padding, fewer than ``window`` positions back.
+    """The keys that each token may see: itself and earlier ones that are not padding, fewer than ``window`` positions back.
 
-    With a cache the keys are its slots.
+    With a cache, the keys are its slots.
     """
     cache = carry.get("cache")
     mask, positions, start = carry["mask"], carry["positions"], 0
@@ -152,10 +152,10 @@ def visible(carry: Carry, window: int | None = None) -> Bool[Array, "batch queri
 def empty_cache(
     layers: int, batch: int, slots: int, groups: int, width: int, dtype: Any = jnp.float32
 ) -> dict[str, Array]:
-    """A cache of fixed length, to be put into the carry as ``cache``: the one entry that is no array.
+    """Return a cache of fixed length, which goes into the carry as ``cache``, its only entry that is not an array.
 
-    ``start`` is the slot that the next token goes to; ``mask`` and ``positions`` (batch, slots) are of the tokens that
-    are in it; ``keys/3`` and ``values/3`` (batch, slots, groups, width) are the fourth layer's.
+    ``start`` is the slot of the next token; ``mask`` and ``positions`` (batch, slots) describe the tokens in the cache;
+    ``keys/3`` and ``values/3`` (batch, slots, groups, width) belong to the fourth layer.
     """
     cache: dict[str, Array] = {
         "start": jnp.zeros((), jnp.int32),
@@ -171,7 +171,7 @@ def empty_cache(
 def remember(
     carry: Carry, number: int, key: Float[Array, "batch length groups width"], value: Float[Array, "..."]
 ) -> tuple[Carry, Array, Array]:
-    """Return (carry, keys, values): with a cache, this layer's new ones are written to it and all of it is returned."""
+    """Return (carry, keys, values). With a cache, the layer's new keys and values are written to it and all are returned."""
     cache = carry.get("cache")
     if cache is None:
         return carry, key, value
@@ -182,9 +182,9 @@ def remember(
 
 
 def token_inputs(inputs: Carry) -> Carry:
-    """``mask`` and ``positions`` from what a decoder is given; a cache, if there is one, learns of them.
+    """Return ``mask`` and ``positions`` from a decoder's inputs, and the cache, if there is one, with both written to it.
 
-    Without ``position_ids`` positions count from 0 whatever the mask, as the origins' forward passes do.
+    Without ``position_ids``, positions count from 0 whatever the mask, as in transformers' forward passes.
     """
     ids = inputs["input_ids"]
     mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
@@ -236,6 +236,6 @@ class Decoder(Model):
         return masked_mean(carry["hidden"], carry["mask"])
 
     def cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> dict[str, Array]:
-        """An empty key-value cache for texts of up to ``slots`` tokens."""
+        """Return an empty key-value cache for texts of up to ``slots`` tokens."""
         groups, width = self.layers[0].attention.groups, self.layers[0].attention.width
         return empty_cache(len(self.layers), batch, slots, groups, width, dtype)

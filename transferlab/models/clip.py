@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): a tower for images, one for texts, and a space they share.
+"""CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): a tower for images, one for texts, and a shared space.
 
 The vision tower is a :class:`~transferlab.models.vit.ViT`. The text tower is a pre-norm encoder: causal and read at the
 end-of-text token in CLIP, over all tokens and read at the last position in SigLIP. All sizes come from the config.
@@ -16,17 +16,26 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token, tower_stages
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length
-from transferlab.models.layers import ACTIVATIONS, Constant, Embedding, Key, Linear, TruncatedNormal, parameter
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Constant,
+    Embedding,
+    Key,
+    Linear,
+    TruncatedNormal,
+    check_activation,
+    parameter,
+)
 from transferlab.models.norms import LayerNorm
 from transferlab.models.vit import ViT, ViTConfig
 
 PooledToken = Literal["end", "highest", "last"]
-"""Whose final hidden state stands for the text; see :class:`TextTowerConfig`."""
+"""The token whose final hidden state represents the text; see :class:`TextTowerConfig`."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,15 @@ class TextTowerConfig:
 
     Attributes:
         causal: whether a token sees only itself and those before it.
-        pooled_token: whose final hidden state stands for the text: the first ``end`` token (``eos_token_id``), the first
-            of the ``highest`` id (as OpenAI's code and files with ``eos_token_id`` 2, whose end token has the highest),
-            or the ``last`` position, padding or not.
+        pooled_token: the token whose final hidden state represents the text: the first ``end`` token (``eos_token_id``),
+            the first with the ``highest`` id (as in OpenAI's code and in files with ``eos_token_id`` 2, where the end
+            token has the highest), or the ``last`` position, padding or not.
         eos_token_id: the end token where ``pooled_token`` is ``end``.
         projection_dim: width of the space shared with images; None leaves the projection out.
-        projection_bias: whether the projection has one; SigLIP's has.
+        projection_bias: whether the projection has a bias; SigLIP's has.
+
+    Example:
+        >>> model = tl.models.TextTowerConfig.clip_base().build()
     """
 
     vocab_size: Count = 49408
@@ -63,11 +75,10 @@ class TextTowerConfig:
         check_fields(self, "TextTowerConfig")
         if self.hidden_size % self.num_attention_heads:
             raise TransferlabError(
-                f"TextTowerConfig: hidden_size {self.hidden_size} is no multiple of num_attention_heads "
+                f"TextTowerConfig: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}."
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise TransferlabError(f"TextTowerConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+        check_activation(self.hidden_act, "TextTowerConfig", "hidden_act")
 
     @classmethod
     def clip_base(cls) -> TextTowerConfig:
@@ -106,16 +117,16 @@ class TextTowerConfig:
 
     @property
     def pooling(self) -> Pooling:
-        """How the origin makes one vector of a text."""
+        """The pooling of transformers' model: ``pooler``."""
         return "pooler"
 
     def without_projection(self) -> TextTowerConfig:
-        """The same encoder without the map into the space shared with images."""
+        """Return the same encoder without the map into the space shared with images."""
         return replace(self, projection_dim=None)
 
     @property
     def pooler(self) -> bool:
-        """The tower always has one: its state at one token, normalised."""
+        """True: the tower always has one, its normalised state at one token."""
         return True
 
     def build(self, head: ClassifierConfig | None = None) -> TextTower:
@@ -128,9 +139,12 @@ class ClipConfig:
     """Both towers, and how their vectors become logits.
 
     Attributes:
-        vision, text: the towers; their embeddings have one width.
-        logit_scale: first value of the learned logarithm of the scale.
-        logit_bias: whether a learned bias is added, as for SigLIP's sigmoid loss; None has none, else its first value.
+        vision, text: the towers; their embeddings have the same width.
+        logit_scale: initial value of the learned logarithm of the scale.
+        logit_bias: initial value of a learned bias, as for SigLIP's sigmoid loss; None leaves the bias out.
+
+    Example:
+        >>> model = tl.models.ClipConfig.b32().build()
     """
 
     vision: ViTConfig
@@ -146,7 +160,7 @@ class ClipConfig:
         )
         if widths[0] != widths[1]:
             raise TransferlabError(
-                f"ClipConfig: images become {widths[0]} numbers and texts {widths[1]}; projection_dim must agree."
+                f"ClipConfig: images are embedded in {widths[0]} dimensions and texts in {widths[1]}; projection_dim must agree."
             )
 
     @classmethod
@@ -186,12 +200,12 @@ class ClipConfig:
 
     @property
     def max_position_embeddings(self) -> int:
-        """The longest text."""
+        """Number of tokens of the longest text."""
         return self.text.max_position_embeddings
 
     @property
     def image_size(self) -> int:
-        """Pixels of a side."""
+        """Side of an image, in pixels."""
         return self.vision.image_size
 
     def towers(self) -> dict[str, ViTConfig | TextTowerConfig]:
@@ -199,9 +213,16 @@ class ClipConfig:
         return {"vision": self.vision, "text": self.text}
 
     def build(self, head: ClassifierConfig | None = None) -> Clip:
-        """Return the module; nothing is allocated. A classifier is put on one of the towers alone."""
+        """Return the module; nothing is allocated.
+
+        Raises:
+            TransferlabError: a head; a classifier goes on one of the towers.
+        """
         if head is not None:
-            raise TransferlabError("A model of two towers takes no classifier; put it on one of them: vision or text.")
+            raise TransferlabError(
+                "A model of two towers takes no classifier; put it on one of them:\n"
+                "  >>> config.vision.build(head)  # or config.text"
+            )
         return Clip(self)
 
 
@@ -231,10 +252,10 @@ class TextEmbed(nnx.Module):
         return {"hidden": x, "mask": mask, "pooled_position": self.pooled_position(ids)}
 
     def pooled_position(self, ids: Int[Array, "batch length"]) -> Int[Array, " batch"]:
-        """Where the token stands whose hidden state is the text's."""
+        """The position of the token whose hidden state represents the text."""
         if self.pooled_token == "last":
             return jnp.full(ids.shape[0], ids.shape[1] - 1, jnp.int32)
-        # The first of them, as padding may repeat the end token; position 0 in a text without one.
+        # The first, as padding may repeat the end token; position 0 in a text without one.
         return jnp.argmax(ids if self.pooled_token == "highest" else ids == self.end, axis=1).astype(jnp.int32)
 
 
@@ -252,7 +273,7 @@ class TextAttention(Attention):
 
 
 class TextMlp(nnx.Module):
-    """Two linear maps with an activation between them, and the pre-norm; the residual is the layer's."""
+    """Two linear maps with an activation between them, and the pre-norm; the residual is in :class:`TextLayer`."""
 
     def __init__(self, config: TextTowerConfig):
         normal = TruncatedNormal(config.initializer_range)
@@ -269,7 +290,7 @@ class TextMlp(nnx.Module):
 
 
 class TextLayer(nnx.Module):
-    """One encoder layer: attention, then the MLP, each after a LayerNorm and added to what came in."""
+    """One encoder layer: attention, then the MLP, each after a LayerNorm and added to its input."""
 
     def __init__(self, config: TextTowerConfig):
         self.attention = TextAttention(config)
@@ -333,7 +354,7 @@ class TextTower(Model):
         return Token("pooled") if pooling in ("pooler", "embedding") else None
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
-        """The final norm, and ``pooled``: what it makes of the token that stands for the text."""
+        """Apply the final norm and add ``pooled``, its output at the token that represents the text."""
         hidden = self.norm(carry["hidden"])
         pooled = jnp.take_along_axis(hidden, carry["pooled_position"][:, None, None], axis=1)[:, 0]
         return {**carry, "hidden": hidden, "pooled": pooled}
@@ -353,7 +374,7 @@ class TextTower(Model):
 class Clip(Model):
     """Both towers, and the logits of every image with every text.
 
-    Inputs: those of the towers; the numbers of images and texts may differ. Adds ``image_embedding`` and
+    Inputs: those of the towers; there may be more images than texts, or fewer. Adds ``image_embedding`` and
     ``text_embedding``, both of unit length, and ``logits`` (images, texts).
     """
 
@@ -387,9 +408,9 @@ class Clip(Model):
 
 
 def embedding_of(tower: ViT | TextTower, carry: Carry) -> Float[Array, "batch width"]:
-    """Return a tower's one vector per example for comparison with the other tower's, not yet of unit length.
+    """Return a tower's vector of each example for comparison with the other tower's, not yet of unit length.
 
-    The projection's where there is one; otherwise the tower's own pooled vector.
+    It is the projection's where there is one, else the tower's own pooled vector.
     """
     return pool(tower, carry, "embedding" if "embedding" in carry else tower.config.pooling)
 

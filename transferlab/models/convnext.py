@@ -14,12 +14,22 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import DepthwiseConv, Patches
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import ACTIVATIONS, Constant, Key, Linear, TruncatedNormal, drop_path, parameter, zeros
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Constant,
+    Key,
+    Linear,
+    TruncatedNormal,
+    check_activation,
+    drop_path,
+    parameter,
+    zeros,
+)
 from transferlab.models.norms import LayerNorm
 
 
@@ -29,15 +39,18 @@ class ConvNeXtConfig:
 
     Attributes:
         hidden_sizes, depths: channels and blocks of each stage.
-        patch_size: side of the stem's patches; what is left over at the right and below is not seen.
+        patch_size: side of the stem's patches; pixels left over at the right and bottom are not seen.
         kernel_size: of the depthwise convolutions.
-        layer_scale_init_value: first value of LayerScale's gains; None has none.
+        layer_scale_init_value: initial value of LayerScale's gains; None leaves LayerScale out.
         response_norm: global response normalisation inside the MLP (V2).
         eps: of the norms before and inside the blocks.
-        layer_norm_eps: of the norm after the mean; 1e-12 in Hugging Face, else as ``eps``.
+        layer_norm_eps: of the norm after the mean; 1e-12 in Hugging Face's files, else the same as ``eps``.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
-        conv_mlp: the file holds the MLP's kernels as 1×1 convolutions, as timm does for its own sizes.
-        image_size: pixels it is evaluated at.
+        conv_mlp: files store the MLP's kernels as 1×1 convolutions, as timm's do for its own sizes.
+        image_size: side of the images it is evaluated at, in pixels.
+
+    Example:
+        >>> model = tl.models.ConvNeXtConfig.tiny().v2().build()
     """
 
     num_channels: Count = 3
@@ -59,12 +72,11 @@ class ConvNeXtConfig:
         check_fields(self, "ConvNeXtConfig")
         if not self.depths or len(self.depths) != len(self.hidden_sizes):
             raise TransferlabError(
-                f"ConvNeXtConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} are not of one length."
+                f"ConvNeXtConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} differ in length."
             )
         if self.kernel_size % 2 == 0:
-            raise TransferlabError(f"ConvNeXtConfig: kernel_size {self.kernel_size} is not odd.")
-        if self.hidden_act not in ACTIVATIONS:
-            raise TransferlabError(f"ConvNeXtConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+            raise TransferlabError(f"ConvNeXtConfig: kernel_size {self.kernel_size} is not odd; its center is a pixel.")
+        check_activation(self.hidden_act, "ConvNeXtConfig", "hidden_act")
 
     @classmethod
     def atto(cls) -> ConvNeXtConfig:
@@ -150,7 +162,7 @@ class Downsample(nnx.Module):
 
 
 class ResponseNorm(nnx.Module):
-    """Global response normalisation (Woo et al. 2023, section 3): channels compete by their norm over the image."""
+    """Global response normalisation (Woo et al. 2023, section 3): channels compete by their norms over the image."""
 
     def __init__(self, features: int):
         self.scale = parameter((features,), zeros)
@@ -161,12 +173,12 @@ class ResponseNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         squares = jnp.square(wide).sum((1, 2), keepdims=True)
         norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-        share = norms / (norms.mean(-1, keepdims=True) + 1e-6)
-        return (wide + self.bias[...] + self.scale[...] * (wide * share)).astype(x.dtype)
+        relative = norms / (norms.mean(-1, keepdims=True) + 1e-6)
+        return (wide + self.bias[...] + self.scale[...] * (wide * relative)).astype(x.dtype)
 
 
 class Block(nnx.Module):
-    """Depthwise convolution, norm, and an MLP per pixel, added to what came in."""
+    """Depthwise convolution, norm, and an MLP per pixel, added to the input."""
 
     def __init__(self, features: int, rate: float, config: ConvNeXtConfig):
         normal = TruncatedNormal(config.initializer_range)
@@ -230,7 +242,7 @@ class ConvNeXt(Model):
         return (*stages, Stage("norm", self.normalise, owns=("norm",)))
 
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
-        """Add the normalised mean over the image; ``hidden`` stays, as the origin returns it."""
+        """Add the normalised mean over the image; ``hidden`` stays, as in transformers and timm."""
         return {**carry, "mean": self.norm(self.pool_hidden(carry))}
 
     def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:

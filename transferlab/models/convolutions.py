@@ -1,4 +1,4 @@
-"""Convolutions of images, NHWC, and what stands beside them."""
+"""Convolutions of images, NHWC, with their padding and pooling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transferlab.models.layers import Initialiser, Linear, Normal, TruncatedNorm
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding of one axis: (before, after), one more after where the total is odd."""
+    """Return TensorFlow's SAME padding of one axis: (before, after), one more after where the total is odd."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
@@ -40,7 +40,7 @@ class Conv(nnx.Module):
 def convolve(
     x: Float[Array, "batch height width inputs"], kernel: Array, stride: int, padding: str, groups: int = 1
 ) -> Float[Array, "batch rows columns outputs"]:
-    """2-D convolution as :class:`Conv` has it, with any kernel (height, width, in / groups, out)."""
+    """2-D convolution, as in :class:`Conv`, with any kernel (height, width, in / groups, out)."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), _pads(x, kernel.shape[0], stride, padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
@@ -48,9 +48,9 @@ def convolve(
 
 
 class Patches(nnx.Module):
-    """Square patches, each mapped to a vector: a convolution whose stride is its kernel, computed as one product.
+    """Square patches, each mapped to a vector: a convolution whose stride is its kernel's side, computed as one matmul.
 
-    Kernel (height, width, in, out). What is left over at the right and below is not seen.
+    Kernel (height, width, in, out). Pixels left over at the right and bottom are not seen.
     """
 
     def __init__(
@@ -78,27 +78,27 @@ class Patches(nnx.Module):
 
 
 def pointwise(inputs: int, outputs: int, *, bias: bool = False) -> Linear:
-    """A 1×1 convolution is a linear map of the channels: one matrix product over all positions."""
+    """Return a 1×1 convolution as a linear map of the channels: one matmul over all positions."""
     return Linear(inputs, outputs, bias=bias, initialiser=Normal(math.sqrt(2.0 / outputs)))
 
 
 def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
-    """The largest of 3×3 pixels at stride 2; one pixel more on each side, which never is the largest (torch's)."""
+    """3×3 max pooling at stride 2, padded by one pixel of minus infinity on each side (as torch pads)."""
     border = ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), border)
 
 
 def every(stride: int, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
-    """Each ``stride``-th pixel from the first on: all that a 1×1 convolution of that stride sees."""
+    """Every ``stride``-th pixel from the first on: all that a 1×1 convolution of that stride sees."""
     return x[:, ::stride, ::stride]
 
 
 class DepthwiseConv(nnx.Module):
     """Depthwise 2-D convolution, NHWC, kernel (height, width, 1, channels).
 
-    On CPU it is a sum of shifted products: XLA's grouped convolution is many times slower there, at 7×7 taps too (4 to
-    20 times for ConvNeXt-T's sizes, forward and backward). ``form`` (``shifted``
-    or ``grouped``) chooses by hand; both give the same numbers.
+    On CPU it is a sum of shifted products: XLA's grouped convolution is many times slower there, also with 7×7 taps (4 to
+    20 times for ConvNeXt-T's sizes, forward and backward). ``form`` (``shifted`` or ``grouped``) chooses by hand; both
+    give the same numbers.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class DepthwiseConv(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
     def convolved(self, x: Array, kernel: Array) -> Array:
-        """The convolution, in the form that is fast here."""
+        """The convolution, in the form that is fast on this device."""
         stride = self.stride
         size, channels = kernel.shape[0], kernel.shape[3]
         pads = _pads(x, size, stride, self.padding)
@@ -130,9 +130,9 @@ class DepthwiseConv(nnx.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted_products(padded: Array, kernel: Array, stride: int) -> Array:
-    """Depthwise convolution without padding: for each tap, the pixels that it meets times the tap, summed."""
+    """Depthwise convolution without padding: the sum over all taps of the tap times the pixels that it meets."""
     size = kernel.shape[0]
-    # Without the barrier XLA computes what came before (norm, activation) once for every tap.
+    # Without the barrier XLA computes the operations before it (norm, activation) once for every tap.
     pixels = _met(jax.lax.optimization_barrier(padded), size, stride)
     total = jnp.zeros(pixels[0].shape, padded.dtype)
     for n, met in enumerate(pixels):
@@ -151,7 +151,7 @@ def _shifted_products_backward(stride: int, kept: tuple[Array, Array], dy: Array
     padded, kernel = kept
     size = kernel.shape[0]
 
-    # The kernel's: one running sum a tap over the examples; each is summed over the picture once, at the end.
+    # The kernel's: one running sum per tap over the examples; each is summed over the image once, at the end.
     def add(sums: list[Array], example: tuple[Array, Array]) -> tuple[list[Array], None]:
         pixels = _met(example[0], size, stride)
         return [total + (met * example[1]).astype(total.dtype) for total, met in zip(sums, pixels, strict=True)], None
@@ -161,7 +161,7 @@ def _shifted_products_backward(stride: int, kept: tuple[Array, Array], dy: Array
     dkernel = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
 
     # The input's: pixel stride * p + a meets tap i of output p - i // stride, for the taps i = a modulo the stride. So
-    # the pixels of one remainder are a sum of shifted products too, and the remainders are interleaved.
+    # the pixels of each remainder are also a sum of shifted products, and the remainders are interleaved.
     front = (size - 1) // stride
     rows, columns = (-(-length // stride) for length in padded.shape[1:3])
     slopes = jnp.pad(dy, ((0, 0), (front, rows - dy.shape[1]), (front, columns - dy.shape[2]), (0, 0)))

@@ -19,7 +19,11 @@ from transferlab.models.norms import LayerNorm
 
 @dataclass(frozen=True)
 class DistilBertConfig:
-    """Sizes and constants, under the names that BERT's config has for them."""
+    """Sizes and constants, under the names that BERT's config has for them.
+
+    Example:
+        >>> model = tl.models.DistilBertConfig.base().build()
+    """
 
     vocab_size: Count = 30522
     hidden_size: Count = 768
@@ -38,12 +42,12 @@ class DistilBertConfig:
 
     @property
     def layer_norm_eps(self) -> float:
-        """1e-12, which no config says."""
+        """1e-12, which no config file states."""
         return 1e-12
 
     @property
     def pooler(self) -> bool:
-        """It has none."""
+        """False: it has none."""
         return False
 
     @classmethod
@@ -82,7 +86,7 @@ class Embed(nnx.Module):
 
 
 class DistilLayer(Layer):
-    """BERT's layer; no dropout stands between attention and its residual."""
+    """BERT's layer without dropout between attention and its residual."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)

@@ -35,12 +35,15 @@ class EfficientNetConfig:
     Attributes:
         width, depth: multipliers of filters and repeats.
         lite: the Lite variant.
-        padding: ``same`` (weights born in TensorFlow) or ``symmetric``.
-        momentum: of the running statistics, torch's convention. The weights were born with 0.01 (TensorFlow's 0.99);
-            timm trains on from them with 0.1, and so do we: at 0.01 a run of 100 steps never forgets where it began.
+        padding: ``same`` (weights trained in TensorFlow) or ``symmetric``.
+        momentum: of the running statistics, torch's convention. The weights were trained with 0.01 (TensorFlow's 0.99);
+            timm fine-tunes them with 0.1, and so do we: at 0.01 a run of 100 steps never forgets the initial statistics.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
-        image_size: pixels it was trained at.
-        num_channels: of the pictures.
+        image_size: side of the images it was trained on, in pixels.
+        num_channels: of the images.
+
+    Example:
+        >>> model = tl.models.EfficientNetConfig.b0().build()
     """
 
     width: Positive = 1.0
@@ -102,7 +105,7 @@ class EfficientNetConfig:
         return cls(1.2, 1.4, image_size=300)
 
     def filters(self, n: int) -> int:
-        """Filters after width scaling, a multiple of 8 that is not below nine tenths (the published rounding)."""
+        """Filters after width scaling: the nearest multiple of 8 that is at least nine tenths (the published rounding)."""
         scaled = n * self.width
         rounded = max(8, int(scaled + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -249,5 +252,5 @@ class EfficientNet(Model):
 
 
 def activation(x: Float[Array, "..."], lite: bool) -> Float[Array, "..."]:
-    """ReLU6 for Lite, SiLU otherwise."""
+    """ReLU6 for Lite, else SiLU."""
     return jnp.clip(x, 0.0, 6.0) if lite else ACTIVATIONS["silu"](x)

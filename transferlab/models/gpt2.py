@@ -9,13 +9,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import Decoder, remember, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout
+from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, check_activation, dropout
 from transferlab.models.norms import LayerNorm
 
 
@@ -25,9 +25,13 @@ class GPT2Config:
 
     Attributes:
         n_inner: width of the MLP; None is four times ``n_embd``.
-        scale_attn_weights: by ``1 / sqrt(width)``.
-        scale_attn_by_inverse_layer_idx: by ``1 / (layer + 1)`` too.
+        scale_attn_weights: scale the attention scores by ``1 / sqrt(width)``.
+        scale_attn_by_inverse_layer_idx: also by ``1 / (layer + 1)``.
         eos_token_id: tokens that end a text.
+
+    Example:
+        >>> config = tl.models.GPT2Config.small()
+        >>> model = config.build(config.language_model())
     """
 
     vocab_size: Count = 50257
@@ -49,12 +53,9 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         check_fields(self, "GPT2Config")
-        if self.activation_function not in ACTIVATIONS:
-            raise TransferlabError(
-                f"GPT2Config: unknown activation_function.{nearest(self.activation_function, ACTIVATIONS)}"
-            )
+        check_activation(self.activation_function, "GPT2Config", "activation_function")
         if self.n_embd % self.n_head:
-            raise TransferlabError(f"GPT2Config: n_embd {self.n_embd} is no multiple of n_head {self.n_head}.")
+            raise TransferlabError(f"GPT2Config: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}.")
 
     @classmethod
     def small(cls) -> GPT2Config:
@@ -83,11 +84,11 @@ class GPT2Config:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Number of positions, as other families call it."""
+        """Number of positions, under the name that other families use."""
         return self.n_positions
 
     def language_model(self) -> LanguageModelConfig:
-        """The origin's head over the vocabulary."""
+        """Return the head over the vocabulary, as transformers has it."""
         return LanguageModelConfig(tied=self.tie_word_embeddings)
 
     def build(self, head: HeadConfig | None = None) -> GPT2:
@@ -107,7 +108,7 @@ class Embed(nnx.Module):
 
     def __call__(self, inputs: Carry, key: Key | None) -> Carry:
         length = inputs["input_ids"].shape[1]
-        # With positions of their own (as beside a cache) texts may be padded further than there are positions.
+        # With explicit positions (as with a cache) texts may be padded further than there are positions.
         if "position_ids" not in inputs and length > self.longest:
             raise TransferlabError(f"Texts of {length} tokens are too long: this model has {self.longest} positions.")
         carry = token_inputs(inputs)
@@ -166,12 +167,12 @@ class Mlp(nnx.Module):
 
 
 def _residual(config: GPT2Config) -> Normal:
-    """Maps that write to the residual stream start smaller, by the root of their number (section 2.3)."""
+    """Maps that write to the residual stream start smaller, by the square root of their number (section 2.3)."""
     return Normal(config.initializer_range / (2 * config.n_layer) ** 0.5)
 
 
 class Layer(nnx.Module):
-    """One decoder layer: attention, then the MLP, each added to what came in."""
+    """One decoder layer: attention, then the MLP, each added to its input."""
 
     def __init__(self, config: GPT2Config, number: int):
         self.attention = SelfAttention(config, number)

@@ -1,4 +1,4 @@
-"""Heads: what is put on a backbone to answer a task. A head pools (a stage without parameters), then classifies.
+"""Heads, which turn a backbone's features into predictions. A head pools (a stage without parameters), then classifies.
 
 Pooling is a stage of its own so that a frozen backbone's cached carry is one vector per example, not its tokens.
 """
@@ -27,14 +27,15 @@ Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "embeddin
 
 @dataclass(frozen=True)
 class HiddenLayer:
-    """A layer between the pooled features and the logits, as the heads of some origins have one.
+    """A layer between the pooled features and the logits, as in some heads of transformers.
 
     Attributes:
         activation: after its linear map, which keeps the width.
-        bias: whether the linear map has one.
-        norm: eps of a LayerNorm after the activation; None has none. ``norm_bias`` says whether that has a bias.
-        dropout_before: whether the head's dropout acts on the pooled features too, and not only on this layer's output.
-        stddevs: of this layer's kernel and of that of the logits, as they are drawn; a head that is read has no use of them.
+        bias: whether the linear map has a bias.
+        norm: eps of a LayerNorm after the activation; None leaves the norm out.
+        norm_bias: whether that norm has a bias.
+        dropout_before: whether the head's dropout also acts on the pooled features, not only on this layer's output.
+        stddevs: with which this layer's kernel and that of the logits are drawn; not used by a head read from a file.
     """
 
     activation: str
@@ -55,14 +56,17 @@ class ClassifierConfig:
     Attributes:
         labels: label names, in the order of the logits.
         pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, ``last`` unmasked token whichever side
-            is padded, ``first and mean`` side by side (as DINOv2's linear evaluation), the origin's ``pooler``, its
-            ``embedding`` in a space that images and texts share, or ``stages``: the pooled features of every feature
-            stage, each scaled to unit length, side by side
-            (in the spirit of Head2Toe, Evci et al. 2022).
+            is padded, ``first and mean`` concatenated (as in DINOv2's linear evaluation), the model's own ``pooler``, its
+            ``embedding`` in a space shared by images and texts, or ``stages``: the pooled features of every feature stage,
+            each scaled to unit length, concatenated (in the spirit of Head2Toe, Evci et al. 2022).
         normalise: scale the pooled vector to unit length (as sentence-transformers' ``Normalize``).
         dropout: on the pooled features, while the head trains.
-        bias: whether a bias is added; the classifiers of decoders have none in their origin.
-        hidden: a layer before the logits; None has none.
+        bias: whether a bias is added; transformers' classifiers on decoders have none.
+        hidden: a layer before the logits; None leaves it out.
+
+    Example:
+        >>> head = tl.models.ClassifierConfig(("negative", "positive"), pooling="first")
+        >>> model = tl.models.BertConfig.minilm_l6().build(head)
     """
 
     labels: tuple[str, ...] = field(repr=False)
@@ -83,8 +87,11 @@ class LanguageModelConfig:
     Attributes:
         tied: the kernel is the embedding table, which the head borrows from the stage that owns it.
         bias: whether a bias is added.
-        scale: of the hidden states before the kernel (T5's tied head has ``d_model ** -0.5``).
-        soft_cap: ``cap · tanh(logits / cap)`` (Gemma 2, section 2 of its report); None has none.
+        scale: factor on the hidden states before the kernel (``d_model ** -0.5`` in T5's tied head).
+        soft_cap: ``cap · tanh(logits / cap)`` (Gemma 2, section 2 of its report); None leaves the logits as they are.
+
+    Example:
+        >>> model = tl.models.GPT2Config.small().build(tl.models.LanguageModelConfig(tied=True))
     """
 
     tied: bool = True
@@ -100,14 +107,14 @@ class LanguageModelConfig:
 
 
 HeadConfig = ClassifierConfig | LanguageModelConfig
-"""What a model can be built with."""
+"""The heads that a model can be built with."""
 
 
 class Classifier(Head):
     """``logits = pooled @ kernel + bias``; kernel (features, labels). A hidden layer (``dense``, ``norm``) comes before it.
 
-    The kernel is drawn as BERT draws it (Devlin et al. 2019). Zeros would do for a probe, but MiniLM trained from scratch
-    on 256 tweets stayed at the majority rate under a head of zeros (.693 to .700), and reached .725 under a drawn one.
+    The kernel is drawn as BERT's is (Devlin et al. 2019). Zeros would do for a probe, but MiniLM trained from scratch on
+    256 tweets stayed at the majority rate with a head of zeros (.693 to .700), and reached .725 with a drawn one.
     """
 
     def __init__(self, features: int, config: ClassifierConfig, feature_stages: tuple[str, ...]):
@@ -115,8 +122,8 @@ class Classifier(Head):
         first, last = (0.02, 0.02) if hidden is None else hidden.stddevs
         self.kernel = parameter((features, len(config.labels)), TruncatedNormal(last))
         self.bias = parameter((len(config.labels),), zeros) if config.bias else None
-        drawn = TruncatedNormal(first)
-        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=drawn)
+        normal = TruncatedNormal(first)
+        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=normal)
         self.norm = None if hidden is None else _norm(features, hidden)
         self.config = config
         self.feature_stages = feature_stages
@@ -129,7 +136,7 @@ class Classifier(Head):
         )
 
     def reads(self, model: Model) -> Token | None:
-        """The token that it pools, where that is one."""
+        """The token that it pools, where it pools only one."""
         return None if self.feature_stages else model.pooled_token(self.config.pooling)
 
     def pool(self, model: Model, carry: Carry) -> Float[Array, "batch features"]:
@@ -183,13 +190,13 @@ class LanguageModel(Head):
 def build_head(
     config: HeadConfig | None, features: int, *, vocabulary: int = 0, feature_stages: tuple[str, ...] = ()
 ) -> Classifier | LanguageModel | None:
-    """Return the head of this config for hidden states of this width; None without one.
+    """Return the head of this config for hidden states of this width; None without a config.
 
     Args:
         config: of the head.
         features: width of the hidden states of one stage.
         vocabulary: number of tokens, for a language model.
-        feature_stages: the stages that a classifier which pools ``stages`` sees.
+        feature_stages: names of the stages whose features a classifier that pools ``stages`` reads.
     """
     if isinstance(config, LanguageModelConfig):
         return LanguageModel(features, vocabulary, config)
@@ -203,7 +210,7 @@ def _norm(features: int, hidden: HiddenLayer) -> LayerNorm | None:
 
 
 def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:
-    """The ``first`` token, the ``last``, the family's ``mean``, first and mean side by side, or what a stage has pooled."""
+    """Pool a carry: ``first`` token, ``last``, the family's ``mean``, first and mean concatenated, or what a stage pooled."""
     if pooling == "pooler":
         return carry["pooled"]
     if pooling == "embedding":
@@ -218,7 +225,7 @@ def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch fe
 
 
 def read_hidden(carry: Carry) -> Float[Array, "batch length features"]:
-    """The hidden states that are pooled: ``normal`` where a family keeps them apart from what its origin returns."""
+    """The hidden states to pool: ``normal`` where a family keeps them apart from what its reference model returns."""
     return carry.get("normal", carry["hidden"])
 
 

@@ -1,6 +1,6 @@
-"""Building blocks that families share. A parameter is declared abstract, with how it would be drawn from scratch.
+"""Building blocks of all families. A parameter is declared abstract, with the initialiser that would draw it from scratch.
 
-Nothing here holds random state: a ``key`` passed at call means *train* (dropout acts, batch statistics move); ``None``
+Nothing here has random state: a ``key`` passed to a call means *train* (dropout acts, batch statistics move); ``None``
 means *evaluate*.
 """
 
@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from transferlab.errors import TransferlabError, nearest
+
 Key = jax.Array
 
 
-# Initialisers compare by value, so that two models of one shape are one compiled program.
+# Initialisers compare by value, so that two models of the same shape use one compiled program.
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """Gaussian cut at two standard deviations; ``std`` is that of the uncut one (as in BERT's code)."""
+    """Gaussian truncated at two standard deviations; ``std`` is that of the full Gaussian (as in BERT's code)."""
 
     std: float
 
@@ -54,7 +56,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Constant:
-    """Every entry has this value."""
+    """This value in every entry."""
 
     value: float
 
@@ -67,7 +69,7 @@ Initialiser = Callable[[Key, tuple[int, ...], jnp.dtype], Array]
 
 
 def parameter(shape: tuple[int, ...], initialiser: Initialiser, dtype: jnp.dtype = jnp.float32) -> nnx.Param:
-    """Declare a parameter. Nothing is allocated: the value is a ``jax.ShapeDtypeStruct`` until weights are placed."""
+    """Declare a parameter. Nothing is allocated: its value is a ``jax.ShapeDtypeStruct`` until weights are placed."""
     return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), initialiser=initialiser)
 
 
@@ -79,12 +81,12 @@ def statistic(shape: tuple[int, ...], initialiser: Initialiser) -> nnx.BatchStat
 def dropout(x: Float[Array, "..."], rate: float, key: Key | None, before: int = 0) -> Float[Array, "..."]:
     """Zero entries with probability ``rate`` and scale the rest; the identity if ``key`` is None.
 
-    Where ``x`` is a part of an array, ``before`` rows of it stand before: a part drops what the whole array would.
+    Where ``x`` is part of an array, ``before`` is the number of rows before it: a part drops what the whole array would.
     """
     return x if key is None or rate == 0.0 else _dropped(x, rate, key, before)
 
 
-# At the top level and jitted, so that JAX traces it once for all arrays of a shape.
+# At the top level and jitted, so that JAX traces it once per shape.
 @partial(jax.jit, static_argnums=(1, 3), inline=True)
 def _dropped(x: Array, rate: float, key: Key, before: int) -> Array:
     keep = _hash_bits(key, x.shape, before) >= jnp.uint32(round(rate * 2**32))
@@ -96,9 +98,9 @@ def _dropped(x: Array, rate: float, key: Key, before: int) -> Array:
 def _hash_bits(key: Key, shape: tuple[int, ...], before: int = 0) -> Array:
     """32 bits for each position: MurmurHash3's finaliser over (key, position).
 
-    A handful of integer operations that XLA fuses with what uses them, and computes again in the backward pass
-    instead of keeping a mask. Threefry's bits, which are made to be unpredictable, were a fifth of a step on CPU.
-    A position is a sum over its coordinates, so that a text's bits do not hang on how far its batch is padded.
+    It takes a handful of integer operations, which XLA fuses with their use and repeats in the backward pass instead of
+    keeping a mask. Threefry's bits, which are cryptographically strong, took a fifth of a step on CPU. A position is a
+    sum over its coordinates, so that a text's bits do not depend on how far its batch is padded.
     """
     words = jax.random.key_data(key).astype(jnp.uint32)
     first, second = words[0], words[-1]
@@ -112,11 +114,11 @@ def _hash_bits(key: Key, shape: tuple[int, ...], before: int = 0) -> Array:
 
 
 _FACTORS = (0x9E3779B9, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x85EBCA77)
-"""Odd numbers without a common pattern (those of xxHash), one an axis, the last axis first."""
+"""Odd numbers without a common pattern (those of xxHash), one per axis, the last axis first."""
 
 
 class Linear(nnx.Module):
-    """``x @ kernel + bias``; kernel (in, out). A method may set ``lora``, an adapter that sits beside the kernel."""
+    """``x @ kernel + bias``; kernel (in, out). A method may set ``lora``, an adapter next to the kernel."""
 
     def __init__(
         self, inputs: int, outputs: int, *, bias: bool = True, initialiser: Initialiser = TruncatedNormal(0.02)
@@ -126,7 +128,7 @@ class Linear(nnx.Module):
         self.lora: nnx.Module | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*batch inputs"], key: Key | None = None) -> Float[Array, "*batch outputs"]:
-        # Tokens are flattened to one axis: XLA's CPU backend is slow on gradients that contract two.
+        # Tokens are flattened to one axis: XLA's CPU backend is slow at gradients that contract two.
         flat = x.reshape(-1, x.shape[-1])
         kernel = self.kernel[...]
         y = flat @ kernel
@@ -147,25 +149,25 @@ class Embedding(nnx.Module):
         return lookup(self.embedding[...], ids)
 
     def attend(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch vocabulary"]:
-        """Logits over the vocabulary from the same table: a tie is a call, never a shared variable."""
+        """Logits over the vocabulary from the same table: tied weights are a call, never a shared variable."""
         return x @ self.embedding[...].T
 
 
 FEW_ROWS = 256
-"""Rows of a table up to which a lookup is a product with one-hot rows."""
+"""Number of rows up to which a lookup in a table is a matmul with one-hot rows."""
 
 
 def lookup(table: Float[Array, "rows features"], ids: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
-    """Rows of a table, the last for an index beyond it. What many lookups of a row add to its gradient is summed in float32.
+    """Look up rows of a table; an index beyond the last row gives that row. Gradients of a row are summed in float32.
 
-    Of a small table they are a matrix product with one-hot rows: on a GPU additions to the same row wait for each other,
+    In a small table the lookup is a matmul with one-hot rows: on a GPU, additions to the same row wait for each other,
     and with token types, which are all 0, they took 24 ms of a 27 ms step.
     """
     rows = table.shape[0]
     if rows <= FEW_ROWS:
-        chosen = jax.nn.one_hot(jnp.clip(ids.reshape(-1), 0, rows - 1), rows, dtype=table.dtype)
-        found = jnp.matmul(chosen, table, precision=jax.lax.Precision.HIGHEST)
-        return found.reshape(*ids.shape, table.shape[1])
+        one_hot = jax.nn.one_hot(jnp.clip(ids.reshape(-1), 0, rows - 1), rows, dtype=table.dtype)
+        values = jnp.matmul(one_hot, table, precision=jax.lax.Precision.HIGHEST)
+        return values.reshape(*ids.shape, table.shape[1])
     return jnp.take(table.astype(jnp.float32), ids, axis=0, mode="clip").astype(table.dtype)
 
 
@@ -193,9 +195,9 @@ _activate = jax.checkpoint(_in_float32, static_argnums=(0,))
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``x Φ(x)`` with the exact Gaussian distribution (Hendrycks & Gimpel 2016), as BERT and ViT have it; in float32.
+    """``x Φ(x)`` with the exact Gaussian distribution (Hendrycks & Gimpel 2016), as in BERT and ViT; in float32.
 
-    The backward pass keeps ``x`` alone and computes Φ again: the erf costs less than to write it to memory and read it.
+    The backward pass keeps only ``x`` and recomputes Φ: the erf costs less than writing it to memory and reading it back.
     """
     return _activate("gelu", x)
 
@@ -205,12 +207,18 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
 }
-"""Activations by the names that Hugging Face configs use. The smooth ones are float32 inside and keep only what came in."""
+"""Activations by the names that Hugging Face configs use. The smooth ones compute in float32 and keep only their input."""
+
+
+def check_activation(name: str, where: str, field: str) -> None:
+    """Raise for a name that :data:`ACTIVATIONS` lacks; ``where`` and ``field`` say whose it is."""
+    if name not in ACTIVATIONS:
+        raise TransferlabError(f"{where}: unknown {field} '{name}'.{nearest(name, ACTIVATIONS)}")
 
 
 @partial(jax.checkpoint, static_argnums=(0,))
 def gated(activation: str, gate: Float[Array, "..."], up: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``activation(gate) · up`` (Shazeer 2020). The backward pass keeps the two alone."""
+    """``activation(gate) · up`` (Shazeer 2020). The backward pass keeps only these two inputs."""
     return _in_float32(activation, gate) * up
 
 

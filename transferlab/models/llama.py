@@ -1,7 +1,7 @@
-"""Llama (Touvron et al. 2023) and what grew from it: SmolLM, Mistral, Qwen 2 and 3, Gemma 2 and 3.
+"""Llama (Touvron et al. 2023) and its descendants: SmolLM, Mistral, Qwen 2 and 3, Gemma 2 and 3.
 
 Pre-norm decoders with RMSNorm, rotary positions, grouped queries and a gated MLP. They differ in biases, norms, windows,
-soft caps and scales, all of which the config says.
+soft caps and scales, which all come from the config.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.causal import Decoder, Rope, remember, rotate, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, gated
+from transferlab.models.layers import Embedding, Key, Linear, Normal, check_activation, gated
 from transferlab.models.norms import RMSNorm
 
 PLAIN = Rope()
@@ -34,17 +34,21 @@ class LlamaConfig:
         vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: of the decoder.
         num_key_value_heads: groups of heads that share keys and values.
         head_dim: width of a head; ``num_attention_heads`` times it need not be ``hidden_size``.
-        qkv_bias, output_bias, mlp_bias: which linear maps have one.
+        qkv_bias, output_bias, mlp_bias: whether these linear maps have a bias.
         query_norm: RMSNorm on each head's query and key (Qwen 3, Gemma 3).
-        rope: rotary positions; ``local_rope`` those of the layers with a window, where they differ (Gemma 3).
-        sliding_window: how many positions back the layers in ``windowed`` see, themselves included.
-        windowed: their numbers.
-        query_pre_attn_scalar: scores are scaled by its inverse root; None is ``head_dim``.
+        rope: rotary positions; ``local_rope``: those of the layers with a window, where they differ (Gemma 3).
+        sliding_window: number of positions that a token sees in the layers in ``windowed``, its own included.
+        windowed: numbers of the layers with a window.
+        query_pre_attn_scalar: scores are scaled by its inverse square root; None is ``head_dim``.
         attn_logit_softcapping, final_logit_softcapping: soft caps of the scores and of the logits (Gemma 2).
         norm_offset: the gain of a norm is ``1 + scale`` (Gemma).
-        norm_after: attention and MLP have a norm after them too (Gemma 2).
-        embedding_scale: embeddings are scaled by the root of ``hidden_size`` (Gemma).
+        norm_after: attention and MLP are also followed by a norm (Gemma 2).
+        embedding_scale: embeddings are scaled by the square root of ``hidden_size`` (Gemma).
         eos_token_id: tokens that end a text.
+
+    Example:
+        >>> config = tl.models.LlamaConfig.smollm2_135m()
+        >>> model = config.build(config.language_model())
     """
 
     vocab_size: Count = 32000
@@ -78,17 +82,18 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "LlamaConfig")
-        if self.hidden_act not in ACTIVATIONS:
-            raise TransferlabError(f"LlamaConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+        check_activation(self.hidden_act, "LlamaConfig", "hidden_act")
         if self.num_attention_heads % self.num_key_value_heads:
             raise TransferlabError(
-                f"LlamaConfig: num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads "
+                f"LlamaConfig: num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
                 f"{self.num_key_value_heads}."
             )
         if self.head_dim % 2:
             raise TransferlabError(f"LlamaConfig: head_dim is {self.head_dim}; rotary positions need an even one.")
         if self.windowed and (self.sliding_window is None or self.sliding_window < 1):
-            raise TransferlabError(f"LlamaConfig: sliding_window is {self.sliding_window}, but layers have a window.")
+            raise TransferlabError(
+                f"LlamaConfig: sliding_window is {self.sliding_window}; it must be at least 1, as 'windowed' names layers."
+            )
 
     @classmethod
     def smollm2_135m(cls) -> LlamaConfig:
@@ -149,7 +154,7 @@ class LlamaConfig:
 
     @classmethod
     def gemma2_2b(cls) -> LlamaConfig:
-        """Gemma 2 2B: 26 layers, 2304 wide, every other with a window of 4096, 2.61 G parameters."""
+        """Gemma 2 2B: 26 layers, 2304 wide, every second with a window of 4096, 2.61 G parameters."""
         return cls(
             vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8,
             num_key_value_heads=4, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=8192,
@@ -160,7 +165,7 @@ class LlamaConfig:
 
     @classmethod
     def gemma3_270m(cls) -> LlamaConfig:
-        """Gemma 3 270M: 18 layers, 640 wide, windows of 512 but in each sixth layer, 268 M parameters."""
+        """Gemma 3 270M: 18 layers, 640 wide, windows of 512 except in every sixth layer, 268 M parameters."""
         return cls(
             vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
             num_key_value_heads=1, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=32768,
@@ -170,7 +175,7 @@ class LlamaConfig:
         )  # fmt: skip
 
     def language_model(self) -> LanguageModelConfig:
-        """The origin's head over the vocabulary."""
+        """Return the head over the vocabulary, as transformers has it."""
         return LanguageModelConfig(tied=self.tie_word_embeddings, soft_cap=self.final_logit_softcapping)
 
     def build(self, head: HeadConfig | None = None) -> Llama:
@@ -190,7 +195,7 @@ class Embed(nnx.Module):
     def __call__(self, inputs: Carry, key: Key | None) -> Carry:
         x = self.word(inputs["input_ids"])
         if self.scale is not None:
-            # The scale is rounded to the compute dtype, as the origin does it.
+            # The scale is rounded to the compute dtype, as in transformers.
             x = x * jnp.asarray(self.scale, x.dtype)
         return {**token_inputs(inputs), "hidden": x}
 
@@ -225,7 +230,7 @@ class SelfAttention(nnx.Module):
         positions = query_positions = carry["positions"]
         seen = visible(carry, self.window)
         if query_token is not None:
-            queries, query_positions, seen = (query_token.of(carry, one) for one in (x, positions, seen))
+            queries, query_positions, seen = (query_token.of(carry, entry) for entry in (x, positions, seen))
         query, key_, value = (
             project(tokens, k).reshape(*tokens.shape[:2], -1, self.width)
             for project, tokens, k in zip((self.query, self.key, self.value), (queries, x, x), keys, strict=False)
@@ -268,7 +273,7 @@ def _norm(config: LlamaConfig, features: int | None = None) -> RMSNorm:
 
 
 class Layer(nnx.Module):
-    """One decoder layer: attention, then the MLP, each added to what came in."""
+    """One decoder layer: attention, then the MLP, each added to its input."""
 
     def __init__(self, config: LlamaConfig, number: int):
         self.attention = SelfAttention(config, number)

@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018): inverted residuals with linear bottlenecks, ReLU6.
 
-torchvision and timm pad symmetrically with batch-norm eps 1e-5; weights born in TensorFlow pad SAME with eps 1e-3.
+torchvision and timm pad symmetrically with batch-norm eps 1e-5; weights trained in TensorFlow need SAME and eps 1e-3.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ class MobileNetV2Config:
 
     Attributes:
         depth_multiplier: of the filters (the name is TensorFlow's, and Hugging Face's).
-        padding: ``symmetric``, or ``same`` for weights born in TensorFlow.
+        padding: ``symmetric``, or ``same`` for weights trained in TensorFlow.
         eps, momentum: of batch normalisation; momentum in torch's convention.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
-        image_size: pixels it is evaluated at.
-        num_channels: of the pictures.
+        image_size: side of the images it is evaluated at, in pixels.
+        num_channels: of the images.
+
+    Example:
+        >>> model = tl.models.MobileNetV2Config.w100().build()
     """
 
     depth_multiplier: Positive = 1.0
@@ -49,7 +52,7 @@ class MobileNetV2Config:
     def __post_init__(self) -> None:
         check_fields(self, "MobileNetV2Config")
         if self.padding not in ("symmetric", "same"):
-            raise TransferlabError(f"MobileNetV2Config: padding '{self.padding}' is not 'symmetric' or 'same'.")
+            raise TransferlabError(f"MobileNetV2Config: padding '{self.padding}' is neither 'symmetric' nor 'same'.")
 
     @classmethod
     def w050(cls) -> MobileNetV2Config:
@@ -67,7 +70,7 @@ class MobileNetV2Config:
         return cls(1.4)
 
     def filters(self, n: int) -> int:
-        """Filters after scaling, a multiple of 8 that is not below nine tenths (the published rounding)."""
+        """Filters after scaling: the nearest multiple of 8 that is at least nine tenths (the published rounding)."""
         scaled = n * self.depth_multiplier
         rounded = max(8, int(scaled + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -159,7 +162,7 @@ def _norm(features: int, config: MobileNetV2Config) -> BatchNorm:
 
 
 def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Cut below 0 and above 6."""
+    """Clip to [0, 6]."""
     return jnp.clip(x, 0.0, 6.0)
 
 

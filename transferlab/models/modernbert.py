@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al. 2024): a pre-norm encoder without biases, with rotary positions and local attention.
 
-One layer in three sees the whole text, the others a window of it; the two kinds turn their queries and keys at different
-speeds (Su et al. 2021). The MLP is gated (GeGLU, Shazeer 2020). The first layer has no norm before its attention: the
-embeddings have theirs.
+One layer in three sees the whole text, the rest a window of it; the two kinds rotate their queries and keys at different
+frequencies (Su et al. 2021). The MLP is gated (GeGLU, Shazeer 2020). The first layer has no norm before its attention, as
+the embeddings are normalised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
-from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, dropout, gated
+from transferlab.models.layers import Embedding, Key, Linear, TruncatedNormal, check_activation, dropout, gated
 from transferlab.models.norms import LayerNorm
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -37,12 +37,16 @@ class ModernBertConfig:
     Attributes:
         layer_types: ``full_attention`` or ``sliding_attention`` for each layer; empty: full in every third, from the
             first on.
-        local_attention: width of the window: a token sees half of it to each side.
+        local_attention: width of the window; a token sees half of it on each side.
         global_rope_theta, local_rope_theta: base of the rotary frequencies in the two kinds of layers.
         norm_bias, attention_bias, mlp_bias: whether these have a bias.
         attention_dropout: on the attention weights, and on its output.
         mlp_dropout: on the gated features inside the MLP.
-        classifier_pooling, classifier_activation, classifier_bias: of the origin's own head (``cls`` or ``mean``).
+        classifier_pooling, classifier_activation, classifier_bias: of transformers' classification head; it pools ``cls``
+            or ``mean``.
+
+    Example:
+        >>> model = tl.models.ModernBertConfig.base().build()
     """
 
     vocab_size: Count = 50368
@@ -73,14 +77,15 @@ class ModernBertConfig:
         check_fields(self, where)
         if self.hidden_size % (2 * self.num_attention_heads):
             raise TransferlabError(
-                f"{where}: hidden_size {self.hidden_size} is not an even number for each of num_attention_heads "
-                f"{self.num_attention_heads}; rotary positions turn pairs."
+                f"{where}: hidden_size {self.hidden_size} is not an even multiple of num_attention_heads "
+                f"{self.num_attention_heads}; rotary positions rotate pairs of features."
             )
         for name in ("hidden_activation", "classifier_activation"):
-            if getattr(self, name) not in ACTIVATIONS:
-                raise TransferlabError(f"{where}: unknown {name}.{nearest(getattr(self, name), ACTIVATIONS)}")
+            check_activation(getattr(self, name), where, name)
         if self.classifier_pooling not in ("cls", "mean"):
-            raise TransferlabError(f"{where}: classifier_pooling '{self.classifier_pooling}' is not 'cls' or 'mean'.")
+            raise TransferlabError(
+                f"{where}: classifier_pooling '{self.classifier_pooling}' is neither 'cls' nor 'mean'."
+            )
         for kind in self.layer_types:
             if kind not in LAYER_TYPES:
                 raise TransferlabError(f"{where}: layer_types: unknown '{kind}'.{nearest(kind, LAYER_TYPES)}")
@@ -97,7 +102,7 @@ class ModernBertConfig:
 
     @property
     def pooling(self) -> Pooling:
-        """How the origin's head pools."""
+        """The pooling of transformers' classification head."""
         return "first" if self.classifier_pooling == "cls" else "mean"
 
     @classmethod
@@ -121,7 +126,7 @@ def alternating(n: int, layers: int) -> tuple[str, ...]:
 
 
 class Embed(nnx.Module):
-    """Word embeddings, normalised; positions are the layers'."""
+    """Word embeddings, normalised; positions enter in the layers."""
 
     def __init__(self, config: ModernBertConfig):
         normal = TruncatedNormal(config.initializer_range)
@@ -207,17 +212,17 @@ class Layer(nnx.Module):
 
 
 def rotation(positions: Int[Array, "batch length"], theta: float) -> Callable[[Array], Array]:
-    """Return the map that turns (batch, length, heads, width) by its positions (Su et al. 2021, section 3.2).
+    """Return the map that rotates (batch, length, heads, width) by its positions (Su et al. 2021, section 3.2).
 
-    Feature ``i`` of the first half and of the second are one pair; it turns by ``position · theta^(-2i / width)``.
-    Computed in float32.
+    Feature ``i`` of the first half and of the second are a pair, rotated by ``position · theta^(-2i / width)``. Computed
+    in float32.
     """
 
     def rotate(x: Float[Array, "batch length heads width"]) -> Float[Array, "batch length heads width"]:
         width = x.shape[-1]
-        # In float32 as the origin: in a long text the last bit of a frequency shows.
-        speeds = np.float32(1.0) / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
-        angles = positions[:, :, None, None].astype(jnp.float32) * speeds
+        # In float32, as in transformers: in a long text the last bit of a frequency matters.
+        base = np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+        angles = positions[:, :, None, None].astype(jnp.float32) * (np.float32(1.0) / base)
         cos, sin = jnp.cos(angles), jnp.sin(angles)
         first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)

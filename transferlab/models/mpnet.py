@@ -1,7 +1,7 @@
-"""MPNet (Song et al. 2020): BERT's layers with a relative position bias that all layers share, and no token types.
+"""MPNet (Song et al. 2020): BERT's layers with one relative position bias for all layers, and no token types.
 
-The bias is looked up by T5's buckets of distance (Raffel et al. 2020, section 2.1): exact near by, logarithmic further
-away.
+The bias is looked up by T5's buckets of distance (Raffel et al. 2020, section 2.1): exact for short distances,
+logarithmic beyond.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from transferlab.models.norms import LayerNorm
 from transferlab.models.roberta import counted_positions
 
 PAD = 1
-"""The padding token's id. The origin has it so, whatever a config says."""
+"""The padding token's id, fixed in transformers whatever a config says."""
 
 BUCKETS, FURTHEST = 32, 128
-"""Buckets that distances fall into, and the distance from which on all fall into the last. No config changes these."""
+"""Number of buckets, and the distance from which on all fall into the last. No config changes these."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class MPNetConfig:
 
     Attributes:
         max_position_embeddings: rows of the position table; the first two are not for tokens.
-        relative_attention_num_buckets: rows of the bias table; the origin uses the first 32.
+        relative_attention_num_buckets: rows of the bias table; transformers uses only the first 32.
+
+    Example:
+        >>> model = tl.models.MPNetConfig.base().build()
     """
 
     vocab_size: Count = 30527
@@ -69,7 +72,7 @@ class MPNetConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest text."""
+        """Number of tokens of the longest text."""
         return self.max_position_embeddings - PAD - 1
 
     @classmethod
@@ -108,23 +111,23 @@ class Embed(nnx.Module):
         return {"hidden": dropout(self.norm(x), self.dropout, key), "mask": mask}
 
     def bias(self, length: int) -> Float[Array, "heads length length"]:
-        """What is added to the attention scores of each query (rows) and key (columns)."""
+        """The bias on the attention scores of each query (rows) and key (columns)."""
         return self.relative(jnp.asarray(distance_buckets(length))).transpose(2, 0, 1)
 
 
 def distance_buckets(length: int) -> Int[np.ndarray, "length length"]:
-    """The bucket of each pair of query (rows) and key (columns): the upper half for keys that come after the query.
+    """Return the bucket of each pair of query (rows) and key (columns): the upper half for keys after the query.
 
-    Of each half the first 8 are for one distance each, the others for ranges that grow up to ``FURTHEST``. Places are
-    counted in the padded text, as in the origin.
+    Of each half, the first 8 are for one distance each, the rest for ranges that grow up to ``FURTHEST``. Positions are
+    counted in the padded text, as in transformers.
     """
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     half = BUCKETS // 2
     exact = half // 2
     away = np.abs(distance)
-    # In float32, as the origin: the last bit decides at the edges of a range.
-    share = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(FURTHEST / exact))
-    far = np.minimum(exact + (share * np.float32(half - exact)).astype(np.int32), half - 1)
+    # In float32, as in transformers: the last bit decides at the edges of a range.
+    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(FURTHEST / exact))
+    far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
     return (np.where(away < exact, away, far) + half * (distance > 0)).astype(np.int32)
 
 
@@ -144,7 +147,7 @@ class MPNet(Encoder):
 
         def run(carry: Carry, key: Key | None, query_token: Token | None = None) -> Carry:
             bias = self.embed.bias(carry["hidden"].shape[1])
-            # The one token that a pooling of this family reads alone is the first.
+            # The only token that a pooling of this family reads by itself is the first.
             return layer(carry, key, query_token, bias if query_token is None else bias[:, :1])
 
         return run

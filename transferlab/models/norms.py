@@ -1,4 +1,4 @@
-"""Normalisation layers: LayerNorm, RMSNorm, BatchNorm. Their statistics are float32 whatever the dtype of what they see."""
+"""Normalisation layers: LayerNorm, RMSNorm, BatchNorm. Their statistics are float32 whatever the input's dtype."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from transferlab.models.layers import Key, ones, parameter, statistic, zeros
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32. ``eps`` is the origin's.
+    """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32.
 
-    The backward pass keeps what came in and computes the rest again: less to write to memory and read.
+    The backward pass keeps the input and recomputes the rest, so that less is written to memory and read back.
     """
 
     def __init__(self, features: int, eps: float, *, bias: bool = True):
@@ -35,8 +35,8 @@ def layer_norm(
 ) -> Float[Array, "*batch features"]:  # fmt: skip
     """Mean 0 and variance 1 over the last axis, then gain and bias; all in float32. ``eps`` is added to the variance.
 
-    The backward pass computes again what was normalised, on CPU from x alone (a step is 2 to 4 % faster there), elsewhere from
-    x and its moments (from x alone, a GPU wrote it in float32 and read it back).
+    The backward pass recomputes the normalised values, on CPU from only x (a step is 2 to 4 % faster there), elsewhere
+    from x and its moments (from only x, a GPU wrote them in float32 and read them back).
     """
     return (_norm_by_input if jax.default_backend() == "cpu" else _norm_by_moments)(x, scale, bias, eps)
 
@@ -72,8 +72,8 @@ def _moments(x: Array, eps: float) -> tuple[Array, Array]:
 
 
 def _standard_tangent(normal: Array, factor: Array, dx: Array) -> Array:
-    """In closed form: two sums over the axis, where the derivative of each step has four."""
-    # This first: in the other order XLA's CPU backend computes the slope once for each of its uses (a fifth of a LoRA step).
+    """The tangent in closed form: two sums over the axis, where differentiating step by step takes four."""
+    # This first: in the other order XLA's CPU backend computes the slope for each of its uses (a fifth of a LoRA step).
     along = normal * (normal * dx).mean(-1, keepdims=True)
     return factor * (dx - dx.mean(-1, keepdims=True) - along)
 
@@ -87,7 +87,7 @@ def _norm_by_moments(x: Array, scale: Array, bias: Array | None, eps: float) -> 
 def _norm_by_moments_slope(eps: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     x, scale, bias = primals
     moments = _moments(x, eps)
-    # Of what is frozen no tangent is computed.
+    # No tangent is computed for frozen parameters.
     moving = [None if isinstance(t, SymbolicZero) else t for t in tangents]
     return _norm(x, scale, bias, *moments), _norm_tangent(x, scale, *moments, *moving)
 
@@ -118,7 +118,7 @@ def _norm_tangent(
 class RMSNorm(nnx.Module):
     """Root-mean-square normalisation over the last axis (Zhang & Sennrich 2019), statistics in float32.
 
-    With ``offset`` the gain is ``1 + scale`` and rounding comes after it, as in Gemma; else before it, as in Llama and T5.
+    With ``offset`` the gain is ``1 + scale`` and rounding follows it, as in Gemma; else it comes before, as in Llama and T5.
     """
 
     def __init__(self, features: int, eps: float, *, offset: bool = False):
@@ -136,10 +136,10 @@ class RMSNorm(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), statistics in float32.
 
-    With a key the batch's statistics are used and the running ones move: ``new = (1 - momentum) · old + momentum ·
+    With a key, the batch's statistics are used and the running ones move: ``new = (1 - momentum) · old + momentum ·
     batch`` (torch's convention; the biased variance, as TensorFlow keeps it). Rows whose ``weight`` is 0 are padding and
     count in neither. Without a key, or where ``frozen`` is set, the running statistics are used and stay: the plan sets
-    it where scale and bias do not train, so that an adapter in the same stage does not move them.
+    ``frozen`` where scale and bias do not train, so that an adapter in the same stage does not move them.
     """
 
     def __init__(self, features: int, *, eps: float, momentum: float):
@@ -160,10 +160,10 @@ class BatchNorm(nnx.Module):
         else:
             wide = x.astype(jnp.float32)
             rows = jnp.ones(x.shape[0]) if weight is None else weight
-            share = (rows / jnp.maximum(rows.sum(), 1.0)).reshape(-1, *[1] * (x.ndim - 1))
+            weights = (rows / jnp.maximum(rows.sum(), 1.0)).reshape(-1, *[1] * (x.ndim - 1))
             axes, positions = tuple(range(x.ndim - 1)), math.prod(x.shape[1:-1])
-            mean = (wide * share).sum(axes) / positions
-            var = (jnp.square(wide - mean) * share).sum(axes) / positions
+            mean = (wide * weights).sum(axes) / positions
+            var = (jnp.square(wide - mean) * weights).sum(axes) / positions
             # A part of a batch that is all padding has no statistics.
             moved = self.momentum * (rows.sum() > 0)
             self.mean[...] = (1 - moved) * self.mean[...] + moved * mean

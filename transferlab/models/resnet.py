@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016) as torchvision and timm have it ("v1.5": the stride is in the 3×3 convolution), Wide ResNet
+"""ResNet (He et al. 2016) as in torchvision and timm ("v1.5": the stride is in the 3×3 convolution), Wide ResNet
 (Zagoruyko & Komodakis 2016) and ResNeXt (Xie et al. 2017).
 
 Symmetric padding, batch-norm eps 1e-5, ReLU. All sizes come from the config.
@@ -14,12 +14,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, Fraction, Positive, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, every, max_pool, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import ACTIVATIONS, Key, drop_path
+from transferlab.models.layers import ACTIVATIONS, Key, check_activation, drop_path
 from transferlab.models.norms import BatchNorm
 
 
@@ -32,15 +32,18 @@ class ResNetConfig:
         hidden_sizes: channels that each stage returns.
         depths: blocks of each stage.
         layer_type: ``basic`` (two 3×3 convolutions) or ``bottleneck`` (1×1, 3×3, 1×1).
-        hidden_act: of the stem and after the sum of a block; between a block's convolutions it is ReLU, as the origin
-            has it.
+        hidden_act: of the stem and after the sum of a block; between a block's convolutions it is ReLU, as in
+            transformers.
         groups, width_per_group: of a bottleneck's 3×3 convolution, as torchvision counts them: its channels are
             ``hidden / 4 · width_per_group / 64 · groups``.
-        downsample_in_first_stage: the first stage has stride 2 too.
+        downsample_in_first_stage: the first stage also has stride 2.
         downsample_in_bottleneck: the stride is in the first 1×1 convolution, as in the paper.
         eps, momentum: of batch normalisation; momentum in torch's convention.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
-        image_size: pixels it is evaluated at.
+        image_size: side of the images it is evaluated at, in pixels.
+
+    Example:
+        >>> model = tl.models.ResNetConfig.resnet50().build()
     """
 
     num_channels: Count = 3
@@ -61,15 +64,17 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         check_fields(self, "ResNetConfig")
         if self.layer_type not in ("basic", "bottleneck"):
-            raise TransferlabError(f"ResNetConfig: layer_type '{self.layer_type}' is not 'basic' or 'bottleneck'.")
+            raise TransferlabError(f"ResNetConfig: layer_type '{self.layer_type}' is neither 'basic' nor 'bottleneck'.")
         if not self.depths or len(self.depths) != len(self.hidden_sizes):
             raise TransferlabError(
-                f"ResNetConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} are not of one length."
+                f"ResNetConfig: depths {self.depths} and hidden_sizes {self.hidden_sizes} differ in length."
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise TransferlabError(f"ResNetConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+        check_activation(self.hidden_act, "ResNetConfig", "hidden_act")
         if self.layer_type == "basic" and (self.groups, self.width_per_group) != (1, 64):
-            raise TransferlabError("ResNetConfig: layer_type 'basic' has no groups and a width_per_group of 64.")
+            raise TransferlabError(
+                f"ResNetConfig: layer_type 'basic' needs groups 1 and width_per_group 64; got {self.groups} and "
+                f"{self.width_per_group}."
+            )
 
     @classmethod
     def resnet18(cls) -> ResNetConfig:
@@ -165,7 +170,7 @@ class BlockConfig:
 
 
 class Block(nnx.Module):
-    """What both kinds of block share: the shortcut, the sum, the activation after it."""
+    """The common part of both kinds of block: the shortcut, the sum, the activation after it."""
 
     def __init__(self, block: BlockConfig, config: ResNetConfig):
         self.shortcut = pointwise(block.inputs, block.outputs) if block.projected else None
@@ -223,7 +228,7 @@ class Bottleneck(Block):
 
 
 class Stem(nnx.Module):
-    """7×7 convolution at stride 2, norm, activation, and the largest of 3×3 pixels at stride 2."""
+    """7×7 convolution at stride 2, norm, activation, and 3×3 max pooling at stride 2."""
 
     def __init__(self, config: ResNetConfig):
         self.conv = Conv(config.num_channels, config.embedding_size, 7, stride=2, padding="symmetric")

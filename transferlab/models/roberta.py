@@ -1,6 +1,6 @@
-"""RoBERTa (Liu et al. 2019), and what shares its architecture: XLM-R (Conneau et al. 2020), CamemBERT (Martin et al. 2020).
+"""RoBERTa (Liu et al. 2019) and models of its architecture: XLM-R (Conneau et al. 2020), CamemBERT (Martin et al. 2020).
 
-BERT's layers. Positions are counted over the tokens that are no padding, and begin after the padding token's id.
+BERT's layers. Positions are counted over the tokens that are not padding, and begin after the padding token's id.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ class RobertaConfig:
 
     Attributes:
         max_position_embeddings: rows of the position table; the first ``pad_token_id + 1`` are not for tokens.
-        pad_token_id: the padding token: where it stands, no position is counted.
+        pad_token_id: the padding token, at which no position is counted.
+
+    Example:
+        >>> model = tl.models.RobertaConfig.base().build()
     """
 
     vocab_size: Count = 50265
@@ -50,17 +53,17 @@ class RobertaConfig:
         check_encoder(self, "RobertaConfig")
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise TransferlabError(
-                f"RobertaConfig: pad_token_id {self.pad_token_id} is no token of {self.vocab_size} (vocab_size)."
+                f"RobertaConfig: pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}."
             )
         if self.max_tokens < 1:
             raise TransferlabError(
-                f"RobertaConfig: max_position_embeddings {self.max_position_embeddings} leaves no row after pad_token_id "
-                f"{self.pad_token_id}."
+                f"RobertaConfig: max_position_embeddings {self.max_position_embeddings} leaves no row for tokens after "
+                f"pad_token_id {self.pad_token_id}; it must be at least {self.pad_token_id + 2}."
             )
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest text."""
+        """Number of tokens of the longest text."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
     @classmethod
@@ -117,9 +120,9 @@ class Embed(nnx.Module):
 
 
 def counted_positions(ids: Int[Array, "batch length"], pad: int, longest: int) -> Int[Array, "batch length"]:
-    """Positions ``pad + 1, pad + 2, …`` of the tokens that are not ``pad``; ``pad`` itself where padding stands.
+    """Return positions ``pad + 1, pad + 2, …`` for the tokens that are not ``pad``, and ``pad`` for those that are.
 
-    They follow from the ids, whatever the mask says, as in the origin.
+    They depend only on the ids, whatever the mask says, as in transformers.
     """
     if ids.shape[1] > longest:
         raise TransferlabError(f"Texts of {ids.shape[1]} tokens are too long: this model has {longest} positions.")

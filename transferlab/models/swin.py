@@ -16,13 +16,23 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Positive, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Patches
 from transferlab.models.heads import Classifier, ClassifierConfig
-from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, drop_path, dropout, lookup, parameter
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Key,
+    Linear,
+    TruncatedNormal,
+    check_activation,
+    drop_path,
+    dropout,
+    lookup,
+    parameter,
+)
 from transferlab.models.norms import LayerNorm
 
 
@@ -32,12 +42,15 @@ class SwinConfig:
 
     Attributes:
         embed_dim: channels of the first stage; each stage after it has twice as many.
-        depths, num_heads, window_sizes: blocks, heads and side of the windows of each stage.
+        depths, num_heads, window_sizes: blocks, heads and side of the windows in each stage.
         layer_norm_eps: of the blocks and the final norm; the stem and the merging have 1e-5.
         drop_path: rate of stochastic depth at the last block, rising linearly from 0.
-        pad_first: what does not fill the last patch or window is filled up with zeros, and maps are shifted then
-            (Hugging Face). Otherwise what is left over of a patch is not seen, and maps are filled after the shift (timm).
-        image_size: pixels it is evaluated at.
+        pad_first: pad the last patch and window with zeros before maps are shifted (Hugging Face). If false, pixels left
+            over at the last patch are not seen, and maps are padded after the shift (timm).
+        image_size: side of the images it is evaluated at, in pixels.
+
+    Example:
+        >>> model = tl.models.SwinConfig.tiny().build()
     """
 
     num_channels: Count = 3
@@ -62,15 +75,14 @@ class SwinConfig:
         for name in ("num_heads", "window_sizes"):
             if not self.depths or len(getattr(self, name)) != len(self.depths):
                 raise TransferlabError(
-                    f"SwinConfig: {name} {getattr(self, name)} and depths {self.depths} are not of one length."
+                    f"SwinConfig: {name} {getattr(self, name)} and depths {self.depths} differ in length."
                 )
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
                 raise TransferlabError(
                     f"SwinConfig: num_heads {self.num_heads} do not divide the widths {self.widths}."
                 )
-        if self.hidden_act not in ACTIVATIONS:
-            raise TransferlabError(f"SwinConfig: unknown hidden_act.{nearest(self.hidden_act, ACTIVATIONS)}")
+        check_activation(self.hidden_act, "SwinConfig", "hidden_act")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -119,7 +131,7 @@ class Stem(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """2×2 pixels side by side, a norm, and a linear map to half as many channels; sides are filled up to be even."""
+    """2×2 pixels concatenated, a norm, and a linear map to half as many channels; odd sides are padded."""
 
     def __init__(self, width: int, config: SwinConfig):
         self.norm = LayerNorm(4 * width, 1e-5)
@@ -128,7 +140,7 @@ class Downsample(nnx.Module):
     def __call__(self, carry: Carry, key: Key | None) -> Carry:
         x = _filled(carry["hidden"], 2)
         batch, height, width, features = x.shape
-        # The order of the origin: down the rows first, then along the columns.
+        # The order of timm and transformers: down the rows first, then along the columns.
         pixels = x.reshape(batch, height // 2, 2, width // 2, 2, features).transpose(0, 1, 3, 4, 2, 5)
         merged = pixels.reshape(batch, height // 2, width // 2, 4 * features)
         return {**carry, "hidden": self.reduce(self.norm(merged), key)}
@@ -165,11 +177,11 @@ def _differences(side: int) -> np.ndarray:
 
 
 def _regions(height: int, width: int, side: int, shift: tuple[int, int]) -> np.ndarray:
-    """What keeps pixels apart that only the shift brought into one window: (windows, side², side²), 0 or -100."""
+    """Mask between pixels that only the shift brought into the same window: (windows, side², side²), 0 or -100."""
 
     def bands(length: int, by: int) -> np.ndarray:
-        place = np.arange(length)
-        return (place >= length - side).astype(int) + (place >= length - by) if by else np.zeros(length, int)
+        position = np.arange(length)
+        return (position >= length - side).astype(int) + (position >= length - by) if by else np.zeros(length, int)
 
     region = 3 * bands(height, shift[0])[:, None] + bands(width, shift[1])[None]
     windows = region.reshape(height // side, side, width // side, side).transpose(0, 2, 1, 3).reshape(-1, side * side)
@@ -177,12 +189,12 @@ def _regions(height: int, width: int, side: int, shift: tuple[int, int]) -> np.n
 
 
 def _filled(x: Float[Array, "batch height width features"], side: int) -> Float[Array, "batch rows columns features"]:
-    """With zeros at the right and below, up to multiples of ``side``."""
+    """Pad with zeros at the right and bottom, up to multiples of ``side``."""
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % side), (0, -x.shape[2] % side), (0, 0)))
 
 
 class Mlp(nnx.Module):
-    """Two linear maps with an activation between them; the pre-norm is here, the residual the block's."""
+    """Two linear maps with an activation between them, after a norm; the residual is in :class:`Block`."""
 
     def __init__(self, width: int, config: SwinConfig):
         normal, inner = TruncatedNormal(config.initializer_range), int(width * config.mlp_ratio)
@@ -197,7 +209,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention within (shifted) windows, then the MLP, each added to what came in."""
+    """Attention within (shifted) windows, then the MLP, each added to its input."""
 
     def __init__(self, stage: int, shifted: bool, rate: float, config: SwinConfig):
         width = config.widths[stage]
@@ -217,9 +229,9 @@ class Block(nnx.Module):
     def attend(
         self, x: Float[Array, "batch height width features"], key: Key | None
     ) -> Float[Array, "batch height width features"]:
-        """Shift, cut into windows, attend, and put together again."""
+        """Shift, cut into windows, attend, and put the windows together again."""
         side, (batch, height, width, features) = self.attention.side, x.shape
-        # A map that is one window is not shifted.
+        # A map of only one window is not shifted.
         half = side // 2 if self.shifted else 0
         shift = (half if height > side else 0, half if width > side else 0)
         moved = any(shift)

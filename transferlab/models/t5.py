@@ -1,7 +1,8 @@
-"""T5 (Raffel et al. 2020), T5 v1.1, Flan-T5 and mT5: an encoder and a decoder of one architecture, in one chain of stages.
+"""T5 (Raffel et al. 2020), T5 v1.1, Flan-T5 and mT5: an encoder and a decoder in one chain of stages.
 
-Pre-norm with RMSNorm, no biases, no positions but a bias on the attention scores by bucketed distance, which each tower's
-first layer owns and its others borrow. Scores are not divided by the root of the width: the initialiser makes up for it.
+Pre-norm with RMSNorm, no biases. Instead of positions there is a bias on the attention scores by bucketed distance, which
+each tower's first layer owns and the rest borrow. Scores are not divided by the square root of the width: the initialiser
+compensates for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Norma
 from transferlab.models.norms import RMSNorm
 
 _GATES = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
-"""The origin's gated ``gelu`` is the tanh approximation."""
+"""The gated ``gelu`` of transformers' T5 is the tanh approximation."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,14 @@ class T5Config:
         d_kv: width of one head; ``num_heads · d_kv`` need not be ``d_model``.
         d_ff: width inside the MLP.
         num_layers: of the encoder.
-        num_decoder_layers: of the decoder; 0 is an encoder alone.
+        num_decoder_layers: of the decoder; 0 builds only the encoder.
         feed_forward_proj: an activation (``relu``), or a gated one (``gated-gelu``: ``down(gelu(gate(x)) · up(x))``).
-        scale_decoder_outputs: a language model's head scales the decoder's output by ``d_model ** -0.5``: T5 1.0's does.
-        decoder_start_token_id: what a text begins with for the decoder.
+        scale_decoder_outputs: scale the decoder's output by ``d_model ** -0.5`` before a language model's head (T5 1.0).
+        decoder_start_token_id: the token with which the decoder starts a text.
+
+    Example:
+        >>> config = tl.models.T5Config.v1_1_small()
+        >>> model = config.build(config.language_model(tied=False))
     """
 
     vocab_size: Count = 32128
@@ -66,7 +71,9 @@ class T5Config:
         check_fields(self, "T5Config")
         known = (*_GATES, *ACTIVATIONS)
         if self.feed_forward_proj not in known:
-            raise TransferlabError(f"T5Config: unknown feed_forward_proj.{nearest(self.feed_forward_proj, known)}")
+            raise TransferlabError(
+                f"T5Config: unknown feed_forward_proj '{self.feed_forward_proj}'.{nearest(self.feed_forward_proj, known)}"
+            )
         if self.relative_attention_num_buckets < 4 or self.relative_attention_num_buckets % 2:
             raise TransferlabError(
                 f"T5Config: relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
@@ -74,13 +81,13 @@ class T5Config:
             )
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
             raise TransferlabError(
-                f"T5Config: relative_attention_max_distance {self.relative_attention_max_distance} is not beyond the "
+                f"T5Config: relative_attention_max_distance {self.relative_attention_max_distance} is not above the "
                 f"{self.relative_attention_num_buckets // 2} distances that have a bucket of their own."
             )
 
     @property
     def pooler(self) -> bool:
-        """T5 has none."""
+        """False: T5 has none."""
         return False
 
     @classmethod
@@ -124,15 +131,15 @@ class T5Config:
         return replace(cls.large(), d_model=4096, d_ff=10240, num_heads=64).v1_1()
 
     def v1_1(self) -> T5Config:
-        """Version 1.1 of a size: a gated MLP, and a head of its own, unscaled."""
+        """Version 1.1 of a size: a gated MLP, and an untied, unscaled head."""
         return replace(self, feed_forward_proj="gated-gelu", scale_decoder_outputs=False)
 
     def language_model(self, tied: bool) -> LanguageModelConfig:
-        """The head that predicts tokens: the table of tokens once more (T5 1.0), or a kernel of its own (1.1)."""
+        """Return the head that predicts tokens: tied to the embedding table (T5 1.0), or with its own kernel (1.1)."""
         return LanguageModelConfig(tied, scale=self.d_model**-0.5 if self.scale_decoder_outputs else 1.0)
 
     def encoder_only(self) -> T5Config:
-        """The encoder alone, as ``T5EncoderModel``."""
+        """Return the config of the encoder alone, as transformers' ``T5EncoderModel``."""
         return replace(self, num_decoder_layers=0)
 
     def build(self, head: HeadConfig | None = None) -> T5:
@@ -169,17 +176,16 @@ class Attention(nnx.Module):
     ) -> Float[Array, "batch queries features"]:
         """Attend over the states where ``mask`` is true; a row whose mask is all false attends evenly."""
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
-
         query, key_, value = (
-            project(given, k).reshape(*given.shape[:2], self.heads, -1)
-            for project, given, k in zip((self.query, self.key, self.value), (x, states, states), keys, strict=False)
+            project(tokens, k).reshape(*tokens.shape[:2], self.heads, -1)
+            for project, tokens, k in zip((self.query, self.key, self.value), (x, states, states), keys, strict=False)
         )
         mixed = attend(query, key_, value, scale=1.0, mask=mask, bias=bias, rate=self.dropout, random=keys[3])
         return self.output(mixed, keys[4])
 
 
 class Mlp(nnx.Module):
-    """Two linear maps with an activation between them, or three where one of them gates."""
+    """Two linear maps with an activation between them, or three where one is a gate."""
 
     def __init__(self, config: T5Config):
         up = Normal(config.initializer_factor * config.d_model**-0.5)
@@ -226,14 +232,14 @@ class Layer(nnx.Module):
 
 
 class Embed(nnx.Module):
-    """The table of tokens, which both towers read and a tied head too."""
+    """The embedding table, which both towers and a tied head read."""
 
     def __init__(self, config: T5Config):
         self.word = Embedding(config.vocab_size, config.d_model, initialiser=Normal(config.initializer_factor))
         self.dropout = config.dropout_rate
 
     def __call__(self, inputs: Carry, key: Key | None) -> Carry:
-        """The encoder's first carry; the decoder's inputs ride along."""
+        """Return the encoder's first carry; the decoder's inputs stay in it."""
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
         ahead = {name: inputs[name] for name in ("decoder_input_ids", "decoder_attention_mask") if name in inputs}
@@ -267,14 +273,14 @@ class Tower(nnx.Module):
         random, table = self.config.dropout_rate > 0, f"{name}/layers/0/attention/relative"
         stages = []
         for i, layer in enumerate(self.layers):
-            here = f"{name}/layers/{i}"
+            path = f"{name}/layers/{i}"
             borrows = (table,) if i else ()
-            stages.append(Stage(here, partial(self.layer, layer), owns=(here,), borrows=borrows, random=random))
+            stages.append(Stage(path, partial(self.layer, layer), owns=(path,), borrows=borrows, random=random))
         return [*stages, Stage(f"{name}/norm", self.normalise, owns=(f"{name}/norm",), random=random)]
 
 
 class Encoder(Tower):
-    """The tower that reads; it holds the table of tokens."""
+    """The tower that reads; it owns the embedding table."""
 
     def __init__(self, config: T5Config):
         super().__init__(config, config.num_layers, decoder=False)
@@ -295,9 +301,11 @@ class T5(Model):
 
     def __init__(self, config: T5Config, head: HeadConfig | None = None):
         if isinstance(head, ClassifierConfig) and config.num_decoder_layers:
-            raise TransferlabError("T5 with its decoder writes text. For labels take its encoder: source.encoder().")
+            raise TransferlabError(
+                "T5 with its decoder generates text. To predict labels, use its encoder:\n  >>> source = source.encoder()"
+            )
         if isinstance(head, LanguageModelConfig) and not config.num_decoder_layers:
-            raise TransferlabError("T5's encoder alone predicts no text: num_decoder_layers is 0.")
+            raise TransferlabError("T5's encoder alone cannot generate text: num_decoder_layers is 0.")
         self.config = config
         self.encoder = Encoder(config)
         layers = config.num_decoder_layers
@@ -321,7 +329,7 @@ class T5(Model):
         """From the encoder's last carry to the decoder's first."""
         if "decoder_input_ids" not in carry:
             raise TransferlabError(
-                "T5 with its decoder needs 'decoder_input_ids'; source.encoder() reads input_ids alone."
+                "T5 with its decoder needs 'decoder_input_ids'. To run only the encoder:\n  >>> source = source.encoder()"
             )
         ids, mask = carry["decoder_input_ids"], carry.get("decoder_attention_mask")
         mask = jnp.ones(ids.shape, bool) if mask is None else mask.astype(bool)
@@ -334,9 +342,9 @@ class T5(Model):
 
 
 def relative_buckets(config: T5Config, length: int, bidirectional: bool) -> Int[np.ndarray, "length length"]:
-    """Return the bucket of each pair (query, key): distances of their own at first, then wider ones up to the largest.
+    """Return the bucket of each pair (query, key): one for each short distance, then wider ones up to the largest.
 
-    In the encoder half of the buckets are for keys that come after; in the decoder those share bucket 0.
+    In the encoder, half of the buckets are for keys that come after; in the decoder, those all fall into bucket 0.
     """
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     buckets, offset = config.relative_attention_num_buckets, 0
@@ -347,7 +355,7 @@ def relative_buckets(config: T5Config, length: int, bidirectional: bool) -> Int[
     else:
         distance = np.maximum(-distance, 0)
     exact = buckets // 2
-    # The origin computes in float32, which decides at the border of two buckets.
+    # In float32, as in transformers: the last bit decides at the border of two buckets.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     ratio = ratio / np.float32(math.log(config.relative_attention_max_distance / exact)) * np.float32(buckets - exact)
     wide = np.minimum(exact + ratio.astype(np.int64), buckets - 1)
@@ -355,7 +363,12 @@ def relative_buckets(config: T5Config, length: int, bidirectional: bool) -> Int[
 
 
 def shift_right(labels: Int[Array, "batch length"], config: T5Config) -> Int[Array, "batch length"]:
-    """Return the ``decoder_input_ids`` that predict these labels: one to the right, -100 (ignored) as padding."""
+    """Return the ``decoder_input_ids`` that predict these labels: shifted right by one, with padding for -100 (ignored).
+
+    Example:
+        >>> tl.models.shift_right(jnp.array([[7, 1, -100]]), tl.models.T5Config.small())
+        Array([[0, 7, 1]], dtype=int32)
+    """
     start = jnp.full((labels.shape[0], 1), config.decoder_start_token_id, labels.dtype)
     shifted = jnp.concatenate([start, labels[:, :-1]], axis=1)
     return jnp.where(shifted == -100, config.pad_token_id, shifted)

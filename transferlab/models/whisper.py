@@ -1,6 +1,6 @@
 """Whisper's encoder (Radford et al. 2022): log-mel spectrograms through two convolutions and a pre-norm Transformer.
 
-The decoder, which writes the text, is not built: this is a backbone for sounds. Keys have no bias in the origin.
+The decoder, which writes the text, is not built: this is a backbone for audio. Keys have no bias, as in OpenAI's code.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from transferlab.bounds import Count, NonNegative, Rate
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.heads import HeadConfig, build_head
-from transferlab.models.layers import ACTIVATIONS, Key, Linear, Normal, dropout, gelu, parameter, zeros
+from transferlab.models.layers import (
+    ACTIVATIONS,
+    Key,
+    Linear,
+    Normal,
+    check_activation,
+    dropout,
+    gelu,
+    parameter,
+    zeros,
+)
 from transferlab.models.norms import LayerNorm
 
 
@@ -29,10 +39,13 @@ class WhisperConfig:
 
     Attributes:
         d_model, encoder_layers, encoder_attention_heads, encoder_ffn_dim: of the encoder.
-        num_mel_bins: rows of a spectrogram.
+        num_mel_bins: number of mel bands of a spectrogram.
         max_source_positions: positions after the second convolution, which halves the frames: 1500 for 30 seconds.
         dropout, attention_dropout, activation_dropout: rates while it trains.
-        key_bias: whether keys have a bias: files that fuse query, key and value hold one, of zeros.
+        key_bias: whether keys have a bias; files that fuse query, key and value contain one, of zeros.
+
+    Example:
+        >>> model = tl.models.WhisperConfig.tiny().build()
     """
 
     d_model: Count = 384
@@ -52,13 +65,10 @@ class WhisperConfig:
         check_fields(self, "WhisperConfig")
         if self.d_model % self.encoder_attention_heads or self.d_model % 2:
             raise TransferlabError(
-                f"WhisperConfig: d_model {self.d_model} is no even multiple of encoder_attention_heads "
+                f"WhisperConfig: d_model {self.d_model} is not an even multiple of encoder_attention_heads "
                 f"{self.encoder_attention_heads}."
             )
-        if self.activation_function not in ACTIVATIONS:
-            raise TransferlabError(
-                f"WhisperConfig: unknown activation_function.{nearest(self.activation_function, ACTIVATIONS)}"
-            )
+        check_activation(self.activation_function, "WhisperConfig", "activation_function")
 
     @classmethod
     def tiny(cls) -> WhisperConfig:
@@ -92,7 +102,7 @@ class WhisperConfig:
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """Sines, then cosines, of wavelengths from 2π to 20000π (Vaswani et al. 2017): what the origin's files hold."""
+    """Sines, then cosines, of wavelengths from 2π to 20000π (Vaswani et al. 2017), as in the published weights."""
 
     def __call__(self, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         length, features = shape
@@ -102,7 +112,7 @@ class Sinusoids:
 
 
 class Conv1d(nnx.Module):
-    """Convolution over time, 3 wide, one frame of zeros on each side; kernel (width, in, out)."""
+    """Convolution over time, of width 3, padded by one frame of zeros on each side; kernel (width, in, out)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, std: float):
         self.kernel = parameter((3, inputs, outputs), Normal(std))
@@ -139,7 +149,7 @@ class Embed(nnx.Module):
 
 
 class SelfAttention(Attention):
-    """Attention with its pre-norm; the key's bias is left away where the origin has none."""
+    """Attention with its pre-norm; keys have a bias only where the config says so."""
 
     def __init__(self, config: WhisperConfig):
         normal = Normal(config.init_std)
@@ -152,7 +162,7 @@ class SelfAttention(Attention):
 
 
 class Mlp(nnx.Module):
-    """Two linear maps with an activation between them; pre-norm and residual are the layer's."""
+    """Two linear maps with an activation between them, and the pre-norm; the residual is in :class:`Layer`."""
 
     def __init__(self, config: WhisperConfig):
         normal = Normal(config.init_std)
@@ -170,7 +180,7 @@ class Mlp(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """One encoder layer: attention, then the MLP, each after a LayerNorm and added to what came in."""
+    """One encoder layer: attention, then the MLP, each after a LayerNorm and added to its input."""
 
     def __init__(self, config: WhisperConfig):
         self.attention = SelfAttention(config)
@@ -188,9 +198,9 @@ class Layer(nnx.Module):
 class Whisper(Model):
     """The encoder and an optional head.
 
-    Inputs: ``input_features`` (batch, frames, mel bands), as :class:`~transferlab.data.AudioTransform` makes them: bands
-    last, where the origin has them before the frames. The origin takes 30 seconds, 3000 frames, and no less; fewer
-    frames run through the first positions.
+    Inputs: ``input_features`` (batch, frames, mel bands), as :class:`~transferlab.data.AudioTransform` returns them: bands
+    last, where transformers has them before the frames. Transformers takes exactly 30 seconds, 3000 frames; here fewer
+    frames use the first positions.
     """
 
     poolings = ("mean", "stages")
@@ -219,5 +229,5 @@ class Whisper(Model):
         return {**carry, "hidden": self.norm(carry["hidden"])}
 
     def pool_hidden(self, carry: Carry) -> Float[Array, "batch features"]:
-        """Mean over time, as the origin's audio classifier pools."""
+        """Mean over time, as transformers' audio classifier pools."""
         return carry["hidden"].mean(1)

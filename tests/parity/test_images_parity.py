@@ -1,6 +1,6 @@
-"""What a model sees of a picture, against transformers' processors, timm's ``create_transform`` and open_clip's.
+"""What a model sees of an image, against transformers' processors, timm's ``create_transform`` and open_clip's.
 
-Pictures smaller than the input in one side and in both, of odd sizes and extreme proportions.
+Images smaller than the input in one side and in both, of odd sizes and extreme proportions.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "a number is the shorter side": ("CLIP", {"size": 33, "crop_size": 30}),
     "a number is MobileNet's shorter side": ("MobileNetV2", {"size": 33, "crop_size": 30}),
     "CLIP's processor without cutting": ("CLIP", {"size": SIDE, "do_center_crop": False}),
-    "cut larger than the picture": ("CLIP", {"size": {"shortest_edge": 23}, "crop_size": 30}),
-    "cut larger than the squashed picture": ("DeiT", {"size": 25, "crop_size": 30}),
+    "cut larger than the image": ("CLIP", {"size": {"shortest_edge": 23}, "crop_size": 30}),
+    "cut larger than the squashed image": ("DeiT", {"size": 25, "crop_size": 30}),
     "a quotient just below": ("Bit", {"size": {"shortest_edge": 53}, "crop_size": 40}),
     **{f"resample {n}": ("CLIP", {"size": 33, "crop_size": 30, "resample": n}) for n in range(6)},
     "no rescaling": ("ViT", {"size": 30, "do_rescale": False}),
@@ -58,12 +58,12 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def picture(shape: tuple[int, int]) -> np.ndarray:
+def image(shape: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
 
 
 def few(name: str) -> tuple[tuple[int, int], ...]:
-    """Large inputs are compared for some shapes: a picture of 3 × 160 is 20 000 pixels long there."""
+    """Large inputs are compared for some shapes: an image of 3 × 160 is 20 000 pixels long there."""
     return SHAPES[:7] if "defaults" in name or "large" in name else SHAPES
 
 
@@ -75,8 +75,8 @@ def test_an_image_is_framed_as_by_transformers(name: str, tmp_path: Path) -> Non
     transform, processor = read_preprocessor(tmp_path), getattr(transformers, f"{kind}ImageProcessorPil")(**settings)
     assert transform is not None
     for shape in few(name):
-        want = processor(Image.fromarray(picture(shape)), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        compare(transform(picture(shape)), want, family="Pictures", form="transformers", what="input", share=4e-6,
+        want = processor(Image.fromarray(image(shape)), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        compare(transform(image(shape)), want, family="Images", form="transformers", what="input", tolerance=4e-6,
                 where=str(shape))  # fmt: skip
 
 
@@ -88,8 +88,8 @@ def test_a_processor_within_another_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 20}))
     transform, processor = read_preprocessor(tmp_path), transformers.CLIPImageProcessorPil.from_pretrained(tmp_path)
     assert transform is not None
-    want = processor(picture((47, 61)), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    compare(transform(picture((47, 61))), want, family="Pictures", form="transformers", what="input", share=4e-6)
+    want = processor(image((47, 61)), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    compare(transform(image((47, 61))), want, family="Images", form="transformers", what="input", tolerance=4e-6)
 
 
 @pytest.mark.parametrize("model_type", ["resnet", "convnext", "vit", "mobilenet_v2"])
@@ -105,9 +105,9 @@ def test_a_written_processor_frames_alike(
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(to_preprocessor(transform, old)))
         processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
         for shape in ((47, 61), (12, 19), (61, 20)):
-            want = processor(picture(shape), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-            compare(transform(picture(shape)), want, family="Pictures", form="transformers", what="input", way="written",
-                    share=4e-6)  # fmt: skip
+            want = processor(image(shape), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+            compare(transform(image(shape)), want, family="Images", form="transformers", what="input", way="written",
+                    tolerance=4e-6)  # fmt: skip
 
 
 TIMM = {
@@ -115,7 +115,7 @@ TIMM = {
     **{f"squash, crop_pct {crop_pct}": {"crop_pct": crop_pct, "crop_mode": "squash"} for crop_pct in (0.9, 1.0, 1.15)},
     **{kind: {"interpolation": kind} for kind in ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")},
     "odd": {"input_size": [3, 37, 37], "crop_pct": 0.96},
-    "odd, larger than the picture": {"input_size": [3, 37, 37], "crop_pct": 1.1},
+    "odd, larger than the image": {"input_size": [3, 37, 37], "crop_pct": 1.1},
 }
 
 
@@ -128,9 +128,9 @@ def test_an_image_is_framed_as_by_timm(name: str, monkeypatch: pytest.MonkeyPatc
     transform = TimmConfig.read(raw).transform()
     theirs = data.create_transform(**data.resolve_data_config(pretrained_cfg=raw))
     for shape in SHAPES:
-        want = theirs(Image.fromarray(picture(shape))).permute(1, 2, 0)
+        want = theirs(Image.fromarray(image(shape))).permute(1, 2, 0)
         compare(
-            transform(picture(shape)), want, family="Pictures", form="timm", what="input", share=4e-6, where=str(shape)
+            transform(image(shape)), want, family="Images", form="timm", what="input", tolerance=4e-6, where=str(shape)
         )
 
 
@@ -145,5 +145,5 @@ def test_an_image_is_framed_as_by_open_clip(mode: str, interpolation: str, monke
     transform = open_clip_transform({"preprocess_cfg": given}, ClipConfig.b32())
     theirs = module.image_transform(224, is_train=False, **given)
     for shape in SHAPES[:7]:
-        want = theirs(Image.fromarray(picture(shape))).permute(1, 2, 0)
-        compare(transform(picture(shape)), want, family="Pictures", form="open_clip", what="input", share=4e-6)
+        want = theirs(Image.fromarray(image(shape))).permute(1, 2, 0)
+        compare(transform(image(shape)), want, family="Images", form="open_clip", what="input", tolerance=4e-6)
