@@ -41,6 +41,10 @@ class Target:
         """One example's target as text: part of what identifies a data set."""
         raise NotImplementedError
 
+    def record(self, index: int) -> dict[str, Any]:
+        """One example's target, as a field of its record."""
+        raise NotImplementedError
+
     @property
     def header(self) -> list[Any]:
         """What identifies the column, as plain data."""
@@ -68,7 +72,7 @@ class Target:
         Raises:
             TransferlabError: it cannot be read so.
         """
-        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), which is no class of each example.")
+        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), not a class of each example.")
 
     def numbers(self) -> Numbers:
         """The same target as numbers.
@@ -76,7 +80,17 @@ class Target:
         Raises:
             TransferlabError: it cannot be read so.
         """
-        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), which is no number.")
+        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), not a number.")
+
+    def tags(self) -> TagSets:
+        """The same target as tags.
+
+        Raises:
+            TransferlabError: it cannot be read so.
+        """
+        raise TransferlabError(
+            f"The target is {self.kind} ({_few(self.names)}), not tags. Tags are lists, or pass separator='|' to tl.dataset."
+        )
 
 
 @dataclass(frozen=True)
@@ -86,8 +100,22 @@ class Classes(Target):
     values: Int[np.ndarray, " examples"] = field(compare=False, repr=False)
     kind: ClassVar[str] = "classes"
 
+    @property
+    def header(self) -> list[Any]:
+        return [self.names]
+
     def key(self, index: int) -> str:
         return str(int(self.values[index]))
+
+    def record(self, index: int) -> dict[str, Any]:
+        return {"label": int(self.values[index])}
+
+    def check(self, name: str) -> None:
+        present = np.unique(self.values)
+        if len(present) == 1:
+            raise TransferlabError(
+                f"'{name}' has a single label, '{self.names[present[0]]}'; a classifier needs at least two classes."
+            )
 
     def strata(self) -> Int[np.ndarray, " examples"]:
         return self.values
@@ -121,6 +149,9 @@ class Numbers(Target):
     def key(self, index: int) -> str:
         return " ".join(float(value).hex() for value in self.values[index])
 
+    def record(self, index: int) -> dict[str, Any]:
+        return {"target": self.values[index].tolist()}
+
     def strata(self) -> Int[np.ndarray, " examples"]:
         # By the first column's rank: equal numbers stay together.
         first = self.values[:, 0]
@@ -139,7 +170,9 @@ class Numbers(Target):
     def check(self, name: str) -> None:
         for column, values in zip(self.names, self.values.T, strict=True):
             if len(values) and (values == values[0]).all():
-                raise TransferlabError(f"'{name}': {column} is {values[0]:g} in every example, so there is nothing to learn.")
+                raise TransferlabError(
+                    f"'{name}': {column} is {values[0]:g} in every example, so there is nothing to learn."
+                )
 
     @property
     def summary(self) -> str:
@@ -166,6 +199,9 @@ class TagSets(Target):
     def key(self, index: int) -> str:
         return json.dumps(np.flatnonzero(self.values[index]).tolist())
 
+    def record(self, index: int) -> dict[str, Any]:
+        return {"tags": [self.names[tag] for tag in np.flatnonzero(self.values[index])]}
+
     def strata(self) -> Int[np.ndarray, " examples"]:
         # By the rarest tag that an example has, so that rare ones come to all splits; -1 has none.
         counts = self.values.sum(0)
@@ -179,6 +215,9 @@ class TagSets(Target):
     def check(self, name: str) -> None:
         if not len(self.names):
             raise TransferlabError(f"'{name}': no example has a tag.")
+
+    def tags(self) -> TagSets:
+        return self
 
     @property
     def summary(self) -> str:

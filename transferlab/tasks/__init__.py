@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from transferlab.data.columns import Target
 from transferlab.errors import TransferlabError, nearest
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
+from transferlab.tasks.multi_label import MultiLabel
+from transferlab.tasks.regression import Regression
 
 
 @cache
@@ -32,6 +35,11 @@ def task_named(name: str) -> type[Task]:
     return tasks()[name]
 
 
+def task_for(target: Target) -> Task:
+    """Return the task for a target of this kind: classes, numbers or tags."""
+    return next(kind() for kind in tasks().values() if kind.target == target.kind)
+
+
 def task_from(fields: Mapping[str, Any]) -> Task:
     """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it.
 
@@ -42,4 +50,4 @@ def task_from(fields: Mapping[str, Any]) -> Task:
     return task_named(arguments.pop("name"))(**arguments)
 
 
-__all__ = ["Classification", "Task", "task_from", "task_named", "tasks"]
+__all__ = ["Classification", "MultiLabel", "Regression", "Task", "task_for", "task_from", "task_named", "tasks"]

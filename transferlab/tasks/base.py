@@ -50,6 +50,8 @@ class Task:
     metric: str | None = field(default=None, compare=False, kw_only=True)
 
     name: ClassVar[str] = ""
+    target: ClassVar[str] = ""
+    """The kind of target (:mod:`transferlab.data.columns`) for which this task is taken where none is given."""
     primary: ClassVar[str] = ""
     scores: ClassVar[Mapping[str, int]] = {}
     """Every score of the task: 1 where larger is better, -1 where smaller is."""

@@ -37,6 +37,7 @@ class Classification(Task):
     label_smoothing: float = 0.0
 
     name: ClassVar[str] = "classification"
+    target: ClassVar[str] = "classes"
     primary: ClassVar[str] = "accuracy"
     scores: ClassVar[Mapping[str, int]] = {"accuracy": 1, "balanced_accuracy": 1, "cross_entropy": -1}
 

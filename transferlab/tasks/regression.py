@@ -37,6 +37,7 @@ class Regression(Task):
     delta: Positive = 1.0
 
     name: ClassVar[str] = "regression"
+    target: ClassVar[str] = "numbers"
     primary: ClassVar[str] = "rmse"
     scores: ClassVar[Mapping[str, int]] = {"rmse": -1, "mae": -1, "r2": 1, "pearson": 1, "spearman": 1}
 
