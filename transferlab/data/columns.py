@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,7 +33,7 @@ class Target:
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self, indices: Sequence[int] | np.ndarray) -> Self:
+    def take(self, indices: Sequence[int] | np.ndarray) -> Target:
         """Return the same target of these examples."""
         return replace(self, values=self.values[np.asarray(indices, np.int64)])
 

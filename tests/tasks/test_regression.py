@@ -1,0 +1,109 @@
+"""Regression: the loss in standard deviations, predictions in the units of the data, and runs from a table of numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+
+import transferlab as tl
+from transferlab.errors import TransferlabError
+from transferlab.measure.regression import regression_scores
+from transferlab.tasks import Regression, task_for
+from transferlab.tasks.base import StepBatch
+from transferlab.train import Settings
+
+QUICK = Settings(learning_rate=1e-2, steps=24, batch_size=8, log_every=8)
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts whose rating follows from their words, far from 0 and in large units."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("ratings") / "r.csv"
+    words = np.array(["good", "bad", "film", "the", "a", "fine"])
+    rows = ["text,stars,length"]
+    for i in range(160):
+        chosen = words[rng.integers(0, 6, 5)].tolist()
+        stars = 5000 + 300 * (chosen.count("good") - chosen.count("bad")) + rng.normal()
+        rows.append(f"{' '.join(chosen)} {i},{stars:.3f},{i % 7}")
+    path.write_text("\n".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("error", ["squared", "absolute", "huber"])
+def test_each_error_is_what_its_formula_says(error: str) -> None:
+    task = Regression(error=error, delta=0.5)  # pyright: ignore[reportArgumentType]
+    value, number = np.array([[0.0], [2.0], [1.0]]), np.array([[0.25], [0.0], [9.0]])
+    batch: StepBatch = {"inputs": {}, "targets": {"number": jnp.asarray(number)}, "weight": jnp.array([1.0, 2.0, 0.0])}
+    d = np.abs(value - number)[:2, 0]
+    each = {"squared": d**2, "absolute": d, "huber": np.where(d <= 0.5, d**2 / 2, 0.5 * (d - 0.25))}[error]
+    assert float(task.loss({"logits": jnp.asarray(value)}, batch)["loss"]) == pytest.approx(each @ [1, 2])
+
+
+def test_numbers_are_a_regression_and_predictions_have_their_units(source, ratings: Path, tmp_path: Path) -> None:
+    data = tl.dataset(ratings, label_column="stars", test_examples=60)
+    assert "stars from" in data.summary and isinstance(task_for(data.target), Regression)
+    result = tl.adapt(source, data, settings=QUICK, directory=tmp_path / "run").fit()
+    values = result.predictions["value"]
+    assert values.shape == (60, 1) and 4000 < values.mean() < 6000
+    true = data.target.numbers().values[data.test]
+    assert result.test["rmse"] == pytest.approx(metrics.root_mean_squared_error(true, values))
+    assert result.test["spearman"] > 0.5
+    # A finished run is read again, and predicts the same.
+    again = tl.adapt(source, data, settings=QUICK, directory=tmp_path / "run").fit()
+    np.testing.assert_array_equal(again.predictions["value"], values)
+    texts = [data.records[int(i)]["text"] for i in data.test]
+    np.testing.assert_allclose(tl.open_run(tmp_path / "run")(texts), values, rtol=1e-5)
+
+
+def test_two_columns_of_numbers_are_two_targets(source, ratings: Path) -> None:
+    data = tl.dataset(ratings, label_column=("stars", "length"), test_examples=60)
+    run = tl.adapt(source, data, settings=QUICK)
+    assert run.outputs == ("stars", "length")
+    means = run.fit().predictions["value"].mean(0)
+    assert abs(means[0] - 5000) < 500 and abs(means[1] - 3) < 2
+
+
+def test_the_standardisation_is_that_of_the_training_split(source, ratings: Path) -> None:
+    data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
+    run, train = tl.adapt(source, data, settings=QUICK), data.target.numbers().values[data.train, 0]
+    assert run.fitted == {"mean": [pytest.approx(train.mean())], "deviation": [pytest.approx(train.std())]}
+    standard = run.targets(data.train)["number"]
+    assert standard.mean() == pytest.approx(0, abs=1e-5) and standard.std() == pytest.approx(1)
+
+
+def test_a_batch_in_parts_has_the_whole_batchs_gradient(source, ratings: Path) -> None:
+    data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
+    whole, parts = (
+        tl.adapt(
+            source, data, settings=Settings(learning_rate=1e-2, steps=5, batch_size=12, log_every=1, accumulate=n)
+        ).fit()
+        for n in (1, 4)
+    )  # the last batch of an epoch has 8 examples and 4 of padding
+    for one, other in zip(whole.history, parts.history, strict=True):
+        assert one == pytest.approx(other, rel=2e-4)
+    np.testing.assert_allclose(whole.predictions["value"], parts.predictions["value"], rtol=1e-5)
+
+
+def test_scores_are_those_of_scikit_learn_and_a_constant_has_no_correlation() -> None:
+    rng = np.random.default_rng(0)
+    predicted, true = rng.normal(size=(50, 2)), rng.normal(size=(50, 2))
+    scores = regression_scores(predicted, true)
+    assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(true, predicted))
+    assert scores["r2"] == pytest.approx(metrics.r2_score(true, predicted))
+    constant = regression_scores(np.zeros((50, 2)), true)
+    assert np.isnan(constant["spearman"]) and np.isnan(constant["pearson"]) and constant["rmse"] > 0
+
+
+def test_words_are_no_regression_and_the_error_names_them(films, source) -> None:
+    with pytest.raises(TransferlabError, match=r"The target is classes \(.*\), not a number"):
+        tl.adapt(source, films, task=Regression())
+
+
+def test_a_target_that_is_the_same_everywhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("text,label\n" + "\n".join(f"film {i},2.5" for i in range(9)))
+    with pytest.raises(TransferlabError, match=r"label is 2\.5 in every example"):
+        tl.dataset(tmp_path / "c.csv", label_kind="numbers")
