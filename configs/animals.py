@@ -1,4 +1,4 @@
-"""How much do ImageNet weights (EfficientNet-Lite0) buy on silhouettes of animals, over the same network from scratch?
+"""How much do ImageNet weights (EfficientNet-Lite0) gain on silhouettes of animals over the same network from scratch?
 
 transferlab run configs/animals.py
 transferlab run configs/animals.py --config.grid=full
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     few = {"largest_budget": 100, "first_seeds": 3}
     config.methods = ConfigDict(
         {
-            # The features of every stage, side by side: on silhouettes the last pooling alone loses to them.
+            # The features of every stage, concatenated: on silhouettes they are better than those of the last stage alone.
             "probe-random": {
                 "method": "probe",
                 "weights": "random",

@@ -1,4 +1,4 @@
-"""How much does MiniLM-L6 buy on the sentiment of tweets, over the same network from scratch?
+"""How much does MiniLM-L6 gain on the sentiment of tweets over the same network from scratch?
 
 transferlab run configs/tweets.py                           # minutes: one setting an arm, at most 60 updates
 transferlab run configs/tweets.py --config.grid=full        # tuned, every arm at every budget × 5 seeds
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 
 def long(*learning_rates: float) -> tuple[dict[str, float], ...]:
-    """Trials of the full grid: ten epochs again, up to 160 updates."""
+    """Tuning trials of the full grid: also ten epochs, up to 160 updates."""
     return tuple({"learning_rate": rate, "max_steps": 160} for rate in learning_rates)
 
 

@@ -1,8 +1,8 @@
-"""LoRA, and what was trained as files for other libraries: a checkpoint for transformers, an adapter for PEFT.
+"""LoRA, exported for other libraries: a checkpoint for transformers, an adapter for PEFT.
 
     python examples/lora_export.py reviews.csv minilm-l6 exported
 
-Then ``AutoModelForSequenceClassification.from_pretrained("exported/merged")`` reads the one, and PEFT the other.
+``AutoModelForSequenceClassification.from_pretrained("exported/merged")`` reads the former, and PEFT the latter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transferlab.train import Settings
 def main(table: str, model: str = "minilm-l6", directory: str = "exported", steps: str = "200") -> None:
     source = tl.load(model)
     settings = Settings(learning_rate=3e-3, steps=int(steps))
-    # BERT's classifier in transformers reads its pooler: a head that does too can be written for it.
+    # BERT's classifier in transformers reads the pooler: only a head that does so too can be written for it.
     run = tl.adapt(source, tl.dataset(table), method=tl.methods.LoRA(rank=8, pooling="pooler"), settings=settings)
     result = run.fit()
     print(f"accuracy: {result.test['accuracy']:.3f} with {run.plan.trainable_parameters:,} parameters trained")

@@ -1,4 +1,4 @@
-"""Many runs together: learning rates by seeds, in one program where they can share one.
+"""Many runs together: learning rates × seeds, in one program where they can share one.
 
     python examples/many_runs.py reviews.csv minilm-l6
 

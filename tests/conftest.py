@@ -12,7 +12,9 @@ from support.checkpoints import write_bert
 from support.configs import write_config
 from support.tables import write_table
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") != "cpu":
+    # JAX_PLATFORMS=cuda,cpu pytest -n 2: a GPU multiplies float32 with ten bits of fraction unless it is told to take all.
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 # The models of these tests are tiny: nearly all their time went to XLA optimising programs that run for a millisecond.
 # Parity tests, the README's own line and the benchmarks run what a user's machine compiles.
 HURRIED = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]

@@ -1,4 +1,4 @@
-"""transferlab: start a model from what another has learned, see what was transferred, measure what it bought.
+"""transferlab: start a model from what another has learned, see what was transferred, measure what it gained.
 
     import transferlab as tl
 

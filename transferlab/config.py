@@ -1,6 +1,6 @@
-"""Experiment configs: an ``ml_collections`` file with ``get_config()``, overridden on the command line, parsed into dataclasses.
+"""Study configs: an ``ml_collections`` file with ``get_config()``, overridden on the command line, parsed into dataclasses.
 
-Everything is checked before anything is loaded: an unknown or mistyped field is an error that names the nearest field.
+Everything is checked before anything is loaded: an unknown or misspelled field is an error that names the nearest field.
 """
 
 from __future__ import annotations
@@ -23,15 +23,21 @@ from transferlab.train.settings import Settings, current_names
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read a config file and apply ``--config.path=value`` overrides.
+    """Read a config file and apply ``--config.path=value`` overrides. :func:`transferlab.run_study` runs the result.
+
+    Example:
+        >>> config = transferlab.config.read_config("configs/tweets.py", ["--config.methods.lora.rank=4"])
+        >>> config.methods["lora"].method.rank
+        4
 
     Raises:
-        TransferlabError: no such file, no ``get_config``, an override of the wrong form, or an invalid field.
+        TransferlabError: the file does not exist or has no ``get_config``, an override has the wrong form, or a field is
+            invalid.
     """
     path = Path(path)
     if not path.exists():
-        there = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise TransferlabError(f"There is no config '{path}'.{nearest(str(path), there)}")
+        files = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        raise TransferlabError(f"There is no config '{path}'.{nearest(str(path), files)}")
     spec = importlib.util.spec_from_file_location(f"transferlab_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise TransferlabError(f"{path} is not a Python file.")
@@ -51,7 +57,11 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
-    """Validate plain nested data into a :class:`StudyConfig`."""
+    """Validate plain nested data, and return it as a :class:`transferlab.studies.settings.StudyConfig`.
+
+    Raises:
+        TransferlabError: a field is missing, unknown or invalid.
+    """
     raw = {str(key): _plain(value) for key, value in raw.items()}
     known = {f.name for f in fields(StudyConfig)} - {"raw"} | {"train"}
     check_names(raw, known, "config")
@@ -59,23 +69,23 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
         if name not in raw:
             raise TransferlabError(f"config.{name} is missing.")
     if not isinstance(raw["methods"], dict) or not raw["methods"]:
-        raise TransferlabError("config.methods must map at least one arm's name to its fields.")
+        raise TransferlabError("config.methods must map the name of at least one arm to its fields, as {'probe': {}}.")
     common = current_names(check_mapping(raw.get("train", {}), "config.train"), "config.train")
-    arms = {name: _arm(name, given, common) for name, given in raw["methods"].items()}
+    arms = {name: _arm(name, arm, common) for name, arm in raw["methods"].items()}
     own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
     values = read_values(StudyConfig, own, "config")
-    # One value may stand for several: what is recorded, and checked against a study's directory, has them as a tuple too.
+    # Where a single value was given for several, it is recorded, and checked against a study's directory, as a tuple too.
     raw |= {name: value for name, value in values.items() if isinstance(value, tuple)}
     out = StudyConfig(**values, methods=arms, raw=raw)
     for name in out.baselines:
         if name not in BASELINES:
             raise TransferlabError(f"config.baselines: unknown baseline '{name}'.{nearest(name, BASELINES)}")
         if name in arms:
-            raise TransferlabError(f"config.methods.{name} has the name of a baseline.")
+            raise TransferlabError(f"config.methods.{name} has the name of a baseline; rename the arm.")
     for name in ("budgets", "seeds"):
-        given = getattr(out, name)
-        if not given or len(set(given)) != len(given):
-            raise TransferlabError(f"config.{name} is {given}; it needs at least one value, each once.")
+        several = getattr(out, name)
+        if not several or len(set(several)) != len(several):
+            raise TransferlabError(f"config.{name} is {several}; it needs at least one value, each once.")
     if min(out.budgets) < 1:
         raise TransferlabError(f"config.budgets is {out.budgets}; a budget is at least one label.")
     if min(out.seeds) < 0 or max(out.seeds) >= 2**32:
@@ -91,27 +101,27 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     return out
 
 
-def _arm(name: str, given: Any, common: Mapping[str, Any]) -> ArmConfig:
+def _arm(name: str, fields_: Any, common: Mapping[str, Any]) -> ArmConfig:
     where = f"config.methods.{name}"
-    if not isinstance(given, dict):
-        raise TransferlabError(f"{where} is {given!r}; it must be a mapping of fields, {{}} for the defaults.")
+    if not isinstance(fields_, dict):
+        raise TransferlabError(f"{where} is {fields_!r}; it must be a mapping of fields, {{}} for the defaults.")
     if not name.replace("-", "").replace("_", "").isalnum():
         raise TransferlabError(f"{where}: an arm's name is also a folder; use letters, digits, '-' and '_'.")
-    given = dict(given)
-    kind = given.pop("method", name)
+    raw = dict(fields_)
+    kind = raw.pop("method", name)
     if kind not in METHODS:
         raise TransferlabError(f"{where}: unknown method '{kind}'.{nearest(str(kind), METHODS)}")
     cls = method_named(kind)
     own, arm = {f.name for f in fields(cls)}, {f.name for f in fields(ArmConfig)} - {"method"}
-    check_names(given, own | arm | {"method"}, where)
-    method = read(cls, {k: v for k, v in given.items() if k in own}, where)
-    own_train = current_names(check_mapping(given.get("train", {}), f"{where}.train"), f"{where}.train")
+    check_names(raw, own | arm | {"method"}, where)
+    method = read(cls, {k: v for k, v in raw.items() if k in own}, where)
+    own_train = current_names(check_mapping(raw.get("train", {}), f"{where}.train"), f"{where}.train")
     train = read(Settings, {**cls.defaults, **common, **own_train}, f"{where}.train")
-    rest = read_values(ArmConfig, {k: v for k, v in given.items() if k in arm and k != "train"}, where)
+    rest = read_values(ArmConfig, {k: v for k, v in raw.items() if k in arm and k != "train"}, where)
     if "tune" in rest:
         rest["tune"] = tuple(_trial(train, trial, f"{where}.tune[{i}]") for i, trial in enumerate(rest["tune"]))
     if name == "scratch" and not isinstance(method, Scratch):
-        raise TransferlabError(f"{where} is of the method '{kind}'; name it otherwise: 'scratch' is the control.")
+        raise TransferlabError(f"{where} has the method '{kind}'; rename the arm: 'scratch' is the control.")
     for cap in ("largest_budget", "first_seeds"):
         if rest.get(cap) is not None and rest[cap] < 1:
             raise TransferlabError(f"{where}.{cap} is {rest[cap]}; it must be at least 1.")
@@ -119,10 +129,10 @@ def _arm(name: str, given: Any, common: Mapping[str, Any]) -> ArmConfig:
 
 
 def _trial(train: Settings, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a trial changes of the arm's settings, as the settings hold it."""
+    """A trial's changes to the arm's settings, validated and converted."""
     changes = current_names(changes, where)
-    made = read(Settings, {**dataclasses.asdict(train), **changes}, where)
-    return {name: getattr(made, name) for name in changes}
+    settings = read(Settings, {**dataclasses.asdict(train), **changes}, where)
+    return {name: getattr(settings, name) for name in changes}
 
 
 def _override(raw: dict[str, Any], text: str) -> None:
@@ -133,16 +143,16 @@ def _override(raw: dict[str, Any], text: str) -> None:
     *folders, last = name.split(".")[1:]
     node = raw
     for i, folder in enumerate(folders):
-        here = ".".join(["config", *folders[: i + 1]])
+        path = ".".join(["config", *folders[: i + 1]])
         if folder not in node and i == 0:
             known = {f.name for f in fields(StudyConfig)} | {"train"}
             if folder not in known:
-                raise TransferlabError(f"Unknown field {here}.{nearest(folder, known)}")
+                raise TransferlabError(f"Unknown field {path}.{nearest(folder, known)}")
         if folder not in node and folders[0] == "methods" and i == 1:
-            raise TransferlabError(f"Unknown arm {here}.{nearest(folder, node)}")
+            raise TransferlabError(f"Unknown arm {path}.{nearest(folder, node)}")
         node = node.setdefault(folder, {})
         if not isinstance(node, dict):
-            raise TransferlabError(f"{here} is {node!r}, which has no field '{name.split('.')[-1]}'.")
+            raise TransferlabError(f"{path} is {node!r}, which has no field '{name.split('.')[-1]}'.")
     try:
         parsed = ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -151,7 +161,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """ConfigDicts, lists and tuples as plain data."""
+    """ConfigDicts, mappings, lists and tuples as plain dicts and tuples."""
     if isinstance(value, (ConfigDict, Mapping)):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Writing files: hashes, atomic writes, locks, and what killed writers left. Nothing is ever half-written."""
+"""Writing files: hashes, atomic writes, locks, and leftovers of killed writers. Nothing is ever half-written."""
 
 from __future__ import annotations
 
@@ -24,44 +24,46 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_named(given: str | Path, argument: str) -> Path:
+def folder_named(name: str | Path, argument: str) -> Path:
     """Return the path of a folder to write to.
 
     Raises:
-        TransferlabError: the name is empty, which would be the folder one works in.
+        TransferlabError: the name is empty, which would be the current folder.
     """
-    if not str(given).strip():
-        raise TransferlabError(f"{argument} is {str(given)!r}; give the folder's name ('.' is the one you work in).")
-    return Path(given)
+    if not str(name).strip():
+        raise TransferlabError(f"{argument} is {str(name)!r}; give the folder's name ('.' is the current one).")
+    return Path(name)
 
 
 def new_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing.
+    """Create a folder and its parents, where they are missing.
 
     Raises:
-        TransferlabError: a file stands in its place, or the folder above may not be written.
+        TransferlabError: there is a file in its place, or its parent is not writable.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TransferlabError(f"The directory {path} cannot be made: {error.strerror} ({error.filename}).") from None
+        raise TransferlabError(
+            f"The directory {path} cannot be created: {error.strerror} ({error.filename})."
+        ) from None
 
 
 class DiskFull(TransferlabError, OSError):
-    """A file could not be written since there is no room; also an ``OSError``, for those who go on without what they write."""
+    """A file could not be written for lack of space; also an ``OSError``, for callers that continue without the file."""
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room: on the disk, in a quota, or up to a limit on a file's size."""
+    """Whether an error says that there is no space: on the disk, in a quota, or within a limit on a file's size."""
     return isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """The boundary to a disk that is full: one error that names the file and says how to go on.
+    """Turn the errors of a full disk into one that names the file and says how to continue.
 
     Raises:
-        DiskFull: there is no room for the file.
+        DiskFull: there is no space for the file.
     """
     try:
         yield
@@ -69,16 +71,16 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(error, DiskFull) or not is_full(error):
             raise
         raise DiskFull(
-            f"{path} could not be written: the disk is full ({error.strerror}). Make room and start the same command again."
+            f"{path} could not be written: the disk is full ({error.strerror}). Free some space and run the same command again."
         ) from None
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling to write to; it takes ``path``'s place when the block ends well, else it is removed.
+    """Yield a temporary sibling to write to; it replaces ``path`` when the block succeeds, else it is removed.
 
     Raises:
-        DiskFull: there is no room for it.
+        DiskFull: there is no space for it.
     """
     with writing(path), temporary_sibling(path, directory=False) as temporary:
         try:
@@ -93,7 +95,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def make_usual(temporary: Path, bits: int) -> None:
-    """Give a temporary file or directory, which is private, the rights that any other of the user has."""
+    """Give a temporary file or directory, which is private, the permissions of the user's other files."""
     umask = os.umask(0)
     os.umask(umask)
     temporary.chmod(bits & ~umask)
@@ -121,7 +123,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def sync_tree(directory: Path) -> None:
-    """Have every file below a directory on the disk, then its directories, the innermost first."""
+    """Flush every file below a directory to the disk, then its directories, the innermost first."""
     for folder, _, files in os.walk(directory, topdown=False):
         for file in files:
             _sync(Path(folder, file))
@@ -129,13 +131,13 @@ def sync_tree(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in a directory on the disk."""
+    """Flush the names in a directory to the disk."""
     if sys.platform != "win32":  # which opens no directories
         _sync(directory)
 
 
 def _sync(path: Path) -> None:
-    # Windows flushes what is open for writing alone; elsewhere a file that may only be read is flushed as well.
+    # Windows only flushes what is open for writing; elsewhere a read-only file is flushed too.
     handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -144,13 +146,13 @@ def _sync(path: Path) -> None:
 
 
 TEMPORARY = ".tmp-written"
-"""How the names of files and directories end that are being written."""
+"""Suffix of the names of files and directories that are being written."""
 _LITTER = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY)}")
 
 
 @contextmanager
 def temporary_sibling(path: Path, directory: bool) -> Iterator[Path]:
-    """Make a private sibling of ``path`` and hold its lock; what killed writers left next to it is removed first."""
+    """Create a private sibling of ``path`` and hold its lock; leftovers of killed writers next to it are removed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drop_litter(path.parent)
     names = {"prefix": f".{path.name}.", "suffix": TEMPORARY, "dir": path.parent}
@@ -162,14 +164,14 @@ def temporary_sibling(path: Path, directory: bool) -> Iterator[Path]:
             os.close(handle)
             temporary = Path(name)
         with _held(temporary, wait=True) as held:
-            # Another writer may have taken it for litter before it was held.
+            # Another writer may have removed it as litter before the lock was held.
             if held or sys.platform == "win32" or temporary.exists():
                 yield temporary
                 return
 
 
 def drop_litter(folder: Path) -> None:
-    """Remove temporary files and directories whose writers were killed: nobody holds their locks."""
+    """Remove temporary files and directories of killed writers: nobody holds their locks."""
     if sys.platform == "win32":
         return
     for name in os.listdir(folder):
@@ -182,13 +184,13 @@ def drop_litter(folder: Path) -> None:
 
 
 def is_written(path: Path) -> bool:
-    """Whether this temporary file or directory is there, and a process that lives writes it."""
+    """Whether this temporary file or directory exists and a live process is writing it."""
     with _held(path, wait=False) as held:
         return path.exists() and not held
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a directory with what is in it, as far as that can be done."""
+    """Remove a file, or a directory with its contents, as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -197,7 +199,7 @@ def remove(path: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory so that one that was killed on the way leaves none that looks whole: first its name goes."""
+    """Remove a directory, its name first, so that an interrupted removal leaves none that looks complete."""
     if not path.is_dir():
         return
     try:
@@ -210,7 +212,7 @@ def remove_directory(path: Path) -> None:
 
 @contextmanager
 def _held(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a file or directory itself; False where it is another's, is gone, or where there are no locks."""
+    """Hold the lock of a file or directory itself; yield False if another holds it, it is gone, or there are no locks."""
     if sys.platform == "win32":
         yield False
         return
@@ -253,7 +255,7 @@ def _plain(value: Any) -> Any:
 def file_lock(path: Path, busy: str | None = None) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` between processes; it is released even if this one is killed.
 
-    Where another process holds it, waits for it; with ``busy``, that is the message of a :class:`TransferlabError`.
+    If another process holds it, wait; with ``busy``, raise a :class:`TransferlabError` with that message instead.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

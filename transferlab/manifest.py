@@ -28,8 +28,8 @@ def write_manifest(directory: Path) -> None:
     write_json(directory / MANIFEST, {"format": 1, "files": dict(sorted(files.items()))})
 
 
-def check_manifest(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> bool:
-    """Check a directory's files, those whose names are wanted, against its manifest. Files not in it are not checked.
+def check_manifest(directory: Path, select: Callable[[str], bool] = lambda name: True) -> bool:
+    """Check a directory's files, those whose names ``select`` accepts, against its manifest. No other files are checked.
 
     Returns:
         Whether there is a manifest; without one nothing is checked.
@@ -50,7 +50,7 @@ def check_manifest(directory: Path, wanted: Callable[[str], bool] = lambda name:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Damaged(f"{path} is damaged: it is not a manifest.") from None
     for name, (size, digest) in files.items():
-        if not wanted(name):
+        if not select(name):
             continue
         path = directory / name
         try:

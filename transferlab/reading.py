@@ -1,4 +1,4 @@
-"""Reading what others wrote: what is no file, or too large, is refused first, and what a library raises names the file."""
+"""Reading foreign files: anything that is not a file, or too large, is refused first; a library's errors name the file."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from transferlab.errors import FieldError, TransferlabError
 
 
 def check_file(path: Path, most: int | None = None) -> Path:
-    """Return ``path`` if it is a file that can be read through: neither a directory nor a pipe, socket or device.
+    """Return ``path`` if it is a regular file: neither a directory nor a pipe, socket or device.
 
     Args:
         path: of the file; a link to one is fine.
-        most: bytes that it may have, from :mod:`transferlab.limits`.
+        most: largest size in bytes, from :mod:`transferlab.limits`.
 
     Raises:
-        TransferlabError: it is missing, of another kind (opening a pipe waits for its writer for ever), or larger.
+        TransferlabError: it is missing, of another kind (opening a pipe waits for its writer forever), or larger.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:
         raise TransferlabError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error}).") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         kinds = ((stat.S_ISDIR, "directory"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
-        kind = next((kind for test, kind in kinds if test(found.st_mode)), "device")
+        kind = next((kind for test, kind in kinds if test(status.st_mode)), "device")
         raise TransferlabError(f"{path} is a {kind}; expected a file.")
-    if most is not None and found.st_size > most:
+    if most is not None and status.st_size > most:
         raise TransferlabError(
-            f"{path} has {found.st_size:,} bytes; such a file can have {most:,} (transferlab.limits)."
+            f"{path} has {status.st_size:,} bytes; such a file can have {most:,} (transferlab.limits)."
         )
     return path
 
@@ -41,7 +41,7 @@ def check_file(path: Path, most: int | None = None) -> Path:
 def check_zip(path: Path) -> None:
     """Refuse a zip archive of more members than :data:`transferlab.limits.ZIP_MEMBERS`: listing them takes time and memory.
 
-    What cannot be read here is left to ``zipfile``, which says why.
+    An archive that cannot be read here is left to ``zipfile``, which says why.
     """
     size = check_file(path).stat().st_size
     with path.open("rb") as file:
@@ -55,14 +55,18 @@ def check_zip(path: Path) -> None:
             file.seek(min(int.from_bytes(tail[end - 12 : end - 4], "little"), size))
             record = file.read(56)
             listed = int.from_bytes(record[40:48], "little")
-    if min(listed, size) > limits.ZIP_MEMBERS * 100:  # a member takes 46 bytes and its name there
+    if min(listed, size) > limits.ZIP_MEMBERS * 100:  # each takes 46 bytes and its name there
         raise TransferlabError(
-            f"{path} lists {min(listed, size):,} bytes of names, more than any model's (transferlab.limits)."
+            f"{path} lists {min(listed, size):,} bytes of names, more than transferlab.limits.ZIP_MEMBERS allows."
         )
 
 
 def read_json(path: Path, most: int | None = None) -> Any:
-    """Read JSON of at most so many bytes; a file that is none is an error that names it."""
+    """Read JSON of at most this many bytes.
+
+    Raises:
+        TransferlabError: the file is larger, or is not JSON; it is named.
+    """
     check_file(path, limits.JSON_BYTES if most is None else most)
     try:
         return json.loads(path.read_text("utf-8"))
@@ -71,7 +75,7 @@ def read_json(path: Path, most: int | None = None) -> Any:
 
 
 def read_object(path: Path, most: int | None = None) -> dict[str, Any]:
-    """Read JSON that must be an object."""
+    """Read JSON that must be an object; see :func:`read_json`."""
     raw = read_json(path, most)
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object, not {type(raw).__name__}.")
@@ -80,14 +84,17 @@ def read_object(path: Path, most: int | None = None) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path | str, what: str = "") -> Iterator[None]:
-    """The boundary to what libraries raise at a damaged file: all of it becomes one error that names the file.
+    """Turn whatever libraries raise at a damaged file into one error that names the file.
 
-    Memory that runs out and recursion that goes too deep are among it, and so are panics of libraries in Rust, which are
-    no ``Exception``. Ctrl-C, the end of the process and a package that is not installed pass.
+    That includes a lack of memory, too deep a recursion, and panics of libraries in Rust, which are not an ``Exception``.
+    Ctrl-C, the end of the process and a missing package pass through.
 
     Args:
         path: the file.
-        what: what in it is read, as a tensor's key.
+        what: the part that is read, as a tensor's key.
+
+    Raises:
+        TransferlabError: the block raised anything but that.
     """
     try:
         yield
@@ -98,6 +105,6 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         where = f"{path}: {what[:200]}: " if what else f"{path}: "
-        raise TransferlabError(f"{where}it holds a value that cannot be used ({said}).") from error
+        raise TransferlabError(f"{where}it holds a value that cannot be used ({reason}).") from error

@@ -80,22 +80,23 @@ Selectable: TypeAlias = str | Selector | Sequence[str] | AbstractSet[str]
 """What a field accepts as a selector: its text, a :class:`Selector`, or names, of which it is the union."""
 
 
-def selector_text(given: Selectable, where: str) -> str:
+def selector_text(selector: Selectable, where: str) -> str:
     """Return a field's selector as text. A sequence of names, as PEFT's users write them, becomes their union.
 
     Args:
-        given: text, a :class:`Selector`, or a sequence or set of text.
+        selector: text, a :class:`Selector`, or a sequence or set of text.
         where: the field's name, for the error.
 
     Raises:
         FieldError: anything else, or an empty sequence.
         TransferlabError: text that cannot be parsed.
     """
-    if isinstance(given, (list, tuple, set, frozenset)) and given and all(isinstance(one, str) for one in given):
-        given = " | ".join(sorted(given) if isinstance(given, (set, frozenset)) else given)
-    if not isinstance(given, (str, Selector)):
-        raise FieldError(f"{where} is {given!r}; give a selector, such as 'query | value', or a list of names.")
-    return str(select(given))
+    names = selector if isinstance(selector, (list, tuple, set, frozenset)) else ()
+    if names and all(isinstance(name, str) for name in names):
+        selector = " | ".join(sorted(names) if isinstance(names, (set, frozenset)) else names)
+    if not isinstance(selector, (str, Selector)):
+        raise FieldError(f"{where} is {selector!r}; give a selector, such as 'query | value', or a list of names.")
+    return str(select(selector))
 
 
 def union_parts(selector: Selector) -> list[Selector]:

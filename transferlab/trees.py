@@ -61,13 +61,13 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def split_by(tree: Mapping[str, Any], chosen: Iterable[str]) -> tuple[Tree, Tree]:
-    """Return two trees: the chosen leaves and the rest. :func:`join` puts them together again.
+def split_by(tree: Mapping[str, Any], paths: Iterable[str]) -> tuple[Tree, Tree]:
+    """Return two trees: the leaves at these paths and the rest. :func:`join` puts them together again.
 
     Raises:
-        TransferlabError: a chosen path that the tree lacks; the nearest is named.
+        TransferlabError: a path that the tree lacks; the nearest is named.
     """
-    flat, paths = flatten(tree), set(chosen)
+    flat, paths = flatten(tree), set(paths)
     for path in paths - flat.keys():
         raise TransferlabError(f"The tree has no leaf '{path}'.{nearest(path, flat)}")
     inside = {path: leaf for path, leaf in flat.items() if path in paths}
@@ -116,8 +116,8 @@ def stack_layers(tree: Mapping[str, Any], path: str) -> Tree:
         kinds = {i: (tuple(leaf.shape), np.dtype(leaf.dtype)) for i, leaf in numbers.items()}
         other = next((i for i in range(depth) if kinds[i] != kinds[0]), None)
         if other is not None:
-            said = " and ".join(f"{kinds[i][0]} {kinds[i][1]} in '{path}/{i}'" for i in (0, other))
-            raise TransferlabError(f"'{inside}' is {said}; layers that differ cannot be stacked.")
+            both = " and ".join(f"{kinds[i][0]} {kinds[i][1]} in '{path}/{i}'" for i in (0, other))
+            raise TransferlabError(f"'{inside}' is {both}; layers that differ cannot be stacked.")
         ordered = [numbers[i] for i in range(depth)]
         stack = jnp.stack if all(isinstance(leaf, jax.Array) for leaf in ordered) else np.stack
         rest[f"{path}/{inside}"] = stack([leaf if stack is jnp.stack else np.asarray(leaf) for leaf in ordered])

@@ -1,7 +1,7 @@
-"""Pickles read safely: only the few globals that numpy arrays and torch tensors need; any other is refused by name.
+"""Safe reading of pickles: only the few globals that numpy arrays and torch tensors need; any other is refused by name.
 
-They are read by Python's own unpickler in Python, as torch's ``weights_only`` does: the one in C makes a table as long as
-the largest place that a pickle names, and hashes whatever stands as a key.
+They are read by the unpickler written in Python, as torch's ``weights_only`` does: the one in C allocates a table as long as
+the largest memo index that a pickle names, and hashes whatever is a key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DAMAGE = (
     LookupError,
     OverflowError,
 )
-"""What ``zipfile`` and its kin raise at bytes that were changed."""
+"""What ``zipfile`` and the like raise at damaged bytes."""
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
@@ -68,14 +68,14 @@ _SETTINGS = (
     ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"), ("numpy", "dtype"),
     ("_codecs", "encode"), ("torch", "device"), *(("builtins", kind) for kind in ("dict", "list", "int", "float", "str", "bool")),
 )  # fmt: skip
-"""What training scripts keep beside the weights: arguments, paths, scores. None of it is made: :class:`_Unread` stands for it."""
+"""What training scripts keep besides the weights: arguments, paths, scores. None is created: :class:`_Unread` replaces it."""
 
 
 def load_numpy_pickle(data: bytes, name: str) -> Any:
     """Unpickle numpy arrays and plain containers.
 
     Raises:
-        TransferlabError: the pickle asks for anything else (named), or is broken; ``name`` is the file's.
+        TransferlabError: the pickle asks for anything else (named), or is damaged; ``name`` is the file's.
     """
     arrays = {
         ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct  # pyright: ignore[reportAttributeAccessIssue]
@@ -90,7 +90,12 @@ def load_numpy_pickle(data: bytes, name: str) -> Any:
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A tensor of a torch file: where it lies, read on demand."""
+    """A tensor of a torch file, read on demand from its storage.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: of its elements.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -107,36 +112,39 @@ class TorchTensor:
 
 
 def read_torch(path: Path) -> dict[str, TorchTensor]:
-    """Read a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` file, zip or legacy, without torch: :func:`read_torch_entry` of no name."""
+    """Read a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` file, zip or legacy, without torch.
+
+    As :func:`read_torch_entry` without a name.
+    """
     return read_torch_entry(path)[0]
 
 
 def read_torch_entry(path: Path, entry: str | None = None) -> tuple[dict[str, TorchTensor], tuple[str, ...]]:
     """Return (a state dict of a torch file, the names of its other ones).
 
-    A state dict wrapped in ``{"state_dict": …}`` or the like is unwrapped; entries that are no tensors are left out.
+    A state dict wrapped in ``{"state_dict": …}`` or the like is unwrapped; entries that are not tensors are dropped.
 
     Args:
         path: of the file.
-        entry: name of the state dict, where the file has several; by default the one that is the trained model's.
+        entry: name of the state dict, where the file has several; by default the trained model's.
 
     Raises:
-        TransferlabError: the file is truncated or corrupt, holds no tensors, or asks for a forbidden global; no such
-            entry, or several state dicts of which no name says that it is the model's.
+        TransferlabError: the file is truncated or corrupt, holds no tensors, or asks for a forbidden global; there is no
+            such entry, or several state dicts of which none has a model's name.
     """
     name = str(check_file(path))
     check_zip(path)
     try:
-        found = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        contents = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     except _DAMAGE as error:
         raise TransferlabError(f"{name}: not a readable torch file ({error}).") from None
     others: list[str] = []
     for _ in range(_DEEPEST_ENTRY):
-        if not (inner := _inner(found)):
+        if not (inner := _inner(contents)):
             break
         known = next((key for key in _ENTRIES if key in inner), None)
-        if entry is None and known is None and _tensors(found):
-            break  # what holds tensors beside them, under no name of a state dict, is the model's own
+        if entry is None and known is None and _tensors(contents):
+            break  # a dict that holds tensors next to them, under no name of a state dict, is the model's own
         chosen = entry or known or (next(iter(inner)) if len(inner) == 1 else None)
         if chosen is None:
             raise TransferlabError(
@@ -146,25 +154,25 @@ def read_torch_entry(path: Path, entry: str | None = None) -> tuple[dict[str, To
         if chosen not in inner:
             raise TransferlabError(f"{name} has no state dict '{chosen}'.{nearest(chosen, inner)}")
         others += [key for key in inner if key != chosen]
-        found, entry = inner[chosen], None
+        contents, entry = inner[chosen], None
     if entry is not None:
-        raise TransferlabError(f"{name} is one state dict, without an entry '{entry}'.")
-    tensors = _tensors(found)
+        raise TransferlabError(f"{name} is a single state dict, without an entry '{entry}'. Omit entry.")
+    tensors = _tensors(contents)
     if not tensors:
-        raise TransferlabError(f"{name}: holds no named tensors.")
+        raise TransferlabError(f"{name} holds no named tensors: expected a state dict.")
     return tensors, tuple(others)
 
 
-def _tensors(found: Any) -> dict[str, TorchTensor]:
-    named = found.items() if isinstance(found, Mapping) else ()
+def _tensors(contents: Any) -> dict[str, TorchTensor]:
+    named = contents.items() if isinstance(contents, Mapping) else ()
     return {str(k): v for k, v in named if isinstance(v, TorchTensor) and isinstance(k, (str, int))}
 
 
-def _inner(found: Any) -> dict[str, Any]:
-    """State dicts within a dict: what holds tensors by their names, or holds what does, as no optimizer's state is."""
-    if not isinstance(found, Mapping):
+def _inner(contents: Any) -> dict[str, Any]:
+    """State dicts within a dict: mappings of names to tensors, or of such mappings, which an optimizer's state is not."""
+    if not isinstance(contents, Mapping):
         return {}
-    pairs = ((key, value) for key, value in found.items() if isinstance(key, str) and isinstance(value, Mapping))
+    pairs = ((key, value) for key, value in contents.items() if isinstance(key, str) and isinstance(value, Mapping))
     return {
         key: value for key, value in pairs
         if any(isinstance(k, str) and isinstance(v, TorchTensor) for k, v in value.items())
@@ -173,7 +181,7 @@ def _inner(found: Any) -> dict[str, Any]:
 
 
 class _Unread:
-    """Stands for a value that is no weight; what a pickle gives it or sets of it is dropped."""
+    """A placeholder for a value that is not a weight; what a pickle passes to it or sets on it is dropped."""
 
     def __init__(self, *args: Any):
         pass
@@ -195,19 +203,19 @@ class _Unread:
 
 
 class _Bounded:
-    """A file of which a pickle may read so many bytes, and at once no more than there are."""
+    """A file of which a pickle may read a limited number of bytes, and never more at once than there are."""
 
     def __init__(self, file: Any, most: int):
         self._file, self._left = file, most
-        here = file.tell()
+        position = file.tell()
         self._end = file.seek(0, io.SEEK_END)
-        file.seek(here)
+        file.seek(position)
 
     def _claim(self, length: int) -> None:
         self._left -= length
         if self._left < 0:
             raise pickle.UnpicklingError(
-                f"it goes on past what {limits.PICKLE_BYTES:,} bytes hold (transferlab.limits)"
+                f"it is longer than transferlab.limits.PICKLE_BYTES = {limits.PICKLE_BYTES:,} bytes"
             )
         if length > 1 and self._file.tell() + length > self._end:
             raise EOFError("it ends early")
@@ -230,11 +238,11 @@ class _Bounded:
 
 
 _PLAIN: dict[int, Callable[[Any], None]] = {**pickle._Unpickler.dispatch}
-"""What Python's unpickler does at each operation."""
+"""The operations of Python's unpickler."""
 
 
 class _Restricted(pickle._Unpickler):
-    """An unpickler that knows a table of globals and nothing else, and makes nothing that cannot be hashed in a moment."""
+    """An unpickler that knows a table of globals and nothing else, and creates nothing that takes long to hash."""
 
     dispatch: ClassVar[Any] = {**_PLAIN}
     stack: list[Any]
@@ -246,43 +254,46 @@ class _Restricted(pickle._Unpickler):
         super().__init__(_Bounded(file, limits.PICKLE_BYTES if most is None else most), encoding="utf-8")
         self._name, self._table, self._storage = name, table, storage
         self._lengths: dict[int, tuple[int, tuple]] = {}
-        """By a tuple's identity: its items, those of the tuples in it too; and itself, so that none other takes its place."""
+        """By a tuple's id: how many items it has, nested ones included; and the tuple itself, so that its id is not reused."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._table:
             raise TransferlabError(
-                f"{self._name}: its pickle asks for '{module}.{name}', which is not allowed; nothing was run."
+                f"{self._name}: its pickle asks for '{module}.{name}', which is not allowed; nothing was run. Save the "
+                "weights alone: torch.save(model.state_dict(), path)"
             )
         return self._table[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         if self._storage is None:
-            raise TransferlabError(f"{self._name}: its pickle refers to outside storage.")
+            raise TransferlabError(f"{self._name}: its pickle refers to a storage outside the file.")
         return self._storage(pid)
 
     def _bounded(self, kind: int) -> None:
-        """Make the tuple that is next, or call what gives one. Doubled 40 times, one of 80 bytes has 2⁴⁰ items to hash."""
+        """Create the next tuple, or call what returns one. Doubled 40 times, one of 80 bytes has 2⁴⁰ items to hash."""
         if kind == pickle.REDUCE[0] and self.stack[-2] is OrderedDict:
             self._check_keys(key for pairs in self.stack[-1] for key, _ in pairs)
         _PLAIN[kind](self)
-        made = self.stack[-1]
-        if isinstance(made, tuple):
+        result = self.stack[-1]
+        if isinstance(result, tuple):
             inner = (
-                self._lengths[id(item)][0] for item in made if isinstance(item, tuple) and id(item) in self._lengths
+                self._lengths[id(item)][0] for item in result if isinstance(item, tuple) and id(item) in self._lengths
             )
-            length = len(made) + sum(inner)
+            length = len(result) + sum(inner)
             if length > limits.PICKLE_TUPLE:
-                raise pickle.UnpicklingError("a tuple of tuples unfolds to more than any model's (transferlab.limits)")
-            self._lengths[id(made)] = length, made
+                raise pickle.UnpicklingError(
+                    f"a nested tuple has more than transferlab.limits.PICKLE_TUPLE = {limits.PICKLE_TUPLE:,} items"
+                )
+            self._lengths[id(result)] = length, result
 
     def _build(self) -> None:
-        """Set the state of an array or a dict. That of a tensor is its own: changed, it could point outside its file."""
+        """Set the state of an array or a dict. A tensor's is refused: it could point outside the file."""
         if isinstance(self.stack[-2], (TorchTensor, _Storage, type)) or callable(self.stack[-2]):
             raise pickle.UnpicklingError(f"it changes a {type(self.stack[-2]).__name__}")
         _PLAIN[pickle.BUILD[0]](self)
 
     def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Keys are hashed each time that they stand, so that a long one may not be one."""
+        """Refuse long keys: a key is hashed each time that it occurs."""
         if any(isinstance(key, tuple) and self._lengths.get(id(key), (0,))[0] > limits.AXES for key in keys):
             raise pickle.UnpicklingError("a key is a tuple of many items")
 
@@ -292,7 +303,7 @@ class _Restricted(pickle._Unpickler):
         _PLAIN[kind](self)
 
     def _long(self) -> None:
-        """An integer whose length takes four bytes: none is so long."""
+        """Refuse an integer whose length takes four bytes: no model's is so long."""
         raise pickle.UnpicklingError("it holds an integer of thousands of digits")
 
     for _kind in (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.REDUCE,
@@ -304,7 +315,7 @@ class _Restricted(pickle._Unpickler):
     dispatch[pickle.LONG4[0]] = _long
     for _kind in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.ADDITEMS,
                   pickle.FROZENSET):  # fmt: skip
-        del dispatch[_kind[0]]  # nothing that is read here was written with these
+        del dispatch[_kind[0]]  # no file that is read here uses these
 
 
 def _load(unpickler: pickle._Unpickler, name: str) -> Any:
@@ -320,7 +331,7 @@ def _load(unpickler: pickle._Unpickler, name: str) -> Any:
 
 @dataclass(frozen=True)
 class _Storage:
-    """A typed run of numbers in the file."""
+    """A typed run of elements in the file."""
 
     key: str
     dtype: np.dtype
@@ -332,17 +343,17 @@ def _torch_table(name: str) -> dict[tuple[str, str], Any]:
     def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TorchTensor:
         numbers = (offset, *size, *stride)
         if len(numbers) > 2 * limits.AXES + 1 or not all(type(n) is int and 0 <= n < limits.SIDE for n in numbers):
-            raise TransferlabError(f"{name}: a tensor is described wrongly.")
+            raise TransferlabError(f"{name}: a tensor has an invalid offset, shape or strides.")
         shape, strides = tuple(size), tuple(stride)
         if not isinstance(storage, _Storage) or len(shape) != len(strides):
-            raise TransferlabError(f"{name}: a tensor is described wrongly.")
+            raise TransferlabError(f"{name}: a tensor has an invalid offset, shape or strides.")
         # The last element that the view touches must lie inside its storage.
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if all(shape) else -1
         if last >= storage.size:
-            raise TransferlabError(f"{name}: a tensor of shape {shape} reaches past its storage '{storage.key}'.")
-        # An expanded tensor repeats its storage by strides of 0; one that would unfold to far more is a trap.
+            raise TransferlabError(f"{name}: a tensor of shape {shape} extends past its storage '{storage.key}'.")
+        # An expanded tensor repeats its storage by strides of 0; one that would expand to far more is a trap.
         if math.prod(shape) > max(storage.size, _LARGEST_EXPANDED):
-            raise TransferlabError(f"{name}: a tensor of shape {shape} unfolds a storage of {storage.size} numbers.")
+            raise TransferlabError(f"{name}: a tensor of shape {shape} expands a storage of {storage.size} elements.")
         return TorchTensor(shape, storage.dtype, storage.read, int(offset), strides)
 
     table: dict[tuple[str, str], Any] = {
@@ -364,11 +375,13 @@ def _read_zip(path: Path) -> Any:
         members = {info.filename: info for info in archive.infolist()}
         pickles = [member for member in members if member.endswith("/data.pkl") or member == "data.pkl"]
         if len(pickles) != 1:
-            raise TransferlabError(f"{name}: a zip file, but not one that torch wrote (no data.pkl).")
+            raise TransferlabError(f"{name}: a zip file that torch did not write: it has no data.pkl.")
         root = pickles[0][: -len("data.pkl")]
         # A pickle of a state dict is small; one that unpacks to more than the file's whole size is a trap.
         if members[pickles[0]].file_size > min(max(path.stat().st_size * 4, 1 << 20), limits.PICKLE_BYTES):
-            raise TransferlabError(f"{name}: data.pkl claims {members[pickles[0]].file_size:,} bytes.")
+            raise TransferlabError(
+                f"{name}: data.pkl unpacks to {members[pickles[0]].file_size:,} bytes, more than a state dict of this file can have."
+            )
         data = archive.read(pickles[0])
 
     def storage(pid: Any) -> _Storage:
@@ -376,7 +389,7 @@ def _read_zip(path: Path) -> Any:
         member = members.get(f"{root}data/{key}")
         if member is None or member.file_size < size * dtype.itemsize:
             raise TransferlabError(f"{name}: the storage '{key}' is missing or too short.")
-        # torch stores them as they are; a deflated one could unpack to a thousand times its size.
+        # torch stores them uncompressed; a deflated one could unpack to a thousand times its size.
         if member.compress_type != zipfile.ZIP_STORED:
             raise TransferlabError(f"{name}: the storage '{key}' is compressed, which torch never does.")
 
@@ -393,7 +406,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(path: Path) -> Any:
-    """Four pickles (magic, protocol, system, object), the list of storage keys, then each storage: count, numbers."""
+    """Four pickles (magic, protocol, system, object), the list of storage keys, then each storage: count, elements."""
     name, length = str(path), path.stat().st_size
     places: dict[str, tuple[int, int]] = {}
 
@@ -405,7 +418,7 @@ def _read_legacy(path: Path) -> Any:
                 raise TransferlabError(f"{name}: the storage '{key}' is missing.")
             offset, count = places[key]
             if count != size:
-                raise TransferlabError(f"{name}: the storage '{key}' holds {count} numbers, expected {size}.")
+                raise TransferlabError(f"{name}: the storage '{key}' holds {count} elements, expected {size}.")
             return np.memmap(path, dtype, mode="r", offset=offset, shape=(count,))
 
         storages[key] = _Storage(key, dtype, size, read)
@@ -416,12 +429,12 @@ def _read_legacy(path: Path) -> Any:
         head = [_load(_Restricted(file, name, {}), name) for _ in range(3)]
         if head[0] != _LEGACY_MAGIC:
             raise TransferlabError(f"{name}: not a torch file.")
-        found = _load(_Restricted(file, name, _torch_table(name), storage), name)
+        contents = _load(_Restricted(file, name, _torch_table(name), storage), name)
         keys = _load(_Restricted(file, name, {}), name)
         if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
-            raise TransferlabError(f"{name}: its list of storages is none.")
+            raise TransferlabError(f"{name}: its list of storages is not a list of keys.")
         if set(map(str, keys)) != set(storages):
-            raise TransferlabError(f"{name}: its list of storages does not fit its tensors.")
+            raise TransferlabError(f"{name}: its list of storages does not match its tensors.")
         for key in map(str, keys):
             raw = file.read(8)
             if len(raw) < 8:
@@ -432,14 +445,14 @@ def _read_legacy(path: Path) -> Any:
                 raise TransferlabError(f"{name}: truncated or corrupt at the storage '{key}'.")
             places[key] = (file.tell(), count)
             file.seek(bytes_, io.SEEK_CUR)
-    return found
+    return contents
 
 
 def _checked_pid(pid: Any, name: str) -> tuple[str, np.dtype, str, Any, int]:
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], np.dtype):
-        raise TransferlabError(f"{name}: a storage is described wrongly.")
+        raise TransferlabError(f"{name}: a storage has an invalid description.")
     if not isinstance(pid[2], (str, int)):
-        raise TransferlabError(f"{name}: a storage's key is a {type(pid[2]).__name__}.")
+        raise TransferlabError(f"{name}: a storage's key is a {type(pid[2]).__name__}, expected a string or integer.")
     if type(pid[4]) is not int or not 0 <= pid[4] < limits.SIDE:
-        raise TransferlabError(f"{name}: the storage '{pid[2]}' is described wrongly: its size is none.")
+        raise TransferlabError(f"{name}: the storage '{pid[2]}' has an invalid size.")
     return str(pid[0]), pid[1], str(pid[2]), pid[3], pid[4]

@@ -137,7 +137,7 @@ class Worker:
 def work(row: str, name: str) -> None:
     """The worker's side: prepare, then time one piece of work for each line that comes in.
 
-    What a piece of work returns is said beside its time: a word, or a mapping with its own ``seconds`` and ``said``.
+    What a piece of work returns is shown next to its time: a word, or a mapping with its own ``seconds`` and ``said``.
     """
     do = SIDES[row, name]()
     for _ in sys.stdin:

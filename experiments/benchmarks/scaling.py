@@ -1,6 +1,6 @@
 """How cost grows: with examples, with frozen layers, with the size of a population, with the length of texts.
 
-python experiments/benchmarks/scaling.py [SVG]      # draws scaling.svg beside this file, and prints the numbers
+python experiments/benchmarks/scaling.py [SVG]      # draws scaling.svg next to this file, and prints the numbers
 
 MiniLM-L6 on tweets. Medians of repeated steps in one process, compilation excluded; a run's cost adds the feature pass
 of what is frozen, once an example.
@@ -33,7 +33,7 @@ SETTINGS = Settings(learning_rate=1e-3, batch_size=ROWS)
 
 @dataclass(frozen=True)
 class Upper(tl.methods.Full):
-    """Trains what lies above ``frozen`` layers; the embeddings too where none is."""
+    """Trains everything above ``frozen`` layers; with none frozen, the embeddings too."""
 
     frozen: int = 0
 

@@ -1,13 +1,13 @@
 """One full fine-tuning or LoRA update on a batch of 32, against the peer's: transformers, peft, timm.
 
 python experiments/benchmarks/steps.py [full lora full-mean efficientnet vit …]      # needs `parity`, peft and timm
-python experiments/benchmarks/steps.py vit-b16 bert-base                             # on a GPU: what share of its peak
+python experiments/benchmarks/steps.py vit-b16 bert-base                             # on a GPU: what fraction of its peak
 
 MiniLM-L6 reads texts of 64 tokens with its dropout on, as transformers' BertForSequenceClassification: a pooler over the
 first token, dropout, a linear map; in ``full-mean`` both sides classify the mean of the tokens. EfficientNet-Lite0 reads
-96 pixels, ViT-S/16 224. The optimizer is AdamW behind a clipping of the gradient's norm on both sides. Beside the times
-stand, on a GPU, the memory that a step needs (state and temporary; the peer's peak) and what share of a large matrix product's
-speed its products reach.
+96 pixels, ViT-S/16 224. The optimizer is AdamW behind a clipping of the gradient's norm on both sides. On a GPU the rows
+also show the memory that a step needs (state and temporary; the peer's peak) and what fraction of a large matmul's speed its
+matmuls reach.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def peer(model, loss, products: float | None = None) -> Work:
 
 
 def _torch_peak() -> float:
-    """Operations per second of a large product of matrices in bfloat16."""
+    """Operations per second of a large matmul in bfloat16."""
     import time
 
     import torch
@@ -242,7 +242,7 @@ def efficientnet_peer() -> Work:
 
 
 def random_vit(config, name: str):
-    """Random weights, in a directory as timm writes it: a step's time does not hang on them."""
+    """Random weights, in a directory as timm writes it: a step's time does not depend on them."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -272,7 +272,7 @@ def vit_peer() -> Work:
 
 
 def products(rows: int, tokens: int, layers: int, width: int) -> float:
-    """Operations of a step's matrix products: of the layers' kernels and of attention, backward twice forward."""
+    """Operations of a step's matmuls: of the layers' kernels and of attention, backward twice forward."""
     return 3 * rows * layers * tokens * (24 * width**2 + 4 * tokens * width)
 
 
@@ -339,11 +339,11 @@ if __name__ == "__main__":
             "full": "full fine-tuning step, MiniLM-L6, 32 × 64 tokens, dropout on; peer: transformers",
             "lora": "LoRA step, rank 8 on query and value, same; peer: peft",
             "full-mean": "the full step, the mean of the tokens classified on both sides",
-            "efficientnet": "full step, EfficientNet-Lite0, 32 pictures of 96 px; peer: timm",
-            "vit": "full step, ViT-S/16, 32 pictures of 224 px; peer: timm",
+            "efficientnet": "full step, EfficientNet-Lite0, 32 images of 96 px; peer: timm",
+            "vit": "full step, ViT-S/16, 32 images of 224 px; peer: timm",
             **(
                 {
-                    "vit-b16": f"full step, ViT-B/16, {VIT} pictures of 224 px; peer: timm",
+                    "vit-b16": f"full step, ViT-B/16, {VIT} images of 224 px; peer: timm",
                     "bert-base": f"full step, BERT-base, {TEXTS[0]} × {TEXTS[1]} tokens, dropout on; peer: transformers",
                 }
                 if pairs.gpu_here()

@@ -103,7 +103,7 @@ def size(shapes: str) -> int:
 
 
 def kernels(text: str) -> list[tuple[bool, int]]:
-    """(whether it is a product of matrices or attention, bytes) of each kernel of the entry computation."""
+    """(whether it is a matmul or attention, bytes) of each kernel of the entry computation."""
     entry = text[text.index("\nENTRY ") :].splitlines()
     shapes, found = {}, []
     for line in entry[2:]:
@@ -123,7 +123,7 @@ if __name__ == "__main__":
     names = sys.argv[1:] or [*makers]
     if unknown := [name for name in names if name not in makers]:
         raise SystemExit(f"Unknown step '{unknown[0]}'; there are {', '.join(makers)}.")
-    print("| full step | kernels | products, GB | the rest, GB | held while it runs, GB |\n|---|---:|---:|---:|---:|")
+    print("| full step | kernels | matmuls, GB | the rest, GB | held while it runs, GB |\n|---|---:|---:|---:|---:|")
     for name in names:
         made = compiled(*makers[name]())
         text, memory = made.as_text(), made.memory_analysis()

@@ -75,7 +75,7 @@ def test_weights_are_kept_for_the_best_run_of_each_arm_and_predict_uses_them(stu
         assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
 
 
-def test_predict_reads_files_of_many_and_a_study_stands_for_its_best_run(study: Path, tmp_path: Path) -> None:
+def test_predict_reads_files_of_texts_and_takes_a_studys_best_run(study: Path, tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("a good day\n\nthe film was bad\n")
     (tmp_path / "many.csv").write_text("id,text\n1,great\n2,\n")
     done = transferlab("predict", study, tmp_path / "many.txt", tmp_path / "many.csv", "--json")
@@ -97,7 +97,7 @@ def test_predict_takes_any_text_and_says_what_was_cut(study: Path, tmp_path: Pat
     assert done.returncode == 1 and "row 1: the text is 3" in done.stderr
 
 
-def test_predict_answers_what_is_no_text_with_one_line(study: Path, tmp_path: Path) -> None:
+def test_predict_refuses_a_file_without_readable_text_with_one_line(study: Path, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     (tmp_path / "ragged.csv").write_text("text,id\na,1\nb\n")
     for given, said in (
@@ -124,9 +124,9 @@ def test_predict_refuses_another_tokenizer_than_the_run_had(study: Path, tmp_pat
         open_run(run)
 
 
-def test_an_arm_without_a_run_is_reported_as_left_out(config: Path) -> None:
+def test_an_arm_without_a_run_is_reported_as_skipped(config: Path) -> None:
     done = transferlab("plan", config, "--config.methods.probe.largest_budget=2")
-    assert done.returncode == 0 and "Left out: probe" in done.stdout, done.stderr
+    assert done.returncode == 0 and "Skipped: probe" in done.stdout, done.stderr
 
 
 def test_typing_the_same_line_again_changes_nothing_and_added_seeds_continue(study: Path, config: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_file_of_another_kind_is_refused_rather_than_read_as_a_text(study: Pat
     (tmp_path / "data.json").write_text("{}")
     for place in (tmp_path / "data.json", tmp_path):
         done = transferlab("predict", study, place)
-        assert done.returncode == 1 and "lies on disk, but is no file of texts" in done.stderr, done.stderr
+        assert done.returncode == 1 and "exists, but is not a file of texts" in done.stderr, done.stderr
 
 
 def test_a_terminal_of_ascii_letters_gets_its_output(config: Path) -> None:

@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_pictures_of_folders_in_folders_are_answered(run: Path, tmp_path: Path) -> None:
+def test_images_in_nested_folders_are_predicted(run: Path, tmp_path: Path) -> None:
     for place in ("a", "a/b", ".hidden"):
         (tmp_path / place).mkdir()
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / place / "1.png")
@@ -44,14 +44,14 @@ def test_pictures_of_folders_in_folders_are_answered(run: Path, tmp_path: Path) 
     assert done.exit_code == 1 and "empty holds no images" in done.output
 
 
-def test_a_predictor_names_what_is_no_picture(run: Path) -> None:
+def test_a_predictor_names_an_example_that_is_not_an_image(run: Path) -> None:
     predictor = tl.open_run(run)
-    picture = np.zeros((16, 16, 3), np.uint8)
-    assert predictor([picture]).shape == (1, 2)
+    image = np.zeros((16, 16, 3), np.uint8)
+    assert predictor([image]).shape == (1, 2)
     for wrong, said in (
-        ([None], r"examples\[0\] is None; a picture is a uint8 array"),
-        ([picture, picture / 255], r"examples\[1\] is float64 \(16, 16, 3\)"),
-        (list(picture), r"examples\[0\] is uint8 \(16, 3\)"),
+        ([None], r"examples\[0\] is None; an image is a uint8 array"),
+        ([image, image / 255], r"examples\[1\] is float64 \(16, 16, 3\)"),
+        (list(image), r"examples\[0\] is uint8 \(16, 3\)"),
         (["1.png"], r"examples\[0\] is '1.png'"),
     ):
         with pytest.raises(TransferlabError, match=said):

@@ -77,7 +77,7 @@ def test_bootstrap_interval_is_repeatable_and_contains_the_mean():
 
 
 def test_arms_with_different_numbers_of_seeds_are_not_paired_silently():
-    with pytest.raises(ValueError, match="3 values against 1"):
+    with pytest.raises(ValueError, match="got 3 and 1"):
         paired_difference([0.7, 0.8, 0.9], [0.5])
 
 

@@ -180,7 +180,7 @@ def test_a_shifted_window_does_not_see_the_other_side_of_the_image() -> None:
         (lambda: ResNetConfig(depths=(2, 2)), "depths .* and hidden_sizes .* differ in length"),
         (lambda: ResNetConfig(depths=(0, 1, 1, 1)), r"depths\[0\] is 0; it must be at least 1"),
         (lambda: ResNetConfig(layer_type="basik"), "layer_type 'basik'"),
-        (lambda: replace(ResNetConfig.resnet18(), groups=2), "layer_type 'basic' has no groups"),
+        (lambda: replace(ResNetConfig.resnet18(), groups=2), "layer_type 'basic' needs groups 1"),
         (lambda: ResNetConfig(hidden_act="relux"), "unknown hidden_act.*'relu'"),
         (lambda: MobileNetV2Config(0.0), "depth_multiplier is 0.0"),
         (lambda: MobileNetV2Config(padding="valid"), "padding 'valid'"),

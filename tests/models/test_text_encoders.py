@@ -176,7 +176,7 @@ def test_a_named_size_has_the_number_of_parameters_published(config, millions: f
         ),
         (lambda: DistilBertConfig(num_hidden_layers=0), "num_hidden_layers is 0"),
         (lambda: MPNetConfig(relative_attention_num_buckets=16), "relative_attention_num_buckets is 16"),
-        (lambda: ModernBertConfig(hidden_size=12, num_attention_heads=4), "hidden_size 12 is not an even number"),
+        (lambda: ModernBertConfig(hidden_size=12, num_attention_heads=4), "hidden_size 12 is not an even multiple"),
         (lambda: ModernBertConfig(classifier_pooling="max"), "classifier_pooling 'max'"),
         (lambda: ModernBertConfig(layer_types=("full_attention",)), "layer_types has 1 entries"),
         (

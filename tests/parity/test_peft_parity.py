@@ -171,5 +171,5 @@ def test_dora_that_is_written_here_has_the_same_outputs_in_peft(tmp_path: Path) 
     mixed = dict(ours.pairs)
     path = next(iter(mixed))
     mixed[path] = Pair(mixed[path].a, mixed[path].b, mixed[path].scale)
-    with pytest.raises(tl.TransferlabError, match="has LoRA and others DoRA"):
+    with pytest.raises(tl.TransferlabError, match="has LoRA and other kernels have DoRA"):
         Adapted(ours.source, mixed).save_adapter(tmp_path / "mixed")

@@ -1,4 +1,4 @@
-"""What is written beside weights: sizes, tokenizer, padding token and card of the model that was written, not of its base."""
+"""What is written next to weights: sizes, tokenizer, padding token and card of the model that was written, not of its base."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_source_that_was_not_resized_keeps_the_files_sizes(tmp_path: Path) -> 
     write_vit(tmp_path / "a", "dinov2")
     (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps({"size": 24}))
     source = tl.load(tmp_path / "a")
-    assert source.config.image_size == 24  # its files hold positions for 16, which the origin resizes too
+    assert source.config.image_size == 24  # its files hold positions for 16, which transformers resizes too
     out = tl.save(source, tmp_path / "b")
     assert config_of(out) == config_of(tmp_path / "a")
     for name in ("model.safetensors", "preprocessor_config.json"):
@@ -120,7 +120,7 @@ def test_a_decoders_classifier_names_the_padding_token_of_its_tokenizer(
     assert json.loads((out / "tokenizer_config.json").read_text())["pad_token"] == token
 
 
-def test_a_decoder_whose_texts_end_with_its_padding_is_not_written_for_the_origin(tmp_path: Path) -> None:
+def test_a_decoder_whose_texts_end_with_its_padding_is_not_written_for_transformers(tmp_path: Path) -> None:
     source = decoder(tmp_path / "a", {"pad_token": "</s>"}, ends=True)
     with pytest.raises(TransferlabError, match="ends each text with '</s>', which is its padding token too"):
         tl.save(source, tmp_path / "b")

@@ -107,11 +107,11 @@ def test_one_tower_is_an_ordinary_backbone(folder: Path) -> None:
 def test_a_tower_that_is_not_there_is_refused(folder: Path, bert_folder: Path) -> None:
     with pytest.raises(TransferlabError, match=r"has no tower 'visoin'.*'vision'"):
         tl.load(folder, tower="visoin")
-    with pytest.raises(TransferlabError, match=r"has no tower 'text'\. It is one chain of stages"):
+    with pytest.raises(TransferlabError, match=r"has no tower 'text'\. It has no towers"):
         tl.load(bert_folder, tower="text")
 
 
-def pictures(folder: Path) -> Path:
+def image_folder(folder: Path) -> Path:
     """Red and green squares with noise."""
     rng = np.random.default_rng(0)
     for i in range(24):
@@ -127,7 +127,7 @@ def pictures(folder: Path) -> Path:
 def test_a_vision_tower_is_probed_adapted_saved_and_opened_like_any_other(kind: str, tmp_path: Path) -> None:
     write_clip(tmp_path / "model", kind)
     source = tl.load(tmp_path / "model", tower="vision")
-    data = tl.dataset(pictures(tmp_path / "data"), test_examples=8)
+    data = tl.dataset(image_folder(tmp_path / "data"), test_examples=8)
     settings = tl.train.Settings(steps=4, batch_size=4)
     probe = tl.adapt(source, data, method=tl.methods.Probe(), settings=settings)
     assert probe.plan.stages[probe.plan.frontier] == "head"
@@ -173,7 +173,7 @@ def test_a_missing_input_of_a_tower_is_named(folder: Path) -> None:
         ("clip", {"text_config": {**CLIP_TEXT, "model_type": "bert"}}, "text_config.model_type 'bert' is not supported"),
         ("clip", {"text_config": {**CLIP_TEXT, "hidden_act": "gleu"}}, "unknown hidden_act"),
         ("clip", {"text_config": {**CLIP_TEXT, "eos_token_id": [2, 3]}}, r"eos_token_id \[2, 3\] is not one number"),
-        ("clip", {"vision_config": {**CLIP_VISION, "image_size": [16, 20]}}, r"image_size \[16, 20\] is no square"),
+        ("clip", {"vision_config": {**CLIP_VISION, "image_size": [16, 20]}}, r"image_size \[16, 20\] is not square"),
         ("siglip", {"text_config": {**CLIP_TEXT, "projection_size": 5}}, "images are embedded in 12 dimensions and texts in 5"),
     ],
 )  # fmt: skip
@@ -182,12 +182,12 @@ def test_a_config_that_cannot_be_represented_is_refused(kind: str, changes: dict
         clip_from_hf({**CLIPS[kind], **changes})
 
 
-def test_old_files_second_tables_lose() -> None:
+def test_an_old_files_second_table_wins() -> None:
     raw = {**CLIPS["clip"], "text_config_dict": {"hidden_act": "gelu"}, "vision_config_dict": None}
     assert clip_from_hf(raw).text.hidden_act == "gelu"
 
 
-def test_empty_tables_are_not_the_published_sizes() -> None:
+def test_empty_tables_are_the_published_sizes() -> None:
     assert clip_from_hf({"model_type": "clip"}) == ClipConfig.b32() != clip_from_hf(CLIPS["clip"])
     assert clip_from_hf({"model_type": "siglip"}) == ClipConfig.siglip_b16()
     assert text_tower_from_hf({"model_type": "clip_text_model", "eos_token_id": 2}).pooled_token == "highest"
@@ -290,7 +290,7 @@ def test_what_is_saved_opens_as_the_same_model(form: str, folder: Path, tmp_path
         for name in source.towers:
             assert (again.tower(name).tokenizer is None) == (name == "vision")
         if source is whole and form == "hf":
-            # What was not changed goes as it lies in the file, byte for byte.
+            # What was not changed is written as it is in the file, byte for byte.
             ours, theirs = ((f / "model.safetensors").read_bytes() for f in (target, folder))
             assert sorted(ours) == sorted(theirs)
 

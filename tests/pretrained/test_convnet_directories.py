@@ -124,13 +124,13 @@ def test_a_timm_name_gives_its_size() -> None:
     [
         (resnet_from_timm, "resnet50", {"stem_type": "deep"}, r"model_args\.stem_type 'deep' is not supported"),
         (resnet_from_timm, "resnet50", {"global_pool": "max"}, "global_pool 'max' is not supported"),
-        (resnet_from_timm, "resnet50", {"global_pool": ""}, "global_pool '' is not supported; only 'avg'"),
-        (convnext_from_timm, "convnext_tiny", {"global_pool": ""}, "global_pool '' is not supported; only 'avg'"),
+        (resnet_from_timm, "resnet50", {"global_pool": ""}, "global_pool '' is not supported; expected 'avg'"),
+        (convnext_from_timm, "convnext_tiny", {"global_pool": ""}, "global_pool '' is not supported; expected 'avg'"),
         (swin_from_timm, "swin_tiny_patch4_window7_224", {"global_pool": ""}, "global_pool '' is not supported"),
         (resnet_from_timm, "resnet18", {"in_chans": 1}, r"model_args\.in_chans 1 is not supported"),
         (mobilenet_from_timm, "mobilenetv2_100", {"se_layer": "ese"}, r"model_args\.se_layer 'ese'"),
         (convnext_from_timm, "convnext_tiny", {"head_norm_first": True}, r"model_args\.head_norm_first True"),
-        (convnext_from_timm, "convnext_tiny", {"kernel_sizes": [7, 5]}, r"kernel_sizes \[7, 5\] is no square"),
+        (convnext_from_timm, "convnext_tiny", {"kernel_sizes": [7, 5]}, r"kernel_sizes \[7, 5\] is not square"),
         (swin_from_timm, "swin_tiny_patch4_window7_224", {"always_partition": True}, r"model_args\.always_partition"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_timm_argument_that_cannot_be_honored_is_refused(read, name: str, argu
         (mobilenet_from_hf, {"depth_multiplier": 0.25}, "cannot have depth_multiplier 0.25: its first block has no"),
         (mobilenet_from_hf, {"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
         (convnext_from_hf, {"model_type": "convnext", "num_stages": 3}, "num_stages 3"),
-        (convnext_from_hf, {"model_type": "convnext", "image_size": [224, 256]}, "image_size .* is no square"),
+        (convnext_from_hf, {"model_type": "convnext", "image_size": [224, 256]}, "image_size .* is not square"),
         (bit_from_hf, {"global_padding": "SAME"}, "global_padding .SAME. is not supported; only None"),
         (swin_from_hf, {"use_absolute_embeddings": True}, "use_absolute_embeddings true is not supported"),
     ],
@@ -169,7 +169,7 @@ def test_hugging_faces_defaults_are_those_of_its_config_classes() -> None:
     ("size", "want"),
     [(224, (224, 224 / 256, "crop")), ({"shortest_edge": 224}, (224, 224 / 256, "crop")), (384, (384, 1.0, "squash"))],
 )
-def test_a_convnext_processors_size_is_not_taken_for_a_square(size, want: tuple, tmp_path: Path) -> None:
+def test_a_convnext_processors_size_is_read_by_its_own_rule(size, want: tuple, tmp_path: Path) -> None:
     raw = {"model_type": "convnext", "hidden_sizes": [4, 6], "depths": [1, 12], "num_stages": 2}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -180,7 +180,7 @@ def test_a_convnext_processors_size_is_not_taken_for_a_square(size, want: tuple,
     pixels, fraction, fit = want
     source = tl.load(tmp_path)
     assert source.transform == ImageTransform(pixels, tuple(mean), tuple(std), "bicubic", fraction, fit)
-    # That processor takes another size otherwise: what is written for it names one that does not.
+    # That processor reads another size differently, so the file names a processor that does not.
     other = source.resized(96)
     again = tl.load(tl.save(other, tmp_path / "again")).transform
     assert (as_image(again).size, as_image(again).resized, as_image(again).fit) == (
@@ -195,11 +195,11 @@ def test_a_convnext_processors_size_is_not_taken_for_a_square(size, want: tuple,
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory):
+def image_folder(tmp_path_factory: pytest.TempPathFactory):
     """Dark and bright noise."""
     from PIL import Image
 
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for label, low in (("bright", 120), ("dark", 0)):
         (folder / label).mkdir()
         for i in range(16):
@@ -210,7 +210,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize(
     "case", ["resnet torchvision", "mobilenet timm", "convnext hf", "convnext v2 authors", "swin timm", "bit authors"]
 )
-def test_a_probe_on_a_frozen_backbone_is_planned_and_fitted(case: str, pictures, tmp_path: Path, monkeypatch) -> None:
+def test_a_probe_on_a_frozen_backbone_is_planned_and_fitted(
+    case: str, image_folder, tmp_path: Path, monkeypatch
+) -> None:
     from transferlab.transfer import frontier
 
     # The tiny backbones cost so little that their carries would not be kept.
@@ -222,7 +224,7 @@ def test_a_probe_on_a_frozen_backbone_is_planned_and_fitted(case: str, pictures,
     save_file(to_file(table(config), drawn(config)), str(tmp_path / "model.safetensors"))
     source = tl.load(tmp_path / "model.safetensors", config=config)
     settings = tl.train.Settings(learning_rate=1e-1, epochs=10, batch_size=8)
-    run = tl.adapt(source, pictures, method=tl.methods.Probe(), settings=settings)
+    run = tl.adapt(source, image_folder, method=tl.methods.Probe(), settings=settings)
     assert set(run.plan.trainable) == {"head/kernel", "head/bias"} and run.plan.training == {"head"}
     assert "computed once per example and kept" in str(run.plan)
     before = trees.flatten(run.plan.place(0)[0])

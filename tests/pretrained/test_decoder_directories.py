@@ -1,4 +1,4 @@
-"""Directories and GGUF files of decoders: the same bytes in and out, and no field that changes the numbers is ignored."""
+"""Directories and GGUF files of decoders: the same bytes in and out, and no field that changes the results is ignored."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_classifier_on_a_language_model_drops_the_old_head_and_keeps_every_lea
     plan = plan_for(source, ("bad", "good"), LoRA(rank=2))
     actions = {leaf.path: leaf.action for leaf in plan.leaves}
     assert actions["head/kernel"] == "initialised" and plan.head.pooling == "last"
-    assert "head/bias" not in actions  # the origin's classifier has none
+    assert "head/bias" not in actions  # transformers' classifier has none
     assert ("lm_head.weight", "replaced by the new head") in plan.unused
     assert {p for p, a in actions.items() if a == "copied"} == {p for p in source.leaves if not p.startswith("head/")}
     shapes = {path: leaf.shape for path, leaf in trees.walk(plan.place(0)[0])}
@@ -241,13 +241,13 @@ def test_a_gguf_files_tokenizer_splits_and_joins_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"general.architecture": "bloom"}, "general.architecture 'bloom' cannot be read"),
-        ({"llama.block_count": None}, "lack 'llama.block_count'"),
+        ({"general.architecture": "bloom"}, "general.architecture 'bloom' is not supported"),
+        ({"llama.block_count": None}, "metadata has no 'llama.block_count'"),
         ({"llama.expert_count": 4}, "llama.expert_count is not 0"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type 'yarn' is not supported"),
         ({"llama.attention.value_length": 8}, "llama.attention.value_length is 8; only 4"),
         ({"llama.attention.head_count_kv": 4}, "does not fit llama"),
-        ({"tokenizer.ggml.merges": ["q zz"]}, "merges do not fit"),
+        ({"tokenizer.ggml.merges": ["q zz"]}, "merges does not match"),
     ],
 )
 def test_a_gguf_file_that_cannot_be_honored_is_refused(changes: dict, message: str, tmp_path: Path) -> None:

@@ -101,14 +101,14 @@ def test_shards_of_safetensors_come_before_a_pickle(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (shards(tmp_path) / "two.safetensors").unlink()
-    with pytest.raises(TransferlabError, match=r"names the shard 'two\.safetensors', which is not there"):
+    with pytest.raises(TransferlabError, match=r"names the shard 'two\.safetensors', which does not exist"):
         read_directory(tmp_path)
 
 
 def test_an_index_that_lies_about_a_key_is_refused(tmp_path: Path) -> None:
     index = shards(tmp_path) / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("a.bias", "a.bios"))
-    with pytest.raises(TransferlabError, match=r"'a\.bios' is in two\.safetensors; it is not.*a\.bias"):
+    with pytest.raises(TransferlabError, match=r"'a\.bios' is in two\.safetensors, but it is not.*a\.bias"):
         read_directory(tmp_path)
 
 

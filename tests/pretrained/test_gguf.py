@@ -66,30 +66,30 @@ def test_a_tensor_longer_than_a_piece_is_put_together(tmp_path: Path, monkeypatc
 
 def test_a_metadata_value_that_is_missing_or_of_another_kind_is_one_error(file: Path) -> None:
     found = read_gguf(file)
-    with pytest.raises(TransferlabError, match=r"lack 'llama\.blok_count'.*llama\.block_count"):
+    with pytest.raises(TransferlabError, match=r"metadata has no 'llama\.blok_count'.*llama\.block_count"):
         found.value("llama.blok_count")
-    with pytest.raises(TransferlabError, match=r"'general\.architecture' is 'llama', of the wrong kind"):
+    with pytest.raises(TransferlabError, match=r"'general\.architecture' is 'llama', which has the wrong type"):
         found.value("general.architecture", int)
 
 
 ONE_TENSOR = (("w", (32, 1), 2, bytes(18)),)
 WRONG = {
-    "no GGUF file": (b"GGML" + bytes(40), "does not begin with 'GGUF'"),
+    "another file": (b"GGML" + bytes(40), "does not begin with 'GGUF'"),
     "too short": (b"GGUF", "it has 4 bytes"),
     "version 1": (gguf((), (), version=1) + bytes(32), "its version is 1"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
-    "an unknown type": (gguf((), (("w", (32, 1), 23, bytes(18)),)), "'w' is of the type IQ4_XS; what can be read is"),
-    "a nameless type": (gguf((), (("w", (32, 1), 99, bytes(18)),)), "'w' is of the type number 99"),
-    "half a block": (gguf((), (("w", (16, 1), 2, bytes(18)),)), r"'w' of shape \(1, 16\) is not whole blocks of Q4_0"),
-    "no data": (gguf((), ONE_TENSOR)[:-32], r"'w' \(1, 32\) Q4_0 lies past the end"),
+    "an unknown type": (gguf((), (("w", (32, 1), 23, bytes(18)),)), "'w' has the type IQ4_XS, which is not supported; expected one of"),
+    "a nameless type": (gguf((), (("w", (32, 1), 99, bytes(18)),)), "'w' has the type number 99"),
+    "half a block": (gguf((), (("w", (16, 1), 2, bytes(18)),)), r"'w' of shape \(1, 16\) is not a whole number of Q4_0 blocks"),
+    "no data": (gguf((), ONE_TENSOR)[:-32], r"'w' \(1, 32\) Q4_0 extends past the end"),
     "sizes whose product overflows": (gguf((), (("w", (1 << 40, 1 << 40), 0, b""),)) + bytes(32), "past the end"),
-    "a tensor twice": (gguf((), ONE_TENSOR * 2), "'w' stands twice"),
-    "a key twice": (gguf(PAIRS[:1] * 2, ()) + bytes(32), r"'general\.architecture' stands twice"),
+    "a tensor twice": (gguf((), ONE_TENSOR * 2), "'w' occurs twice"),
+    "a key twice": (gguf(PAIRS[:1] * 2, ()) + bytes(32), r"'general\.architecture' occurs twice"),
     "too many axes": (gguf((), (("w", (1,) * 9, 0, bytes(4)),)), "has 9 axes"),
     "an endless array": (gguf((text("k") + struct.pack("<IIQ", 9, 4, 1 << 60),), ()) + bytes(32), "past the end"),
     "an endless string": (gguf((text("k") + struct.pack("<IQ", 8, 1 << 63),), ()) + bytes(32), "past the end"),
     "arrays in arrays": (gguf((text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 2000,), ()), "unknown type 9"),
-    "a value of no type": (gguf((text("k") + struct.pack("<II", 77, 0),), ()), "'k' is of the unknown type 77"),
+    "a value of no type": (gguf((text("k") + struct.pack("<II", 77, 0),), ()), "'k' has the unknown type 77"),
     "an odd alignment": (gguf((text("general.alignment") + struct.pack("<II", 4, 3),), ()), "alignment is 3"),
     "a part": (gguf((text("split.count") + struct.pack("<IH", 2, 3),), ()), "one of 3 parts"),
 }  # fmt: skip

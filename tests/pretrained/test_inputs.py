@@ -33,24 +33,24 @@ def beyond(bert_folder: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
 @pytest.mark.parametrize("value", [2**31, 2**32, 2**62])
-def test_an_id_beyond_32_bits_is_an_overflow(value: int, dtype: type, source) -> None:
+def test_an_id_beyond_32_bits_is_refused(value: int, dtype: type, source) -> None:
     for ids in (np.array([[2, value]], dtype), [[2, value]], np.array([[2, 2**63]], np.uint64)):
         with pytest.raises(TransferlabError, match=r"Row 0 of 'input_ids' holds \d+, but .* has \d+ tokens"):
             source({"input_ids": ids})
 
 
 @pytest.mark.parametrize("ids", [[], [[]], np.zeros((0, 4), np.int32), np.zeros((2, 0), np.int32)])
-def test_no_rows_or_no_tokens_are_a_division_by_zero(ids, source) -> None:
+def test_inputs_without_rows_or_tokens_are_refused(ids, source) -> None:
     with pytest.raises(TransferlabError, match=r"'input_ids' is empty, of shape \(.*\); it must have at least one row"):
         source({"input_ids": ids})
 
 
-def test_a_value_is_printed_as_numpy_writes_it(source) -> None:
+def test_an_error_prints_a_plain_number(source) -> None:
     with pytest.raises(TransferlabError, match=r"'attention_mask' holds 2; it must be 1"):
         source({"input_ids": [[2, 3]], "attention_mask": [[1, 2]]})
 
 
-def test_a_rotary_position_beyond_32_bits_wraps(tmp_path: Path) -> None:
+def test_a_rotary_position_beyond_32_bits_is_refused(tmp_path: Path) -> None:
     write_decoder(tmp_path, "llama")
     ids = np.array([[2, 3]])
     with pytest.raises(TransferlabError, match=r"'position_ids' holds 2147483648; it must be from 0 to 2147483647"):
@@ -157,14 +157,14 @@ def _written(config, folder: Path):
 
 
 @pytest.mark.parametrize("rows", [0, -1])
-def test_a_number_of_rows_that_cannot_be_is_refused(rows: int) -> None:
+def test_an_impossible_number_of_rows_is_refused(rows: int) -> None:
     from transferlab.data.batches import evaluation_order
 
     with pytest.raises(TransferlabError, match=f"rows is {rows}; it must be at least 1"):
         evaluation_order(np.arange(4), np.full(4, 16, np.int32), rows)
 
 
-def test_an_image_of_no_pixels_is_the_models_own_size(tmp_path: Path) -> None:
+def test_an_image_size_of_zero_is_refused(tmp_path: Path) -> None:
     write_vit(tmp_path, "vit")
     with pytest.raises(TransferlabError, match="image_size is 0; it must be at least 1"):
         tl.load(tmp_path).resized(0)
@@ -177,7 +177,7 @@ def test_images_of_another_kind_are_one_error(tmp_path: Path) -> None:
         (np.zeros((1, 3, 16, 16), np.float32), r"with 16 channels; .* reads .*3\)\. Channels come last"),
         (np.zeros((1, 16, 16, 1), np.float32), "with 1 channels"),
         (np.zeros((16, 16, 3), np.float32), r"has shape \(16, 16, 3\); it must be \(batch, height, width, channels\)"),
-        (np.zeros((1, 16, 16, 3), np.uint8), "is of dtype uint8; it must be normalised floats"),
+        (np.zeros((1, 16, 16, 3), np.uint8), "is of dtype uint8; it must be normalized floats"),
         (np.zeros((1, 24, 24, 3), np.float32), "Images of 24 × 24 pixels do not fit"),
     ):
         with pytest.raises(TransferlabError, match=said):

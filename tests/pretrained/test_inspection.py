@@ -39,7 +39,7 @@ def test_a_run_is_shown_with_what_it_trained(source, films, tmp_path: Path) -> N
     assert not any("layers" in path for path in rows)
 
 
-def test_what_is_no_checkpoint_is_one_error(tmp_path: Path) -> None:
+def test_anything_but_a_checkpoint_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(TransferlabError, match="Unknown model 'nothing'"):
         inspect_checkpoint("nothing")
     (tmp_path / "checkpoints").mkdir()
@@ -50,11 +50,11 @@ def test_what_is_no_checkpoint_is_one_error(tmp_path: Path) -> None:
 def test_the_table_counts_what_the_file_holds(bert_folder: Path) -> None:
     seen = inspect_checkpoint(bert_folder)
     total = sum(int(np.prod(shape)) for _, shape, _, _ in seen.rows)
-    assert f"{len(seen.rows)} tensors, {total:,} numbers" in str(seen.table().caption)
+    assert f"{len(seen.rows)} tensors, {total:,} elements" in str(seen.table().caption)
     assert len(seen.to_dict()["tensors"]) == len(seen.rows)
 
 
-def test_an_orbax_tree_with_lists_is_no_traceback(tmp_path: Path) -> None:
+def test_an_orbax_tree_with_lists_is_shown(tmp_path: Path) -> None:
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as writer:

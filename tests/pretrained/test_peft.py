@@ -15,7 +15,8 @@ import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.methods.adapted import Adapted
 from transferlab.models import ClassifierConfig
-from transferlab.pretrained.peft import AdapterConfig, Pair
+from transferlab.pretrained.peft import Pair
+from transferlab.pretrained.peft_config import AdapterConfig
 
 QUERY, UP = "layers/1/attention/query/kernel", "layers/0/mlp/up/kernel"
 PAIRS = {
@@ -62,14 +63,14 @@ KEY = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_{}.weight
 WRONG_TENSORS = {
     "half an adapter": (lambda t: t.pop(KEY.format("B")), "query.lora_B.weight' is missing"),
     "a module that is not there": (
-        lambda t: t.update({k.replace("layer.1", "layer.7"): v for k, v in t.items()}), "'bert.*layer.7.* is no tensor"),
+        lambda t: t.update({k.replace("layer.1", "layer.7"): v for k, v in t.items()}), "'bert.*layer.7.* is not a tensor"),
     "another rank": (lambda t: t.update({KEY.format("A"): np.ones((5, 16), np.float32)}), r"has A \(5, 16\)"),
     "NaN": (lambda t: t[KEY.format("A")].fill(np.nan), "adapter_model.safetensors: '.*lora_A.weight' holds NaN"),
     "DoRA's magnitudes": (
-        lambda t: t.update({KEY.format("magnitude_vector"): np.ones(16, np.float32)}), "is no LoRA of a linear map"),
+        lambda t: t.update({KEY.format("magnitude_vector"): np.ones(16, np.float32)}), "is not LoRA of a linear layer"),
     "an adapter of a norm": (
         lambda t: t.update({KEY.format(h).replace("attention.self.query", "output.LayerNorm"): np.ones((2, 2), np.float32)
-                            for h in "AB"}), "not belong to the kernel of a linear map"),
+                            for h in "AB"}), "not belong to the kernel of a linear layer"),
 }  # fmt: skip
 
 
@@ -109,11 +110,11 @@ def test_patterns_fit_the_modules_that_they_fit_in_peft() -> None:
     assert config.scale("bert.layer.1.key") == 0.25 and config.scale("bert.layer.2.key") == 2.0
 
 
-def test_what_is_no_adapter_is_one_error(tmp_path: Path, source, adapter: Path) -> None:
+def test_anything_but_an_adapter_is_one_error(tmp_path: Path, source, adapter: Path) -> None:
     with pytest.raises(TransferlabError, match=r"no adapter_config\.json"):
         tl.load_adapter(tmp_path / "nothing")
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(TransferlabError, match=r"no adapter_model\.safetensors"):
+    with pytest.raises(TransferlabError, match=r"has no weights: expected adapter_model\.safetensors"):
         tl.load_adapter(adapter, source)
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(TransferlabError, match="names no base_model_name_or_path"):
@@ -122,7 +123,7 @@ def test_what_is_no_adapter_is_one_error(tmp_path: Path, source, adapter: Path) 
         Adapted(source).save_adapter(tmp_path / "x")
 
 
-def test_a_head_that_the_reference_would_pool_otherwise_is_not_written(source, tmp_path: Path) -> None:
+def test_a_head_that_the_reference_would_pool_differently_is_not_written(source, tmp_path: Path) -> None:
     given = {"head": {"kernel": np.ones((16, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     trained = source.with_params(given, head=ClassifierConfig(("a", "b"), pooling="mean"))
     with pytest.raises(TransferlabError, match="pools by 'pooler', this head by 'mean'"):

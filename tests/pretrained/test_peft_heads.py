@@ -28,7 +28,7 @@ def normal(*shape: int) -> np.ndarray:
 def write_adapter(
     folder: Path, source: tl.Source, tensors: dict[str, np.ndarray], module: str = MODULE, **fields
 ) -> Path:
-    """As PEFT lays it out: one adapter of rank 2 that changes nothing (its B is zero), and these tensors."""
+    """As PEFT writes it: one adapter of rank 2 that changes nothing (its B is zero), and these tensors."""
     folder.mkdir()
     inputs, outputs = source.leaves[PATH].shape
     tensors = {f"{module}.lora_A.weight": normal(2, inputs), f"{module}.lora_B.weight": np.zeros((outputs, 2), np.float32),
@@ -140,17 +140,17 @@ def test_a_label_adapter_of_a_decoder_comes_back_with_its_labels(decoder: tl.Sou
     assert tl.load_adapter(place).source.labels == ("0", "1")
 
 
-def test_what_the_origins_classifier_needs_and_nobody_holds_is_named(tmp_path: Path) -> None:
+def test_a_layer_that_neither_base_nor_adapter_holds_is_named(tmp_path: Path) -> None:
     write_bert(tmp_path / "bert", drop=("pooler.dense.weight", "pooler.dense.bias"))
     source = tl.load(tmp_path / "bert")
     tensors = {"classifier.weight": normal(2, 16), "classifier.bias": normal(2)}
     module = "bert.encoder.layer.1.attention.self.query"
     place = write_adapter(tmp_path / "adapter", source, tensors, module, task_type="SEQ_CLS")
-    with pytest.raises(TransferlabError, match=r"reads the pooler, which neither .* nor the adapter holds"):
+    with pytest.raises(TransferlabError, match=r"reads the pooler, which is in neither .* nor the adapter"):
         tl.load_adapter(place, source)
     path = place / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "TOKEN_CLS"}))
-    with pytest.raises(TransferlabError, match="task_type is 'TOKEN_CLS'; its head would be taken for another"):
+    with pytest.raises(TransferlabError, match="task_type is 'TOKEN_CLS', whose head cannot be read"):
         tl.load_adapter(place, source)
 
 

@@ -1,4 +1,4 @@
-"""Models that have a name: each says where it is, what it is, and under which licence."""
+"""Models that have a name: each says where it is, what it is, and under which license."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_no_entry_leaves_something_out(name: str) -> None:
     entry = REGISTRY[name]
     assert entry.name == name
     assert entry.family in FAMILIES
-    assert entry.licence
+    assert entry.license
     for digest in (entry.sha256, entry.artifact.sha256):
         assert re.fullmatch(r"[0-9a-f]{64}", digest)
     if entry.config is not None:
@@ -32,5 +32,5 @@ def test_no_entry_leaves_something_out(name: str) -> None:
 def test_a_named_model_is_what_it_says(name: str, parameters: int) -> None:
     source = tl.load(name)
     assert trees.count(source.params) == parameters
-    assert source.provenance["licence"] == REGISTRY[name].licence
+    assert source.provenance["licence"] == REGISTRY[name].license
     assert list(source.recorded["files"].values()) == [REGISTRY[name].sha256]

@@ -81,14 +81,14 @@ def test_a_smaller_kernel_is_the_nearest_in_mean_over_patches() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(8, 16), (6, 9)])
 def test_bilinear_antialias_enlarges_as_scipy(old: int, new: int) -> None:
-    picture = RNG.normal(size=(old, old))
+    image = RNG.normal(size=(old, old))
     matrix = RULES["bilinear antialias"](old, new)
-    want = np.asarray(ndimage.zoom(picture, new / old, order=1, mode="nearest", grid_mode=True))
-    np.testing.assert_allclose(matrix @ picture @ matrix.T, want, atol=1e-9)
+    want = np.asarray(ndimage.zoom(image, new / old, order=1, mode="nearest", grid_mode=True))
+    np.testing.assert_allclose(matrix @ image @ matrix.T, want, atol=1e-9)
 
 
 def test_a_vit_with_larger_patches_sees_the_same_image(vit) -> None:
-    """A picture enlarged twofold, cut in patches twice as large: the same tokens, so the same hidden states."""
+    """An image enlarged twofold, cut into patches twice as large: the same tokens, so the same hidden states."""
     small = RNG.normal(size=(2, 16, 16, 3)).astype(np.float32)
     parts = small.reshape(2, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, 4, 3)
     parts = np.stack([enlarge(part, 8, "bilinear antialias") for part in parts])
@@ -131,41 +131,41 @@ def test_a_channel_mode_makes_its_values() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": 2, "channel_mode": "sum"}, "'sum' makes one channel, not 2"),
-        ({"channels": 1, "channel_mode": "zero"}, "'zero' fills channels beyond the file's 3; for 1 take"),
+        ({"channels": 2, "channel_mode": "sum"}, "'sum' gives 1 channel, not 2"),
+        ({"channels": 1, "channel_mode": "zero"}, "'zero' adds channels to the file's 3, and cannot give 1"),
         ({"channels": 2, "channel_mode": "repat"}, "Unknown channel_mode 'repat'.*'repeat'"),
         ({"channels": 0}, "channels is 0"),
         ({"patch_size": 17}, "smaller than one patch"),
     ],
 )
-def test_a_resize_that_cannot_be_is_refused(vit, changes: dict, message: str) -> None:
+def test_an_impossible_resize_is_refused(vit, changes: dict, message: str) -> None:
     with pytest.raises(TransferlabError, match=message):
         vit.resized(**changes)
 
 
-def test_gray_images_under_sum_give_the_answer_that_they_give_as_rgb(vit) -> None:
+def test_gray_images_under_sum_give_what_they_give_as_rgb(vit) -> None:
     """The file's mean and deviation are alike in all channels here, so both ways are one."""
-    picture = RNG.integers(0, 255, (20, 20, 1), dtype=np.uint8)
+    image = RNG.integers(0, 255, (20, 20, 1), dtype=np.uint8)
     grey = vit.resized(channels=1)
-    assert grey.transform(picture).shape == (16, 16, 1)
-    want = vit({"pixel_values": vit.transform(picture)[None]})["hidden"]
-    np.testing.assert_allclose(grey({"pixel_values": grey.transform(picture)[None]})["hidden"], want, atol=2e-5)
+    assert grey.transform(image).shape == (16, 16, 1)
+    want = vit({"pixel_values": vit.transform(image)[None]})["hidden"]
+    np.testing.assert_allclose(grey({"pixel_values": grey.transform(image)[None]})["hidden"], want, atol=2e-5)
     again = grey.resized(channels=3)
     np.testing.assert_array_equal(again.leaves[KERNEL].read(), vit.leaves[KERNEL].read())
-    np.testing.assert_array_equal(again.transform(picture), vit.transform(picture))
+    np.testing.assert_array_equal(again.transform(image), vit.transform(image))
 
 
 def test_images_of_five_channels_are_neither_cut_nor_mixed(vit) -> None:
     source = vit.resized(channels=5, channel_mode="zero")
-    picture = RNG.integers(0, 255, (20, 24, 5), dtype=np.uint8)
-    got = source.transform(picture)
+    image = RNG.integers(0, 255, (20, 24, 5), dtype=np.uint8)
+    got = source.transform(image)
     assert got.shape == (16, 16, 5)
-    np.testing.assert_allclose(got[..., :3], vit.transform(np.ascontiguousarray(picture[..., :3])), atol=1e-6)
+    np.testing.assert_allclose(got[..., :3], vit.transform(np.ascontiguousarray(image[..., :3])), atol=1e-6)
     np.testing.assert_allclose(
         source({"pixel_values": got[None]})["hidden"], vit({"pixel_values": got[None, ..., :3]})["hidden"], atol=1e-5
     )
     with pytest.raises(TransferlabError, match="image has 3 channels; this model reads 5"):
-        source.transform(picture[..., :3])
+        source.transform(image[..., :3])
 
 
 CONVOLUTIONAL = {
@@ -190,10 +190,10 @@ def test_every_convolutional_family_reads_gray_images(name: str, tmp_path: Path)
     grey = rgb.resized(channels=1)
     made = plan_for(grey, LABELS, tl.methods.Probe())
     assert [leaf.path for leaf in made.leaves if leaf.action == "resized"] == [family.input_kernel]
-    picture = RNG.normal(size=(1, 32, 32, 1)).astype(np.float32)
+    image = RNG.normal(size=(1, 32, 32, 1)).astype(np.float32)
     first = [
         np.asarray(run_stages(source.module(), {"pixel_values": jnp.asarray(pixels)}, 0, 1)["hidden"])
-        for source, pixels in ((grey, picture), (rgb, np.repeat(picture, 3, -1)))
+        for source, pixels in ((grey, image), (rgb, np.repeat(image, 3, -1)))
     ]
     # BiT standardises its kernel, so that a sum over channels is not what it was.
     if name != "bit":
@@ -219,7 +219,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
     return folder
 
 
-def test_rows_follow_tokens_and_not_positions(bert, tmp_path: Path) -> None:
+def test_rows_follow_tokens_and_not_ids(bert, tmp_path: Path) -> None:
     """Another order, some tokens gone, some new: each row goes where its token is."""
     folder = save(words("[UNK]", "film", "new", "[PAD]", "good", "newer"), tmp_path / "other")
     source = bert.with_tokenizer(folder)
@@ -239,7 +239,7 @@ def test_rows_follow_tokens_and_not_positions(bert, tmp_path: Path) -> None:
     assert source.sha256 == bert.sha256
 
 
-def test_added_tokens_keep_old_answers_and_the_sources_own_tokenizer(bert) -> None:
+def test_added_tokens_keep_old_outputs_and_the_sources_own_tokenizer(bert) -> None:
     source = bert.with_tokenizer(add=("<person>", "<place>"))
     given = {"input_ids": np.arange(18)[None]}
     np.testing.assert_array_equal(source(given)["hidden"], bert(given)["hidden"])
@@ -247,13 +247,13 @@ def test_added_tokens_keep_old_answers_and_the_sources_own_tokenizer(bert) -> No
     assert source.transform.encode(["good <place>"])[0].ids[1:-1] == (4, 19)
     assert bert.tokenizer.token_to_id("<place>") is None
     assert source.transform.describe()["tokenizer"] != bert.transform.describe()["tokenizer"]
-    with pytest.raises(TransferlabError, match="'good' is a token already"):
+    with pytest.raises(TransferlabError, match="'good' is a token of this tokenizer already"):
         bert.with_tokenizer(add=("good",))
     with pytest.raises(TransferlabError, match="has another tokenizer already"):
         source.with_tokenizer(add=("<time>",))
-    with pytest.raises(TransferlabError, match=r"Unknown rule new_rows='meen'.*'mean'"):
+    with pytest.raises(TransferlabError, match=r"new_rows='meen' is unknown.*'mean'"):
         bert.with_tokenizer(add=("<time>",), new_rows="meen")
-    with pytest.raises(TransferlabError, match="there is no tokenizer"):
+    with pytest.raises(TransferlabError, match="has no tokenizer: expected"):
         bert.with_tokenizer("/nowhere")
 
 
@@ -271,7 +271,7 @@ def test_a_new_row_is_the_mean_of_its_pieces() -> None:
     np.testing.assert_allclose(resize.apply(table), want, atol=1e-6)
 
 
-def test_a_tokens_surface_keeps_its_mark() -> None:
+def test_a_tokens_surface_is_its_text() -> None:
     byte = Tokenizer(models.BPE({"Ġfilm": 0, "film": 1, "Ã©": 2}, []))
     byte.decoder = decoders.ByteLevel()
     piece = Tokenizer(models.Unigram([("▁film", -1.0), ("s", -1.0)], 0, False))
@@ -315,7 +315,7 @@ def test_a_run_on_a_changed_source_is_opened_on_the_changed_one(films, tmp_path:
     assert opened.transform.encode(["good <person>"])[0].ids[1:-1] == (4, 18)
     assert opened.params["embed"]["word"]["embedding"].shape == source.leaves[WORD].shape
     changes = source.provenance["changes"]
-    with pytest.raises(TransferlabError, match="not the one that this run had"):
+    with pytest.raises(TransferlabError, match="has changed since this run"):
         tl.load(tmp_path / "bert").with_changes({**changes, "add": ["<other>"]})
 
 

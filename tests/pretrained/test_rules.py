@@ -43,7 +43,7 @@ def test_the_first_rule_about_a_leaf_counts() -> None:
     assert keys("norm norm fc_norm\nnorm norm norm", "norm/scale") == {"norm/scale": ("fc_norm.weight", "as is")}
 
 
-def test_an_optional_rule_names_leaves_that_the_network_has_not_asked_for() -> None:
+def test_an_optional_rule_names_leaves_that_the_network_lacks() -> None:
     assert keys("linear? head classifier\nlinear pooler pooler") == {
         "head/kernel": ("classifier.weight", "transposed"),
         "head/bias": ("classifier.bias", "as is"),
@@ -51,7 +51,7 @@ def test_an_optional_rule_names_leaves_that_the_network_has_not_asked_for() -> N
 
 
 @pytest.mark.parametrize("line", ["linear head", "liner head classifier", "linear head classifier again"])
-def test_a_line_that_is_no_rule_is_shown(line: str) -> None:
+def test_a_line_that_is_not_a_rule_is_shown(line: str) -> None:
     with pytest.raises(TransferlabError, match=f"'{line}' is not a name rule"):
         named(line, ())
 

@@ -1,4 +1,4 @@
-"""What sentence-transformers writes beside a model is read, or refused by name; nothing of it is replaced by a default."""
+"""What sentence-transformers writes next to a model is read, or refused by name; none of it is replaced by a default."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OFF = {"pooling_mode_cls_token": False, "pooling_mode_max_tokens": False, "pooli
         ({"embedding_dimension": 16, "pooling_mode": "cls", "include_prompt": True}, "cls"),
         ({"pooling_mode": "lasttoken"}, "lasttoken"),
         ({"pooling_mode": ["mean"]}, "mean"),
-        # The origin drops the switches where there is the word, and takes the mean where none is on.
+        # sentence-transformers ignores the switches where the field is set, and takes the mean where none is on.
         ({**OFF, "pooling_mode_mean_tokens": True, "pooling_mode": "cls"}, "cls"),
         (OFF, "mean"),
         ({"word_embedding_dimension": 16}, "mean"),
@@ -102,12 +102,12 @@ def test_todays_names_of_modules_are_known(folder: Path) -> None:
         ("sentence_bert_config.json", {"module_output_name": "sentence_embedding"}, "module_output_name 'sentence"),
         ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "modality_config .* is not supported"),
         ("sentence_bert_config.json", {"config_args": {"is_causal": False}}, "config_args .* is not supported"),
-        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "'query' is none of prompts"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "'query' is not among its prompts"),
         ("modules.json", {}, "expected a JSON list"),
-        ("modules.json", [{"type": "custom_st.Transformer", "path": ""}], "'custom_st.Transformer' is of the repository's"),
+        ("modules.json", [{"type": "custom_st.Transformer", "path": ""}], "'custom_st.Transformer' is the repository's"),
         ("modules.json", [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}], "the first module is"),
         ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": "../x"}], r"'\.\./x' of a module"),
-        ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": "0_x"}], "'0_x', which is not there"),
+        ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": "0_x"}], "'0_x', which does not exist"),
         ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""},
                           {"type": "sentence_transformers.models.Normalize", "path": ""}], "modules .* are not supported"),
         ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""},
@@ -155,7 +155,7 @@ def test_a_model_in_a_folder_of_its_own_is_found(folder: Path, tmp_path: Path) -
 
 
 def test_a_length_is_sentence_transformers(folder: Path) -> None:
-    # Theirs stands over the tokenizer's, longer or shorter; the model's 64 positions bound both.
+    # Its length overrides the tokenizer's, longer or shorter; the model's 64 positions bound both.
     for said, want in ((20, 20), (60, 60), (512, 64), (None, 48)):
         write(folder / "sentence_bert_config.json", {"max_seq_length": said, "do_lower_case": False})
         assert as_text(tl.load(folder).transform).max_length == want

@@ -1,4 +1,4 @@
-"""State dicts as training scripts save them: wrapped, prefixed, beside others and beside settings."""
+"""State dicts as training scripts save them: wrapped, prefixed, next to others and to settings."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def under(prefix: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.net.", "my_encoder.bert."],
 )
 @pytest.mark.parametrize("name", ["m.ckpt", "m.pth.tar", "m.pth"])
-def test_what_a_script_puts_before_the_keys_is_another_model(
+def test_a_prefix_of_a_training_script_is_the_same_model(
     prefix: str, name: str, folder: Path, weights, config, tmp_path: Path
 ) -> None:
     path = save(tmp_path / name, state_dict=under(prefix, weights), epoch=3)
     source = tl.load(path, config=config)
     assert source.sha256 == tl.load(folder).sha256
-    # It is written with the origin's keys.
+    # It is written with transformers' keys.
     if name == "m.pth" and prefix:
         assert set(load_file(tl.save(source, tmp_path / "out") / "model.safetensors")) == set(weights)
 
 
-def test_a_prefix_within_the_keys_or_a_counter_beside_them_is_no_leaf(
+def test_a_prefix_within_the_keys_is_dropped_and_a_counter_is_unused(
     folder: Path, weights, config, tmp_path: Path
 ) -> None:
     keys = {key.replace("layer.1.", "layer.1._orig_mod."): value for key, value in under("module.", weights).items()}
@@ -89,7 +89,7 @@ def test_a_prefix_within_the_keys_or_a_counter_beside_them_is_no_leaf(
     assert source.unused == (("n_averaged", "the number of models in torch's AveragedModel"),)
 
 
-def test_a_key_outside_the_prefix_is_not_passed_over(weights, config, tmp_path: Path) -> None:
+def test_a_key_outside_the_prefix_is_refused(weights, config, tmp_path: Path) -> None:
     path = save(
         tmp_path / "m.ckpt", state_dict={**under("model.", weights), "criterion.weight": np.ones(2, np.float32)}
     )
@@ -97,7 +97,7 @@ def test_a_key_outside_the_prefix_is_not_passed_over(weights, config, tmp_path: 
         tl.load(path, config=config)
 
 
-def test_another_state_dict_is_read_or_not_spoken_of(folder: Path, weights, config, tmp_path: Path) -> None:
+def test_another_state_dict_is_named_and_can_be_read(folder: Path, weights, config, tmp_path: Path) -> None:
     mean = {key: value + np.float32(1) for key, value in weights.items()}
     rest = {"optimizer": {"state": {0: {"exp_avg": np.ones(3, np.float32)}}}, "model_ema": {"module": mean}, "epoch": 1}
     path = save(tmp_path / "m.pth", model=weights, **rest)
@@ -112,14 +112,16 @@ def test_another_state_dict_is_read_or_not_spoken_of(folder: Path, weights, conf
     )
     with pytest.raises(TransferlabError, match=r"no state dict 'model_emma'.*model_ema"):
         tl.load(path, config=config, entry="model_emma")
-    with pytest.raises(TransferlabError, match="one state dict, without an entry 'model'"):
+    with pytest.raises(TransferlabError, match="a single state dict, without an entry 'model'"):
         tl.load(save(tmp_path / "bare.pth", **weights), config=config, entry="model")
     for odd in (folder, folder / "model.safetensors"):
         with pytest.raises(TransferlabError, match="entry='model'"):
             tl.load(odd, entry="model")
 
 
-def test_another_state_dict_of_a_models_directory_is_not_spoken_of(folder: Path, weights, tmp_path: Path) -> None:
+def test_another_state_dict_of_a_models_directory_is_named_and_can_be_read(
+    folder: Path, weights, tmp_path: Path
+) -> None:
     place = shutil.copytree(folder, tmp_path / "model")
     (place / "model.safetensors").unlink()
     mean = {key: value + np.float32(1) for key, value in weights.items()}
@@ -135,11 +137,11 @@ def test_another_state_dict_of_a_models_directory_is_not_spoken_of(folder: Path,
     )
     with pytest.raises(TransferlabError, match=r"no state dict 'model_emma'.*model_ema"):
         tl.load(place, entry="model_emma")
-    # What is written of another tokenizer looks for the other state dict among the tensors no more.
+    # A model written with another tokenizer does not look for the other state dict among its tensors.
     tl.save(source.with_tokenizer(add=["cheerful"]), tmp_path / "grown")
 
 
-def test_weights_beside_those_that_are_read_are_not_spoken_of(folder: Path, weights, tmp_path: Path) -> None:
+def test_weights_next_to_those_that_are_read_are_named(folder: Path, weights, tmp_path: Path) -> None:
     place = tmp_path / "model"
     shutil.copytree(folder, place)
     assert not tl.load(place).unused
@@ -149,14 +151,14 @@ def test_weights_beside_those_that_are_read_are_not_spoken_of(folder: Path, weig
     save_file({"x": np.ones(1)}, str(place / "adapter_model.safetensors"))
     source = tl.load(place)
     assert source.sha256 == tl.load(folder).sha256
-    told = dict(source.unused)
-    assert told.keys() == {"pytorch_model.bin", "consolidated.safetensors", "adapter_model.safetensors"}
-    assert f"tl.load_adapter('{place}', tl.load('{place}'))" in told["adapter_model.safetensors"]
-    assert f"model.safetensors: tl.load('{place / 'pytorch_model.bin'}', config=" in told["pytorch_model.bin"]
+    reasons = dict(source.unused)
+    assert reasons.keys() == {"pytorch_model.bin", "consolidated.safetensors", "adapter_model.safetensors"}
+    assert f"tl.load_adapter('{place}', tl.load('{place}'))" in reasons["adapter_model.safetensors"]
+    assert f"model.safetensors: tl.load('{place / 'pytorch_model.bin'}', config=" in reasons["pytorch_model.bin"]
     assert tl.load(place / "pytorch_model.bin", config=source.config).sha256 != source.sha256
     (place / "config.json").unlink()
     (place / "adapter_config.json").write_text("{}")
-    with pytest.raises(TransferlabError, match="is an adapter, and no model"):
+    with pytest.raises(TransferlabError, match="is an adapter, not a model"):
         tl.load(place)
 
 
@@ -173,8 +175,8 @@ def test_of_several_state_dicts_none_is_guessed(folder: Path, weights, config, t
     assert tl.load(path, config=config, entry="student").sha256 == tl.load(folder).sha256
 
 
-def test_settings_beside_the_weights_are_refused_or_made(folder: Path, weights, config, tmp_path: Path) -> None:
-    # Python 3.13 keeps the classes of paths in a module of its own, older and newer ones do not; a file may come from any of them.
+def test_settings_next_to_the_weights_are_read_over(folder: Path, weights, config, tmp_path: Path) -> None:
+    # Python 3.13 has the classes of paths in a module of its own, older and newer ones do not; a file may come from any of them.
     paths = [
         Global(module, kind, "/tmp/x")
         for module in ("pathlib", "pathlib._local")

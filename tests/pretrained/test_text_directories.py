@@ -43,7 +43,7 @@ LABELS = {"id2label": {"0": "bad", "1": "fair", "2": "good"}}
 
 
 def write(folder: Path, kind: str, *, prefix: bool = True, **changes) -> dict[str, np.ndarray]:
-    """Write config and random weights under the origin's keys, head included; return the tensors."""
+    """Write config and random weights under transformers' keys, head included; return the tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = {"model_type": kind, **CONFIGS[kind], **LABELS, **changes}
     family = next(f for f in FAMILIES.values() if kind in f.model_types)
@@ -73,7 +73,7 @@ def test_loaded_leaves_write_the_files_own_tensors(kind: str, tmp_path: Path) ->
         np.testing.assert_array_equal(again[key], tensor, err_msg=key)
 
 
-def test_a_key_that_the_network_has_no_leaf_for_is_dropped_without_a_word(tmp_path: Path) -> None:
+def test_a_key_that_the_network_has_no_leaf_for_is_named(tmp_path: Path) -> None:
     tensors = write(tmp_path / "hidden", "distilbert")
     save_file(
         {k: x for k, x in tensors.items() if not k.startswith("classifier")},
@@ -94,7 +94,7 @@ def test_a_key_that_the_network_has_no_leaf_for_is_dropped_without_a_word(tmp_pa
         tl.load(tmp_path / "norm")
 
 
-def test_an_export_of_before_its_configs_fields_had_other_names_is_lost(tmp_path: Path, caplog) -> None:
+def test_an_export_with_old_names_of_config_fields_is_read(tmp_path: Path, caplog) -> None:
     write(tmp_path / "distil", "distilbert")
     source = tl.load(tmp_path / "distil")
     out = save(source, tmp_path / "out", format="orbax")
@@ -105,17 +105,17 @@ def test_an_export_of_before_its_configs_fields_had_other_names_is_lost(tmp_path
     (out / "transferlab.json").write_text(json.dumps(described))
     (out / MANIFEST).unlink()
     again = tl.load(out)
-    assert again.config == source.config and "calls ['dim'] what is ['hidden_size'] now" in caplog.text
+    assert again.config == source.config and "old names ['dim'] of the fields ['hidden_size']" in caplog.text
 
 
-def test_a_leaf_of_our_own_tree_that_its_description_lacks_is_dropped_without_a_word(tmp_path: Path) -> None:
+def test_a_leaf_of_our_own_tree_that_its_description_lacks_is_refused(tmp_path: Path) -> None:
     out = save(tl.load(write_bert(tmp_path / "bert")), tmp_path / "out", format="orbax")
     described = json.loads((out / "transferlab.json").read_text())
     described["config"]["pooler"] = False
     (out / "transferlab.json").write_text(json.dumps(described))
     (out / MANIFEST).unlink()
     with pytest.raises(
-        TransferlabError, match=r"transferlab\.json.*'pooler/.*' is in its tree, and not in the network"
+        TransferlabError, match=r"transferlab\.json.*'pooler/.*' is in its tree, but not in the network"
     ):
         tl.load(out)
 
@@ -133,7 +133,7 @@ def test_a_missing_key_of_the_hidden_layer_is_not_drawn(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_origins_head_is_lost_where_its_labels_stay(kind: str, tmp_path: Path) -> None:
+def test_a_checkpoints_head_is_kept_where_its_labels_stay(kind: str, tmp_path: Path) -> None:
     write(tmp_path, kind)
     source = tl.load(tmp_path)
     same, fewer, others = (
@@ -155,7 +155,7 @@ def test_a_backbone_without_a_head_or_a_pooler_can_be_adapted(kind: str, tmp_pat
     save_file(body, str(tmp_path / "model.safetensors"))
     source = tl.load(tmp_path)
     assert source.head is None and "pooled" not in source({"input_ids": np.array([[0, 5, 2]])})
-    # A probe is linear, over the mean; what trains more has the classifier of the origin, which can be written for it.
+    # A probe is linear, over the mean; what trains more has the reference classifier, which can be written for transformers.
     probe = plan_for(source, ("a", "b"), Probe())
     assert probe.head.pooling == "mean" and probe.head.hidden is None
     made = plan_for(source, ("a", "b"), LoRA(rank=2))
@@ -209,7 +209,7 @@ def test_a_config_that_cannot_be_honored_is_refused(kind: str, changes: dict, me
         ({"local_rope_theta": None, "rope_parameters": {"sliding_attention": {"rope_theta": 77.0}}}, (160_000.0, 77.0)),
     ],
 )
-def test_local_layers_without_a_base_of_their_own_turn_otherwise_than_global_ones(given: dict, thetas: tuple) -> None:
+def test_local_layers_without_a_rotary_base_of_their_own_take_the_global_one(given: dict, thetas: tuple) -> None:
     config = FAMILIES["modernbert"].from_hf({"model_type": "modernbert", **given})
     assert (config.global_rope_theta, config.local_rope_theta) == thetas
 
@@ -272,18 +272,18 @@ def test_ids_beyond_the_tables_are_refused(kind: str, tmp_path: Path) -> None:
         with pytest.raises(TransferlabError, match=r"'token_type_ids' holds 1, but .* has 1 token types"):
             source({"input_ids": ids, "token_type_ids": ids * 0 + 1})
     elif kind == "mpnet":
-        with pytest.raises(TransferlabError, match="'token_type_ids' is no input of"):
+        with pytest.raises(TransferlabError, match="'token_type_ids' is not an input of"):
             source({"input_ids": ids, "token_type_ids": ids * 0})
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"input_ids": [0.0, 1.0]}, "'input_ids' is of dtype float64; it must be of integers"),
-        ({"input_ids": [[0.0, 5.0]]}, "'input_ids' is of dtype float64; it must be of integers"),
+        ({"input_ids": [0.0, 1.0]}, "'input_ids' is of dtype float64; it must be integers"),
+        ({"input_ids": [[0.0, 5.0]]}, "'input_ids' is of dtype float64; it must be integers"),
         ({"input_ids": [0, 5, 2]}, r"'input_ids' has shape \(3,\); it must be \(batch, length\)"),
         ({"input_ids": [[0, 5], [2]]}, "'input_ids' has rows of different lengths"),
-        ({"input_ids": [["a", "b"]]}, "must be of integers"),
+        ({"input_ids": [["a", "b"]]}, "must be integers"),
         ({"input_ids": [[0, 5]], "attention_mask": [1, 1]}, r"'attention_mask' has shape \(2,\)"),
         (
             {"input_ids": [[0, 5]], "attention_mask": [[1, 1, 1]]},
@@ -291,38 +291,36 @@ def test_ids_beyond_the_tables_are_refused(kind: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_ids_that_are_none_are_one_error(given: dict, message: str, source) -> None:
+def test_inputs_that_are_not_ids_are_one_error(given: dict, message: str, source) -> None:
     with pytest.raises(TransferlabError, match=message):
         source(given)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_written_reads_the_same(kind: str, tmp_path: Path) -> None:
-    write(tmp_path / "origin", kind)
-    source, ids = tl.load(tmp_path / "origin"), np.array([[0, 5, 6, 2]])
+def test_a_written_model_is_read_as_the_same(kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "source", kind)
+    source, ids = tl.load(tmp_path / "source"), np.array([[0, 5, 6, 2]])
     want = source({"input_ids": ids})["logits"]
     save(source, tmp_path / "native")
     save(source, tmp_path / "tree", format="orbax")
-    # Without the origin's config.json it is made from what is known of the model.
-    save(replace(source, raw=None, names=None, tensors={}), tmp_path / "made", format="hf")
-    for place in ("native", "tree", "made"):
+    # Without the source's config.json, one is made from what is known of the model.
+    save(replace(source, raw=None, names=None, tensors={}), tmp_path / "new", format="hf")
+    for place in ("native", "tree", "new"):
         again = tl.load(tmp_path / place)
-        # The reference implementation's class with the two-layer head makes no pooler, and its files have none.
-        two_layers = place == "made" and kind in ("roberta", "mpnet")
+        # The reference class with the two-layer head has no pooler, and its files have none.
+        two_layers = place == "new" and kind in ("roberta", "mpnet")
         config = source.config.without_pooler() if two_layers else source.config
         assert again.head == source.head and again.config == config
         np.testing.assert_array_equal(again({"input_ids": ids})["logits"], want)
 
 
-def test_a_linear_head_is_written_as_the_origins_head_with_a_hidden_layer(tmp_path: Path) -> None:
-    write(tmp_path / "origin", "roberta")
-    source = tl.load(tmp_path / "origin")
+def test_a_linear_head_is_not_written_as_a_head_with_a_hidden_layer(tmp_path: Path) -> None:
+    write(tmp_path / "source", "roberta")
+    source = tl.load(tmp_path / "source")
     head = ClassifierConfig(("a", "b"), pooling="first")
     params = {"head": {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     trained = source.with_params(params, head=head)
-    with pytest.raises(
-        TransferlabError, match=r"hidden layer, this head has none like it; train with Full or LoRA .*'orbax'"
-    ):
+    with pytest.raises(TransferlabError, match=r"hidden layer that this head lacks; train with Full or LoRA .*'orbax'"):
         save(trained, tmp_path / "there", format="hf")
     # Each of the two ways that the error names.
     save(trained, tmp_path / "tree", format="orbax")
@@ -337,11 +335,11 @@ def test_a_linear_head_is_written_as_the_origins_head_with_a_hidden_layer(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["roberta", "mpnet"])
-def test_a_classifier_over_the_pooler_is_written_as_the_origins_two_layers(kind: str, tmp_path: Path) -> None:
-    tensors = write(tmp_path / "origin", kind)
+def test_a_classifier_over_the_pooler_is_written_as_the_reference_two_layers(kind: str, tmp_path: Path) -> None:
+    tensors = write(tmp_path / "source", kind)
     bare = {key: value for key, value in tensors.items() if not key.startswith("classifier")}
-    save_file(bare, str(tmp_path / "origin" / "model.safetensors"))
-    source, rng = tl.load(tmp_path / "origin"), np.random.default_rng(1)
+    save_file(bare, str(tmp_path / "source" / "model.safetensors"))
+    source, rng = tl.load(tmp_path / "source"), np.random.default_rng(1)
     given = {"kernel": rng.normal(size=(8, 2)).astype(np.float32), "bias": rng.normal(size=2).astype(np.float32)}
     trained = source.with_params({"head": given}, head=ClassifierConfig(("a", "b"), pooling="pooler"))
     out = save(trained, tmp_path / "out")

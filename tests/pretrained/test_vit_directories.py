@@ -71,12 +71,12 @@ def test_a_fused_tensor_is_not_written_without_one_of_its_parts() -> None:
         name.path: np.zeros((12, 12), np.float32) for name in names.names if "attention/query/kernel" in name.path
     }
     with pytest.raises(
-        TransferlabError, match=r"'blocks\.0\.attn\.qkv\.weight' cannot be written: 'layers/0/attention/key"
+        TransferlabError, match=r"'blocks\.0\.attn\.qkv\.weight' cannot be written: it fuses 'layers/0/attention/key"
     ):
         to_file(NameTable(names.names), leaves)
 
 
-def test_prefixes_mask_tokens_and_unknown_keys_are_taken_alike(tmp_path: Path) -> None:
+def test_prefixes_and_mask_tokens_are_read_and_unknown_keys_refused(tmp_path: Path) -> None:
     tensors = write_vit(tmp_path, "dinov2", prefix="dinov2_with_registers.")
     tensors["classifier.weight"] = tensors.pop("dinov2_with_registers.classifier.weight")
     tensors["classifier.bias"] = tensors.pop("dinov2_with_registers.classifier.bias")
@@ -101,7 +101,7 @@ def test_a_fused_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": [16, 32]}, r"image_size \[16, 32\] is no square"),
+        ({"image_size": [16, 32]}, r"image_size \[16, 32\] is not square"),
         ({"pooler_act": "relu"}, "pooler_act 'relu' is not supported"),
         ({"pooler_output_size": 7}, "pooler_output_size 7 is not hidden_size 12"),
         ({"hidden_act": "geluu"}, "unknown hidden_act"),
@@ -121,7 +121,7 @@ def test_a_config_that_cannot_be_honored_is_refused(changes: dict, message: str)
         ({"init_value": 0.1}, r"model_args\.init_value 0\.1 is not supported.*'init_values'"),
         ({"global_pool": "max"}, "global_pool 'max' is not supported"),
         ({"fc_norm": True}, "fc_norm with global_pool 'token'"),
-        ({"img_size": [16, 20]}, r"input_size \[16, 20\] is no square"),
+        ({"img_size": [16, 20]}, r"input_size \[16, 20\] is not square"),
     ],
 )
 def test_a_timm_argument_that_cannot_be_honored_is_refused(arguments: dict, message: str) -> None:
@@ -163,7 +163,9 @@ def test_an_efficientnet_of_timm_gets_its_own_padding_and_eps() -> None:
 def test_an_architecture_that_is_not_known_is_not_guessed_at(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     (tmp_path / "config.json").write_text(json.dumps({**TIMM, "architecture": "regnety_040"}))
-    with pytest.raises(TransferlabError, match=r"timm's 'regnety_040' cannot be read.*efficientnet.*vit_"):
+    with pytest.raises(
+        TransferlabError, match=r"timm's architecture 'regnety_040' is not supported.*efficientnet.*vit_"
+    ):
         tl.load(tmp_path)
 
 
@@ -196,7 +198,7 @@ GREY = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
         ({"size": [16, 16], "do_center_crop": None, "image_processor_type": "SiglipImageProcessor"}, 16, "squash", 1.0),
     ],
 )
-def test_a_preprocessors_size_means_something_else(
+def test_a_preprocessors_size_means_what_its_class_makes_of_it(
     given: dict, size: int, fit: Fit, fraction: float, tmp_path: Path
 ) -> None:
     write_vit(tmp_path, "vit")
@@ -221,7 +223,7 @@ def test_a_processor_within_processor_config_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"size": {"height": 16, "width": 20}}, "size .* is no square"),
+        ({"size": {"height": 16, "width": 20}}, "size .* is not square"),
         ({"size": {"shortest_edge": 16}}, "shortest_edge and do_center_crop is false"),
         ({"size": {"longest_edge": 16}, "crop_size": 16}, r"size \{'longest_edge': 16\} is not supported"),
         (
@@ -229,12 +231,15 @@ def test_a_processor_within_processor_config_is_read(tmp_path: Path) -> None:
             "size .*longest_edge.* is not supported",
         ),
         ({"size": {"max_height": 16, "max_width": 16}}, "size .*max_height.* is not supported"),
-        ({"size": "16"}, "size is '16'; it must be a whole number"),
-        ({"size": 16.5}, r"size is 16\.5; it must be a whole number"),
-        ({"size": 0}, "size is 0; it must be a whole number"),
-        ({"size": [16, 20]}, r"size \[16, 20\] is no square"),
-        ({"size": {"shortest_edge": 16}, "crop_size": {"shortest_edge": 16}}, "crop_size .* it must be a whole number"),
-        ({"size": 16, "resample": 6}, r"resample is 6; it can be 0 \(nearest\), .* 2 \(bilinear\)"),
+        ({"size": "16"}, "size is '16'; it must be a positive integer"),
+        ({"size": 16.5}, r"size is 16\.5; it must be a positive integer"),
+        ({"size": 0}, "size is 0; it must be a positive integer"),
+        ({"size": [16, 20]}, r"size \[16, 20\] is not square"),
+        (
+            {"size": {"shortest_edge": 16}, "crop_size": {"shortest_edge": 16}},
+            "crop_size .* it must be a positive integer",
+        ),
+        ({"size": 16, "resample": 6}, r"resample is 6; expected one of 0 \(nearest\), .* 2 \(bilinear\)"),
         ({"size": 16, "rescale_factor": 0}, "rescale_factor is 0; it must be a number above 0"),
         ({"size": 16, "rescale_offset": True}, "rescale_offset is True, which is not supported"),
         ({"size": 16, "do_pad": True, "pad_size": {"height": 20, "width": 20}}, "pad_size .* is not supported"),
@@ -271,7 +276,7 @@ def test_settings_nested_in_processor_config_are_not_replaced_by_a_default(tmp_p
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
     want = tl.data.ImageTransform(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 1.0, "squash")
     assert tl.load(tmp_path).transform == want
-    # The origin prefers it to the file of old, which alone says it where nothing is nested.
+    # transformers prefers it to the old file, which is read only where nothing is nested.
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, "image_mean": 0.0, "resample": 2}))
     assert tl.load(tmp_path).transform == want
     written = tl.save(tl.load(tmp_path).resized(24), tmp_path / "again")
@@ -316,15 +321,15 @@ def test_images_of_other_channels_are_not_read_as_rgb(
         given = {"size": 16, **{f"image_{name}": value for name, value in given.items()}}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     source = tl.load(tmp_path)
-    picture = np.full((20, 24, channels), 255, np.uint8)
-    got = as_image(source.transform)(picture)
+    image = np.full((20, 24, channels), 255, np.uint8)
+    got = as_image(source.transform)(image)
     assert as_image(source.transform).channels == channels and got.shape == (16, 16, channels)
     deviation = as_image(source.transform).per_channel(as_image(source.transform).std)
     np.testing.assert_allclose(got[0, 0], (1 - np.array(applied)) / deviation, rtol=1e-5)
     assert source({"pixel_values": got[None]})["hidden"].shape[0] == 1
     # What is written says the same.
     again = tl.load(tl.save(source, tmp_path / "again"))
-    np.testing.assert_allclose(as_image(again.transform)(picture), got, rtol=1e-6)
+    np.testing.assert_allclose(as_image(again.transform)(image), got, rtol=1e-6)
 
 
 def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path) -> None:
@@ -333,7 +338,7 @@ def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path)
     alone = tl.load(tmp_path / "model.safetensors", config=source.config)
     for one in (source, alone):
         assert as_image(one.transform)(np.zeros((20, 24, 3), np.uint8)).shape == (16, 16, 1)
-    # The origin's processor takes one value for one channel.
+    # transformers' processor takes one value for one channel.
     written = json.loads((tl.save(source, tmp_path / "again") / "preprocessor_config.json").read_text())
     assert written["image_mean"] == written["image_std"] == [0.5]
     assert as_image(tl.load(tmp_path / "again").transform).channels == 1
@@ -341,18 +346,18 @@ def test_weights_that_bring_no_preprocessing_read_three_channels(tmp_path: Path)
     assert as_image(tl.load(tmp_path / "orbax").transform).channels == 1
 
 
-def test_a_squashed_picture_keeps_its_proportions_or_loses_a_border() -> None:
-    picture = np.zeros((30, 60, 3), np.uint8)
-    picture[:, :30] = 255
-    plain = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, "squash")(picture)
+def test_a_squashed_image_loses_its_proportions_and_is_cropped() -> None:
+    image = np.zeros((30, 60, 3), np.uint8)
+    image[:, :30] = 255
+    plain = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, "squash")(image)
     assert plain.shape == (16, 16, 3)
     np.testing.assert_allclose(plain[:, :7], 1.0)
     np.testing.assert_allclose(plain[:, 9:], 0.0, atol=1e-6)
-    cut = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 0.5, "squash")(picture)
+    cut = tl.data.ImageTransform(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 0.5, "squash")(image)
     np.testing.assert_allclose(cut[:, :6], 1.0)
 
 
-def test_a_bare_weight_file_pools_otherwise_than_its_config(tmp_path: Path) -> None:
+def test_a_bare_weight_file_pools_as_its_config(tmp_path: Path) -> None:
     write_vit(tmp_path, "timm")
     bare = tl.load(tmp_path / "model.safetensors", config=vit_config(TIMM))
     given = {"pixel_values": np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype(np.float32)}

@@ -1,4 +1,4 @@
-"""Figures: what is drawn, in colours that are told apart, as SVG that stands inside a page."""
+"""Figures: their content, in distinguishable colors, as SVG inside a page."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 from support.studies import curves, study
 
-from transferlab.studies.figures import COLOURS, colours, learning_curves, standalone, step_by_stage, training_curves
-from transferlab.studies.table import summarise
+from transferlab.studies.figures import COLORS, colors, learning_curves, standalone, step_by_stage, training_curves
+from transferlab.studies.table import summarize
 
 
 def texts(svg: str) -> list[str]:
@@ -16,18 +16,18 @@ def texts(svg: str) -> list[str]:
 
 
 def test_every_arm_is_in_the_learning_curves() -> None:
-    summary = summarise(study())
+    summary = summarize(study())
     names = list(dict.fromkeys(row["name"] for row in summary))
-    svg = learning_curves(summary, colours(names))
+    svg = learning_curves(summary, colors(names))
     assert set(names) <= set(texts(svg))
     assert {"16", "64", "256", "labels", "test accuracy"} <= set(texts(svg))
 
 
-def test_a_figure_points_nowhere_outside_its_page_and_takes_its_text_color() -> None:
-    summary = summarise(study())
+def test_a_figure_refers_to_nothing_outside_its_page_and_takes_its_text_color() -> None:
+    summary = summarize(study())
     for svg in (
-        learning_curves(summary, colours([r["name"] for r in summary])),
-        training_curves(curves(), colours(["lora", "full", "scratch"])),
+        learning_curves(summary, colors([r["name"] for r in summary])),
+        training_curves(curves(), colors(["lora", "full", "scratch"])),
     ):
         assert "currentColor" in svg
         assert "#010203" not in svg
@@ -36,26 +36,26 @@ def test_a_figure_points_nowhere_outside_its_page_and_takes_its_text_color() -> 
 
 
 def test_no_two_arms_share_a_color() -> None:
-    names = [f"arm {i}" for i in range(len(COLOURS))]
-    assert len(set(colours(names).values())) == len(names)
+    names = [f"arm {i}" for i in range(len(COLORS))]
+    assert len(set(colors(names).values())) == len(names)
 
 
 def test_a_single_budget_and_seed_can_be_drawn() -> None:
-    summary = summarise(study(budgets=(64,), seeds=(0,)))
-    svg = learning_curves(summary, colours([row["name"] for row in summary]))
+    summary = summarize(study(budgets=(64,), seeds=(0,)))
+    svg = learning_curves(summary, colors([row["name"] for row in summary]))
     assert "64" in texts(svg)
 
 
-def test_training_curves_have_the_validation_and_nothing_is_drawn_for_nothing() -> None:
-    palette = colours(["scratch", "lora", "full"])
+def test_training_curves_have_the_validation_and_no_figure_without_metrics() -> None:
+    palette = colors(["scratch", "lora", "full"])
     assert training_curves({}, palette) == ""
     assert training_curves({"lora": [(16, 0, [])]}, palette) == ""
     shown = texts(training_curves(curves(), palette))
     assert {"scratch, 256 labels", "lora, 256 labels", "full, 256 labels", "step"} <= set(shown)
 
 
-def test_a_figure_is_a_file_of_its_own() -> None:
-    svg = standalone(learning_curves(summarise(study()), colours([row["name"] for row in summarise(study())])))
+def test_a_figure_can_be_a_separate_file() -> None:
+    svg = standalone(learning_curves(summarize(study()), colors([row["name"] for row in summarize(study())])))
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
 
 
@@ -71,6 +71,6 @@ def test_every_stage_and_direction_is_in_a_steps_figure() -> None:
         texts(svg)
     )
     assert "backward" not in texts(step_by_stage(stages[:2], 0.25))
-    # The legend stands above the first bar, whichever is the longest.
+    # The legend is above the first bar, whichever is the longest.
     places = {e.text: float(e.get("y", "nan")) for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("text")}
     assert max(places[name] for name in ("forward", "backward", "update")) < places["embed"] - 10

@@ -11,7 +11,7 @@ from support.studies import ENVIRONMENT, curves, plan, study
 
 from transferlab.studies.figures import learning_curves, palette_of
 from transferlab.studies.report import write_report
-from transferlab.studies.table import summarise
+from transferlab.studies.table import summarize
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 
@@ -56,30 +56,30 @@ class Page(HTMLParser):
 
 def write(path: Path, records=None, **changes) -> tuple[str, Page]:
     records = study() if records is None else records
-    summary = summarise(records)
-    given = {
+    summary = summarize(records)
+    arguments = {
         "records": records, "summary": summary, "curve": learning_curves(summary, palette_of(summary)), "plan": {"lora": plan()}, "curves": curves(),
         "environment": ENVIRONMENT, "hashes": {"source": {"tree_sha256": "ab12"}}, "config": {"data": "tweets"},
         "title": "tweets", **changes,
     }  # fmt: skip
-    write_report(path / "report.html", **given)
+    write_report(path / "report.html", **arguments)
     html = (path / "report.html").read_text("utf-8")
     return html, Page(html)
 
 
-def test_report_answers_with_the_numbers_of_the_largest_budget(tmp_path):
+def test_report_begins_with_the_scores_at_the_largest_budget(tmp_path):
     _, page = write(tmp_path)
     answer = page.text
     assert "With 256 labels, full reaches a test accuracy of" in answer
     assert ".914" in answer and ".700" in answer and "+.214" in answer.replace("+0.", "+.")
-    assert "not reached with any budget up to 256 labels" in answer
+    assert "from scratch, no budget up to 256 labels reached that" in answer
 
 
-def test_report_says_where_transfer_did_not_help(tmp_path):
+def test_report_names_arms_that_transfer_did_not_help(tmp_path):
     _, page = write(tmp_path)
-    assert "full at 16 labels cannot be told from scratch" in page.text
-    assert "lora at 16 labels cannot" not in page.text
-    assert re.search(r"No better than always answering the most frequent label.*?full at 16", page.text)
+    assert "full at 16 labels is not distinguishable from scratch" in page.text
+    assert "lora at 16 labels is not" not in page.text
+    assert re.search(r"No better than always predicting the most frequent label.*?full at 16", page.text)
 
 
 def test_report_shows_both_accuracies_the_multipliers_and_the_cost(tmp_path):
@@ -91,10 +91,10 @@ def test_report_shows_both_accuracies_the_multipliers_and_the_cost(tmp_path):
 
 
 @pytest.mark.parametrize(("classes", "chance"), [(2, ".5"), (4, ".25"), (3, ".333"), (50_000, "2e-05")])
-def test_report_says_what_one_label_for_all_gets_under_as_many_classes(tmp_path, classes, chance):
+def test_report_says_what_a_constant_prediction_scores_with_as_many_classes(tmp_path, classes, chance):
     _, page = write(tmp_path, classes=classes)
     assert (
-        f"over the {classes:,} classes of the test split of the fraction recognised: {chance} is what any one label"
+        f"over the {classes:,} classes of the test split of the fraction that is recognized: {chance} for a constant prediction"
         in page.text
     )
 
@@ -115,12 +115,12 @@ def test_report_needs_no_other_file_and_no_network(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_report_follows_the_readers_colour_scheme_and_prints(tmp_path):
+def test_report_follows_the_readers_color_scheme_and_prints(tmp_path):
     html, _ = write(tmp_path)
     assert "prefers-color-scheme: dark" in html and "@media print" in html
 
 
-def test_names_with_markup_are_shown_and_not_obeyed(tmp_path):
+def test_names_with_markup_are_shown_literally(tmp_path):
     evil = "<script>alert(1)</script>"
     html, page = write(
         tmp_path, title=evil, config={"note": evil}, hashes={"x": evil}, plan={evil: plan(path=f"a/{evil}")}
@@ -148,16 +148,16 @@ def test_a_study_that_lacks_something_still_gets_its_report(tmp_path, changes):
     assert re.search(r"\bnan\b", page.text, re.IGNORECASE) is None
     assert page.tags.count("svg") == 1
     if "scratch" not in changes.get("names", ("scratch",)):
-        assert "against" not in page.text.split("Accuracy by labels")[0]
+        assert "for the same network" not in page.text.split("Accuracy by labels")[0]
 
 
-def test_a_study_without_scratch_says_that_its_worth_is_unknown(tmp_path):
+def test_a_study_without_scratch_says_that_the_gain_is_unknown(tmp_path):
     _, page = write(tmp_path, study(names=("lora", "majority")), curves=curves(("lora",)))
     assert "without a scratch arm" in page.text
     assert "Data multiplier" not in page.text
 
 
-def test_runs_that_chose_settings_show_what_was_chosen(tmp_path):
+def test_tuned_runs_show_the_chosen_settings(tmp_path):
     records = study()
     trial = {"settings": {"learning_rate": 3e-3}, "accuracy": 0.812, "cross_entropy": 0.4}
     records[-1]["tuning"] = {"trials": 1, "chosen": {"learning_rate": 0.003}, "validation": [trial]}
@@ -167,9 +167,9 @@ def test_runs_that_chose_settings_show_what_was_chosen(tmp_path):
 
 def test_report_does_not_hide_that_one_seed_has_no_interval(tmp_path):
     _, page = write(tmp_path, study(seeds=(0,)))
-    assert "one seed only, so the difference has no interval: full, lora" in page.text
+    assert "a single seed, so the difference has no interval: full, lora" in page.text
 
 
-def test_report_says_that_the_best_arm_was_picked_by_its_test_score(tmp_path):
+def test_report_says_that_the_best_arm_was_selected_by_its_test_score(tmp_path):
     _, page = write(tmp_path)
-    assert "best by test accuracy, which flatters it" in page.text
+    assert "selected by its test accuracy, which is therefore biased upward" in page.text

@@ -24,7 +24,7 @@ from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.report import answer, caveats
 from transferlab.studies.status import failure_lines
 from transferlab.studies.study import Study, run_study
-from transferlab.studies.table import markdown_page, results_csv, rich_table, shown, study_result, summarise
+from transferlab.studies.table import markdown_page, results_csv, rich_table, shown, study_result, summarize
 
 Records = list[dict[str, Any]]
 
@@ -38,7 +38,7 @@ def diverged(records: Records, *cells: tuple[str, int, int], status: str = "dive
 
 
 def row_of(records: Records, name: str, budget: int) -> dict[str, Any]:
-    return next(row for row in summarise(records, test_examples=100) if (row["name"], row["budget"]) == (name, budget))
+    return next(row for row in summarize(records, test_examples=100) if (row["name"], row["budget"]) == (name, budget))
 
 
 def test_a_seed_that_diverged_counts_as_wrong_and_is_named() -> None:
@@ -53,18 +53,18 @@ def test_a_seed_that_diverged_counts_as_wrong_and_is_named() -> None:
     assert row["over_scratch"]["pairs"] == 3
     assert row["over_scratch"]["mean"] == pytest.approx((0.79 + 0 + 0.81) / 3 - 0.6)
     assert shown(row).startswith(".533 † ±1.1")
-    summary = summarise(records)
+    summary = summarize(records)
     line = (
         "lora at 64 labels: 1 of 3 runs have no scores: seed 1 diverged at step 7 (learning rate 0.003). In means and "
-        "intervals they count as answering everything wrong; the mean accuracy of the others is 0.800."
+        "intervals they count as predicting everything wrong; the mean accuracy of the others is 0.800."
     )
     assert failure_lines(summary, "scratch") == [line]
     assert line in caveats(summary) and f"- {line}" in markdown_page(summary, "x")
-    assert "these count as answering everything wrong" in study_result(records, summary, {})["variance"]
-    assert "†" not in study_result(study(), summarise(study()), {})["variance"]
+    assert "these count as predicting everything wrong" in study_result(records, summary, {})["variance"]
+    assert "†" not in study_result(study(), summarize(study()), {})["variance"]
 
 
-def test_scratch_that_diverged_does_not_flatter_what_it_is_compared_with() -> None:
+def test_scratch_runs_that_diverged_do_not_overstate_the_gain_of_other_arms() -> None:
     records = diverged(study(), ("scratch", 256, 2))
     row, scratch = row_of(records, "lora", 256), row_of(records, "scratch", 256)
     # Of scratch .69 and .70 are left: .89 and .90 against them.
@@ -72,8 +72,8 @@ def test_scratch_that_diverged_does_not_flatter_what_it_is_compared_with() -> No
     assert scratch["accuracy"] == pytest.approx((0.69 + 0.70) / 3)
     curve = {16: [0.49, 0.5, 0.51], 64: [0.59, 0.6, 0.61], 256: [0.69, 0.70]}
     assert row_of(records, "lora", 16)["multiplier"]["value"] == data_multiplier(curve, [0.64, 0.65, 0.66], 16).value
-    assert "against .695 (2 of 3 runs finished) for the same" in answer(summarise(records))
-    assert any("Other arms are not compared with them" in line for line in caveats(summarise(records)))
+    assert "compared with .695 (2 of 3 runs finished) for the same" in answer(summarize(records))
+    assert any("Other arms are not compared with these runs" in line for line in caveats(summarize(records)))
 
 
 def test_an_arm_whose_runs_all_diverged_has_no_score(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_an_arm_whose_runs_all_diverged_has_no_score(tmp_path: Path) -> None:
     row = row_of(records, "full", 256)
     assert (row["diverged"], shown(row), shown(row, "balanced_accuracy", "balanced_low")) == (3, "diverged", "diverged")
     assert "multiplier" not in row and "over_scratch" not in row
-    summary = summarise(records)
+    summary = summarize(records)
     svg = learning_curves(summary, palette_of(summary))
     assert ">lora<" in svg and ">full<" not in svg
     assert "| full | diverged | diverged | diverged |" in markdown_page(summary, "x")
@@ -95,20 +95,20 @@ def test_an_arm_whose_runs_all_diverged_has_no_score(tmp_path: Path) -> None:
     assert "No method has finished yet." in page.text
 
 
-def test_a_baseline_that_fails_is_named_so(tmp_path: Path) -> None:
+def test_a_baseline_that_fails_is_shown_as_failed(tmp_path: Path) -> None:
     records = diverged(study(), ("tfidf", 16, 0), ("tfidf", 16, 1), ("tfidf", 16, 2), status="failed: ValueError: no")
     assert shown(row_of(records, "tfidf", 16)) == "failed"
     assert "seed 2 failed: ValueError: no." in write(tmp_path, records)[1].text
 
 
-def test_every_file_says_the_status() -> None:
+def test_every_file_has_the_status() -> None:
     records = diverged(study(), ("lora", 64, 1))
     rows = list(csv.DictReader(io.StringIO(results_csv(records))))
     assert {(r["name"], r["budget"], r["seed"]): (r["status"], r["accuracy"]) for r in rows}["lora", "64", "1"] == (
         "diverged at step 7", "",
     )  # fmt: skip
     assert sum(r["status"] == "finished" for r in rows) == len(records) - 1
-    arms = json.loads(json.dumps(study_result(records, summarise(records), {}), allow_nan=False))["arms"]
+    arms = json.loads(json.dumps(study_result(records, summarize(records), {}), allow_nan=False))["arms"]
     assert [one["status"] for one in arms].count("diverged at step 7") == 1 and all(one["status"] for one in arms)
 
 
@@ -144,12 +144,12 @@ def config_of(bert_folder: Path, table: Path, workdir: Path, **methods) -> dict[
 WILD, CALM = {"learning_rate": 1e38}, {"learning_rate": 1e-2}
 
 
-def test_a_study_goes_on_past_what_diverges_and_does_not_try_again(
+def test_a_study_continues_past_runs_that_diverge_and_does_not_repeat_them(
     bert_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transferlab.evaluate import baselines
 
-    def broken(*given: Any) -> Any:
+    def broken(*arguments: Any) -> Any:
         raise ValueError("this solver needs more")
 
     monkeypatch.setattr(baselines, "tfidf", broken)
@@ -182,7 +182,7 @@ def test_a_study_goes_on_past_what_diverges_and_does_not_try_again(
     for words in (
         "scratch at 20 labels: 2 of 2 runs have no scores: seed 0 diverged at step",
         "lost at 20 labels: 2 of 2 runs have no scores: seed 0 diverged in all 2 tuning trials",
-        "probe at 20 labels: trials that diverged, and were not chosen: seed 0, learning_rate = 1e+38 (diverged at step 1)",
+        "probe at 20 labels: tuning trials that diverged, and were not chosen: seed 0, learning_rate = 1e+38 (diverged at step 1)",
         "without a scratch arm at the same budget",
     ):
         assert words in page.replace("&#39;", "'")
@@ -212,4 +212,4 @@ def test_a_study_in_which_everything_diverged_has_nothing_to_predict_with(
         TransferlabError, match=r"no finished run that kept its weights\. runs/probe/20/0 diverged at step 2"
     ):
         best_run(tmp_path / "s")
-    assert np.isnan(summarise(Study(parse_config({**raw, "baselines": ()})).records())[0]["low"])
+    assert np.isnan(summarize(Study(parse_config({**raw, "baselines": ()})).records())[0]["low"])

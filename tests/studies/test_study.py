@@ -54,13 +54,13 @@ def test_all_arms_of_one_budget_and_seed_learn_from_the_same_examples(study: Pat
     assert first["data"] == other["data"]
 
 
-def test_a_study_that_ran_runs_nothing_again(study: Path, config: Path) -> None:
+def test_a_finished_study_runs_nothing_again(study: Path, config: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.glob("runs/**/record.json")}
     Study(small(config, study)).run()
     assert {path: path.stat().st_mtime_ns for path in study.glob("runs/**/record.json")} == before
 
 
-def test_a_seed_more_adds_its_runs_to_those_that_there_are(study: Path, config: Path, tmp_path: Path) -> None:
+def test_an_added_seed_adds_its_runs_to_the_existing_ones(study: Path, config: Path, tmp_path: Path) -> None:
     shutil.copytree(study, tmp_path / "films")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "films").glob("runs/**/record.json")}
     Study(small(config, tmp_path / "films", "seeds=(0,1)")).run()
@@ -74,7 +74,7 @@ def test_another_setting_of_an_arm_that_ran_is_refused_by_its_name(study: Path, 
         Study(small(config, study, "methods.probe.train.steps=5")).run()
 
 
-def test_what_a_directory_records_is_the_config_that_it_ran(study: Path, config: Path) -> None:
+def test_a_directory_records_the_config_that_it_ran(study: Path, config: Path) -> None:
     recorded = parse_config(recorded_config(study))
     asked = small(config, study)
     assert (recorded.methods, recorded.budgets, recorded.seeds) == (asked.methods, asked.budgets, asked.seeds)
@@ -84,20 +84,20 @@ def test_what_a_directory_records_is_the_config_that_it_ran(study: Path, config:
 def test_changed_weights_or_data_do_not_join_a_study_that_began_with_others(
     study: Path, config: Path, tmp_path: Path, what: str
 ) -> None:
-    given = tmp_path / "study"
-    shutil.copytree(study, given)
-    raw = {**json.loads((given / "config.json").read_text()), "workdir": str(given)}
+    copy = tmp_path / "study"
+    shutil.copytree(study, copy)
+    raw = {**json.loads((copy / "config.json").read_text()), "workdir": str(copy)}
     Study(parse_config(raw)).report()
     # The same words at the same places of a config, with other contents behind them.
-    held = json.loads((given / "inputs.json").read_text())
+    held = json.loads((copy / "inputs.json").read_text())
     held["data" if what == "data" else "source"]["mark"] = "0" * 64
-    (given / "inputs.json").write_text(json.dumps(held))
+    (copy / "inputs.json").write_text(json.dumps(held))
     for again in (Study(parse_config(raw)).report, Study(parse_config(raw)).run):
         with pytest.raises(TransferlabError, match=f"other contents of its {'data' if what == 'data' else 'source'}"):
             again()
 
 
-def test_one_value_stands_for_several_and_the_study_continues(config: Path, tmp_path: Path) -> None:
+def test_a_single_seed_may_be_a_plain_number_and_the_study_continues(config: Path, tmp_path: Path) -> None:
     words = ["budgets=12", "seeds=1", "baselines=majority", f"workdir={tmp_path / 'films'}"]
     read = read_config(config, [f"--config.{word}" for word in words])
     assert (read.budgets, read.seeds, read.baselines) == ((12,), (1,), ("majority",))
@@ -126,7 +126,7 @@ def test_a_study_killed_between_its_first_files_continues(left: tuple[str, ...],
     claim(begun)
 
 
-def test_a_directory_of_something_else_is_refused_and_left_alone(config: Path, tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_refused_and_not_changed(config: Path, tmp_path: Path) -> None:
     for name in ("inputs.json", "thesis.tex"):  # the first alone as well: it is not what a study writes
         (tmp_path / name).write_text("{}")
         with pytest.raises(TransferlabError, match="not empty and holds no study"):

@@ -21,16 +21,16 @@ from transferlab.studies.table import (
     rich_table,
     shown,
     study_result,
-    summarise,
+    summarize,
 )
 
 
 def _rows(records, **kwargs):
-    return {(row["name"], row["budget"]): row for row in summarise(records, **kwargs)}
+    return {(row["name"], row["budget"]): row for row in summarize(records, **kwargs)}
 
 
 def result_of(records, manifest=None, test_examples=None):
-    return study_result(records, summarise(records, test_examples=test_examples), manifest or {})
+    return study_result(records, summarize(records, test_examples=test_examples), manifest or {})
 
 
 def test_one_row_per_arm_and_budget_with_the_mean_over_seeds():
@@ -63,7 +63,7 @@ def test_multiplier_over_scratch_is_of_the_same_study():
     assert "multiplier" not in rows["scratch", 64]
 
 
-def test_one_seed_gets_wilsons_interval_of_the_test_set_and_says_so():
+def test_one_seed_gets_wilsons_interval_over_the_test_set():
     rows = _rows(study(seeds=(1,)), test_examples=100)
     row = rows["lora", 64]
     assert row["interval"] == "Wilson over the test set"
@@ -77,11 +77,11 @@ def test_one_seed_without_a_known_test_set_has_no_interval():
 
 
 def test_a_study_without_scratch_compares_nothing_with_it():
-    rows = summarise(study(names=("lora", "majority")))
+    rows = summarize(study(names=("lora", "majority")))
     assert all("multiplier" not in row and "over_scratch" not in row for row in rows)
 
 
-def test_the_arm_from_scratch_is_known_by_its_name_and_not_by_what_it_does():
+def test_the_reference_is_the_arm_that_trains_from_scratch_whatever_its_name():
     renamed = [{**r, "name": {"scratch": "control", "lora": "scratch"}.get(r["name"], r["name"])} for r in study()]
     rows = _rows(renamed)
     assert rows["full", 256]["over_scratch"]["mean"] == pytest.approx(0.214)
@@ -93,7 +93,7 @@ def test_a_run_that_diverged_is_a_row_like_any_other():
     records = study()
     records[-1]["test"]["cross_entropy"] = float("nan")
     records[-2]["test"]["cross_entropy"] = None  # as it comes back from a record
-    summary = summarise(records)
+    summary = summarize(records)
     assert [row["diverged"] for row in summary][-1] == 2 and sum(row["diverged"] for row in summary) == 2
     assert any("2 of 3 runs have no scores: seed 1 diverged" in line for line in caveats(summary))
 
@@ -124,16 +124,16 @@ def test_result_is_json_that_every_parser_reads():
 
 
 def test_markdown_holds_every_arm_and_its_half_width():
-    lines = markdown_table(summarise(study())).splitlines()
+    lines = markdown_table(summarize(study())).splitlines()
     assert lines[0] == "| arm | 16 | 64 | 256 |"
     assert "| lora | .650 ±.025 | .800 ±.025 | .900 ±.025 |" in lines
-    assert ".780 ±.025" in markdown_table(summarise(study()), "balanced_accuracy")
+    assert ".780 ±.025" in markdown_table(summarize(study()), "balanced_accuracy")
 
 
 @pytest.mark.parametrize("budgets", [(16,), (16, 64, 256)])
 def test_terminal_table_fits_a_hundred_columns(budgets):
     console = Console(width=100, file=io.StringIO(), record=True)
-    console.print(rich_table(summarise(study(budgets=budgets))))
+    console.print(rich_table(summarize(study(budgets=budgets))))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     assert all(name in text for name in ("majority", "lora", "scratch"))
@@ -142,7 +142,7 @@ def test_terminal_table_fits_a_hundred_columns(budgets):
 def test_terminal_table_never_cuts_a_number():
     console = Console(width=100, file=io.StringIO(), record=True)
     more = [{**r, "budget": 1024} for r in study(budgets=(256,))]
-    console.print(rich_table(summarise(study() + more)))
+    console.print(rich_table(summarize(study() + more)))
     text = console.export_text()
     assert "…" not in text
     assert ".900 ±.025" in text
@@ -154,7 +154,7 @@ def test_an_arm_that_scratch_never_reaches_shows_its_highest_bound():
         if r["name"] == "lora":
             r["test"]["accuracy"] += 0.2
     console = Console(width=100, file=io.StringIO(), record=True)
-    console.print(rich_table(summarise(records)))
+    console.print(rich_table(summarize(records)))
     assert ">16.0× at 16" in console.export_text()
 
 
@@ -167,18 +167,18 @@ def test_the_note_names_only_variances_that_are_shown():
 
 
 def test_wilsons_interval_is_printed_for_one_seed():
-    text = markdown_table(summarise(study(seeds=(1,)), test_examples=100))
+    text = markdown_table(summarize(study(seeds=(1,)), test_examples=100))
     assert ".800 [.71, .87]" in text
 
 
 def test_the_markdown_page_has_every_table():
-    page = markdown_page(summarise(study()), "tweets")
+    page = markdown_page(summarize(study()), "tweets")
     assert page.startswith("# tweets\n")
     tables = page.split("\n\n")
     assert sum(part.startswith("|") for part in tables) == 4
     assert any(part.startswith("| arm | 16 | 64 | 256 |") and "| lora | " in part and "×" in part for part in tables)
     assert "| lora | 256 | 3 | 148,226 | 120 | 2.5 TFLOP | 4.2 | 12.0 MB |" in page
-    alone = markdown_page(summarise(study(names=("majority", "lora"))), "tweets")
+    alone = markdown_page(summarize(study(names=("majority", "lora"))), "tweets")
     assert "×" not in alone
 
 
@@ -199,7 +199,7 @@ def test_a_weak_bound_does_not_stand_for_a_strong_one():
 
 def test_a_narrow_terminal_keeps_the_scores():
     console = Console(width=40, file=io.StringIO())
-    console.print(rich_table(summarise(study()), narrow=True))
+    console.print(rich_table(summarize(study()), narrow=True))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert ".900" in text and ".650" in text and "…" not in text and "labels saved" not in text
 
@@ -207,5 +207,5 @@ def test_a_narrow_terminal_keeps_the_scores():
 def test_the_name_of_an_arm_is_not_taken_for_markup():
     out = io.StringIO()
     records = [{**record, "name": record["name"].replace("lora", "lora[/b]")} for record in study()]
-    Console(file=out, width=120).print(rich_table(summarise(records)))
+    Console(file=out, width=120).print(rich_table(summarize(records)))
     assert "lora[/b]" in out.getvalue()

@@ -177,7 +177,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(half, calm, open
     shutil.copytree(half, again)
     newest = Checkpoints(again / "checkpoints").steps[-1]
     (again / "checkpoints" / str(newest) / "tree" / "manifest.ocdbt").write_bytes(b"")
-    # What lies there besides is no checkpoint.
+    # Other directories there are not checkpoints.
     (again / "checkpoints" / "notes").mkdir()
     (again / "checkpoints" / "99.txt").touch()
     (again / "checkpoints" / "100").touch()

@@ -1,4 +1,4 @@
-"""Runs that diverge: they say so and stop; those beside them do not notice; what they leave behind is finite."""
+"""Runs that diverge: they raise and stop; runs that train with them are not affected; what they leave on disk is finite."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -53,39 +54,39 @@ def test_a_run_that_diverges_ends_with_one_error_and_its_last_finite_checkpoint(
 
     with pytest.raises(Diverged) as caught:
         run().fit()
-    found = caught.value.results[0].diverged
-    assert found is not None and 2 < found.step < 20
+    divergence = caught.value.results[0].diverged
+    assert divergence is not None and 2 < divergence.step < 20
     said = str(caught.value)
     for words in (
-        f"diverged at step {found.step} of 20 (learning rate 1e+06): the loss is nan",
+        f"diverged at step {divergence.step} of 20 (learning rate 1e+06): the loss is nan",
         "dataclasses.replace(settings, learning_rate=1e+05, warmup=0.1",
-        f"keeps the checkpoint of step {(found.step - 1) // 2 * 2}",
+        f"keeps the checkpoint of step {(divergence.step - 1) // 2 * 2}",
     ):
         assert words in said
     assert ("precision='float32'" in said) == (precision == "bfloat16")
-    assert finite_checkpoints(tmp_path / "run") == [(found.step - 1) // 2 * 2]
+    assert finite_checkpoints(tmp_path / "run") == [(divergence.step - 1) // 2 * 2]
     rows = caught.value.results[0].history
-    assert rows[-1]["step"] == found.step and math.isnan(rows[-1]["loss"])
+    assert rows[-1]["step"] == divergence.step and math.isnan(rows[-1]["loss"])
     # Again: the same, without a step.
     steps: list[int] = []
     with pytest.raises(Diverged) as again:
         run().fit(lambda done, total, row: steps.append(done))
     assert str(again.value) == said and not steps
-    assert again.value.results[0].status == f"diverged at step {found.step}"
+    assert again.value.results[0].status == f"diverged at step {divergence.step}"
     assert np.isnan(again.value.results[0].probabilities).all()
     assert again.value.results[0].probabilities.shape == (60, 2)
     record = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert record["status"] == f"diverged at step {found.step}" and math.isnan(record["test"]["accuracy"])
-    with pytest.raises(TransferlabError, match=f"diverged at step {found.step} of 20"):
+    assert record["status"] == f"diverged at step {divergence.step}" and math.isnan(record["test"]["accuracy"])
+    with pytest.raises(TransferlabError, match=f"diverged at step {divergence.step} of 20"):
         tl.open_run(tmp_path / "run")
     # What was asked for by removing the record.
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(Diverged) as continued:
         run().fit(lambda done, total, row: steps.append(done))
-    assert continued.value.results[0].status == record["status"] and min(steps) > found.step - 3
+    assert continued.value.results[0].status == record["status"] and min(steps) > divergence.step - 3
 
 
-def test_the_first_step_is_told_from_a_learning_rate_that_is_too_high(films, tmp_path) -> None:
+def test_a_first_step_that_is_not_finite_is_not_blamed_on_the_learning_rate(films, tmp_path) -> None:
     path = write_bert(tmp_path / "huge") / "model.safetensors"
     save_file({name: tensor * np.float32(1e20) for name, tensor in load_file(path).items()}, path)
     for method in (tl.methods.Probe(), tl.methods.Full()):
@@ -98,7 +99,7 @@ def test_the_first_step_is_told_from_a_learning_rate_that_is_too_high(films, tmp
         assert "lower learning rate" not in str(caught.value)
 
 
-def test_what_only_the_last_update_breaks_is_not_a_finished_run(source, films, tmp_path) -> None:
+def test_a_run_whose_last_update_is_not_finite_is_not_finished(source, films, tmp_path) -> None:
     settings = replace(WILD, learning_rate=3e38, weight_decay=100.0, steps=1, optimizer=Optimizer("sgd"))
     for directory in (None, tmp_path / "run"):
         with pytest.raises(Diverged, match=r"at step 1 of 1 .*: the parameter '.*' is not finite\. Try a lower"):
@@ -144,9 +145,13 @@ def members(source, films, method, wild: bool, directory: Path | None = None, **
 
 
 def assert_same(some: list[Result], others: list[Result]) -> None:
+    """The same bits on a CPU; a GPU adds up in no fixed order."""
+    tolerance = 0 if jax.default_backend() == "cpu" else 1e-4
     for one, other in zip(some, others, strict=True):
-        assert one.history == other.history and len(one.history) > 5
-        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+        assert [row["step"] for row in one.history] == [row["step"] for row in other.history] and len(one.history) > 5
+        for row, same in zip(one.history, other.history, strict=True):
+            assert row == pytest.approx(same, rel=tolerance, abs=tolerance)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=tolerance)
         assert one.status == other.status == "finished"
 
 
@@ -154,7 +159,7 @@ def assert_same(some: list[Result], others: list[Result]) -> None:
     ("method", "together", "engine"),
     [(PROBE, "auto", 3), (LORA, "always", 3), (LORA, "auto", 2), (tl.methods.Full(), "never", 1)],
 )
-def test_the_others_are_the_same_bits_where_one_diverges(
+def test_the_others_are_bit_equal_where_one_diverges(
     source, films, tmp_path, method, together: str, engine: int
 ) -> None:
     calm = tl.fit_together(members(source, films, method, False, vectorize=together))
@@ -204,14 +209,14 @@ def test_no_member_left_ends_a_population(source, films) -> None:
     assert max(steps) < 20 and {result.status for result in caught.value.results} == {"diverged at step 2"}
 
 
-def test_weights_that_nobody_wants_go_when_the_run_diverges(source, films, tmp_path) -> None:
+def test_weights_that_are_not_to_be_kept_are_removed_when_the_run_diverges(source, films, tmp_path) -> None:
     run = tl.adapt(source, films.subset(16, 0), settings=WILD, directory=tmp_path / "run", keep_weights=False)
     with pytest.raises(Diverged, match="at step"):
         run.fit()
     assert (tmp_path / "run" / "result.json").exists() and not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_every_step_of_a_window_is_looked_at() -> None:
+def test_every_step_of_a_window_is_checked() -> None:
     fine = {"loss": [0.5, 0.4, 0.3], "gradient_norm": [1.0, 2.0, 3.0]}
     assert first_not_finite(fine) is None
     assert first_not_finite({**fine, "loss": [0.5, math.inf, math.nan]}) == (1, "the loss is inf")

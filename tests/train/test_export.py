@@ -1,4 +1,4 @@
-"""What a run trained, out of its directory: as a source, as files of the origin, as a PEFT adapter."""
+"""What a run trained, out of its directory: as a source, as files of its reference implementation, as a PEFT adapter."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def run(bert_folder: Path, films, tmp_path_factory: pytest.TempPathFactory) -> P
     directory = tmp_path_factory.mktemp("runs") / "lora"
     method = tl.methods.LoRA(rank=3, alpha=12.0, pooling="pooler")
     settings = Settings(steps=6, batch_size=8, learning_rate=3e-2)
-    made = tl.adapt(tl.load(bert_folder), films.subset(16, 0), method=method, settings=settings, directory=directory)
-    result = made.fit()
+    run = tl.adapt(tl.load(bert_folder), films.subset(16, 0), method=method, settings=settings, directory=directory)
+    result = run.fit()
     assert result.source is not None and result.params is not None
     kernel = np.asarray(result.params["layers"]["0"]["attention"]["query"]["kernel"])
     merged = np.asarray(result.source.leaves["layers/0/attention/query/kernel"])
@@ -38,7 +38,7 @@ def probabilities(source, predictor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["hf", "orbax"])
-def test_an_exported_run_answers_the_same(run: Path, form: str, tmp_path: Path) -> None:
+def test_an_exported_run_predicts_the_same(run: Path, form: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["export", str(run), str(tmp_path / "out"), "--self-contained", "--format", form])
     assert done.exit_code == 0, done.output
     assert "4 adapters merged" in done.output
@@ -55,7 +55,7 @@ def test_a_run_becomes_a_peft_adapter(run: Path, tmp_path: Path) -> None:
     adapted = tl.load_adapter(tmp_path / "out")
     assert len(adapted.pairs) == 4 and adapted.pairs["layers/1/attention/value/kernel"].scale == 4.0
     np.testing.assert_allclose(probabilities(adapted, predictor), predictor(TEXTS), atol=1e-5)
-    # And on from there, merged, to the origin's files.
+    # From there, merged, to files for transformers.
     done = CliRunner().invoke(cli, ["convert", str(tmp_path / "out"), str(tmp_path / "merged")])
     assert done.exit_code == 0, done.output
     np.testing.assert_allclose(probabilities(tl.load(tmp_path / "merged"), predictor), predictor(TEXTS), atol=1e-5)
@@ -68,14 +68,14 @@ def test_a_run_becomes_a_peft_adapter(run: Path, tmp_path: Path) -> None:
     [
         (["convert", "{model}", "{out}", "--format", "onnx"], "'onnx' cannot be written"),
         (["convert", "{model}", "{out}", "--format", "peft"], "has no adapters"),
-        (["convert", "{model}", "{out}", "--shard-size", "5XB"], "'5XB' is no size"),
+        (["convert", "{model}", "{out}", "--shard-size", "5XB"], "'5XB' is not a size"),
         (["convert", "{model}", "{model}"], "is not empty"),
-        (["convert", "{model}", "s3://bucket/x"], "is no local directory"),
+        (["convert", "{model}", "s3://bucket/x"], "is not a local directory"),
         (["export", "{model}", "{out}"], "neither a run nor a study"),
         (["export", "{run}", "{out}", "--format", "peft", "--self-contained"], "without their base"),
     ],
 )
-def test_a_conversion_that_cannot_be_is_one_error(
+def test_an_impossible_conversion_is_one_error(
     words: list[str], message: str, run: Path, bert_folder: Path, tmp_path: Path
 ) -> None:
     filled = [word.format(model=bert_folder, out=tmp_path / "out", run=run) for word in words]

@@ -88,14 +88,14 @@ def test_another_config_of_the_same_weights_is_another_model(films, tmp_path: Pa
     one, other = tmp_path / "one", tmp_path / "other"
     write_bert(one)
     write_bert(other, hidden_act="relu")
-    cache, found = FrontierCache(tmp_path / "cache"), []
+    cache, results = FrontierCache(tmp_path / "cache"), []
     for place in (one, other, one):
         run = tl.adapt(tl.load(place), films.subset(24, 0), method=tl.methods.Probe(), settings=QUICK)
         run.cache = cache
-        found.append((run.fit().probabilities, cache.computed))
-    assert found[1][1] == 2 * found[0][1] == found[2][1]
-    assert not np.array_equal(found[0][0], found[1][0])
-    np.testing.assert_array_equal(found[0][0], found[2][0])
+        results.append((run.fit().probabilities, cache.computed))
+    assert results[1][1] == 2 * results[0][1] == results[2][1]
+    assert not np.array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][0], results[2][0])
     # A run met again, and one that is opened, on a config that was changed in its place.
     fit(tl.load(one), films.subset(24, 0), tl.methods.Full(), tmp_path / "run")
     write_bert(one, hidden_act="relu")

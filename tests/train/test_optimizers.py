@@ -158,7 +158,7 @@ def test_adafactor_keeps_no_matrix_of_second_moments() -> None:
 @pytest.mark.parametrize(
     ("name", "argument"), [("adamw", "b1"), ("adamw", "b2"), ("lion", "b2"), ("sgd", "momentum"), ("rmsprop", "decay")]
 )
-def test_a_running_mean_may_grow_without_end(name: str, argument: str) -> None:
+def test_a_decay_rate_of_1_or_more_is_refused(name: str, argument: str) -> None:
     for value in (1.0, 1, 1.5, -0.1):
         with pytest.raises(TransferlabError, match=rf"arguments\.{argument} is {value}; it must be from 0 to below 1"):
             Optimizer(name, {argument: value})

@@ -1,4 +1,4 @@
-"""Populations: a member is its run made alone; members that stop earlier, stops and resumes, and what is tested."""
+"""Populations: a member equals its run trained alone; members that stop earlier, stops and resumes, and what is tested."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def runs(source, films, directory: Path | None = None, **changes) -> list[Run]:
     ]  # fmt: skip
 
 
-def test_a_member_equals_its_run_made_alone(source, films) -> None:
+def test_a_member_equals_its_run_trained_alone(source, films) -> None:
     together = fit_together(runs(source, films))
     alone = [run.fit() for run in runs(source, films)]
     assert [result.record["population_size"] for result in together] == [5] * 5
@@ -60,10 +60,10 @@ def test_a_member_equals_its_run_made_alone(source, films) -> None:
 
 # (orders, runs on each): cut within the orders, between them, and not at all.
 @pytest.mark.parametrize(("orders", "alike"), [(2, 4), (3, 4), (8, 1), (3, 3)])
-def test_halves_that_step_side_by_side_are_not_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
+def test_halves_that_step_in_two_threads_are_not_mixed_up(source, films, monkeypatch, orders: int, alike: int) -> None:
     monkeypatch.setattr("transferlab.train.engines.scanned.CHUNK", 6)
 
-    def made() -> list[Run]:
+    def members() -> list[Run]:
         settings = replace(QUICK, steps=12)
         return [
             tl.adapt(
@@ -74,9 +74,9 @@ def test_halves_that_step_side_by_side_are_not_mixed_up(source, films, monkeypat
             for number in range(alike)
         ]  # fmt: skip
 
-    together = fit_together(made())
+    together = fit_together(members())
     monkeypatch.setattr("transferlab.train.engines.scanned.HALVED", 1000)
-    whole = fit_together(made())
+    whole = fit_together(members())
     for one, other in zip(together, whole, strict=True):
         assert len(one.history) == 12
         for row, same in zip(one.history, other.history, strict=True):
@@ -94,11 +94,11 @@ class LastLayer(tl.methods.Full):
 
 
 @pytest.mark.parametrize("method", [tl.methods.LoRA(rank=2, dropout=0.1), tl.methods.Full(), LastLayer()])
-def test_a_companion_equals_its_run_made_alone(source, films, monkeypatch, method) -> None:
+def test_a_vmapped_member_equals_its_run_trained_alone(source, films, monkeypatch, method) -> None:
     """With dropout on, and batches padded to the longest of all members: other lengths than the run alone has."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
 
-    def made(together: str) -> list[Run]:
+    def members(together: str) -> list[Run]:
         return [
             tl.adapt(
                 source, films.subset(labels, seeds.order), method=method, seed=seeds,
@@ -107,7 +107,7 @@ def test_a_companion_equals_its_run_made_alone(source, films, monkeypatch, metho
             for labels, seeds, own in MEMBERS
         ]  # fmt: skip
 
-    together, alone = (fit_together(made(how)) for how in ("always", "never"))
+    together, alone = (fit_together(members(how)) for how in ("always", "never"))
     assert [result.record["population_size"] for result in together] == [5] * 5
     assert [result.record["population_size"] for result in alone] == [1] * 5
     for one, other in zip(together, alone, strict=True):
@@ -120,21 +120,21 @@ def test_a_companion_equals_its_run_made_alone(source, films, monkeypatch, metho
     assert len({result.history[-1]["loss"] for result in together}) == 5
 
 
-def test_companions_are_no_more_than_the_device_holds(source, films) -> None:
-    def made(limit: int | None) -> list[Run]:
+def test_vmapped_members_are_no_more_than_the_device_holds(source, films) -> None:
+    def members(limit: int | None) -> list[Run]:
         settings = replace(QUICK, steps=3, vectorize="always", memory_bytes=limit)
         return [
             tl.adapt(source, films.subset(24, 0), method=tl.methods.LoRA(rank=2), settings=settings, seed=seed)
             for seed in range(4)
         ]
 
-    one = made(None)[0].memory
-    results = fit_together(made(one.frozen + 2 * (one.total - one.frozen)))
+    one = members(None)[0].memory
+    results = fit_together(members(one.frozen + 2 * (one.total - one.frozen)))
     assert [result.record["population_size"] for result in results] == [2] * 4
     assert len({result.history[-1]["loss"] for result in results}) == 4
 
 
-def test_a_timing_is_taken_and_costs_the_runs_no_step(source, films, monkeypatch) -> None:
+def test_timing_engines_changes_no_run(source, films, monkeypatch) -> None:
     """Elsewhere than on CPU, whether runs step together follows from a timing, which leaves no trace in them."""
     from transferlab.train import grouping
 
@@ -167,11 +167,11 @@ def test_a_timing_is_taken_and_costs_the_runs_no_step(source, films, monkeypatch
 
 def test_a_population_compiles_once_for_all_members(source, films) -> None:
     _shared.cache_clear()
-    made = runs(source, films, steps=20)
-    fit_together(made)
-    assert made[0].program is made[-1].program
-    assert made[0].program.scanned_steps.compilations == 1
-    assert made[0].program.step.compilations == 0
+    members = runs(source, films, steps=20)
+    fit_together(members)
+    assert members[0].program is members[-1].program
+    assert members[0].program.scanned_steps.compilations == 1
+    assert members[0].program.step.compilations == 0
 
 
 def test_members_keep_what_runs_do(source, films, tmp_path) -> None:
@@ -239,7 +239,7 @@ def test_the_state_that_validated_best_is_tested(source, films, tmp_path, method
 
 
 @pytest.mark.parametrize("method", [tl.methods.Probe(), tl.methods.LoRA(rank=2)])
-def test_weights_that_are_not_wanted_do_not_stay_on_disk(source, films, tmp_path, method) -> None:
+def test_weights_that_are_not_to_be_kept_are_removed_from_disk(source, films, tmp_path, method) -> None:
     settings = replace(QUICK, steps=4, checkpoint_steps=2)
     run = tl.adapt(
         source, films.subset(16, 0), method=method, settings=settings, directory=tmp_path / "run", keep_weights=False

@@ -70,7 +70,7 @@ def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tm
 def test_a_run_from_random_weights_is_exported_with_them(source, films, tmp_path: Path, method) -> None:
     data = films.subset(24, 0)
     run, result = fit(source, data, method, tmp_path / "run", replace(QUICK, learning_rate=0.1))
-    for made in (found(result.adapted).merged(), found(tl.open_run(tmp_path / "run").adapted).merged()):
+    for exported in (found(result.adapted).merged(), found(tl.open_run(tmp_path / "run").adapted).merged()):
         inputs = run.feed.inputs(data.test[:8], int(run.feed.buckets(data.test[:8]).max()), 8)
-        answered = jax.nn.softmax(made(inputs)["logits"])
+        answered = jax.nn.softmax(exported(inputs)["logits"])
         np.testing.assert_allclose(answered, result.probabilities[:8], atol=1e-5)

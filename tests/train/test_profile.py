@@ -1,4 +1,4 @@
-"""The profile: every stage has its share, the shares are of one whole, and a trace is there to open."""
+"""The profile: every stage has its share, the fractions are of one whole, and a trace is there to open."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ QUICK = Settings(learning_rate=1e-2, steps=4, batch_size=8)
 @pytest.mark.parametrize("method", [tl.methods.Full(), tl.methods.LoRA(rank=2)])
 def test_every_stage_has_a_fraction_of_the_time(source, films, tmp_path: Path, method) -> None:
     run = tl.adapt(source, films.subset(24, 0), method=method, settings=QUICK)
-    made = profile(run, tmp_path)
-    shares = {(stage, direction): share for stage, direction, share in made.stages}
-    assert sum(shares.values()) == pytest.approx(1.0)
+    summary = profile(run, tmp_path)
+    fractions = {(stage, direction): fraction for stage, direction, fraction in summary.stages}
+    assert sum(fractions.values()) == pytest.approx(1.0)
     for stage in ("layers/0", "layers/1"):
-        assert shares[stage, "forward"] > 0
-        assert shares[stage, "backward"] > 0
-    assert shares["optimizer", "update"] > 0
+        assert fractions[stage, "forward"] > 0
+        assert fractions[stage, "backward"] > 0
+    assert fractions["optimizer", "update"] > 0
     # Nothing of what is frozen is differentiated.
-    assert (("embed", "backward") in shares) == (method.name == "full")
-    assert 0 <= made.idle < 1
-    assert made.step_seconds > 0
-    assert made.flops > 1e5
+    assert (("embed", "backward") in fractions) == (method.name == "full")
+    assert 0 <= summary.idle < 1
+    assert summary.step_seconds > 0
+    assert summary.flops > 1e5
     text = (tmp_path / "profile.txt").read_text()
     assert "layers/1" in text
     assert len(re.findall(r"\d [kMGT]?FLOP/s", text)) == 2
-    assert list(made.trace.rglob("*.xplane.pb"))
+    assert list(summary.trace.rglob("*.xplane.pb"))
     assert run.fit().record["steps"] == 4  # the profile took nothing from the run
 
 

@@ -25,9 +25,9 @@ def finished(tmp_path: Path) -> Path:
 
 
 def test_a_result_comes_back(finished: Path) -> None:
-    found = read_result(finished)
-    assert found.test == {"accuracy": 0.5} and found.probabilities.shape == (3, 2)
-    assert found.history == [{"step": 1, "loss": 2.0}]
+    result = read_result(finished)
+    assert result.test == {"accuracy": 0.5} and result.probabilities.shape == (3, 2)
+    assert result.history == [{"step": 1, "loss": 2.0}]
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -67,5 +67,5 @@ def test_a_damaged_run_is_refused(finished: Path) -> None:
 def test_a_run_is_not_written_where_a_file_is(source, films, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = tl.adapt(source, films, method=tl.methods.Probe(), directory=tmp_path / "file")
-    with pytest.raises(TransferlabError, match="file cannot be made: File exists"):
+    with pytest.raises(TransferlabError, match="file cannot be created: File exists"):
         run.fit()

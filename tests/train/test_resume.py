@@ -130,7 +130,7 @@ except tl.TransferlabError as error:
 def test_a_full_disk_while_checkpointing_is_one_clear_error_and_the_run_continues_later(
     bert_folder, table, tmp_path
 ) -> None:
-    """A limit on the size of files stands for the full disk: writes fail half way in the same manner."""
+    """A limit on file size replaces the full disk: writes fail halfway in the same way."""
 
     def go(mode: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", FULL_DISK, str(bert_folder), str(table), str(tmp_path / "run"), mode]

@@ -13,7 +13,7 @@ from transferlab.train import Settings
 from transferlab.train.result import read_record
 
 
-def test_a_former_name_of_a_setting_is_an_error_or_means_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_setting_under_its_former_name_is_read_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(together="always")  # pyright: ignore[reportCallIssue]
     assert settings == Settings(vectorize="always")
     assert caplog.messages == ["Settings.together is called 'vectorize' now."]
@@ -22,7 +22,7 @@ def test_a_former_name_of_a_setting_is_an_error_or_means_nothing(caplog: pytest.
         Settings(together="always", vectorize="never")  # pyright: ignore[reportCallIssue]
 
 
-def test_a_config_with_a_former_name_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_config_with_former_names_is_read_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     arms = {"probe": {"train": {"together": "never"}, "tune": [{"together": "always"}]}, "scratch": {}}
     config = parse_config(
         {"name": "x", "source": "minilm-l6", "data": "tweets", "budgets": [8], "seeds": [0], "methods": arms,
@@ -34,7 +34,7 @@ def test_a_config_with_a_former_name_is_refused(caplog: pytest.LogCaptureFixture
     assert "config.methods.probe.train.together is called 'vectorize' now." in caplog.messages
 
 
-def test_a_record_of_an_earlier_version_lacks_what_is_read(tmp_path) -> None:
+def test_a_record_of_an_earlier_version_is_read(tmp_path) -> None:
     write_json(tmp_path / "result.json", {"test": {"accuracy": 0.5}, "together": 2, "squeezed": "in parts"})
     record = read_record(tmp_path / "result.json")
     assert (record["population_size"], record["memory_note"]) == (2, "in parts")

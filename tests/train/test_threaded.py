@@ -1,4 +1,4 @@
-"""Runs side by side: each is its run made alone, bit by bit; stops, errors and resumes; when they go one by one."""
+"""Runs in threads: each equals its run trained alone, bit by bit; stops, errors and resumes; when they train one by one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from support.typed import found
@@ -49,7 +50,7 @@ def assert_same(some: list[Result], others: list[Result]) -> None:
 
 
 @pytest.mark.parametrize("method", [LORA, tl.methods.Full(), LastLayer()])
-def test_a_run_next_to_another_equals_itself_made_alone(source, films, monkeypatch, method) -> None:
+def test_a_run_next_to_another_equals_itself_trained_alone(source, films, monkeypatch, method) -> None:
     """With other data, lengths and dropout, and one left over; for the last layer with carries from the cache."""
     monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
     pairs, alone = (fit_together(runs(source, films, method, vectorize=how)) for how in ("auto", "never"))
@@ -138,11 +139,13 @@ def test_threads_that_share_an_order_keep_its_epochs() -> None:
 
 @pytest.mark.parametrize("method", [LORA, tl.methods.Full()])
 def test_two_runs_do_not_train_in_memory_for_one(source, films, method) -> None:
-    """The base lies beside both states."""
+    """The base is in memory in addition to both states."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("only a CPU trains two runs on two threads")
 
     def together(limit: int) -> list[int]:
-        made = runs(source, films, method, MEMBERS[:2], steps=2, memory_bytes=limit)
-        return [result.record["population_size"] for result in fit_together(made)]
+        members = runs(source, films, method, MEMBERS[:2], steps=2, memory_bytes=limit)
+        return [result.record["population_size"] for result in fit_together(members)]
 
     one = runs(source, films, method, MEMBERS[:1])[0]
     base = sum(leaf.bytes for leaf in one.plan.leaves if leaf.action == "copied")
@@ -157,5 +160,5 @@ def test_a_second_run_takes_at_most_half_of_a_machine(source, films, more: int, 
     base = sum(leaf.bytes for leaf in one.plan.leaves if leaf.action == "copied")
     both = base + 2 * (one.memory.total - one.memory.frozen)
     monkeypatch.setattr("transferlab.train.grouping.device_bytes", lambda: 2 * both + more)
-    made = fit_together(runs(source, films, LORA, MEMBERS[:2], steps=2))
-    assert [result.record["population_size"] for result in made] == [want, want]
+    results = fit_together(runs(source, films, LORA, MEMBERS[:2], steps=2))
+    assert [result.record["population_size"] for result in results] == [want, want]

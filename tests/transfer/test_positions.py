@@ -56,7 +56,9 @@ def test_linear_zoom_is_scipys(old: int, new: int) -> None:
 
 
 def test_a_table_that_is_no_square_or_a_rule_that_is_none_is_refused() -> None:
-    with pytest.raises(TransferlabError, match="table of 12 positions, 1 of them before the patches, is no square"):
+    with pytest.raises(
+        TransferlabError, match="table of 12 positions, 1 of them before the patches, does not form a square"
+    ):
         position_resize((12, 3), 1, 5, "bicubic")
     with pytest.raises(TransferlabError, match=r"Unknown rule 'bicubik'.*'bicubic'"):
         position_resize((10, 3), 1, 5, "bicubik")

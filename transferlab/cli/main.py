@@ -1,4 +1,4 @@
-"""Commands. Each imports what it needs when it runs, so that ``transferlab --help`` answers at once."""
+"""Commands. Each imports what it needs when it runs, so that ``transferlab --help`` takes no time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OVERRIDES = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
 def _cache_hint(where: object) -> str:
-    """What can be done about a file of the cache that cannot be written."""
+    """Advice on a file of the cache that cannot be written; empty for other files."""
     from transferlab.fetching import cache_dir
 
     cache = cache_dir()
@@ -29,7 +29,7 @@ def _cache_hint(where: object) -> str:
 
 
 class _Commands(click.Group):
-    """Turns errors that are meant for users into one line and a non-zero exit status."""
+    """Turns errors for users into one line and a non-zero exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -46,7 +46,7 @@ class _Commands(click.Group):
             sys.exit(1)
         except Exception as error:
             if type(error).__name__ == "Interrupted":
-                click.echo(f"{error} Type the same line again to continue.", err=True)
+                click.echo(f"{error} Run the same command again to continue.", err=True)
                 sys.exit(130)
             if isinstance(error, OSError):
                 click.secho("Error: ", fg="red", nl=False, err=True)
@@ -66,14 +66,14 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
-    """Transfer learning in JAX: what is transferred, how it is adapted, and how much it was worth."""
+    """Transfer learning in JAX: what is transferred, how it is adapted, and how much it gains."""
 
 
 @cli.command(context_settings=OVERRIDES)
 @click.argument("config", metavar="CONFIG")
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @click.option(
-    "--profile", is_flag=True, help="First say where a step's time goes, for each arm; traces in DIR/profile."
+    "--profile", is_flag=True, help="First show where a step's time goes, for each arm; traces in DIR/profile."
 )
 def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
     """Run the study in CONFIG, or continue it.
@@ -102,11 +102,11 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
     if as_json:
         import json
 
-        click.echo(json.dumps({name: made.to_dict() for name, made in plans.items()}, indent=1))
+        click.echo(json.dumps({name: arm.to_dict() for name, arm in plans.items()}, indent=1))
         return
     click.echo(data_line(study.data))
-    for made in plans.values():
-        _print(made.table(whole))
+    for arm in plans.values():
+        _print(arm.table(whole))
     for name in study.skipped_arms:
         click.echo(SKIPPED_ARM.format(name))
 
@@ -114,7 +114,7 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
 @cli.command()
 @click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
 def report(study: Path) -> None:
-    """Write the tables and report.html of the study in DIR again, from its finished runs."""
+    """Rewrite the tables and report.html of the study in DIR, from its finished runs."""
     from transferlab.cli.watch import show_result
     from transferlab.config import parse_config
     from transferlab.studies.directory import recorded_config
@@ -127,15 +127,15 @@ def report(study: Path) -> None:
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--text-column", help="Of tables; by default the one that RUN was trained on.")
-@click.option("--white", type=float, help="The value that is white in images of more than 8 bits, as 4095 for 12.")
+@click.option("--text-column", help="The column of tables; by default the one that RUN was trained on.")
+@click.option("--white", type=float, help="The value that is white in images of more than 8 bits: 4095 for 12 bits.")
 def predict(
     run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_column: str | None, white: float | None
 ) -> None:
-    """Answer with label names and probabilities from a finished RUN.
+    """Predict label names and probabilities with a finished RUN.
 
-    INPUTS are texts, image files, folders of them, or files of many texts: .txt (a text a line), .csv, .tsv or .jsonl.
-    RUN is the directory of one run, or of a study, whose best run is taken.
+    INPUTS are texts, image files, folders of them, or files of many texts: .txt (one text per line), .csv, .tsv or .jsonl.
+    RUN is the directory of one run, or of a study, whose best run is used.
     """
     from transferlab.cli.predict import predict_all
 
@@ -149,19 +149,19 @@ def inspect(checkpoint: str, as_json: bool) -> None:
     """Print any checkpoint's tree with shapes and dtypes: a registry name, hf:owner/name, a file, a directory, a run."""
     from transferlab.pretrained.inspection import inspect_checkpoint
 
-    found = inspect_checkpoint(checkpoint)
+    tree = inspect_checkpoint(checkpoint)
     if as_json:
         import json
 
-        click.echo(json.dumps(found.to_dict(), indent=1))
+        click.echo(json.dumps(tree.to_dict(), indent=1))
     else:
-        _print(found.table())
+        _print(tree.table())
 
 
 @cli.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="DEST")
-@click.option("--format", "form", help="hf, timm, orbax or peft; by default what SOURCE was.")
+@click.option("--format", "form", help="hf, timm, orbax or peft; by default SOURCE's own.")
 @click.option("--dtype", help="Write floating tensors in this type; by default each in its own.")
 @click.option("--shard-size", default="5GB", show_default=True, help="Size beyond which weights are split.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
@@ -178,26 +178,28 @@ def convert(source: str, target: str, form: str | None, dtype: str | None, shard
 @cli.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DEST")
-@click.option("--format", "form", help="hf, timm, orbax or peft; by default what the base was.")
-@click.option("--self-contained", is_flag=True, help="With the base's weights; only the format peft comes without.")
+@click.option("--format", "form", help="hf, timm, orbax or peft; by default the base's own.")
+@click.option("--self-contained", is_flag=True, help="With the base's weights, which only the format peft omits.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
 def export(run_directory: Path, target: str, form: str | None, self_contained: bool, overwrite: bool) -> None:
-    """Write what a finished RUN trained to the directory DEST, on its base, adapters merged.
+    """Write the model of a finished RUN to the directory DEST, with its base, adapters merged.
 
-    RUN is the directory of one run, or of a study, whose best run is taken.
+    RUN is the directory of one run, or of a study, whose best run is used.
     """
     from transferlab.cli import convert as converting
     from transferlab.cli.predict import best_run
 
     if self_contained and form == "peft":
-        raise TransferlabError("A PEFT directory holds adapters alone, without their base.")
+        raise TransferlabError(
+            "A PEFT directory holds adapters alone, without their base; omit --self-contained or choose another --format."
+        )
     click.echo(converting.convert(str(best_run(run_directory)), target, form, None, "5GB", overwrite))
 
 
 @cli.command()
 @click.argument("family", required=False)
 def models(family: str | None) -> None:
-    """List the models that have a name, with source and licence, and the families that can be read; or a FAMILY's sizes."""
+    """List the models that have a name, with source and license, and the families that can be read; or a FAMILY's sizes."""
     from transferlab.pretrained.families import FAMILIES
     from transferlab.pretrained.registry import REGISTRY
 
@@ -205,9 +207,9 @@ def models(family: str | None) -> None:
         _sizes(family)
         return
     named = [
-        (e.name, e.family, e.licence, f"{e.artifact.package} {e.artifact.version}", e.about) for e in REGISTRY.values()
+        (e.name, e.family, e.license, f"{e.artifact.package} {e.artifact.version}", e.about) for e in REGISTRY.values()
     ]
-    _listing(("model", "family", "licence", "from the package", ""), named)
+    _listing(("model", "family", "license", "from the package", ""), named)
     families = [
         (f.name, f.modality, ", ".join(f.sizes), ", ".join(f.model_types), f.architectures) for f in FAMILIES.values()
     ]
@@ -233,7 +235,7 @@ def _sizes(name: str) -> None:
 
 @cli.command()
 def methods() -> None:
-    """List the ways to adapt, with their fields."""
+    """List the methods, with their fields."""
     from dataclasses import fields
 
     from transferlab.methods import METHODS
@@ -244,7 +246,7 @@ def methods() -> None:
 
 @cli.command()
 def data() -> None:
-    """List the data sets that have a name, with their licences."""
+    """List the data sets that have a name, with their licenses."""
     from transferlab.data.builders import DATASETS
 
     _listing(("data", "license", ""), [(name, entry.license, entry.about) for name, entry in DATASETS.items()])
@@ -262,7 +264,7 @@ def _listing(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 
 def _print(table: Any) -> None:
-    """Print a table: as wide as the terminal, or as wide as it is where the output goes to a file."""
+    """Print a table: as wide as the terminal, or at its full width where the output goes to a file."""
     from transferlab.transfer.show import as_text, console
 
     if sys.stdout.isatty():
@@ -274,7 +276,7 @@ def _print(table: Any) -> None:
 def main() -> None:
     """Entry point."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows no "…" shows a question mark.
+        # A terminal whose encoding has no "…" shows a question mark.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     if sys.argv[1:2] == ["run"]:

@@ -49,7 +49,7 @@ def predict_all(
         names.append(name)
         examples.append(example)
     if not examples:
-        raise TransferlabError("There is nothing to predict: the files given hold no example.")
+        raise TransferlabError("There is nothing to predict: the files contain no examples.")
     for name, row in zip(names, predictor(examples), strict=True):
         order = row.argsort()[::-1]
         ranked = {predictor.labels[i]: float(row[i]) for i in order}
@@ -62,13 +62,11 @@ def predict_all(
         cut = sum(one.cut > 0 for one in predictor.transform.encode(examples))
         if cut:
             limit = predictor.transform.max_length
-            click.echo(
-                f"{cut} of {len(examples)} texts are longer than {limit} tokens; the rest was not read.", err=True
-            )
+            click.echo(f"{cut} of {len(examples)} texts are longer than {limit} tokens, and were truncated.", err=True)
 
 
 def best_run(directory: Path) -> Path:
-    """Return ``directory`` if it is a run; for a study, its best run that kept its weights, and say which that is."""
+    """Return ``directory`` if it is a run; for a study, its best run that kept its weights, whose path is printed."""
     from transferlab.studies.status import finished, status_of
 
     if (directory / "run.json").exists():
@@ -100,7 +98,7 @@ def _examples(inputs: Sequence[str], modality: str, text_column: str, white: flo
         try:
             exists = text != "" and path.exists()  # no text at all is not the current directory
         except (OSError, ValueError):
-            exists = False  # A long text, or one with a NUL, is no file's name.
+            exists = False  # A long text, or one with a NUL, is not a file name.
         if modality == "image":
             if not exists:
                 raise TransferlabError(f"There is no image file '{text}'.")
@@ -111,7 +109,7 @@ def _examples(inputs: Sequence[str], modality: str, text_column: str, white: flo
             raise TransferlabError(f"There is no file '{text}'.")
         elif exists and (path.is_dir() or suffix or "/" in text):
             known = ", ".join((".txt", *SUFFIXES))
-            raise TransferlabError(f"'{text}' lies on disk, but is no file of texts; those are {known}.")
+            raise TransferlabError(f"'{text}' exists, but is not a file of texts; those end in {known}.")
         else:
             yield text, checked_text(text, f"Input {number}")
 
@@ -125,7 +123,7 @@ def _images(path: Path, white: float | None) -> Iterator[tuple[str, Any]]:
     if not files:
         raise TransferlabError(f"{path} holds no images ({', '.join(IMAGES)}).")
     for file in files:
-        # A name that is not UTF-8 is still a file's name; it is printed with marks in place of what cannot be.
+        # A file name may not be UTF-8; it is then printed with replacement characters.
         yield os.fsencode(file).decode("utf-8", "replace"), read_image(file, white)
 
 

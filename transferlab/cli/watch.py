@@ -1,4 +1,4 @@
-"""A study as a person watches it: plans, live progress, and the table at the end."""
+"""A study on the terminal: plans, live progress, and the table at the end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 from transferlab.transfer.show import console as output
 
-SKIPPED_ARM = "Left out: {}, whose largest_budget is below every budget of this study."
+SKIPPED_ARM = "Skipped: {}, whose largest_budget is below every budget of this study."
 
 
 class Watcher(Observer):
-    """Prints plans and shows two bars: cells of the study, steps of the run. Off a terminal, one line per cell."""
+    """Prints plans and shows two bars: cells of the study, steps of the run. Without a terminal, one line per cell."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -42,7 +42,7 @@ class Watcher(Observer):
         self._say(SKIPPED_ARM.format(arm))
 
     def on_stale_arm(self, arm: str) -> None:
-        self._say(f"Not in the table: {arm}, which this config has no more; its runs stay in runs/{arm}.")
+        self._say(f"Not in the table: {arm}, which is no longer in the config; its runs are kept in runs/{arm}.")
 
     def on_start(self, cells: int, finished: int) -> None:
         self.count, self.done = cells, finished
@@ -61,12 +61,12 @@ class Watcher(Observer):
     def cells(self, cells: Sequence[Cell], what: str) -> None:
         if self.progress is not None:
             first = cells[0]
-            which = f"{first.budget} labels · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs"
-            name = f"{first.arm} · {which}" + ("" if what == "run" else f" · {what}")
+            runs = f"{first.budget} labels · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs"
+            name = f"{first.arm} · {runs}" + ("" if what == "run" else f" · {what}")
             self.progress.reset(self.one, description=name, total=None, note="")
 
     def memory(self, cell: Cell, memory: Memory) -> None:
-        self._say(f"A step of {cell.arm} at {cell.budget} labels holds {memory}.", highlight=False)
+        self._say(f"A step of {cell.arm} at {cell.budget} labels takes {memory}.", highlight=False)
 
     def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         if self.progress is None:
@@ -77,21 +77,21 @@ class Watcher(Observer):
 
     def finished(self, cell: Cell, record: dict[str, Any]) -> None:
         self.done += 1
-        what = f"accuracy {record['test']['accuracy']:.3f}" if finished(record) else status_of(record)
+        outcome = f"accuracy {record['test']['accuracy']:.3f}" if finished(record) else status_of(record)
         line = (
             f"[{self.done:>3}/{self.count}] {cell.arm:<13} {cell.budget:>5} labels  seed {cell.seed}  "
-            f"{what}  {record['seconds']:6.1f} s"
+            f"{outcome}  {record['seconds']:6.1f} s"
         )
         self._say(line, highlight=False)
         if self.progress is not None:
             self.progress.advance(self.all)
 
     def _say(self, line: str, highlight: bool | None = None) -> None:
-        """Print a line in which names of arms and data are what they are, and no markup."""
+        """Print a line literally: names of arms and data may look like markup."""
         self.console.print(printable(line), markup=False, highlight=highlight)
 
     def close(self) -> None:
-        """Take the bars down."""
+        """Remove the bars."""
         if self.progress is not None:
             self.progress.stop()
 
@@ -105,9 +105,9 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
     study = Study(config, watcher)
     console.print(data_line(study.data))
     if profile:
-        for arm, found in study.profiles():
+        for arm, summary in study.profiles():
             console.print(f"Profile: {arm}", style="bold", markup=False)
-            console.print(f"{found}\n", highlight=False, markup=False)
+            console.print(f"{summary}\n", highlight=False, markup=False)
     try:
         result = study.run()
     finally:
@@ -117,12 +117,12 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
 
 
 def data_line(data: Dataset) -> str:
-    """What was understood of a study's data."""
+    """A line on how a study's data was read and split."""
     return f"Data: {data.name}: {data.summary}."
 
 
 def show_result(result: Mapping[str, Any], directory: Path, console: Console | None = None) -> None:
-    """Print the final table and where the report is."""
+    """Print the final table and the paths of the report and results."""
     console = console or output()
     table = rich_table(result["summary"])
     if Measurement.get(console, console.options, table).minimum > console.width:
@@ -138,7 +138,7 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between processes, in the user's cache, so that a second start trains at once."""
+    """Keep compiled programs in the user's cache, so that a second process need not compile them."""
     from transferlab.compute.compile_cache import keep_compiled
     from transferlab.fetching import cache_dir
 

@@ -77,13 +77,13 @@ def _deal(rows: list[list[int]], high: int, most: int) -> list[list[list[int]]]:
 
 def _by_width(lengths: Int[np.ndarray, " n"], width: int, tokens: int) -> list[tuple[int, list[list[int]]]]:
     """(width, rows) for a few widths, each half the one before; a row is a list of texts."""
-    out, left = [], np.argsort(-lengths, kind="stable").tolist()
-    while left:
+    out, rest = [], np.argsort(-lengths, kind="stable").tolist()
+    while rest:
         narrower = width // 2
-        short = [text for text in left if lengths[text] <= narrower]
+        short = [text for text in rest if lengths[text] <= narrower]
         if narrower < NARROWEST or lengths[short].sum() < WORTHWHILE * tokens:
             narrower = 0
-        rows, left = _fill(left, lengths, width, narrower, _most(width, tokens))
+        rows, rest = _fill(rest, lengths, width, narrower, _most(width, tokens))
         if rows:
             out.append((width, rows))
         width = narrower
@@ -98,13 +98,13 @@ def _fill(
     """
     rows: list[list[int]] = []
     room: list[list[list[int]]] = [[] for _ in range(width + 1)]
-    left = []
+    rest = []
     for text in texts:
         length = int(lengths[text])
         free = next((free for free in range(length, width + 1) if room[free]), None)
         if free is None:
             if opens > 0 and length <= opens:
-                left.append(text)
+                rest.append(text)
                 continue
             free = width
             rows.append([])
@@ -113,7 +113,7 @@ def _fill(
         row.append(text)
         if len(row) < most:
             room[free - length].append(row)
-    return rows, left
+    return rows, rest
 
 
 def _batch(

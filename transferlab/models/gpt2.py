@@ -137,15 +137,15 @@ class SelfAttention(nnx.Module):
     ) -> tuple[Carry, Float[Array, "batch queries features"]]:
         x = queries = self.norm(carry["hidden"])
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
-        seen = visible(carry)
+        mask = visible(carry)
         if query_token is not None:
-            queries, seen = query_token.of(carry, x), query_token.of(carry, seen)
+            queries, mask = query_token.of(carry, x), query_token.of(carry, mask)
         query, key_, value = (
             project(tokens, k).reshape(*tokens.shape[:2], self.groups, self.width)
             for project, tokens, k in zip((self.query, self.key, self.value), (queries, x, x), keys, strict=False)
         )
         carry, key_, value = remember(carry, self.number, key_, value)
-        mixed = attend(query, key_, value, scale=self.scale, mask=seen, rate=self.dropout, random=keys[3])
+        mixed = attend(query, key_, value, scale=self.scale, mask=mask, rate=self.dropout, random=keys[3])
         return carry, self.output(mixed, keys[4])
 
 

@@ -228,9 +228,9 @@ class SelfAttention(nnx.Module):
         x = queries = self.norm(carry["hidden"])
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
         positions = query_positions = carry["positions"]
-        seen = visible(carry, self.window)
+        mask = visible(carry, self.window)
         if query_token is not None:
-            queries, query_positions, seen = (query_token.of(carry, entry) for entry in (x, positions, seen))
+            queries, query_positions, mask = (query_token.of(carry, entry) for entry in (x, positions, mask))
         query, key_, value = (
             project(tokens, k).reshape(*tokens.shape[:2], -1, self.width)
             for project, tokens, k in zip((self.query, self.key, self.value), (queries, x, x), keys, strict=False)
@@ -240,7 +240,7 @@ class SelfAttention(nnx.Module):
         query, key_ = rotate(query, query_positions, self.rope), rotate(key_, positions, self.rope)
         carry, key_, value = remember(carry, self.number, key_, value)
         mixed = attend(
-            query, key_, value, scale=self.scale, mask=seen, soft_cap=self.soft_cap, rate=self.dropout, random=keys[3]
+            query, key_, value, scale=self.scale, mask=mask, soft_cap=self.soft_cap, rate=self.dropout, random=keys[3]
         )  # fmt: skip
         y = self.output(mixed, keys[4])
         return carry, y if self.norm_after is None else self.norm_after(y)

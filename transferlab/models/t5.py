@@ -223,10 +223,10 @@ class Layer(nnx.Module):
         if self.cross_attention is None:
             x = x + dropout(self.attention(y, y, carry["mask"][:, None], bias, keys[0]), self.dropout, keys[1])
         else:
-            seen = carry["decoder_mask"][:, None] & jnp.tri(x.shape[1], dtype=bool)
-            x = x + dropout(self.attention(y, y, seen, bias, keys[0]), self.dropout, keys[1])
-            y, seen = self.cross_attention.norm(x), carry["mask"][:, None]
-            x = x + dropout(self.cross_attention(y, carry["encoded"], seen, None, keys[2]), self.dropout, keys[3])
+            mask = carry["decoder_mask"][:, None] & jnp.tri(x.shape[1], dtype=bool)
+            x = x + dropout(self.attention(y, y, mask, bias, keys[0]), self.dropout, keys[1])
+            y, mask = self.cross_attention.norm(x), carry["mask"][:, None]
+            x = x + dropout(self.cross_attention(y, carry["encoded"], mask, None, keys[2]), self.dropout, keys[3])
         x = x + dropout(self.mlp(self.mlp.norm(x), keys[4]), self.dropout, keys[5])
         return {**carry, "hidden": x}
 

@@ -1,6 +1,6 @@
-"""The files that travel with a model's weights: which they are, copied, or made where they are not the source's own.
+"""The files that travel with a model's weights: copied, or written anew where the source was changed.
 
-Sizes, tokenizer, padding token and card are written anew where the source was changed.
+Those are sizes, tokenizer, padding token and card.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transferlab.pretrained.timm import TimmConfig
 from transferlab.reading import read_json
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-"""What a tokenizer's settings and a model's config call special tokens: ``pad_token`` and ``pad_token_id``."""
+"""Special tokens: ``pad_token`` in a tokenizer's settings is ``pad_token_id`` in a model's config."""
 
 _VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
@@ -37,16 +37,16 @@ _SIZES = ("image_size", "patch_size", "num_channels", "vocab_size")
 
 
 def changed_tokenizer(source: Source) -> bool:
-    """Whether texts are read by another tokenizer than that of the source's files."""
+    """Whether texts are tokenized by another tokenizer than that of the source's files."""
     return "new_rows" in source.provenance.get("changes", {})
 
 
-def reads_otherwise(source: Source, made: Path) -> bool:
+def reads_differently(source: Source, directory: Path) -> bool:
     """Whether images are read in another size, in other patches or channels than the source's files say.
 
     Args:
-        source: that is written.
-        made: a directory with the files that travel with its weights.
+        source: to be written.
+        directory: with the files that travel with its weights.
     """
     transform, raw = source.image_transform, source.raw
     if transform is None or raw is None:
@@ -56,7 +56,7 @@ def reads_otherwise(source: Source, made: Path) -> bool:
     if "model_type" not in raw:
         return TimmConfig.read(raw).image_size != transform.size
     family = FAMILIES[source.family]
-    own = read_preprocessor(made, transform.channels) or family.transform(family.from_hf(raw))
+    own = read_preprocessor(directory, transform.channels) or family.transform(family.from_hf(raw))
     return not isinstance(own, ImageTransform) or own.size != transform.size
 
 
@@ -64,11 +64,11 @@ def set_sizes(raw: dict[str, Any], source: Source) -> None:
     """Write into config.json, as it was read, the sizes that the source has now."""
     family, config, transform = FAMILIES[source.family], source.config, source.image_transform
     if "model_type" in raw:
-        again, inner = family.from_hf(raw), raw
+        read, inner = family.from_hf(raw), raw
         if source.towers:
-            config, again, inner = config.vision, again.vision, raw["vision_config"]
+            config, read, inner = config.vision, read.vision, raw["vision_config"]
         for name in _SIZES:
-            if getattr(config, name, None) != getattr(again, name, None):
+            if getattr(config, name, None) != getattr(read, name, None):
                 inner[name] = getattr(config, name)
         return
     if transform is None:
@@ -100,26 +100,26 @@ _ONE_SIZE = ("vit", "swin")
 # The tokenizer
 
 
-def write_changed_tokenizer(source: Source, made: Path, raw: dict[str, Any] | None) -> None:
-    """Write the tokenizer that the source reads by now, in place of its files' own.
+def write_changed_tokenizer(source: Source, directory: Path, raw: dict[str, Any] | None) -> None:
+    """Write the source's present tokenizer in place of its files' own.
 
     Args:
         source: with another tokenizer than that of its files.
-        made: the directory, which holds the files' own.
-        raw: ``config.json``, whose special tokens get the ids that they have now.
+        directory: with the tokenizer of the source's files.
+        raw: ``config.json``, whose special tokens get their present ids.
     """
     assert isinstance(source.transform, TextTransform)
     path = source.provenance["changes"]["tokenizer"]
-    place = made if path is None else Path(path) if Path(path).is_dir() else Path(path).parent
-    settings = _settings(place)
-    before = read_tokenizer(made, source.transform.max_length)
+    source_directory = directory if path is None else Path(path) if Path(path).is_dir() else Path(path).parent
+    settings = _settings(source_directory)
+    before = read_tokenizer(directory, source.transform.max_length)
     tokenizer = _plain(source.tokenizer)
     for name in _VOCABULARIES:
-        (made / name).unlink(missing_ok=True)
-    tokenizer.save(str(made / "tokenizer.json"))
-    # The file says all of it; a class of the origin's would make parts of it anew.
-    kept = {name: value for name, value in settings.items() if name not in ("added_tokens_decoder", "auto_map")}
-    write_json(made / _SETTINGS, {**kept, "tokenizer_class": "PreTrainedTokenizerFast",
+        (directory / name).unlink(missing_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    # The file says all of it; a model's own tokenizer class in transformers would rebuild parts of it.
+    fields = {name: value for name, value in settings.items() if name not in ("added_tokens_decoder", "auto_map")}
+    write_json(directory / _SETTINGS, {**fields, "tokenizer_class": "PreTrainedTokenizerFast",
                                   "model_max_length": source.transform.max_length})  # fmt: skip
     if raw is None:
         return
@@ -136,19 +136,19 @@ def write_changed_tokenizer(source: Source, made: Path, raw: dict[str, Any] | No
             raw[name] = value
 
 
-def with_padding(source: Source, raw: dict[str, Any], made: Path) -> dict[str, Any]:
-    """Return config.json with the id of the padding token, by which the origin's classifiers of decoders find the last token.
+def with_padding(source: Source, raw: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Return config.json with the id of the padding token, by which transformers' classifiers on decoders find the last token.
 
-    They take the last token of another id, and refuse batches where none is named. A tokenizer that has no padding token
-    gets the end of a text as one, as is usual; what stands where a text is padded changes no number.
+    They take the last token with another id, and refuse batches where none is named. A tokenizer without a padding token
+    gets the end of a text as one, as is usual; the value of padding tokens changes no result.
 
     Raises:
-        TransferlabError: each text ends with the padding token, so that the origin would read the token before.
+        TransferlabError: each text ends with the padding token, so that transformers would read the token before.
     """
     transform = source.transform
     if not isinstance(transform, TextTransform):
         return raw
-    settings, tokenizer = _settings(made), transform.tokenizer
+    settings, tokenizer = _settings(directory), transform.tokenizer
     special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     named = _content(settings.get("pad_token"))
     pad = transform.pad_id
@@ -158,25 +158,25 @@ def with_padding(source: Source, raw: dict[str, Any], made: Path) -> dict[str, A
         pad = next((id for id in (tokenizer.token_to_id(named) if named else None, *ends) if id is not None), None)
         if pad is None or tokenizer.id_to_token(pad) is None:
             raise TransferlabError(
-                f"The tokenizer of {source.name} names no padding token and no end of a text; the origin's classifier finds "
-                "the last token by it. Name a pad_token in its tokenizer_config.json, or keep the model as it is: "
+                f"The tokenizer of {source.name} names no padding token and no end of a text; transformers' classifier "
+                "finds the last token by it. Set pad_token in its tokenizer_config.json, or keep the model as it is: "
                 "tl.save(source, directory, format='orbax')."
             )
     token = tokenizer.id_to_token(pad)
     if pad in tokenizer.encode("a").ids[-1:]:
         raise TransferlabError(
-            f"The tokenizer of {source.name} ends each text with '{token}', which is its padding token too: the origin's "
+            f"The tokenizer of {source.name} ends each text with '{token}', which is its padding token too: transformers' "
             "classifier would read the token before it. Keep the model as it is: tl.save(source, directory, format='orbax')."
         )
-    if (made / "tokenizer.json").exists() or (made / _SETTINGS).exists():
-        own = read_json(made / _SETTINGS) if (made / _SETTINGS).exists() else {}
+    if (directory / "tokenizer.json").exists() or (directory / _SETTINGS).exists():
+        own = read_json(directory / _SETTINGS) if (directory / _SETTINGS).exists() else {}
         if _content(settings.get("pad_token")) is None:
-            write_json(made / _SETTINGS, {**own, "pad_token": token})
+            write_json(directory / _SETTINGS, {**own, "pad_token": token})
     return {**raw, "pad_token_id": pad}
 
 
 def new_head(source: Source) -> bool:
-    """Whether it is a classifier that does not lie in the source's files."""
+    """Whether the source has a classifier that is not in its files."""
     leaf = source.leaves.get("head/kernel")
     if leaf is None or not isinstance(source.head, ClassifierConfig):
         return False
@@ -200,17 +200,19 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def check_replaceable(target: Path) -> None:
-    """Only a model's directory is replaced: what else lies there would be lost."""
+    """Refuse to replace anything but a model's directory: other files in it would be lost."""
     files = sorted(target.iterdir())
     if not any(_DESCRIBES.fullmatch(file.name) for file in files):
-        raise TransferlabError(f"{target} holds no model, so it is not overwritten. There is: {files[0].name}.")
+        raise TransferlabError(
+            f"{target} is not overwritten: it does not hold a model, but '{files[0].name}'. Pass another directory."
+        )
     for file in files:
         known = (
             _DIRECTORIES if file.is_dir() else re.compile(f"{_WEIGHTS.pattern}|{_AUXILIARY_FILES.pattern}|{_HIDDEN}")
         )
         if not known.fullmatch(file.name):
             raise TransferlabError(
-                f"{target} is not overwritten: '{file.name}' is no part of a model, and would be lost."
+                f"{target} is not overwritten: '{file.name}' is not part of a model and would be lost. Move it first."
             )
 
 
@@ -226,45 +228,45 @@ _DESCRIBES = re.compile(r"config\.json|adapter_config\.json|open_clip_config\.js
 _HIDDEN = r"\.gitattributes|\.gitignore|\.DS_Store"
 
 
-def copy_auxiliary_files(source: Source, made: Path) -> None:
-    """Copy what travels with the weights: tokenizer, preprocessor, sentence-transformers' modules, licence, card."""
-    place = Path(source.provenance.get("path", ""))
-    if "path" not in source.provenance or not place.is_dir():
+def copy_auxiliary_files(source: Source, directory: Path) -> None:
+    """Copy what travels with the weights: tokenizer, preprocessor, sentence-transformers' modules, license, card."""
+    source_directory = Path(source.provenance.get("path", ""))
+    if "path" not in source.provenance or not source_directory.is_dir():
         return
-    # A model in a folder of its own among sentence-transformers' modules is written beside them.
-    folder = read_modules(place).folder
-    inner = sorted(folder.iterdir()) if folder != place else []
-    for file in (*sorted(place.iterdir()), *inner):
+    # A model in a folder of its own among sentence-transformers' modules is written next to them.
+    folder = read_modules(source_directory).folder
+    inner = sorted(folder.iterdir()) if folder != source_directory else []
+    for file in (*sorted(source_directory.iterdir()), *inner):
         if file.is_dir() and _MODULES.fullmatch(file.name):
             if file != folder:
-                shutil.copytree(file, made / file.name)
+                shutil.copytree(file, directory / file.name)
             continue
-        wanted = _AUXILIARY_FILES.fullmatch(file.name) and not _WEIGHTS.fullmatch(file.name)
-        if wanted and file.is_file() and file.stat().st_size <= _LARGEST_AUXILIARY:
-            shutil.copyfile(file, made / file.name)
+        copied = _AUXILIARY_FILES.fullmatch(file.name) and not _WEIGHTS.fullmatch(file.name)
+        if copied and file.is_file() and file.stat().st_size <= _LARGEST_AUXILIARY:
+            shutil.copyfile(file, directory / file.name)
     if inner:
-        first, *others = read_json(made / MODULES)
-        write_json(made / MODULES, [{**first, "path": ""}, *others])
+        first, *others = read_json(directory / MODULES)
+        write_json(directory / MODULES, [{**first, "path": ""}, *others])
 
 
-def write_images_settings(source: Source, made: Path, kind: str) -> None:
-    """Where the files do not say how the source reads images, or say otherwise, write it."""
+def write_images_settings(source: Source, directory: Path, kind: str) -> None:
+    """Write how the source reads images, unless the files say the same."""
     transform = source.image_transform
-    if transform is None or kind == "timm" or read_preprocessor(made, transform.channels) == transform:
+    if transform is None or kind == "timm" or read_preprocessor(directory, transform.channels) == transform:
         return
-    write_preprocessor(made, transform)
+    write_preprocessor(directory, transform)
 
 
-def write_tokenizer(source: Source, made: Path) -> None:
-    """A tokenizer that came without files of its own, as out of a GGUF file."""
+def write_tokenizer(source: Source, directory: Path) -> None:
+    """Write a tokenizer that came without files of its own, as from a GGUF file."""
     if source.tokenizer is None or any(
-        (made / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+        (directory / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
     ):
         return
     own = type(source.tokenizer).from_str(source.tokenizer.to_str())
     own.no_truncation()
-    own.save(str(made / "tokenizer.json"))
-    if not (made / "tokenizer_config.json").exists():
+    own.save(str(directory / "tokenizer.json"))
+    if not (directory / "tokenizer_config.json").exists():
         assert isinstance(source.transform, TextTransform)
         limits = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.transform.max_length}
-        write_json(made / "tokenizer_config.json", limits)
+        write_json(directory / "tokenizer_config.json", limits)

@@ -1,4 +1,7 @@
-"""Model cards (``README.md``): what was written, from which base, under which licence. The base's own card is of another model."""
+"""Model cards (``README.md``): what was written, from which base, under which license.
+
+The base's own card describes another model.
+"""
 
 from __future__ import annotations
 
@@ -12,41 +15,41 @@ from transferlab.pretrained.source import Source
 
 CARD = "README.md"
 
-_LICENCE = ("license", "license_name", "license_link")
-"""Fields of a card's head that say under which licence a model is."""
+_LICENSE = ("license", "license_name", "license_link")
+"""Fields of a card's head that say under which license a model is."""
 
 
-def write_card(source: Source, made: Path, kind: str) -> None:
+def write_card(source: Source, directory: Path, kind: str) -> None:
     """Write the card of a model that was trained or changed here, in place of its base's.
 
     Args:
-        source: that is written.
-        made: the directory.
+        source: the model or adapter's base, with what was trained in it.
+        directory: of the model or adapter.
         kind: ``hf``, ``timm``, ``orbax``, or ``peft`` for an adapter.
     """
-    head = {"base_model": _hub_name(source), **base_licence(source), "library_name": _LIBRARIES[kind]}
+    head = {"base_model": _hub_name(source), **base_license(source), "library_name": _LIBRARIES[kind]}
     if task := _task(source):
         head["pipeline_tag"] = task
     head = {name: value for name, value in head.items() if value}
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items()), "tags: [transferlab]", "---", ""]
-    what = "An adapter for" if kind == "peft" else "A model made from"
-    lines += [f"# {what} {_base_name(source)}", "", *_facts(source), "", "```python", *_usage(source, kind), "```", ""]
-    (made / CARD).write_text("\n".join(lines), "utf-8")
+    title = "An adapter for" if kind == "peft" else "A model made from"
+    lines += [f"# {title} {_base_name(source)}", "", *_facts(source), "", "```python", *_usage(source, kind), "```", ""]
+    (directory / CARD).write_text("\n".join(lines), "utf-8")
 
 
 _LIBRARIES = {"hf": "transformers", "timm": "timm", "orbax": "transferlab", "peft": "peft"}
 
 
-def base_licence(source: Source) -> dict[str, str]:
-    """The base's licence, as the fields of a card: of the registry, or of the base's own card; empty where nobody says it."""
-    if licence := source.provenance.get("licence"):
-        return {"license": str(licence).lower()}
+def base_license(source: Source) -> dict[str, str]:
+    """Return the base's license as fields of a card, from the registry or the base's own card; empty where neither says it."""
+    if name := source.provenance.get("licence"):
+        return {"license": str(name).lower()}
     path = Path(source.provenance.get("path", "")) / CARD
     if "path" not in source.provenance or not path.is_file():
         return {}
     block = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", path.read_text("utf-8", "replace"), re.DOTALL)
-    found = re.findall(r"^(\w+):[ \t]*(\S.*?)[ \t]*$", block.group(1), re.MULTILINE) if block else []
-    return {name: value.strip("\"'") for name, value in found if name in _LICENCE}
+    pairs = re.findall(r"^(\w+):[ \t]*(\S.*?)[ \t]*$", block.group(1), re.MULTILINE) if block else []
+    return {name: value.strip("\"'") for name, value in pairs if name in _LICENSE}
 
 
 def _hub_name(source: Source) -> str:
@@ -61,15 +64,15 @@ def _base_name(source: Source) -> str:
 
 
 def _facts(source: Source) -> list[str]:
-    licence = base_licence(source)
+    license = base_license(source)
     trained = sum(leaf.trained for leaf in source.leaves.values())
     facts = [
         f"Base: {_base_name(source)}"
         + (f", {source.provenance['revision']}" if source.provenance.get("revision") else "")
     ]
-    named = licence.get("license_name") or licence.get("license")
-    facts.append(f"License of the base: {named or 'not stated by its files; ask its authors'}")
-    facts.append(f"Architecture: {source.family}; {trained} of {len(source.leaves)} tensors are not the base's")
+    name = license.get("license_name") or license.get("license")
+    facts.append(f"License of the base: {name or 'not stated by its files; ask its authors'}")
+    facts.append(f"Architecture: {source.family}; {trained} of {len(source.leaves)} tensors differ from the base's")
     head = source.head
     if isinstance(head, ClassifierConfig):
         facts.append(f"Labels, in the order of the logits: {', '.join(head.labels)}")

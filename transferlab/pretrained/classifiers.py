@@ -16,18 +16,18 @@ from transferlab.pretrained.timm import TimmConfig
 
 
 def written_labels(raw: Mapping[str, Any], head: Any) -> tuple[str, ...]:
-    """Return the labels that ``config.json`` gives a head; their numbers where it names none."""
+    """Return the labels that ``config.json`` gives a head; their indices where it names none."""
     if "model_type" in raw:
         return label_names(dict(raw)) or tuple(str(i) for i in range(len(head.labels)))
-    given = raw.get("pretrained_cfg") or raw
-    names = tuple(given.get("label_names") or given.get("labels") or ())
+    fields = raw.get("pretrained_cfg") or raw
+    names = tuple(fields.get("label_names") or fields.get("labels") or ())
     return names or tuple(
-        str(i) for i in range(int(raw.get("num_classes", given.get("num_classes", len(head.labels)))))
+        str(i) for i in range(int(raw.get("num_classes", fields.get("num_classes", len(head.labels)))))
     )
 
 
 def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
-    """Write the head's labels into config.json, and the origin's class that has such a head."""
+    """Write the head's labels into config.json, and the transformers class that has such a head."""
     assert source.head is not None
     n = len(source.head.labels)
     if kind == "timm":
@@ -51,28 +51,36 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
 
 
 def check_head(source: Source, config: Any) -> None:
-    """The head of the origin's class, as it reads the config that is written, must compute what this one does."""
+    """Check that the reference class's head, given the config as written, computes what this head does.
+
+    Raises:
+        TransferlabError: they differ in bias, pooling, hidden layer or normalization; the message says how to keep the head.
+    """
     head, family = source.head, FAMILIES[source.family]
     assert isinstance(head, ClassifierConfig)
     keep = "keep it as it is: tl.save(source, directory, format='orbax')"
     if head.bias and not family.head_bias:
-        raise TransferlabError(f"The origin's classifier has no bias, this head has; {keep}.")
-    wanted, hidden = family.head_pooling(config), family.head_hidden(config)
-    if head.pooling != wanted:
+        raise TransferlabError(f"The reference classifier has no bias, but this head has one; {keep}.")
+    pooling, hidden = family.head_pooling(config), family.head_hidden(config)
+    if head.pooling != pooling:
         way = (
-            f"Train with pooling='{wanted}', or {keep}"
-            if wanted in source.definition.module.poolings
+            f"Train with pooling='{pooling}', or {keep}"
+            if pooling in source.definition.module.poolings
             else f"K{keep[1:]}"
         )
         raise TransferlabError(
-            f"The origin's classifier pools by '{wanted}', this head by '{head.pooling}': it would answer otherwise. {way}."
+            f"The reference classifier pools by '{pooling}', this head by '{head.pooling}': their logits would differ. {way}."
         )
     if head.hidden != hidden:
-        has = "no hidden layer, this head has one" if hidden is None else "a hidden layer, this head has none like it"
-        way = "" if hidden is None else f"; train with Full or LoRA and pooling='{wanted}', whose head has it"
-        raise TransferlabError(f"The origin's classifier has {has}{way}, or {keep}.")
+        difference = (
+            "no hidden layer, but this head has one" if hidden is None else "a hidden layer that this head lacks"
+        )
+        way = "" if hidden is None else f"; train with Full or LoRA and pooling='{pooling}', whose head has it"
+        raise TransferlabError(f"The reference classifier has {difference}{way}, or {keep}.")
     if head.normalise:
-        raise TransferlabError(f"The origin's classifier does not scale what it pools; {keep}.")
+        raise TransferlabError(
+            f"The reference classifier does not normalize what it pools, but this head does; {keep}."
+        )
 
 
 def labels_of(source: Source) -> dict[str, Any]:
@@ -83,13 +91,13 @@ def labels_of(source: Source) -> dict[str, Any]:
     return table | {"label2id": {label: i for i, label in enumerate(labels)}}
 
 
-def like_the_origins(source: Source) -> Source:
-    """Return the source as the origin's class with a classifier holds it, of which only the labels' number is known.
+def as_reference_classifier(source: Source) -> Source:
+    """Return the source as the reference class with a classifier holds it, given only the number of labels.
 
     Raises:
-        TransferlabError: it pools otherwise.
+        TransferlabError: that class computes something else, as :func:`check_head` says.
     """
-    source = origins_layers(source)
+    source = with_reference_layers(source)
     raw = dict(source.raw or {})
     if "model_type" in raw:
         set_head(raw, source, "hf")
@@ -98,15 +106,14 @@ def like_the_origins(source: Source) -> Source:
     return source
 
 
-NO_POOLER = "the origin's class with this head has no pooler"
+NO_POOLER = "the reference class with this head has no pooler"
 
 
-def origins_layers(source: Source) -> Source:
-    """Return the source with the layers that the origin's class with its head has.
+def with_reference_layers(source: Source) -> Source:
+    """Return the source with the layers that the reference class with its head has.
 
-    Where the origin's classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
-    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is left
-    out.
+    Where the reference classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
+    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped.
     """
     head, family = source.head, FAMILIES[source.family]
     hidden = family.head_hidden(source.config)
@@ -119,7 +126,7 @@ def origins_layers(source: Source) -> Source:
         for part in ("kernel", "bias"):
             path = f"head/dense/{part}"
             leaves[path] = replace(source.leaves[f"pooler/{part}"], key=keys.get(path, path), trained=True)
-    gone = tuple((leaf.key, NO_POOLER) for path, leaf in source.leaves.items()
+    dropped = tuple((leaf.key, NO_POOLER) for path, leaf in source.leaves.items()
                  if path.startswith("pooler/"))  # fmt: skip
     config = source.config.without_pooler()
-    return replace(source, config=config, head=head, leaves=leaves, unused=(*source.unused, *gone))
+    return replace(source, config=config, head=head, leaves=leaves, unused=(*source.unused, *dropped))

@@ -1,4 +1,4 @@
-"""What a ``config.json`` says that holds for every family: how deep it may be, what cannot be read, its labels."""
+"""Checks of a ``config.json`` for every family: how deep it may be, what is not supported, its labels."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from transferlab.errors import TransferlabError
 
 
 def check_layers(config: Any, tensors: int, path: Path) -> None:
-    """A config of more layers than the file has tensors is wrong, and a table of names for it might not end."""
+    """Refuse a config of more layers than the file has tensors; a table of names for it could be endless."""
     for field_ in fields(config):
         value = getattr(config, field_.name)
         if is_dataclass(value):
             check_layers(value, tensors, path)
         elif _COUNTS.fullmatch(field_.name) and _total(value) > max(tensors, 1):
-            raise TransferlabError(f"{path}: {field_.name} is {value}; the weights are only {tensors} tensors.")
+            raise TransferlabError(f"{path}: {field_.name} is {value}, but the weights are only {tensors} tensors.")
 
 
-# EfficientNet's `depth` multiplies the number of layers; `layer_norm_eps` and `layer_scale` count none.
+# EfficientNet's `depth` multiplies the number of layers; `layer_norm_eps` and `layer_scale` are not counts.
 _COUNTS = re.compile(r"(\w+_)?(layers?|depths?)")
 
 
 def check_depth(raw: Any, path: Path) -> None:
-    """A config of more layers than any model's is refused before anything is made for each of them."""
+    """Refuse a config of more layers than any model's, before anything is allocated for each of them."""
     for key, value in raw.items():
         if isinstance(value, Mapping):
             check_depth(value, path)
         elif re.search(r"(layers?|depths?|block_count)$", str(key)) and _total(value) > limits.LAYERS:
             raise TransferlabError(
-                f"{path}: {key} is {str(value)[:40]}; {limits.LAYERS} layers are the most (transferlab.limits)."
+                f"{path}: {key} is {str(value)[:40]}, more than transferlab.limits.LAYERS = {limits.LAYERS} layers."
             )
 
 
 def _total(layers: Any) -> float:
-    """Layers that a number, or one for each stage, asks for; 0 for what is neither."""
+    """The layers of a number, or of one for each stage; 0 for anything else."""
     each = layers if isinstance(layers, (list, tuple)) else (layers,)
     return float(sum(min(n, 10**9) for n in each if isinstance(n, (int, float)) and n > 0))
 
 
 def check_plain(raw: Mapping[str, Any], path: Path) -> None:
-    """Weights that the origin unpacks, or rounds as it computes, are another model when they are read as they stand."""
-    quantised = raw.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    """Refuse quantized weights: transformers unpacks them, or rounds as it computes, so read as they are they mean nothing."""
+    quantized = raw.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise TransferlabError(
-            f"{path}: quantization_config has the quant_method {str(method)[:40]!r}, which is not supported; load the "
-            "model's weights as they were before, or a GGUF file of it."
+            f"{path}: quantization_config has the quant_method {str(method)[:40]!r}, which is not supported. Load the "
+            "model's weights before quantization, or a GGUF file of it."
         )
 
 
 def classifies(raw: Mapping[str, Any]) -> bool:
-    """Whether a head in the file is over whole examples: that of some other tasks has the same keys."""
+    """Whether a head in the file is over whole examples: heads of some other tasks have the same keys."""
     return not any(re.search(r"For(TokenClassification|MultipleChoice|QuestionAnswering)$", str(name))
                    for name in raw.get("architectures") or ())  # fmt: skip
 

@@ -28,10 +28,14 @@ from transferlab.pretrained.source import Source
 def native(
     source: Source, kind: str, sized: bool, dtype: str | None = None
 ) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
-    """Return (config.json, tensors) in the source's own dialect: what was not changed goes as it lies in the file.
+    """Return (config.json, tensors) in the source's own dialect: what was not changed is written as it is in the file.
 
-    ``sized`` says whether images are read in another size than the file's own settings say; else what the file holds for
-    another size stays, as the origin resizes it too. ``dtype`` is that of what was changed, by default its file's.
+    ``sized`` says whether images are read in another size than the file's own settings say; if not, what the file holds
+    for another size stays, as the reference implementation resizes it too. ``dtype`` is that of what was changed, by
+    default its file's.
+
+    Raises:
+        TransferlabError: a leaf has no key in such files; it is named.
     """
     assert source.raw is not None and source.names is not None
     raw: dict[str, Any] = json.loads(json.dumps(source.raw))
@@ -40,7 +44,8 @@ def native(
     for path, leaf in source.leaves.items():
         if path not in by_path:
             raise TransferlabError(
-                f"'{path}' has no key in {source.family}'s files: the origin has no such head. Write the format 'orbax'."
+                f"'{path}' has no key in {source.family}'s files: the reference model has no such head. Keep the model as it "
+                "is: tl.save(source, directory, format='orbax')."
             )
         groups.setdefault(leaf.key, []).append((by_path[path], leaf))
     changed_inputs = sized or changed_tokenizer(source)
@@ -58,14 +63,14 @@ def native(
     if changed_inputs or resized or not source.tensors:
         set_sizes(raw, source)
     head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
-    # A head of another task can have the key of ours.
+    # The head of another task can have the same key as this one.
     unused = {key for key, _ in source.unused}
     added = any(key not in source.tensors or key in unused for key in head_keys)
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
     if isinstance(head, LanguageModelConfig) and added:
-        # A tied head came apart from its table.
+        # A tied head was separated from its table.
         raw["tie_word_embeddings"] = head.tied
         if hasattr(source.config, "scale_decoder_outputs"):
             raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
@@ -75,24 +80,24 @@ def native(
 
 
 def _stale(source: Source) -> set[str]:
-    """Keys of the source's files that lie beside the model, and that what was changed in it has made wrong."""
-    gone = {key for key, why in source.unused if why == NO_POOLER}
+    """Keys of the source's files next to the model's own that became wrong by what was changed in the model."""
+    stale = {key for key, why in source.unused if why == NO_POOLER}
     table = source.leaves.get(source.table)
     if table is None or source.names is None or not (table.trained or changed_tokenizer(source)):
-        return gone
+        return stale
     # Copies of the table, and heads of other tasks with a row for each token of it.
     rows = table.layout.shape(source.tensors[table.key].shape)[0] if table.key in source.tensors else table.shape[0]
     heads = {name.key for names in source.dialect() for name in names.names if name.path == "head/kernel"}
-    # Other files and state dicts are named among the unused too; they are no tensors.
+    # Other files and state dicts are named among the unused too; they are not tensors.
     for key in (key for key, _ in source.unused if key in source.tensors):
         copies = any(re.fullmatch(pattern, key) for pattern, path in source.names.copies if path == source.table)
         regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
-        gone |= {key} if copies or regrown or (source.tied and key in heads) else set()
-    return gone
+        stale |= {key} if copies or regrown or (source.tied and key in heads) else set()
+    return stale
 
 
 def own_format(source: Source) -> str:
-    """The format that a source came in; for a bare file one that its family is written as."""
+    """Return the format that a source came in; for a bare file, one that its family is written as."""
     if source.raw is not None:
         return "hf" if "model_type" in source.raw else "timm"
     family = FAMILIES[source.family]
@@ -100,13 +105,18 @@ def own_format(source: Source) -> str:
 
 
 def converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
-    """Return (config.json, tensors) in a dialect that the source was not read in."""
+    """Return (config.json, tensors) in a dialect that the source was not read in.
+
+    Raises:
+        TransferlabError: the family, its head or a leaf cannot be written in this dialect.
+    """
     family = FAMILIES[source.family]
     writers = {one.name: one.to_hf if kind == "hf" else one.to_timm for one in FAMILIES.values()}
     if writers[family.name] is None:
         able = ", ".join(name for name, writer in writers.items() if writer is not None)
         raise TransferlabError(
-            f"A config.json of {family.name} cannot be made for the format '{kind}'. Of {able} it can be."
+            f"format '{kind}' cannot be written for {family.name}, only for {able}. Keep the model as it is: "
+            "tl.save(source, directory, format='orbax')."
         )
     if kind == "timm":
         assert family.to_timm is not None
@@ -125,30 +135,34 @@ def converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Lazy
 def _by_names(source: Source, names: NameTable) -> dict[str, LazyTensor]:
     out = {}
     for key, parts in entries_by_key(names).items():
-        given = [(name, source.leaves[name.path]) for name in parts if name.path in source.leaves]
-        if given and len(given) < len(parts):
-            raise TransferlabError(f"The key '{key}' cannot be written: a part of it is missing.")
-        if given:
-            out[key] = _joined(given, given[0][1].dtype)
-    if lost := source.leaves.keys() - {name.path for name in names.names}:
-        raise TransferlabError(f"'{min(lost)}' has no name in this format.")
+        pairs = [(name, source.leaves[name.path]) for name in parts if name.path in source.leaves]
+        if pairs and len(pairs) < len(parts):
+            raise TransferlabError(
+                f"Key '{key}' cannot be written: the source has only some of the leaves that it fuses."
+            )
+        if pairs:
+            out[key] = _joined(pairs, pairs[0][1].dtype)
+    if unnamed := source.leaves.keys() - {name.path for name in names.names}:
+        raise TransferlabError(
+            f"'{min(unnamed)}' has no key in this format. Keep the model as it is: tl.save(source, directory, format='orbax')."
+        )
     return out
 
 
 def _finite(tensor: LazyTensor, key: str) -> np.ndarray:
-    """A weight as it lies in the file; a buffer that no leaf is read from may hold infinities, as a mask does."""
+    """Read a weight as it is in the file; a buffer that no leaf is read from may hold infinities, as a mask does."""
     array = tensor.read()
     check_finite(array, f"{tensor.file}: '{key}'" if tensor.file else f"'{key}'")
     return array
 
 
 def _joined(parts: list[tuple[Entry, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
-    """One tensor of the file from the leaves that it fuses; it is made when it is read."""
+    """One tensor of the file from the leaves that it fuses, computed when it is read."""
     parts = sorted(parts, key=lambda part: part[0].layout.part)
     shapes = [name.layout.to_file(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape for name, leaf in parts]
     axis, shape = parts[0][0].layout.axis, list(shapes[0])
     if len(parts) > 1:
-        shape[axis] = sum(one[axis] for one in shapes)
+        shape[axis] = sum(each[axis] for each in shapes)
 
     def read() -> np.ndarray:
         pieces = [name.layout.to_file(leaf.read()) for name, leaf in parts]
@@ -159,14 +173,14 @@ def _joined(parts: list[tuple[Entry, LazyLeaf]], dtype: np.dtype) -> LazyTensor:
 
 
 def cast(tensor: LazyTensor, dtype: np.dtype, key: str) -> LazyTensor:
-    """Return a floating tensor in this type, others as they are."""
+    """Return a floating-point tensor in this type, others as they are."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype == dtype:
         return tensor
     return LazyTensor(tensor.shape, dtype, lambda: narrowed(tensor.read(), dtype, key), tensor.file, tensor.release)
 
 
 def _usual_dtype(source: Source) -> np.dtype | None:
-    """The floating type of most of the file; None without one."""
+    """The floating-point type of most of the file; None without one."""
     sizes: dict[np.dtype, int] = {}
     for tensor in source.tensors.values():
         if jnp.issubdtype(tensor.dtype, jnp.floating):
@@ -177,30 +191,30 @@ def _usual_dtype(source: Source) -> np.dtype | None:
 def _prefixed(
     tensors: dict[str, LazyTensor], source: Source, raw: Mapping[str, Any], head_keys: set[str]
 ) -> dict[str, LazyTensor]:
-    """A head goes on a backbone that is bare, or was under another: transformers has one prefix on all keys but the head's.
+    """Put a new head on a backbone that had none, or another: transformers has one prefix on all keys but the head's.
 
-    What the file held beside the model (``unused``) stays behind; it belonged to another head.
+    What else the file held (``unused``) is dropped: it belonged to another head.
     """
     assert source.names is not None
     used = {leaf.key for leaf in source.leaves.values()}
-    kept = {key: tensor for key, tensor in tensors.items() if key in used}
+    backbone = {key: tensor for key, tensor in tensors.items() if key in used}
     prefixes = source.names.prefixes
     own = f"{raw.get('model_type')}."
     prefix = own if own in prefixes else prefixes[-1] if prefixes else ""
-    if any(key.startswith(prefix) for key in kept):
-        return kept
-    bare = {key: next((key.removeprefix(one) for one in prefixes if key.startswith(one)), key) for key in kept}
-    return {key if key in head_keys else prefix + bare[key]: tensor for key, tensor in kept.items()}
+    if any(key.startswith(prefix) for key in backbone):
+        return backbone
+    bare = {key: next((key.removeprefix(old) for old in prefixes if key.startswith(old)), key) for key in backbone}
+    return {key if key in head_keys else prefix + bare[key]: tensor for key, tensor in backbone.items()}
 
 
 def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Return ``config.json`` with this type of its weights, where it names one."""
+    """Return ``config.json`` with this dtype of its weights, where it names one."""
     fields = [name for name in ("dtype", "torch_dtype") if name in raw]
     return {**raw, **dict.fromkeys(fields or (["dtype"] if "model_type" in raw else []), dtype)}
 
 
 def metadata(source: Source) -> dict[str, str]:
-    """What stood beside the tensors in the source's files; transformers asks for the format."""
+    """Return the metadata of the source's safetensors files; transformers requires ``format``."""
     for file in source.files.values():
         if isinstance(file, Path) and file.suffix == ".safetensors":
             return safetensors_metadata(file)

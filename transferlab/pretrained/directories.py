@@ -1,4 +1,4 @@
-"""Which directory or file it is: Hugging Face's, timm's, open_clip's, a GGUF file, our own, or weights alone."""
+"""Sources from directories and files: Hugging Face's, timm's, open_clip's, GGUF, our own, or weights alone."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ from transferlab.reading import read_object, reading
 
 
 def from_gguf(path: Path, name: str, provenance: dict[str, Any]) -> Source:
-    """A GGUF file says its architecture and holds its tokenizer."""
+    """Open a GGUF file, which says its architecture and holds its tokenizer."""
     file = read_gguf(path)
     kind = file.value("general.architecture", str)
     family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
     if family is None:
         known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
-        raise TransferlabError(f"{path}: general.architecture '{kind}' cannot be read.{nearest(kind, known)}")
+        raise TransferlabError(f"{path}: general.architecture '{kind}' is not supported.{nearest(kind, known)}")
     with reading(path):
         check_depth(file.metadata, path)
         config = family.from_gguf(file)
         check_layers(config, len(file.tensors), path)
         transform = tokenizer_from_gguf(file, config.max_position_embeddings)
-        made = assemble(
+        source = assemble(
             name, family, config, file.tensors, {"path": str(path.resolve()), **provenance},
             Described(transform if isinstance(transform, TextTransform) else None),
         )  # fmt: skip
     unread = () if isinstance(transform, TextTransform) else (("tokenizer.ggml", transform),)
-    return replace(made, files={path.name: path}, unused=(*made.unused, *unread))
+    return replace(source, files={path.name: path}, unused=(*source.unused, *unread))
 
 
 def from_tree(directory: Path, name: str, config: Any) -> Source:
-    """An Orbax checkpoint of somebody's own: a tree with our paths, as ``nnx.state`` or ``trees.unflatten`` makes one."""
+    """Open an Orbax checkpoint of your own: a tree with our paths, as ``nnx.state`` or ``trees.unflatten`` makes one."""
     tensors, family = read_orbax(directory), family_of(config)
     tables = (
         replace(
             table, names=tuple(Entry(name.path, name.path) for name in table.names),
             prefixes=("params/", "state/", "model/"), renames=(("/value", ""),),
-            ignored=((r"(opt_state|optimizer|step|rng|rngs)(/.*)?", "the state of the training run, no parameter"),),
+            ignored=((r"(opt_state|optimizer|step|rng|rngs)(/.*)?", "the state of the training run, not a parameter"),),
         )
         for table in family.names(config)
     )  # fmt: skip
@@ -70,26 +70,26 @@ def from_tree(directory: Path, name: str, config: Any) -> Source:
 
 
 def from_file(path: Path, name: str, config: Any, entry: str | None) -> Source:
-    """A file of weights, of the architecture that ``config`` says or their shapes tell."""
+    """Open a weight file, of the architecture of ``config``, or of the one that its shapes imply."""
     tensors, others = read_entry(path, entry)
     config = config_of(tensors) if config is None else config
     if config is None:
         raise TransferlabError(
-            f"{path}: a bare weight file does not say its architecture; pass one, as "
-            f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or give a directory with a config.json."
+            f"{path}: a bare weight file does not say its architecture. Pass a config: "
+            f"tl.load('{name}', config=tl.models.EfficientNetConfig.lite0()), or load a directory with a config.json."
         )
-    made = _bare(name, family_of(config), config, tensors, path)
-    return _with_entries(replace(made, files={path.name: path}), entry, others, ", …")
+    source = _bare(name, family_of(config), config, tensors, path)
+    return _with_entries(replace(source, files={path.name: path}), entry, others, ", …")
 
 
 def _with_entries(source: Source, entry: str | None, others: tuple[str, ...], more: str = "") -> Source:
-    """The source of one state dict of a torch file, which says what the others are called."""
-    told = (
+    """Return the source of one state dict of a torch file, with the names of the others as unused."""
+    notes = (
         (key, f"another state dict of the file: tl.load('{source.name}', entry='{key}'{more}) reads it")
         for key in others
     )
     provenance = source.provenance if entry is None else {**source.provenance, "entry": entry}
-    return replace(source, unused=(*source.unused, *told), provenance=provenance)
+    return replace(source, unused=(*source.unused, *notes), provenance=provenance)
 
 
 def _bare(
@@ -100,7 +100,7 @@ def _bare(
     path: Path,
     names: NameTable | None = None,
 ) -> Source:
-    """Weights that came alone: preprocessing is the family's own, and texts are pooled by their mean."""
+    """Return a source of weights that came alone: preprocessing is the family's own, and texts are pooled by their mean."""
     transform, towers = family.transform(config), {}
     if family.modality == "image and text":
         towers, transform = {"vision": transform, "text": None}, None
@@ -116,9 +116,17 @@ def from_directory(
     known: dict[Path, str] | None = None,
     entry: str | None = None,
 ) -> Source:
-    """A directory of Hugging Face, timm, open_clip or ours; ``known`` are hashes of its files.
+    """Open a directory of Hugging Face, timm, open_clip or ours.
 
-    ``entry`` is the name of the state dict that is wanted of its torch file.
+    Args:
+        directory: with a ``config.json``, or another of these libraries' descriptions.
+        name: of the source.
+        provenance: where it came from.
+        known: hashes of its files that are known already.
+        entry: name of the state dict to read, of a torch file with several.
+
+    Raises:
+        TransferlabError: a file of it is missing, damaged or asks for what is not supported; file and field are named.
     """
     if (directory / DESCRIPTION).exists():
         check_no_entry(directory, entry)
@@ -133,10 +141,10 @@ def from_directory(
     if not path.exists():
         if (directory / "adapter_config.json").exists():
             raise TransferlabError(
-                f"{directory} is an adapter, and no model. On its base it is read by tl.load_adapter('{directory}')."
+                f"{directory} is an adapter, not a model. Load it with its base: tl.load_adapter('{directory}')."
             )
-        there = sorted(p.name for p in directory.iterdir())[:20]
-        raise TransferlabError(f"{directory}: no config.json, so its architecture is not known. There is: {there}.")
+        files = sorted(p.name for p in directory.iterdir())[:20]
+        raise TransferlabError(f"{directory} has no config.json, which says the architecture. It holds: {files}.")
     raw = read_object(path)
     with reading(path):
         check_depth(raw, path)
@@ -151,18 +159,20 @@ def from_directory(
         head_dropout = family.head_dropout(raw)
     check_layers(config, len(tensors), path)
     provenance = {"path": str(whole.resolve()), **provenance}
-    says = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
-    with reading(path if timm is not None else directory / says):
+    settings = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
+    with reading(path if timm is not None else directory / settings):
         transform, towers = read_transforms(directory, family, config, raw.get("model_type"), timm)
     if isinstance(transform, TextTransform):
         transform = replace(transform, prompt=modules.prompt)
         if modules.pooling == "first" and transform.side == "left":
             raise TransferlabError(
-                f"{directory}: texts are padded on the left, and the first token is pooled; not supported."
+                f"{directory}: texts are padded on the left but pooled by the first token, which is not supported."
             )
     images = towers.get("vision") if towers else transform
     if isinstance(images, ImageTransform) and not 0 < images.size <= _LARGEST_IMAGE:
-        raise TransferlabError(f"{directory}: it reads images of {images.size} pixels a side.")
+        raise TransferlabError(
+            f"{directory}: images of {images.size} pixels a side are not supported; expected 1 to {_LARGEST_IMAGE}."
+        )
     described = Described(
         transform, towers, modules.pooling, modules.normalise, labels, head_dropout, classifies=classifies(raw)
     )
@@ -171,7 +181,7 @@ def from_directory(
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
     source = _with_entries(source, entry, others)
-    # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as the origin does it.
+    # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as transformers does.
     with reading(path):
         return source.resized(images.size) if isinstance(images, ImageTransform) else source
 
@@ -191,8 +201,8 @@ def _from_open_clip(directory: Path, name: str, provenance: dict[str, Any]) -> S
     with reading(path):
         described = Described(towers={"vision": images, "text": text})
         source = assemble(name, family, config, tensors, {"path": str(directory.resolve()), **provenance}, described)
-    told = unread_weights(directory, [weights])
-    return replace(source, files={weights.name: weights}, unused=(*source.unused, *told))
+    unread = unread_weights(directory, [weights])
+    return replace(source, files={weights.name: weights}, unused=(*source.unused, *unread))
 
 
 _LARGEST_IMAGE = 1 << 14
@@ -203,12 +213,12 @@ def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
     kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
     if timm is None:
         if kind not in kinds:
-            raise TransferlabError(
-                f"{path}: model_type '{kind}' is not a family that can be read.{nearest(str(kind), kinds)}"
-            )
+            raise TransferlabError(f"{path}: model_type '{kind}' is not supported.{nearest(str(kind), kinds)}")
         return kinds[kind]
     for family in FAMILIES.values():
         if re.fullmatch(family.architectures, timm.architecture):
             return family
     patterns = "  ".join(family.architectures for family in FAMILIES.values() if family.architectures)
-    raise TransferlabError(f"{path}: timm's '{timm.architecture}' cannot be read. What can be is: {patterns}")
+    raise TransferlabError(
+        f"{path}: timm's architecture '{timm.architecture}' is not supported; expected a match of: {patterns}"
+    )

@@ -1,4 +1,4 @@
-"""What a source is called with, checked against the tables that it is looked up in: on the device it would be clamped."""
+"""Inputs of a source, checked against the tables that they index: on the device, ids beyond them would be clamped."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TABLES = {
     "token_type_ids": ("embed/token_type/embedding",),
     "position_ids": ("embed/position/embedding",),
 }
-"""The tables that each of these is looked up in, in one family or another."""
+"""The tables that each of these indexes, in one family or another."""
 
 _ROWS = {"token_type_ids": "token types", "position_ids": "positions"}
 
 _INT32 = 1 << 31
-"""What ids are below on the device; a tokenizer has none beyond it either."""
+"""Bound of ids on the device; a tokenizer has none beyond it either."""
 
 _AXES = {
     "pixel_values": ("batch", "height", "width", "channels"),
@@ -36,9 +36,9 @@ _AXES = {
 
 
 def token_table(name: str, family: Family, leaves: Mapping[str, LazyLeaf]) -> TokenTable | None:
-    """Return what the texts of the source of this name are looked up in; None for a model that reads none."""
+    """Return the table that the ids of this source's texts index; None for a model that reads no text."""
     table = _table(leaves, "input_ids")
-    # Two towers have no rule for another vocabulary.
+    # There is no rule for another vocabulary of a two-tower model.
     return None if table is None else TokenTable(table.shape[0], name, family.vocabulary in leaves)
 
 
@@ -56,18 +56,18 @@ def check_inputs(
     vocabulary: TokenTable | None,
     tokenizer: Tokenizer | None,
 ) -> None:
-    """Raise for inputs whose kind, shape or values do not fit a source; those being traced have been checked.
+    """Raise for inputs whose dtype, shape or values do not fit a source; tracers are skipped, as they were checked before.
 
     Args:
         inputs: arrays by name.
         name: of the source.
         leaves: of the source.
         channels: of the images that it reads; None where it reads none.
-        vocabulary: what its texts are looked up in; None where it reads none.
-        tokenizer: that makes its ids, if there is one.
+        vocabulary: the table that its text ids index; None where it reads no text.
+        tokenizer: of its texts, if there is one.
 
     Raises:
-        TransferlabError: the input, its row, and what there is room for are named.
+        TransferlabError: an input does not fit; the input, its row and the valid range are named.
     """
     arrays = {key: _array(key, value) for key, value in inputs.items() if not isinstance(value, Tracer)}
     for key, array in arrays.items():
@@ -89,11 +89,11 @@ def check_inputs(
             raise TransferlabError(f"'{key}' has shape {array.shape}, but '{ids}' has {shape}.")
     for key in _IDS:
         table = _table(leaves, key)
-        # What is looked up in no table, as rotary positions are, is an int32 on the device.
+        # Ids that index no table, as rotary positions, are int32 on the device.
         rows = _INT32 if table is None else table.shape[0]
-        if key not in arrays or (wrong := _outside(arrays[key], rows)) is None:
+        if key not in arrays or (outlier := _outside(arrays[key], rows)) is None:
             continue
-        row, value = wrong
+        row, value = outlier
         if table is None:
             raise TransferlabError(f"Row {row} of '{key}' holds {value}; it must be from 0 to {rows - 1}.")
         if key in _ROWS:
@@ -107,23 +107,23 @@ def check_inputs(
 
 def _array(name: str, value: Any) -> Any:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        # What is on a device is brought back for its integers alone.
+        # Only integers are copied back from a device.
         return value if name in _AXES else np.asarray(value)
     try:
         return np.asarray(value)
     except ValueError:
-        raise TransferlabError(f"'{name}' has rows of different lengths; pad them to one.") from None
+        raise TransferlabError(f"'{name}' has rows of different lengths; pad them to the same length.") from None
 
 
 def _check_signal(name: str, channels: int | None, key: str, array: Any) -> None:
-    """Images and spectrograms: numbers with a fraction, channels last."""
+    """Check images and spectrograms: floats, channels last."""
     axes = _AXES[key]
     if len(array.shape) != len(axes):
         raise TransferlabError(f"'{key}' has shape {tuple(array.shape)}; it must be ({', '.join(axes)}).")
     kind = np.dtype(array.dtype)
     if kind.kind in "iubOUS":
-        how = "source.transform(image)" if key == "pixel_values" else "source.transform(waveform)"
-        raise TransferlabError(f"'{key}' is of dtype {kind}; it must be normalised floats, as {how} makes them.")
+        call = "source.transform(image)" if key == "pixel_values" else "source.transform(waveform)"
+        raise TransferlabError(f"'{key}' is of dtype {kind}; it must be normalized floats, as {call} returns them.")
     if key == "pixel_values" and channels is not None and array.shape[-1] != channels:
         first = array.shape[1] == channels
         hint = " Channels come last: np.moveaxis(pixels, 1, -1)." if first else ""
@@ -135,7 +135,7 @@ def _check_signal(name: str, channels: int | None, key: str, array: Any) -> None
 
 def _check_kind(name: str, array: np.ndarray) -> None:
     if name in _IDS and array.dtype.kind not in "iu":
-        raise TransferlabError(f"'{name}' is of dtype {array.dtype}; it must be of integers.")
+        raise TransferlabError(f"'{name}' is of dtype {array.dtype}; it must be integers.")
     if array.ndim != 2:
         raise TransferlabError(
             f"'{name}' has shape {array.shape}; it must be (batch, length), with one row for a single text."
@@ -152,7 +152,7 @@ def _check_kind(name: str, array: np.ndarray) -> None:
 
 
 def _outside(array: np.ndarray, rows: int) -> tuple[int, int] | None:
-    """Return (row, value) of the first id that a table of so many rows has none for."""
+    """Return (row, value) of the first id outside a table of so many rows; None if all are inside."""
     wrong = np.argwhere((array < 0) | (array >= rows))
     if not len(wrong):
         return None

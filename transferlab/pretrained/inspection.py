@@ -1,4 +1,4 @@
-"""``inspect_checkpoint``: any checkpoint's tree, with shapes and dtypes, without reading its arrays where that can be."""
+"""``inspect_checkpoint``: any checkpoint's tree, with shapes and dtypes, without reading its arrays where possible."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transferlab.pretrained.formats.orbax import read_orbax
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.orbax_directory import DESCRIPTION
+from transferlab.pretrained.peft_config import AdapterConfig
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.reading import reading
 
@@ -21,19 +22,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What stands in a checkpoint: (path or key, shape, dtype, key in the file) for each tensor."""
+    """The tensors of a checkpoint; :func:`inspect_checkpoint` returns one.
+
+    Attributes:
+        name: as it was given.
+        kind: of checkpoint, in words.
+        rows: (path or key, shape, dtype, key in the file) of each tensor.
+    """
 
     name: str
     kind: str
     rows: tuple[tuple[str, tuple[int, ...], str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data, for JSON."""
         rows = [{"path": p, "shape": list(s), "dtype": d, "key": k} for p, s, d, k in self.rows]
         return {"name": self.name, "kind": self.kind, "tensors": rows}
 
     def table(self) -> Table:
-        """A table for the terminal; of very many tensors it says that it has the first alone."""
+        """Return a table for the terminal; of very many tensors it shows the first, and says so."""
         from rich import box
         from rich.markup import escape
         from rich.table import Table
@@ -42,7 +49,7 @@ class Inspection:
         total = sum(math.prod(shape) for _, shape, _, _ in self.rows)
         table = Table(
             title=escape(printable(f"{self.name}: {self.kind}")),
-            caption=f"{len(self.rows)} tensors, {total:,} numbers{more}",
+            caption=f"{len(self.rows)} tensors, {total:,} elements{more}",
             box=box.SIMPLE,
         )
         table.title_justify = table.caption_justify = "left"  # type: ignore[assignment]
@@ -55,14 +62,28 @@ class Inspection:
 
 
 _SHOWN = 2000
-"""Rows of a table: laying out one takes a millisecond."""
+"""Rows that a table shows: each takes a millisecond to lay out."""
 
 
 @check_arguments
 def inspect_checkpoint(name: str | Path) -> Inspection:
     """Return the tree of a registry name, ``hf:owner/name``, weight file, directory, PEFT adapter, run or Orbax checkpoint.
 
-    A model whose family is known is shown with its readable paths; anything else with its file's own keys.
+    A model whose family is known is shown with its readable paths, anything else with its file's own keys.
+
+    Args:
+        name: what :func:`load` takes, or the path of any of these.
+
+    Returns:
+        Its tensors: :meth:`Inspection.table` for the terminal, :meth:`Inspection.to_dict` for JSON.
+
+    Raises:
+        TransferlabError: the name is unknown, or the checkpoint cannot be read.
+
+    Example:
+        >>> inspection = tl.inspect_checkpoint("minilm-l6")
+        >>> inspection.rows[0]
+        ('embed/norm/bias', (384,), 'float32', 'embeddings.LayerNorm.bias')
     """
     with reading(str(name)):
         return _inspect(str(name), Path(name).expanduser())
@@ -72,7 +93,7 @@ def _inspect(text: str, path: Path) -> Inspection:
     if text in REGISTRY or text.startswith("hf:"):
         return _source(text)
     if not path.exists():
-        return _source(text)  # which says what can be given
+        return _source(text)  # which raises with the valid choices
     if (path / DESCRIPTION).exists():
         return _source(text)
     if (path / "adapter_config.json").exists():
@@ -84,7 +105,7 @@ def _inspect(text: str, path: Path) -> Inspection:
         if not steps:
             raise TransferlabError(f"{path / 'checkpoints'} holds no finished checkpoint.")
         return _orbax(steps[-1], text)
-    if path.is_dir() and any((path / mark).exists() for mark in ("_CHECKPOINT_METADATA", "_METADATA", "tree")):
+    if path.is_dir() and any((path / file).exists() for file in ("_CHECKPOINT_METADATA", "_METADATA", "tree")):
         return _orbax(path, text)
     if path.is_dir() and (path / "config.json").exists():
         try:
@@ -103,8 +124,6 @@ def _source(name: str) -> Inspection:
 
 
 def _adapter(path: Path, name: str) -> Inspection:
-    from transferlab.pretrained.peft import AdapterConfig
-
     config = AdapterConfig.read(path / "adapter_config.json")
     weights = next((path / f"adapter_model.{kind}" for kind in ("safetensors", "bin") if
                     (path / f"adapter_model.{kind}").exists()), path / "adapter_model.safetensors")  # fmt: skip
@@ -115,9 +134,9 @@ def _adapter(path: Path, name: str) -> Inspection:
 def _gguf(path: Path, name: str) -> Inspection:
     from transferlab.pretrained.formats.gguf import read_gguf
 
-    found = read_gguf(path)
-    rows = tuple((key, tensor.shape, found.types[key], key) for key, tensor in found.tensors.items())
-    return Inspection(name, f"GGUF {found.version}, {found.metadata.get('general.architecture', 'unknown')}", rows)
+    file = read_gguf(path)
+    rows = tuple((key, tensor.shape, file.types[key], key) for key, tensor in file.tensors.items())
+    return Inspection(name, f"GGUF {file.version}, {file.metadata.get('general.architecture', 'unknown')}", rows)
 
 
 def _orbax(path: Path, name: str) -> Inspection:

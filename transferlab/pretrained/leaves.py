@@ -1,4 +1,4 @@
-"""``LazyLeaf``: a leaf of a source's tree, which knows its place in the file and is read when it is asked for."""
+"""``LazyLeaf``: a leaf of a source's tree, which knows its tensor in the file and is read on demand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from transferlab.reading import reading
 
 @dataclass(frozen=True)
 class LazyLeaf:
-    """A leaf of the source's tree: where it is in the file, and the array on demand (``np.asarray(leaf)``).
+    """A leaf of the source's tree: its tensor in the file, and the array on demand (``np.asarray(leaf)``).
 
-    ``resize`` is set where the source reads images of another size than the file was written for, ``trained`` where the
-    array came in place of the file's.
+    Attributes:
+        key: of its tensor in the file.
+        tensor: the file's, unread.
+        layout: from the tensor to the leaf.
+        resize: to the inputs that the source reads, where the file is for other ones.
+        trained: whether the array replaces the file's.
     """
 
     key: str
@@ -48,7 +52,7 @@ class LazyLeaf:
         """Read the array, in the tree's layout and resized. It may be a read-only view of the mapped file.
 
         Raises:
-            TransferlabError: it holds a NaN or an infinity; the file and the key are named.
+            TransferlabError: it holds NaN or an infinity, or cannot be read; the file and the key are named.
         """
         with reading(self.tensor.file or "memory", f"'{self.key}'"):
             plain = self.layout.to_tree(self.tensor.read())
@@ -65,10 +69,10 @@ class LazyLeaf:
         return f"{self.tensor.file}: " if self.tensor.file else ""
 
     def placed(self, dtype: Any) -> jax.Array:
-        """Read the array onto the device, in this dtype. The file's pages do not stay in memory."""
-        made = trees.placed(self.read(), dtype, f"{self._where}'{self.key}'").block_until_ready()
+        """Read the array onto the device, in this dtype, and release the file's pages."""
+        array = trees.placed(self.read(), dtype, f"{self._where}'{self.key}'").block_until_ready()
         self.tensor.release()
-        return made
+        return array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = self.read()

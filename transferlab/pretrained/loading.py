@@ -1,4 +1,4 @@
-"""``load``: a name, a path, a repository or a bucket as a ``Source``, each key of its files accounted for."""
+"""``load``: a name, path, repository or bucket as a ``Source``, with every key of its files accounted for."""
 
 from __future__ import annotations
 
@@ -29,27 +29,40 @@ def load(
     tower: str | None = None,
     entry: str | None = None,
 ) -> Source:
-    """Open a pretrained model; its weights are read when they are needed.
+    """Open a pretrained model; its weights are read on demand.
 
     Args:
         name: a registry name (``minilm-l6``), a directory or weight file, ``hf:owner/name[@revision]``, or a directory
             in a bucket (``gs://…``, ``s3://…``), which is copied to the cache.
-        config: the family's config, for a bare weight file that does not carry its own, or for an Orbax checkpoint whose
-            tree has the paths of that family's parameters. The ``.npz`` of big_vision and vision_transformer need none:
-            all sizes can be read off their tensors.
+        config: the family's config, for a bare weight file or for an Orbax checkpoint whose tree has the paths of that
+            family's parameters. The ``.npz`` files of big_vision and vision_transformer need none: all sizes follow from
+            their tensors.
         dtype: of the parameters in memory when the source is called or made a module; ``bfloat16`` takes half of
-            ``float32``'s memory. Weights stay on disk as they are, and ``adapt`` has a precision of its own.
-        tower: of a model of several towers, the one that is wanted alone: ``vision`` or ``text``. It can be given with
-            the name too, as ``hf:openai/clip-vit-base-patch32#vision``.
-        entry: of a torch file of several state dicts, alone or in a model's directory, the name of the one that is wanted, as ``model_ema``. By default it
-            is the trained model's, and ``unused`` of the source names the others.
+            ``float32``'s memory. The files do not change, and :func:`adapt` has its own setting of precision.
+        tower: the one to load of a model of several towers: ``vision`` or ``text``. It can also be part of the name, as
+            ``hf:openai/clip-vit-base-patch32#vision``.
+        entry: name of the state dict to read, as ``model_ema``, of a torch file of several, alone or in a model's
+            directory. By default it is the trained model's, and ``unused`` of the source names the others.
+
+    Returns:
+        The source, with its weights unread.
 
     Raises:
-        TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that
-            were looked at are named), or weights that do not fit the architecture (the keys are named).
+        TransferlabError: an unknown name (the nearest is given), a source that cannot be reached (the places that were
+            searched are named), or weights that do not fit the architecture (the keys are named).
+
+    Example:
+        >>> source = tl.load("minilm-l6")
+        >>> tl.load("model.safetensors", config=source.config, dtype="bfloat16")
+        >>> tl.load("clip", tower="vision")  # a directory of CLIP
+
+    :func:`save` writes a source, :func:`inspect_checkpoint` shows the tensors of any checkpoint, and :func:`load_adapter`
+    reads a PEFT adapter.
     """
     if dtype not in DTYPES:
-        raise TransferlabError(f"Parameters in memory cannot be '{dtype}'.{nearest(str(dtype), DTYPES)}")
+        raise TransferlabError(
+            f"dtype '{dtype}' is not supported for parameters in memory.{nearest(str(dtype), DTYPES)}"
+        )
     text = str(name)
     if "#" in text and not Path(text).expanduser().exists():
         text, _, part = text.rpartition("#")
@@ -60,7 +73,7 @@ def load(
 
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""What parameters in memory can be."""
+"""Types that parameters in memory can have."""
 
 
 def _load(text: str, config: Any, entry: str | None = None) -> Source:
@@ -72,7 +85,9 @@ def _load(text: str, config: Any, entry: str | None = None) -> Source:
         return from_directory(fetch_bucket(text), text, {}, entry=entry)
     model = path.is_dir() and (config is None or (path / "config.json").exists())
     if entry is not None and (text in REGISTRY or not (path.is_file() or model)):
-        raise TransferlabError(f"'{text}' is no weight file, among whose state dicts entry='{entry}' could choose.")
+        raise TransferlabError(
+            f"entry='{entry}' chooses a state dict of a torch file, but '{text}' is not one. Omit entry."
+        )
     if text in REGISTRY:
         return _from_registry(REGISTRY[text])
     if path.is_dir() and config is not None and not (path / "config.json").exists():
@@ -85,8 +100,10 @@ def _load(text: str, config: Any, entry: str | None = None) -> Source:
     if path.is_file():
         return from_file(path, text, config, entry)
     if "/" in text or path.suffix:
-        raise TransferlabError(f"There is no file or directory '{text}'. A model on the hub is written hf:owner/name.")
-    raise TransferlabError(f"Unknown model '{text}'.{nearest(text, REGISTRY)} Or give a path, or hf:owner/name.")
+        raise TransferlabError(
+            f"There is no file or directory '{text}'. For a model on the hub: tl.load('hf:owner/name')"
+        )
+    raise TransferlabError(f"Unknown model '{text}'.{nearest(text, REGISTRY)} Or pass a path, or hf:owner/name.")
 
 
 def _from_registry(entry: Entry) -> Source:
@@ -94,7 +111,7 @@ def _from_registry(entry: Entry) -> Source:
 
     root = fetch_artifact(entry.artifact)
     weights = require_file(root, entry.weights, entry.sha256)
-    provenance = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.licence}
+    provenance = {"revision": f"{entry.artifact.package} {entry.artifact.version}", "licence": entry.license}
     if entry.config is None and weights.suffix != ".gguf":
         return from_directory(weights.parent, entry.name, provenance, known={weights: entry.sha256})
     if entry.config is None:
@@ -102,8 +119,8 @@ def _from_registry(entry: Entry) -> Source:
     config, family = entry.config(), FAMILIES[entry.family]
     provenance |= {"path": str(weights)}
     tensors = read_any(weights)
-    made = assemble(entry.name, family, config, tensors, provenance, Described(family.transform(config)))
-    return replace(made, files={weights.name: entry.sha256})
+    source = assemble(entry.name, family, config, tensors, provenance, Described(family.transform(config)))
+    return replace(source, files={weights.name: entry.sha256})
 
 
 def _from_hub(text: str) -> tuple[Path, str]:
@@ -112,16 +129,16 @@ def _from_hub(text: str) -> tuple[Path, str]:
     name, _, revision = text.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise TransferlabError(f"'{text}' is not of the form hf:owner/name or hf:owner/name@revision.")
-    # A pattern's * goes over folders too: modules in folders of their own, an index and its shards are among them.
-    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+    # A pattern's * matches folders too: modules in their own folders, an index and its shards are included.
+    patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
     try:
-        path = snapshot_download(name, revision=revision or None, allow_patterns=wanted)
-        # Pickles are fetched only where a repository has nothing else; an adapter is none of a model's weights.
+        path = snapshot_download(name, revision=revision or None, allow_patterns=patterns)
+        # Pickles are fetched only where a repository has nothing else; an adapter is not a model's weights.
         if not any(not file.name.startswith("adapter") for file in Path(path).rglob("*.safetensors")):
-            path = snapshot_download(name, revision=revision or None, allow_patterns=[*wanted, "*pytorch_model*.bin"])
+            path = snapshot_download(name, revision=revision or None, allow_patterns=[*patterns, "*pytorch_model*.bin"])
     except Exception as error:
         raise TransferlabError(
-            f"Cannot get '{text}': looked in (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "
+            f"Cannot load '{text}'. Searched (1) the path '{name}', (2) the Hugging Face cache, (3) the hub: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from None
     return Path(path), Path(path).name

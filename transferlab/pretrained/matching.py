@@ -23,16 +23,16 @@ from transferlab.pretrained.wrapped import AVERAGED, unwrapped
 
 @dataclass(frozen=True)
 class Described:
-    """What came with the weights, beside their config.
+    """What came with the weights, besides their config.
 
     Attributes:
         transform: preprocessing, of a model of one tower.
         towers: each tower's, of a model of several.
-        pooling: how one vector is made of an example; None where nothing says it. ``normalise``: whether it is scaled to
+        pooling: how an example becomes one vector; None where nothing says it. ``normalise``: whether it is scaled to
             length 1.
         labels: names of the head's labels, in the order of the logits.
         head_dropout: rate before the head.
-        head: that is in the file, where it is described; else it is seen from the keys.
+        head: of the file, where it is described; else it follows from the keys.
         classifies: whether a head in the file is over whole examples.
     """
 
@@ -58,52 +58,58 @@ def assemble(
     """Match the name rules to the file: every leaf filled, every key accounted for, or one error with all of it.
 
     Args:
-        name: of the source, as it was asked for.
+        name: of the source, as given to :func:`load`.
         family: of its architecture.
-        config: of its architecture; what the file really holds, as a pooler, is seen from its keys.
+        config: of its architecture; whether the file holds a pooler is seen from its keys.
         tensors: of the file, by key.
         provenance: where it came from.
         described: what came with the weights.
         names: the table that the file follows; by default the family's that knows most of its keys.
+
+    Raises:
+        TransferlabError: leaves that are not in the file or have another shape, and keys that no leaf is read from; each
+            is named, up to the first twelve.
     """
-    # A family's own preprocessing does not say how many channels its pictures have.
+    # A family's own preprocessing does not say how many channels its images have.
     transform = with_channels(described.transform, family, config)
     towers = {tower: with_channels(reads, family, config) for tower, reads in described.towers.items()}
     if names is None:
         choices = family.names(config)
         tensors = unwrapped(choices, tensors)
         names = max(choices, key=lambda table: hits(table, tensors))
-    found, leftover = _match(names, tensors)
-    config = family.adjust(config, set(found))
+    matches, leftover = _match(names, tensors)
+    config = family.adjust(config, set(matches))
     unused = []
-    tables = family.names(config) if names.language_model is not None and "head/kernel" in found else ()
+    tables = family.names(config) if names.language_model is not None and "head/kernel" in matches else ()
     tied = [table for table in tables if table.language_model and table.language_model.tied]
-    if tied and _is_table(found, family.vocabulary):
-        unused.append((found.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
+    if tied and _is_table(matches, family.vocabulary):
+        unused.append((matches.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
         names = max(tied, key=lambda table: hits(table, tensors))
-    if names.language_model is None and (not described.classifies or "head/kernel" not in found):
-        for path in [path for path in found if path.startswith("head/")]:
-            unused.append((found.pop(path).key, "the head of another task than classifying"))
-    head = described.head or _head(name, family, names, config, found, described)
+    if names.language_model is None and (not described.classifies or "head/kernel" not in matches):
+        for path in [path for path in matches if path.startswith("head/")]:
+            unused.append((matches.pop(path).key, "the head of another task than classifying"))
+    head = described.head or _head(name, family, names, config, matches, described)
     definition = trees.define(config.build(head))
-    wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
-    problems = _misfits(names, {path: tuple(leaf.shape) for path, leaf in wanted.items()}, found, tensors)
-    problems += _quantised(wanted, found)
+    expected = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+    problems = _misfits(names, {path: tuple(leaf.shape) for path, leaf in expected.items()}, matches, tensors)
+    problems += _quantized(expected, matches)
     # The reference implementation loads its model all the same, and reports such keys as unexpected.
     unused += [
         (leaf.key, f"the network that its config says has no '{path}'")
-        for path, leaf in found.items()
-        if path not in wanted
+        for path, leaf in matches.items()
+        if path not in expected
     ]
     for key in leftover:
         reason = next((why for pattern, why in (*names.ignored, *AVERAGED) if re.fullmatch(pattern, key)), None)
         twin = next(
-            (found[path] for pattern, path in names.copies if path in found and re.fullmatch(pattern, key)), None
+            (matches[path] for pattern, path in names.copies if path in matches and re.fullmatch(pattern, key)), None
         )
         if twin is not None and _equal(tensors[key], twin.tensor):
-            unused.append((key, f"'{twin.key}' once more"))
+            unused.append((key, f"a copy of '{twin.key}'"))
         elif twin is not None:
-            problems.append(f"the file's key '{key}' differs from '{twin.key}'; {family.name} has one table for both.")
+            problems.append(
+                f"the file's key '{key}' differs from '{twin.key}', but {family.name} has one table for both."
+            )
         elif reason is None:
             problems.append(f"the file's key '{key}' {tensors[key].shape} matches no leaf of {family.name}.")
         else:
@@ -111,9 +117,9 @@ def assemble(
     if problems:
         more = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         # A size in a damaged config can have thousands of digits.
-        told = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:_SHOWN]]
-        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(told) + more)
-    leaves = {path: found[path] for path in wanted}
+        lines = [problem if len(problem) < 400 else f"{problem[:400]}…" for problem in problems[:_SHOWN]]
+        raise TransferlabError(f"{name} does not fit {family.name}:\n  " + "\n  ".join(lines) + more)
+    leaves = {path: matches[path] for path in expected}
     pooling = described.pooling or _pooling(family, config, head)
     provenance = {"name": name, "family": family.name, **provenance}
     return Source(
@@ -124,59 +130,59 @@ def assemble(
 
 def _misfits(
     names: NameTable,
-    wanted: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, LazyLeaf],
+    expected: Mapping[str, tuple[int, ...]],
+    matches: Mapping[str, LazyLeaf],
     tensors: Mapping[str, LazyTensor],
 ) -> list[str]:
     """Leaves of the network that the file lacks, or has in another shape than the ``wanted`` one."""
     problems = []
-    for path, shape in wanted.items():
-        if path not in found:
+    for path, shape in expected.items():
+        if path not in matches:
             key = next((n.key for n in names.names if n.path == path), "?")
             hint = nearest(key, tensors) if len(problems) < _SHOWN else ""
             problems.append(f"'{path}' (key '{key}') is not in the file.{hint}")
-        elif found[path].shape != shape:
-            here = found[path]
-            problems.append(f"'{path}': key '{here.key}' has shape {here.tensor.shape}, which gives {here.shape}; "
+        elif matches[path].shape != shape:
+            leaf = matches[path]
+            problems.append(f"'{path}': key '{leaf.key}' has shape {leaf.tensor.shape}, which gives {leaf.shape}; "
                             f"the config asks for {shape}.")  # fmt: skip
     return problems
 
 
-def _quantised(wanted: Mapping[str, Any], found: Mapping[str, LazyLeaf]) -> list[str]:
-    """Keys of floating leaves whose numbers the file has as integers or in 8 bits, which say nothing without their scales."""
-    kinds = {found[path].key: found[path].tensor.dtype for path, leaf in wanted.items()
-             if path in found and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
-    return [f"the file's key '{key}' is of dtype {kind}, and must be of {', '.join(_FLOATS)}: quantised weights are not read "
-            "from such files; load the model's weights as they were before, or a GGUF file of it."
+def _quantized(expected: Mapping[str, Any], matches: Mapping[str, LazyLeaf]) -> list[str]:
+    """Keys of floating-point leaves that the file has as integers or in 8 bits, which mean nothing without their scales."""
+    kinds = {matches[path].key: matches[path].tensor.dtype for path, leaf in expected.items()
+             if path in matches and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
+    return [f"the file's key '{key}' is of dtype {kind}, expected {', '.join(_FLOATS)}: quantized weights cannot be "
+            "read from such files. Load the model's weights before quantization, or a GGUF file of it."
             for key, kind in kinds.items() if kind.name not in _FLOATS]  # fmt: skip
 
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-"""Types of numbers that stand for themselves."""
+"""Types whose values need no scale."""
 
 
 def _pooling(family: Family, config: Any, head: HeadConfig | None) -> Pooling:
-    """How a source pools of which nothing says it: as its own head does, or by its pooler."""
+    """Return the pooling of a source whose files do not say it: its head's, or its pooler."""
     own = family.head_pooling(config)
-    # An encoder of texts without a head answers by its pooler, and not at all without one; what writes texts never has one.
+    # A text encoder without a head pools by its pooler, or not at all; a model that writes text never has one.
     writes = own == "last" or family.encoder is not None
     text, pooler = family.modality == "text", getattr(config, "pooler", False)
-    answers = head is None and (pooler or not writes) if text else pooler
-    return "pooler" if answers else own
+    by_pooler = head is None and (pooler or not writes) if text else pooler
+    return "pooler" if by_pooler else own
 
 
 _SHOWN = 12
-"""Problems that an error lists; the nearest name is sought for those alone."""
+"""Problems that an error lists; only for those is the nearest name sought."""
 
 
-def _is_table(found: Mapping[str, LazyLeaf], vocabulary: str) -> bool:
-    """Whether a language-model head's kernel is the embedding table once more."""
-    head, table = found.get("head/kernel"), found.get(vocabulary)
+def _is_table(matches: Mapping[str, LazyLeaf], vocabulary: str) -> bool:
+    """Whether a language-model head's kernel equals the embedding table."""
+    head, table = matches.get("head/kernel"), matches.get(vocabulary)
     return head is not None and table is not None and _equal(head.tensor, table.tensor)
 
 
 def _equal(one: LazyTensor, other: LazyTensor) -> bool:
-    """Whether two tensors hold the same; block by block, as those that differ do so in the first."""
+    """Whether two tensors hold the same values, compared in blocks: those that differ mostly do so in the first."""
     if one.shape != other.shape:
         return False
     a, b = (tensor.read().reshape(-1) for tensor in (one, other))
@@ -191,23 +197,23 @@ def _head(
     family: Family,
     names: NameTable,
     config: Any,
-    found: Mapping[str, LazyLeaf],
+    matches: Mapping[str, LazyLeaf],
     described: Described,
 ) -> HeadConfig | None:
-    """The checkpoint's own head, if it has one: as a tied language-model head has no leaves, its table says it is there."""
+    """The checkpoint's own head, if it has one; a tied language-model head has no leaves, so its table of names implies it."""
     model = names.language_model
-    if model is not None and (model.tied or "head/kernel" in found):
+    if model is not None and (model.tied or "head/kernel" in matches):
         return model
-    if model is not None or "head/kernel" not in found:
+    if model is not None or "head/kernel" not in matches:
         return None
-    n, labels = found["head/kernel"].shape[1], described.labels
+    n, labels = matches["head/kernel"].shape[1], described.labels
     if labels and len(labels) != n:
-        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, the head has {n} rows.")
+        raise TransferlabError(f"{name}: config.json names {len(labels)} labels, but the head has {n} rows.")
     return ClassifierConfig(
         labels or tuple(str(i) for i in range(n)),
         pooling=family.head_pooling(config),
         dropout=described.head_dropout,
-        bias="head/bias" in found,
+        bias="head/bias" in matches,
         hidden=family.head_hidden(config),
     )
 
@@ -218,9 +224,9 @@ def hits(names: NameTable, tensors: Mapping[str, LazyTensor]) -> int:
 
 
 def _match(names: NameTable, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyLeaf], list[str]]:
-    """Return ({path: leaf}, keys left over). Prefixes may be there or not; old suffixes are renamed."""
+    """Return ({path: leaf}, keys left over). Prefixes are optional; old suffixes are renamed."""
     table = entries_by_key(names)
-    found: dict[str, LazyLeaf] = {}
+    matches: dict[str, LazyLeaf] = {}
     leftover = []
     for key, tensor in tensors.items():
         plain = key
@@ -233,8 +239,8 @@ def _match(names: NameTable, tensors: Mapping[str, LazyTensor]) -> tuple[dict[st
             leftover.append(key)
             continue
         for name in known:
-            if name.path in found:
-                other = found[name.path].key
+            if name.path in matches:
+                other = matches[name.path].key
                 raise TransferlabError(f"Two keys of the file fill '{name.path}': '{other}' and '{key}'.")
-            found[name.path] = LazyLeaf(key, tensor, name.layout)
-    return found, leftover
+            matches[name.path] = LazyLeaf(key, tensor, name.layout)
+    return matches, leftover

@@ -19,10 +19,10 @@ class Layout:
     Attributes:
         name: what the plan prints.
         to_tree: the file's tensor → the leaf.
-        to_file: the leaf → the file's tensor, or its rows of it where ``part`` says so.
+        to_file: the leaf → the file's tensor, or its part of that where ``part`` says so.
         shape: shape in the file → shape in the tree.
         part: (n, of) where the file fuses ``of`` leaves and this is the n-th, from 0.
-        axis: of the file's tensor, along which it fuses them.
+        axis: of the file's tensor, along which the leaves are fused.
     """
 
     name: str
@@ -62,7 +62,7 @@ def fused(layout: Layout, n: int, of: int, axis: int = 0) -> Layout:
     """Return the layout of the n-th of ``of`` leaves that the file fuses along an axis, as q, k, v are."""
 
     def part(length: int) -> slice:
-        # A length that does not divide gives parts of unequal length: one of them has a shape that its leaf has not.
+        # A length that is not divisible gives parts of unequal length, of which one does not have its leaf's shape.
         return slice(n * length // of, (n + 1) * length // of)
 
     def shape(whole: tuple[int, ...]) -> tuple[int, ...]:
@@ -90,9 +90,9 @@ def squeezed(axes: int) -> Layout:
     )
 
 
-BUFFER = "a constant buffer, no parameter"
+BUFFER = "a constant buffer, not a parameter"
 OTHER_TASK = "the head of another task than classifying texts"
-"""Why a key that a file may hold beside the model is left unread."""
+"""Why a key that a file may hold besides the model is left unread."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Entry:
 
 
 def linear(path: str, key: str, n: int = 0, of: int = 1, *, bias: bool = True) -> list[Entry]:
-    """Kernel and bias of torch's ``Linear``; the n-th of ``of`` that the file fuses."""
+    """Return the entries of torch's ``Linear``, kernel and bias; the n-th of ``of`` that the file fuses."""
 
     def layout(plain: Layout) -> Layout:
         return plain if of == 1 else fused(plain, n, of)
@@ -115,13 +115,13 @@ def linear(path: str, key: str, n: int = 0, of: int = 1, *, bias: bool = True) -
 
 
 def norm(path: str, key: str, *, bias: bool = True) -> list[Entry]:
-    """Scale and bias of a normalisation without statistics."""
+    """Return the entries of a normalization without statistics: scale and bias."""
     scale = Entry(f"{path}/scale", f"{key}.weight")
     return [scale, Entry(f"{path}/bias", f"{key}.bias")] if bias else [scale]
 
 
 def batch_norm(path: str, key: str) -> list[Entry]:
-    """Scale, bias and statistics of torch's batch normalisation."""
+    """Return the entries of torch's batch normalization: scale, bias and statistics."""
     statistics = (("mean", "running_mean"), ("var", "running_var"))
     return [*norm(path, key), *(Entry(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in statistics)]
 
@@ -132,10 +132,10 @@ class NameTable:
 
     Attributes:
         names: one entry per leaf of the model, head included.
-        prefixes: what may stand before every key (``bert.``), longest first; the empty prefix is always tried.
+        prefixes: that every key may have (``bert.``), longest first; the empty prefix is always tried.
         renames: pairs (suffix in old files, suffix today), as ``LayerNorm.gamma`` → ``LayerNorm.weight``.
-        ignored: pairs (regular expression over whole keys, reason): what a file may hold beside the model.
-        copies: pairs (regular expression over whole keys, path of a leaf): what a file may hold once more, if it is equal.
+        ignored: pairs (regular expression over whole keys, reason): what a file may hold besides the model.
+        copies: pairs (regular expression over whole keys, path of a leaf): a copy of that leaf that a file may hold, if it is equal.
         language_model: the head of the files that follow this table, where it predicts tokens.
     """
 
@@ -157,16 +157,18 @@ def to_file(names: NameTable, leaves: Mapping[str, np.ndarray]) -> dict[str, np.
     """Return ``{key: tensor}`` as the file holds these leaves, fused tensors whole; the keys carry no prefix.
 
     Raises:
-        TransferlabError: a fused tensor of which a part is not among the leaves; the path is named.
+        TransferlabError: some of the leaves that a tensor fuses are missing; the path is named.
     """
     pieces: dict[str, list[np.ndarray]] = {}
     for key, parts in entries_by_key(names).items():
-        given = [name for name in parts if name.path in leaves]
-        if given and len(given) < len(parts):
+        entries = [name for name in parts if name.path in leaves]
+        if entries and len(entries) < len(parts):
             missing = next(name.path for name in parts if name.path not in leaves)
-            raise TransferlabError(f"The key '{key}' cannot be written: '{missing}' is missing from it.")
-        if given:
-            pieces[key] = [name.layout.to_file(np.asarray(leaves[name.path])) for name in given]
+            raise TransferlabError(
+                f"Key '{key}' cannot be written: it fuses '{missing}', which is not among the leaves."
+            )
+        if entries:
+            pieces[key] = [name.layout.to_file(np.asarray(leaves[name.path])) for name in entries]
     axes = {name.key: name.layout.axis for name in names.names}
     return {
         # Not ascontiguousarray, which gives a scalar an axis.

@@ -16,16 +16,19 @@ from transferlab.pretrained.auxiliary_files import check_replaceable
 
 @contextmanager
 def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling; it takes the target's name when the block ends well, else it is removed.
+    """Yield a temporary sibling; it takes the target's name when the block succeeds, else it is removed.
 
     Raises:
-        TransferlabError: the target is a file, or a directory that holds something, and ``overwrite`` is not given.
+        TransferlabError: the target is a file, or a directory that is not empty without ``overwrite``, or one that holds
+            files other than a model's.
     """
     _restore_old(target)
     if target.exists() and not target.is_dir():
-        raise TransferlabError(f"{target} is a file; a directory is written.")
+        raise TransferlabError(f"{target} is a file, expected a directory. Pass the path of a new or empty directory.")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise TransferlabError(f"{target} is not empty. Give another directory, or overwrite it.")
+        raise TransferlabError(
+            f"{target} is not empty. Pass another directory, or replace it: tl.save(…, overwrite=True)."
+        )
     if target.is_dir() and any(target.iterdir()):
         check_replaceable(target)
     with writing(target), temporary_sibling(target, directory=True) as temporary:
@@ -48,11 +51,11 @@ def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 _OLD = ".old"
-"""How the name of a directory ends that is being replaced."""
+"""Suffix of the name of a directory that is being replaced."""
 
 
 def _restore_old(target: Path) -> None:
-    """Give back the name of what a writer was replacing when it was killed; where the new one has the name, the old goes."""
+    """Restore what a killed writer was replacing; where the new directory is in place, remove the old one."""
     if not target.parent.is_dir():
         return
     for old in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}{_OLD}"):

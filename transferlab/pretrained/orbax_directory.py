@@ -33,18 +33,18 @@ from transferlab.reading import read_object, reading
 _LOG = logging.getLogger(__name__)
 
 DESCRIPTION = "transferlab.json"
-"""What an Orbax directory of ours has beside its ``tree``: family, config, head."""
+"""What an Orbax directory of ours has next to its ``tree``: family, config, head."""
 
 
 def _is_data(file: str) -> bool:
-    """Whether a file of an Orbax directory holds arrays: those are long, and are compared when the first array is read."""
+    """Whether a file of an Orbax directory holds arrays: those are long, and are checked when the first array is read."""
     return "/d/" in file
 
 
-def _check_export(directory: Path, wanted: Callable[[str], bool]) -> bool:
-    """Compare what is wanted of an Orbax directory of ours with its manifest; False where it has none."""
+def _check_export(directory: Path, selects: Callable[[str], bool]) -> bool:
+    """Check the selected files of an Orbax directory of ours against its manifest; False where it has none."""
     try:
-        return check_manifest(directory, wanted)
+        return check_manifest(directory, selects)
     except Damaged as error:
         raise TransferlabError(
             f"{error} Write {directory} again. If the file was changed on purpose, remove the manifest: "
@@ -53,16 +53,22 @@ def _check_export(directory: Path, wanted: Callable[[str], bool]) -> bool:
 
 
 def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source:
-    """Open a directory as :func:`write_orbax` wrote it."""
+    """Open a directory as :func:`write_orbax` wrote it.
+
+    Raises:
+        TransferlabError: it is damaged, from a later version, or does not fit the network that it describes.
+    """
     path = directory / DESCRIPTION
     described = read_object(path)
     try:
         if described["format"] != 1:
-            raise TransferlabError(f"{path}: written by a later version (format {described['format']!r}).")
+            raise TransferlabError(
+                f"{path}: format {described['format']!r} is not supported, expected 1; it was written by a later version."
+            )
         family = FAMILIES[described["family"]]
         if old := family.old_fields.keys() & described["config"].keys():
             _LOG.warning(
-                "%s: its config calls %s what is %s now.",
+                "%s: its config has the old names %s of the fields %s.",
                 path,
                 sorted(old),
                 [family.old_fields[field] for field in sorted(old)],
@@ -81,13 +87,13 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
     except FieldError as error:
         raise TransferlabError(f"{path}: {error} It is not a readable description.") from None
     except TransferlabError as error:
-        # A config's or head's own; what is raised above names the file already.
+        # The error of a config or head; those raised above name the file already.
         named = str(error).startswith(str(path))
         raise error if named else TransferlabError(f"{path}: not a readable description ({error})") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TransferlabError(f"{path}: not a readable description ({error!r}).") from None
     if not _check_export(directory, lambda file: not _is_data(file)):
-        _LOG.warning("%s was written without a manifest: whether it is damaged cannot be told.", directory)
+        _LOG.warning("%s was written without a manifest: it cannot be checked for damage.", directory)
     tensors = read_orbax(directory / "tree", lambda: _check_export(directory, _is_data))
     raw = read_object(directory / "config.json") if (directory / "config.json").exists() else None
     transform, towers = read_transforms(directory, family, config, (raw or {}).get("model_type"))
@@ -96,11 +102,11 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
             transform = replace(transform, prompt=read_modules(directory).prompt)
     paths = NameTable(tuple(Entry(leaf, leaf) for leaf in tensors))
     with reading(path):
-        came = Described(transform, towers, pooling, normalise, head=head)
-        source = assemble(name, family, config, tensors, provenance, came, paths)
+        meta = Described(transform, towers, pooling, normalise, head=head)
+        source = assemble(name, family, config, tensors, provenance, meta, paths)
         if source.unused:
             key = source.unused[0][0]
-            raise TransferlabError(f"{path}: '{key}' is in its tree, and not in the network that it describes.")
+            raise TransferlabError(f"{path}: '{key}' is in its tree, but not in the network that it describes.")
         leaves = {path: replace(leaf, key=str(keys.get(path, path))) for path, leaf in source.leaves.items()}
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
@@ -108,18 +114,21 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
 _HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
 
 
-def write_orbax(source: Source, made: Path, dtype: str | None) -> None:
-    """``tree``: every leaf under its readable path; ``transferlab.json``: what is needed to open it."""
+def write_orbax(source: Source, directory: Path, dtype: str | None) -> None:
+    """Write ``tree``, every leaf under its readable path, and ``transferlab.json``, what is needed to open it.
+
+    :func:`from_orbax` is its counterpart.
+    """
     if source.raw is not None:
-        write_json(made / "config.json", source.raw)
+        write_json(directory / "config.json", source.raw)
     write_json(
-        made / DESCRIPTION,
+        directory / DESCRIPTION,
         {
             "format": 1,
             "family": source.family,
             "config": asdict(source.config),
             "head": None if source.head is None else {"kind": type(source.head).__name__, **asdict(source.head)},
-            # Names of the origin: with them it can be written for the origin again.
+            # Keys of the reference implementation: with them it can be written for that again.
             "keys": {path: leaf.key for path, leaf in source.leaves.items()},
             "names": _table_number(source),
             "pooling": source.pooling,
@@ -128,20 +137,20 @@ def write_orbax(source: Source, made: Path, dtype: str | None) -> None:
         },
     )
 
-    def one(leaf: LazyLeaf) -> np.ndarray:
+    def cast(leaf: LazyLeaf) -> np.ndarray:
         array = trees.contiguous(np.asarray(leaf.read()))
         if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating):
             return array
         return narrowed(array, np.dtype(dtype), leaf.key)
 
     # The layout and the image size of the tree; Orbax writes the tree as a whole, so here it is in memory once.
-    tree = trees.unflatten({path: one(leaf) for path, leaf in source.leaves.items()})
-    write_tree(made / "tree", tree)
+    tree = trees.unflatten({path: cast(leaf) for path, leaf in source.leaves.items()})
+    write_tree(directory / "tree", tree)
 
 
 def _table_number(source: Source) -> int:
     if source.names is None:
         return 0
-    # By key: two layouts that do the same are not equal.
+    # Compared by key: two layouts that do the same are not equal.
     tables = [[(name.path, name.key) for name in table.names] for table in FAMILIES[source.family].names(source.config)]
     return tables.index([(name.path, name.key) for name in source.names.names])

@@ -1,8 +1,8 @@
 """What a PEFT adapter holds as a whole (``modules_to_save``): heads, tables of tokens, biases and norms.
 
-Which head a key belongs to is said by the table of names that has the key; whether a table and a head are one, by the
-source. PEFT gives each module that it saves a copy of its own: of a tied pair of which one was trained, the other stays
-the base's, unless ``ensure_weight_tying`` is set (``peft/tuners/tuners_utils.py``).
+The table of names that has a key says which head it belongs to; the source says whether a table and a head are one. PEFT gives
+each module that it saves a copy of its own: of a tied pair of which one was trained, the other stays the base's, unless
+``ensure_weight_tying`` is set (``peft/tuners/tuners_utils.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transferlab.pretrained.source import Source
 from transferlab.reading import read_json
 
 LABELS = "labels.json"
-"""Beside an adapter of ours: ``id2label``, as in a model's ``config.json``. PEFT's own files have no place for it."""
+"""Next to an adapter of ours: ``id2label``, as in a model's ``config.json``. PEFT's own files have no field for it."""
 
 KERNEL = "head/kernel"
 
@@ -48,13 +48,13 @@ def with_modules(
         where: the adapter's file, for messages.
 
     Raises:
-        TransferlabError: a head of which a layer is nowhere, two heads, or a tied pair that is not equal; named.
+        TransferlabError: a head that lacks a layer, two heads, or a tied pair that is not equal; each is named.
     """
     if not arrays:
         return source
     kinds = {table.language_model is None for table in tables}
     if len(kinds) > 1:
-        raise TransferlabError(f"{where}: holds a language model's head and a classifier; a model has one of them.")
+        raise TransferlabError(f"{where} holds a language model's head and a classifier; expected one of them.")
     if kinds == {True}:
         head, arrays = _classifier(source, arrays, labels, where)
         return source.with_params(trees.unflatten(dict(arrays)), head=head)
@@ -65,13 +65,15 @@ def with_modules(
 
 
 def _with_tied(source: Source, arrays: Mapping[str, np.ndarray], tying: bool, where: str) -> Source:
-    """A base whose head is its table: they part where the adapter holds one of them alone, or two that differ."""
+    """A base whose head is its table: they are untied where the adapter holds only one of them, or two that differ."""
     assert isinstance(source.head, LanguageModelConfig)
     flat = dict(arrays)
     table, kernel = flat.get(source.table), flat.get(KERNEL)
     equal = table is not None and kernel is not None and np.array_equal(table, kernel.T)
     if tying and table is not None and kernel is not None and not equal:
-        raise TransferlabError(f"{where}: ensure_weight_tying is set, but the table of tokens and the head differ.")
+        raise TransferlabError(
+            f"{where}: ensure_weight_tying is set, but the table of tokens and the head differ. Set it to false to untie them."
+        )
     if tying or equal or (table is None and kernel is None):
         if kernel is not None:
             flat[source.table] = flat.pop(KERNEL).T
@@ -86,16 +88,18 @@ def _with_tied(source: Source, arrays: Mapping[str, np.ndarray], tying: bool, wh
 def _classifier(
     source: Source, arrays: Mapping[str, np.ndarray], labels: tuple[str, ...], where: str
 ) -> tuple[HeadConfig, dict[str, np.ndarray]]:
-    """The head of the origin's classifier, and the arrays with those layers of it that are the base's."""
+    """The head of the reference classifier, and the arrays with those layers of it that are the base's."""
     family, own = FAMILIES[source.family], source.head
     raw = dict(source.raw or {})
-    # As the origin's class reads it: of a base without the pooler, it has one.
+    # As transformers' class reads it: it has a pooler even where the base's file has none.
     config = family.from_hf(raw) if "model_type" in raw else source.config
     if KERNEL not in arrays and not isinstance(own, ClassifierConfig):
-        raise TransferlabError(f"{where}: holds a part of a classifier, but not its last layer.")
+        raise TransferlabError(f"{where} holds a part of a classifier, but not its last layer ('{KERNEL}').")
     n = arrays[KERNEL].shape[-1] if KERNEL in arrays else len(source.labels)
-    given = label_names(raw)
-    names = next((each for each in (labels, source.labels, given) if len(each) == n), tuple(str(i) for i in range(n)))
+    config_labels = label_names(raw)
+    names = next(
+        (each for each in (labels, source.labels, config_labels) if len(each) == n), tuple(str(i) for i in range(n))
+    )
     head = ClassifierConfig(
         names,
         pooling=family.head_pooling(config),
@@ -107,8 +111,8 @@ def _classifier(
         head = replace(own, labels=names)
     if head.pooling == "pooler" and not getattr(source.config, "pooler", False):
         raise TransferlabError(
-            f"{where}: the origin's classifier reads the pooler, which neither {source.name} nor the adapter holds: it was "
-            "drawn when the adapter was trained and is lost. Train with the pooler's module in modules_to_save, or on a "
+            f"{where}: the reference classifier reads the pooler, which is in neither {source.name} nor the adapter: it was "
+            "drawn at random when the adapter was trained, and is lost. Train with the pooler's module in modules_to_save, or on a "
             "base that has it."
         )
     flat = dict(arrays)
@@ -119,18 +123,18 @@ def _classifier(
         if leaf is None or not isinstance(own, ClassifierConfig) or own.hidden != head.hidden or path == KERNEL:
             key = next((name.key for table in source.dialect() for name in table.names if name.path == path), path)
             raise TransferlabError(
-                f"{where}: the classifier's '{key}' is neither in the adapter nor in {source.name}: it was drawn when the "
-                f"adapter was trained and is lost. Train with modules_to_save=[…, '{key.rpartition('.')[0]}']."
+                f"{where}: the classifier's '{key}' is neither in the adapter nor in {source.name}: it was drawn at random "
+                f"when the adapter was trained, and is lost. Train with modules_to_save=[…, '{key.rpartition('.')[0]}']."
             )
         flat[path] = leaf.read()
     return head, flat
 
 
 def read_labels(directory: Path) -> tuple[str, ...]:
-    """Label names of an adapter that was written here; empty where nothing says them.
+    """Return the label names of an adapter that was written here; empty where nothing names them.
 
     Raises:
-        TransferlabError: the file is there and is not readable.
+        TransferlabError: the file cannot be read.
     """
     path = directory / LABELS
     if not path.exists():
@@ -157,7 +161,7 @@ def modules_to_save(
         head: whether the head is written.
 
     Raises:
-        TransferlabError: PEFT has no way to hold it; the key is named.
+        TransferlabError: PEFT cannot hold what was trained; the key is named.
     """
     paths = set(trees.flatten(source.definition.params))
     trained = {path for path in paths if source.leaves[path].trained and not path.startswith("head/")}
@@ -173,7 +177,7 @@ def modules_to_save(
         key = own[path].key
         module = _module(key)
         if module in adapted:
-            # The bias of a map that has an adapter stands below the map that PEFT wraps.
+            # The bias of a layer that has an adapter is below the layer that PEFT wraps.
             tensors[key.replace(f"{module}.", f"{module}.base_layer.", 1)] = _whole(source, keys[key])
             fields["bias"] = "lora_only"
             continue

@@ -1,4 +1,4 @@
-"""Position tables for another grid of patches: one rule per origin, each a matrix along each axis, in float64."""
+"""Position tables for another grid of patches: a rule per reference implementation, a matrix along each axis, in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from transferlab.errors import TransferlabError, nearest
 
 @dataclass(frozen=True)
 class Resize:
-    """How a leaf is made to fit another shape: what the plan says of it, the shape, the function."""
+    """How a leaf is made to fit another shape.
+
+    Attributes:
+        how: what the plan prints.
+        shape: afterwards.
+        apply: the array of the file → the array of this shape.
+    """
 
     how: str
     shape: tuple[int, ...]
@@ -28,20 +34,25 @@ def position_resize(shape: tuple[int, ...], slots: int, grid: int, rule: str) ->
         slots: rows at the start that belong to tokens before the patches; they are kept as they are.
         grid: patches along one side in the target.
         rule: a key of :data:`RULES`.
+
+    Raises:
+        TransferlabError: the rule is unknown, or the file's patches do not form a square.
     """
     if rule not in RULES:
-        raise TransferlabError(f"Unknown rule '{rule}' for positions.{nearest(rule, RULES)}")
+        raise TransferlabError(f"Unknown rule '{rule}' for resizing positions.{nearest(rule, RULES)}")
     old = round((shape[0] - slots) ** 0.5)
     if old**2 != shape[0] - slots:
-        raise TransferlabError(f"A table of {shape[0]} positions, {slots} of them before the patches, is no square.")
+        raise TransferlabError(
+            f"A table of {shape[0]} positions, {slots} of them before the patches, does not form a square grid."
+        )
     if old == grid:
         return None
-    kept = f", the first {slots} kept" if slots else ""
+    suffix = f", the first {slots} kept" if slots else ""
 
     def apply(table: np.ndarray) -> np.ndarray:
         return resized_positions(table, slots, grid, rule)
 
-    return Resize(f"{old}×{old} to {grid}×{grid} patches, {rule}{kept}", (slots + grid**2, *shape[1:]), apply)
+    return Resize(f"{old}×{old} to {grid}×{grid} patches, {rule}{suffix}", (slots + grid**2, *shape[1:]), apply)
 
 
 def resized_positions(
@@ -69,7 +80,7 @@ def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
 
 
 def _antialias(kernel: Callable[[float], float], reach: int) -> Callable[[int, int], Float[np.ndarray, "new old"]]:
-    """A kernel as wide as a new patch. As Pillow does, taps beyond the edge are left out and the others scaled to a sum of 1."""
+    """Return a kernel as wide as a new patch. As in Pillow, taps beyond the edge are dropped and the others sum to 1."""
 
     def matrix_of(old: int, new: int) -> Float[np.ndarray, "new old"]:
         matrix = np.zeros((new, old))
@@ -99,7 +110,7 @@ RULES: dict[str, Callable[[int, int], np.ndarray]] = {
     # As torch's interpolate(mode="bicubic", antialias=True): timm's resample_abs_pos_embed, and Hugging Face's DINOv2
     # with registers.
     "bicubic antialias": _antialias(lambda x: _keys(x, -0.5), 2),
-    # As jax.image.resize(method="bilinear"), which FlexiViT resizes patches by.
+    # As jax.image.resize(method="bilinear"), with which FlexiViT resizes patches.
     "bilinear antialias": _antialias(lambda x: max(1 - abs(x), 0.0), 1),
     "linear zoom": _linear_zoom,
 }

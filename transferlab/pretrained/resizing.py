@@ -1,4 +1,4 @@
-"""What of a source depends on what it reads, changed for other inputs than its file's: other images, another tokenizer."""
+"""What depends on a source's inputs, changed for other ones than its file's: other images, another tokenizer."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from transferlab.pretrained.vocabulary import token_map, vocabulary_resize, with
 
 @dataclass(frozen=True)
 class Resizable:
-    """What of a source depends on what it reads; a change of that returns another.
+    """The part of a source that depends on its inputs; changes return a new one.
 
     Attributes:
         name: of the source, for messages.
         family: of its architecture.
-        config, head: as the source's.
+        config, head: of the source.
         leaves: ``{path: LazyLeaf}``.
-        transform: the one that is changed; None where the source has none of the kind.
-        changes: that were made to the source before, by name.
+        transform: the preprocessing to change; None where the source has none of its kind.
+        changes: made to the source before, by name.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Resizable:
 
     @property
     def file_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each leaf as its file has it."""
+        """Shape of each leaf without any resize."""
         return {path: leaf.layout.shape(leaf.tensor.shape) for path, leaf in self.leaves.items()}
 
     def resized(
         self, config: Any, resizes: Mapping[str, Resize | None], transform: Any, changes: Mapping[str, Any]
     ) -> Resizable:
-        """The same with another config and transform, and with these leaves resized."""
+        """Return it with another config and transform, and with these leaves resized."""
         leaves = {path: replace(self.leaves[path], resize=resize) for path, resize in resizes.items()}
         return replace(self, config=config, leaves={**self.leaves, **leaves}, transform=transform, changes=changes)
 
@@ -57,13 +57,15 @@ class Resizable:
 def resize_inputs(
     old: Resizable, image_size: int | None, patch_size: int | None, channels: int | None, channel_mode: str | None
 ) -> Resizable:
-    """What :meth:`Source.resized` does."""
+    """Implement :meth:`Source.resized`."""
     images, family = old.transform, old.family
     if not isinstance(images, ImageTransform):
-        raise TransferlabError(f"image_size, patch_size or channels were given, but {old.name} reads text.")
+        raise TransferlabError(
+            f"image_size, patch_size or channels were given, but {old.name} reads {family.modality}."
+        )
     shapes = old.file_shapes
-    asked = {"patch_size": patch_size, "channels": channels, "channel_mode": channel_mode}
-    changes = {**old.changes, **{name: value for name, value in asked.items() if value is not None}}
+    arguments = {"patch_size": patch_size, "channels": channels, "channel_mode": channel_mode}
+    changes = {**old.changes, **{name: value for name, value in arguments.items() if value is not None}}
     size = images.size if image_size is None else image_size
     if size < 1:
         raise TransferlabError(f"image_size is {size}; it must be at least 1.")
@@ -87,19 +89,21 @@ def resize_inputs(
 
 
 def replace_tokenizer(old: Resizable, path: str | Path | None, add: Sequence[str], new_rows: str) -> Resizable:
-    """What :meth:`Source.with_tokenizer` does."""
+    """Implement :meth:`Source.with_tokenizer`."""
     texts, family = old.transform, old.family
     if not isinstance(texts, TextTransform):
-        raise TransferlabError(f"{old.name} has no tokenizer whose tokens its rows could be matched by.")
+        raise TransferlabError(f"{old.name} has no tokenizer to match the rows of its table by token.")
     if "new_rows" in old.changes:
-        raise TransferlabError(f"{old.name} has another tokenizer already; begin with tl.load('{old.name}').")
+        raise TransferlabError(
+            f"{old.name} has another tokenizer already. Start from its own: tl.load('{old.name}').with_tokenizer(…)"
+        )
     shapes = old.file_shapes
     new = texts if path is None else replace(_read(Path(path), texts.max_length), prompt=texts.prompt)
     if add:
         tokenizer = with_tokens(new.tokenizer, add)
         new = replace(new, tokenizer=tokenizer, sha256=hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
     if family.vocabulary not in old.leaves:
-        raise TransferlabError(f"{old.name} ({family.name}) has no table of tokens that can be resized.")
+        raise TransferlabError(f"{old.name} ({family.name}) has no token table that can be resized.")
     tables = {family.vocabulary: 0}
     if isinstance(old.head, LanguageModelConfig):
         # A tied head has no kernel of its own.
@@ -119,7 +123,5 @@ def replace_tokenizer(old: Resizable, path: str | Path | None, add: Sequence[str
 def _read(path: Path, limit: int) -> TextTransform:
     read = read_tokenizer(path if path.is_dir() else path.parent, limit) if path.exists() else None
     if read is None:
-        raise TransferlabError(
-            f"{path}: there is no tokenizer; expected a directory with a tokenizer.json or vocab.txt."
-        )
+        raise TransferlabError(f"{path} has no tokenizer: expected a directory with a tokenizer.json or vocab.txt.")
     return read

@@ -1,6 +1,6 @@
-"""Name rules as text: how a dialect's files call the leaves of a network, one line for each kind of leaf.
+"""Name rules as text: what a dialect's files call the leaves of a network, one line for each kind of leaf.
 
-Which leaves there are follows from the network; a rule says how they are called::
+Which leaves there are follows from the network; a rule says what they are called::
 
     linear  layers/{i}/attention/{query,key,value}   encoder.layer.{i}.attention.self.{query,key,value}
     linear  layers/{i}/mlp/{gate,up}                 layers.{i}.mlp.Wi
@@ -8,7 +8,7 @@ Which leaves there are follows from the network; a rule says how they are called
 
 ``{i}`` is a number. ``{a,b}`` are alternatives, matched by place; where the key has none, the file fuses them in one tensor
 in this order, and the rule applies where the network has all of them. The first rule that applies to a leaf counts. A
-kind that ends in ``?`` names leaves that the file may hold although the network has not asked for them yet: heads, poolers.
+kind that ends in ``?`` names leaves that the file may hold even if the network does not have them: heads, poolers.
 
 The kinds are ``linear``, ``conv`` and ``pointwise`` (kernel, bias), ``norm`` (scale, bias), ``batch_norm`` (and statistics),
 ``table`` (embedding), ``attention`` (torch's ``MultiheadAttention``, which fuses query, key and value under names of its own),
@@ -56,7 +56,7 @@ class Rule:
     Attributes:
         kind: a key of the kinds above.
         path, key: the two patterns.
-        optional: whether it also names leaves that the network has not.
+        optional: whether it also names leaves that the network does not have.
     """
 
     kind: str
@@ -65,7 +65,7 @@ class Rule:
     optional: bool = False
 
     def names(self, paths: frozenset[str]) -> Iterator[tuple[Entry, ...]]:
-        """Yield the leaves that one tensor of the file fills, each time those that these paths hold."""
+        """Yield, for each tensor of the file, the leaves among these paths that it fills."""
         for ending, suffix, layout in _KINDS[self.kind]:
             for numbers in self._numbers(paths, ending):
                 for filled, choices in _filled(self.path, numbers):
@@ -84,8 +84,8 @@ class Rule:
         if "{i}" not in self.path:
             return [()]
         pattern = re.compile("".join(_pattern(self.path)) + re.escape(ending))
-        found = {match.groups() for match in map(pattern.fullmatch, paths) if match is not None}
-        return sorted(found, key=lambda numbers: [int(number) for number in numbers])
+        matches = {match.groups() for match in map(pattern.fullmatch, paths) if match is not None}
+        return sorted(matches, key=lambda numbers: [int(number) for number in numbers])
 
     def _parts(
         self, numbers: tuple[str, ...], choices: list[tuple[int, str]], ending: str, suffix: str, layout: Layout
@@ -100,12 +100,12 @@ class Rule:
 
 @cache
 def rules(text: str) -> tuple[Rule, ...]:
-    """Read the rules of a text, a line each; empty lines and those that begin with ``#`` are passed over.
+    """Read the rules of a text, a line each; empty lines and those that begin with ``#`` are skipped.
 
     Raises:
         TransferlabError: a line of another form; the line is shown.
     """
-    found = []
+    table = []
     for line in text.strip().splitlines():
         parts = line.split()
         if not parts or parts[0].startswith("#"):
@@ -115,8 +115,8 @@ def rules(text: str) -> tuple[Rule, ...]:
             raise TransferlabError(
                 f"'{line.strip()}' is not a name rule: expected 'KIND PATH KEY', KIND one of {', '.join(_KINDS)}."
             )
-        found.append(Rule(kind, parts[1], parts[2], parts[0].endswith("?")))
-    return tuple(found)
+        table.append(Rule(kind, parts[1], parts[2], parts[0].endswith("?")))
+    return tuple(table)
 
 
 @cache
@@ -127,22 +127,22 @@ def leaves_of(config: Any) -> frozenset[str]:
 
 
 def named(text: str, paths: Iterable[str]) -> tuple[Entry, ...]:
-    """Return how the files that follow these rules call the leaves at ``paths``.
+    """Return the keys that these rules give the leaves at ``paths``.
 
-    A leaf that no rule is about is left out: such files cannot hold it.
+    A leaf that no rule matches is left out: such files cannot hold it.
     """
-    wanted = frozenset(paths)
-    found: dict[str, Entry] = {}
+    leaves = frozenset(paths)
+    entries: dict[str, Entry] = {}
     for rule in rules(text):
-        for group in rule.names(wanted):
-            # All of a tensor's leaves, or none: an earlier rule names them otherwise.
-            if not any(name.path in found for name in group):
-                found.update((name.path, name) for name in group)
-    return tuple(found.values())
+        for group in rule.names(leaves):
+            # All of a tensor's leaves, or none: an earlier rule may have named them.
+            if not any(name.path in entries for name in group):
+                entries.update((name.path, name) for name in group)
+    return tuple(entries.values())
 
 
 def _pattern(text: str) -> Iterator[str]:
-    """A pattern's regular expression, in parts: ``{i}`` is a group, alternatives are none."""
+    """A pattern's regular expression, in parts: ``{i}`` is a group, alternatives are not."""
     last = 0
     for choice in _CHOICE.finditer(text):
         yield re.escape(text[last : choice.start()])

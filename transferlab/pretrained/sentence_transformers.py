@@ -1,4 +1,4 @@
-"""sentence-transformers' directories: the folder of the model, how its tokens are pooled, and what stands before each text.
+"""sentence-transformers' directories: the folder of the model, how its tokens are pooled, and its prompt.
 
 The files: ``sentence_transformers/base/model.py``, ``base/modules/transformer.py`` and ``sentence_transformer/modules/pooling.py`` of
 its version 6, which reads those of all earlier ones.
@@ -19,7 +19,7 @@ from transferlab.reading import read_json
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken": "last"}
-"""Of its pooling modes, those that a source can have; the others are ``max``, ``mean_sqrt_len_tokens`` and ``weightedmean``."""
+"""Pooling modes that a source can have; the others are ``max``, ``mean_sqrt_len_tokens`` and ``weightedmean``."""
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -50,10 +50,10 @@ class Modules:
     """What a directory's modules say.
 
     Attributes:
-        folder: that the model itself is in; the directory where nothing says otherwise.
+        folder: of the model itself; the directory unless its modules say another.
         pooling: how its tokens become one vector; None where nothing says it.
         normalise: whether that vector is scaled to length 1.
-        prompt: what stands before each text by default.
+        prompt: put before each text by default.
     """
 
     folder: Path
@@ -63,10 +63,10 @@ class Modules:
 
 
 def read_modules(directory: Path) -> Modules:
-    """Read what sentence-transformers wrote beside a model, if it did.
+    """Read what sentence-transformers wrote next to a model, if it did.
 
     Raises:
-        TransferlabError: a module, a way to pool or a setting that a source cannot have; the file and its field are named.
+        TransferlabError: a module, pooling mode or setting that is not supported; the file and its field are named.
     """
     prompt = _prompt(directory / PROMPTS)
     path = directory / MODULES
@@ -81,7 +81,7 @@ def read_modules(directory: Path) -> Modules:
         raise TransferlabError(f"{path}: the first module is {kinds[:1]}; expected one of {list(_MODELS)}.")
     if len(kinds) > 1 and (kinds[1] != "Pooling" or set(kinds[2:]) - {"Normalize"}):
         raise TransferlabError(
-            f"{path}: modules {kinds} are not supported; only Transformer, Pooling, Normalize, in this order."
+            f"{path}: modules {kinds} are not supported; expected Transformer, Pooling, Normalize, in this order."
         )
     folder = _folder(raw[0], path)
     if len(kinds) == 1:
@@ -94,27 +94,27 @@ def _kind(module: Mapping[str, Any], path: Path) -> str:
     place, _, kind = str(module.get("type", "")).rpartition(".")
     if place.partition(".")[0] != "sentence_transformers":
         raise TransferlabError(
-            f"{path}: a module '{module.get('type')}' is of the repository's own code, which is never run."
+            f"{path}: module '{module.get('type')}' is the repository's own code, which is never run."
         )
     if kind not in (*_MODELS, "Pooling", "Normalize"):
-        raise TransferlabError(f"{path}: a module '{kind}' is not supported; only Transformer, Pooling, Normalize.")
+        raise TransferlabError(f"{path}: module '{kind}' is not supported; expected Transformer, Pooling or Normalize.")
     return kind
 
 
 def _folder(module: Mapping[str, Any], path: Path) -> Path:
-    """The folder of a module, which ``path`` of its entry names; the empty one is the directory."""
+    """The folder of a module, named by ``path`` of its entry; an empty one is the directory itself."""
     name = module.get("path", "")
     folder = path.parent / str(name)
     if not isinstance(name, str) or not folder.resolve().is_relative_to(path.parent.resolve()):
-        raise TransferlabError(f"{path}: the path {name!r} of a module is no folder in {path.parent}.")
+        raise TransferlabError(f"{path}: the path {name!r} of a module is not a folder in {path.parent}.")
     if not folder.is_dir():
-        raise TransferlabError(f"{path} names the folder '{name}', which is not there.")
+        raise TransferlabError(f"{path} names the folder '{name}', which does not exist.")
     return folder
 
 
 def _pooling(path: Path, prompt: str) -> Pooling:
     if not path.exists():
-        raise TransferlabError(f"{path} is missing: {MODULES} names its folder as that of the pooling.")
+        raise TransferlabError(f"{path} is missing, but {MODULES} names its folder as the pooling's.")
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object.")
@@ -123,23 +123,23 @@ def _pooling(path: Path, prompt: str) -> Pooling:
         (field for field, value in raw.items() if field not in known and value not in (None, False)), None
     ):
         raise TransferlabError(f"{path}: {other} {raw[other]!r} is not supported.{nearest(other, known)}")
-    # The word of today stands over the switches; no switch on is the mean.
+    # The present field overrides the old switches; without any switch on, it is the mean.
     on = [field for field in _OLD_MODES if raw.get(field)]
-    said = raw.get("pooling_mode", [_OLD_MODES[field] for field in on] or "mean")
-    modes = [said] if isinstance(said, str) else list(said)
+    mode = raw.get("pooling_mode", [_OLD_MODES[field] for field in on] or "mean")
+    modes = [mode] if isinstance(mode, str) else list(mode)
     if len(modes) != 1 or modes[0] not in _POOLINGS:
-        what = f"pooling_mode {said!r}" if "pooling_mode" in raw else f"pooling {on}"
-        raise TransferlabError(f"{path}: {what} is not supported; expected one of {list(_POOLINGS)} alone.")
+        field = f"pooling_mode {mode!r}" if "pooling_mode" in raw else f"pooling {on}"
+        raise TransferlabError(f"{path}: {field} is not supported; expected one of {list(_POOLINGS)}.")
     if prompt and not raw.get("include_prompt", True):
         raise TransferlabError(
             f"{path}: include_prompt is false and {PROMPTS} has the default prompt {prompt!r}; pooling without its "
-            "tokens is not supported. Set default_prompt_name to null there to read texts as they are."
+            "tokens is not supported. Set default_prompt_name to null there to read texts without a prompt."
         )
     return _POOLINGS[modes[0]]
 
 
 def _prompt(path: Path) -> str:
-    """The prompt that its ``encode`` puts before every text; of those that have a name, it is asked for none."""
+    """The prompt that ``encode`` puts before every text by default: that of ``default_prompt_name``."""
     raw = read_json(path) if path.exists() else {}
     if not isinstance(raw, dict):
         raise TransferlabError(f"{path}: expected a JSON object.")
@@ -147,14 +147,16 @@ def _prompt(path: Path) -> str:
     if name is None:
         return ""
     if name not in prompts:
-        raise TransferlabError(f"{path}: default_prompt_name '{name}' is none of prompts.{nearest(str(name), prompts)}")
+        raise TransferlabError(
+            f"{path}: default_prompt_name '{name}' is not among its prompts.{nearest(str(name), prompts)}"
+        )
     if not isinstance(prompts[name], (str, type(None))):
-        raise TransferlabError(f"{path}: the prompt '{name}' is {prompts[name]!r}, no text.")
+        raise TransferlabError(f"{path}: prompt '{name}' is {prompts[name]!r}, expected a string.")
     return prompts[name] or ""
 
 
 def _check_transformer(folder: Path) -> None:
-    """Its settings can ask for what is pooled to be something else than a model's last hidden states."""
+    """Refuse settings by which something other than a model's last hidden states would be pooled."""
     path, raw = read_sentence_settings(folder)
 
     def refuse(field: str) -> TransferlabError:

@@ -1,4 +1,4 @@
-"""``Source``: a pretrained model, weights unread: architecture, lazily read weights, preprocessing, label names, licence."""
+"""``Source``: a pretrained model, weights unread: architecture, lazily read weights, preprocessing, label names, license."""
 
 from __future__ import annotations
 
@@ -36,26 +36,34 @@ Transform = TextTransform | ImageTransform | AudioTransform
 @check_arguments
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A pretrained model, weights unread.
+    """A pretrained model, weights unread; :func:`load` opens one.
 
     Attributes:
-        name: as it was asked for.
+        name: as given to :func:`load`.
         family: a name in ``FAMILIES``, as ``bert``.
         config: the family's config dataclass; ``config.build(head)`` makes the module.
         head: the checkpoint's own head, or None.
         leaves: ``{path: LazyLeaf}``, one for every leaf of the definition.
-        unused: (key in the file, why it is not in the tree).
+        unused: pairs (key in the file, why it is not in the tree).
         transform: preprocessing that travels with the weights.
-        pooling: how the origin makes one vector of an example; ``normalise`` whether it scales it to length 1.
+        pooling: how the reference implementation makes one vector of an example; ``normalise`` whether it scales that to
+            length 1.
         labels: label names of the checkpoint's head.
-        provenance: where it came from: name, revision, path, licence, and the ``changes`` that
+        provenance: where it came from: name, revision, path, license, and the ``changes`` that
             :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
-        dtype: of the parameters in memory when the source itself is called.
+        dtype: of the parameters in memory when the source is called.
         raw: ``config.json`` as it was read, if there was one.
-        names: the name table that its files follow.
-        tensors: all tensors of its files, by key; those that are ``unused`` too.
+        names: the table of names that its files follow.
+        tensors: all tensors of its files by key, the ``unused`` ones included.
         files: its weight files: where each is, or its hash where that is known.
         towers: each tower's preprocessing by the tower's name, for a model of several; it then has no ``transform``.
+
+    Example:
+        >>> source = tl.load("minilm-l6")
+        >>> source.leaves["embed/word/embedding"].shape
+        (30522, 384)
+        >>> source({"input_ids": [[101, 102]]})["pooled"].shape
+        (1, 384)
     """
 
     name: str
@@ -76,20 +84,20 @@ class Source:
     towers: Mapping[str, Transform | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        # Here transform and table meet, whatever made the source: an id beyond it is refused where a text becomes ids.
+        # Transform and table meet here for every source: an id beyond the table is refused when a text becomes ids.
         table = token_table(self.name, FAMILIES[self.family], self.leaves)
         if isinstance(self.transform, TextTransform) and self.transform.table != table:
             object.__setattr__(self, "transform", replace(self.transform, table=table))
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
-        """``provenance`` with the SHA-256 of each weight file: what runs record of where their base came from."""
+        """``provenance`` with the SHA-256 of each weight file; runs record it as the provenance of their base."""
         hashes = {name: sha256_file(file) if isinstance(file, Path) else file for name, file in self.files.items()}
         return {**self.provenance, "files": hashes}
 
     @cached_property
     def plans(self) -> dict[Any, Any]:
-        """Plans that were made for this source, by what was asked for: many runs of a study have one plan."""
+        """Plans for this source by their arguments: many runs of a study share one plan."""
         return {}
 
     @property
@@ -115,37 +123,43 @@ class Source:
     @cached_property
     def params(self) -> trees.Tree:
         """The named parameter tree with lazy leaves: ``np.asarray(source.params["embed"]["word"]["embedding"])``."""
-        wanted = trees.flatten(self.definition.params)
-        return trees.unflatten({path: self.leaves[path] for path in wanted})
+        paths = trees.flatten(self.definition.params)
+        return trees.unflatten({path: self.leaves[path] for path in paths})
 
     @cached_property
     def state(self) -> trees.Tree:
         """Batch statistics with lazy leaves."""
-        wanted = trees.flatten(self.definition.state)
-        return trees.unflatten({path: self.leaves[path] for path in wanted})
+        paths = trees.flatten(self.definition.state)
+        return trees.unflatten({path: self.leaves[path] for path in paths})
 
     @property
     def image_transform(self) -> ImageTransform | None:
-        """How images are read, by the one tower that does or the whole; None for a model that reads none."""
+        """The image preprocessing of the model or its vision tower; None for a model that reads no images."""
         transform = self.towers.get("vision") if self.towers else self.transform
         return transform if isinstance(transform, ImageTransform) else None
 
     @check_arguments
     def tower(self, name: str) -> Source:
-        """One tower alone, as an ordinary backbone: what a head, a method, a plan and the frontier cache work on.
+        """Return one tower alone, as an ordinary backbone: which heads, methods, plans and the frontier cache accept.
+
+        Args:
+            name: ``vision`` or ``text``.
 
         Raises:
-            TransferlabError: there is no such tower; those that there are are named.
+            TransferlabError: there is no such tower; the nearest is named.
+
+        Example:
+            >>> vision = tl.load("clip").tower("vision")  # a directory of CLIP
         """
         if self.provenance.get("tower") == name:
             return self
         if name not in self.towers:
-            there = nearest(name, self.towers) if self.towers else " It is one chain of stages, and is loaded whole."
-            raise TransferlabError(f"{self.name} has no tower '{name}'.{there}")
-        config, mark = self.config.towers()[name], f"{name}/"
+            hint = nearest(name, self.towers) if self.towers else " It has no towers; omit the tower."
+            raise TransferlabError(f"{self.name} has no tower '{name}'.{hint}")
+        config, prefix = self.config.towers()[name], f"{name}/"
         family = family_of(config)
-        leaves = {p.removeprefix(mark): leaf for p, leaf in self.leaves.items() if p.startswith(mark)}
-        others = {leaf.key: p.split("/")[0] for p, leaf in self.leaves.items() if not p.startswith(mark)}
+        leaves = {p.removeprefix(prefix): leaf for p, leaf in self.leaves.items() if p.startswith(prefix)}
+        others = {leaf.key: p.split("/")[0] for p, leaf in self.leaves.items() if not p.startswith(prefix)}
         unused = tuple(
             (key, f"of the tower '{part}'" if part in self.towers else "joins the towers")
             for key, part in others.items()
@@ -165,20 +179,23 @@ class Source:
         channels: int | None = None,
         channel_mode: str | None = None,
     ) -> Source:
-        """The same source reading images of another size, in other patches, or of other channels.
+        """Return the same source reading images of another size, in other patches, or of other channels.
 
-        Everything else of its preprocessing stays. What depends on the size is resized as the origin does it, always
-        from the file's own values.
+        The rest of its preprocessing stays. What depends on the size is resized as the reference implementation does,
+        always from the file's own values.
 
         Args:
             image_size: pixels of a side.
             patch_size: pixels of a patch's side (Beyer et al. 2023).
-            channels: of the pictures; see :class:`~transferlab.data.ImageTransform` for how they are read.
+            channels: of the images; see :class:`~transferlab.data.ImageTransform` for how they are read.
             channel_mode: ``sum`` to one channel, ``repeat`` the file's, or ``zero`` for those beyond the file's. By
                 default as timm: ``sum`` for one, else ``repeat``.
 
         Raises:
             TransferlabError: a source that reads text, or a family that has no such size to change.
+
+        Example:
+            >>> tl.load("efficientnet-lite0").resized(160, channels=1)
         """
         reads = self._resizable(self.image_transform)
         return self._with_resized(resize_inputs(reads, image_size, patch_size, channels, channel_mode))
@@ -187,9 +204,9 @@ class Source:
     def with_tokenizer(
         self, path: str | Path | None = None, *, add: Sequence[str] = (), new_rows: str = "mean"
     ) -> Source:
-        """The same source reading text by another tokenizer, or by its own with tokens added.
+        """Return the same source reading text by another tokenizer, or by its own with tokens added.
 
-        Rows of tokens that both vocabularies hold are copied by token, wherever they stand; the others are made by
+        Rows of tokens that both vocabularies hold are copied by token, whatever their ids; the others are made by
         ``new_rows``. A table that also gives the logits (a tie) is one leaf: its new rows are new logits too.
 
         Args:
@@ -199,21 +216,26 @@ class Source:
 
         Raises:
             TransferlabError: a source that reads images or came without a tokenizer, or one that was changed already.
+
+        Example:
+            >>> tl.load("minilm-l6").with_tokenizer(add=["<drug>"], new_rows="pieces")
         """
         return self._with_resized(replace_tokenizer(self._resizable(self.transform), path, add, new_rows))
 
     def with_changes(self, changes: Mapping[str, Any]) -> Source:
-        """The source, as it was loaded, with the changes that ``provenance["changes"]`` recorded.
+        """Return the source, as it was loaded, with the changes that ``provenance["changes"]`` recorded.
 
         Raises:
-            TransferlabError: a tokenizer that is gone, or is not what it was.
+            TransferlabError: a tokenizer is missing, or has changed.
         """
         source = self.encoder() if "encoder" in changes else self
         if "new_rows" in changes:
-            made = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
-            if made.provenance["changes"]["sha256"] != changes["sha256"]:
-                raise TransferlabError(f"The tokenizer in {changes['tokenizer']} is not the one that this run had.")
-            return made
+            changed = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
+            if changed.provenance["changes"]["sha256"] != changes["sha256"]:
+                raise TransferlabError(
+                    f"The tokenizer in {changes['tokenizer']} has changed since this run; expected the one that it had."
+                )
+            return changed
         images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
         return source.resized(**images) if images else source
 
@@ -229,7 +251,7 @@ class Source:
         return replace(source, transform=new.transform)
 
     def encoder(self) -> Source:
-        """The encoder alone, of a source whose decoder writes text: what a head for labels goes on.
+        """Return the encoder alone, of an encoder-decoder, for a classifier.
 
         Raises:
             TransferlabError: a source without a decoder.
@@ -237,61 +259,69 @@ class Source:
         alone = FAMILIES[self.family].encoder
         config = self.config if alone is None else alone(self.config)
         if config == self.config:
-            raise TransferlabError(f"{self.name} has no decoder to leave away.")
-        wanted = trees.flatten(trees.define(config.build()).params)
-        gone = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in wanted]
-        leaves = {path: self.leaves[path] for path in wanted}
+            raise TransferlabError(f"{self.name} has no decoder to drop; use the source itself.")
+        paths = trees.flatten(trees.define(config.build()).params)
+        dropped = [(leaf.key, "of the decoder") for path, leaf in self.leaves.items() if path not in paths]
+        leaves = {path: self.leaves[path] for path in paths}
         provenance = {**self.provenance, "changes": {**self.provenance.get("changes", {}), "encoder": True}}
         return replace(
-            self, config=config, head=None, leaves=leaves, unused=(*self.unused, *gone), provenance=provenance
+            self, config=config, head=None, leaves=leaves, unused=(*self.unused, *dropped), provenance=provenance
         )
 
     @check_arguments
     def with_params(
         self, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, head: HeadConfig | None = None
     ) -> Source:
-        """The same source with these arrays in place of the file's, as after training.
+        """Return the same source with these arrays in place of the file's, as after training.
 
         Args:
-            params: nested dict of arrays; what it lacks stays the file's.
-            state: batch statistics, likewise.
-            head: of the trained head, if it is not the checkpoint's own.
+            params: nested dict of arrays by the source's paths; other leaves stay the file's.
+            state: batch statistics, as ``params``.
+            head: config of the trained head, if it is not the checkpoint's own.
 
         Raises:
-            TransferlabError: a leaf that the architecture has not, or of another shape.
+            TransferlabError: a leaf that the architecture does not have, or of another shape.
+
+        Example:
+            >>> bias = np.zeros(384, np.float32)
+            >>> source.with_params({"embed": {"norm": {"bias": bias}}})
         """
         head = self.head if head is None else head
         config = self.config
         if isinstance(head, LanguageModelConfig) and head != self.head and hasattr(config, "tie_word_embeddings"):
             config = replace(config, tie_word_embeddings=head.tied)
         definition = trees.define(config.build(head))
-        wanted = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
-        given = {**trees.flatten(params), **trees.flatten(state or {})}
-        if adapters := [path for path in given if "/lora/" in path]:
+        expected = {**trees.flatten(definition.params), **trees.flatten(definition.state)}
+        arrays = {**trees.flatten(params), **trees.flatten(state or {})}
+        if adapters := [path for path in arrays if "/lora/" in path]:
             raise TransferlabError(
-                f"'{adapters[0]}' is an adapter's; merge it into its kernel first, or save it alone."
+                f"'{adapters[0]}' belongs to an adapter. Merge it first: adapted.merged(), or save it alone: "
+                "adapted.save_adapter(directory)."
             )
         if problems := [
-            f"'{path}' is no leaf of {self.name}.{nearest(path, wanted)}" for path in sorted(given.keys() - wanted)[:12]
+            f"'{path}' is not a leaf of {self.name}.{nearest(path, expected)}"
+            for path in sorted(arrays.keys() - expected)[:12]
         ]:
             raise TransferlabError("\n  ".join(problems))
         names = self.names_for(head)
         keys = {} if names is None else {name.path: name.key for name in names.names}
         leaves = {}
-        for path, leaf in wanted.items():
+        for path, leaf in expected.items():
             old = self.leaves.get(path)
-            if path in given:
-                array = given[path]
-                kept = old if names is self.names or not path.startswith("head/") else None
+            if path in arrays:
+                value = arrays[path]
+                previous = old if names is self.names or not path.startswith("head/") else None
                 leaves[path] = LazyLeaf(
-                    kept.key if kept else keys.get(path, path), _in_memory(array), SAME, trained=True
+                    previous.key if previous else keys.get(path, path), _in_memory(value), SAME, trained=True
                 )
             elif old is not None and not (path.startswith("head/") and head != self.head):
                 leaves[path] = old
             else:
-                raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither given nor in {self.name}.")
+                raise TransferlabError(f"'{path}' {tuple(leaf.shape)} is neither in params nor in {self.name}.")
             if leaves[path].shape != tuple(leaf.shape):
-                raise TransferlabError(f"'{path}' is {leaves[path].shape}; {self.name} has it {tuple(leaf.shape)}.")
+                raise TransferlabError(
+                    f"'{path}' has shape {leaves[path].shape}; {self.name} expects {tuple(leaf.shape)}."
+                )
         return replace(self, config=config, head=head, leaves=leaves, names=names)
 
     @property
@@ -306,7 +336,7 @@ class Source:
         return isinstance(self.head, LanguageModelConfig) and self.head.tied
 
     def names_for(self, head: HeadConfig | None) -> NameTable | None:
-        """The table of names that the origin's files with this head follow: each kind of head has a key of its own."""
+        """Return the table of names of files with this head: each kind of head has a key of its own."""
         names = self.names
         if names is None or head is None or _names_head(names, head):
             return names
@@ -316,7 +346,7 @@ class Source:
         return fitting[0] if fitting else None
 
     def dialect(self) -> tuple[NameTable, ...]:
-        """The tables that name all but the head as this source's does, its own first."""
+        """Return the tables that name all but the head as this source's does, its own first."""
         if self.names is None:
             return ()
         own, tables = _backbone(self.names), FAMILIES[self.family].names(self.config)
@@ -324,16 +354,20 @@ class Source:
 
     @check_arguments
     def module(self, dtype: Any = None) -> Any:
-        """The Flax NNX module with its weights in memory, in the source's ``dtype`` or another."""
+        """Return the Flax NNX module with its weights in memory, in the source's ``dtype`` or another.
+
+        Example:
+            >>> module = tl.load("minilm-l6").module("bfloat16")
+        """
         dtype = self.dtype if dtype is None else jnp.dtype(dtype).name
         params, state = self.arrays if dtype == self.dtype else self._placed(dtype)
         return self.definition.merge(params, state, compute=dtype)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over the sorted (path, dtype, shape, bytes) of all leaves: what a run's checkpoint refers to.
+        """Hash over the sorted (path, dtype, shape, bytes) of all leaves, to which a run's checkpoint refers.
 
-        Of the file's values: the same for every image size.
+        It is of the file's values: the same for every image size.
         """
         read = {path: replace(leaf, resize=None).read() for path, leaf in self.leaves.items()}
         return trees.sha256(trees.unflatten(read))
@@ -342,38 +376,45 @@ class Source:
         """Evaluate the checkpoint: deterministic, jitted.
 
         Args:
-            inputs: under the origin's own names: ``input_ids`` (batch, length), ``attention_mask``,
-                ``token_type_ids``, ``position_ids``; ``pixel_values`` (batch, height, width, channels), normalised; or
+            inputs: under the names of transformers: ``input_ids`` (batch, length), ``attention_mask``,
+                ``token_type_ids``, ``position_ids``; ``pixel_values`` (batch, height, width, channels), normalized; or
                 ``input_features`` (batch, frames, bands).
 
         Returns:
-            ``hidden`` (the last hidden states as the origin's base model returns them, or the final feature map with its
-            channels last; docs/models.md has a row for each family), ``pooled`` where the origin pools, ``embedding``
+            ``hidden`` (the last hidden states as the reference base model returns them, or the final feature map with its
+            channels last; docs/models.md has a row for each family), ``pooled`` where that model pools, ``embedding``
             where it maps that to a space shared with another tower, ``encoded`` (the encoder's states) where a decoder
             follows, and ``logits`` where the checkpoint has a head: (batch, labels), or (batch, length, vocabulary) of
             a language model. Of two towers: ``vision/hidden``, ``text/hidden``, ``image_embedding`` and
             ``text_embedding`` (of unit length), and ``logits`` (images, texts).
+
+        Raises:
+            TransferlabError: an input is unknown or missing, or its shape, dtype or values do not fit.
         """
         return self._evaluate(*self.arrays, self.checked(inputs))
 
     def checked(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """The inputs as arrays; a name that the model does not know, or its first missing, is an error."""
+        """Return the inputs as arrays.
+
+        Raises:
+            TransferlabError: a name is unknown, the first input is missing, or values do not fit; see :func:`check_inputs`.
+        """
         if not isinstance(inputs, Mapping):
             first = FAMILIES[self.family].inputs[0]
             raise TransferlabError(
-                f"{self.name} is given arrays by name, as {{'{first}': …}}; this is a {type(inputs).__name__}."
+                f"{self.name} takes arrays by name, as {{'{first}': …}}, not a {type(inputs).__name__}."
             )
         for tower, model in self.definition.module.towers().items():
             if model.inputs[0] not in inputs:
                 raise TransferlabError(
-                    f"{self.name} needs '{model.inputs[0]}' for its tower '{tower}'; it was given {sorted(inputs)}."
+                    f"{self.name} needs '{model.inputs[0]}' for its tower '{tower}'; got {sorted(inputs)}."
                 )
         known = FAMILIES[self.family].inputs
         for name in inputs:
             if name not in known:
-                raise TransferlabError(f"'{name}' is no input of {self.name}.{nearest(name, known)}")
+                raise TransferlabError(f"'{name}' is not an input of {self.name}.{nearest(name, known)}")
         if known[0] not in inputs:
-            raise TransferlabError(f"{self.name} needs '{known[0]}'; it was given {sorted(inputs)}.")
+            raise TransferlabError(f"{self.name} needs '{known[0]}'; got {sorted(inputs)}.")
         reads = self.config.towers()["vision"] if self.towers else self.config
         texts = self.towers.get("text") if self.towers else self.transform
         check_inputs(
@@ -392,12 +433,12 @@ class Source:
         return self._placed(self.dtype)
 
     def _placed(self, dtype: Any) -> tuple[trees.Tree, trees.Tree]:
-        # Leaf by leaf, so that only a few are in memory twice; on a few threads, since the work is numpy's and jax's.
+        # Leaf by leaf, so that only a few are in memory twice; in a few threads, since the work is in numpy and jax.
         params, state = trees.flatten(self.params), trees.flatten(self.state)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
-            made = dict(zip(params, workers.map(lambda leaf: leaf.placed(dtype), params.values()), strict=True))
+            arrays = dict(zip(params, workers.map(lambda leaf: leaf.placed(dtype), params.values()), strict=True))
             stats = dict(zip(state, workers.map(lambda leaf: leaf.placed(jnp.float32), state.values()), strict=True))
-        return trees.unflatten(made), trees.unflatten(stats)
+        return trees.unflatten(arrays), trees.unflatten(stats)
 
     @cached_property
     def _evaluate(self) -> Any:
@@ -405,7 +446,7 @@ class Source:
 
 
 def evaluation(source: Source, definition: trees.Definition) -> Any:
-    """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters in it."""
+    """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters."""
 
     @jax.jit
     def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -431,7 +472,7 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
 
 
 def _names_head(names: NameTable, head: HeadConfig) -> bool:
-    """Whether files that follow this table hold such a head."""
+    """Whether files that follow this table hold this kind of head."""
     if isinstance(head, ClassifierConfig):
         return names.language_model is None
     return names.language_model is not None and names.language_model.tied == head.tied

@@ -1,4 +1,4 @@
-"""timm's ``config.json``, today's and the flat one of old: architecture, its arguments, preprocessing."""
+"""timm's ``config.json``, nested or flat as in old versions: architecture, its arguments, preprocessing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.pretrained.preprocessing import per_channel
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of ImageNet's channels."""
+"""Mean and standard deviation of ImageNet's channels."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class TimmConfig:
     """What a timm directory says of its model.
 
     Attributes:
-        architecture: name of the function that makes it in timm, without its pretraining tag.
-        arguments: those that it was made with, beside what the name says.
-        pretrained: ``pretrained_cfg``: how it was trained, and with that its preprocessing.
+        architecture: name of the function that builds it in timm, without the pretraining tag.
+        arguments: of that function, besides what the name implies.
+        pretrained: ``pretrained_cfg``: how it was trained, which includes its preprocessing.
     """
 
     architecture: str
@@ -30,7 +30,7 @@ class TimmConfig:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> TimmConfig:
-        """Read ``config.json``. In the flat variant all of ``pretrained_cfg`` stands beside ``architecture``."""
+        """Read ``config.json``. In the flat variant, the fields of ``pretrained_cfg`` are next to ``architecture``."""
         pretrained = raw.get("pretrained_cfg")
         arguments = dict(raw.get("model_args") or {})
         if raw.get("global_pool"):
@@ -41,52 +41,52 @@ class TimmConfig:
         """Return ``arguments`` of a convolutional network, which averages the last feature map.
 
         Raises:
-            TransferlabError: an argument that says something and is not among ``read``, or another ``global_pool``.
+            TransferlabError: an argument that is set and not among ``read``, or another ``global_pool``.
         """
         for key, value in self.arguments.items():
             if key not in read and value and (key, value) != ("in_chans", 3):
                 raise TransferlabError(f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, read)}")
         pool = self.arguments.get("global_pool")
-        # Without a head nothing reads what '' leaves unpooled.
+        # Without a head, nothing reads the output that '' leaves unpooled.
         bare = self.arguments.get("num_classes", self.pretrained.get("num_classes")) == 0
         if pool not in (None, "avg") and not (pool == "" and bare):
-            raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; only 'avg'.")
+            raise TransferlabError(f"config.json: global_pool '{pool}' is not supported; expected 'avg'.")
         return self.arguments
 
     def config(self, read: Callable[[TimmConfig], Any]) -> Any:
-        """The config that a family's reader makes of this, of pictures of ``in_chans`` channels.
+        """Return the config that a family's reader makes of this, for images of ``in_chans`` channels.
 
         Raises:
-            TransferlabError: what the reader refuses, or channels of a family that has no such size.
+            TransferlabError: the reader refuses it, or the family has a fixed number of channels.
         """
         channels = self.arguments.get("in_chans") or 3
         if type(channels) is not int or channels < 1:
             raise TransferlabError(f"config.json: model_args.in_chans is {channels!r}; it must be a positive integer.")
-        made = read(replace(self, arguments={k: v for k, v in self.arguments.items() if k != "in_chans"}))
-        if getattr(made, "num_channels", 3) == channels:
-            return made
-        # A family without such a size says so itself.
-        return replace(made, num_channels=channels) if hasattr(made, "num_channels") else read(self)
+        config = read(replace(self, arguments={k: v for k, v in self.arguments.items() if k != "in_chans"}))
+        if getattr(config, "num_channels", 3) == channels:
+            return config
+        # The reader of a family with a fixed number of channels raises its own error.
+        return replace(config, num_channels=channels) if hasattr(config, "num_channels") else read(self)
 
     @property
     def image_size(self) -> int:
-        """Pixels of a side; timm's default of 224 where nothing says it."""
+        """Pixels of a side; timm's default of 224 where the config does not say it."""
         size = self.arguments.get("img_size") or (self.pretrained.get("input_size") or (3, 224, 224))[-2:]
         return square(size, "input_size")
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the labels; empty where the directory has none, as most."""
+        """Names of the labels; empty where the directory has none, as is usual."""
         return tuple(self.pretrained.get("label_names") or self.pretrained.get("labels") or ())
 
     def transform(self, channels: int = 3) -> ImageTransform:
-        """Preprocessing as timm evaluates, of pictures of so many channels.
+        """Return the preprocessing of timm's evaluation, for images of this many channels.
 
         Raises:
-            TransferlabError: a ``crop_mode``, ``interpolation`` or number of channels that it does not know.
+            TransferlabError: a ``crop_mode``, ``interpolation`` or number of channels that is not supported.
         """
-        given = self.pretrained
-        mode, resize = given.get("crop_mode") or "center", given.get("interpolation") or "bicubic"
+        fields = self.pretrained
+        mode, resize = fields.get("crop_mode") or "center", fields.get("interpolation") or "bicubic"
         if mode not in _FITS:
             raise TransferlabError(f"config.json: crop_mode '{mode}' is not supported.{nearest(mode, _FITS)}")
         if resize not in get_args(Filter):
@@ -94,10 +94,10 @@ class TimmConfig:
                 f"config.json: interpolation '{resize}' is not supported.{nearest(resize, get_args(Filter))}"
             )
         mean, std = (
-            per_channel(given.get(name) or default, channels, f"config.json: {name}")
+            per_channel(fields.get(name) or default, channels, f"config.json: {name}")
             for name, default in zip(("mean", "std"), IMAGENET, strict=True)
         )
-        fraction = float(given.get("crop_pct") or 0.875)
+        fraction = float(fields.get("crop_pct") or 0.875)
         return ImageTransform(self.image_size, mean, std, resize, fraction, _FITS[mode], channels, crop_rounds=True)
 
     def written(self, transform: ImageTransform | None, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -118,14 +118,18 @@ class TimmConfig:
 
 
 _FITS: dict[str, Fit] = {"center": "crop", "squash": "squash"}
-"""timm's ``crop_mode`` and what it is here."""
+"""timm's ``crop_mode`` → our ``fit``."""
 
 
 def square(size: Any, field: str) -> int:
-    """Return the side of ``size``, a number or a pair of equal ones; otherwise an error that names the field."""
+    """Return the side of ``size``, a number or a pair of equal ones.
+
+    Raises:
+        TransferlabError: it is neither; the field is named.
+    """
     sides = list(size) if isinstance(size, (list, tuple)) else [size]
     if not all(isinstance(side, (int, float)) for side in sides):
         raise TransferlabError(f"config.json: {field} is {size!r}; it must be an integer.")
     if len(set(sides)) != 1 or sides[0] != int(sides[0]):
-        raise TransferlabError(f"config.json: {field} {list(sides)} is no square.")
+        raise TransferlabError(f"config.json: {field} {list(sides)} is not square; only square images are supported.")
     return int(sides[0])

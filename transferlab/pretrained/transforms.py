@@ -16,7 +16,7 @@ from transferlab.pretrained.timm import TimmConfig
 
 
 def read_text_transform(directory: Path, family: Family, config: Any, kind: str | None) -> TextTransform | None:
-    """Return the tokenizer of a directory, cut at the model's longest text; None without one."""
+    """Return the tokenizer of a directory, truncating at the model's longest text; None without one."""
     longest = getattr(config, "max_tokens", getattr(config, "max_position_embeddings", 512))
     types = "token_type_ids" in family.inputs
     whole = family.whole_length(config)
@@ -40,13 +40,13 @@ def read_transforms(
 
 
 def image_channels(family: Family, config: Any) -> int:
-    """Channels of the pictures that the model, or its one tower of pictures, reads."""
+    """Return the channels of the images that the model, or its vision tower, reads."""
     reads = config.towers()["vision"] if family.modality == "image and text" else config
     return getattr(reads, "num_channels", 3)
 
 
 def with_channels(transform: Transform | None, family: Family, config: Any) -> Transform | None:
-    """Return the transform for images of as many channels as the model reads; others as they are."""
+    """Return an image transform for as many channels as the model reads; other transforms as they are."""
     if isinstance(transform, ImageTransform):
         return replace(transform, channels=image_channels(family, config))
     return transform

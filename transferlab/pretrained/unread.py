@@ -1,4 +1,4 @@
-"""Weights that lie beside those that are read: they are named, so that nobody takes them for part of the model."""
+"""Weights next to those that are read: they are named, so that they are not taken for part of the model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def unread_weights(directory: Path, read: Iterable[Path]) -> tuple[tuple[str, st
         read: the files that its weights are read from.
     """
     names = [file.name for file in read]
-    told = []
+    unread = []
     for file in sorted(directory.iterdir()):
         if file.name in _ADAPTERS:
-            why = f"an adapter, which is not applied: tl.load_adapter('{directory}', tl.load('{directory}')) does it"
+            reason = (
+                f"an adapter, which is not applied: tl.load_adapter('{directory}', tl.load('{directory}')) applies it"
+            )
         elif _WEIGHTS.fullmatch(file.name) and file.name not in names:
             chosen = names[0] if len(names) == 1 else f"{names[0]} and its other parts"
-            why = f"other weights than those read, {chosen}: tl.load('{file}', config=source.config) reads them"
+            reason = f"other weights than those read, {chosen}: tl.load('{file}', config=source.config) reads them"
         else:
             continue
-        told.append((file.name, why))
-    return tuple(told)
+        unread.append((file.name, reason))
+    return tuple(unread)

@@ -1,4 +1,4 @@
-"""Token tables for another tokenizer: rows of tokens that both know are copied by name, the others made by a named rule."""
+"""Token tables for another tokenizer: rows of tokens that both have are copied by token, the others made by a named rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transferlab.pretrained.positions import Resize
 NEW_ROWS: dict[str, str] = {
     "mean": "the mean of all old rows (Hewitt 2021): a new token is as likely as the old ones are on average",
     "normal": "drawn around that mean with 1e-9 of the old covariance, as Hugging Face's resize_token_embeddings does",
-    "pieces": "the mean of the rows that the old tokenizer cuts the new token into; the mean of all where it cannot",
+    "pieces": "the mean of the rows of the old tokenizer's pieces of the new token; the mean of all where it has none",
 }
 """Rule for new rows → what it does."""
 
@@ -27,9 +27,9 @@ class TokenMap:
     """Where each row of a new vocabulary comes from.
 
     Attributes:
-        kept: for each new row, the old row of the same token; -1 where there is none.
+        kept: (new,), for each new row the old row of the same token; -1 where there is none.
         pieces: for each new row without an old one, the old rows of its pieces; empty where there are none.
-        tokens: for each new row, whether a token has it: ids may leave holes.
+        tokens: (new,), for each new row whether a token has it: ids may have gaps.
     """
 
     kept: Int[np.ndarray, " new"]
@@ -44,14 +44,19 @@ def token_map(old: Tokenizer, new: Tokenizer, rows: int, new_rows: str) -> Token
         old: the tokenizer of the table.
         new: the one to read text by.
         rows: of the old table; it may have more than its tokenizer has tokens (T5 pads its own) or fewer.
-        new_rows: a key of :data:`NEW_ROWS`; pieces are looked up for ``pieces`` alone.
+        new_rows: a key of :data:`NEW_ROWS`; pieces are computed only for ``pieces``.
+
+    Raises:
+        TransferlabError: the rule is unknown, or an id is larger than any model's.
     """
     if new_rows not in NEW_ROWS:
-        raise TransferlabError(f"Unknown rule new_rows='{new_rows}'.{nearest(new_rows, NEW_ROWS)}")
+        raise TransferlabError(f"new_rows='{new_rows}' is unknown.{nearest(new_rows, NEW_ROWS)}")
     before = {token: i for token, i in old.get_vocab().items() if i < rows}
     after = new.get_vocab()
     if (last := max(after.values())) > limits.PIECES:
-        raise TransferlabError(f"The new tokenizer has a token with the id {last}; {limits.PIECES:,} is the most.")
+        raise TransferlabError(
+            f"The new tokenizer has a token with id {last}, above transferlab.limits.PIECES = {limits.PIECES:,}."
+        )
     kept = np.full(last + 1, -1)
     tokens = np.zeros(len(kept), bool)
     for token, i in after.items():
@@ -67,30 +72,30 @@ def token_map(old: Tokenizer, new: Tokenizer, rows: int, new_rows: str) -> Token
 
 
 def vocabulary_resize(shape: tuple[int, ...], axis: int, tokens: TokenMap, new_rows: str) -> Resize | None:
-    """Return the resize of a leaf whose ``axis`` is the vocabulary; None if every row stays where it is."""
+    """Return the resize of a leaf whose ``axis`` is the vocabulary; None if no row moves."""
     old, new = shape[axis], len(tokens.kept)
     if old == new and (tokens.kept == np.arange(old)).all():
         return None
     kept = int((tokens.kept >= 0).sum())
     fresh, holes = int(((tokens.kept < 0) & tokens.tokens).sum()), int((~tokens.tokens).sum())
-    said = f"{old} to {new} tokens: {kept} kept by name, {fresh} new by {new_rows}, {old - kept} dropped"
+    summary = f"{old} to {new} tokens: {kept} kept by name, {fresh} new by {new_rows}, {old - kept} dropped"
     if new_rows == "pieces":
         alone = sum(not p for p in tokens.pieces.values())
-        said += f" ({alone} of the new without pieces: the mean)" if alone else ""
-    said += f", {holes} rows that no token has" if holes else ""
+        summary += f" ({alone} of the new without pieces: the mean)" if alone else ""
+    summary += f", {holes} rows that no token has" if holes else ""
 
     def apply(leaf: np.ndarray) -> np.ndarray:
         table = np.moveaxis(leaf, axis, 0)
         rows = resized_table(table.reshape(old, -1), tokens, new_rows).reshape(new, *table.shape[1:])
         return np.moveaxis(rows, 0, axis)
 
-    return Resize(said, (*shape[:axis], new, *shape[axis + 1 :]), apply)
+    return Resize(summary, (*shape[:axis], new, *shape[axis + 1 :]), apply)
 
 
 def resized_table(
     table: Float[np.ndarray, "old features"], tokens: TokenMap, new_rows: str
 ) -> Float[np.ndarray, "new features"]:
-    """Return the table of the new vocabulary. What is drawn is the same whenever it is read."""
+    """Return the table of the new vocabulary. Random rows are the same at every read."""
     fresh = np.flatnonzero(tokens.kept < 0)
     new = np.empty((len(tokens.kept), table.shape[1]), table.dtype)
     new[tokens.kept >= 0] = table[tokens.kept[tokens.kept >= 0]]
@@ -109,7 +114,7 @@ def resized_table(
 
 
 def surface(token: str, tokenizer: Tokenizer) -> str:
-    """Return what a token stands for in a text: ``Ġfilm``, ``▁film`` and ``film`` are the word, ``##ing`` its end."""
+    """Return the text of a token: of ``Ġfilm``, ``▁film`` and ``film`` it is ``film``, of ``##ing`` it is ``ing``."""
     text = tokenizer.decode([tokenizer.token_to_id(token) or 0], skip_special_tokens=False)
     return unicodedata.normalize("NFC", text.removeprefix("##")).strip()
 
@@ -123,22 +128,24 @@ def with_tokens(tokenizer: Tokenizer, add: Sequence[str]) -> Tokenizer:
     known = tokenizer.get_vocab()
     for token in add:
         if token in known:
-            raise TransferlabError(f"'{token}' is a token already (id {known[token]}).")
+            raise TransferlabError(
+                f"'{token}' is a token of this tokenizer already (id {known[token]}). Omit it from add."
+            )
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.add_tokens(list(dict.fromkeys(add)))
     return copy
 
 
 def _like(centred: np.ndarray, count: int) -> np.ndarray:
-    """Rows drawn with 1e-9 of the covariance of these rows: they differ, and lie where the mean does."""
+    """Draw rows with 1e-9 of the covariance of these rows: they differ, but stay at the mean."""
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     noise = np.random.default_rng(0).normal(size=(count, len(values)))
     return noise * np.sqrt(1e-9 * values.clip(0)) @ vectors.T
 
 
 def _unknown(tokenizer: Tokenizer) -> set[int]:
-    """Ids that stand for what the tokenizer does not know."""
-    found = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>", "<|unk|>")}
+    """Ids of the unknown token."""
+    ids = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>", "<|unk|>")}
     name = getattr(tokenizer.model, "unk_token", None)
-    found |= {tokenizer.token_to_id(name)} if name else set()
-    return {i for i in found if i is not None}
+    ids |= {tokenizer.token_to_id(name)} if name else set()
+    return {i for i in ids if i is not None}

@@ -10,23 +10,23 @@ from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.names import NameTable
 
 _WORDS = ("module", "model", "net", "network", "backbone", "encoder")
-"""What a model is called within what a script saved; what all keys begin with is tried too."""
+"""What scripts call a model in what they save; a prefix that all keys share is tried too."""
 
 _DEEPEST = 8
 """Parts of the longest prefix that is tried."""
 
 _ANYWHERE = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Of wrappers that can be around any part: torch.compile, fully sharded data parallelism, checkpointed activations."""
+"""Wrappers that any module can have: torch.compile, fully sharded data parallelism, activation checkpointing."""
 
 AVERAGED = (("n_averaged", "the number of models in torch's AveragedModel"),)
-"""What such a wrapper keeps beside the weights: pairs of a regular expression over whole keys and a reason."""
+"""What such a wrapper keeps besides the weights: pairs of a regular expression over whole keys and a reason."""
 
 
 def unwrapped(tables: Sequence[NameTable], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Return the tensors by the keys that the tables know, without what stands before all of the model's own.
+    """Return the tensors by the keys that the tables know, without the prefix of the model's own.
 
-    The prefix is the one under which most keys are known, the shortest of those; without any that is better than none,
-    the keys stay as they are. Of two keys that would become one, the plain one has the name and the other keeps its own.
+    The prefix is the one under which most keys are known, the shortest of those; if none is better than no prefix, the
+    keys stay as they are. Of two keys that would become one, the plain one gets the name and the other keeps its own.
     """
     plain = {key: _ANYWHERE.sub("", key) for key in tensors}
     known = {name.key for table in tables for name in table.names}
@@ -54,8 +54,8 @@ def unwrapped(tables: Sequence[NameTable], tensors: Mapping[str, LazyTensor]) ->
             rest, prefix = after, f"{prefix}{part}."
             hits[prefix] += fits(rest)
     best = max(sorted(hits, key=len), key=hits.__getitem__, default="")
-    made: dict[str, LazyTensor] = {}
+    renamed: dict[str, LazyTensor] = {}
     for key, tensor in sorted(tensors.items(), key=lambda item: len(item[0])):
         short = plain[key].removeprefix(best)
-        made[short if short not in made else key] = tensor
-    return made if any(key not in tensors for key in made) else dict(tensors)
+        renamed[short if short not in renamed else key] = tensor
+    return renamed if any(key not in tensors for key in renamed) else dict(tensors)

@@ -1,4 +1,4 @@
-"""``save``: a source, or what was trained from it, as a directory that its origin loads: same keys, same bytes."""
+"""``save``: a source, or what was trained from it, as a directory that its own library loads: same keys, same bytes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from transferlab.pretrained.auxiliary_files import (
     changed_tokenizer,
     copy_auxiliary_files,
     new_head,
-    reads_otherwise,
+    reads_differently,
     with_padding,
     write_changed_tokenizer,
     write_images_settings,
     write_tokenizer,
 )
 from transferlab.pretrained.cards import write_card
-from transferlab.pretrained.classifiers import origins_layers
+from transferlab.pretrained.classifiers import with_reference_layers
 from transferlab.pretrained.conversion import cast, converted, metadata, native, own_format, with_dtype
 from transferlab.pretrained.formats.safetensors import SAFETENSORS_DTYPES, write_weights
 from transferlab.pretrained.loading import load
@@ -51,11 +51,11 @@ def save(
     shard_bytes: int = 5_000_000_000,
     overwrite: bool = False,
 ) -> Path:
-    """Write a source as a directory that its origin loads (transformers, timm, sentence-transformers), or as Orbax.
+    """Write a source as a directory that transformers, timm or sentence-transformers loads, or as Orbax.
 
     Keys, prefixes, legacy names and dtypes stay as they were read, and so do all other fields of ``config.json``, the
-    tokenizer's and the preprocessor's files. Tensors go from file to file one at a time. The directory gets its name
-    when it is complete and was opened again.
+    tokenizer's and the preprocessor's files. Tensors are copied one at a time. The directory gets its name only when
+    it is complete and has been opened again.
 
     Args:
         source: from :func:`load`, or ``result.source`` of a finished run.
@@ -63,79 +63,90 @@ def save(
         params: arrays in place of the source's, as for :meth:`Source.with_params`.
         state: batch statistics in place of the source's.
         format: ``hf``, ``timm`` or ``orbax``; by default what the source was, or what its family is written as.
-        dtype: that floating tensors are written in; by default each one's own.
-        shard_bytes: size beyond which a file of weights is split.
-        overwrite: whether what is there is replaced.
+        dtype: of the floating-point tensors as written; by default each one's own.
+        shard_bytes: size in bytes beyond which a weight file is split.
+        overwrite: whether to replace a model that is there.
 
     Returns:
         The directory.
 
     Raises:
         TransferlabError: the format cannot hold this model (the field is named), or the directory is not empty.
+
+    Example:
+        >>> source = tl.load("minilm-l6")
+        >>> tl.save(source, "exported")  # for transformers and sentence-transformers
+        >>> tl.save(source, "tree", format="orbax", dtype="bfloat16")
+
+    :func:`load` opens the directory again. An adapter alone is written by its ``save_adapter``.
     """
     if "://" in str(directory):
-        raise TransferlabError(f"'{directory}' is no local directory; write to one and copy it there.")
+        raise TransferlabError(
+            f"'{directory}' is not a local directory. Save to a local one and copy it to the bucket."
+        )
     target = folder_named(directory, "directory").expanduser()
     if params is not None or state is not None:
         source = source.with_params(params or {}, state)
     own = own_format(source)
     kind = own if format is None else format
     if kind not in FORMATS:
-        raise TransferlabError(f"'{kind}' cannot be written.{nearest(str(kind), FORMATS)}")
+        raise TransferlabError(f"format '{kind}' is unknown.{nearest(str(kind), FORMATS)}")
     if shard_bytes < 1:
-        raise TransferlabError(f"shard_bytes is {shard_bytes}; a file holds at least 1 byte.")
+        raise TransferlabError(f"shard_bytes is {shard_bytes}; it must be at least 1.")
     if dtype is not None and not (dtype in SAFETENSORS_DTYPES.values() and jnp.issubdtype(dtype, jnp.floating)):
-        raise TransferlabError(f"dtype '{dtype}' is no floating type; float32, float16 and bfloat16 are.")
+        raise TransferlabError(
+            f"dtype '{dtype}' is not a floating-point type that can be written; use float32, float16 or bfloat16."
+        )
     if kind != "orbax" and new_head(source):
-        source = origins_layers(source)
-    with new_directory(target, overwrite) as made:
-        copy_auxiliary_files(source, made)
-        write_tokenizer(source, made)
-        sized = reads_otherwise(source, made)
+        source = with_reference_layers(source)
+    with new_directory(target, overwrite) as temporary:
+        copy_auxiliary_files(source, temporary)
+        write_tokenizer(source, temporary)
+        sized = reads_differently(source, temporary)
         if kind == "orbax":
             if changed_tokenizer(source):
-                write_changed_tokenizer(source, made, None)
-            write_orbax(source, made, dtype)
+                write_changed_tokenizer(source, temporary, None)
+            write_orbax(source, temporary, dtype)
         else:
             if kind == own and source.raw is not None:
                 raw, tensors = native(source, kind, sized, dtype)
             else:
                 raw, tensors = converted(source, kind)
             if changed_tokenizer(source):
-                write_changed_tokenizer(source, made, raw)
+                write_changed_tokenizer(source, temporary, raw)
             if kind == "hf" and source.head is not None and source.head.pooling == "last" and new_head(source):
-                raw = with_padding(source, raw, made)
+                raw = with_padding(source, raw, temporary)
             if dtype is not None:
                 tensors = {key: cast(tensor, np.dtype(dtype), key) for key, tensor in tensors.items()}
                 raw = with_dtype(raw, dtype)
-            write_json(made / "config.json", raw)
-            write_weights(made, tensors, shard_bytes, metadata(source))
-        write_images_settings(source, made, kind)
+            write_json(temporary / "config.json", raw)
+            write_weights(temporary, tensors, shard_bytes, metadata(source))
+        write_images_settings(source, temporary, kind)
         if sized or source.provenance.get("changes") or any(leaf.trained for leaf in source.leaves.values()):
-            write_card(source, made, kind)
+            write_card(source, temporary, kind)
         if kind == "orbax":
-            write_manifest(made)
-        _check(source, made)
+            write_manifest(temporary)
+        _check(source, temporary)
     return target
 
 
-def _check(source: Source, made: Path) -> None:
-    """Open what was written: it must be the same model, or the directory does not get its name."""
-    again = load(made)
+def _check(source: Source, directory: Path) -> None:
+    """Open what was written: unless it is the same model, the directory does not get its name."""
+    again = load(directory)
     want = {path: leaf.shape for path, leaf in source.leaves.items()}
     got = {path: leaf.shape for path, leaf in again.leaves.items()}
     if again.family != source.family or want != got:
         wrong = sorted(path for path in want.keys() | got.keys() if want.get(path) != got.get(path))
-        raise TransferlabError(f"What was written reads otherwise: {again.family}, {', '.join(wrong[:8])}.")
+        raise TransferlabError(f"What was written is read differently: {again.family}, {', '.join(wrong[:8])}.")
     reads, read = source.image_transform, again.image_transform
     if reads is not None and (read is None or (read.size, read.channels) != (reads.size, reads.channels)):
         raise TransferlabError(f"What was written reads images of another size: {read}, not {reads}.")
     if again.labels != source.labels:
         raise TransferlabError("What was written has other labels.")
     ours, theirs = trees.flatten(asdict(source.config)), trees.flatten(asdict(again.config))
-    # How the origin's head pools and how it resizes positions are matters of dialect, and so are first values,
+    # How the reference head pools and how positions are resized depend on the dialect, and so do first values,
     # a file's form of an MLP, where Swin pads, which its writer has checked, and on which side of CLIP's last norm
-    # `hidden` is, which no pooled vector hangs on.
+    # `hidden` is, which no pooled vector depends on.
     dialect = (
         "pooling", "position_rule", "eos_token_id", "logit_scale", "logit_bias", "conv_mlp", "pad_first", "norm_hidden",
     )  # fmt: skip

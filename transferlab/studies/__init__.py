@@ -1,1 +1,1 @@
-"""Studies: tables of runs with a scratch arm and intervals, and the report that shows them."""
+"""Studies: tables of runs with a scratch arm and confidence intervals, and a report."""

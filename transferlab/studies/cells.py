@@ -1,4 +1,4 @@
-"""The cells of a study: which train together, how an arm is tuned, what each records, and whose weights are kept."""
+"""The cells of a study: which train together, how an arm is tuned, what each records, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from transferlab.transfer.plan import Plan
 RECORDED = (
     "trainable_parameters", "flops", "seconds", "population_size", "memory", "memory_note", "steps", "settings", "truncated", "compilations",
 )  # fmt: skip
-"""What a study's record takes over from a run's."""
+"""Fields that a cell's record takes from its run's."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Cells:
         source: what its arms start from.
         data: what they train on, whole.
         directory: of the study.
-        observer: to which they are shown.
+        observer: to which progress is shown.
         plans: of each arm that has a run.
     """
 
@@ -55,14 +55,14 @@ class Cells:
     observer: Observer
     plans: Mapping[str, Plan]
     _shown: set[str] = field(default_factory=set, init=False, repr=False)
-    """Arms whose memory was shown."""
+    """Arms whose memory has been shown."""
 
     def run(self, group: Sequence[Cell]) -> list[dict[str, Any]]:
         """Run the cells of one group, and return their records."""
         return [self._baseline(group[0])] if group[0].arm in self.config.baselines else self._arms(group)
 
     def groups(self, cells: Sequence[Cell]) -> list[list[Cell]]:
-        """Cells that are run together: an arm's, as many as may train at the same time."""
+        """Group the cells that run together: those of an arm, as many as may train at the same time."""
         groups: dict[tuple, list[Cell]] = {}
         for cell in cells:
             groups.setdefault((cell.arm, self._largest_group(cell)), []).append(cell)
@@ -79,15 +79,15 @@ class Cells:
     def _arms(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Tune (in the full grid), train and test cells of one arm; return their records."""
         arm = self.config.methods[cells[0].arm]
-        chosen = [(arm.train, None, 0.0) for _ in cells]
+        choices = [(arm.train, None, 0.0) for _ in cells]
         if self.config.grid == "full" and arm.tune:
-            chosen = self._tune(cells, arm)
+            choices = self._tune(cells, arm)
         self.observer.cells(cells, "run")
         runs = {
             cell: self.make(
                 cell, arm, settings, self.data.subset(cell.budget, cell.seed), cell.directory(self.directory)
             )
-            for cell, (settings, tuning, _) in zip(cells, chosen, strict=True)
+            for cell, (settings, tuning, _) in zip(cells, choices, strict=True)
             if tuning is None or tuning["chosen"] is not None
         }
         if runs and not (first := next(iter(runs.values()))).features_on_device and cells[0].arm not in self._shown:
@@ -95,24 +95,24 @@ class Cells:
             self.observer.memory(cells[0], first.memory)
         results = dict(zip(runs, fit_each(list(runs.values()), self.observer.step), strict=True))
         records = []
-        for cell, (settings, tuning, seconds) in zip(cells, chosen, strict=True):
+        for cell, (settings, tuning, seconds) in zip(cells, choices, strict=True):
             if cell in results:
                 result = results[cell]
-                found = {
+                fields = {
                     "status": result.status,
                     "diverged": result.record.get("diverged"),
                     "test": result.record["test"],
                 }
-                found |= {name: result.record[name] for name in RECORDED}
+                fields |= {name: result.record[name] for name in RECORDED}
             else:
-                found = {"status": f"diverged in all {len(arm.tune)} tuning trials", "settings": asdict(settings)}
-                found["trainable_parameters"] = self.plans[cell.arm].trainable_parameters
+                fields = {"status": f"diverged in all {len(arm.tune)} tuning trials", "settings": asdict(settings)}
+                fields["trainable_parameters"] = self.plans[cell.arm].trainable_parameters
             tuned = {"tuning_seconds": seconds, "tuning": tuning}
-            records.append({**_untested(cell, "method", arm.method.name), **tuned, **found})
+            records.append({**_untested(cell, "method", arm.method.name), **tuned, **fields})
         return records
 
     def _tune(self, cells: Sequence[Cell], arm: ArmConfig) -> list[tuple[Settings, dict[str, Any] | None, float]]:
-        """For each cell, choose by a fifth of the budget's labels; the winner then trains on all of them."""
+        """For each cell, choose settings on a fifth of the budget's labels; the best then trains on all of them."""
         splits = []
         for cell in cells:
             split = self.data.subset(cell.budget, cell.seed).hold_out(0.2, cell.seed)
@@ -137,7 +137,7 @@ class Cells:
         self, cell: Cell, arm: ArmConfig, settings: Settings, data: Dataset, directory: Path | None = None,
         keep_weights: bool = True,
     ) -> Run:  # fmt: skip
-        """The run of a cell, on these settings and data."""
+        """The run of a cell, with these settings and data."""
         return adapt(
             self.source,
             data,
@@ -149,7 +149,7 @@ class Cells:
         )
 
     def _baseline(self, cell: Cell) -> dict[str, Any]:
-        # scikit-learn is imported where there is a baseline, and before the clock runs.
+        # scikit-learn is imported only where there is a baseline, and before the clock starts.
         from transferlab.evaluate import baselines
 
         self.observer.cells([cell], "baseline")
@@ -159,7 +159,7 @@ class Cells:
         try:
             probabilities = baselines.probabilities(cell.arm, data)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-            # The arms do not need it; the table says that it is missing.
+            # The arms do not need it; the table says that it failed.
             return {**record, "status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
         record["seconds"] = time.perf_counter() - started
         if not np.isfinite(probabilities).all():
@@ -170,7 +170,7 @@ class Cells:
         return {**record, "status": FINISHED, "test": scores(probabilities, data.labels[data.test])}
 
     def keep_best(self, arm: str, cells: Sequence[Cell]) -> None:
-        """Keep the weights of the arm's best run (by test accuracy); the others keep their predictions, if they have any."""
+        """Keep the weights of the arm's best run (by test accuracy) alone; the others keep their predictions, if any."""
         scored = []
         for cell in (cell for cell in cells if cell.arm == arm):
             directory = cell.directory(self.directory)
@@ -190,8 +190,8 @@ def _winner(
 ) -> tuple[Settings, dict[str, Any] | None, float]:
     """Return (settings, what to record, seconds) of the trial with the best validation accuracy at its end.
 
-    At its end, since the winner trains on all labels and so to its end. Among equals the smaller cross-entropy wins. One
-    that diverged is never chosen; where all did, nothing is.
+    At its end, since the chosen settings then train on all labels, to the end. Ties go to the smaller cross-entropy. A trial
+    that diverged is never chosen; if all did, none is.
     """
     trials, scores = [], {}
     for number, (changes, result) in enumerate(zip(arm.tune, results, strict=True)):
@@ -201,7 +201,7 @@ def _winner(
             scores[number] = (last["validation_accuracy"], -last["validation_cross_entropy"])
             trial |= {"accuracy": last["validation_accuracy"], "cross_entropy": last["validation_cross_entropy"]}
         trials.append({**trial, "status": result.status})
-    # An earlier version recorded no status.
+    # Results of an earlier version have no status, so that their scores may not be finite.
     best = max(scores, key=lambda number: (math.isfinite(scores[number][1]), *scores[number]), default=None)
     tuning = {
         "trials": len(arm.tune),
@@ -214,7 +214,7 @@ def _winner(
 
 
 def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
-    """A cell's record before anything was trained or tested."""
+    """A cell's record before anything is trained or tested."""
     return {
         "name": cell.arm,
         "kind": kind,
@@ -240,7 +240,7 @@ def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
 
 
 def plain_settings(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's settings as a record holds them."""
+    """A trial's settings as plain data, as records have them."""
     return {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for name, value in changes.items()

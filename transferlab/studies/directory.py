@@ -1,4 +1,4 @@
-"""The directory of a study: the config and the hashes of what it reads, which a study that goes on there must match."""
+"""The directory of a study: its config and the hashes of its inputs, which a study that is continued there must match."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.train.settings import RENAMED
 
 INPUTS, LOCK = "inputs.json", ".lock"
-"""Files of a study's directory: hashes of what it reads, and what a running process holds."""
+"""Files in a study's directory: hashes of its inputs, and the lock of a running process."""
 RESUMABLE = ("budgets", "seeds", "methods", "baselines", "workdir", "grid", "keep_weights")
-"""Fields that may differ when a study is continued; an arm that was there keeps its own fields."""
+"""Fields that may differ when a study is continued; the fields of an existing arm may not."""
 
 
 def verify_directory(directory: Path, config: StudyConfig, source: Source, data: Dataset) -> None:
-    """Write the config and the hashes of what the study reads, or check them against those that are there.
+    """Write the config and the hashes of the study's inputs, or check them against those in the directory.
 
     Raises:
-        TransferlabError: the directory holds another study (the fields that differ are named), or something else.
+        TransferlabError: the directory holds another study (the fields that differ are named), or other files.
     """
     path = directory / "config.json"
     mine = json.loads(json.dumps(config.raw))
@@ -37,11 +37,11 @@ def verify_directory(directory: Path, config: StudyConfig, source: Source, data:
         if problems:
             raise TransferlabError(
                 f"{directory} holds a study with another config; these fields differ: {', '.join(problems)}. "
-                "Only added seeds, budgets and methods continue a study; choose another --config.workdir."
+                "A study can be continued with more seeds, budgets and methods only; choose another --config.workdir."
             )
     elif directory.is_dir():
         drop_litter(directory)
-        # One that was killed before it wrote its config has run nothing: it begins anew, on what its sources hold now.
+        # A study that was killed before it wrote its config has run nothing: it starts over, on its inputs as they are now.
         names = {path.name for path in directory.iterdir() if not path.name.endswith(TEMPORARY)}
         if names - {INPUTS, LOCK} or not _began(directory / INPUTS):
             raise TransferlabError(f"{directory} is not empty and holds no study; choose another --config.workdir.")
@@ -52,9 +52,9 @@ def verify_directory(directory: Path, config: StudyConfig, source: Source, data:
 
 
 def verify_inputs(directory: Path, config: StudyConfig, source: Source, data: Dataset) -> None:
-    """Check weights, preprocessing and data against those that the study began with: one table has one of each.
+    """Check weights, preprocessing and data against those that the study started with: a table has one of each.
 
-    A config says where they are; what is there may have changed since.
+    A config says where they are; the files may have changed since.
 
     Raises:
         TransferlabError: one of them has other contents; it is named.
@@ -65,10 +65,10 @@ def verify_inputs(directory: Path, config: StudyConfig, source: Source, data: Da
         "preprocessing": {"name": source.name, "mark": source.transform.describe()},
         "data": {"name": data.name, "mark": data.sha256},
     }
-    # A config may name them from where the study was started.
-    for kind, given in (("source", config.source), ("data", config.data)):
-        if Path(given).expanduser().exists():
-            mine[kind]["path"] = str(Path(given).expanduser().resolve())
+    # A config's paths may be relative to the directory that the study was started in.
+    for kind, name in (("source", config.source), ("data", config.data)):
+        if Path(name).expanduser().exists():
+            mine[kind]["path"] = str(Path(name).expanduser().resolve())
     path = directory / INPUTS
     if not path.exists():
         write_json(path, mine)
@@ -77,13 +77,13 @@ def verify_inputs(directory: Path, config: StudyConfig, source: Source, data: Da
     changed = [f"{kind} '{one['name']}'" for kind, one in mine.items() if theirs.get(kind, one)["mark"] != one["mark"]]
     if changed:
         raise TransferlabError(
-            f"{directory} holds a study on other contents of its {', '.join(changed)}: its runs cannot stand in "
-            "one table with new ones. Restore what was there, or choose another --config.workdir."
+            f"{directory} holds a study on other contents of its {', '.join(changed)}: new runs cannot be put in one table "
+            "with its runs. Restore the files, or choose another --config.workdir."
         )
 
 
 def recorded_config(directory: Path) -> dict[str, Any]:
-    """Return the config that a study's directory recorded, with its source and data where they are from here.
+    """Return the config recorded in a study's directory; paths of its source and data are resolved from here.
 
     Raises:
         TransferlabError: there is no study.
@@ -91,11 +91,11 @@ def recorded_config(directory: Path) -> dict[str, Any]:
     if not (directory / "config.json").exists():
         raise TransferlabError(f"{directory} holds no study (no config.json).")
     raw = {**read_object(directory / "config.json"), "workdir": str(directory)}
-    held = read_object(directory / INPUTS) if (directory / INPUTS).exists() else {}
+    inputs = read_object(directory / INPUTS) if (directory / INPUTS).exists() else {}
     for kind in ("source", "data"):
-        place = held.get(kind, {}).get("path")
-        if place is not None and Path(place).exists() and not Path(str(raw[kind])).expanduser().exists():
-            raw[kind] = place
+        path = inputs.get(kind, {}).get("path")
+        if path is not None and Path(path).exists() and not Path(str(raw[kind])).expanduser().exists():
+            raw[kind] = path
     return raw
 
 
@@ -110,14 +110,14 @@ def study_directory(config: StudyConfig) -> Path:
 
 
 def _arm_identity(arm: ArmConfig) -> dict[str, Any]:
-    # By their first names, so that a directory that an earlier version named is found again.
+    # Under their former names, so that a directory that an earlier version named is found again.
     former = {name: before for before, name in RENAMED.items()}
     train = {former.get(name, name): value for name, value in asdict(arm.train).items()}
     return {"method": arm.method.name, **asdict(arm.method), "train": train}
 
 
 def _changed(theirs: dict[str, Any], mine: dict[str, Any]) -> Iterable[str]:
-    """Names of the fields that differ and may not."""
+    """Names of the fields that differ but may not."""
     for name in sorted(theirs.keys() | mine.keys()):
         if name not in RESUMABLE and theirs.get(name) != mine.get(name):
             yield name
@@ -132,7 +132,7 @@ def _changed(theirs: dict[str, Any], mine: dict[str, Any]) -> Iterable[str]:
 
 
 def _each(value: Any) -> set[Any]:
-    """Seeds or budgets of a ``config.json``; earlier versions wrote a single one as it was given on the command line."""
+    """Seeds or budgets of a ``config.json``, in which earlier versions wrote a single value as it was given."""
     return set(value) if isinstance(value, list) else {value} - {None}
 
 
@@ -141,11 +141,11 @@ def _without_caps(arm: dict[str, Any]) -> dict[str, Any]:
 
 
 def _began(path: Path) -> bool:
-    """Whether ``inputs.json`` is missing, or one that a study wrote: whoever else's is not removed."""
+    """Whether ``inputs.json`` is missing, or was written by a study: any other file of that name is not removed."""
     if not path.exists():
         return True
     try:
-        found = read_object(path)
+        inputs = read_object(path)
     except TransferlabError:
         return False
-    return "source" in found and all(isinstance(one, dict) and "mark" in one for one in found.values())
+    return "source" in inputs and all(isinstance(one, dict) and "mark" in one for one in inputs.values())

@@ -1,4 +1,4 @@
-"""What a result was computed with: versions and hardware, no paths and no host names."""
+"""Versions and hardware that a result was computed with, without paths and host names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's figures, as SVG that takes the page's text colour."""
+"""The report's figures, as SVG in the page's text color."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from transferlab.studies.status import none_finished
 
 Row = dict[str, Any]
 
-# Okabe & Ito's palette: told apart by people with any kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+# Okabe & Ito's palette: distinguishable with any kind of color vision.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _INK = "#010203"
-"""Stands for the page's text colour, and is replaced by ``currentColor`` in the finished SVG."""
+"""A placeholder for the page's text color, replaced by ``currentColor`` in the finished SVG."""
 
 _STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "text.color": _INK, "axes.edgecolor": _INK,
@@ -32,14 +32,14 @@ _STYLE: Any = {
 }  # fmt: skip
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per arm, the same in every figure."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+def colors(names: Sequence[str]) -> dict[str, str]:
+    """A color per arm, the same in every figure."""
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
 
 
 def palette_of(summary: Sequence[Row]) -> dict[str, str]:
-    """Colours of a study's arms; the majority rate is a line in the page's ink."""
-    return colours(list(dict.fromkeys(row["name"] for row in summary if row["name"] != "majority")))
+    """Colors of a study's arms; the majority rate is a line in the page's text color."""
+    return colors(list(dict.fromkeys(row["name"] for row in summary if row["name"] != "majority")))
 
 
 def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
@@ -63,7 +63,7 @@ def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
                 axes.axhline(y[-1], color=_INK, linewidth=0.7, linestyle=":")
                 ends.append((budgets[-1], y[-1], name, _INK))
                 continue
-            # An interval of Student's t knows of no bounds; an accuracy does.
+            # A Student's t interval is unbounded; an accuracy is not.
             down = [_gap(r["accuracy"], max(r["low"], 0.0)) for r in rows]
             up = [_gap(min(r["high"], 1.0), r["accuracy"]) for r in rows]
             dashed = rows[0]["kind"] == "baseline"
@@ -83,7 +83,7 @@ def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
 
 
 def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], palette: Mapping[str, str]) -> str:
-    """Training loss (thin) and validation cross-entropy (thick) by step at each arm's largest budget; a line a seed."""
+    """Training loss (thin) and validation cross-entropy (thick) by step at each arm's largest budget; one line per seed."""
     shown = {name: [run for run in runs if run[2]] for name, runs in curves.items()}
     shown = {name: runs for name, runs in shown.items() if runs}
     if not shown:
@@ -103,7 +103,7 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], 
                     points = [(m["step"], m[field]) for m in metrics if field in m]
                     if points:
                         axes.plot(*zip(*points, strict=True), color=palette[name], linewidth=width, alpha=0.8)
-            axes.set_title(_as_it_is(f"{name}, {largest:,} labels"), fontsize=9, loc="left")
+            axes.set_title(_literal(f"{name}, {largest:,} labels"), fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
         grid.flat[0].set_ylim(bottom=0)
         for axes in list(grid.flat)[len(shown) :]:
@@ -114,19 +114,19 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], 
 
 
 def step_by_stage(stages: Sequence[tuple[str, str, float]], seconds: float) -> str:
-    """Milliseconds of a step by stage: forward, backward and update side by side; ``stages`` as a profile has them.
+    """Milliseconds of a step by stage: forward, backward and update; ``stages`` are a profile's.
 
     Operations that run at the same time share the step's time in proportion to their own.
     """
     names = list(dict.fromkeys(stage for stage, _, _ in stages))
-    table = {(stage, direction): share * seconds * 1e3 for stage, direction, share in stages}
+    table = {(stage, direction): fraction * seconds * 1e3 for stage, direction, fraction in stages}
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 0.24 * len(names) + 0.9))
         left = [0.0] * len(names)
-        for direction, colour in zip(("forward", "backward", "update"), COLOURS, strict=False):
+        for direction, color in zip(("forward", "backward", "update"), COLORS, strict=False):
             widths = [table.get((name, direction), 0.0) for name in names]
             if any(widths):
-                axes.barh(names, widths, left=left, height=0.7, color=colour, label=direction)
+                axes.barh(names, widths, left=left, height=0.7, color=color, label=direction)
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0, labelsize=9)
@@ -137,13 +137,13 @@ def step_by_stage(stages: Sequence[tuple[str, str, float]], seconds: float) -> s
         return _svg(figure)
 
 
-def _as_it_is(name: str) -> str:
-    """A name in which nothing is a formula."""
+def _literal(name: str) -> str:
+    """A name in which matplotlib sees no formula."""
     return name.replace("$", r"\$")
 
 
 def standalone(svg: str) -> str:
-    """The figure as a file of its own: its text in a grey that can be read on light and on dark pages."""
+    """The figure as a separate file: its text in a gray that is readable on light and dark pages."""
     return svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" style="color:#76808c"', 1)
 
 
@@ -153,16 +153,15 @@ def _gap(high: float, low: float) -> float:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]], budgets: Sequence[int]) -> None:
-    """Name each curve at its end, pushed apart so that names do not overlap."""
+    """Name each curve at its end, spaced so that names do not overlap."""
     low, high = axes.get_ylim()
     step = (high - low) * 0.052
     last = low - step
     right = budgets[-1] * (budgets[-1] / budgets[0]) ** 0.04 if len(budgets) > 1 else budgets[-1] * 1.05
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        place = max(y, last + step)
-        last = place
-        axes.annotate(_as_it_is(name), (x, y), (right, place), color=colour, va="center", fontsize=9, annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "alpha": 0.6})  # fmt: skip
+    for x, y, name, color in sorted(ends, key=lambda end: end[1]):
+        last = max(y, last + step)
+        axes.annotate(_literal(name), (x, y), (right, last), color=color, va="center", fontsize=9, annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "alpha": 0.6})  # fmt: skip
 
 
 def _svg(figure: Figure) -> str:
@@ -171,7 +170,7 @@ def _svg(figure: Figure) -> str:
     plt.close(figure)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # No metadata block and no name spaces: the image is inside the page and points nowhere outside it.
+    # No metadata block and no namespaces: the image is part of the page and refers to nothing outside it.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns:\w+="[^"]*"|\sxmlns="[^"]*"', "", svg).replace("xlink:href", "href")
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', svg, count=1)

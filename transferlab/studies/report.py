@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page, in the order in which a reader asks."""
+"""``report.html``: one self-contained page, in the order of a reader's questions."""
 
 from __future__ import annotations
 
@@ -43,8 +43,18 @@ def write_report(
 ) -> None:
     """Write the report atomically.
 
-    ``curve`` is the figure of the learning curves, ``plan`` maps an arm to ``Plan.to_dict()``, ``curves`` an arm to its
-    runs' metrics; ``classes`` is how many classes the test split has.
+    Args:
+        path: of the page.
+        records: one for each run.
+        summary: one row per arm and budget, from :func:`transferlab.studies.table.summarize`.
+        curve: the learning curves, as SVG.
+        plan: arm → ``Plan.to_dict()``.
+        curves: arm → (budget, seed, rows of metrics) of its runs.
+        environment: versions and hardware.
+        hashes: of weights and data.
+        config: of the study.
+        title: of the page.
+        classes: how many classes the test split has.
     """
     names, budgets, rows = pivot(summary)
     reference = reference_of(summary)
@@ -87,21 +97,21 @@ def write_report(
 
 
 def balanced_chance(classes: int | None) -> str:
-    """Return what the balanced accuracy is, and what one label for every example gets: 1 / classes."""
-    over = "" if classes is None else f" {classes:,}"
-    chance = "" if classes is None else f": {without_zero(f'{1 / classes:.3g}')} is what any one label for all gets"
-    return f"Mean over the{over} classes of the test split of the fraction recognised{chance}."
+    """Return a sentence on what balanced accuracy is, and its value for a constant prediction: 1 / classes."""
+    count = "" if classes is None else f" {classes:,}"
+    chance = "" if classes is None else f": {without_zero(f'{1 / classes:.3g}')} for a constant prediction"
+    return f"Mean over the{count} classes of the test split of the fraction that is recognized{chance}."
 
 
 def figure_lines(summary: Sequence[Row]) -> str:
-    """Return what the lines of the learning curves mean that this study has."""
+    """Return the legend of the lines that this study's learning curves have."""
     baselines = {row["name"] for row in summary if row["kind"] == "baseline"}
     dashed = "Dashed: baselines that use no pretrained weights. " if baselines - {"majority"} else ""
     return dashed + ("Dotted: the fraction of the most frequent label." if "majority" in baselines else "")
 
 
 def answer(summary: Sequence[Row]) -> str:
-    """Return one sentence: what transfer bought at the largest budget where it can be compared with scratch."""
+    """Return one sentence: what transfer gained at the largest budget where it can be compared with scratch."""
     reference = reference_of(summary)
     methods = [
         row for row in summary if row["kind"] == "method" and row["name"] != reference and not none_finished(row)
@@ -113,34 +123,34 @@ def answer(summary: Sequence[Row]) -> str:
         best = max(methods, key=lambda row: row["accuracy"])
         return (
             f"The best accuracy is {best['accuracy']:.3f} ({best['name']}, {best['budget']:,} labels); without a "
-            f"scratch arm at the same budget, what transfer bought cannot be said."
+            f"scratch arm at the same budget, the gain from transfer is unknown."
         )
     budget = max(row["budget"] for row in compared)
     best = max((row for row in compared if row["budget"] == budget), key=lambda row: row["accuracy"])
     scratch = next(row for row in summary if row["name"] == reference and row["budget"] == budget)
     gain = best["over_scratch"]
-    where = _between(gain["low"], gain["high"])
+    interval = _between(gain["low"], gain["high"])
     ratio = best["multiplier"]
     largest = max(row["budget"] for row in summary if row["name"] == reference)
     if ratio["censored"] == "above":
-        labels = f"from scratch that was not reached with any budget up to {largest:,} labels"
+        labels = f"from scratch, no budget up to {largest:,} labels reached that"
     elif ratio["censored"] == "below":
-        labels = "from scratch it is reached with fewer labels than any budget here"
+        labels = "from scratch, fewer labels than the smallest budget here reach that"
     else:
-        labels = f"from scratch it takes {ratio['text']} as many labels"
+        labels = f"from scratch, it takes {ratio['text']} as many labels"
     return (
-        f"With {budget:,} labels, {best['name']} reaches a test accuracy of {_score(best)}, against "
-        f"{_paired_score(scratch)} for the same network from scratch (difference {_signed(gain['mean'])}{where}); {labels}."
+        f"With {budget:,} labels, {best['name']} reaches a test accuracy of {_score(best)}, compared with "
+        f"{_paired_score(scratch)} for the same network from scratch (difference {_signed(gain['mean'])}{interval}); {labels}."
     )
 
 
 def caveats(summary: Sequence[Row]) -> list[str]:
-    """Return where transfer did not show, and what diverged: differences whose interval holds 0, arms at the majority rate."""
+    """Return where transfer shows no gain (differences whose interval includes 0, arms at the majority rate), and failures."""
     out = []
     for row in summary:
         over = row.get("over_scratch")
         if row["kind"] == "method" and over and math.isfinite(over["low"]) and over["low"] <= 0:
-            verdict = "was worse than" if over["high"] < 0 else "cannot be told from"
+            verdict = "was worse than" if over["high"] < 0 else "is not distinguishable from"
             out.append(
                 f"{row['name']} at {row['budget']:,} labels {verdict} scratch: difference {_signed(over['mean'])}"
                 f"{_between(over['low'], over['high'])} over {over['pairs']} paired seeds."
@@ -148,10 +158,12 @@ def caveats(summary: Sequence[Row]) -> list[str]:
     out += failure_lines(summary, reference_of(summary))
     compared = [row for row in summary if row["kind"] == "method" and row.get("over_scratch")]
     if len({row["name"] for row in compared}) > 1:
-        out.append("The arm named above is the best by test accuracy, which flatters it; the tables show every arm.")
+        out.append(
+            "The arm named above was selected by its test accuracy, which is therefore biased upward; the tables show every arm."
+        )
     alone = sorted({row["name"] for row in compared if row["over_scratch"]["pairs"] < 2})
     if alone:
-        out.append(f"Compared with scratch on one seed only, so the difference has no interval: {', '.join(alone)}.")
+        out.append(f"Compared with scratch on a single seed, so the difference has no interval: {', '.join(alone)}.")
     majority = {row["budget"]: row["accuracy"] for row in summary if row["name"] == "majority"}
     stuck = [
         f"{row['name']} at {row['budget']:,}"
@@ -162,11 +174,11 @@ def caveats(summary: Sequence[Row]) -> list[str]:
         and row["accuracy"] <= majority[row["budget"]] + 0.01
     ]
     if stuck:
-        out.append(f"No better than always answering the most frequent label (within .01): {', '.join(stuck)}.")
+        out.append(f"No better than always predicting the most frequent label (within .01): {', '.join(stuck)}.")
     censored = {row["name"] for row in summary if (row.get("multiplier") or {}).get("censored") == "above"}
     if censored:
         out.append(
-            f"Data multipliers with “>” are bounds: scratch never reached that accuracy at any budget it was run at "
+            f"Data multipliers with “>” are bounds: scratch did not reach that accuracy at any of its budgets "
             f"({', '.join(sorted(censored))})."
         )
     return out
@@ -179,21 +191,21 @@ def _between(low: float | int | None, high: float | int | None) -> str:
 
 
 def _signed(value: float | int) -> str:
-    """``+.013`` or ``−.207``, with the minus sign that is as wide as the plus."""
+    """``+.013`` or ``−.207``, with a minus sign as wide as the plus."""
     return without_zero(f"{value:+.3f}".replace("-", "−"))
 
 
 def _score(row: Row) -> str:
-    """``.914 [.902, .926]``, as prose."""
+    """``.914 [.902, .926]``, for use in a sentence."""
     text = f"{row['accuracy']:.3f}"
     if row["low"] is not None and math.isfinite(row["low"]):
-        # An interval of Student's t knows of no bounds; an accuracy does.
+        # A Student's t interval is unbounded; an accuracy is not.
         text += f" [{max(row['low'], 0.0):.3f}, {min(row['high'], 1.0):.3f}]"
     return without_zero(text)
 
 
 def _paired_score(scratch: Row) -> str:
-    """The score of the arm from scratch that others are compared with: of the runs that finished."""
+    """The scratch arm's score that others are compared with: of the runs that finished."""
     if not scratch["diverged"]:
         return _score(scratch)
     kept = scratch["seeds"] - scratch["diverged"]

@@ -1,4 +1,4 @@
-"""What a study consists of: arms, budgets, seeds, and which of their combinations are run."""
+"""The config of a study: arms, budgets, seeds, and which of their combinations are run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transferlab.methods import Method
 from transferlab.train.settings import Settings
 
 BASELINES = ("majority", "tfidf", "pixels")
-"""What a table can hold next to the arms, without training."""
+"""Rows that a table can have besides the arms, without pretrained weights."""
 
 
 @check_arguments
@@ -22,10 +22,10 @@ class ArmConfig:
     Attributes:
         method: how to adapt, with the method's own fields.
         train: how to train.
-        largest_budget: in the quick grid, budgets above it are left out.
-        first_seeds: in the quick grid, only so many of the seeds.
-        tune: in the full grid, the training settings to choose from, by a fifth of each budget's labels.
-        all_labels: in the full grid, also a run on every label there is.
+        largest_budget: in the quick grid, larger budgets are omitted.
+        first_seeds: in the quick grid, only this many of the seeds are used.
+        tune: in the full grid, the training settings to choose from, validated on a fifth of each budget's labels.
+        all_labels: in the full grid, whether to also run on all labels.
     """
 
     method: Method
@@ -39,7 +39,12 @@ class ArmConfig:
 @check_arguments
 @dataclass(frozen=True)
 class StudyConfig:
-    """A study: a table of runs, arm × budget × seed.
+    """A study: a table of runs, arm × budget × seed. :func:`transferlab.config.read_config` reads one from a file, and
+    :func:`transferlab.run_study` runs it.
+
+    Example:
+        >>> arm = ArmConfig(tl.methods.Probe(), tl.train.Settings(steps=100))
+        >>> config = StudyConfig("minilm-l6", "tweets", {"probe": arm}, budgets=(16, 64), seeds=(0, 1))
 
     Attributes:
         source: registry name, path or ``hf:owner/name`` of the pretrained model.
@@ -50,13 +55,14 @@ class StudyConfig:
         baselines: ``majority``, ``tfidf`` (texts), ``pixels`` (images).
         grid: ``quick`` (one setting per arm) or ``full`` (tuned, every arm at every budget and seed).
         test_examples: size of the test split, which is the same for all runs.
-        image_size: pixels, where the source's own is not wanted.
-        text_column, label_column: for a user's own table.
-        label_kind: ``classes`` takes each value of that table's labels as a class, however many there are.
-        white: for a user's own folder of images of more than 8 bits: the value that is white.
-        keep_weights: of the best run of each arm.
+        image_size: in pixels; None for the source's own.
+        text_column, label_column: of a user's own table.
+        label_kind: ``classes`` makes each value of that table's labels a class, however many there are.
+        white: the value that is white, in a user's own folder of images of more than 8 bits.
+        keep_weights: whether to keep the weights of the best run of each arm.
         workdir: the study's directory; empty for one derived from the config's name and hash.
         name: of the study.
+        raw: the config as plain data, which is recorded.
     """
 
     source: str
@@ -78,7 +84,7 @@ class StudyConfig:
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def arms_at(self, arm: ArmConfig, available: int) -> list[tuple[int, int]]:
-        """Return the (budget, seed) cells of an arm, given how many labels the data has."""
+        """Return the (budget, seed) cells of an arm; ``available`` is how many labels the data has."""
         budgets, seeds = list(self.budgets), list(self.seeds)
         if self.grid == "quick":
             budgets = [b for b in budgets if arm.largest_budget is None or b <= arm.largest_budget]

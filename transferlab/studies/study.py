@@ -1,4 +1,4 @@
-"""A study: a table of runs. It plans every arm before anything trains, resumes where it was, and ends with a report."""
+"""A study: a table of runs. It plans every arm before anything trains, can be resumed, and ends with a report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transferlab.studies.environment import environment
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.status import finished
-from transferlab.studies.table import markdown_page, results_csv, study_result, summarise
+from transferlab.studies.table import markdown_page, results_csv, study_result, summarize
 from transferlab.train.identity import TRIALS
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import read_record
@@ -31,7 +31,25 @@ from transferlab.transfer.plan import Plan
 
 
 class Study:
-    """Everything of one study. ``plans`` is the dry run; ``run()`` does it all and returns ``result.json``'s content."""
+    """One study: ``plans`` is the dry run; ``run()`` trains, reports and returns the content of ``result.json``.
+
+    Example:
+        >>> study = Study(transferlab.config.read_config("configs/tweets.py"))
+        >>> print(study.plans["probe"])
+        >>> result = study.run()
+
+    Attributes:
+        config: of the study.
+        observer: to which its progress is shown.
+        directory: where runs, tables and the report are written.
+        source: what its arms start from, opened.
+        data: what they train on, whole.
+        plans: arm → :class:`transferlab.transfer.Plan`.
+        cells: all runs, finished or not.
+
+    Raises:
+        TransferlabError: source or data cannot be read, or the config does not fit the data.
+    """
 
     def __init__(self, config: StudyConfig, observer: Observer | None = None):
         self.config = config
@@ -42,21 +60,22 @@ class Study:
         self._check()
 
     def _check(self) -> None:
-        """Check the config against the data, so that nothing fails half-way through the table."""
+        """Check the config against the data, so that nothing fails halfway through the table."""
         config, available = self.config, len(self.data.train)
         for name, modality in (("tfidf", "text"), ("pixels", "image")):
             if name in config.baselines and self.data.modality != modality:
                 raise TransferlabError(
-                    f"The baseline '{name}' reads {modality}s, but '{self.data.name}' holds {self.data.modality}s."
+                    f"The baseline '{name}' reads {modality}s, but '{self.data.name}' holds {self.data.modality}s; remove it "
+                    "from config.baselines."
                 )
         for budget in config.budgets:
             if budget > available:
                 raise TransferlabError(
-                    f"config.budgets asks for {budget} labels, but '{config.data}' has {available} for training "
-                    f"({len(self.data.test)} more are the test split)."
+                    f"config.budgets has {budget} labels, but '{config.data}' has {available} for training "
+                    f"({len(self.data.test)} more are the test split); budgets can be {available} at most."
                 )
         for seed in config.seeds:
-            # Subsets are nested: what the smallest holds, all hold.
+            # Subsets are nested: if the smallest has every class, all have.
             self.data.subset(min(config.budgets), seed)
 
     def _open_source(self) -> Source:
@@ -78,31 +97,31 @@ class Study:
 
     @cached_property
     def plans(self) -> dict[str, Plan]:
-        """The plan of every arm, at its smallest budget, the one that trains least first; nothing is allocated."""
+        """The plan of every arm, at its smallest budget; arms that train the fewest parameters come first."""
         out = {}
         for name, arm in self.config.methods.items():
             cells = self.config.arms_at(arm, len(self.data.train))
             if cells:
                 budget, seed = min(cells)
                 subset = self.data.subset(budget, seed)
-                made = adapt(self.source, subset, method=arm.method, settings=arm.train, seed=seed).plan
-                out[name] = replace(made, method=name)
+                plan = adapt(self.source, subset, method=arm.method, settings=arm.train, seed=seed).plan
+                out[name] = replace(plan, method=name)
         return dict(sorted(out.items(), key=lambda item: (item[1].trainable_parameters, item[0])))
 
     @property
     def skipped_arms(self) -> list[str]:
-        """Arms without a run: the quick grid's ``largest_budget`` of theirs is below every budget."""
+        """Arms without a run: in the quick grid, those whose ``largest_budget`` is below every budget."""
         return [name for name in self.config.methods if name not in self.plans]
 
     @property
     def stale_arms(self) -> list[str]:
         """Arms with finished runs in the directory that the config no longer has."""
-        ran = {path.relative_to(self.directory).parts[1] for path in self.directory.glob("runs/*/*/*/record.json")}
-        return sorted(ran - self.config.methods.keys() - set(self.config.baselines))
+        arms = {path.relative_to(self.directory).parts[1] for path in self.directory.glob("runs/*/*/*/record.json")}
+        return sorted(arms - self.config.methods.keys() - set(self.config.baselines))
 
     @cached_property
     def cells(self) -> list[Cell]:
-        """All runs: baselines, then arm by arm, so that runs that share a compiled program are neighbours."""
+        """All runs: baselines, then arm by arm, so that runs that share a compiled program are adjacent."""
         out = []
         for name in self.config.baselines:
             out += [Cell(name, budget, seed) for budget in self.config.budgets for seed in self.config.seeds]
@@ -116,19 +135,19 @@ class Study:
         return Cells(self.config, self.source, self.data, self.directory, self.observer, self.plans)
 
     def run(self) -> dict[str, Any]:
-        """Run what is not finished yet, and write tables (JSON, CSV, Markdown), the learning curves and ``report.html``.
+        """Run all cells that are not finished, and write tables (JSON, CSV, Markdown), learning curves and ``report.html``.
 
         Raises:
             TransferlabError: the directory holds a study with other settings (the fields are named), on other weights
-                or other data, or another process runs it just now.
+                or other data, or another process is running it.
         """
         verify_directory(self.directory, self.config, self.source, self.data)
         with file_lock(self.directory / LOCK, f"Another process is running the study in {self.directory}."):
             return self._run()
 
     def _run(self) -> dict[str, Any]:
-        for name, made in self.plans.items():
-            self.observer.planned(name, made)
+        for name, plan in self.plans.items():
+            self.observer.planned(name, plan)
         for name in self.skipped_arms:
             self.observer.on_skipped_arm(name)
         for name in self.stale_arms:
@@ -145,7 +164,7 @@ class Study:
         return self.report()
 
     def profiles(self) -> Iterator[tuple[str, Profile]]:
-        """Profile a few steps of each arm at its largest budget; a trace, a page and an image in ``profile/ARM``.
+        """Profile a few steps of each arm at its largest budget; write a trace, a summary and a figure to ``profile/ARM``.
 
         Raises:
             TransferlabError: the directory holds another study.
@@ -158,9 +177,9 @@ class Study:
             budget, seed = max(self.config.arms_at(arm, len(self.data.train)))
             run = self._runner.make(Cell(name, budget, seed), arm, arm.train, self.data.subset(budget, seed))
             folder = self.directory / "profile" / name
-            found = profile(run, folder)
-            write_text(folder / "profile.svg", standalone(step_by_stage(found.stages, found.step_seconds)))
-            yield name, found
+            summary = profile(run, folder)
+            write_text(folder / "profile.svg", standalone(step_by_stage(summary.stages, summary.step_seconds)))
+            yield name, summary
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all finished cells of this config, in the table's order."""
@@ -168,8 +187,12 @@ class Study:
         return [read_record(path) for path in paths if path.exists()]
 
     def report(self) -> dict[str, Any]:
-        """Write the tables and the report from what is finished; return ``result.json``'s content."""
-        # matplotlib is imported where there is something to draw: a run begins without it.
+        """Write the tables and the report from the finished cells; return the content of ``result.json``.
+
+        Raises:
+            TransferlabError: no cell is finished, or weights or data have changed.
+        """
+        # matplotlib is imported only where there is something to draw.
         from transferlab.studies.figures import learning_curves, palette_of, standalone
         from transferlab.studies.report import write_report
 
@@ -182,7 +205,7 @@ class Study:
             "data": {"name": self.data.name, "sha256": self.data.sha256, **self.data.describe()},
         }
         manifest = {"config": self.config.raw, "environment": environment(), "hashes": hashes}
-        summary = summarise(records, test_examples=len(self.data.test))
+        summary = summarize(records, test_examples=len(self.data.test))
         result = study_result(records, summary, manifest)
         write_json(self.directory / "result.json", result)
         write_text(self.directory / "results.csv", results_csv(records))
@@ -214,8 +237,8 @@ class Study:
                 continue
             record = read_record(directory / "record.json")
             if not finished(record):
-                continue  # Its losses leave no scale for those of the others; the report names it.
-            # A tuned run's validation curve is that of the trial that won.
+                continue  # Its losses would stretch the scale for all others; the report names it.
+            # A tuned run's validation curve is that of the trial that was chosen.
             rows = read_metrics(directory / "metrics.jsonl")
             tuning = record["tuning"]
             if tuning is not None:
@@ -234,5 +257,20 @@ class Study:
 @check_arguments
 @interruptible()
 def run_study(config: StudyConfig, observer: Observer | None = None) -> dict[str, Any]:
-    """Run a study from start (or from where it was) to its report; return ``result.json``'s content."""
+    """Run a study, or continue it, up to its report; return the content of ``result.json``.
+
+    Example:
+        >>> config = transferlab.config.read_config("configs/tweets.py", ["--config.workdir=results/tweets"])
+        >>> result = tl.run_study(config)
+        >>> [(row["name"], row["budget"], row["accuracy"]) for row in result["summary"]]
+
+    Args:
+        config: a :class:`transferlab.studies.settings.StudyConfig`.
+        observer: its methods are called as the study proceeds; none by default.
+
+    Raises:
+        TransferlabError: source or data cannot be read, the config does not fit them, or the directory holds another
+            study.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+    """
     return Study(config, observer).run()

@@ -25,30 +25,34 @@ Row = dict[str, Any]
 _VARIANCE = {
     "t over seeds": "±: 95 % t interval over seeds (subset, initialisation and order vary; test set fixed).",
     "Wilson over the test set": "[ ]: 95 % Wilson interval of a single seed: the variance of drawing the test set.",
-    "one seed": "A number alone is a single seed and has no interval.",
+    "one seed": "A number alone is from a single seed and has no interval.",
 }
 
 
 def variance_note(summary: Sequence[Row]) -> str:
-    """Say which variance the intervals of these rows show; only kinds that occur are named."""
+    """Return which variance the intervals of these rows show; only kinds that occur are named."""
     kinds = {row["interval"] for row in summary}
     notes = [sentence for kind, sentence in _VARIANCE.items() if kind in kinds]
     return " ".join([*notes, COUNTED] if any(row["diverged"] and not none_finished(row) for row in summary) else notes)
 
 
 def reference_of(rows: Sequence[Record] | Sequence[Row]) -> str | None:
-    """Return the name of the arm that trains from scratch: of several, the one called so, else the first."""
+    """Return the name of the arm that trains from scratch: of several, the one named ``scratch``, else the first."""
     names = [row["name"] for row in rows if row["method"] == "scratch"]
     return "scratch" if "scratch" in names else next(iter(names), None)
 
 
-def summarise(records: Sequence[Record], *, test_examples: int | None = None) -> list[Row]:
+def summarize(records: Sequence[Record], *, test_examples: int | None = None) -> list[Row]:
     """Return one row per arm and budget, in the order in which they first appear in the records.
 
-    Each row has means and intervals of accuracy and balanced accuracy, the paired difference to the arm from scratch
-    over the seeds both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs without scores: in
-    means and intervals all their answers are wrong. Those of the arm from scratch are left out of what others are compared
-    with, as are rows of nothing else.
+    Each row has means and intervals of accuracy and balanced accuracy, the paired difference to the scratch arm over the
+    seeds that both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs without scores: in means
+    and intervals all their predictions count as wrong. Other arms are compared with finished runs of the scratch arm alone,
+    and rows without a finished run are not compared.
+
+    Args:
+        records: of the runs.
+        test_examples: size of the test split, for the interval of a single seed.
     """
     reference = reference_of(records)
     groups: dict[tuple[str, int], list[Record]] = {}
@@ -113,7 +117,7 @@ def _interval(values: Sequence[float], test_examples: int | None) -> tuple[float
 
 
 def results_csv(records: Sequence[Record]) -> str:
-    """Return one line per run, tidy."""
+    """Return a CSV table with one line per run."""
     columns = ("name", "kind", "method", "budget", "seed", "accuracy", "balanced_accuracy", "cross_entropy",
                "trainable_parameters", "flops", "seconds", "steps", "compilations", "truncated", "learning_rate", "epochs",
                "trials", "status")  # fmt: skip
@@ -161,7 +165,7 @@ def pivot(summary: Sequence[Row]) -> tuple[list[str], list[int], dict[tuple[str,
 def shown(row: Row | None, name: str = "accuracy", low: str = "low") -> str:
     """``.847 ±.012`` over seeds, ``.847 [.81, .88]`` for one seed on a test set of known size, else the mean alone.
 
-    ``†`` marks a mean with runs that diverged; ``diverged`` is shown where there is no other (``failed`` for a baseline).
+    ``†`` marks a mean that includes runs that diverged; if all did, ``diverged`` is shown (``failed`` for a baseline).
     """
     if row is None:
         return ""
@@ -178,27 +182,27 @@ def shown(row: Row | None, name: str = "accuracy", low: str = "low") -> str:
 
 
 def without_zero(text: str) -> str:
-    """Shares as tables print them: ``.914`` for ``0.914``."""
+    """Fractions as tables print them: ``.914`` for ``0.914``."""
     return re.sub(r"(?<!\d)0\.", ".", text)
 
 
 def multiplier_at(name: str, budgets: Sequence[int], rows: Mapping[tuple[str, int], Row]) -> str:
     """The data multiplier at the largest budget at which it is known, as ``8.2× at 64``.
 
-    Where every budget gives only a bound, it is the highest from below ("scratch never got there"), else the last.
+    Where every budget gives only a bound, it is the highest lower bound (scratch never reached the accuracy), else the last.
     """
-    found = [(budget, rows.get((name, budget), {}).get("multiplier")) for budget in sorted(budgets)]
-    found = [(budget, ratio) for budget, ratio in found if ratio]
-    if not found:
+    ratios = [(budget, rows.get((name, budget), {}).get("multiplier")) for budget in sorted(budgets)]
+    ratios = [(budget, ratio) for budget, ratio in ratios if ratio]
+    if not ratios:
         return ""
-    known = [pair for pair in found if pair[1]["censored"] is None]
-    above = [pair for pair in found if pair[1]["censored"] == "above"]
-    budget, ratio = known[-1] if known else max(above, key=lambda pair: pair[1]["value"]) if above else found[-1]
+    known = [pair for pair in ratios if pair[1]["censored"] is None]
+    above = [pair for pair in ratios if pair[1]["censored"] == "above"]
+    budget, ratio = known[-1] if known else max(above, key=lambda pair: pair[1]["value"]) if above else ratios[-1]
     return f"{ratio['text']} at {budget:,}"
 
 
 def magnitude(value: float | int) -> str:
-    """A large number as people write it: ``1.3e12`` as ``1.3 T``."""
+    """A large number with an SI prefix: ``1.3e12`` as ``1.3 T``."""
     for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.3g} {unit}"
@@ -206,7 +210,7 @@ def magnitude(value: float | int) -> str:
 
 
 def memory(row: Row) -> str:
-    """A row's bytes; nothing where its runs did not report any."""
+    """A row's memory; empty where its runs did not report any."""
     return human_bytes(row["memory"]) if row["memory"] else ""
 
 
@@ -220,7 +224,7 @@ def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
     table.title_justify = table.caption_justify = "left"  # type: ignore[assignment]
     table.add_column("arm", no_wrap=True)
     for budget in budgets:
-        # Wraps at its space where the terminal is narrow: a number is never cut.
+        # Wraps at the space where the terminal is narrow: a number is never cut.
         table.add_column(f"{budget:,}", justify="right")
     for column in () if narrow else ("labels saved", "trains", "s a run"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -230,7 +234,7 @@ def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
             cells = [rows.get((name, budget)) for budget in budgets]
             own = [row for row in cells if row is not None]
             parameters = magnitude(own[-1]["trainable_parameters"]) if kind == "method" else ""
-            # The interval of the multiplier is in the report: here it would push the scores out.
+            # The multiplier's interval is in the report: here there is no space for it.
             saved = re.sub(r" \[.*?\]", "", multiplier_at(name, budgets, rows))
             more = () if narrow else (saved, parameters, f"{own[-1]['seconds']:.1f}")
             table.add_row(*(escape(printable(cell)) for cell in (name, *(shown(row) for row in cells), *more)))
@@ -250,7 +254,7 @@ def markdown_table(summary: Sequence[Row], score: str = "accuracy") -> str:
 
 
 def markdown_page(summary: Sequence[Row], title: str) -> str:
-    """Return the study's tables as one Markdown page: scores, what its labels are worth, and what a run costs."""
+    """Return the study's tables as one Markdown page: scores, data multipliers, and costs."""
     names, budgets, rows = pivot(summary)
     head = f"| arm | {' | '.join(f'{b:,}' for b in budgets)} |\n|---|{'---:|' * len(budgets)}"
 
@@ -269,7 +273,10 @@ def markdown_page(summary: Sequence[Row], title: str) -> str:
              "\n".join(f"- {line}" for line in failure_lines(summary, reference_of(summary))),
              "Balanced accuracy", markdown_table(summary, "balanced_accuracy")]  # fmt: skip
     if compared:
-        parts += ["Times the labels that scratch needs for the same accuracy", "\n".join([head, *map(worth, compared)])]
+        parts += [
+            "Data multiplier: how many times more labels scratch needs for the same accuracy",
+            "\n".join([head, *map(worth, compared)]),
+        ]
     parts += [
         "A run, mean over seeds",
         "\n".join(

@@ -209,5 +209,7 @@ def _with_transform(source: Source, recorded: dict[str, Any]) -> Source:
         source = source.resized(int(recorded["size"]))
     now = {} if source.transform is None else source.transform.describe()
     if changed := sorted(name for name in recorded if now.get(name) != recorded[name]):
-        raise TransferlabError(f"The preprocessing of '{source.name}' is not what this run had: {', '.join(changed)}.")
+        raise TransferlabError(
+            f"The preprocessing of '{source.name}' is not what this run had: {', '.join(changed)}. Restore its files."
+        )
     return source

@@ -117,7 +117,8 @@ def adapt(
         )
     if source.transform is None:
         raise TransferlabError(
-            f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data."
+            f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data. Put the files that "
+            "define it, as tokenizer.json, next to its weights."
         )
     if isinstance(source.transform, AudioTransform):
         raise TransferlabError(

@@ -15,7 +15,7 @@ from transferlab.train.optimizers import Optimizer, described
 from transferlab.transfer.groups import Schedule
 
 _LOG = logging.getLogger(__name__)
-Made = TypeVar("Made")
+Class = TypeVar("Class")
 
 
 RENAMED = {"together": "vectorize"}
@@ -44,7 +44,7 @@ def current_names(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     return renamed
 
 
-def _reads_former_names(cls: type[Made]) -> type[Made]:
+def _reads_former_names(cls: type[Class]) -> type[Class]:
     """Let a class of settings also take fields by their former names."""
     construct: Any = cls.__init__
 

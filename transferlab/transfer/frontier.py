@@ -132,10 +132,10 @@ def packed_function(definition: trees.Definition, stop: int, compute: str = "flo
         segments, starts, lengths = (rest.pop(name) for name in ("segments", "starts", "lengths"))
         mask = segments[:, :, None] == segments[:, None, :]
         carry = run_stages(model, {**rest, "attention_mask": mask}, 0, tokens)
-        place = jnp.arange(segments.shape[1])
-        at = jnp.minimum(starts[:, None] + place, segments.size - 1)
+        offset = jnp.arange(segments.shape[1])
+        at = jnp.minimum(starts[:, None] + offset, segments.size - 1)
         carry = {name: x.reshape(-1, *x.shape[2:])[at] for name, x in carry.items() if name != "mask"}
-        return run_stages(model, {**carry, "mask": place < lengths[:, None]}, tokens, stop)
+        return run_stages(model, {**carry, "mask": offset < lengths[:, None]}, tokens, stop)
 
     return prefix
 

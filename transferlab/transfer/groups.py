@@ -81,7 +81,7 @@ def assign_groups(
             if path in assigned:
                 raise TransferlabError(
                     f"'{path}' is selected by two groups: '{assigned[path].selector}' and '{selector}'. Exclude it from one, as "
-                    f"Group('{assigned[path].selector} & ~({selector})')."
+                    f"Group('({assigned[path].selector}) & ~({selector})')."
                 )
             decay = group.decay if path in decayed else 0.0
             assigned[path] = LeafSettings(selector, group.lr_scale, decay, group.schedule, group.warmup)

@@ -22,7 +22,7 @@ from transferlab.reading import check_file
 _DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 _VERSION = 6
 _RANK, _NAME = 8, 512
-"""More than any model has; beyond it the file is not one."""
+"""More than any model has: a file beyond them is damaged."""
 
 
 def is_ctranslate2(path: Path) -> bool:
@@ -36,17 +36,17 @@ def is_ctranslate2(path: Path) -> bool:
 
 
 def read_ctranslate2(path: Path) -> dict[str, LazyTensor]:
-    """Read the tensors of a ``model.bin``; numbers (as ``num_heads``) are tensors without axes.
+    """Read the tensors of a ``model.bin``; scalars (as ``num_heads``) are tensors without axes.
 
     Raises:
-        TransferlabError: another version, a file that ends early or says more than it holds, an unknown type.
+        TransferlabError: another version, a truncated or inconsistent file, an unknown type.
     """
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
             version = _number(file, "I")
             if version != _VERSION:
-                raise TransferlabError(f"{path}: CTranslate2 version {version}; only {_VERSION} is read.")
+                raise TransferlabError(f"{path}: CTranslate2 version {version} is not supported, expected {_VERSION}.")
             _string(file)
             _number(file, "I")
             tensors = {}
@@ -56,14 +56,14 @@ def read_ctranslate2(path: Path) -> dict[str, LazyTensor]:
                 if end > size:
                     raise ValueError(f"'{name}' ends at byte {end}, beyond the file's {size}")
                 if name in tensors:
-                    raise ValueError(f"'{name}' stands twice")
+                    raise ValueError(f"'{name}' occurs twice")
                 tensors[name] = tensor
                 file.seek(end)
             check_count(path, count := _number(file, "I"))
             for _ in range(count):
                 alias, name = _string(file), _string(file)
                 if name not in tensors:
-                    raise ValueError(f"'{alias}' stands for '{name}', which is not there")
+                    raise ValueError(f"'{alias}' is an alias of '{name}', which is missing")
                 tensors[alias] = tensors[name]
     except (ValueError, struct.error, UnicodeDecodeError) as error:
         raise TransferlabError(f"{path}: not a readable CTranslate2 file ({error}).") from None
@@ -97,7 +97,7 @@ def _reader(path: Path, name: str, start: int, shape: tuple[int, ...], dtype: np
             file.seek(start)
             raw = file.read(count * dtype.itemsize)
         if len(raw) < count * dtype.itemsize:
-            raise TransferlabError(f"{path}: it ends within '{name}'.")
+            raise TransferlabError(f"{path}: truncated within '{name}'.")
         return np.frombuffer(raw, dtype).reshape(shape)
 
     return read

@@ -1,4 +1,4 @@
-"""GGUF, the files of llama.cpp, versions 2 and 3: memory-mapped, metadata as a dict, tensors dequantised when read.
+"""GGUF, the files of llama.cpp, versions 2 and 3: memory-mapped, metadata as a dict, tensors dequantized when read.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the blocks: ``ggml-common.h`` of llama.cpp.
 """
@@ -31,7 +31,7 @@ class Gguf:
         metadata: its keys and values as plain data: numbers, strings, lists.
         types: ``{tensor name: its type in the file}``, as ``Q4_K``.
         tensors: ``{tensor name: LazyTensor}``. Shapes are in numpy's order, the reverse of the file's: a linear map's
-            weight is (out, in). Quantised ones read as float32; F32, F16 and BF16 keep their type.
+            weight is (out, in). Quantized ones are read as float32; F32, F16 and BF16 keep their type.
     """
 
     path: Path
@@ -41,21 +41,25 @@ class Gguf:
     tensors: dict[str, LazyTensor] = field(repr=False)
 
     def value(self, key: str, kind: type | tuple[type, ...] = (int, float, str, bool, list)) -> Any:
-        """Return a metadata value of this kind; one that is absent or of another kind is an error that names it."""
+        """Return a metadata value of this kind.
+
+        Raises:
+            TransferlabError: it is absent, or of another kind; it is named.
+        """
         if key not in self.metadata:
-            raise TransferlabError(f"{self.path}: the metadata lack '{key}'.{nearest(key, self.metadata)}")
-        found = self.metadata[key]
-        if not isinstance(found, kind):
-            raise TransferlabError(f"{self.path}: the metadata's '{key}' is {str(found)[:60]!r}, of the wrong kind.")
-        return found
+            raise TransferlabError(f"{self.path}: its metadata has no '{key}'.{nearest(key, self.metadata)}")
+        value = self.metadata[key]
+        if not isinstance(value, kind):
+            raise TransferlabError(f"{self.path}: metadata '{key}' is {str(value)[:60]!r}, which has the wrong type.")
+        return value
 
 
 def read_gguf(path: Path) -> Gguf:
-    """Open a GGUF file. Only its header is read; nothing in it is trusted before it is checked against the file's size.
+    """Open a GGUF file. Only its header is read, and every length in it is checked against the file's size.
 
     Raises:
-        TransferlabError: no GGUF file, another version, truncated or corrupt, a tensor of a type that is not known (the
-            tensor and the type are named), or one part of several.
+        TransferlabError: not a GGUF file, another version, truncated or corrupt, a tensor of an unknown type (tensor and
+            type are named), or one part of several.
     """
     try:
         if check_file(path).stat().st_size < 24:
@@ -70,8 +74,8 @@ def read_gguf(path: Path) -> Gguf:
     version = cursor.number("<I")
     if version not in (2, 3):
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in (2, 3)
-        why = "its numbers are big-endian" if swapped else f"its version is {version}"
-        raise TransferlabError(f"{path}: cannot be read: {why}; versions 2 and 3, little-endian, can.")
+        reason = "it is big-endian" if swapped else f"its version is {version}"
+        raise TransferlabError(f"{path} is not supported: {reason}; expected version 2 or 3, little-endian.")
     tensor_count, pair_count = cursor.number("<Q"), cursor.number("<Q")
     check_count(path, tensor_count)
     cursor.count(pair_count)
@@ -79,21 +83,21 @@ def read_gguf(path: Path) -> Gguf:
     for _ in range(pair_count):
         key = cursor.name("a metadata key")
         if key in metadata:
-            raise TransferlabError(f"{path}: the metadata key '{key}' stands twice.")
+            raise TransferlabError(f"{path}: the metadata key '{key}' occurs twice.")
         metadata[key] = cursor.value(cursor.number("<I"), key)
     if metadata.get("split.count", 0) not in (0, 1):
         raise TransferlabError(
-            f"{path}: one of {metadata['split.count']} parts; join them first (llama-gguf-split --merge)."
+            f"{path} is one of {metadata['split.count']} parts. Join them first: llama-gguf-split --merge"
         )
     entries = {}
     for _ in range(tensor_count):
         name, entry = cursor.tensor()
         if name in entries:
-            raise TransferlabError(f"{path}: the tensor '{name}' stands twice.")
+            raise TransferlabError(f"{path}: the tensor '{name}' occurs twice.")
         entries[name] = entry
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
-        raise TransferlabError(f"{path}: general.alignment is {alignment!r}, no multiple of 8.")
+        raise TransferlabError(f"{path}: general.alignment is {alignment!r}, expected a multiple of 8.")
     start = -(-cursor.place // alignment) * alignment
     tensors, types = {}, {}
     for name, (shape, number, offset) in entries.items():
@@ -105,14 +109,14 @@ def read_gguf(path: Path) -> Gguf:
 
 
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-"""Types of metadata values that are numbers, by the number of their type."""
+"""Formats of numeric metadata values, by the number of their type."""
 _STRING, _ARRAY = 8, 9
 _DEEPEST = 4
-"""Arrays within arrays; no file of llama.cpp has any."""
+"""Bound on arrays within arrays; no file of llama.cpp has any."""
 
 
 class _Cursor:
-    """A place in the header; every step is checked against the file's end."""
+    """A position in the header; every step is checked against the file's end."""
 
     def __init__(self, path: Path, data: np.ndarray):
         self.path, self.data, self.place, self.items = path, memoryview(data.data), 0, 0
@@ -120,18 +124,18 @@ class _Cursor:
     def take(self, length: int) -> memoryview:
         """The next bytes."""
         if length > len(self.data) - self.place:
-            raise TransferlabError(f"{self.path}: truncated or corrupt: its header goes on past the end of the file.")
+            raise TransferlabError(f"{self.path}: truncated or corrupt: its header extends past the end of the file.")
         self.place += length
         return self.data[self.place - length : self.place]
 
     def count(self, items: int) -> None:
         """Refuse metadata of more items than any model's."""
-        if items > len(self.data) - self.place:  # each takes a byte at least
+        if items > len(self.data) - self.place:  # each takes at least a byte
             self.take(items)
         self.items += items
         if self.items > limits.GGUF_ITEMS:
             raise TransferlabError(
-                f"{self.path}: its metadata have more than {limits.GGUF_ITEMS:,} items (transferlab.limits)."
+                f"{self.path}: its metadata has more than transferlab.limits.GGUF_ITEMS = {limits.GGUF_ITEMS:,} items."
             )
 
     def number(self, form: str) -> Any:
@@ -139,7 +143,7 @@ class _Cursor:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def string(self) -> str:
-        """The next string. Bytes that are no UTF-8, as a token may have, are kept as surrogates."""
+        """The next string. Bytes that are not UTF-8, which a token may have, are kept as surrogates."""
         return str(self.take(self.number("<Q")), "utf-8", "surrogateescape")
 
     def name(self, what: str) -> str:
@@ -157,7 +161,7 @@ class _Cursor:
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY or depth > _DEEPEST:
-            raise TransferlabError(f"{self.path}: the metadata's '{key}' is of the unknown type {kind}.")
+            raise TransferlabError(f"{self.path}: metadata '{key}' has the unknown type {kind}.")
         inner, length = self.number("<I"), self.number("<Q")
         self.count(length)
         if inner in _NUMBERS:
@@ -188,16 +192,20 @@ def _tensor(
     if number not in _TYPES:
         known = _UNREAD.get(number, f"number {number}")
         choices = ", ".join(kind.name for kind in _TYPES.values())
-        raise TransferlabError(f"{path}: the tensor '{name}' is of the type {known}; what can be read is {choices}.")
+        raise TransferlabError(
+            f"{path}: the tensor '{name}' has the type {known}, which is not supported; expected one of {choices}."
+        )
     kind = _TYPES[number]
     count = math.prod(shape)
     row = shape[-1] if shape else 1
     length = count // kind.values * kind.size
     if row % kind.values or count == 0:
-        raise TransferlabError(f"{path}: the tensor '{name}' of shape {shape} is not whole blocks of {kind.name}.")
+        raise TransferlabError(
+            f"{path}: the tensor '{name}' of shape {shape} is not a whole number of {kind.name} blocks."
+        )
     if offset % alignment or start + offset + length > len(data):
         raise TransferlabError(
-            f"{path}: truncated or corrupt: the tensor '{name}' {shape} {kind.name} lies past the end of the file."
+            f"{path}: truncated or corrupt: the tensor '{name}' {shape} {kind.name} extends past the end of the file."
         )
 
     decode = kind.decode
@@ -208,7 +216,7 @@ def _tensor(
             return raw.view(kind.dtype).reshape(shape)
         blocks = raw.reshape(-1, kind.size)
         out = np.empty((len(blocks), kind.values), np.float32)
-        # A piece at a time: what a formula needs in between is many times a block's size.
+        # In pieces: a formula's intermediate arrays are many times a block's size.
         for first in range(0, len(blocks), _PIECE // kind.values):
             piece = slice(first, first + _PIECE // kind.values)
             out[piece] = decode(blocks[piece]).reshape(-1, kind.values)
@@ -218,11 +226,11 @@ def _tensor(
 
 
 _PIECE = 1 << 20
-"""Values that are dequantised at once."""
+"""Values that are dequantized at once."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Blocks: uint8 (blocks, bytes) → float32, blocks first. The values of a block lie along a row of the tensor.
+# Blocks: uint8 (blocks, bytes) → float32, blocks first. The values of a block are contiguous in a row of the tensor.
 
 
 def _halves(block: np.ndarray, *at: int) -> Iterator[np.ndarray]:
@@ -231,7 +239,7 @@ def _halves(block: np.ndarray, *at: int) -> Iterator[np.ndarray]:
 
 
 def _bits(packed: np.ndarray, run: int, width: int) -> np.ndarray:
-    """Unpack numbers of ``width`` bits: for a run of bytes all the lowest numbers, then all the next higher ones."""
+    """Unpack integers of ``width`` bits: for each run of bytes all the lowest bits, then all the next higher ones."""
     places = np.arange(0, 8, width, dtype=np.uint8)[:, None]
     apart = (packed.reshape(len(packed), -1, 1, run) >> places) & np.uint8(2**width - 1)
     return apart.reshape(len(packed), -1)
@@ -269,7 +277,7 @@ def _q8_0(block: np.ndarray) -> np.ndarray:
 
 
 def _parts(scales: np.ndarray, numbers: np.ndarray, least: np.ndarray | None = None) -> np.ndarray:
-    """A block of 256 in parts, each with a scale (and a least value, taken off) of its own."""
+    """Dequantize a block of 256 in parts, each with its own scale (and minimum, which is subtracted)."""
     parts = numbers.reshape(len(numbers), scales.shape[1], -1)
     out = scales[..., None] * parts
     return out if least is None else out - least[..., None]
@@ -285,14 +293,14 @@ def _q3_k(block: np.ndarray) -> np.ndarray:
     (scale,) = _halves(block, 108)
     # 16 scales of 6 bits: their low 4 in eight bytes, their high 2 in four.
     scales = _bits(block[:, 96:104], 8, 4) | (_bits(block[:, 104:108], 4, 2) << 4)
-    # A third bit that is not set takes 4 off.
+    # A third bit that is not set subtracts 4.
     high = _bits(block[:, :32], 32, 1) ^ 1
     number = _bits(block[:, 32:96], 32, 2).astype(np.int8) - (high << 2).astype(np.int8)
     return _parts(scale * (scales.astype(np.int8) - np.int8(32)), number)
 
 
 def _scales_and_least(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eight scales and eight least values of 6 bits from the twelve bytes that Q4_K and Q5_K have after d and dmin."""
+    """Eight scales and eight minimums of 6 bits from the twelve bytes after d and dmin in Q4_K and Q5_K."""
     scale, least = _halves(block, 0, 2)
     first, second, third = block[:, 4:8], block[:, 8:12], block[:, 12:16]
     scales = np.concatenate([first & 63, (third & 15) | ((first >> 2) & 48)], axis=1)
@@ -319,7 +327,7 @@ def _q6_k(block: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Type:
-    """A type of tensor: how many values a block has, and of how many bytes (``size``) it is; plain types have blocks of one value."""
+    """A type of tensor: the values and the bytes (``size``) of a block; plain types have blocks of one value."""
 
     name: str
     values: int
@@ -329,7 +337,7 @@ class _Type:
 
     @property
     def dtype(self) -> np.dtype:
-        """What it is read as."""
+        """The dtype that it is read as."""
         return np.dtype(self.plain)
 
 
@@ -357,4 +365,4 @@ _UNREAD = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
     22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
-"""Types that are known by name alone."""
+"""Types that are known by name only."""

@@ -1,6 +1,6 @@
-"""The tokenizer that a GGUF file holds: byte-level BPE, with the pre-tokenizer that the metadata name.
+"""The tokenizer that a GGUF file holds: byte-level BPE, with the pre-tokenizer that the metadata names.
 
-llama.cpp's own: ``llm_tokenizer_bpe`` in ``src/llama-vocab.cpp``; the same words as in each model's ``tokenizer.json``.
+llama.cpp's own is ``llm_tokenizer_bpe`` in ``src/llama-vocab.cpp``; words are split as by each model's ``tokenizer.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WORDS = (
 """How Llama 3 and Qwen 2 split text into words; they differ in how many digits stay together."""
 
 _CONTROL, _USER_DEFINED = 3, 4
-"""Values of ``tokenizer.ggml.token_type``: a special token, and one that was added and is text all the same."""
+"""Values of ``tokenizer.ggml.token_type``: a special token, and an added token that is ordinary text."""
 
 
 def _words(digits: int) -> pre_tokenizers.PreTokenizer:
@@ -39,21 +39,21 @@ _PRE_TOKENIZERS = {
     "llama-bpe": lambda: _words(3),
     "qwen2": lambda: _words(1),
 }
-"""Values of ``tokenizer.ggml.pre`` that can be read."""
+"""Supported values of ``tokenizer.ggml.pre``."""
 
 
 def tokenizer_from_gguf(file: Gguf, limit: int) -> TextTransform | str:
-    """Return the tokenizer that the metadata hold, cut at ``limit`` tokens; or why it cannot be made."""
+    """Return the tokenizer in the metadata, truncating at ``limit`` tokens, or the reason why it is not supported."""
     model, pre = (file.metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
     if model != "gpt2":
-        return f"tokenizer.ggml.model is '{model}'; only 'gpt2' (byte-level BPE) can be read"
+        return f"tokenizer.ggml.model is '{model}'; only 'gpt2' (byte-level BPE) is supported"
     if pre not in _PRE_TOKENIZERS:
-        return f"tokenizer.ggml.pre is '{pre}'; what can be read is {', '.join(_PRE_TOKENIZERS)}"
+        return f"tokenizer.ggml.pre is '{pre}'; expected one of {', '.join(_PRE_TOKENIZERS)}"
     tokens = file.value("tokenizer.ggml.tokens", list)
     merges = [tuple(merge.split(" ")) for merge in file.value("tokenizer.ggml.merges", list)]
     types = file.metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    with reading(file.path, "tokenizer.ggml.merges do not fit the tokens"):
+    with reading(file.path, "tokenizer.ggml.merges does not match the tokens"):
         bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe")
     tokenizer = Tokenizer(bpe)
     if pre == "qwen2":

@@ -1,4 +1,4 @@
-"""numpy's ``.npz``, without pickled objects, an array at a time."""
+"""numpy's ``.npz``, without pickled objects, one array at a time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from transferlab.reading import check_zip
 
 
 def read_npz(path: Path) -> dict[str, LazyTensor]:
-    """Read a numpy ``.npz`` (no pickled objects), an array at a time when it is asked for.
+    """Read a numpy ``.npz`` (no pickled objects), one array at a time, on demand.
 
-    bfloat16, which numpy writes as raw bytes of two (``|V2``), comes back as such.
+    bfloat16, which numpy writes as two raw bytes (``|V2``), is read as bfloat16.
+
+    Raises:
+        TransferlabError: the file is damaged, or holds anything but arrays.
     """
     tensors, packed = {}, 0
     check_zip(path)
@@ -29,14 +32,14 @@ def read_npz(path: Path) -> dict[str, LazyTensor]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if not member.filename.endswith(".npy"):
-                    raise ValueError(f"'{member.filename}' is no array")
+                    raise ValueError(f"'{member.filename}' is not an array")
                 key = member.filename.removesuffix(".npy")
                 if key in tensors:
-                    raise ValueError(f"'{key}' stands twice")
+                    raise ValueError(f"'{key}' occurs twice")
                 tensors[key] = _npz_tensor(path, archive, member, key)
                 packed += member.compress_size
         if packed > path.stat().st_size:
-            raise ValueError("its arrays lie over one another")
+            raise ValueError("its arrays overlap")
     except ZIP_DAMAGE as error:
         raise TransferlabError(f"{path}: not a readable npz file ({error}).") from None
     return tensors
@@ -46,9 +49,9 @@ ZIP_DAMAGE = (
     zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error, zlib.error,
     SyntaxError, OverflowError, TypeError, MemoryError, IndexError, KeyError,
 )  # fmt: skip
-"""What ``zipfile`` and numpy's reader of headers raise at bytes that were changed."""
+"""What ``zipfile`` and numpy's header reader raise at damaged bytes."""
 _DEFLATE_AT_MOST = 1032
-"""How many times its size a deflated run of bytes can unpack to."""
+"""Highest ratio at which deflated bytes can expand."""
 
 
 _PARSING = threading.Lock()
@@ -59,7 +62,7 @@ def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, k
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"'{key}' is of the npy version {version}")
+            raise ValueError(f"'{key}' has the npy version {version}, expected (1, 0) or (2, 0)")
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)
         if dtype.hasobject or len(shape) > limits.AXES or not all(0 <= n < limits.SIDE for n in shape):

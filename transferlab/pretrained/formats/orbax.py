@@ -1,4 +1,4 @@
-"""Trees as Orbax writes them, below any path: Orbax globs the whole of it, and takes a backslash for a slash."""
+"""Trees as Orbax writes them, at any path: Orbax itself globs the whole path, and reads a backslash as a slash."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from transferlab.files import temporary_sibling
 from transferlab.pretrained.formats.tensors import LazyTensor, check_count
 
 _PLAIN = re.compile(r"[\w/.,:+=@ -]*", re.ASCII)
-"""What neither ``glob`` nor TensorStore's URLs read as something else."""
+"""Characters that have no special meaning in ``glob`` and TensorStore's URLs."""
 
 
 @contextmanager
 def plain_path(path: Path) -> Iterator[Path]:
-    """Yield a path to the same place that Orbax takes as it stands: ``path``, or one through a link in the temporary folder.
+    """Yield a path to the same place that Orbax reads literally: ``path``, or one through a link in the temporary folder.
 
     Raises:
-        TransferlabError: the temporary folder's own path is none.
+        TransferlabError: the temporary folder's own path has special characters too.
     """
     whole = Path(os.path.abspath(path))
     if (os.name == "nt" and not set(str(whole)) & set("[]?*")) or _PLAIN.fullmatch(str(whole)):
@@ -38,12 +38,12 @@ def plain_path(path: Path) -> Iterator[Path]:
     if not _PLAIN.fullmatch(str(base)):
         raise TransferlabError(
             f"Orbax can write neither to '{whole}' nor to the temporary folder '{base}': one of them must be without "
-            "special characters, as '[', '*' and backslashes are. Set TMPDIR=/tmp, or rename the directory."
+            "special characters, as '[', '*' and backslashes. Set TMPDIR=/tmp, or rename the directory."
         )
     with temporary_sibling(base / "transferlab", directory=True) as folder:
         link = folder / "link"
         try:
-            # What is still to be written has no name to link to yet.
+            # A directory yet to be written does not exist, so its parent is linked to.
             link.symlink_to(whole if whole.exists() else whole.parent, target_is_directory=True)
             yield link if whole.exists() else link / whole.name
         finally:
@@ -52,7 +52,7 @@ def plain_path(path: Path) -> Iterator[Path]:
 
 
 def write_tree(path: Path, tree: trees.Tree) -> None:
-    """Write a tree of arrays as the new directory ``path``."""
+    """Write a tree of arrays as the new directory ``path``; :func:`read_tree` reads it."""
     import orbax.checkpoint as ocp
 
     with plain_path(path) as plain, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -68,9 +68,12 @@ def read_tree(path: Path) -> Any:
 
 
 def read_orbax(path: Path, check: Callable[[], object] | None = None) -> dict[str, LazyTensor]:
-    """Read an Orbax checkpoint of a tree, ``{path: tensor}``; integer keys are written as their digits.
+    """Read an Orbax checkpoint of a tree, ``{path: tensor}``; integer keys become their digits.
 
-    Each array is restored alone, when it is asked for; ``check`` is called before the first.
+    Each array is restored alone, on demand; ``check`` is called before the first.
+
+    Raises:
+        TransferlabError: the checkpoint cannot be read, or holds more tensors than any model.
     """
     import orbax.checkpoint as ocp
 
@@ -101,12 +104,12 @@ def read_orbax(path: Path, check: Callable[[], object] | None = None) -> dict[st
             try:
                 restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
                 with plain_path(path) as plain:
-                    made: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(plain, args=restore)
+                    restored: Any = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(plain, args=restore)
                 for part in place:
-                    made = made[part]
+                    restored = restored[part]
             except Exception as error:
                 raise TransferlabError(f"{path}: cannot read '{key}' ({str(error)[:200]}).") from None
-            return np.asarray(made)
+            return np.asarray(restored)
 
         return read
 

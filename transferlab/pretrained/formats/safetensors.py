@@ -1,4 +1,4 @@
-"""safetensors, read and written: views of the mapped file, and the same bytes as its own library writes."""
+"""safetensors, read as views of the mapped file, and written with the same bytes as its own library writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from transferlab import limits, trees
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, nearest
 from transferlab.files import write_json
 from transferlab.pretrained.formats.tensors import LazyTensor, check_count, check_name
 from transferlab.reading import check_file
@@ -25,13 +25,16 @@ _SAFETENSORS_DTYPES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 SAFETENSORS_DTYPES = {name: np.dtype(getattr(ml_dtypes, ours, ours)) for name, ours in _SAFETENSORS_DTYPES.items()}
-"""Names of types in a safetensors header → numpy's."""
+"""Type names of a safetensors header → numpy's types."""
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Read one ``.safetensors`` file; its tensors are views of the mapped file. A truncated or corrupt one is an error.
+    """Read one ``.safetensors`` file; its tensors are views of the mapped file.
 
     The format: https://github.com/huggingface/safetensors#format.
+
+    Raises:
+        TransferlabError: the file is truncated, corrupt, or has a tensor of an unknown type.
     """
     header, start, size = _safetensors_header(path)
     tensors, end = {}, 0
@@ -39,11 +42,13 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     entries = [(key, *_safetensors_entry(path, key, entry)) for key, entry in header.items() if key != "__metadata__"]
     for key, dtype, shape, first, last in sorted(entries, key=lambda entry: entry[3:]):
         if first != end or last - first != math.prod(shape) * dtype.itemsize:
-            raise _unreadable(path, f"'{key}' {shape} {dtype} lies at {first} to {last}, after {end}")
+            raise _unreadable(
+                path, f"'{key}' {shape} {dtype} is at bytes {first} to {last}, expected to begin at {end}"
+            )
         end = last
         tensors[key] = (dtype, shape, first)
     if start + end != size:
-        raise _unreadable(path, f"its tensors end at {start + end}, the file at {size}")
+        raise _unreadable(path, f"its tensors end at byte {start + end}, but the file has {size}")
     if not tensors:
         return {}
     mapped = _Mapped(path)
@@ -55,7 +60,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """Return the texts that a safetensors file has beside its tensors."""
+    """Return the metadata that a safetensors file has besides its tensors."""
     return dict(_safetensors_header(path)[0].get("__metadata__", {}))
 
 
@@ -69,10 +74,10 @@ def _safetensors_header(path: Path) -> tuple[dict[str, Any], int, int]:
                 raise _unreadable(path, f"a header of {length:,} bytes in a file of {size:,}")
             header = json.loads(file.read(length), object_pairs_hook=_each_once)
         if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
+            raise ValueError("its header is not a JSON object")
         texts = header.get("__metadata__", {})
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-            raise ValueError("its __metadata__ are not texts")
+            raise ValueError("its __metadata__ has values that are not strings")
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise _unreadable(path, error) from None
     return header, 8 + length, size
@@ -89,17 +94,19 @@ def _safetensors_entry(path: Path, key: str, entry: Any) -> tuple[np.dtype, tupl
         if len(shape) > limits.AXES or math.prod(shape) > limits.SIDE:
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise _unreadable(path, f"'{key}' is described wrongly") from None
+        raise _unreadable(path, f"'{key}' has an invalid shape, dtype or data_offsets") from None
     if not isinstance(kind, str) or kind not in SAFETENSORS_DTYPES:
-        raise TransferlabError(f"{path}: '{key}' has the unknown type {str(kind)[:40]}.")
+        raise TransferlabError(
+            f"{path}: '{key}' has the unknown type {str(kind)[:40]}.{nearest(str(kind), SAFETENSORS_DTYPES)}"
+        )
     return SAFETENSORS_DTYPES[kind], tuple(shape), first, last
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a name stands twice")
-    return made
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return names
 
 
 def _unreadable(path: Path, why: object) -> TransferlabError:
@@ -107,7 +114,7 @@ def _unreadable(path: Path, why: object) -> TransferlabError:
 
 
 class _Mapped:
-    """A file in memory, a page at a time as it is touched."""
+    """A memory-mapped file, paged in on access."""
 
     def __init__(self, path: Path):
         try:
@@ -121,7 +128,7 @@ class _Mapped:
         return np.frombuffer(self.map, dtype, math.prod(shape), start).reshape(shape)
 
     def releaser(self, start: int, length: int) -> Callable[[], None]:
-        """What lets go of the pages that lie in this part; a later look maps them again."""
+        """Return what releases the pages within this range; a later read maps them again."""
 
         def release() -> None:
             first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -139,7 +146,7 @@ def _reader(mapped: _Mapped, key: str, place: tuple[np.dtype, tuple[int, ...], i
 def write_weights(
     directory: Path, tensors: Mapping[str, LazyTensor], shard_bytes: int, metadata: Mapping[str, str]
 ) -> None:
-    """Write ``model.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor is alone) and their index."""
+    """Write ``model.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor gets its own) and their index."""
     shards: list[dict[str, LazyTensor]] = [{}]
     size = 0
     for key, tensor in tensors.items():
@@ -165,15 +172,19 @@ _ORDER = (
     "bool", "uint8", "int8", "float8_e5m2", "float8_e4m3fn", "int16", "uint16", "float16", "bfloat16", "int32", "uint32",
     "float32", "float64", "int64", "uint64",
 )  # fmt: skip
-"""As the origin's library sorts a file, the last first: wide types first keeps every tensor aligned."""
+"""The order of the safetensors library, reversed: wide types first keep every tensor aligned."""
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file as the origin's own library does, byte for byte, with one tensor in memory at a time."""
+    """Write a file as the safetensors library does, byte for byte, with one tensor in memory at a time.
+
+    Raises:
+        TransferlabError: a tensor is of a type that the format does not have.
+    """
     names = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
     for key, tensor in tensors.items():
         if tensor.dtype not in names:
-            raise TransferlabError(f"'{key}' is of {tensor.dtype}, which safetensors do not know.")
+            raise TransferlabError(f"'{key}' is of dtype {tensor.dtype}, which safetensors cannot hold.")
     keys = sorted(tensors, key=lambda key: (-_ORDER.index(tensors[key].dtype.name), key))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
@@ -189,7 +200,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: M
             tensor = tensors[key]
             array = trees.contiguous(np.asarray(tensor.read()))
             if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
-                raise TransferlabError(f"'{key}' was read as {array.shape} {array.dtype}, not {tensor.shape}.")
+                raise TransferlabError(
+                    f"'{key}' was read as {array.shape} {array.dtype}, expected {tensor.shape} {tensor.dtype}."
+                )
             file.write(array.reshape(-1).view(np.uint8).data)
             tensor.release()
         file.flush()

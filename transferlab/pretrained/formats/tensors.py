@@ -1,4 +1,4 @@
-"""``LazyTensor``: a tensor of a file, unread; and the checks that hold for files of every kind."""
+"""``LazyTensor``: a tensor of a file, unread; and the checks on files of every format."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class LazyTensor:
     Attributes:
         shape, dtype: of what ``read`` returns.
         read: returns the array; it may be a read-only view of the mapped file.
-        file: which it is in, for messages.
-        release: lets go of the pages of the file that a read has mapped; they count as this process's memory till then.
+        file: that holds it, for messages.
+        release: releases the pages of the file that a read has mapped; until then they count as this process's memory.
     """
 
     shape: tuple[int, ...]
@@ -43,9 +43,9 @@ class LazyTensor:
 
 
 def holds_nonfinite(array: np.ndarray) -> bool:
-    """Whether any number of a floating array is a NaN or infinite: one pass over its bits, without a copy.
+    """Whether any element of a floating-point array is NaN or infinite: one pass over its bits, without a copy.
 
-    As a signed integer a NaN without its sign bit is above infinity, and as an unsigned one with it above minus infinity.
+    Read as a signed integer, a NaN without a sign bit is above infinity; as an unsigned one, with it, above minus infinity.
     """
     infinities = {np.dtype(ml_dtypes.bfloat16): 0x7F80, np.dtype(np.float16): 0x7C00, np.dtype(np.float32): 0x7F800000,
                   np.dtype(np.float64): 0x7FF0000000000000}  # fmt: skip
@@ -67,37 +67,37 @@ def holds_nonfinite(array: np.ndarray) -> bool:
 
 
 _IN_CACHE = 1 << 20
-"""Bytes that the second look at them still finds in the processor's cache."""
+"""Bytes that are still in the processor's cache at the second pass over them."""
 
 
 def check_count(path: Path, tensors: int) -> None:
     """Refuse a file of more tensors than any model has."""
     if tensors > limits.TENSORS:
         raise TransferlabError(
-            f"{path} holds {tensors:,} tensors; {limits.TENSORS:,} are the most (transferlab.limits)."
+            f"{path} holds {tensors:,} tensors, more than transferlab.limits.TENSORS = {limits.TENSORS:,}."
         )
 
 
 def check_name(path: Path, name: str) -> None:
-    """Refuse a name that is too long to be one."""
+    """Refuse a name that is longer than any model's."""
     if len(name) > limits.NAME_CHARACTERS:
         raise TransferlabError(
-            f"{path}: the name '{name[:40]}…' has {len(name):,} characters; {limits.NAME_CHARACTERS} are the most "
-            "(transferlab.limits)."
+            f"{path}: the name '{name[:40]}…' has {len(name):,} characters, more than "
+            f"transferlab.limits.NAME_CHARACTERS = {limits.NAME_CHARACTERS}."
         )
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
-    """Raise for a floating array, of this ``name`` in messages, with a NaN or an infinity."""
+    """Raise for a floating-point array with a NaN or an infinity; messages call it ``name``."""
     if holds_nonfinite(array):
-        what = "NaN" if bool(np.isnan(array).any()) else "an infinity"
-        raise TransferlabError(f"{name} holds {what}; every weight must be a finite number.")
+        value = "NaN" if bool(np.isnan(array).any()) else "an infinity"
+        raise TransferlabError(f"{name} holds {value}; every weight must be a finite number.")
 
 
 def narrowed(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
-    """The array in this floating type; what it has no number for is an error, not an infinity in the file."""
+    """Return the array in this floating-point type; a value beyond its range is an error, not an infinity in the file."""
     with np.errstate(over="ignore"):
-        made = array.astype(dtype)
-    if holds_nonfinite(made) and not holds_nonfinite(array):
+        converted = array.astype(dtype)
+    if holds_nonfinite(converted) and not holds_nonfinite(array):
         raise beyond_range(f"'{key}'", dtype.name, "write it")
-    return made
+    return converted

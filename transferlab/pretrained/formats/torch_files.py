@@ -1,4 +1,4 @@
-"""torch's pickled files, through the restricted unpickler: which are read so, and which of their state dicts."""
+"""torch's pickled files, read through the restricted unpickler, and their state dicts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
 
 
 def torch_entry(path: Path, entry: str | None) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
-    """Return (the tensors of a torch file's state dict, the names of its others); None is the trained model's."""
+    """Return (the tensors of a torch file's state dict, the names of its others); the entry None is the trained model's."""
     tensors, others = read_torch_entry(path, entry)
     lazy = {key: LazyTensor(tuple(t.shape), np.dtype(t.dtype), t.read, str(path)) for key, t in tensors.items()}
     return lazy, others
 
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
-"""How the names of such files end."""
+"""Suffixes of the names of torch files."""
 
 
 def is_torch(path: Path) -> bool:
-    """Whether a file is torch's, by its name: CTranslate2 calls its own ``model.bin`` too."""
+    """Whether a file is torch's, by its name and, since CTranslate2 has a ``model.bin`` too, its first bytes."""
     return path.name.lower().endswith(TORCH_SUFFIXES) and not is_ctranslate2(path)

@@ -1,4 +1,4 @@
-"""Weights by the name of their file or directory, whatever the format."""
+"""Weights of a file or directory in any format, chosen by its name."""
 
 from __future__ import annotations
 
@@ -29,26 +29,29 @@ def read_entry(path: Path, entry: str | None) -> tuple[dict[str, LazyTensor], tu
 
 
 def check_no_entry(path: Path, entry: str | None) -> None:
-    """Refuse the name of a state dict for what is no single torch file."""
+    """Refuse the name of a state dict for anything that is not a single torch file."""
     if entry is not None:
         raise TransferlabError(
-            f"{path}: entry='{entry}' chooses among the state dicts of a torch file, and this is none."
+            f"{path}: entry='{entry}' chooses a state dict of a torch file, but this is not one. Omit entry."
         )
 
 
 def read_directory(directory: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
-    """Read a Hugging Face directory's weights, single or sharded. Returns (tensors, the files they are in)."""
+    """Read a Hugging Face directory's weights, single or sharded; return (tensors, the files that hold them)."""
     return directory_entry(directory, None)[:2]
 
 
 def directory_entry(directory: Path, entry: str | None) -> tuple[dict[str, LazyTensor], list[Path], tuple[str, ...]]:
-    """Return (tensors, the files they are in, the names of the other state dicts where they are in one torch file).
+    """Return (tensors, the files that hold them, the names of the other state dicts of a single torch file).
 
     Args:
         directory: of the model.
         entry: the name of the state dict, in a torch file of several.
+
+    Raises:
+        TransferlabError: there are no weights, or a shard or its index is damaged or missing.
     """
-    # The origin's order: where a directory holds several, old shards lie beside a model that was saved later, whole.
+    # transformers' order: where a directory holds several, old shards are next to a model that was saved later, whole.
     for name, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch_file)):
         if (path := directory / name).exists():
             if reader is read_torch_file:
@@ -59,9 +62,9 @@ def directory_entry(directory: Path, entry: str | None) -> tuple[dict[str, LazyT
         if (path := directory / f"{name}.index.json").exists():
             check_no_entry(path, entry)
             return *_read_sharded(directory, path.name, reader), ()
-    there = sorted(p.name for p in directory.iterdir())
+    files = sorted(p.name for p in directory.iterdir())
     raise TransferlabError(
-        f"{directory}: no weights; expected model.safetensors or pytorch_model.bin (or their index). There is: {there}."
+        f"{directory} has no weights: expected model.safetensors or pytorch_model.bin (or their index). It holds: {files}."
     )
 
 
@@ -83,17 +86,23 @@ def _read_sharded(
     files = [directory / name for name in keys]
     for file in files:
         if not file.exists():
-            raise TransferlabError(f"{directory / index_name} names the shard '{file.name}', which is not there.")
+            raise TransferlabError(f"{directory / index_name} names the shard '{file.name}', which does not exist.")
         shard = reader(file)
         for key in keys[file.name]:
             if key not in shard:
-                raise TransferlabError(f"{index_name} says '{key}' is in {file.name}; it is not.{nearest(key, shard)}")
+                raise TransferlabError(
+                    f"{index_name} says that '{key}' is in {file.name}, but it is not.{nearest(key, shard)}"
+                )
             tensors[key] = shard[key]
     return tensors, files
 
 
 def read_any(path: Path) -> dict[str, LazyTensor]:
-    """Read any weight file or directory by its name; whatever a library raises at it becomes an error that names it."""
+    """Read any weight file or directory.
+
+    Raises:
+        TransferlabError: its kind is unknown, or it is damaged; it is named, whatever a library raised.
+    """
     with reading(path):
         return _read_any(path)
 
@@ -112,6 +121,6 @@ def _read_any(path: Path) -> dict[str, LazyTensor]:
     if suffix == ".gguf":
         return read_gguf(path).tensors
     raise TransferlabError(
-        f"{path}: unknown kind of weight file; expected .safetensors, .pth, .pt, .bin, .ckpt, .pth.tar, .npz, .gguf or a "
+        f"{path}: unknown kind of weight file. Expected .safetensors, .pth, .pt, .bin, .ckpt, .pth.tar, .npz, .gguf or a "
         "directory."
     )
