@@ -58,7 +58,7 @@ def test_the_loss_is_the_binary_cross_entropy_of_each_tag() -> None:
 
 def test_a_run_recovers_the_tags_and_is_opened_again(source, tmp_path: Path) -> None:
     data = tl.dataset(table(tmp_path / "a.jsonl", None), test_examples=20)
-    settings = Settings(learning_rate=2e-2, steps=60, batch_size=16)
+    settings = Settings(learning_rate=2e-2, steps=120, batch_size=16)
     result = tl.adapt(source, data, settings=settings, directory=tmp_path / "run").fit()
     assert result.test["f1_micro"] > 0.9 and result.probabilities.shape == (20, 2)
     predictor = tl.open_run(tmp_path / "run")

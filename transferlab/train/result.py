@@ -175,6 +175,7 @@ def read_record(path: Path) -> dict[str, Any]:
     test = record.get("test")
     # A run that diverged has no scores; its record says so.
     kinds = (int, float) if record.get("status", FINISHED) == FINISHED else (int, float, NoneType)
-    if not isinstance(test, dict) or not isinstance(test.get("accuracy", ""), kinds):
-        raise TransferlabError(f"{path}: it holds no scores ('test' with 'accuracy'); delete it and run again.")
+    metric = record.get("metric", "accuracy")
+    if not isinstance(test, dict) or not isinstance(test.get(metric, ""), kinds):
+        raise TransferlabError(f"{path}: it holds no scores ('test' with '{metric}'); delete it and run again.")
     return record
