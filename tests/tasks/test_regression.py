@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sklearn import metrics
 
 import transferlab as tl
+from transferlab.cli.main import cli
 from transferlab.errors import TransferlabError
 from transferlab.measure.regression import regression_scores
+from transferlab.studies.settings import ArmConfig, StudyConfig
+from transferlab.studies.study import Study
 from transferlab.tasks import Regression, task_for
 from transferlab.tasks.base import StepBatch
 from transferlab.train import Settings
@@ -110,3 +116,21 @@ def test_a_target_that_is_the_same_everywhere_is_refused(tmp_path: Path) -> None
     (tmp_path / "c.csv").write_text("text,label\n" + "\n".join(f"film {i},2.5" for i in range(9)))
     with pytest.raises(TransferlabError, match=r"label is 2\.5 in every example"):
         tl.dataset(tmp_path / "c.csv", label_kind="numbers")
+
+
+def test_a_number_is_predicted_on_the_command_line(source, ratings: Path, tmp_path: Path) -> None:
+    data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
+    tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK, directory=tmp_path / "run").fit()
+    line = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), "a good film", "--json"], catch_exceptions=False)
+    assert 3000 < json.loads(line.output)["stars"] < 7000
+    shown = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), "a good film"], catch_exceptions=False)
+    assert re.match(r"stars \d+\.?\d*\ta good film\n", shown.output)
+
+
+def test_a_study_of_numbers_is_refused_with_the_call_that_trains_one(source, ratings: Path, bert_folder: Path) -> None:
+    arms = {"probe": ArmConfig(tl.methods.Probe(), QUICK)}
+    config = StudyConfig(str(bert_folder), str(ratings), arms, (16,), (0,), label_column="stars")
+    with pytest.raises(
+        TransferlabError, match=r"(?s)compares arms by their accuracy.* is a regression \(stars from .*tl\.adapt"
+    ):
+        Study(config)

@@ -110,6 +110,12 @@ class Task:
         """By name: the shape of one example's prediction."""
         raise NotImplementedError
 
+    def present(
+        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+    ) -> tuple[dict[str, Any], str]:
+        """One example's prediction (restored) for a user: as plain data, and in a line."""
+        raise NotImplementedError
+
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from transferlab.measure import metrics as measure
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import ClassifierConfig
 from transferlab.tasks.base import Predictions, StepBatch, Task
-from transferlab.tasks.heads import classifier
+from transferlab.tasks.heads import classifier, ranked
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
@@ -72,6 +72,13 @@ class Classification(Task):
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """``probabilities``: one for each label."""
         return {"probabilities": (len(outputs),)}
+
+    def present(
+        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+    ) -> tuple[dict[str, Any], str]:
+        """The label of the largest probability, and the probabilities."""
+        probabilities, line = ranked(prediction, outputs)
+        return {"label": next(iter(probabilities)), "probabilities": probabilities}, line
 
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Accuracy, balanced accuracy and cross-entropy (nats)."""

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 
 if TYPE_CHECKING:
     from transferlab.methods.base import Method
     from transferlab.pretrained.source import Source
+
+
+def ranked(prediction: np.ndarray, outputs: Sequence[str]) -> tuple[dict[str, float], str]:
+    """Probabilities by output, the largest first; and the first five of them in a line."""
+    order = prediction.argsort()[::-1]
+    by_name = {outputs[i]: float(prediction[i]) for i in order}
+    return by_name, "  ".join(f"{name} {p:.3f}" for name, p in list(by_name.items())[:5])
 
 
 def classifier(source: Source, outputs: Sequence[str], method: Method) -> ClassifierConfig:

@@ -86,6 +86,13 @@ class Regression(Task):
         """``value``: one for each target."""
         return {"value": (len(outputs),)}
 
+    def present(
+        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+    ) -> tuple[dict[str, Any], str]:
+        """The number of each target."""
+        values = dict(zip(outputs, map(float, prediction), strict=True))
+        return values, "  ".join(f"{name} {value:.6g}" for name, value in values.items())
+
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Means over the targets: see :func:`transferlab.measure.regression.regression_scores`."""
         return regression_scores(predictions["value"], data.target.numbers().values[indices])
