@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,26 @@ def test_an_arm_may_have_another_name_than_its_method() -> None:
 def test_lists_and_single_values_read_like_tuples() -> None:
     given = {**PLAIN, "budgets": [16, 64], "seeds": 0}
     assert parse_config(given) == replace(parse_config(PLAIN), raw=parse_config(given).raw)
+
+
+@pytest.mark.parametrize("targets", [["query", "value"], ("query", "value"), {"value", "query"}, "query | value"])
+def test_targets_may_be_a_list_of_names(targets: Any) -> None:
+    read = parse_config({**PLAIN, "methods": {"lora": {"targets": targets}}})
+    assert read.methods["lora"].method == LoRA(targets="query | value")
+    json.dumps(read.raw)  # as a study's directory keeps it
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["query", 3], r"config\.methods\.lora\.targets\[1\] is 3 \(int\); expected str"),
+        ([], r"config\.methods\.lora\.targets is \(\); give a selector, as 'query \| value', or a list of names"),
+        (3, r"config\.methods\.lora\.targets is 3 \(int\); expected str"),
+    ],
+)
+def test_targets_that_are_no_names_are_refused(targets: Any, message: str) -> None:
+    with pytest.raises(TransferlabError, match=message):
+        parse_config({**PLAIN, "methods": {"lora": {"targets": targets}}})
 
 
 def test_a_tuning_trial_is_stored_as_the_settings_store_it() -> None:

@@ -161,9 +161,11 @@ def _override(raw: dict[str, Any], text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """ConfigDicts, mappings, lists and tuples as plain dicts and tuples."""
+    """ConfigDicts, mappings, lists, tuples and sets as plain dicts and tuples."""
     if isinstance(value, (ConfigDict, Mapping)):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return tuple(_plain(v) for v in value)
+    if isinstance(value, (set, frozenset)):
+        return tuple(sorted(map(_plain, value), key=str))
     return value

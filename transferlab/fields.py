@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -89,12 +89,12 @@ def _read(value: Any, hint: Any, where: str) -> Any:
     if origin in _UNIONS:
         if value is None and type(None) in args:
             return None
-        return _read(value, next(arg for arg in args if arg is not type(None)), where)
+        return _read_member(value, [arg for arg in args if arg is not type(None)], where)
     if origin is Literal:
         if value not in args:
             raise FieldError(f"{where} is {short(value)}.{nearest(str(value), map(str, args))}")
         return value
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         items = (value,) if isinstance(value, (int, float, str)) else value
         if not isinstance(items, (list, tuple)):
             raise FieldError(f"{where} is {short(value)}; expected a tuple of {_name(args[0])}.")
@@ -104,6 +104,20 @@ def _read(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(hint):
         return read(typing.cast(type, hint), value, where)
     return value if hint is Any else _scalar(value, hint, where)
+
+
+def _read_member(value: Any, members: list[Any], where: str) -> Any:
+    """The value as the first type of a union that it can be read as; a list as that of sequences, if there is one."""
+    sequences = [member for member in members if get_origin(member) in (tuple, Sequence)]
+    if isinstance(value, (list, tuple)) and sequences:
+        members = sequences
+    first: FieldError | None = None
+    for member in members:
+        try:
+            return _read(value, member, where)
+        except FieldError as error:
+            first = first or error
+    raise first or FieldError(f"{where} is {short(value)}; it must be None.")
 
 
 def _name(hint: Any) -> str:
@@ -179,7 +193,7 @@ def _scalar(value: Any, kind: Any, where: str, *, foreign: bool = False) -> Any:
         return float(value)
     if kind is bool and (isinstance(value, bool) or (foreign and value in (0, 1))):
         return bool(value)
-    if kind not in (int, float, bool) and isinstance(value, kind):
+    if kind not in (int, float, bool) and isinstance(value, get_origin(kind) or kind):
         return value
     if foreign:
         raise TransferlabError(f"{where} is {short(value)}; it must be {_FOREIGN[kind]}.")

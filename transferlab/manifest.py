@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.files import sha256_file, write_json
@@ -25,7 +27,12 @@ def write_manifest(directory: Path) -> None:
             name = path.relative_to(directory).as_posix()
             if name != MANIFEST:
                 files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    write_json(directory / MANIFEST, {"format": 1, "files": dict(sorted(files.items()))})
+    # Its own hash tells a damaged manifest from a damaged file.
+    write_json(directory / MANIFEST, {"format": 1, "files": dict(sorted(files.items())), "sha256": _own_sha256(files)})
+
+
+def _own_sha256(files: Any) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def check_manifest(directory: Path, select: Callable[[str], bool] = lambda name: True) -> bool:
@@ -45,8 +52,11 @@ def check_manifest(directory: Path, select: Callable[[str], bool] = lambda name:
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}).") from None
     try:
-        entries = json.loads(text)["files"].items()
-        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries}
+        raw = json.loads(text)
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in raw["files"].items()}
+        # Earlier versions wrote no hash of it.
+        if raw.get("sha256", own := _own_sha256(raw["files"])) != own:
+            raise Damaged(f"{path} is damaged: its list of files is not what was written.")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Damaged(f"{path} is damaged: it is not a manifest.") from None
     for name, (size, digest) in files.items():

@@ -255,6 +255,22 @@ def test_the_side_that_a_processor_names_is_met_to_the_pixel() -> None:
     assert ImageTransform(224, crop_fraction=0.95, **PLAIN).resized == 235
 
 
+@pytest.mark.parametrize(
+    ("size", "fraction", "message"),
+    [
+        (16, 2.0**31, r"crop_fraction is 2.14748e\+09, by which images would be resized to 7.45058e-09 pixels"),
+        (16, 16.5, "crop_fraction is 16.5"),
+        (16, 1e-320, "crop_fraction is .*resized to inf pixels"),
+        (224, 1e-4, "must be from 1 to 16384 pixels"),
+        (10**6, 1.0, "size is 1000000; it must be from 1 to 16384 pixels"),
+    ],
+)
+def test_a_transform_to_no_pixels_or_too_many_is_refused(size: int, fraction: float, message: str) -> None:
+    with pytest.raises(TransferlabError, match=message):
+        ImageTransform(size, crop_fraction=fraction, **PLAIN)
+    assert ImageTransform(16, crop_fraction=16.0, **PLAIN).resized == 1
+
+
 def test_a_line_of_pixels_is_refused_before_it_fills_memory() -> None:
     with pytest.raises(TransferlabError, match="6000 × 1 pixels would be 1344000 × 224"):
         ImageTransform(224, crop_fraction=1.0, **PLAIN)(np.zeros((1, 6000, 3), np.uint8))

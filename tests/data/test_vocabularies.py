@@ -130,7 +130,9 @@ def test_a_tokenizer_without_a_model_keeps_its_file_as_it_is(tmp_path: Path) -> 
 
 
 def test_a_setting_of_the_wrong_type_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(TransferlabError, match=r"tokenizer_config\.json: it holds a value that cannot be used"):
+    with pytest.raises(
+        TransferlabError, match=r"tokenizer_config\.json: strip_accents is 'yes'; it must be true or false"
+    ):
         cased(tmp_path, strip_accents="yes")
 
 
@@ -203,6 +205,14 @@ def test_a_batch_is_padded_on_the_models_side_and_has_its_token_types(tmp_path: 
     (tmp_path.parent / "moved" / "tokenizer_config.json").write_text('{"padding_side": "both"}')
     with pytest.raises(TransferlabError, match="padding_side 'both'"):
         read_tokenizer(tmp_path.parent / "moved", 8)
+
+
+@pytest.mark.parametrize("name", ["do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space"])
+def test_a_setting_that_is_neither_true_nor_false_is_not_taken_for_true(name: str, tmp_path: Path) -> None:
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TransferlabError, match=rf"tokenizer_config\.json: {name} is 'false'; it must be true or false"):
+        read(tmp_path, "bert", **{name: "false"})
+    assert read(tmp_path, "bert", **{name: False}).max_length == 32
 
 
 def test_a_setting_of_the_vocabulary_is_part_of_what_identifies_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from support import torchvision_on_pillow
 from support.comparison import compare
 from support.optional_imports import import_open_clip, import_timm
 
-from transferlab.data.images import ImageTransform
+from transferlab.data.images import ImageTransform, read_image
 from transferlab.models import ClipConfig
 from transferlab.pretrained.families.clip import open_clip_transform
 from transferlab.pretrained.preprocessing import read_preprocessor, to_preprocessor
@@ -147,3 +147,18 @@ def test_an_image_is_framed_as_by_open_clip(mode: str, interpolation: str, monke
     for shape in SHAPES[:7]:
         want = theirs(Image.fromarray(image(shape))).permute(1, 2, 0)
         compare(transform(image(shape)), want, family="Images", form="open_clip", what="input", tolerance=4e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_composited_as_the_processors_of_transformers_do(mode: str, tmp_path: Path) -> None:
+    from transformers.image_transforms import convert_to_rgb
+
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image.convert("RGB").convert("P").save(tmp_path / "a.png", transparency=3)
+    else:
+        image.convert(mode).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        assert opened.mode == mode
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), convert_to_rgb(opened, return_numpy=True))

@@ -172,7 +172,7 @@ def test_a_missing_input_of_a_tower_is_named(folder: Path) -> None:
         ("clip", {"architectures": ["CLIPForImageClassification"]}, "architectures has CLIPForImageClassification"),
         ("clip", {"text_config": {**CLIP_TEXT, "model_type": "bert"}}, "text_config.model_type 'bert' is not supported"),
         ("clip", {"text_config": {**CLIP_TEXT, "hidden_act": "gleu"}}, "unknown hidden_act"),
-        ("clip", {"text_config": {**CLIP_TEXT, "eos_token_id": [2, 3]}}, r"eos_token_id \[2, 3\] is not one number"),
+        ("clip", {"text_config": {**CLIP_TEXT, "eos_token_id": [2, 3]}}, r"eos_token_id is \[2, 3\]; it must be one integer"),
         ("clip", {"vision_config": {**CLIP_VISION, "image_size": [16, 20]}}, r"image_size \[16, 20\] is not square"),
         ("siglip", {"text_config": {**CLIP_TEXT, "projection_size": 5}}, "images are embedded in 12 dimensions and texts in 5"),
     ],

@@ -90,7 +90,7 @@ def test_a_saved_directory_is_the_one_that_was_read(tmp_path: Path) -> None:
     (tmp_path / "old" / "config.json").write_text(json.dumps(raw))
     save_file(tensors, str(tmp_path / "old" / "model.safetensors"))
     source = tl.load(tmp_path / "old")
-    assert source.unused == (("bn1.num_batches_tracked", "a counter, no parameter"),)
+    assert source.unused == (("bn1.num_batches_tracked", "a counter, not a parameter"),)
     tl.save(source, tmp_path / "new")
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == raw
     again = load_file(str(tmp_path / "new" / "model.safetensors"))

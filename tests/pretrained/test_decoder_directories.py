@@ -424,5 +424,5 @@ def test_a_config_of_ours_means_the_same_model_to_hugging_face(size: str) -> Non
         assert llama_from_hf(json.loads(json.dumps(raw))) == config
         wanted = trees.flatten(trees.define(config.build(head)).params)
         assert wanted.keys() <= {name.path for name in names.names}
-    with pytest.raises(TransferlabError, match="No model of Hugging Face's is what this config says"):
+    with pytest.raises(TransferlabError, match="no model_type of Hugging Face's has all of these fields"):
         found(LLAMA.to_hf)(replace(config, embedding_scale=not config.embedding_scale), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.checkpoints import CLIPS, write_clip, write_decoder, write_vit
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
+from transferlab.methods.adapted import Adapted
 from transferlab.train import Settings
 
 
@@ -94,6 +97,29 @@ def test_padding_beyond_the_table_is_refused(bert_folder: Path, tmp_path: Path) 
     (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}')
     with pytest.raises(TransferlabError, match=r"Texts are padded with the id 64, the token '<pad>', but"):
         as_text(tl.load(folder).transform).encode(["fine"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"input_ids": [[2, 64]]}, r"The id 64 at \[0, 1\] is beyond a table of 64 rows \(0 to 63\)"),
+        ({"input_ids": [[2, 3], [-1, 3]]}, r"The id -1 at \[1, 0\]"),
+        ({"input_ids": [[2, 3]], "token_type_ids": [[0, 2]]}, r"The id 2 at \[0, 1\] is beyond a table of 2 rows"),
+        ({"input_ids": [[2, 3]], "position_ids": [[0, 999]]}, r"The id 999 at \[0, 1\]"),
+    ],
+)
+def test_a_module_refuses_an_id_beyond_the_table(inputs: dict, message: str, source) -> None:
+    arrays = {name: jnp.asarray(value) for name, value in inputs.items()}
+    for module in (source.module(), Adapted(source).module()):
+        with pytest.raises(TransferlabError, match=message):
+            module(arrays)
+
+
+def test_a_traced_id_beyond_the_table_takes_the_nearest_row(source) -> None:
+    # What is said of it where it is called: a traced value is not known.
+    module = source.module()
+    hidden = [jax.jit(lambda ids: module({"input_ids": ids})["hidden"])(jnp.array([[2, id_]])) for id_ in (63, 5000)]
+    np.testing.assert_array_equal(*hidden)
 
 
 def test_generate_refuses_an_id_beyond_the_table(tmp_path: Path) -> None:

@@ -60,12 +60,19 @@ def edit(adapter: Path, change) -> None:
 
 
 KEY = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_{}.weight"
+HEAD = "base_model.model.classifier.weight"
 WRONG_TENSORS = {
     "half an adapter": (lambda t: t.pop(KEY.format("B")), "query.lora_B.weight' is missing"),
     "a module that is not there": (
         lambda t: t.update({k.replace("layer.1", "layer.7"): v for k, v in t.items()}), "'bert.*layer.7.* is not a tensor"),
     "another rank": (lambda t: t.update({KEY.format("A"): np.ones((5, 16), np.float32)}), r"has A \(5, 16\)"),
     "NaN": (lambda t: t[KEY.format("A")].fill(np.nan), "adapter_model.safetensors: '.*lora_A.weight' holds NaN"),
+    "an infinity": (lambda t: t[KEY.format("B")].fill(np.inf), "adapter_model.safetensors: '.*lora_B.weight' holds an inf"),
+    "integers": (
+        lambda t: t.update({KEY.format("A"): np.ones((2, 16), np.int8)}), "lora_A.weight' is of dtype int8, and must be of"),
+    "integers for a head": (
+        lambda t: t.update({HEAD: np.ones((2, 16), np.int64)}), "classifier.weight' is of dtype int64, and must be of"),
+    "NaN in a head": (lambda t: t[HEAD].fill(np.nan), "classifier.weight' holds NaN"),
     "DoRA's magnitudes": (
         lambda t: t.update({KEY.format("magnitude_vector"): np.ones(16, np.float32)}), "is not LoRA of a linear layer"),
     "an adapter of a norm": (
@@ -91,7 +98,16 @@ def test_tensors_that_do_not_fit_are_refused(what: str, adapter: Path, source) -
         ({"init_lora_weights": "pissa_niter_4"}, "changed the base's own weights"),
         ({"r": 0}, "not a readable adapter config.*a rank is 0"),
         ({"r": "four"}, "not a readable adapter config"),
-        ({"lora_alpha": "nan"}, "lora_alpha is nan"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": "16"}, "adapter_config.json: lora_alpha is '16'; it must be a number"),
+        ({"lora_alpha": None}, "lora_alpha is None; it must be a number"),
+        (
+            {"lora_alpha": 1e308, "alpha_pattern": {}},
+            "has the scale .*, from its alpha; that is beyond the range of float32",
+        ),
+        ({"use_rslora": "false"}, "use_rslora is 'false'; it must be true or false"),
+        ({"use_dora": "no"}, "use_dora is 'no'; it must be true or false"),
+        ({"modules_to_save": "classifier"}, "modules_to_save is 'classifier'; it must be a list of names"),
         ({"rank_pattern": {"(": 3}}, "not a readable adapter config"),
         ({"rank_pattern": {"query": 7}}, "rank 7 on a kernel"),
     ],
@@ -121,6 +137,15 @@ def test_anything_but_an_adapter_is_one_error(tmp_path: Path, source, adapter: P
         tl.load_adapter(adapter)
     with pytest.raises(TransferlabError, match="no adapter to write"):
         Adapted(source).save_adapter(tmp_path / "x")
+
+
+def test_numbers_beyond_the_dtype_in_memory_are_refused(source) -> None:
+    # 1e5 is more than float16 has; in float32 both are computed with.
+    large = Pair(np.full((16, 2), 1e5, np.float32), np.full((2, 16), 1e-5, np.float32), 1.0)
+    assert np.isfinite(Adapted(source, {QUERY: large})(IDS)["hidden"]).all()
+    half = tl.load(source.name, dtype="float16")
+    with pytest.raises(TransferlabError, match=r"query/lora/a.*beyond the range of float16"):
+        Adapted(half, {QUERY: large})(IDS)
 
 
 def test_a_head_that_the_reference_would_pool_differently_is_not_written(source, tmp_path: Path) -> None:

@@ -249,6 +249,13 @@ def test_added_tokens_keep_old_outputs_and_the_sources_own_tokenizer(bert) -> No
     assert source.transform.describe()["tokenizer"] != bert.transform.describe()["tokenizer"]
     with pytest.raises(TransferlabError, match="'good' is a token of this tokenizer already"):
         bert.with_tokenizer(add=("good",))
+    # A text is a sequence of its letters, each of which would become a token.
+    with pytest.raises(
+        TransferlabError, match=r"add is '<cat>'; it must be a list .* with_tokenizer\(add=\['<cat>'\]\)"
+    ):
+        bert.with_tokenizer(add="<cat>")
+    with pytest.raises(TransferlabError, match="add holds ' '; each token must be a text that is not empty"):
+        bert.with_tokenizer(add=("<cat>", " "))
     with pytest.raises(TransferlabError, match="has another tokenizer already"):
         source.with_tokenizer(add=("<time>",))
     with pytest.raises(TransferlabError, match=r"new_rows='meen' is unknown.*'mean'"):

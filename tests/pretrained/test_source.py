@@ -15,6 +15,7 @@ from support.checkpoints import write_bert
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
+from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families.bert import bert_from_hf
 from transferlab.pretrained.formats import safetensors as formats
 
@@ -220,3 +221,26 @@ def test_a_source_can_be_jitted(folder: Path) -> None:
     got = jax.jit(lambda ids: source({"input_ids": ids})["hidden"])(ids)
     np.testing.assert_allclose(got, source({"input_ids": ids})["hidden"], atol=1e-6)
     assert jax.jit(source)({"input_ids": ids})["hidden"].shape == got.shape
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"id2label": {"0": "a", "2": "b"}}, r"id2label numbers its labels \['0', '2'\]; it must number them 0 to 1"),
+        ({"id2label": {"a": "0", "b": "1"}}, r"id2label numbers its labels \['a', 'b'\]"),
+        ({"id2label": {"0": None, "1": "b"}}, "id2label names the label 0 None; it must be a text"),
+        ({"id2label": ["a", "b"]}, "id2label must be "),
+        ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}}, "label2id has 'a' as 1, and id2label as 0"),
+        ({"label2id": {"a": 1, "b": 2}}, r"label2id numbers its labels \['1', '2'\]"),
+    ],
+)
+def test_label_names_that_do_not_say_which_logit_is_which_are_refused(said: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TransferlabError, match=rf"config\.json: {message}"):
+        tl.load(write_bert(tmp_path / "bert", **said))
+
+
+def test_label_names_are_read_from_either_table() -> None:
+    assert label_names({"label2id": {"b": 1, "a": 0}}) == ("a", "b")
+    assert label_names({"id2label": {"1": "b", "0": "a"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}) == ("a", "b")
+    # Of ImageNet two classes have one name.
+    assert label_names({"id2label": {"0": "crane", "1": "crane"}, "label2id": {"crane": 1}}) == ("crane", "crane")

@@ -189,3 +189,11 @@ def test_settings_next_to_the_weights_are_read_over(folder: Path, weights, confi
     assert tl.load(path, config=config).sha256 == tl.load(folder).sha256
     with pytest.raises(TransferlabError, match=r"asks for 'argparse\._sys'"):
         tl.load(save(tmp_path / "evil.pth", model=weights, args=Global("argparse", "_sys", "x")), config=config)
+
+
+@pytest.mark.parametrize("name", ["minilm-l6", "hf:owner/name", "gs://bucket/name", "folder"])
+def test_a_config_beside_a_model_that_says_its_own_is_not_passed_over(name: str, tmp_path: Path) -> None:
+    write_bert(tmp_path / "folder")
+    place = tmp_path / name if name == "folder" else name
+    with pytest.raises(TransferlabError, match="says its own architecture, and config= is for weights that do not"):
+        tl.load(place, config=tl.models.ViTConfig())

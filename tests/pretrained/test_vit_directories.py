@@ -251,6 +251,9 @@ def test_a_processor_within_processor_config_is_read(tmp_path: Path) -> None:
             "crop_size 20 is not size 30",
         ),
         ({"size": 16, "do_resize": False}, "do_resize is false"),
+        ({"size": 16, "do_normalize": "false"}, "do_normalize is 'false'; it must be true or false"),
+        ({"size": 16, "crop_size": 16, "do_center_crop": "no"}, "do_center_crop is 'no'; it must be true or false"),
+        ({"size": 16, "resample": True}, "resample is True; it can be 0"),
         (
             {"size": 16, "image_mean": [0.5, 0.5]},
             r"image_mean \[0\.5, 0\.5\] has 2 values; .* 3 channels it can have 1 or 3\.",

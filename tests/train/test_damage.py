@@ -222,6 +222,25 @@ def test_a_checkpoint_of_an_earlier_version_can_be_opened(half, tmp_path, caplog
     assert found is not None and found[0] < steps[-1]
 
 
+def test_a_damaged_manifest_is_told_from_a_damaged_file(half, tmp_path, caplog) -> None:
+    shutil.copytree(half / "checkpoints", tmp_path / "checkpoints")
+    newest = str(Checkpoints(tmp_path / "checkpoints").steps[-1])
+    manifest = tmp_path / "checkpoints" / newest / MANIFEST
+    raw = json.loads(manifest.read_text())
+    name = next(iter(raw["files"]))
+    raw["files"][name]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(raw))
+    found = Checkpoints(tmp_path / "checkpoints").latest()
+    assert found is not None and found[0] < int(newest)
+    assert f"{newest}/{MANIFEST} is damaged" in caplog.text and name not in caplog.text
+    # One of an earlier version has no hash of its own; then the file is named that is not as it says.
+    del raw["sha256"]
+    manifest.write_text(json.dumps(raw))
+    caplog.clear()
+    Checkpoints(tmp_path / "checkpoints").latest()
+    assert f"{newest}/{name} is damaged" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["run [v2]", "run\\v2", "run*?", "100% #1|é"])
 def test_a_path_with_special_letters_keeps_checkpoints_that_can_be_read(name, half, tmp_path) -> None:
     like = arrays_at(half, Checkpoints(half / "checkpoints").steps[-1])

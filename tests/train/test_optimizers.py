@@ -105,6 +105,22 @@ def test_a_value_that_is_not_an_optimizer_is_refused_before_the_run_is_fitted() 
     [
         (("adamw", {"b2": "high"}), "optimizer.arguments.b2 is 'high'; it must be a number"),
         (("adamw", {"eps": float("nan")}), "optimizer.arguments.eps is nan; it must be a finite number"),
+        (("adamw", {"eps": -1e-8}), "optimizer.arguments.eps is -1e-08; it must be at least 0"),
+        (("adam", {"eps_root": -1.0}), "optimizer.arguments.eps_root is -1.0; it must be at least 0"),
+        (("adadelta", {"rho": 1.0}), "optimizer.arguments.rho is 1.0; it must be from 0 to below 1"),
+        (("signum", {"beta": 1.5}), "optimizer.arguments.beta is 1.5; it must be from 0 to below 1"),
+        (("adafactor", {"decay_rate": -0.8}), "decay_rate is -0.8; it must be greater than 0 and at most 1"),
+        (("adafactor", {"clipping_threshold": 0.0}), "clipping_threshold is 0.0; it must be greater than 0"),
+        (("adafactor", {"min_dim_size_to_factor": 0}), "min_dim_size_to_factor is 0; it must be at least 1"),
+        (("adafactor", {"min_dim_size_to_factor": 1.5}), "min_dim_size_to_factor is 1.5; it must be an integer"),
+        (("adagrad", {"initial_accumulator_value": -0.1}), "initial_accumulator_value is -0.1; it must be at least 0"),
+        (("lars", {"trust_coefficient": -1.0}), "trust_coefficient is -1.0; it must be greater than 0"),
+        (("adam", {"b1": None}), "optimizer.arguments.b1 is None; it must be a number"),
+        (("adam", {"b1": lambda step: 0.9}), "; it must be a number"),
+        (("adam", {"b1": np.float32(1.0)}), "; it must be from 0 to below 1"),
+        (("adam", {"b2": jnp.float32(1.5)}), "; it must be from 0 to below 1"),
+        (("adam", {"mu_dtype": "int32"}), "mu_dtype is 'int32'; it must be a floating dtype, as 'bfloat16'"),
+        (("sgd", {"accumulator_dtype": "fp17"}), "accumulator_dtype is 'fp17'; it must be a floating dtype"),
         (("sgd", {"nesterov": "yes"}), "optimizer.arguments.nesterov is 'yes'; it must be True or False"),
     ],
 )
@@ -112,6 +128,14 @@ def test_a_wrong_argument_is_refused_before_the_run_is_fitted(arguments: tuple, 
     with pytest.raises(TransferlabError) as error:
         Optimizer(*arguments)
     assert said in str(error.value)
+
+
+def test_arguments_within_their_meaning_are_taken() -> None:
+    Optimizer("optimistic_adam_v2", {"alpha": 1.5, "beta": 1.5})  # factors, not running means
+    Optimizer("adam", {"mu_dtype": "bfloat16", "b1": jnp.float32(0.5), "eps": 0.0})
+    Optimizer("sgd", {"momentum": None, "accumulator_dtype": None})
+    Optimizer("lars", {"trust_ratio_mask": lambda params: params})
+    Optimizer("adafactor", {"momentum": 0.9, "dtype_momentum": jnp.bfloat16, "min_dim_size_to_factor": 32})
 
 
 def test_the_optimizer_is_public() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support.checkpoints import write_bert
+from PIL import Image
+from support.checkpoints import write_bert, write_clip, write_vit
 from support.runs import QUICK, fit
 from support.typed import found
 
@@ -56,6 +57,27 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
     assert done.exit_code == 1 and "has no column 'sentence'" in done.output
     done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--text-column=text"])
     assert done.exit_code == 0 and "good film" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_a_run_on_weights_that_came_alone_is_opened_again(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{i}.png")
+    (write_vit if kind == "vit" else write_clip)(tmp_path / "base", kind)
+    config = tl.load(tmp_path / "base").config
+    weights = (tmp_path / "base" / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    # Of another size than that of the file, which the config says.
+    source = tl.load(weights, config=config, tower="vision" if kind == "clip" else None).resized(8)
+    data = tl.dataset(tmp_path / "data", test_examples=4)
+    settings = Settings(max_steps=1)
+    result = tl.adapt(source, data, method=tl.methods.Probe(), settings=settings, directory=tmp_path / "run").fit()
+    predictor = tl.open_run(tmp_path / "run")
+    got = predictor([data.records[i]["image"] for i in data.test])
+    np.testing.assert_allclose(got, result.probabilities, atol=2e-6)
 
 
 def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tmp_path) -> None:

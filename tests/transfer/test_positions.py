@@ -76,6 +76,9 @@ def test_the_plan_says_that_positions_were_resized(source) -> None:
     row = next(line for line in str(made).splitlines() if "resized" in line)
     assert "(4×4 to" in row
     assert made.totals()["by_action"]["resized"] == 1
+    assert made.notes == (f"images are read as 24×24 pixels, for which '{PATH}' is resized, {rows[PATH].reason}",)
+    assert "images are read as 24×24 pixels" in str(made)
+    assert plan_for(source, LABELS, tl.methods.Full()).notes == ()
     want = resized_positions(source.leaves[PATH].read(), 1, 6, "bicubic")
     np.testing.assert_array_equal(made.place(0)[0]["embed"]["position"], want)
 

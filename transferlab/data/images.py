@@ -70,6 +70,9 @@ _RESAMPLE: dict[Filter, Image.Resampling] = {
 _LARGEST = 1 << 28
 """Largest number of pixels of a resized image: one of 1 × 3000 would be 3000 times as long as the model's input."""
 
+_LONGEST = math.isqrt(_LARGEST)
+"""Pixels of a side that a transform can ask for."""
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -107,6 +110,14 @@ class ImageTransform:
 
     def __post_init__(self) -> None:
         check_fields(self, "ImageTransform")
+        resized = self.size / self.crop_fraction
+        if self.size > _LONGEST:
+            raise TransferlabError(f"ImageTransform: size is {self.size}; it must be from 1 to {_LONGEST} pixels.")
+        if not 1 <= resized < _LONGEST + 1:
+            raise TransferlabError(
+                f"ImageTransform: crop_fraction is {self.crop_fraction:g}, by which images would be resized to {resized:g} "
+                f"pixels before the center of {self.size} is cut; it must be from 1 to {_LONGEST} pixels."
+            )
 
     def __call__(self, image: UInt8[np.ndarray, "height width channels"]) -> Float[np.ndarray, "size size bands"]:
         """Return float32 (size, size, channels).
@@ -258,7 +269,7 @@ def _decoded(file: str | Path | BinaryIO | bytes, name: str, white: float | int 
             upright.format = kind
             upright = as_bytes(upright, layout, white)
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                # Transparent parts become white, as on a page.
+                # Transparent parts become white, as in transformers' convert_to_rgb; timm's reader drops the channel.
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
             return np.array(upright.convert("RGB"))

@@ -19,7 +19,7 @@ from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
-from transferlab.fields import check_fields
+from transferlab.fields import check_fields, given_fields
 from transferlab.files import sha256_file
 from transferlab.reading import read_object, reading
 
@@ -217,7 +217,10 @@ def read_tokenizer(
         TransferlabError: files that cannot be read, or from which no tokenizer can be made.
     """
     settings = read_settings(directory)
-    (_, sentence), changed = read_sentence_settings(directory), False
+    (place, sentence), changed = read_sentence_settings(directory), False
+    # A string is true, whatever it says: "false" would be taken for the opposite.
+    given_fields(_FLAGS, settings, where=str(directory / "tokenizer_config.json"))
+    given_fields({"do_lower_case": bool}, sentence, where=str(place))
     if (directory / "tokenizer.json").exists():
         paths = (directory / "tokenizer.json",)
         tokenizer = read_tokenizer_json(paths[0])
@@ -268,6 +271,12 @@ def read_tokenizer(
         digests.append(hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
+
+
+_FLAGS: dict[str, type] = dict.fromkeys(
+    ("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space"), bool
+)
+"""Settings of tokenizers that are true or false."""
 
 
 def _pad_id(tokenizer: Tokenizer, token: Any, id: int | None) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
@@ -61,10 +60,10 @@ class Adapted:
         flat = trees.flatten(self.source.arrays[0])
         for path, pair in self.pairs.items():
             parent = path.removesuffix("/kernel")
-            flat[f"{parent}/lora/a"] = jnp.asarray(pair.a, self.source.dtype)
-            flat[f"{parent}/lora/b"] = jnp.asarray(pair.b, self.source.dtype)
-            if pair.magnitude is not None:
-                flat[f"{parent}/lora/magnitude"] = jnp.asarray(pair.magnitude, self.source.dtype)
+            for name, array in (("a", pair.a), ("b", pair.b), ("magnitude", pair.magnitude)):
+                if array is not None:
+                    leaf = f"{parent}/lora/{name}"
+                    flat[leaf] = trees.placed(np.asarray(array), self.source.dtype, f"'{leaf}'")
         return trees.unflatten(flat)
 
     def module(self) -> Any:

@@ -22,6 +22,7 @@ from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, check_activation, dropout
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,13 @@ class BertConfig:
         check_fields(self, "BertConfig")
         check_encoder(self, "BertConfig")
 
-    @classmethod
-    def base(cls) -> BertConfig:
-        """BERT-base: 12 layers, 768 wide, 110 M parameters."""
-        return cls()
-
-    @classmethod
-    def large(cls) -> BertConfig:
-        """BERT-large: 24 layers, 1024 wide, 335 M parameters."""
-        return cls(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-
-    @classmethod
-    def minilm_l6(cls) -> BertConfig:
-        """MiniLM-L6-H384: 6 layers, 384 wide, 22.7 M parameters."""
-        return cls(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+    # fmt: off
+    base = Size("BERT-base: 12 layers, 768 wide, 110 M parameters.")
+    large = Size("BERT-large: 24 layers, 1024 wide, 335 M parameters.",
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    minilm_l6 = Size("MiniLM-L6-H384: 6 layers, 384 wide, 22.7 M parameters.",
+        hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+    # fmt: on
 
     def without_pooler(self) -> BertConfig:
         """The same encoder without the tanh pooler over the first token."""

@@ -21,6 +21,7 @@ from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import convolve
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import ACTIVATIONS, Key, Normal, check_activation, drop_path, ones, parameter, zeros
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,9 @@ class BitConfig:
         """Channels that each stage returns."""
         return tuple(_rounded(size) for size in self.hidden_sizes)
 
-    @classmethod
-    def r50x1(cls) -> BitConfig:
-        """BiT-R50x1, 25.5 M parameters with 1000 labels."""
-        return cls()
-
-    @classmethod
-    def r101x1(cls) -> BitConfig:
-        """BiT-R101x1, 44.5 M parameters with 1000 labels."""
-        return cls(depths=(3, 4, 23, 3))
-
-    @classmethod
-    def r152x1(cls) -> BitConfig:
-        """The depths of BiT-R152, 60.2 M parameters with 1000 labels."""
-        return cls(depths=(3, 8, 36, 3))
+    r50x1 = Size("BiT-R50x1, 25.5 M parameters with 1000 labels.")
+    r101x1 = Size("BiT-R101x1, 44.5 M parameters with 1000 labels.", depths=(3, 4, 23, 3))
+    r152x1 = Size("The depths of BiT-R152, 60.2 M parameters with 1000 labels.", depths=(3, 8, 36, 3))
 
     def wide(self, factor: int) -> BitConfig:
         """A size with ``factor`` times the channels, such as R50x3, R101x3 and R152x4."""

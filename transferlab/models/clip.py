@@ -32,6 +32,7 @@ from transferlab.models.layers import (
     parameter,
 )
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 from transferlab.models.vit import ViT, ViTConfig
 
 PooledToken = Literal["end", "highest", "last"]
@@ -80,40 +81,19 @@ class TextTowerConfig:
             )
         check_activation(self.hidden_act, "TextTowerConfig", "hidden_act")
 
-    @classmethod
-    def clip_base(cls) -> TextTowerConfig:
-        """CLIP ViT-B/32's and ViT-B/16's: 12 layers, 512 wide, 63.4 M parameters."""
-        return cls()
-
-    @classmethod
-    def clip_large(cls) -> TextTowerConfig:
-        """CLIP ViT-L/14's: 12 layers, 768 wide, 124 M parameters."""
-        return cls(hidden_size=768, num_attention_heads=12, intermediate_size=3072, projection_dim=768)
-
-    @classmethod
-    def siglip_base(cls) -> TextTowerConfig:
-        """SigLIP ViT-B/16's: 12 layers, 768 wide, 110 M parameters."""
-        return cls(
-            vocab_size=32000, hidden_size=768, num_attention_heads=12, intermediate_size=3072,
-            max_position_embeddings=64, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, causal=False,
-            pooled_token="last", projection_dim=768, projection_bias=True,
-        )  # fmt: skip
-
-    @classmethod
-    def siglip_large(cls) -> TextTowerConfig:
-        """SigLIP ViT-L/16's: 24 layers, 1024 wide, 336 M parameters."""
-        return replace(
-            cls.siglip_base(), hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-            projection_dim=1024,
-        )  # fmt: skip
-
-    @classmethod
-    def siglip_so400m(cls) -> TextTowerConfig:
-        """SigLIP SoViT-400m's: 27 layers, 1152 wide, 450 M parameters."""
-        return replace(
-            cls.siglip_base(), hidden_size=1152, num_hidden_layers=27, num_attention_heads=16, intermediate_size=4304,
-            projection_dim=1152,
-        )  # fmt: skip
+    # fmt: off
+    clip_base = Size("CLIP ViT-B/32's and ViT-B/16's: 12 layers, 512 wide, 63.4 M parameters.")
+    clip_large = Size("CLIP ViT-L/14's: 12 layers, 768 wide, 124 M parameters.",
+        hidden_size=768, num_attention_heads=12, intermediate_size=3072, projection_dim=768)
+    siglip_base = Size("SigLIP ViT-B/16's: 12 layers, 768 wide, 110 M parameters.",
+        vocab_size=32000, hidden_size=768, num_attention_heads=12, intermediate_size=3072, max_position_embeddings=64,
+        hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, causal=False, pooled_token="last", projection_dim=768,
+        projection_bias=True)
+    siglip_large = siglip_base.but("SigLIP ViT-L/16's: 24 layers, 1024 wide, 336 M parameters.",
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, projection_dim=1024)
+    siglip_so400m = siglip_base.but("SigLIP SoViT-400m's: 27 layers, 1152 wide, 450 M parameters.",
+        hidden_size=1152, num_hidden_layers=27, num_attention_heads=16, intermediate_size=4304, projection_dim=1152)
+    # fmt: on
 
     @property
     def pooling(self) -> Pooling:
@@ -163,40 +143,19 @@ class ClipConfig:
                 f"ClipConfig: images are embedded in {widths[0]} dimensions and texts in {widths[1]}; projection_dim must agree."
             )
 
-    @classmethod
-    def b32(cls) -> ClipConfig:
-        """CLIP ViT-B/32: 151 M parameters."""
-        return cls(ViTConfig.clip_b32(), TextTowerConfig.clip_base())
-
-    @classmethod
-    def b16(cls) -> ClipConfig:
-        """CLIP ViT-B/16: 150 M parameters."""
-        return cls(ViTConfig.clip_b16(), TextTowerConfig.clip_base())
-
-    @classmethod
-    def l14(cls) -> ClipConfig:
-        """CLIP ViT-L/14: 428 M parameters."""
-        return cls(ViTConfig.clip_l14(), TextTowerConfig.clip_large())
-
-    @classmethod
-    def l14_336(cls) -> ClipConfig:
-        """CLIP ViT-L/14 at 336 px: 428 M parameters."""
-        return cls(replace(ViTConfig.clip_l14(), image_size=336), TextTowerConfig.clip_large())
-
-    @classmethod
-    def siglip_b16(cls) -> ClipConfig:
-        """SigLIP ViT-B/16: 203 M parameters."""
-        return cls(ViTConfig.siglip_b16(), TextTowerConfig.siglip_base(), math.log(10.0), -10.0)
-
-    @classmethod
-    def siglip_l16(cls) -> ClipConfig:
-        """SigLIP ViT-L/16 at 256 px: 652 M parameters."""
-        return cls(ViTConfig.siglip_l16(), TextTowerConfig.siglip_large(), math.log(10.0), -10.0)
-
-    @classmethod
-    def siglip_so400m14(cls) -> ClipConfig:
-        """SigLIP SoViT-400m/14 at 384 px: 878 M parameters."""
-        return cls(ViTConfig.siglip_so400m14(), TextTowerConfig.siglip_so400m(), math.log(10.0), -10.0)
+    # fmt: off
+    b32 = Size("CLIP ViT-B/32: 151 M parameters.", ViTConfig.clip_b32(), TextTowerConfig.clip_base())
+    b16 = Size("CLIP ViT-B/16: 150 M parameters.", ViTConfig.clip_b16(), TextTowerConfig.clip_base())
+    l14 = Size("CLIP ViT-L/14: 428 M parameters.", ViTConfig.clip_l14(), TextTowerConfig.clip_large())
+    l14_336 = Size("CLIP ViT-L/14 at 336 px: 428 M parameters.",
+        replace(ViTConfig.clip_l14(), image_size=336), TextTowerConfig.clip_large())
+    siglip_b16 = Size("SigLIP ViT-B/16: 203 M parameters.",
+        ViTConfig.siglip_b16(), TextTowerConfig.siglip_base(), math.log(10.0), -10.0)
+    siglip_l16 = Size("SigLIP ViT-L/16 at 256 px: 652 M parameters.",
+        ViTConfig.siglip_l16(), TextTowerConfig.siglip_large(), math.log(10.0), -10.0)
+    siglip_so400m14 = Size("SigLIP SoViT-400m/14 at 384 px: 878 M parameters.",
+        ViTConfig.siglip_so400m14(), TextTowerConfig.siglip_so400m(), math.log(10.0), -10.0)
+    # fmt: on
 
     @property
     def max_position_embeddings(self) -> int:

@@ -31,6 +31,7 @@ from transferlab.models.layers import (
     zeros,
 )
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -78,55 +79,26 @@ class ConvNeXtConfig:
             raise TransferlabError(f"ConvNeXtConfig: kernel_size {self.kernel_size} is not odd; its center is a pixel.")
         check_activation(self.hidden_act, "ConvNeXtConfig", "hidden_act")
 
-    @classmethod
-    def atto(cls) -> ConvNeXtConfig:
-        """ConvNeXt-A (timm's), 3.7 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(40, 80, 160, 320), depths=(2, 2, 6, 2), conv_mlp=True)
-
-    @classmethod
-    def femto(cls) -> ConvNeXtConfig:
-        """ConvNeXt-F (timm's), 5.2 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(48, 96, 192, 384), depths=(2, 2, 6, 2), conv_mlp=True)
-
-    @classmethod
-    def pico(cls) -> ConvNeXtConfig:
-        """ConvNeXt-P (timm's), 9.0 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(64, 128, 256, 512), depths=(2, 2, 6, 2), conv_mlp=True)
-
-    @classmethod
-    def nano(cls) -> ConvNeXtConfig:
-        """ConvNeXt-N (timm's), 15.6 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(80, 160, 320, 640), depths=(2, 2, 8, 2), conv_mlp=True)
-
-    @classmethod
-    def tiny(cls) -> ConvNeXtConfig:
-        """ConvNeXt-T, 28.6 M parameters with 1000 labels."""
-        return cls()
-
-    @classmethod
-    def small(cls) -> ConvNeXtConfig:
-        """ConvNeXt-S, 50.2 M parameters with 1000 labels."""
-        return cls(depths=(3, 3, 27, 3))
-
-    @classmethod
-    def base(cls) -> ConvNeXtConfig:
-        """ConvNeXt-B, 88.6 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(128, 256, 512, 1024), depths=(3, 3, 27, 3))
-
-    @classmethod
-    def large(cls) -> ConvNeXtConfig:
-        """ConvNeXt-L, 197.8 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(192, 384, 768, 1536), depths=(3, 3, 27, 3))
-
-    @classmethod
-    def xlarge(cls) -> ConvNeXtConfig:
-        """ConvNeXt-XL, 350.2 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(256, 512, 1024, 2048), depths=(3, 3, 27, 3))
-
-    @classmethod
-    def huge(cls) -> ConvNeXtConfig:
-        """The size of ConvNeXt V2-H, 660 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(352, 704, 1408, 2816), depths=(3, 3, 27, 3))
+    # fmt: off
+    atto = Size("ConvNeXt-A (timm's), 3.7 M parameters with 1000 labels.",
+        hidden_sizes=(40, 80, 160, 320), depths=(2, 2, 6, 2), conv_mlp=True)
+    femto = Size("ConvNeXt-F (timm's), 5.2 M parameters with 1000 labels.",
+        hidden_sizes=(48, 96, 192, 384), depths=(2, 2, 6, 2), conv_mlp=True)
+    pico = Size("ConvNeXt-P (timm's), 9.0 M parameters with 1000 labels.",
+        hidden_sizes=(64, 128, 256, 512), depths=(2, 2, 6, 2), conv_mlp=True)
+    nano = Size("ConvNeXt-N (timm's), 15.6 M parameters with 1000 labels.",
+        hidden_sizes=(80, 160, 320, 640), depths=(2, 2, 8, 2), conv_mlp=True)
+    tiny = Size("ConvNeXt-T, 28.6 M parameters with 1000 labels.")
+    small = Size("ConvNeXt-S, 50.2 M parameters with 1000 labels.", depths=(3, 3, 27, 3))
+    base = Size("ConvNeXt-B, 88.6 M parameters with 1000 labels.",
+        hidden_sizes=(128, 256, 512, 1024), depths=(3, 3, 27, 3))
+    large = Size("ConvNeXt-L, 197.8 M parameters with 1000 labels.",
+        hidden_sizes=(192, 384, 768, 1536), depths=(3, 3, 27, 3))
+    xlarge = Size("ConvNeXt-XL, 350.2 M parameters with 1000 labels.",
+        hidden_sizes=(256, 512, 1024, 2048), depths=(3, 3, 27, 3))
+    huge = Size("The size of ConvNeXt V2-H, 660 M parameters with 1000 labels.",
+        hidden_sizes=(352, 704, 1408, 2816), depths=(3, 3, 27, 3))
+    # fmt: on
 
     def v2(self) -> ConvNeXtConfig:
         """The V2 variant of a size: global response normalisation in place of LayerScale."""

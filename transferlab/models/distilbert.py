@@ -15,6 +15,7 @@ from transferlab.models.bert import Encoder, EncoderConfig, Layer, check_encoder
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ class DistilBertConfig:
         """False: it has none."""
         return False
 
-    @classmethod
-    def base(cls) -> DistilBertConfig:
-        """DistilBERT-base: 6 layers, 768 wide, 66 M parameters."""
-        return cls()
+    base = Size("DistilBERT-base: 6 layers, 768 wide, 66 M parameters.")
 
     def build(self, head: ClassifierConfig | None = None) -> DistilBert:
         """Return the module; nothing is allocated."""

@@ -20,6 +20,7 @@ from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import ACTIVATIONS, Key, drop_path
 from transferlab.models.norms import BatchNorm
+from transferlab.models.sizes import Size
 
 # Repeats, kernel, stride, expansion, filters of the seven stages of B0 (Tan & Le 2019, table 1).
 _STAGES = (
@@ -59,50 +60,15 @@ class EfficientNetConfig:
     def __post_init__(self) -> None:
         check_fields(self, "EfficientNetConfig")
 
-    @classmethod
-    def lite0(cls) -> EfficientNetConfig:
-        """EfficientNet-Lite0, 224 px, 4.7 M parameters with 1000 labels."""
-        return cls(lite=True)
-
-    @classmethod
-    def lite1(cls) -> EfficientNetConfig:
-        """EfficientNet-Lite1, 240 px."""
-        return cls(1.0, 1.1, lite=True, image_size=240)
-
-    @classmethod
-    def lite2(cls) -> EfficientNetConfig:
-        """EfficientNet-Lite2, 260 px."""
-        return cls(1.1, 1.2, lite=True, image_size=260)
-
-    @classmethod
-    def lite3(cls) -> EfficientNetConfig:
-        """EfficientNet-Lite3, 280 px."""
-        return cls(1.2, 1.4, lite=True, image_size=280)
-
-    @classmethod
-    def lite4(cls) -> EfficientNetConfig:
-        """EfficientNet-Lite4, 300 px."""
-        return cls(1.4, 1.8, lite=True, image_size=300)
-
-    @classmethod
-    def b0(cls) -> EfficientNetConfig:
-        """EfficientNet-B0, 224 px, 5.3 M parameters with 1000 labels."""
-        return cls()
-
-    @classmethod
-    def b1(cls) -> EfficientNetConfig:
-        """EfficientNet-B1, 240 px."""
-        return cls(1.0, 1.1, image_size=240)
-
-    @classmethod
-    def b2(cls) -> EfficientNetConfig:
-        """EfficientNet-B2, 260 px."""
-        return cls(1.1, 1.2, image_size=260)
-
-    @classmethod
-    def b3(cls) -> EfficientNetConfig:
-        """EfficientNet-B3, 300 px."""
-        return cls(1.2, 1.4, image_size=300)
+    lite0 = Size("EfficientNet-Lite0, 224 px, 4.7 M parameters with 1000 labels.", lite=True)
+    lite1 = Size("EfficientNet-Lite1, 240 px.", 1.0, 1.1, lite=True, image_size=240)
+    lite2 = Size("EfficientNet-Lite2, 260 px.", 1.1, 1.2, lite=True, image_size=260)
+    lite3 = Size("EfficientNet-Lite3, 280 px.", 1.2, 1.4, lite=True, image_size=280)
+    lite4 = Size("EfficientNet-Lite4, 300 px.", 1.4, 1.8, lite=True, image_size=300)
+    b0 = Size("EfficientNet-B0, 224 px, 5.3 M parameters with 1000 labels.")
+    b1 = Size("EfficientNet-B1, 240 px.", 1.0, 1.1, image_size=240)
+    b2 = Size("EfficientNet-B2, 260 px.", 1.1, 1.2, image_size=260)
+    b3 = Size("EfficientNet-B3, 300 px.", 1.2, 1.4, image_size=300)
 
     def filters(self, n: int) -> int:
         """Filters after width scaling: the nearest multiple of 8 that is at least nine tenths (the published rounding)."""

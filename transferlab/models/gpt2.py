@@ -17,6 +17,7 @@ from transferlab.models.causal import Decoder, remember, token_inputs, visible
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, check_activation, dropout
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -57,30 +58,11 @@ class GPT2Config:
         if self.n_embd % self.n_head:
             raise TransferlabError(f"GPT2Config: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}.")
 
-    @classmethod
-    def small(cls) -> GPT2Config:
-        """GPT-2: 12 layers, 768 wide, 124 M parameters."""
-        return cls()
-
-    @classmethod
-    def medium(cls) -> GPT2Config:
-        """GPT-2 medium: 24 layers, 1024 wide, 355 M parameters."""
-        return cls(n_embd=1024, n_layer=24, n_head=16)
-
-    @classmethod
-    def large(cls) -> GPT2Config:
-        """GPT-2 large: 36 layers, 1280 wide, 774 M parameters."""
-        return cls(n_embd=1280, n_layer=36, n_head=20)
-
-    @classmethod
-    def xl(cls) -> GPT2Config:
-        """GPT-2 XL: 48 layers, 1600 wide, 1.56 G parameters."""
-        return cls(n_embd=1600, n_layer=48, n_head=25)
-
-    @classmethod
-    def distilgpt2(cls) -> GPT2Config:
-        """DistilGPT-2: 6 layers, 768 wide, 82 M parameters."""
-        return cls(n_layer=6)
+    small = Size("GPT-2: 12 layers, 768 wide, 124 M parameters.")
+    medium = Size("GPT-2 medium: 24 layers, 1024 wide, 355 M parameters.", n_embd=1024, n_layer=24, n_head=16)
+    large = Size("GPT-2 large: 36 layers, 1280 wide, 774 M parameters.", n_embd=1280, n_layer=36, n_head=20)
+    xl = Size("GPT-2 XL: 48 layers, 1600 wide, 1.56 G parameters.", n_embd=1600, n_layer=48, n_head=25)
+    distilgpt2 = Size("DistilGPT-2: 6 layers, 768 wide, 82 M parameters.", n_layer=6)
 
     @property
     def max_position_embeddings(self) -> int:

@@ -13,7 +13,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from transferlab.errors import TransferlabError, nearest
@@ -146,11 +148,30 @@ class Embedding(nnx.Module):
         self.embedding = parameter((vocabulary, features), initialiser)
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
+        """Return a row for each id.
+
+        Raises:
+            TransferlabError: an id that the table has no row for. One that is traced (under ``jax.jit``) has no value to
+                check: it takes the nearest row.
+        """
+        _check_ids(ids, self.embedding.shape[0])
         return lookup(self.embedding[...], ids)
 
     def attend(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch vocabulary"]:
         """Logits over the vocabulary from the same table: tied weights are a call, never a shared variable."""
         return x @ self.embedding[...].T
+
+
+def _check_ids(ids: Int[Array, "*batch"], rows: int) -> None:
+    if isinstance(ids, Tracer) or not getattr(ids, "is_fully_addressable", True):
+        return
+    values = np.asarray(ids)
+    wrong = np.argwhere((values < 0) | (values >= rows))
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        raise TransferlabError(
+            f"The id {int(values[place])} at {list(place)} is beyond a table of {rows} rows (0 to {rows - 1})."
+        )
 
 
 FEW_ROWS = 256

@@ -6,7 +6,7 @@ soft caps and scales, which all come from the config.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from transferlab.models.causal import Decoder, Rope, remember, rotate, token_inp
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import Embedding, Key, Linear, Normal, check_activation, gated
 from transferlab.models.norms import RMSNorm
+from transferlab.models.sizes import Size
 
 PLAIN = Rope()
 
@@ -95,84 +96,43 @@ class LlamaConfig:
                 f"LlamaConfig: sliding_window is {self.sliding_window}; it must be at least 1, as 'windowed' names layers."
             )
 
-    @classmethod
-    def smollm2_135m(cls) -> LlamaConfig:
-        """SmolLM2-135M: 30 layers, 576 wide, 134.5 M parameters."""
-        return cls(
-            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-            num_key_value_heads=3, head_dim=64, max_position_embeddings=8192, rms_norm_eps=1e-5,
-            tie_word_embeddings=True, rope=Rope(100000.0), eos_token_id=(0,),
-        )  # fmt: skip
-
-    @classmethod
-    def smollm2_360m(cls) -> LlamaConfig:
-        """SmolLM2-360M: 32 layers, 960 wide, 362 M parameters."""
-        return replace(
-            cls.smollm2_135m(), hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15,
-            num_key_value_heads=5,
-        )  # fmt: skip
-
-    @classmethod
-    def llama2_7b(cls) -> LlamaConfig:
-        """Llama 2 7B: 32 layers, 4096 wide, 6.74 G parameters."""
-        return cls(max_position_embeddings=4096, rms_norm_eps=1e-5)
-
-    @classmethod
-    def llama32_1b(cls) -> LlamaConfig:
-        """Llama 3.2 1B: 16 layers, 2048 wide, 1.24 G parameters."""
-        return cls(
-            vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_key_value_heads=8,
-            head_dim=64, max_position_embeddings=131072, rms_norm_eps=1e-5, tie_word_embeddings=True,
-            rope=Rope(500000.0, "llama3", 32.0), eos_token_id=(128001,),
-        )  # fmt: skip
-
-    @classmethod
-    def mistral_7b(cls) -> LlamaConfig:
-        """Mistral 7B v0.1: 32 layers, 4096 wide, window 4096, 7.24 G parameters."""
-        return cls(
-            intermediate_size=14336, num_key_value_heads=8, max_position_embeddings=32768, rms_norm_eps=1e-5,
-            sliding_window=4096, windowed=tuple(range(32)),
-        )  # fmt: skip
-
-    @classmethod
-    def qwen25_05b(cls) -> LlamaConfig:
-        """Qwen2.5-0.5B: 24 layers, 896 wide, 494 M parameters."""
-        return cls(
-            vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-            num_key_value_heads=2, head_dim=64, max_position_embeddings=32768, tie_word_embeddings=True, qkv_bias=True,
-            rope=Rope(1000000.0), eos_token_id=(151643,),
-        )  # fmt: skip
-
-    @classmethod
-    def qwen3_06b(cls) -> LlamaConfig:
-        """Qwen3-0.6B: 28 layers, 1024 wide, 596 M parameters."""
-        return cls(
-            vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
-            num_key_value_heads=8, max_position_embeddings=40960, tie_word_embeddings=True, query_norm=True,
-            rope=Rope(1000000.0), eos_token_id=(151645,),
-        )  # fmt: skip
-
-    @classmethod
-    def gemma2_2b(cls) -> LlamaConfig:
-        """Gemma 2 2B: 26 layers, 2304 wide, every second with a window of 4096, 2.61 G parameters."""
-        return cls(
-            vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8,
-            num_key_value_heads=4, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=8192,
-            tie_word_embeddings=True, sliding_window=4096, windowed=tuple(range(0, 26, 2)), query_pre_attn_scalar=256,
-            attn_logit_softcapping=50.0, final_logit_softcapping=30.0, norm_offset=True, norm_after=True,
-            embedding_scale=True, eos_token_id=(1,),
-        )  # fmt: skip
-
-    @classmethod
-    def gemma3_270m(cls) -> LlamaConfig:
-        """Gemma 3 270M: 18 layers, 640 wide, windows of 512 except in every sixth layer, 268 M parameters."""
-        return cls(
-            vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
-            num_key_value_heads=1, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=32768,
-            tie_word_embeddings=True, query_norm=True, rope=Rope(1000000.0), local_rope=Rope(10000.0),
-            sliding_window=512, windowed=tuple(i for i in range(18) if (i + 1) % 6), query_pre_attn_scalar=256,
-            norm_offset=True, norm_after=True, embedding_scale=True, eos_token_id=(1,),
-        )  # fmt: skip
+    # fmt: off
+    smollm2_135m = Size("SmolLM2-135M: 30 layers, 576 wide, 134.5 M parameters.",
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, head_dim=64, max_position_embeddings=8192, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope=Rope(100000.0), eos_token_id=(0,))
+    smollm2_360m = smollm2_135m.but("SmolLM2-360M: 32 layers, 960 wide, 362 M parameters.",
+        hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15, num_key_value_heads=5)
+    llama2_7b = Size("Llama 2 7B: 32 layers, 4096 wide, 6.74 G parameters.",
+        max_position_embeddings=4096, rms_norm_eps=1e-5)
+    llama32_1b = Size("Llama 3.2 1B: 16 layers, 2048 wide, 1.24 G parameters.",
+        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_key_value_heads=8,
+        head_dim=64, max_position_embeddings=131072, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope=Rope(500000.0, "llama3", 32.0), eos_token_id=(128001,))
+    mistral_7b = Size("Mistral 7B v0.1: 32 layers, 4096 wide, window 4096, 7.24 G parameters.",
+        intermediate_size=14336, num_key_value_heads=8, max_position_embeddings=32768, rms_norm_eps=1e-5,
+        sliding_window=4096, windowed=tuple(range(32)))
+    qwen25_05b = Size("Qwen2.5-0.5B: 24 layers, 896 wide, 494 M parameters.",
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+        num_key_value_heads=2, head_dim=64, max_position_embeddings=32768, tie_word_embeddings=True, qkv_bias=True,
+        rope=Rope(1000000.0), eos_token_id=(151643,))
+    qwen3_06b = Size("Qwen3-0.6B: 28 layers, 1024 wide, 596 M parameters.",
+        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, max_position_embeddings=40960, tie_word_embeddings=True, query_norm=True,
+        rope=Rope(1000000.0), eos_token_id=(151645,))
+    gemma2_2b = Size("Gemma 2 2B: 26 layers, 2304 wide, every other with a window of 4096, 2.61 G parameters.",
+        vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=8192,
+        tie_word_embeddings=True, sliding_window=4096, windowed=tuple(range(0, 26, 2)), query_pre_attn_scalar=256,
+        attn_logit_softcapping=50.0, final_logit_softcapping=30.0, norm_offset=True, norm_after=True,
+        embedding_scale=True, eos_token_id=(1,))
+    gemma3_270m = Size("Gemma 3 270M: 18 layers, 640 wide, windows of 512 except in every sixth layer, 268 M parameters.",
+        vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=256, hidden_act="gelu_pytorch_tanh", max_position_embeddings=32768,
+        tie_word_embeddings=True, query_norm=True, rope=Rope(1000000.0), local_rope=Rope(10000.0), sliding_window=512,
+        windowed=tuple(i for i in range(18) if (i + 1) % 6), query_pre_attn_scalar=256, norm_offset=True,
+        norm_after=True, embedding_scale=True, eos_token_id=(1,))
+    # fmt: on
 
     def language_model(self) -> LanguageModelConfig:
         """Return the head over the vocabulary, as transformers has it."""

@@ -20,6 +20,7 @@ from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import Key, drop_path
 from transferlab.models.norms import BatchNorm
+from transferlab.models.sizes import Size
 
 # Expansion, filters, repeats, stride of the seven stages (Sandler et al. 2018, table 2).
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -54,20 +55,9 @@ class MobileNetV2Config:
         if self.padding not in ("symmetric", "same"):
             raise TransferlabError(f"MobileNetV2Config: padding '{self.padding}' is neither 'symmetric' nor 'same'.")
 
-    @classmethod
-    def w050(cls) -> MobileNetV2Config:
-        """Half the filters, 2.0 M parameters with 1000 labels."""
-        return cls(0.5)
-
-    @classmethod
-    def w100(cls) -> MobileNetV2Config:
-        """The published size, 3.5 M parameters with 1000 labels."""
-        return cls()
-
-    @classmethod
-    def w140(cls) -> MobileNetV2Config:
-        """1.4 times the filters, 6.1 M parameters with 1000 labels."""
-        return cls(1.4)
+    w050 = Size("Half the filters, 2.0 M parameters with 1000 labels.", 0.5)
+    w100 = Size("The published size, 3.5 M parameters with 1000 labels.")
+    w140 = Size("1.4 times the filters, 6.1 M parameters with 1000 labels.", 1.4)
 
     def filters(self, n: int) -> int:
         """Filters after scaling: the nearest multiple of 8 that is at least nine tenths (the published rounding)."""

@@ -26,6 +26,7 @@ from transferlab.models.bert import masked_mean
 from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
 from transferlab.models.layers import Embedding, Key, Linear, TruncatedNormal, check_activation, dropout, gated
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -105,15 +106,11 @@ class ModernBertConfig:
         """The pooling of transformers' classification head."""
         return "first" if self.classifier_pooling == "cls" else "mean"
 
-    @classmethod
-    def base(cls) -> ModernBertConfig:
-        """ModernBERT-base: 22 layers, 768 wide, 149 M parameters."""
-        return cls()
-
-    @classmethod
-    def large(cls) -> ModernBertConfig:
-        """ModernBERT-large: 28 layers, 1024 wide, 395 M parameters."""
-        return cls(hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2624)
+    # fmt: off
+    base = Size("ModernBERT-base: 22 layers, 768 wide, 149 M parameters.")
+    large = Size("ModernBERT-large: 28 layers, 1024 wide, 395 M parameters.",
+        hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2624)
+    # fmt: on
 
     def build(self, head: ClassifierConfig | None = None) -> ModernBert:
         """Return the module; nothing is allocated."""

@@ -23,6 +23,7 @@ from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
 from transferlab.models.roberta import counted_positions
+from transferlab.models.sizes import Size
 
 PAD = 1
 """The padding token's id, fixed in transformers whatever a config says."""
@@ -75,10 +76,7 @@ class MPNetConfig:
         """Number of tokens of the longest text."""
         return self.max_position_embeddings - PAD - 1
 
-    @classmethod
-    def base(cls) -> MPNetConfig:
-        """MPNet-base, as in all-mpnet-base-v2: 12 layers, 768 wide, 109 M parameters."""
-        return cls()
+    base = Size("MPNet-base, as in all-mpnet-base-v2: 12 layers, 768 wide, 109 M parameters.")
 
     def without_pooler(self) -> MPNetConfig:
         """The same encoder without the tanh pooler over the first token."""

@@ -21,6 +21,7 @@ from transferlab.models.convolutions import Conv, every, max_pool, pointwise
 from transferlab.models.heads import Classifier, ClassifierConfig
 from transferlab.models.layers import ACTIVATIONS, Key, check_activation, drop_path
 from transferlab.models.norms import BatchNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -76,65 +77,26 @@ class ResNetConfig:
                 f"{self.width_per_group}."
             )
 
-    @classmethod
-    def resnet18(cls) -> ResNetConfig:
-        """ResNet-18, 11.7 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(64, 128, 256, 512), depths=(2, 2, 2, 2), layer_type="basic")
-
-    @classmethod
-    def resnet34(cls) -> ResNetConfig:
-        """ResNet-34, 21.8 M parameters with 1000 labels."""
-        return cls(hidden_sizes=(64, 128, 256, 512), depths=(3, 4, 6, 3), layer_type="basic")
-
-    @classmethod
-    def resnet26(cls) -> ResNetConfig:
-        """ResNet-26 (timm's), 16.0 M parameters with 1000 labels."""
-        return cls(depths=(2, 2, 2, 2))
-
-    @classmethod
-    def resnet50(cls) -> ResNetConfig:
-        """ResNet-50, 25.6 M parameters with 1000 labels."""
-        return cls()
-
-    @classmethod
-    def resnet101(cls) -> ResNetConfig:
-        """ResNet-101, 44.5 M parameters with 1000 labels."""
-        return cls(depths=(3, 4, 23, 3))
-
-    @classmethod
-    def resnet152(cls) -> ResNetConfig:
-        """ResNet-152, 60.2 M parameters with 1000 labels."""
-        return cls(depths=(3, 8, 36, 3))
-
-    @classmethod
-    def wide_resnet50_2(cls) -> ResNetConfig:
-        """Wide ResNet-50-2, 68.9 M parameters with 1000 labels."""
-        return cls(width_per_group=128)
-
-    @classmethod
-    def wide_resnet101_2(cls) -> ResNetConfig:
-        """Wide ResNet-101-2, 126.9 M parameters with 1000 labels."""
-        return cls(depths=(3, 4, 23, 3), width_per_group=128)
-
-    @classmethod
-    def resnext50_32x4d(cls) -> ResNetConfig:
-        """ResNeXt-50 32×4d, 25.0 M parameters with 1000 labels."""
-        return cls(groups=32, width_per_group=4)
-
-    @classmethod
-    def resnext101_32x4d(cls) -> ResNetConfig:
-        """ResNeXt-101 32×4d, 44.2 M parameters with 1000 labels."""
-        return cls(depths=(3, 4, 23, 3), groups=32, width_per_group=4)
-
-    @classmethod
-    def resnext101_32x8d(cls) -> ResNetConfig:
-        """ResNeXt-101 32×8d, 88.8 M parameters with 1000 labels."""
-        return cls(depths=(3, 4, 23, 3), groups=32, width_per_group=8)
-
-    @classmethod
-    def resnext101_64x4d(cls) -> ResNetConfig:
-        """ResNeXt-101 64×4d, 83.5 M parameters with 1000 labels."""
-        return cls(depths=(3, 4, 23, 3), groups=64, width_per_group=4)
+    # fmt: off
+    resnet18 = Size("ResNet-18, 11.7 M parameters with 1000 labels.",
+        hidden_sizes=(64, 128, 256, 512), depths=(2, 2, 2, 2), layer_type="basic")
+    resnet34 = Size("ResNet-34, 21.8 M parameters with 1000 labels.",
+        hidden_sizes=(64, 128, 256, 512), depths=(3, 4, 6, 3), layer_type="basic")
+    resnet26 = Size("ResNet-26 (timm's), 16.0 M parameters with 1000 labels.", depths=(2, 2, 2, 2))
+    resnet50 = Size("ResNet-50, 25.6 M parameters with 1000 labels.")
+    resnet101 = Size("ResNet-101, 44.5 M parameters with 1000 labels.", depths=(3, 4, 23, 3))
+    resnet152 = Size("ResNet-152, 60.2 M parameters with 1000 labels.", depths=(3, 8, 36, 3))
+    wide_resnet50_2 = Size("Wide ResNet-50-2, 68.9 M parameters with 1000 labels.", width_per_group=128)
+    wide_resnet101_2 = Size("Wide ResNet-101-2, 126.9 M parameters with 1000 labels.",
+        depths=(3, 4, 23, 3), width_per_group=128)
+    resnext50_32x4d = Size("ResNeXt-50 32×4d, 25.0 M parameters with 1000 labels.", groups=32, width_per_group=4)
+    resnext101_32x4d = Size("ResNeXt-101 32×4d, 44.2 M parameters with 1000 labels.",
+        depths=(3, 4, 23, 3), groups=32, width_per_group=4)
+    resnext101_32x8d = Size("ResNeXt-101 32×8d, 88.8 M parameters with 1000 labels.",
+        depths=(3, 4, 23, 3), groups=32, width_per_group=8)
+    resnext101_64x4d = Size("ResNeXt-101 64×4d, 83.5 M parameters with 1000 labels.",
+        depths=(3, 4, 23, 3), groups=64, width_per_group=4)
+    # fmt: on
 
     def blocks(self) -> tuple[tuple[BlockConfig, ...], ...]:
         """The blocks of each stage."""

@@ -19,6 +19,7 @@ from transferlab.models.bert import Encoder, check_encoder
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,15 @@ class RobertaConfig:
         """Number of tokens of the longest text."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
-    @classmethod
-    def base(cls) -> RobertaConfig:
-        """RoBERTa-base: 12 layers, 768 wide, 125 M parameters."""
-        return cls()
-
-    @classmethod
-    def large(cls) -> RobertaConfig:
-        """RoBERTa-large: 24 layers, 1024 wide, 355 M parameters."""
-        return cls(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-
-    @classmethod
-    def xlm_base(cls) -> RobertaConfig:
-        """XLM-R base: RoBERTa-base with 250002 tokens of 100 languages, 278 M parameters."""
-        return replace(cls.base(), vocab_size=250002)
-
-    @classmethod
-    def xlm_large(cls) -> RobertaConfig:
-        """XLM-R large: RoBERTa-large with 250002 tokens of 100 languages, 560 M parameters."""
-        return replace(cls.large(), vocab_size=250002)
+    # fmt: off
+    base = Size("RoBERTa-base: 12 layers, 768 wide, 125 M parameters.")
+    large = Size("RoBERTa-large: 24 layers, 1024 wide, 355 M parameters.",
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    xlm_base = base.but("XLM-R base: RoBERTa-base with 250002 tokens of 100 languages, 278 M parameters.",
+        vocab_size=250002)
+    xlm_large = large.but("XLM-R large: RoBERTa-large with 250002 tokens of 100 languages, 560 M parameters.",
+        vocab_size=250002)
+    # fmt: on
 
     def without_pooler(self) -> RobertaConfig:
         """The same encoder without the tanh pooler over the first token."""

@@ -34,6 +34,7 @@ from transferlab.models.layers import (
     parameter,
 )
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -89,25 +90,14 @@ class SwinConfig:
         """Channels of each stage."""
         return tuple(self.embed_dim * 2**s for s in range(len(self.depths)))
 
-    @classmethod
-    def tiny(cls) -> SwinConfig:
-        """Swin-T, 28.3 M parameters with 1000 labels."""
-        return cls()
-
-    @classmethod
-    def small(cls) -> SwinConfig:
-        """Swin-S, 49.6 M parameters with 1000 labels."""
-        return cls(depths=(2, 2, 18, 2))
-
-    @classmethod
-    def base(cls) -> SwinConfig:
-        """Swin-B, 87.8 M parameters with 1000 labels."""
-        return cls(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
-
-    @classmethod
-    def large(cls) -> SwinConfig:
-        """Swin-L, 196.5 M parameters with 1000 labels."""
-        return cls(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
+    # fmt: off
+    tiny = Size("Swin-T, 28.3 M parameters with 1000 labels.")
+    small = Size("Swin-S, 49.6 M parameters with 1000 labels.", depths=(2, 2, 18, 2))
+    base = Size("Swin-B, 87.8 M parameters with 1000 labels.",
+        embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
+    large = Size("Swin-L, 196.5 M parameters with 1000 labels.",
+        embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
+    # fmt: on
 
     def build(self, head: ClassifierConfig | None = None) -> Swin:
         """Return the module; nothing is allocated."""

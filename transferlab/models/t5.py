@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,14 @@ from transferlab.models.bert import masked_mean
 from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout, gated
 from transferlab.models.norms import RMSNorm
+from transferlab.models.sizes import Size
 
 _GATES = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 """The gated ``gelu`` of transformers' T5 is the tanh approximation."""
+
+
+_V1_1: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "scale_decoder_outputs": False}
+"""What version 1.1 of a size has: a gated MLP, and a head of its own, unscaled."""
 
 
 @dataclass(frozen=True)
@@ -90,49 +96,27 @@ class T5Config:
         """False: T5 has none."""
         return False
 
-    @classmethod
-    def small(cls) -> T5Config:
-        """T5-small: 6 and 6 layers, 512 wide, 60.5 M parameters."""
-        return cls()
-
-    @classmethod
-    def base(cls) -> T5Config:
-        """T5-base: 12 and 12 layers, 768 wide, 223 M parameters."""
-        return cls(d_model=768, d_ff=3072, num_layers=12, num_decoder_layers=12, num_heads=12)
-
-    @classmethod
-    def large(cls) -> T5Config:
-        """T5-large: 24 and 24 layers, 1024 wide, 738 M parameters."""
-        return cls(d_model=1024, d_ff=4096, num_layers=24, num_decoder_layers=24, num_heads=16)
-
-    @classmethod
-    def v1_1_small(cls) -> T5Config:
-        """T5 v1.1 small and Flan-T5 small: 8 and 8 layers, 512 wide, 77.0 M parameters."""
-        return cls(d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6).v1_1()
-
-    @classmethod
-    def v1_1_base(cls) -> T5Config:
-        """T5 v1.1 base and Flan-T5 base: 12 and 12 layers, 768 wide, 248 M parameters."""
-        return replace(cls.base(), d_ff=2048).v1_1()
-
-    @classmethod
-    def v1_1_large(cls) -> T5Config:
-        """T5 v1.1 large and Flan-T5 large: 24 and 24 layers, 1024 wide, 783 M parameters."""
-        return replace(cls.large(), d_ff=2816).v1_1()
-
-    @classmethod
-    def v1_1_xl(cls) -> T5Config:
-        """T5 v1.1 XL and Flan-T5 XL: 24 and 24 layers, 2048 wide, 2.85 G parameters."""
-        return replace(cls.large(), d_model=2048, d_ff=5120, num_heads=32).v1_1()
-
-    @classmethod
-    def v1_1_xxl(cls) -> T5Config:
-        """T5 v1.1 XXL and Flan-T5 XXL: 24 and 24 layers, 4096 wide, 11.1 G parameters."""
-        return replace(cls.large(), d_model=4096, d_ff=10240, num_heads=64).v1_1()
+    # fmt: off
+    small = Size("T5-small: 6 and 6 layers, 512 wide, 60.5 M parameters.")
+    base = Size("T5-base: 12 and 12 layers, 768 wide, 223 M parameters.",
+        d_model=768, d_ff=3072, num_layers=12, num_decoder_layers=12, num_heads=12)
+    large = Size("T5-large: 24 and 24 layers, 1024 wide, 738 M parameters.",
+        d_model=1024, d_ff=4096, num_layers=24, num_decoder_layers=24, num_heads=16)
+    v1_1_small = Size("T5 v1.1 small and Flan-T5 small: 8 and 8 layers, 512 wide, 77.0 M parameters.",
+        d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6, **_V1_1)
+    v1_1_base = base.but("T5 v1.1 base and Flan-T5 base: 12 and 12 layers, 768 wide, 248 M parameters.",
+        d_ff=2048, **_V1_1)
+    v1_1_large = large.but("T5 v1.1 large and Flan-T5 large: 24 and 24 layers, 1024 wide, 783 M parameters.",
+        d_ff=2816, **_V1_1)
+    v1_1_xl = large.but("T5 v1.1 XL and Flan-T5 XL: 24 and 24 layers, 2048 wide, 2.85 G parameters.",
+        d_model=2048, d_ff=5120, num_heads=32, **_V1_1)
+    v1_1_xxl = large.but("T5 v1.1 XXL and Flan-T5 XXL: 24 and 24 layers, 4096 wide, 11.1 G parameters.",
+        d_model=4096, d_ff=10240, num_heads=64, **_V1_1)
+    # fmt: on
 
     def v1_1(self) -> T5Config:
         """Version 1.1 of a size: a gated MLP, and an untied, unscaled head."""
-        return replace(self, feed_forward_proj="gated-gelu", scale_decoder_outputs=False)
+        return replace(self, **_V1_1)
 
     def language_model(self, tied: bool) -> LanguageModelConfig:
         """Return the head that predicts tokens: tied to the embedding table (T5 1.0), or with its own kernel (1.1)."""

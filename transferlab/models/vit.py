@@ -35,9 +35,10 @@ from transferlab.models.layers import (
     parameter,
 )
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 PositionRule = Literal["bicubic", "bicubic antialias", "linear zoom"]
-"""How the origin brings its positions to another grid; :mod:`transferlab.pretrained.positions` holds the formulas."""
+"""How the reference implementation brings its positions to another grid; :mod:`transferlab.pretrained.positions` holds the formulas."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class ViTConfig:
         pooler: whether there is one, and ``pooler_kind`` which: ``tanh`` over a linear map of the first token, as
             Hugging Face's ``ViTModel`` has it, or ``attention`` of a learned query (the MAP head of SigLIP).
         projection_dim: width of the space shared with texts, to which the pooled vector is mapped; None has no map.
-        pooling: how the origin's head pools.
+        pooling: how the reference implementation's head pools.
         norm_pooled: the final norm acts on the pooled vector and not on the tokens (timm's ``fc_norm``).
         norm_hidden: whether ``hidden`` has passed the final norm; Hugging Face's CLIP (and OpenAI's) returns it as the last
             layer left it, where timm's and open_clip's return it normalised. What pools reads normalised tokens anyway.
         drop_path: rate of stochastic depth at the last layer, rising linearly from 0.
-        position_rule: how the origin resizes positions.
+        position_rule: how the reference implementation resizes positions.
     """
 
     hidden_size: Count = 768
@@ -129,104 +130,41 @@ class ViTConfig:
         """Patches along one side."""
         return self.image_size // self.patch_size
 
-    @classmethod
-    def ti16(cls) -> ViTConfig:
-        """ViT-Ti/16: 12 layers, 192 wide, 5.5 M parameters."""
-        return cls(hidden_size=192, num_attention_heads=3, intermediate_size=768)
-
-    @classmethod
-    def s16(cls) -> ViTConfig:
-        """ViT-S/16: 12 layers, 384 wide, 21.7 M parameters."""
-        return cls(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
-
-    @classmethod
-    def b16(cls) -> ViTConfig:
-        """ViT-B/16: 12 layers, 768 wide, 85.8 M parameters."""
-        return cls()
-
-    @classmethod
-    def b32(cls) -> ViTConfig:
-        """ViT-B/32: 12 layers, 768 wide, 87.5 M parameters."""
-        return cls(patch_size=32)
-
-    @classmethod
-    def l16(cls) -> ViTConfig:
-        """ViT-L/16: 24 layers, 1024 wide, 303 M parameters."""
-        return cls(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-
-    @classmethod
-    def h14(cls) -> ViTConfig:
-        """ViT-H/14: 32 layers, 1280 wide, 631 M parameters."""
-        return cls(1280, 32, 16, 5120, patch_size=14)
+    # fmt: off
+    # hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, where a size gives four numbers.
+    ti16 = Size("ViT-Ti/16: 12 layers, 192 wide, 5.5 M parameters.", 192, 12, 3, 768)
+    s16 = Size("ViT-S/16: 12 layers, 384 wide, 21.7 M parameters.", 384, 12, 6, 1536)
+    b16 = Size("ViT-B/16: 12 layers, 768 wide, 85.8 M parameters.")
+    b32 = Size("ViT-B/32: 12 layers, 768 wide, 87.5 M parameters.", patch_size=32)
+    l16 = Size("ViT-L/16: 24 layers, 1024 wide, 303 M parameters.", 1024, 24, 16, 4096)
+    h14 = Size("ViT-H/14: 32 layers, 1280 wide, 631 M parameters.", 1280, 32, 16, 5120, patch_size=14)
+    dinov2_s14 = s16.but("DINOv2 ViT-S/14, trained at 518 px: 22.1 M parameters.",
+        patch_size=14, image_size=518, layer_scale=1e-5)
+    dinov2_b14 = b16.but("DINOv2 ViT-B/14, trained at 518 px: 86.6 M parameters.",
+        patch_size=14, image_size=518, layer_scale=1e-5)
+    dinov2_l14 = l16.but("DINOv2 ViT-L/14, trained at 518 px: 304 M parameters.",
+        patch_size=14, image_size=518, layer_scale=1e-5)
+    dinov2_g14 = Size("DINOv2 ViT-g/14, trained at 518 px, with SwiGLU: 1.14 G parameters.",
+        1536, 40, 24, 4096, patch_size=14, image_size=518, layer_scale=1e-5, swiglu=True)
+    clip_b32 = Size("The vision tower of CLIP ViT-B/32: 87.8 M parameters, 0.4 M of them the projection.",
+        patch_size=32, hidden_act="quick_gelu", layer_norm_eps=1e-5, patch_bias=False, pre_norm=True,
+        projection_dim=512, norm_hidden=False, position_rule="bicubic")
+    clip_b16 = clip_b32.but("The vision tower of CLIP ViT-B/16: 86.2 M parameters.", patch_size=16)
+    clip_l14 = clip_b16.but("The vision tower of CLIP ViT-L/14: 304 M parameters.",
+        1024, 24, 16, 4096, patch_size=14, projection_dim=768)
+    siglip_b16 = Size("The vision tower of SigLIP ViT-B/16: 92.9 M parameters.",
+        hidden_act="gelu_pytorch_tanh", class_token=False, position_slots=0, pooler=True, pooler_kind="attention",
+        pooling="pooler", position_rule="bicubic")
+    siglip_l16 = siglip_b16.but("The vision tower of SigLIP ViT-L/16 at 256 px: 316 M parameters.",
+        1024, 24, 16, 4096, image_size=256)
+    siglip_so400m14 = siglip_b16.but(
+        "The vision tower of SigLIP SoViT-400m/14 (Alabdulmohsin et al. 2023) at 384 px: 428 M parameters.",
+        1152, 27, 16, 4304, patch_size=14, image_size=384)
+    # fmt: on
 
     def distilled(self) -> ViTConfig:
         """DeiT's variant of a size, with a distillation token; without it DeiT is ViT."""
         return replace(self, distillation_token=True, position_slots=2)
-
-    @classmethod
-    def dinov2_s14(cls) -> ViTConfig:
-        """DINOv2 ViT-S/14, trained at 518 px: 22.1 M parameters."""
-        return replace(cls.s16(), patch_size=14, image_size=518, layer_scale=1e-5)
-
-    @classmethod
-    def dinov2_b14(cls) -> ViTConfig:
-        """DINOv2 ViT-B/14, trained at 518 px: 86.6 M parameters."""
-        return replace(cls.b16(), patch_size=14, image_size=518, layer_scale=1e-5)
-
-    @classmethod
-    def dinov2_l14(cls) -> ViTConfig:
-        """DINOv2 ViT-L/14, trained at 518 px: 304 M parameters."""
-        return replace(cls.l16(), patch_size=14, image_size=518, layer_scale=1e-5)
-
-    @classmethod
-    def dinov2_g14(cls) -> ViTConfig:
-        """DINOv2 ViT-g/14, trained at 518 px, with SwiGLU: 1.14 G parameters."""
-        return cls(1536, 40, 24, 4096, patch_size=14, image_size=518, layer_scale=1e-5, swiglu=True)
-
-    @classmethod
-    def clip_b32(cls) -> ViTConfig:
-        """The vision tower of CLIP ViT-B/32: 87.8 M parameters, 0.4 M of them the projection."""
-        return cls(
-            patch_size=32, hidden_act="quick_gelu", layer_norm_eps=1e-5, patch_bias=False, pre_norm=True,
-            projection_dim=512, norm_hidden=False, position_rule="bicubic",
-        )  # fmt: skip
-
-    @classmethod
-    def clip_b16(cls) -> ViTConfig:
-        """The vision tower of CLIP ViT-B/16: 86.2 M parameters."""
-        return replace(cls.clip_b32(), patch_size=16)
-
-    @classmethod
-    def clip_l14(cls) -> ViTConfig:
-        """The vision tower of CLIP ViT-L/14: 304 M parameters."""
-        return replace(
-            cls.clip_b16(), hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-            patch_size=14, projection_dim=768,
-        )  # fmt: skip
-
-    @classmethod
-    def siglip_b16(cls) -> ViTConfig:
-        """The vision tower of SigLIP ViT-B/16: 92.9 M parameters."""
-        return cls(
-            hidden_act="gelu_pytorch_tanh", class_token=False, position_slots=0, pooler=True, pooler_kind="attention",
-            pooling="pooler", position_rule="bicubic",
-        )  # fmt: skip
-
-    @classmethod
-    def siglip_l16(cls) -> ViTConfig:
-        """The vision tower of SigLIP ViT-L/16 at 256 px: 316 M parameters."""
-        return replace(
-            cls.siglip_b16(), hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-            image_size=256,
-        )  # fmt: skip
-
-    @classmethod
-    def siglip_so400m14(cls) -> ViTConfig:
-        """The vision tower of SigLIP SoViT-400m/14 (Alabdulmohsin et al. 2023) at 384 px: 428 M parameters."""
-        return replace(
-            cls.siglip_b16(), hidden_size=1152, num_hidden_layers=27, num_attention_heads=16, intermediate_size=4304,
-            patch_size=14, image_size=384,
-        )  # fmt: skip
 
     def without_pooler(self) -> ViTConfig:
         """The same encoder without its pooler."""
@@ -356,7 +294,7 @@ class AttentionPooler(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch length features"], key: Key | None) -> Float[Array, "batch features"]:
         first, second = (None, None) if key is None else jax.random.split(key)
-        # Of each example the one query asks, and its tokens answer.
+        # One query for each example, over all of its tokens.
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1]))
         y = self.attention(x, None, first, queries=probe)[:, 0]
         return y + self.mlp(self.mlp.norm(y), second)
@@ -415,14 +353,14 @@ class ViT(Model):
     def normalise(self, carry: Carry, key: Key | None) -> Carry:
         """The final norm: of every token, or of the patches' mean (then ``hidden`` stays, as timm returns it).
 
-        Where the origin's ``hidden`` has not passed the norm, what has is ``normal``.
+        Where the reference implementation's ``hidden`` has not passed the norm, ``normal`` has.
         """
         if self.config.norm_pooled:
             return {**carry, "mean": self.norm(self.pool_hidden(carry))}
         return {**carry, "hidden" if self.config.norm_hidden else "normal": self.norm(carry["hidden"])}
 
     def run_pooler(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``pooled``, as the origin's pooler: by attention over the patches, or tanh of a linear map of the first token."""
+        """Add ``pooled``, as the reference implementation's pooler: by attention over the patches, or tanh of a linear map of the first token."""
         assert self.pooler is not None
         hidden = read_hidden(carry)
         if isinstance(self.pooler, AttentionPooler):
@@ -430,7 +368,7 @@ class ViT(Model):
         return {**carry, "pooled": jnp.tanh(self.pooler(hidden[:, 0], key))}
 
     def project(self, carry: Carry, key: Key | None) -> Carry:
-        """Add ``embedding``: the origin's one vector of an image, in the space shared with texts."""
+        """Add ``embedding``: the one vector of an image, in the space shared with texts."""
         assert self.projection is not None
         return {**carry, "embedding": self.projection(pool(self, carry, self.config.pooling), key)}
 

@@ -31,6 +31,7 @@ from transferlab.models.layers import (
     zeros,
 )
 from transferlab.models.norms import LayerNorm
+from transferlab.models.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,14 @@ class WhisperConfig:
             )
         check_activation(self.activation_function, "WhisperConfig", "activation_function")
 
-    @classmethod
-    def tiny(cls) -> WhisperConfig:
-        """Whisper tiny and tiny.en: 4 layers, 384 wide, an encoder of 8.2 M parameters."""
-        return cls()
-
-    @classmethod
-    def base(cls) -> WhisperConfig:
-        """Whisper base: 6 layers, 512 wide, an encoder of 20.6 M parameters."""
-        return cls(512, 6, 8, 2048)
-
-    @classmethod
-    def small(cls) -> WhisperConfig:
-        """Whisper small: 12 layers, 768 wide, an encoder of 88.2 M parameters."""
-        return cls(768, 12, 12, 3072)
-
-    @classmethod
-    def medium(cls) -> WhisperConfig:
-        """Whisper medium: 24 layers, 1024 wide, an encoder of 307 M parameters."""
-        return cls(1024, 24, 16, 4096)
-
-    @classmethod
-    def large_v3(cls) -> WhisperConfig:
-        """Whisper large-v3: 32 layers, 1280 wide, 128 mel bands, an encoder of 637 M parameters."""
-        return cls(1280, 32, 20, 5120, num_mel_bins=128)
+    # fmt: off
+    tiny = Size("Whisper tiny and tiny.en: 4 layers, 384 wide, an encoder of 8.2 M parameters.")
+    base = Size("Whisper base: 6 layers, 512 wide, an encoder of 20.6 M parameters.", 512, 6, 8, 2048)
+    small = Size("Whisper small: 12 layers, 768 wide, an encoder of 88.2 M parameters.", 768, 12, 12, 3072)
+    medium = Size("Whisper medium: 24 layers, 1024 wide, an encoder of 307 M parameters.", 1024, 24, 16, 4096)
+    large_v3 = Size("Whisper large-v3: 32 layers, 1280 wide, 128 mel bands, an encoder of 637 M parameters.",
+        1280, 32, 20, 5120, num_mel_bins=128)
+    # fmt: on
 
     def build(self, head: HeadConfig | None = None) -> Whisper:
         """Return the module; nothing is allocated."""

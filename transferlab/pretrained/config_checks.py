@@ -60,7 +60,35 @@ def classifies(raw: Mapping[str, Any]) -> bool:
                    for name in raw.get("architectures") or ())  # fmt: skip
 
 
-def label_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any."""
-    table = raw.get("id2label") or {}
-    return tuple(str(table[key]) for key in sorted(table, key=int))
+def label_names(raw: Mapping[str, Any], where: str = "config.json") -> tuple[str, ...]:
+    """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any.
+
+    Raises:
+        TransferlabError: ``id2label`` does not name each logit, or ``label2id`` has the same names in another order.
+    """
+    table, ids = raw.get("id2label") or {}, raw.get("label2id") or {}
+    if not isinstance(table, Mapping) or not isinstance(ids, Mapping):
+        raise TransferlabError(f"{where}: id2label must be {{'0': a name, …}}, and label2id {{a name: 0, …}}.")
+    if not table and not all(re.fullmatch(r"LABEL_\d+", str(name)) for name in ids):
+        field, table = "label2id", {str(i): name for name, i in ids.items()}
+    else:
+        field = "id2label"
+    numbers = {int(key): name for key, name in table.items() if re.fullmatch(r"\d{1,9}", str(key))}
+    if sorted(numbers) != list(range(len(table))):
+        shown = [str(key)[:20] for key in table][:6]
+        raise TransferlabError(
+            f"{where}: {field} numbers its labels {shown}; it must number them 0 to {len(table) - 1}."
+        )
+    for i, name in numbers.items():
+        if not isinstance(name, (str, int, float)):
+            raise TransferlabError(f"{where}: {field} names the label {i} {name!r}; it must be a text.")
+    names = tuple(str(numbers[i]) for i in range(len(numbers)))
+    # One with other names is left from before the labels got theirs, and not read by anybody.
+    if len(set(names)) == len(names) and {str(name) for name in ids} == set(names):
+        for name, i in ids.items():
+            if str(i) != str(names.index(str(name))):
+                raise TransferlabError(
+                    f"{where}: label2id has '{name}' as {i!r}, and id2label as {names.index(str(name))}; which is right is "
+                    "not known. Correct the wrong one."
+                )
+    return names

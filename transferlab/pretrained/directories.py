@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,10 @@ def _bare(
         towers, transform = {"vision": transform, "text": None}, None
     pooling = "mean" if family.modality == "text" else None
     described = Described(transform, towers, pooling)
-    return assemble(name, family, config, tensors, {"path": str(path.resolve())}, described, names)
+    # The file does not say its architecture: who opens it again, as open_run, reads it here.
+    given = {"family": family.name, "fields": json.loads(json.dumps(asdict(config), default=str))}
+    provenance = {"path": str(path.resolve()), "config": given}
+    return assemble(name, family, config, tensors, provenance, described, names)
 
 
 def from_directory(
@@ -155,7 +159,7 @@ def from_directory(
     check_scalars(family.config, raw, where=str(path))
     with reading(path):
         config = family.from_hf(raw) if timm is None else timm.config(family.from_timm)
-        labels = label_names(raw) if timm is None else timm.labels
+        labels = label_names(raw, str(path)) if timm is None else timm.labels
         head_dropout = family.head_dropout(raw)
     check_layers(config, len(tensors), path)
     provenance = {"path": str(whole.resolve()), **provenance}

@@ -78,6 +78,12 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def _load(text: str, config: Any, entry: str | None = None) -> Source:
     path = Path(text).expanduser()
+    known = text in REGISTRY or "://" in text or text.startswith("hf:") or (path / "config.json").exists()
+    if config is not None and known:
+        raise TransferlabError(
+            f"'{text}' says its own architecture, and config= is for weights that do not say theirs. Leave it out: "
+            f"tl.load('{text}')."
+        )
     if text.startswith("hf:"):
         directory, revision = _from_hub(text)
         return from_directory(directory, text, {"revision": revision}, entry=entry)

@@ -13,7 +13,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.tensors import LazyTensor, wrong_dtype
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import NameTable, entries_by_key
 from transferlab.pretrained.source import Source, Transform
@@ -152,13 +152,8 @@ def _quantized(expected: Mapping[str, Any], matches: Mapping[str, LazyLeaf]) -> 
     """Keys of floating-point leaves that the file has as integers or in 8 bits, which mean nothing without their scales."""
     kinds = {matches[path].key: matches[path].tensor.dtype for path, leaf in expected.items()
              if path in matches and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
-    return [f"the file's key '{key}' is of dtype {kind}, expected {', '.join(_FLOATS)}: quantized weights cannot be "
-            "read from such files. Load the model's weights before quantization, or a GGUF file of it."
-            for key, kind in kinds.items() if kind.name not in _FLOATS]  # fmt: skip
-
-
-_FLOATS = ("float32", "float16", "bfloat16", "float64")
-"""Types whose values need no scale."""
+    return [f"the file's key {wrong}: quantized weights cannot be read from such files. Load the model's weights before "
+            "quantization, or a GGUF file of it." for key, kind in kinds.items() if (wrong := wrong_dtype(key, kind))]  # fmt: skip
 
 
 def _pooling(family: Family, config: Any, head: HeadConfig | None) -> Pooling:

@@ -47,6 +47,8 @@ CONV = Layout(
 )
 """torch's convolution (out, in, height, width) ↔ (height, width, in, out); depthwise: (height, width, 1, out)."""
 
+CONV1D = Layout("OIW to WIO", lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0), lambda shape: shape[::-1])
+"""torch's 1-D convolution (out, in, width) ↔ (width, in, out)."""
 
 POINTWISE = Layout(
     "OI11 to IO",
@@ -92,6 +94,9 @@ def squeezed(axes: int) -> Layout:
 
 BUFFER = "a constant buffer, not a parameter"
 OTHER_TASK = "the head of another task than classifying texts"
+PRETRAINING_HEAD = "the pre-training head, not part of the encoder"
+MASK_TOKEN = "for masked pre-training, not part of the encoder"
+COUNTER = "a counter, not a parameter"
 """Why a key that a file may hold besides the model is left unread."""
 
 
@@ -102,28 +107,6 @@ class Entry:
     path: str
     key: str
     layout: Layout = SAME
-
-
-def linear(path: str, key: str, n: int = 0, of: int = 1, *, bias: bool = True) -> list[Entry]:
-    """Return the entries of torch's ``Linear``, kernel and bias; the n-th of ``of`` that the file fuses."""
-
-    def layout(plain: Layout) -> Layout:
-        return plain if of == 1 else fused(plain, n, of)
-
-    kernel = Entry(f"{path}/kernel", f"{key}.weight", layout(LINEAR))
-    return [kernel, Entry(f"{path}/bias", f"{key}.bias", layout(SAME))] if bias else [kernel]
-
-
-def norm(path: str, key: str, *, bias: bool = True) -> list[Entry]:
-    """Return the entries of a normalization without statistics: scale and bias."""
-    scale = Entry(f"{path}/scale", f"{key}.weight")
-    return [scale, Entry(f"{path}/bias", f"{key}.bias")] if bias else [scale]
-
-
-def batch_norm(path: str, key: str) -> list[Entry]:
-    """Return the entries of torch's batch normalization: scale, bias and statistics."""
-    statistics = (("mean", "running_mean"), ("var", "running_var"))
-    return [*norm(path, key), *(Entry(f"{path}/{ours}", f"{key}.{theirs}") for ours, theirs in statistics)]
 
 
 @dataclass(frozen=True)

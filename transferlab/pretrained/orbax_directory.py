@@ -133,7 +133,7 @@ def write_orbax(source: Source, directory: Path, dtype: str | None) -> None:
             "names": _table_number(source),
             "pooling": source.pooling,
             "normalise": source.normalise,
-            "origin": {name: value for name, value in source.provenance.items() if name != "path"},
+            "origin": {name: value for name, value in source.provenance.items() if name not in ("path", "config")},
         },
     )
 

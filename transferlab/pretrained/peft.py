@@ -23,7 +23,7 @@ from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.classifiers import as_reference_classifier, labels_of
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.safetensors import read_safetensors, write_safetensors
-from transferlab.pretrained.formats.tensors import LazyTensor
+from transferlab.pretrained.formats.tensors import LazyTensor, wrong_dtype
 from transferlab.pretrained.formats.weights import read_any
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import SAME, Entry, NameTable, entries_by_key, with_prefix
@@ -34,6 +34,7 @@ from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import Source
 
 _PREFIX = "base_model.model."
+_LARGEST = float(np.finfo(np.float32).max)
 _PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude_vector": "lora_magnitude_vector"}
 """Parts of an adapter and the suffixes of their keys; old files have ``.weight`` after each."""
 
@@ -108,6 +109,8 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
     replaced: dict[str, LazyLeaf] = {}
     heads: list[NameTable] = []
     for key, tensor in tensors.items():
+        if wrong := wrong_dtype(key, tensor.dtype):
+            raise TransferlabError(f"{weights}: {wrong}.")
         module, separator, rest = key.partition(".lora_")
         if separator:
             part = rest.removesuffix(".weight")
@@ -217,12 +220,15 @@ def _pair(
             f"{where} has a magnitude {magnitude.shape}; the kernel {shape} gives {(shape[1] * of,)}."
         )
 
+    if abs(scale := config.scale(module)) > _LARGEST:
+        raise TransferlabError(f"{where} has the scale {scale:g}, from its alpha; that is beyond the range of float32.")
+
     def read(part: str) -> np.ndarray:
         return LazyLeaf(f"{module}.{_PARTS[part]}", parts[part], SAME).read()
 
     mine = slice(n * shape[1], (n + 1) * shape[1])
     lengths = None if magnitude is None else read("magnitude_vector")[mine]
-    return Pair(read("A").T, read("B")[mine].T, config.scale(module), config.dropout, lengths)
+    return Pair(read("A").T, read("B")[mine].T, scale, config.dropout, lengths)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 from transferlab import limits
 from transferlab.bounds import Count, Rate
 from transferlab.errors import FieldError, TransferlabError
-from transferlab.fields import check_fields
+from transferlab.fields import check_fields, given_fields
 from transferlab.reading import read_object
 
 
@@ -83,20 +83,28 @@ class AdapterConfig:
                 f"{path}: init_lora_weights is '{start}', which changed the base's own weights. Save the adapter with "
                 "PEFT's path_initial_model_for_weight_conversion, or merge it with PEFT: model.merge_and_unload()"
             )
+        numbers = {"lora_alpha": float, "lora_dropout": float}
+        fields = given_fields({**numbers, **dict.fromkeys(_FLAGS, bool)}, raw, where=str(path))
+        modules = raw.get("modules_to_save")
+        for name in numbers:
+            if name in raw and name not in fields:
+                raise TransferlabError(f"{path}: {name} is None; it must be a number.")
+        if not isinstance(modules, (list, type(None))):
+            raise TransferlabError(f"{path}: modules_to_save is {str(modules)[:60]!r}; it must be a list of names.")
         try:
             read = cls(
                 r=_whole(raw.get("r", 8)),
-                lora_alpha=float(raw.get("lora_alpha", 8)),
+                lora_alpha=fields.get("lora_alpha", 8.0),
                 rank_pattern={str(k): _whole(v) for k, v in (raw.get("rank_pattern") or {}).items()},
                 alpha_pattern={str(k): float(v) for k, v in (raw.get("alpha_pattern") or {}).items()},
-                use_rslora=bool(raw.get("use_rslora", False)),
-                use_dora=bool(raw.get("use_dora", False)),
-                dropout=float(raw.get("lora_dropout", 0.0)),
-                modules_to_save=tuple(str(name) for name in raw.get("modules_to_save") or ()),
+                use_rslora=fields.get("use_rslora", False),
+                use_dora=fields.get("use_dora", False),
+                dropout=fields.get("lora_dropout", 0.0),
+                modules_to_save=tuple(str(name) for name in modules or ()),
                 base=str(raw.get("base_model_name_or_path") or ""),
                 revision=str(raw.get("revision") or ""),
                 task=str(task or ""),
-                tying=bool(raw.get("ensure_weight_tying", False)),
+                tying=fields.get("ensure_weight_tying", False),
             )
             if max(len(read.rank_pattern), len(read.alpha_pattern)) > limits.PATTERNS:
                 raise ValueError(f"more than {limits.PATTERNS} patterns for its ranks; see transferlab.limits")
@@ -120,6 +128,9 @@ class AdapterConfig:
         rank = self.rank(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
+
+_FLAGS = ("use_rslora", "use_dora", "ensure_weight_tying")
+"""Fields that are true or false; a string would count as true, whatever it says."""
 
 _TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 """Values of ``task_type`` whose heads are read: over whole examples, or over the vocabulary."""

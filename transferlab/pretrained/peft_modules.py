@@ -141,7 +141,7 @@ def read_labels(directory: Path) -> tuple[str, ...]:
         return ()
     raw = read_json(path)
     try:
-        return label_names(raw)
+        return label_names(raw, str(path))
     except (AttributeError, TypeError, ValueError):
         raise TransferlabError(f"{path}: expected {{'id2label': {{'0': …}}}}.") from None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from transferlab.data.images import Filter, Fit, ImageTransform, crop_fraction
 from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import given_fields
 from transferlab.files import write_json
 from transferlab.reading import read_json
 
@@ -36,6 +37,9 @@ _PROCESSORS: dict[str, dict[str, Any]] = {
 _BY_SHORTER_SIDE = ("CLIP", "Bit", "Siglip", "ConvNext", "MobileNetV2")
 """Processors with ``default_to_square = False``: a bare number is the shorter side."""
 
+
+_FLAGS: dict[str, type] = dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), bool)
+"""Settings that are true or false; a string would be true, whatever it says."""
 
 _OF_OTHERS = (
     "rescale_offset", "pad_size", "do_reduce_labels", "do_pad", "do_flip_channel_order", "do_thumbnail", "do_align_long_axis",
@@ -80,6 +84,7 @@ def read_preprocessor(directory: Path, channels: int = 3) -> ImageTransform | No
     if settings is None:
         return None
     path, raw = settings
+    given_fields(_FLAGS, raw, where=str(path))
     try:
         return _transform(raw, channels)
     except TransferlabError as error:
@@ -138,7 +143,7 @@ def _transform(raw: Mapping[str, Any], channels: int) -> ImageTransform:
     if field := next((name for name in _OF_OTHERS if raw.get(name)), None):
         raise TransferlabError(f"{field} is {raw[field]!r}, which is not supported.")
     resample = raw.get("resample", 2)
-    if resample not in _FILTERS:
+    if resample not in _FILTERS or isinstance(resample, bool):
         known = ", ".join(f"{number} ({name})" for number, name in _FILTERS.items())
         raise TransferlabError(f"resample is {resample!r}; expected one of {known}.")
     if kind == "ConvNext":

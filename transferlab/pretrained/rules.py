@@ -6,35 +6,40 @@ Which leaves there are follows from the network; a rule says what they are calle
     linear  layers/{i}/mlp/{gate,up}                 layers.{i}.mlp.Wi
     linear? head                                     classifier
 
-``{i}`` is a number. ``{a,b}`` are alternatives, matched by place; where the key has none, the file fuses them in one tensor
+``{i}`` is a number; in a key ``{i+1}`` is the one after it, ``{i+1:02}`` that with two digits, and ``{n}`` the number of a
+block counted over all stages, where the path begins with ``stages/{i}/{i}``. ``{a,b}`` are alternatives, matched by place; where the key has none, the file fuses them in one tensor
 in this order, and the rule applies where the network has all of them. The first rule that applies to a leaf counts. A
 kind that ends in ``?`` names leaves that the file may hold even if the network does not have them: heads, poolers.
 
-The kinds are ``linear``, ``conv`` and ``pointwise`` (kernel, bias), ``norm`` (scale, bias), ``batch_norm`` (and statistics),
-``table`` (embedding), ``attention`` (torch's ``MultiheadAttention``, which fuses query, key and value under names of its own),
-``same`` (a leaf as it is), ``matrix`` (a leaf that the file holds transposed), ``row`` and ``token`` (a leaf that the file
-holds with one and two leading axes of length 1).
+The kinds are ``linear``, ``conv``, ``conv1d`` and ``pointwise`` (kernel, bias), ``dense`` (that too, its kernel (in, out) as in
+the tree), ``norm`` (scale, bias), ``batch_norm`` (and statistics), ``table`` (embedding), ``attention`` (torch's
+``MultiheadAttention``, which fuses query, key and value under names of its own), ``same`` (a leaf as it is), ``matrix`` (a leaf
+that the file holds transposed), ``row``, ``token`` and ``channels`` (a leaf that the file holds with one, two and three leading
+axes of length 1).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, Layout, fused, squeezed
+from transferlab.pretrained.names import CONV, CONV1D, LINEAR, POINTWISE, SAME, Entry, Layout, fused, squeezed
 
 _KERNEL = (("/kernel", ".weight", LINEAR), ("/bias", ".bias", SAME))
 _NORM = (("/scale", ".weight", SAME), ("/bias", ".bias", SAME))
 _KINDS: dict[str, tuple[tuple[str, str, Layout], ...]] = {
     "linear": _KERNEL,
     "conv": (("/kernel", ".weight", CONV), _KERNEL[1]),
+    "conv1d": (("/kernel", ".weight", CONV1D), _KERNEL[1]),
     "pointwise": (("/kernel", ".weight", POINTWISE), _KERNEL[1]),
+    # Of kernels (in, out), the parts of a fused one lie along the second axis.
+    "dense": (("/kernel", ".weight", replace(SAME, axis=1)), _KERNEL[1]),
     "norm": _NORM,
     "batch_norm": (*_NORM, ("/mean", ".running_mean", SAME), ("/var", ".running_var", SAME)),
     "table": (("/embedding", ".weight", SAME),),
@@ -43,10 +48,14 @@ _KINDS: dict[str, tuple[tuple[str, str, Layout], ...]] = {
     "matrix": (("", "", LINEAR),),
     "row": (("", "", squeezed(1)),),
     "token": (("", "", squeezed(2)),),
+    "channels": (("", "", squeezed(3)),),
 }
 """Kind → (what follows the path, what follows the key, the layout between them)."""
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
+_NUMBER = re.compile(r"([in])([+-]\d+)?(:\d+)?")
+"""What a choice holds that is a number: ``{i}`` or ``{n}``, what is added to it, its format."""
+_BLOCK = re.compile(r"stages/(\d+)/(\d+)/.*")
 
 
 @dataclass(frozen=True)
@@ -66,21 +75,23 @@ class Rule:
 
     def names(self, paths: frozenset[str]) -> Iterator[tuple[Entry, ...]]:
         """Yield, for each tensor of the file, the leaves among these paths that it fills."""
+        counted = _counted(paths) if "{n" in self.key else {}
         for ending, suffix, layout in _KINDS[self.kind]:
             for numbers in self._numbers(paths, ending):
+                block = counted.get(numbers[:2], 0)
                 for filled, choices in _filled(self.path, numbers):
-                    key = _key(self.key, numbers, [place for place, _ in choices])
+                    key = _key(self.key, numbers, block, [place for place, _ in choices])
                     if key is not None:
                         group = (Entry(filled + ending, key + suffix, layout),)
                     elif choices[-1][0] > 0:
                         continue  # its tensor was yielded with the first of its parts
                     else:
-                        group = self._parts(numbers, choices, ending, suffix, layout)
+                        group = self._parts(numbers, block, choices, ending, suffix, layout)
                     if self.optional or all(name.path in paths for name in group):
                         yield group
 
     def _numbers(self, paths: frozenset[str], ending: str) -> list[tuple[str, ...]]:
-        """The numbers that ``{i}`` stands for, in the order of the layers."""
+        """The numbers that are in the place of ``{i}``, in the order of the layers."""
         if "{i}" not in self.path:
             return [()]
         pattern = re.compile("".join(_pattern(self.path)) + re.escape(ending))
@@ -88,14 +99,23 @@ class Rule:
         return sorted(matches, key=lambda numbers: [int(number) for number in numbers])
 
     def _parts(
-        self, numbers: tuple[str, ...], choices: list[tuple[int, str]], ending: str, suffix: str, layout: Layout
+        self,
+        numbers: tuple[str, ...],
+        block: int,
+        choices: list[tuple[int, str]],
+        ending: str,
+        suffix: str,
+        layout: Layout,
     ) -> tuple[Entry, ...]:
         """The leaves of one tensor: all alternatives of the last choice."""
         before = [place for place, _ in choices[:-1]]
-        key = _key(self.key, numbers, before)
+        key = _key(self.key, numbers, block, before)
         assert key is not None, self
         parts = [path for path, taken in _filled(self.path, numbers) if [p for p, _ in taken[:-1]] == before]
-        return tuple(Entry(path + ending, key + suffix, fused(layout, n, len(parts))) for n, path in enumerate(parts))
+        return tuple(
+            Entry(path + ending, key + suffix, fused(layout, n, len(parts), layout.axis))
+            for n, path in enumerate(parts)
+        )
 
 
 @cache
@@ -141,6 +161,12 @@ def named(text: str, paths: Iterable[str]) -> tuple[Entry, ...]:
     return tuple(entries.values())
 
 
+def _counted(paths: frozenset[str]) -> dict[tuple[str, ...], int]:
+    """(Stage, block) → its number over all stages, from 0."""
+    blocks = {match.groups() for match in map(_BLOCK.fullmatch, paths) if match is not None}
+    return {block: n for n, block in enumerate(sorted(blocks, key=lambda block: [int(number) for number in block]))}
+
+
 def _pattern(text: str) -> Iterator[str]:
     """A pattern's regular expression, in parts: ``{i}`` is a group, alternatives are not."""
     last = 0
@@ -154,19 +180,28 @@ def _pattern(text: str) -> Iterator[str]:
 
 def _filled(text: str, numbers: tuple[str, ...]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
     """Each text that a pattern stands for with these numbers, with the (place, word) of its alternatives."""
-    words = [list(enumerate(c.split(","))) for c in _CHOICE.findall(text) if c != "i"]
+    words = [list(enumerate(c.split(","))) for c in _CHOICE.findall(text) if not _NUMBER.fullmatch(c)]
     for choices in product(*words):
-        yield _fill(text, numbers, [word for _, word in choices]), list(choices)
+        yield _fill(text, numbers, 0, [word for _, word in choices]), list(choices)
 
 
-def _key(text: str, numbers: tuple[str, ...], places: list[int]) -> str | None:
+def _key(text: str, numbers: tuple[str, ...], block: int, places: list[int]) -> str | None:
     """The key where each choice of the path has one in it, in order; None where the key has fewer."""
-    words = [c.split(",") for c in _CHOICE.findall(text) if c != "i"]
+    words = [c.split(",") for c in _CHOICE.findall(text) if not _NUMBER.fullmatch(c)]
     if len(words) < len(places):
         return None
-    return _fill(text, numbers, [those[place] for those, place in zip(words, places, strict=True)])
+    return _fill(text, numbers, block, [those[place] for those, place in zip(words, places, strict=True)])
 
 
-def _fill(text: str, numbers: tuple[str, ...], words: list[str]) -> str:
+def _fill(text: str, numbers: tuple[str, ...], block: int, words: list[str]) -> str:
     number, word = iter(numbers), iter(words)
-    return _CHOICE.sub(lambda choice: next(number) if choice.group(1) == "i" else next(word), text)
+
+    def filled(choice: re.Match[str]) -> str:
+        match = _NUMBER.fullmatch(choice.group(1))
+        if match is None:
+            return next(word)
+        name, more, digits = match.groups()
+        value = int(next(number)) if name == "i" else block
+        return format(value + int(more or 0), (digits or ":")[1:])
+
+    return _CHOICE.sub(filled, text)

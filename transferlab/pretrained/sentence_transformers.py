@@ -13,6 +13,7 @@ from typing import Any
 
 from transferlab.data.text import read_sentence_settings
 from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import given_fields
 from transferlab.models.heads import Pooling
 from transferlab.reading import read_json
 
@@ -123,6 +124,7 @@ def _pooling(path: Path, prompt: str) -> Pooling:
         (field for field, value in raw.items() if field not in known and value not in (None, False)), None
     ):
         raise TransferlabError(f"{path}: {other} {raw[other]!r} is not supported.{nearest(other, known)}")
+    given_fields(dict.fromkeys((*_OLD_MODES, "include_prompt"), bool), raw, where=str(path))
     # The present field overrides the old switches; without any switch on, it is the mean.
     on = [field for field in _OLD_MODES if raw.get(field)]
     mode = raw.get("pooling_mode", [_OLD_MODES[field] for field in on] or "mean")

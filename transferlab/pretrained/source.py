@@ -50,7 +50,8 @@ class Source:
             length 1.
         labels: label names of the checkpoint's head.
         provenance: where it came from: name, revision, path, license, and the ``changes`` that
-            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; ``recorded`` adds the hashes of its files.
+            :meth:`resized`, :meth:`with_tokenizer` and :meth:`encoder` made; for weights alone, the ``config`` that
+            they were loaded with. ``recorded`` adds the hashes of its files.
         dtype: of the parameters in memory when the source is called.
         raw: ``config.json`` as it was read, if there was one.
         names: the table of names that its files follow.
@@ -356,6 +357,9 @@ class Source:
     def module(self, dtype: Any = None) -> Any:
         """Return the Flax NNX module with its weights in memory, in the source's ``dtype`` or another.
 
+        Called with arrays, it refuses an id that its table has no row for. Within ``jax.jit`` values are not known, and
+        such an id takes the nearest row; check them first: ``source.checked(inputs)``.
+
         Example:
             >>> module = tl.load("minilm-l6").module("bfloat16")
         """
@@ -389,7 +393,9 @@ class Source:
             ``text_embedding`` (of unit length), and ``logits`` (images, texts).
 
         Raises:
-            TransferlabError: an input is unknown or missing, or its shape, dtype or values do not fit.
+            TransferlabError: an input is unknown or missing, or its shape, dtype or values do not fit, such as an id that its
+                table has no row for. Within ``jax.jit`` values are not known and not checked: such an id takes the nearest
+                row; check them first: ``source.checked(inputs)``.
         """
         return self._evaluate(*self.arrays, self.checked(inputs))
 

@@ -123,9 +123,13 @@ def with_tokens(tokenizer: Tokenizer, add: Sequence[str]) -> Tokenizer:
     """Return a copy of the tokenizer that keeps each of these strings in one token, with new ids at the end.
 
     Raises:
-        TransferlabError: one of them is a token already.
+        TransferlabError: one of them is a token already, or is no text.
     """
     known = tokenizer.get_vocab()
+    if isinstance(add, str):
+        raise TransferlabError(f"add is {add!r}; it must be a list of texts, as with_tokenizer(add=[{add!r}]).")
+    if wrong := [token for token in add if not isinstance(token, str) or not token.strip()]:
+        raise TransferlabError(f"add holds {wrong[0]!r}; each token must be a text that is not empty.")
     for token in add:
         if token in known:
             raise TransferlabError(

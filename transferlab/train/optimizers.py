@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float
 
 from transferlab import trees
-from transferlab.bounds import Positive
+from transferlab.bounds import Bounds, Positive
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import check_fields
 
@@ -78,10 +78,8 @@ class Optimizer:
                 raise TransferlabError(f"optimizer.arguments.{argument}: {_OURS[argument]}.")
             if argument not in known:
                 raise TransferlabError(f"'{self.name}' takes no argument '{argument}'.{nearest(argument, known)}")
-            where = f"optimizer.arguments.{argument}"
-            _check_argument(where, value, parameters[argument])
-            if argument in _RATES and isinstance(value, Real) and not 0.0 <= float(value) < 1.0:
-                raise TransferlabError(f"{where} is {value!r}; it must be from 0 to below 1.")
+            bounds = _BOUNDS.get(f"{self.name}.{argument}", _BOUNDS.get(argument, Bounds()))
+            _check_argument(f"optimizer.arguments.{argument}", value, parameters[argument], bounds)
         try:
             self.rule()
         except (TypeError, ValueError, AttributeError) as error:
@@ -110,24 +108,56 @@ def described(wrong: Any) -> str:
     return f"{shown if len(shown) <= 80 else f'{shown[:80]}…'}; give {line.format('adamw')}"
 
 
-def _check_argument(where: str, value: Any, parameter: inspect.Parameter) -> None:
-    """Check a value against what optax declares: a flag, or a number, which has to be finite."""
+def _check_argument(where: str, value: Any, parameter: inspect.Parameter, bounds: Bounds) -> None:
+    """Check a value against what optax declares: a flag, a dtype, or a number, which has to be finite and within bounds."""
     default, said = parameter.default, str(parameter.annotation)
-    if value is None or callable(value):
-        return  # optax's default, or a schedule or function; optax raises where an argument cannot be one
-    if isinstance(default, bool):
+    if _takes_as_it_is(value, default, said):
+        return
+    if "dtype" in parameter.name:
+        try:
+            floats = jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        except TypeError:
+            floats = False
+        if not floats:
+            raise TransferlabError(f"{where} is {value!r}; it must be a floating dtype, as 'bfloat16'.")
+    elif isinstance(default, bool):
         if not isinstance(value, (bool, np.bool_)):
             raise TransferlabError(f"{where} is {value!r}; it must be True or False.")
     elif isinstance(default, (int, float)) or re.search("float|ArrayLike|Scalar", said):
-        plain = isinstance(value, Real) and not isinstance(value, bool)
-        if not plain and getattr(value, "shape", None) != ():
-            raise TransferlabError(f"{where} is {value!r}; it must be a number.")
-        if not np.isfinite(float(value)):
+        kind, called = (Integral, "an integer") if type(default) is int else (Real, "a number")
+        scalar = getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, jnp.number)
+        plain = value.item() if scalar else value
+        if not isinstance(plain, kind) or isinstance(plain, bool):
+            raise TransferlabError(f"{where} is {value!r}; it must be {called}.")
+        if not Bounds().holds(plain):
             raise TransferlabError(f"{where} is {value!r}; it must be a finite number.")
+        if not bounds.holds(plain):
+            raise TransferlabError(f"{where} is {value!r}; it must be {bounds}.")
 
 
-_RATES = ("b1", "b2", "b3", "decay", "momentum")
-"""Decay rates of running means: from 1 on the mean grows without bound, or never changes."""
+def _takes_as_it_is(value: Any, default: Any, said: str) -> bool:
+    """Whether it is None where that is optax's default, or a function where optax takes one."""
+    return (value is None and default is None) or (callable(value) and re.search("Callable|Schedule", said) is not None)
+
+
+_RATE, _NONNEGATIVE, _POSITIVE = Bounds(0.0, 1.0, below=True), Bounds(0.0), Bounds(0.0, above=True)
+# Decay rates of running means: from 1 on the mean grows without bound, or never changes.
+_RATES = dict.fromkeys(("b1", "b2", "b3", "decay", "momentum", "rho", "signum.beta"), _RATE)
+_BOUNDS = _RATES | {
+    "eps": _NONNEGATIVE,
+    "eps_root": _NONNEGATIVE,
+    "initial_accumulator_value": _NONNEGATIVE,
+    "initial_scale": _NONNEGATIVE,
+    "optimism": _NONNEGATIVE,
+    "threshold": _NONNEGATIVE,
+    "clipping_threshold": _POSITIVE,
+    "trust_coefficient": _POSITIVE,
+    "min_dim_size_to_factor": Bounds(1.0),
+    "decay_offset": _NONNEGATIVE,
+    # The decay rate at step t is 1 − (t + 1)^−decay_rate.
+    "decay_rate": Bounds(0.0, 1.0, above=True),
+}
+"""Bounds by argument, or by optimizer and argument; any other number has to be finite."""
 
 _OURS = {
     "learning_rate": "the learning rate is a field of the training settings",

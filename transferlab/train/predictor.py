@@ -19,8 +19,10 @@ from transferlab.data.batches import evaluation_order
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
+from transferlab.fields import read
 from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
@@ -189,7 +191,9 @@ def _find_base(base: dict[str, Any]) -> Source:
         if not name:
             continue
         try:
-            source = load(name, tower=provenance.get("tower"), entry=provenance.get("entry"))
+            fields = provenance.get("config")
+            config = None if fields is None else read(FAMILIES[fields["family"]].config, fields["fields"], "config")
+            source = load(name, config=config, tower=provenance.get("tower"), entry=provenance.get("entry"))
             source = source.with_changes(provenance.get("changes", {}))
         except TransferlabError as error:
             problems.append(f"'{name}': {error}")

@@ -302,8 +302,20 @@ def plan(
         )
     return Plan(
         method, weights, tuple(rows), tuple(unused), definition, assigned, head, frontier(stages, set(assigned)),
-        tuple(stage.name for stage in stages), training,
+        tuple(stage.name for stage in stages), training, _resized_note(source, rows),
     )  # fmt: skip
+
+
+def _resized_note(source: Source, rows: list[Leaf]) -> tuple[str, ...]:
+    """Say that images are read otherwise than the weights in the file were trained for; nothing where they are not."""
+    resized, images = (
+        [f"'{row.path}' is resized, {row.reason}" for row in rows if row.action == "resized"],
+        source.image_transform,
+    )
+    if images is None or not resized:
+        return ()
+    read = f"{images.size}×{images.size} pixels" + (f" of {images.channels} channels" if images.channels != 3 else "")
+    return (f"images are read as {read}, for which {'; '.join(resized)}",)
 
 
 _SHOWN = 20

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transferlab.data.images import Fit, ImageTransform
 from transferlab.errors import TransferlabError, nearest
@@ -15,9 +15,11 @@ from transferlab.models.clip import ClipConfig, PooledToken, TextTowerConfig
 from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.families.big_vision import clip_tables
-from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.vit import (
     TOWER,
+    projection_to_hf,
+    resized_positions_of,
     vision_tower_from_hf,
     vision_tower_to_hf,
     vit_names,
@@ -25,11 +27,12 @@ from transferlab.pretrained.families.vit import (
 )
 from transferlab.pretrained.families.vit_timm import vit_from_timm
 from transferlab.pretrained.names import BUFFER, SAME, Entry, Layout, NameTable, squeezed, with_prefix
-from transferlab.pretrained.positions import Resize, position_resize
+from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig, square
 
 Dialect = Literal["clip", "open_clip"]
+Choice = TypeVar("Choice")
 
 
 _TEXT_TOWERS = {
@@ -50,7 +53,7 @@ same      projection/kernel                             text_projection
 
 
 def text_names(config: TextTowerConfig, dialect: Dialect) -> NameTable:
-    """Return the text tower's table in one of the dialects, its keys as they stand in a file of this tower alone."""
+    """Return the text tower's table in one of the dialects, its keys as a file of this tower alone has them."""
     text = _TEXT_TOWERS[dialect]
     if config.projection_bias:
         text = f"linear projection {'head' if dialect == 'clip' else 'text_projection'}\n{text}"
@@ -59,7 +62,7 @@ def text_names(config: TextTowerConfig, dialect: Dialect) -> NameTable:
 
 
 def clip_names(config: ClipConfig) -> tuple[NameTable, ...]:
-    """Return the tables of both towers: Hugging Face's, and open_clip's with the text tower inside or beside, or timm's."""
+    """Return the tables of both towers: Hugging Face's, and open_clip's with the text tower inside the model or next to it, or timm's."""
     tables = [_hf_names(config)]
     trunk = [name for name in vit_names(config.vision, "timm").names if not name.path.startswith("head/")]
     text = text_names(config.text, "open_clip").names
@@ -70,19 +73,19 @@ def clip_names(config: ClipConfig) -> tuple[NameTable, ...]:
 
 
 def _hf_names(config: ClipConfig) -> NameTable:
-    # CLIP's projections stand beside the towers; SigLIP's stands inside, and its scalars have an axis.
-    beside = () if config.text.projection_bias else ("projection/",)
+    # CLIP's projections are next to the towers; SigLIP's is inside, and its scalars have an axis.
+    outside = () if config.text.projection_bias else ("projection/",)
     vision, text = vit_names(config.vision, "clip"), text_names(config.text, "clip")
     layout = SAME if config.logit_bias is None else squeezed(1)
-    return _both(vision, "vision_model.", text, "text_model.", layout, beside)
+    return _both(vision, "vision_model.", text, "text_model.", layout, outside)
 
 
 def _both(
-    vision: NameTable, before: str, text: NameTable, inside: str, scalar: Layout, beside: tuple[str, ...] = ()
+    vision: NameTable, before: str, text: NameTable, inside: str, scalar: Layout, outside: tuple[str, ...] = ()
 ) -> NameTable:
-    """Both towers' tables as one, their keys behind these prefixes but for the paths that begin with ``beside``."""
-    names = [replace(n, path=f"vision/{n.path}") for n in with_prefix(vision, before, but=beside).names]
-    names += [replace(n, path=f"text/{n.path}") for n in with_prefix(text, inside, but=beside).names]
+    """Both towers' tables as one, their keys behind these prefixes but for the paths that begin with ``outside``."""
+    names = [replace(n, path=f"vision/{n.path}") for n in with_prefix(vision, before, but=outside).names]
+    names += [replace(n, path=f"text/{n.path}") for n in with_prefix(text, inside, but=outside).names]
     names += [Entry(path, path, scalar) for path in ("logit_scale", "logit_bias")]
     ignored = (
         (r"(text_model|vision_model)\.embeddings\.position_ids", BUFFER),
@@ -96,17 +99,19 @@ def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
     kind = str(raw["model_type"])
     for name in raw.get("architectures") or ():
         if "Classification" in name:
-            raise TransferlabError(f"config.json: architectures has {name}, a tower with a classifier; not supported.")
+            raise TransferlabError(
+                f"config.json: architectures has {name}; a tower with a classifier is not supported."
+            )
     parts = {}
     for part in ("vision", "text"):
-        # Old files hold a second table, which the origin lets win.
-        given = {**(raw.get(f"{part}_config") or {}), **(raw.get(f"{part}_config_dict") or {})}
-        if given.get("model_type", f"{kind}_{part}_model") != f"{kind}_{part}_model":
+        # Old files hold a second table, which transformers lets win.
+        values = {**(raw.get(f"{part}_config") or {}), **(raw.get(f"{part}_config_dict") or {})}
+        if values.get("model_type", f"{kind}_{part}_model") != f"{kind}_{part}_model":
             raise TransferlabError(
-                f"config.json: {part}_config.model_type '{given['model_type']}' is not supported; "
+                f"config.json: {part}_config.model_type '{values['model_type']}' is not supported; "
                 f"only '{kind}_{part}_model'."
             )
-        parts[part] = given | {"model_type": f"{kind}_{part}_model"}
+        parts[part] = values | {"model_type": f"{kind}_{part}_model"}
     vision, text = vision_tower_from_hf(parts["vision"]), text_tower_from_hf(parts["text"])
     if kind == "siglip":
         return ClipConfig(vision, text, math.log(10.0), -10.0)
@@ -117,24 +122,27 @@ def clip_from_hf(raw: Mapping[str, Any]) -> ClipConfig:
     )  # fmt: skip
 
 
+_TOWER = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
+)  # fmt: skip
+"""Fields of Hugging Face's ``config.json`` that are called so here."""
+
+
 def text_tower_from_hf(raw: Mapping[str, Any]) -> TextTowerConfig:
-    """Read Hugging Face's ``clip_text_model`` or ``siglip_text_model``, alone or beside a vision tower."""
+    """Read Hugging Face's ``clip_text_model`` or ``siglip_text_model``, alone or next to a vision tower."""
     siglip = str(raw["model_type"]).startswith("siglip")
     config = TextTowerConfig.siglip_base() if siglip else TextTowerConfig.clip_base()
-    plain = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-        "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
-    )  # fmt: skip
-    given = given_fields(TextTowerConfig, {name: raw[name] for name in plain if name in raw})
+    values = given_fields(TextTowerConfig, {name: raw[name] for name in _TOWER if name in raw})
     if siglip:
         width = given_fields({"projection_size": int}, raw).get("projection_size")
-        return replace(config, **given, projection_dim=width or given.get("hidden_size", config.hidden_size))
+        return replace(config, **values, projection_dim=width or values.get("hidden_size", config.hidden_size))
     end = raw.get("eos_token_id", config.eos_token_id)
     if not isinstance(end, int):
-        raise TransferlabError(f"config.json: eos_token_id {end!r} is not one number.")
-    # The origin's rule: 2 was written by mistake, for an end token that has the highest id.
+        raise TransferlabError(f"config.json: eos_token_id is {end!r}; it must be one integer.")
+    # transformers' rule: 2 was written by mistake, for an end token that has the highest id.
     return replace(
-        config, **given, eos_token_id=end, pooled_token="highest" if end == 2 else "end",
+        config, **values, eos_token_id=end, pooled_token="highest" if end == 2 else "end",
         **({"projection_dim": config.projection_dim} | given_fields({"projection_dim": int}, raw)),
     )  # fmt: skip
 
@@ -150,20 +158,14 @@ def text_tower_to_hf(config: TextTowerConfig, head: HeadConfig | None) -> tuple[
             f"Hugging Face's {kind} cannot have pooled_token '{config.pooled_token}' and projection_bias "
             f"{config.projection_bias} together."
         )
-    plain = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-        "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
-    )  # fmt: skip
-    raw: dict[str, Any] = {"model_type": f"{kind}_text_model", **{name: getattr(config, name) for name in plain}}
+    raw: dict[str, Any] = {"model_type": f"{kind}_text_model", **{name: getattr(config, name) for name in _TOWER}}
     names = text_names(config, "clip")
     if kind == "siglip":
         raw |= {"architectures": ["SiglipTextModel"], "projection_size": config.projection_dim or config.hidden_size}
         return raw, with_prefix(names, "text_model.")
-    # By this number the origin takes the token of the highest id.
+    # By this number transformers takes the token of the highest id.
     raw["eos_token_id"] = 2 if config.pooled_token == "highest" else config.eos_token_id
-    projected = config.projection_dim is not None
-    raw["architectures"] = ["CLIPTextModelWithProjection" if projected else "CLIPTextModel"]
-    raw |= {"projection_dim": config.projection_dim} if projected else {}
+    raw |= projection_to_hf("CLIPTextModel", config.projection_dim)
     return raw, with_prefix(names, "text_model.", but=("projection/",))
 
 
@@ -178,8 +180,8 @@ def clip_to_hf(config: ClipConfig, head: HeadConfig | None) -> tuple[dict[str, A
         )
     siglip = kinds[0] == "siglip"
     raw: dict[str, Any] = {"model_type": kinds[0], "architectures": ["SiglipModel" if siglip else "CLIPModel"]}
-    for part, given in (("vision_config", vision), ("text_config", text)):
-        raw[part] = {name: value for name, value in given.items() if name != "architectures"}
+    for part, values in (("vision_config", vision), ("text_config", text)):
+        raw[part] = {name: value for name, value in values.items() if name != "architectures"}
     if not siglip:
         raw |= {"projection_dim": config.text.projection_dim, "logit_scale_init_value": config.logit_scale}
     return raw, _hf_names(config)
@@ -208,8 +210,8 @@ def clip_from_open_clip(raw: Mapping[str, Any]) -> ClipConfig:
     """Read ``open_clip_config.json``; a field that this family cannot represent is an error that names it."""
     model = raw.get("model_cfg") or {}
     vision, text = model.get("vision_cfg") or {}, model.get("text_cfg") or {}
-    for where, given, known in (("", model, _MODEL), ("vision_cfg.", vision, _VISION), ("text_cfg.", text, _TEXT)):
-        for field, value in given.items():
+    for where, values, known in (("", model, _MODEL), ("vision_cfg.", vision, _VISION), ("text_cfg.", text, _TEXT)):
+        for field, value in values.items():
             # What is false, zero or absent is open_clip's default of all others.
             if field not in known and value not in (None, False, 0, "", "default", "learnable", "linear"):
                 raise TransferlabError(
@@ -225,73 +227,72 @@ def clip_from_open_clip(raw: Mapping[str, Any]) -> ClipConfig:
     )
 
 
-def _vision(given: Mapping[str, Any], act: str, shared: int) -> ViTConfig:
-    width = given.get("width", 768)
+def _vision(values: Mapping[str, Any], act: str, shared: int) -> ViTConfig:
+    width = values.get("width", 768)
     pools: dict[str, Pooling] = {"tok": "first", "avg": "mean"}
-    pool = given.get("pool_type", "tok")
-    if pool not in pools:
+    pool = _choice(values.get("pool_type", "tok"), pools, "model_cfg.vision_cfg.pool_type")
+    if not isinstance(values.get("layers", 12), int):
         raise TransferlabError(
-            f"{OPEN_CLIP}: model_cfg.vision_cfg.pool_type '{pool}' is not supported.{nearest(pool, pools)}"
-        )
-    if not isinstance(given.get("layers", 12), int):
-        raise TransferlabError(
-            f"{OPEN_CLIP}: model_cfg.vision_cfg.layers {given['layers']} makes a ResNet; not supported."
+            f"{OPEN_CLIP}: model_cfg.vision_cfg.layers {values['layers']} makes a ResNet; not supported."
         )
     return ViTConfig(
         hidden_size=width,
-        num_hidden_layers=given.get("layers", 12),
-        num_attention_heads=width // given.get("head_width", 64),
-        intermediate_size=int(width * given.get("mlp_ratio", 4.0)),
-        hidden_act=_act(given, act),
-        layer_norm_eps=_eps(given),
-        image_size=square(given.get("image_size", 224), "vision_cfg.image_size"),
-        patch_size=square(given.get("patch_size", 16), "vision_cfg.patch_size"),
+        num_hidden_layers=values.get("layers", 12),
+        num_attention_heads=width // values.get("head_width", 64),
+        intermediate_size=int(width * values.get("mlp_ratio", 4.0)),
+        hidden_act=_act(values, act),
+        layer_norm_eps=_eps(values),
+        image_size=square(values.get("image_size", 224), "vision_cfg.image_size"),
+        patch_size=square(values.get("patch_size", 16), "vision_cfg.patch_size"),
         patch_bias=False,
-        pre_norm=not given.get("no_ln_pre"),
-        pooling=pools[pool],
+        pre_norm=not values.get("no_ln_pre"),
+        pooling=pool,
         projection_dim=shared,
     )
 
 
-def _trunk(given: Mapping[str, Any], shared: int) -> ViTConfig:
+def _trunk(values: Mapping[str, Any], shared: int) -> ViTConfig:
     """A vision tower that is timm's, without a projection of open_clip's."""
-    projection = given.get("timm_proj", "linear")
+    projection = values.get("timm_proj", "linear")
     if projection not in ("none", "", None):
         raise TransferlabError(f"{OPEN_CLIP}: model_cfg.vision_cfg.timm_proj '{projection}' is not supported.")
-    size = square(given.get("image_size", 224), "vision_cfg.image_size")
-    config = vit_from_timm(TimmConfig(given["timm_model_name"], {"img_size": size}, {}))
+    size = square(values.get("image_size", 224), "vision_cfg.image_size")
+    config = vit_from_timm(TimmConfig(values["timm_model_name"], {"img_size": size}, {}))
     if config.hidden_size != shared:
-        raise TransferlabError(f"{OPEN_CLIP}: embed_dim {shared} is not the width of {given['timm_model_name']}.")
+        raise TransferlabError(f"{OPEN_CLIP}: embed_dim {shared} is not the width of {values['timm_model_name']}.")
     return config
 
 
-def _text(given: Mapping[str, Any], act: str, shared: int) -> TextTowerConfig:
+def _text(values: Mapping[str, Any], act: str, shared: int) -> TextTowerConfig:
     pools: dict[str, PooledToken] = {"argmax": "highest", "eos": "end", "last": "last"}
-    pool = given.get("pool_type", "argmax")
-    if pool not in pools:
-        raise TransferlabError(
-            f"{OPEN_CLIP}: model_cfg.text_cfg.pool_type '{pool}' is not supported.{nearest(pool, pools)}"
-        )
-    width = given.get("width", 512)
+    pool = _choice(values.get("pool_type", "argmax"), pools, "model_cfg.text_cfg.pool_type")
+    width = values.get("width", 512)
     return TextTowerConfig(
-        vocab_size=given.get("vocab_size", 49408),
+        vocab_size=values.get("vocab_size", 49408),
         hidden_size=width,
-        num_hidden_layers=given.get("layers", 12),
-        num_attention_heads=given.get("heads", 8),
-        intermediate_size=int(width * given.get("mlp_ratio", 4.0)),
-        max_position_embeddings=given.get("context_length", 77),
-        hidden_act=_act(given, act),
-        layer_norm_eps=_eps(given),
-        causal=not given.get("no_causal_mask"),
-        pooled_token=pools[pool],
-        eos_token_id=given.get("eos_id", 2),
+        num_hidden_layers=values.get("layers", 12),
+        num_attention_heads=values.get("heads", 8),
+        intermediate_size=int(width * values.get("mlp_ratio", 4.0)),
+        max_position_embeddings=values.get("context_length", 77),
+        hidden_act=_act(values, act),
+        layer_norm_eps=_eps(values),
+        causal=not values.get("no_causal_mask"),
+        pooled_token=pool,
+        eos_token_id=values.get("eos_id", 2),
         projection_dim=shared,
-        projection_bias=bool(given.get("proj_bias")),
+        projection_bias=bool(values.get("proj_bias")),
     )
 
 
-def _act(given: Mapping[str, Any], act: str) -> str:
-    kwargs = given.get("act_kwargs") or {}
+def _choice(value: Any, choices: Mapping[str, Choice], field: str) -> Choice:
+    """What a value of ``open_clip_config.json`` is called here."""
+    if value not in choices:
+        raise TransferlabError(f"{OPEN_CLIP}: {field} '{value}' is not supported.{nearest(value, choices)}")
+    return choices[value]
+
+
+def _act(values: Mapping[str, Any], act: str) -> str:
+    kwargs = values.get("act_kwargs") or {}
     if kwargs in ({}, {"approximate": "none"}):
         return act
     if kwargs == {"approximate": "tanh"} and act == "gelu":
@@ -299,8 +300,8 @@ def _act(given: Mapping[str, Any], act: str) -> str:
     raise TransferlabError(f"{OPEN_CLIP}: act_kwargs {kwargs} is not supported for {act}.")
 
 
-def _eps(given: Mapping[str, Any]) -> float:
-    kwargs = given.get("norm_kwargs") or {}
+def _eps(values: Mapping[str, Any]) -> float:
+    kwargs = values.get("norm_kwargs") or {}
     if kwargs.keys() - {"eps"}:
         raise TransferlabError(f"{OPEN_CLIP}: norm_kwargs {kwargs} is not supported; only eps.")
     return float(kwargs.get("eps", 1e-5))
@@ -308,19 +309,16 @@ def _eps(given: Mapping[str, Any]) -> float:
 
 def open_clip_transform(raw: Mapping[str, Any], config: ClipConfig) -> ImageTransform:
     """Preprocessing of images as open_clip evaluates, by ``preprocess_cfg``."""
-    given, plain = raw.get("preprocess_cfg") or {}, vit_transform(ViTConfig.clip_b32())
+    values, plain = raw.get("preprocess_cfg") or {}, vit_transform(ViTConfig.clip_b32())
     fits: dict[str, Fit] = {"shortest": "crop", "squash": "squash"}
-    mode, resize = given.get("resize_mode") or "shortest", given.get("interpolation") or "bicubic"
-    if mode not in fits:
-        raise TransferlabError(
-            f"{OPEN_CLIP}: preprocess_cfg.resize_mode '{mode}' is not supported.{nearest(mode, fits)}"
-        )
+    fit = _choice(values.get("resize_mode") or "shortest", fits, "preprocess_cfg.resize_mode")
+    resize = values.get("interpolation") or "bicubic"
     if resize not in ("bicubic", "bilinear"):
         raise TransferlabError(f"{OPEN_CLIP}: preprocess_cfg.interpolation '{resize}' is not 'bicubic' or 'bilinear'.")
-    mean, std = tuple(given.get("mean") or plain.mean), tuple(given.get("std") or plain.std)
+    mean, std = tuple(values.get("mean") or plain.mean), tuple(values.get("std") or plain.std)
     if len(mean) != 3 or len(std) != 3:
         raise TransferlabError(f"{OPEN_CLIP}: preprocess_cfg mean {mean} and std {std} are not of three channels.")
-    return ImageTransform(config.vision.image_size, mean, std, resize, 1.0, fits[mode], crop_rounds=True)
+    return ImageTransform(config.vision.image_size, mean, std, resize, 1.0, fit, crop_rounds=True)
 
 
 def open_clip_weights(directory: Path) -> Path:
@@ -344,10 +342,9 @@ def _adjust_text(config: TextTowerConfig, found: set[str]) -> TextTowerConfig:
 def _resized(
     config: ClipConfig, shapes: Mapping[str, tuple[int, ...]], image_size: int
 ) -> tuple[ClipConfig, dict[str, Resize | None]]:
-    vision = replace(config.vision, image_size=image_size)
-    path = "vision/embed/position"
-    resize = position_resize(shapes[path], vision.position_slots, vision.grid, vision.position_rule)
-    return replace(config, vision=vision), {path: resize}
+    shapes = {path.removeprefix("vision/"): shape for path, shape in shapes.items()}
+    vision, leaves = resized_positions_of(config.vision, shapes, image_size)
+    return replace(config, vision=vision), {f"vision/{path}": resize for path, resize in leaves.items()}
 
 
 CLIP_TEXT = Family(
@@ -356,12 +353,9 @@ CLIP_TEXT = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("clip_text_model", "siglip_text_model"),
-    architectures="",
     names=lambda config: (text_names(config, "clip"), text_names(config, "open_clip")),
     from_hf=text_tower_from_hf,
-    from_timm=unread,
     adjust=_adjust_text,
-    transform=lambda config: None,
     head_pooling=lambda config: "pooler",
     to_hf=text_tower_to_hf,
     # The token that stands for the text goes by its id.
@@ -375,11 +369,8 @@ CLIP = Family(
     modality="image and text",
     inputs=("pixel_values", "input_ids", "attention_mask", "position_ids"),
     model_types=("clip", "siglip"),
-    architectures="",
     names=lambda config: (*clip_names(config), *clip_tables(config)),
     from_hf=clip_from_hf,
-    from_timm=unread,
-    adjust=lambda config, found: config,
     transform=lambda config: vit_transform(config.vision),
     resized=_resized,
     to_hf=clip_to_hf,

@@ -11,61 +11,71 @@ from transferlab.errors import TransferlabError
 from transferlab.models.convnext import ConvNeXtConfig
 from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, SAME, Entry, NameTable, norm, squeezed, with_prefix
+from transferlab.pretrained.families.hugging_face import (
+    description,
+    present,
+    present_tuples,
+    refuse_unwritable,
+    squares,
+)
+from transferlab.pretrained.families.images import resized_image
+from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
+_RULES: dict[Dialect, str] = {
+    "authors": """
+conv     stem/patch                                 downsample_layers.0.0
+norm     stem/norm                                  downsample_layers.0.1
+norm     downsamples/{i}/norm                       downsample_layers.{i+1}.0
+conv     downsamples/{i}/patch                      downsample_layers.{i+1}.1
+conv     stages/{i}/{i}/depthwise                   stages.{i}.{i}.dwconv
+norm     stages/{i}/{i}/norm                        stages.{i}.{i}.norm
+linear   stages/{i}/{i}/{up,down}                   stages.{i}.{i}.{pwconv1,pwconv2}
+same     stages/{i}/{i}/layer_scale                 stages.{i}.{i}.gamma
+channels stages/{i}/{i}/response_norm/{scale,bias}  stages.{i}.{i}.grn.{gamma,beta}
+norm     norm                                       norm
+linear?  head                                       head
+""",
+    "timm": """
+conv     stem/patch                                 stem.0
+norm     stem/norm                                  stem.1
+norm     downsamples/{i}/norm                       stages.{i+1}.downsample.0
+conv     downsamples/{i}/patch                      stages.{i+1}.downsample.1
+conv     stages/{i}/{i}/depthwise                   stages.{i}.blocks.{i}.conv_dw
+norm     stages/{i}/{i}/norm                        stages.{i}.blocks.{i}.norm
+linear   stages/{i}/{i}/{up,down}                   stages.{i}.blocks.{i}.mlp.{fc1,fc2}
+same     stages/{i}/{i}/layer_scale                 stages.{i}.blocks.{i}.gamma
+norm     stages/{i}/{i}/response_norm               stages.{i}.blocks.{i}.mlp.grn
+norm     norm                                       head.norm
+linear?  head                                       head.fc
+""",
+    "hf": """
+conv     stem/patch                                 embeddings.patch_embeddings
+norm     stem/norm                                  embeddings.layernorm
+norm     downsamples/{i}/norm                       encoder.stages.{i+1}.downsampling_layer.0
+conv     downsamples/{i}/patch                      encoder.stages.{i+1}.downsampling_layer.1
+conv     stages/{i}/{i}/depthwise                   encoder.stages.{i}.layers.{i}.dwconv
+norm     stages/{i}/{i}/norm                        encoder.stages.{i}.layers.{i}.layernorm
+linear   stages/{i}/{i}/{up,down}                   encoder.stages.{i}.layers.{i}.{pwconv1,pwconv2}
+same     stages/{i}/{i}/layer_scale                 encoder.stages.{i}.layers.{i}.layer_scale_parameter
+channels stages/{i}/{i}/response_norm/{scale,bias}  encoder.stages.{i}.layers.{i}.grn.{weight,bias}
+norm     norm                                       layernorm
+linear?  head                                       classifier
+""",
+}
+
+_CONV_MLP = "pointwise stages/{i}/{i}/{up,down} stages.{i}.blocks.{i}.mlp.{fc1,fc2}\n"
+"""timm's sizes whose MLP is two 1×1 convolutions."""
+
+
 def convnext_names(config: ConvNeXtConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
-    timm, hf = dialect == "timm", dialect == "hf"
-    if hf:
-        stem = ("embeddings.patch_embeddings", "embeddings.layernorm")
-    else:
-        stem = ("stem.0", "stem.1") if timm else ("downsample_layers.0.0", "downsample_layers.0.1")
-    names = [*_map("stem/patch", stem[0], CONV), *norm("stem/norm", stem[1])]
-    for s, depth in enumerate(config.depths):
-        if s:
-            halve = {
-                "authors": f"downsample_layers.{s}", "timm": f"stages.{s}.downsample",
-                "hf": f"encoder.stages.{s}.downsampling_layer",
-            }[dialect]  # fmt: skip
-            names += norm(f"downsamples/{s - 1}/norm", f"{halve}.0")
-            names += _map(f"downsamples/{s - 1}/patch", f"{halve}.1", CONV)
-        for b in range(depth):
-            there = {
-                "authors": f"stages.{s}.{b}", "timm": f"stages.{s}.blocks.{b}", "hf": f"encoder.stages.{s}.layers.{b}",
-            }[dialect]  # fmt: skip
-            names += _block(config, dialect, f"stages/{s}/{b}", there)
-    names += norm("norm", "head.norm" if timm else "layernorm" if hf else "norm")
-    names += _map("head", "head.fc" if timm else "classifier" if hf else "head", LINEAR)
-    return NameTable(tuple(names), ("convnextv2.", "convnext.") if hf else ())
-
-
-def _block(config: ConvNeXtConfig, dialect: Dialect, here: str, there: str) -> list[Entry]:
-    timm, hf = dialect == "timm", dialect == "hf"
-    up, down = ("mlp.fc1", "mlp.fc2") if timm else ("pwconv1", "pwconv2")
-    layout = POINTWISE if timm and config.conv_mlp else LINEAR
-    names = [
-        *_map(f"{here}/depthwise", f"{there}.{'conv_dw' if timm else 'dwconv'}", CONV),
-        *norm(f"{here}/norm", f"{there}.{'layernorm' if hf else 'norm'}"),
-        *_map(f"{here}/up", f"{there}.{up}", layout),
-        *_map(f"{here}/down", f"{there}.{down}", layout),
-    ]
-    if config.layer_scale_init_value is not None:
-        names.append(Entry(f"{here}/layer_scale", f"{there}.{'layer_scale_parameter' if hf else 'gamma'}"))
-    if config.response_norm:
-        parts = ("mlp.grn.weight", "mlp.grn.bias") if timm else ("grn.weight", "grn.bias") if hf else (
-            "grn.gamma", "grn.beta",
-        )  # fmt: skip
-        for leaf, key in zip(("scale", "bias"), parts, strict=True):
-            names.append(Entry(f"{here}/response_norm/{leaf}", f"{there}.{key}", SAME if timm else squeezed(3)))
-    return names
-
-
-def _map(path: str, key: str, layout: Any) -> list[Entry]:
-    return [Entry(f"{path}/kernel", f"{key}.weight", layout), Entry(f"{path}/bias", f"{key}.bias")]
+    text = (_CONV_MLP if dialect == "timm" and config.conv_mlp else "") + _RULES[dialect]
+    return NameTable(named(text, leaves_of(config)), ("convnextv2.", "convnext.") if dialect == "hf" else ())
 
 
 _HF = ("num_channels", "hidden_act", "initializer_range", "layer_norm_eps")
@@ -74,11 +84,8 @@ _HF = ("num_channels", "hidden_act", "initializer_range", "layer_norm_eps")
 def convnext_from_hf(raw: Mapping[str, Any]) -> ConvNeXtConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     config = ConvNeXtConfig(layer_norm_eps=1e-12)
-    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
-    given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
-    for name in ("image_size", "patch_size"):
-        given[name] = square(raw.get(name) or getattr(config, name), name)
-    config = replace(config, drop_path=float(raw.get("drop_path_rate") or 0.0), **given)
+    sizes = present(raw, _HF) | present_tuples(raw, ("hidden_sizes", "depths")) | squares(raw, config)
+    config = replace(config, drop_path=float(raw.get("drop_path_rate") or 0.0), **sizes)
     if raw.get("num_stages", len(config.depths)) != len(config.depths):
         raise TransferlabError(
             f"config.json: num_stages {raw['num_stages']} is not the length of depths {config.depths}."
@@ -94,13 +101,8 @@ def _to_hf(config: ConvNeXtConfig, head: ClassifierConfig | None) -> tuple[dict[
     second = config.response_norm
     kind, name = ("convnextv2", "ConvNextV2") if second else ("convnext", "ConvNext")
     fixed = {"kernel_size": 7, "eps": 1e-6} | ({"layer_scale_init_value": None} if second else {})
-    for field, only in fixed.items():
-        if getattr(config, field) != only:
-            raise TransferlabError(
-                f"Hugging Face's {kind} cannot have {field} {getattr(config, field)!r}, only {only!r}."
-            )
+    refuse_unwritable(kind, config, fixed)
     raw: dict[str, Any] = {
-        "architectures": [f"{name}{'Model' if head is None else 'ForImageClassification'}"],
         "model_type": kind,
         **{field: getattr(config, field) for field in (*_HF, "patch_size", "image_size")},
         "hidden_sizes": list(config.hidden_sizes),
@@ -110,8 +112,7 @@ def _to_hf(config: ConvNeXtConfig, head: ClassifierConfig | None) -> tuple[dict[
     }
     if not second:
         raw["layer_scale_init_value"] = config.layer_scale_init_value or 0.0
-    names = convnext_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, f"{kind}.", but=("head/",))
+    return description(name, "ImageClassification", raw, convnext_names(config, "hf"), head)
 
 
 TIMM_CONVNEXTS = r"convnext_(atto|femto|pico|nano|tiny|small|base|large|xlarge)|" + (
@@ -127,21 +128,21 @@ _READ = (
 
 def convnext_from_timm(timm: TimmConfig) -> ConvNeXtConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(_READ)
+    arguments = timm.checked(_READ)
     version, _, size = timm.architecture.partition("_")
     config: ConvNeXtConfig = getattr(ConvNeXtConfig, size)()
     config = config.v2() if version == "convnextv2" else config
-    eps = given.get("norm_eps") or config.eps
+    eps = arguments.get("norm_eps") or config.eps
     return replace(
         config,
-        hidden_sizes=tuple(given.get("dims") or config.hidden_sizes),
-        depths=tuple(given.get("depths") or config.depths),
-        patch_size=given.get("patch_size") or config.patch_size,
-        kernel_size=square(given.get("kernel_sizes") or config.kernel_size, "model_args.kernel_sizes"),
-        layer_scale_init_value=given.get("ls_init_value", config.layer_scale_init_value),
-        response_norm=given.get("use_grn", config.response_norm),
-        conv_mlp=given.get("conv_mlp", config.conv_mlp),
-        drop_path=given.get("drop_path_rate") or 0.0,
+        hidden_sizes=tuple(arguments.get("dims") or config.hidden_sizes),
+        depths=tuple(arguments.get("depths") or config.depths),
+        patch_size=arguments.get("patch_size") or config.patch_size,
+        kernel_size=square(arguments.get("kernel_sizes") or config.kernel_size, "model_args.kernel_sizes"),
+        layer_scale_init_value=arguments.get("ls_init_value", config.layer_scale_init_value),
+        response_norm=arguments.get("use_grn", config.response_norm),
+        conv_mlp=arguments.get("conv_mlp", config.conv_mlp),
+        drop_path=arguments.get("drop_path_rate") or 0.0,
         eps=eps,
         layer_norm_eps=eps,
         image_size=timm.image_size,
@@ -163,9 +164,8 @@ CONVNEXT = Family(
     names=lambda config: tuple(convnext_names(config, dialect) for dialect in ("authors", "timm", "hf")),
     from_hf=convnext_from_hf,
     from_timm=convnext_from_timm,
-    adjust=lambda config, found: config,
     transform=_transform,
     to_hf=_to_hf,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/patch/kernel",
 )

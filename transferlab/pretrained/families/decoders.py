@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.causal import Rope
+from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.pretrained.families.hugging_face import with_base_prefix
+from transferlab.pretrained.names import NameTable
 
 
 def rope_from_hf(given: Mapping[str, Any], theta: float, positions: int, where: str = "rope_parameters") -> Rope:
@@ -56,3 +59,33 @@ def language_model_heads(tied: bool) -> tuple[str, ...]:
     """Which heads the files of a decoder may hold, the likeliest first."""
     # A file may hold the head's kernel although its config ties it: then it is read, and seen to be the table or not.
     return ("", "lm_head", "score") if tied else ("lm_head", "score")
+
+
+def decoder_to_hf(
+    raw: Mapping[str, Any],
+    names: Callable[[str], NameTable],
+    head: HeadConfig | None,
+    prefix: str,
+    *,
+    bare: str,
+    generates: str,
+    classifies: str,
+) -> tuple[dict[str, Any], NameTable]:
+    """Return ``config.json`` and the name table of a decoder with this head.
+
+    Args:
+        raw: the fields of ``config.json``, without ``architectures``.
+        names: key of the head, empty where the embedding table is the head → the decoder's table.
+        head: of its files; None for the bare decoder.
+        prefix: of the keys next to the head's.
+        bare: transformers' class of the decoder alone.
+        generates: of the decoder with a head over tokens.
+        classifies: of the decoder with a head over labels.
+    """
+    if isinstance(head, ClassifierConfig):
+        architecture, key = classifies, "score"
+    elif head is None:
+        architecture, key = bare, "lm_head"
+    else:
+        architecture, key = generates, "" if head.tied else "lm_head"
+    return {"architectures": [architecture], **raw}, with_base_prefix(names(key), prefix, head)

@@ -10,10 +10,10 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
 from transferlab.models.distilbert import DistilBertConfig
 from transferlab.models.heads import ClassifierConfig, HiddenLayer
-from transferlab.pretrained.families.bert import LEGACY
-from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
-from transferlab.pretrained.rules import leaves_of, named
+from transferlab.pretrained.families.encoders import encoder_names
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import description
+from transferlab.pretrained.names import OTHER_TASK, PRETRAINING_HEAD, NameTable
 
 RULES = """
 table   embed/{word,position}                   embeddings.{word,position}_embeddings
@@ -29,18 +29,12 @@ linear? head                                    classifier
 
 def distilbert_names(config: DistilBertConfig) -> NameTable:
     """Return the table for this config."""
-    return NameTable(
-        named(RULES, leaves_of(config)),
-        prefixes=("distilbert.",),
-        renames=LEGACY,
-        ignored=(
-            (r"(distilbert\.)?embeddings\.position_ids", BUFFER),
-            (
-                r"vocab_(transform|layer_norm|projector)\.(weight|bias)",
-                "the pre-training head, not part of the encoder",
-            ),
-            (r"qa_outputs\..*", OTHER_TASK),
-        ),
+    return encoder_names(
+        RULES,
+        config,
+        "distilbert",
+        (r"vocab_(transform|layer_norm|projector)\.(weight|bias)", PRETRAINING_HEAD),
+        (r"qa_outputs\..*", OTHER_TASK),
     )
 
 
@@ -67,14 +61,12 @@ def distilbert_from_hf(raw: Mapping[str, Any]) -> DistilBertConfig:
 
 
 def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
-    kind = "DistilBertModel" if head is None else "DistilBertForSequenceClassification"
     theirs = {ours: name for name, (ours, _) in _FIELDS.items()}
     fields = {theirs.get(name, name): value for name, value in asdict(config).items()}
-    raw = {"architectures": [kind], "model_type": "distilbert", "pad_token_id": 0, **fields}
-    names = distilbert_names(config)
-    if head is None:
-        return raw, names
-    return {**raw, "seq_classif_dropout": head.dropout}, with_prefix(names, "distilbert.", but=("head/",))
+    raw = {"model_type": "distilbert", "pad_token_id": 0, **fields}
+    if head is not None:
+        raw["seq_classif_dropout"] = head.dropout
+    return description("DistilBert", "SequenceClassification", raw, distilbert_names(config), head)
 
 
 DISTILBERT = Family(
@@ -83,12 +75,8 @@ DISTILBERT = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("distilbert",),
-    architectures="",
     names=lambda config: (distilbert_names(config),),
     from_hf=distilbert_from_hf,
-    from_timm=unread,
-    adjust=lambda config, found: config,
-    transform=lambda config: None,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
     head_hidden=lambda config: HiddenLayer("relu", stddevs=(config.initializer_range,) * 2),

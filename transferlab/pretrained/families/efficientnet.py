@@ -9,52 +9,47 @@ from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_number
 from transferlab.models.efficientnet import EfficientNetConfig
-from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.images import BATCH_COUNTERS, resized_image
+from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import TimmConfig
 
+Dialect = Literal["port", "timm"]
 
-def efficientnet_names(config: EfficientNetConfig, dialect: Literal["port", "timm"]) -> NameTable:
+# Of the blocks of the first stage, which do not expand, timm numbers the norms from 1 too and calls the only pointwise
+# convolution conv_pw.
+_RULES: dict[Dialect, str] = {
+    "port": """
+conv       stem/conv                                        _conv_stem
+batch_norm stem/norm                                        _bn0
+pointwise  stages/{i}/{i}/{expand,project}                  _blocks.{n}.{_expand_conv,_project_conv}
+conv       stages/{i}/{i}/depthwise                         _blocks.{n}._depthwise_conv
+pointwise  stages/{i}/{i}/squeeze_excite/{reduce,expand}    _blocks.{n}.{_se_reduce,_se_expand}
+batch_norm stages/{i}/{i}/{expand,depthwise,project}_norm   _blocks.{n}.{_bn0,_bn1,_bn2}
+pointwise  top/conv                                         _conv_head
+batch_norm top/norm                                         _bn1
+linear?    head                                             _fc
+""",
+    "timm": """
+conv       stem/conv                                        conv_stem
+batch_norm stem/norm                                        bn1
+pointwise  stages/0/{i}/project                             blocks.0.{i}.conv_pw
+batch_norm stages/0/{i}/{depthwise,project}_norm            blocks.0.{i}.{bn1,bn2}
+pointwise  stages/{i}/{i}/{expand,project}                  blocks.{i}.{i}.{conv_pw,conv_pwl}
+conv       stages/{i}/{i}/depthwise                         blocks.{i}.{i}.conv_dw
+pointwise  stages/{i}/{i}/squeeze_excite/{reduce,expand}    blocks.{i}.{i}.se.{conv_reduce,conv_expand}
+batch_norm stages/{i}/{i}/{expand,depthwise,project}_norm   blocks.{i}.{i}.{bn1,bn2,bn3}
+pointwise  top/conv                                         conv_head
+batch_norm top/norm                                         bn2
+linear?    head                                             classifier
+""",
+}
+
+
+def efficientnet_names(config: EfficientNetConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the two dialects."""
-    port = dialect == "port"
-    names = [
-        Entry("stem/conv/kernel", "_conv_stem.weight" if port else "conv_stem.weight", CONV),
-        *batch_norm("stem/norm", "_bn0" if port else "bn1"),
-    ]
-    number = 0
-    for s, stage in enumerate(config.blocks()):
-        for b, block in enumerate(stage):
-            here = f"stages/{s}/{b}"
-            there = f"_blocks.{number}" if port else f"blocks.{s}.{b}"
-            number += 1
-            plain = block.expansion == 1
-            # timm numbers norms from 1 and calls a block's only pointwise convolution `conv_pw`.
-            keys = {
-                "expand": "_expand_conv" if port else "conv_pw",
-                "expand_norm": "_bn0" if port else "bn1",
-                "depthwise": "_depthwise_conv" if port else "conv_dw",
-                "depthwise_norm": "_bn1" if port else "bn1" if plain else "bn2",
-                "reduce": "_se_reduce" if port else "se.conv_reduce",
-                "excite": "_se_expand" if port else "se.conv_expand",
-                "project": "_project_conv" if port else "conv_pw" if plain else "conv_pwl",
-                "project_norm": "_bn2" if port else "bn2" if plain else "bn3",
-            }
-            if not plain:
-                names.append(Entry(f"{here}/expand/kernel", f"{there}.{keys['expand']}.weight", POINTWISE))
-                names += batch_norm(f"{here}/expand_norm", f"{there}.{keys['expand_norm']}")
-            names.append(Entry(f"{here}/depthwise/kernel", f"{there}.{keys['depthwise']}.weight", CONV))
-            names += batch_norm(f"{here}/depthwise_norm", f"{there}.{keys['depthwise_norm']}")
-            if not config.lite:
-                for part, key in (("reduce", keys["reduce"]), ("expand", keys["excite"])):
-                    names.append(Entry(f"{here}/squeeze_excite/{part}/kernel", f"{there}.{key}.weight", POINTWISE))
-                    names.append(Entry(f"{here}/squeeze_excite/{part}/bias", f"{there}.{key}.bias"))
-            names.append(Entry(f"{here}/project/kernel", f"{there}.{keys['project']}.weight", POINTWISE))
-            names += batch_norm(f"{here}/project_norm", f"{there}.{keys['project_norm']}")
-    names.append(Entry("top/conv/kernel", "_conv_head.weight" if port else "conv_head.weight", POINTWISE))
-    names += batch_norm("top/norm", "_bn1" if port else "bn2")
-    head = "_fc" if port else "classifier"
-    names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
-    return NameTable(tuple(names), ignored=((r".*\.num_batches_tracked", "a counter, no parameter"),))
+    return NameTable(named(_RULES[dialect], leaves_of(config)), ignored=BATCH_COUNTERS)
 
 
 TIMM_EFFICIENTNETS = r"(tf_)?efficientnet_(lite[0-4]|b[0-3])"
@@ -67,9 +62,9 @@ _READ = ("img_size", "num_classes", "global_pool", "drop_path_rate")
 
 def efficientnet_from_timm(timm: TimmConfig) -> EfficientNetConfig:
     """Read timm's config. Those with ``tf_`` were born in TensorFlow: SAME padding, eps 1e-3; the others are torch's."""
-    given = timm.checked(_READ)
+    arguments = timm.checked(_READ)
     config: EfficientNetConfig = getattr(EfficientNetConfig, timm.architecture.rpartition("_")[2])()
-    rate = given_number(given, "drop_path_rate", config.drop_path, where="config.json: model_args")
+    rate = given_number(arguments, "drop_path_rate", config.drop_path, where="config.json: model_args")
     config = replace(config, image_size=timm.image_size, drop_path=rate)
     return config if timm.architecture.startswith("tf_") else replace(config, padding="symmetric", eps=1e-5)
 
@@ -112,11 +107,9 @@ EFFICIENTNET = Family(
     model_types=(),
     architectures=TIMM_EFFICIENTNETS,
     names=lambda config: (efficientnet_names(config, "port"), efficientnet_names(config, "timm")),
-    from_hf=unread,
     from_timm=efficientnet_from_timm,
-    adjust=lambda config, found: config,
     transform=_transform,
     to_timm=_to_timm,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/conv/kernel",
 )

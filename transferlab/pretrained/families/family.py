@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, Literal
 
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import HiddenLayer, Pooling
+from transferlab.models.sizes import sizes_of
 from transferlab.pretrained.formats.gguf import Gguf
 from transferlab.pretrained.names import NameTable
 from transferlab.pretrained.positions import Resize
@@ -38,18 +38,18 @@ class Family:
         gguf_architectures: values of ``general.architecture`` in GGUF files; ``from_gguf`` reads their metadata.
         adjust: (config, paths found in the file) → the config of what the file really holds.
         transform: config → preprocessing, where the weights bring none.
-        head_pooling: config → how the origin's own head pools.
-        head_bias: whether the origin's own classifier has a bias.
-        head_dropout: ``config.json`` → rate of the dropout before the origin's own head.
+        head_pooling: config → how the reference implementation's own head pools.
+        head_bias: whether the reference implementation's own classifier has a bias.
+        head_dropout: ``config.json`` → rate of the dropout before that head.
         whole_length: config → whether every text is padded to the longest, and its padding read as text.
-        head_hidden: config → the layer that the origin's own head has before its logits, or None.
+        head_hidden: config → the layer that that head has before its logits, or None.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
-        to_timm: config → timm's architecture with its arguments and the name table of its files, likewise.
+        to_timm: config → timm's architecture with its arguments and the name table of its files, as for ``to_hf``.
         modules: ``model_type`` → pairs (regular expression over a key of its files, what takes its place) where the modules
             of transformers 5, by which PEFT names what it adapts, are not named as in the files.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
-        input_kernel: path of the kernel (height, width, channels, out) that reads pixels; it can be resized for pictures
+        input_kernel: path of the kernel (height, width, channels, out) that reads pixels; it can be resized for images
             of other channels where the config has ``num_channels``, and for other patches where it has ``patch_size``.
         encoder: config → that of the encoder alone, where a decoder follows.
         old_fields: what fields of its config were called in descriptions that were written before, and what they are now.
@@ -61,12 +61,12 @@ class Family:
     modality: Literal["text", "image", "audio", "image and text"]
     inputs: tuple[str, ...]
     model_types: tuple[str, ...]
-    architectures: str
     names: Callable[[Any], tuple[NameTable, ...]]
-    from_hf: Callable[[Mapping[str, Any]], Any]
-    from_timm: Callable[[TimmConfig], Any]
-    adjust: Callable[[Any, set[str]], Any]
-    transform: Callable[[Any], ImageTransform | AudioTransform | None]
+    from_hf: Callable[[Mapping[str, Any]], Any] = unread
+    from_timm: Callable[[TimmConfig], Any] = unread
+    architectures: str = ""
+    adjust: Callable[[Any, set[str]], Any] = lambda config, found: config
+    transform: Callable[[Any], ImageTransform | AudioTransform | None] = lambda config: None
     head_pooling: Callable[[Any], Pooling] = lambda config: "mean"
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     whole_length: Callable[[Any], bool] = lambda config: False
@@ -87,10 +87,5 @@ class Family:
 
     @property
     def sizes(self) -> dict[str, Callable[[], Any]]:
-        """The named sizes: those constructors of its config that take nothing, in the order of its file."""
-        made = {
-            name: getattr(self.config, name)
-            for name, kind in vars(self.config).items()
-            if isinstance(kind, classmethod)
-        }
-        return {name: make for name, make in made.items() if not signature(make).parameters}
+        """The named sizes of its config, in the order of its file."""
+        return sizes_of(self.config)

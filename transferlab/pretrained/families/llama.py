@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.llama import LlamaConfig
-from transferlab.pretrained.families.decoders import language_model_heads
-from transferlab.pretrained.families.family import Family, unread
+from transferlab.pretrained.families.decoders import decoder_to_hf, language_model_heads
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.llama_config import MODEL_TYPES, llama_from_hf
 from transferlab.pretrained.families.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
-from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable, with_prefix
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable
 from transferlab.pretrained.rules import leaves_of, named
 
 _LAYERS = """
@@ -48,7 +49,7 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> NameTable:
     text = (_GEMMA if config.norm_after else _LLAMA) + (f"matrix? head/kernel {head}.weight" if head else "")
     return NameTable(
         named(text, leaves_of(config)),
-        # The origin's models of questions and answers say transformer where all others say model.
+        # transformers' models for question answering say transformer where all others say model.
         prefixes=("transformer.", "model."),
         ignored=(
             (r"((model|transformer)\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", BUFFER),
@@ -61,17 +62,10 @@ def llama_names(config: LlamaConfig, head: str = "lm_head") -> NameTable:
 
 def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     kind, name = _kind(config)
-    base = name.removesuffix("Text")
-    if isinstance(head, ClassifierConfig):
-        architecture, key = f"{name}ForSequenceClassification", "score"
-    elif head is None:
-        architecture, key = f"{name}Model", "lm_head"
-    else:
-        architecture, key = f"{base}ForCausalLM", "" if head.tied else "lm_head"
     shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
               "num_key_value_heads", "head_dim", "max_position_embeddings", "initializer_range", "rms_norm_eps",
               "attention_dropout", "tie_word_embeddings", "sliding_window")  # fmt: skip
-    raw = {"architectures": [architecture], "model_type": kind, **{field: getattr(config, field) for field in shared}}
+    raw = {"model_type": kind, **{field: getattr(config, field) for field in shared}}
     raw["hidden_activation" if config.norm_after else "hidden_act"] = config.hidden_act
     ends = config.eos_token_id
     raw["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends) or None
@@ -96,13 +90,17 @@ def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any]
     if kind == "gemma3_text":
         raw["rope_local_base_freq"] = (config.local_rope or config.rope).rope_theta
     if llama_from_hf(raw) != config:
-        raise TransferlabError(f"No model of Hugging Face's is what this config says; the nearest is '{kind}'.")
-    names = llama_names(config, key)
-    return raw, names if head is None else with_prefix(names, "model.", but=("head/",))
+        raise TransferlabError(
+            f"LlamaConfig: no model_type of Hugging Face's has all of these fields; the nearest is '{kind}'. Write the format 'orbax'."
+        )
+    return decoder_to_hf(
+        raw, partial(llama_names, config), head, "model.", bare=f"{name}Model",
+        generates=f"{name.removesuffix('Text')}ForCausalLM", classifies=f"{name}ForSequenceClassification",
+    )  # fmt: skip
 
 
 def _kind(config: LlamaConfig) -> tuple[str, str]:
-    """``model_type`` and the name of the origin's classes."""
+    """``model_type`` and the name of transformers' classes."""
     if config.norm_after:
         return ("gemma3_text", "Gemma3Text") if config.query_norm else ("gemma2", "Gemma2")
     if config.query_norm:
@@ -123,12 +121,8 @@ LLAMA = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=MODEL_TYPES,
-    architectures="",
     names=_tables,
     from_hf=llama_from_hf,
-    from_timm=unread,
-    adjust=lambda config, found: config,
-    transform=lambda config: None,
     head_pooling=lambda config: "last",
     head_bias=False,
     to_hf=_to_hf,

@@ -20,12 +20,12 @@ def llama_from_hf(raw: Mapping[str, Any]) -> LlamaConfig:
     reader = _READERS.get(str(kind))
     if reader is None:
         raise TransferlabError(f"config.json: model_type '{kind}' is not of this family.{nearest(str(kind), _READERS)}")
-    given = {key: value for key, value in raw.items() if value is not None or key in _NULLABLE}
-    if given.get("use_bidirectional_attention"):
+    fields = {key: value for key, value in raw.items() if value is not None or key in _NULLABLE}
+    if fields.get("use_bidirectional_attention"):
         raise TransferlabError("config.json: use_bidirectional_attention is true; these decoders are causal.")
-    if given.get("pretraining_tp", 1) != 1:
-        raise TransferlabError(f"config.json: pretraining_tp is {given['pretraining_tp']}; only 1 is supported.")
-    return reader(given)
+    if fields.get("pretraining_tp", 1) != 1:
+        raise TransferlabError(f"config.json: pretraining_tp is {fields['pretraining_tp']}; only 1 is supported.")
+    return reader(fields)
 
 
 _NULLABLE = ("eos_token_id", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
@@ -47,9 +47,9 @@ _GEMMA = {
 }  # fmt: skip
 
 
-def _shared(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What all of them have."""
-    full = {**defaults, **given}
+    full = {**defaults, **fields}
     sizes = {name: full[name] for name in _LLAMA if name not in ("eos_token_id", "hidden_act")}
     heads = full["num_attention_heads"]
     if "head_dim" not in full and full["hidden_size"] % heads:
@@ -65,82 +65,82 @@ def _shared(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _rope(given: Mapping[str, Any], positions: int, theta: float = 10000.0) -> Rope:
+def _rope(fields: Mapping[str, Any], positions: int, theta: float = 10000.0) -> Rope:
     """``rope_scaling`` as transformers 4 writes it, else ``rope_parameters``; ``rope_theta`` where that holds no base."""
-    # With both in the file the origin drops all of rope_parameters, its base too.
-    where = "rope_scaling" if given.get("rope_scaling") else "rope_parameters"
-    parameters = given.get(where, {})
-    if "partial_rotary_factor" in given:
-        parameters = {"partial_rotary_factor": given["partial_rotary_factor"], **parameters}
-    return rope_from_hf(parameters, float(given.get("rope_theta", theta)), positions, where)
+    # With both in the file, transformers drops all of rope_parameters, its base too.
+    where = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
+    parameters = fields.get(where, {})
+    if "partial_rotary_factor" in fields:
+        parameters = {"partial_rotary_factor": fields["partial_rotary_factor"], **parameters}
+    return rope_from_hf(parameters, float(fields.get("rope_theta", theta)), positions, where)
 
 
-def _windowed(given: Mapping[str, Any], layers: int, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+def _windowed(fields: Mapping[str, Any], layers: int, default: tuple[int, ...]) -> tuple[int, ...]:
     """Numbers of the layers with a window: ``layer_types``, or what the model does without it."""
-    types = given.get("layer_types")
+    types = fields.get("layer_types")
     if types is None:
-        return otherwise
+        return default
     if len(types) != layers:
         raise TransferlabError(f"config.json: layer_types names {len(types)} layers; num_hidden_layers is {layers}.")
-    for one in types:
-        if one not in ("full_attention", "sliding_attention"):
+    for kind in types:
+        if kind not in ("full_attention", "sliding_attention"):
             raise TransferlabError(
-                f"config.json: layer_types holds '{one}'; only full_attention and sliding_attention."
+                f"config.json: layer_types holds '{kind}'; only full_attention and sliding_attention."
             )
-    return tuple(i for i, one in enumerate(types) if one == "sliding_attention")
+    return tuple(i for i, kind in enumerate(types) if kind == "sliding_attention")
 
 
-def _llama(given: Mapping[str, Any]) -> LlamaConfig:
-    shared = _shared(given, _LLAMA)
-    bias = bool(given.get("attention_bias", False))
+def _llama(fields: Mapping[str, Any]) -> LlamaConfig:
+    shared = _shared(fields, _LLAMA)
+    bias = bool(fields.get("attention_bias", False))
     return LlamaConfig(
-        **shared, rope=_rope(given, shared["max_position_embeddings"]), qkv_bias=bias, output_bias=bias,
-        mlp_bias=bool(given.get("mlp_bias", False)),
+        **shared, rope=_rope(fields, shared["max_position_embeddings"]), qkv_bias=bias, output_bias=bias,
+        mlp_bias=bool(fields.get("mlp_bias", False)),
     )  # fmt: skip
 
 
-def _mistral(given: Mapping[str, Any]) -> LlamaConfig:
-    if "layer_types" in given:
+def _mistral(fields: Mapping[str, Any]) -> LlamaConfig:
+    if "layer_types" in fields:
         raise TransferlabError("config.json: layer_types is not supported for model_type 'mistral'.")
-    shared = _shared(given, {**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8,
+    shared = _shared(fields, {**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8,
                              "max_position_embeddings": 131072})  # fmt: skip
-    window = given.get("sliding_window", 4096)
+    window = fields.get("sliding_window", 4096)
     return LlamaConfig(
-        **shared, rope=_rope(given, shared["max_position_embeddings"]), sliding_window=window,
+        **shared, rope=_rope(fields, shared["max_position_embeddings"]), sliding_window=window,
         windowed=tuple(range(shared["num_hidden_layers"])) if window is not None else (),
     )  # fmt: skip
 
 
-def _qwen(given: Mapping[str, Any]) -> LlamaConfig:
-    third = given["model_type"] == "qwen3"
-    shared = _shared(given, {**_QWEN, "head_dim": 128} if third else _QWEN)
+def _qwen(fields: Mapping[str, Any]) -> LlamaConfig:
+    third = fields["model_type"] == "qwen3"
+    shared = _shared(fields, {**_QWEN, "head_dim": 128} if third else _QWEN)
     layers, window = shared["num_hidden_layers"], None
-    first = given.get("max_window_layers", 28)
-    if given.get("use_sliding_window", False):
-        window = given.get("sliding_window", 4096)
-    windowed = _windowed(given, layers, tuple(range(first, layers)) if window is not None else ())
-    bias = bool(given.get("attention_bias", False)) if third else False
+    first = fields.get("max_window_layers", 28)
+    if fields.get("use_sliding_window", False):
+        window = fields.get("sliding_window", 4096)
+    windowed = _windowed(fields, layers, tuple(range(first, layers)) if window is not None else ())
+    bias = bool(fields.get("attention_bias", False)) if third else False
     return LlamaConfig(
-        **shared, rope=_rope(given, shared["max_position_embeddings"]), qkv_bias=bias if third else True,
+        **shared, rope=_rope(fields, shared["max_position_embeddings"]), qkv_bias=bias if third else True,
         output_bias=bias, query_norm=third, sliding_window=window, windowed=windowed,
     )  # fmt: skip
 
 
-def _gemma(given: Mapping[str, Any]) -> LlamaConfig:
-    third = given["model_type"] == "gemma3_text"
+def _gemma(fields: Mapping[str, Any]) -> LlamaConfig:
+    third = fields["model_type"] == "gemma3_text"
     changes = {"vocab_size": 262208, "max_position_embeddings": 131072} if third else {}
-    full = {**_GEMMA, **changes, "hidden_act": "gelu_pytorch_tanh", **given}
-    # The field hidden_act that old files hold beside hidden_activation was never read by the origin.
+    full = {**_GEMMA, **changes, "hidden_act": "gelu_pytorch_tanh", **fields}
+    # The field hidden_act that old files hold next to hidden_activation was never read by transformers.
     full["hidden_act"] = full.get("hidden_activation", "gelu_pytorch_tanh")
     shared = _shared(full, full)
     layers, positions = shared["num_hidden_layers"], shared["max_position_embeddings"]
     pattern = full.get("sliding_window_pattern", 6) if third else 2
-    windowed = _windowed(given, layers, tuple(i for i in range(layers) if (i + 1) % pattern))
-    bias = bool(given.get("attention_bias", False))
+    windowed = _windowed(fields, layers, tuple(i for i in range(layers) if (i + 1) % pattern))
+    bias = bool(fields.get("attention_bias", False))
     if third:
-        rope, local = _gemma_ropes(given, positions)
+        rope, local = _gemma_ropes(fields, positions)
     else:
-        rope, local = _rope(given, positions), None
+        rope, local = _rope(fields, positions), None
     if third and full.get("attn_logit_softcapping") is not None:
         raise TransferlabError(
             "config.json: attn_logit_softcapping is not supported: Gemma 3's attention has no soft cap."
@@ -154,15 +154,15 @@ def _gemma(given: Mapping[str, Any]) -> LlamaConfig:
     )  # fmt: skip
 
 
-def _gemma_ropes(given: Mapping[str, Any], positions: int) -> tuple[Rope, Rope]:
+def _gemma_ropes(fields: Mapping[str, Any], positions: int) -> tuple[Rope, Rope]:
     """Gemma 3's two: of the layers without and with a window. ``rope_scaling`` is of the first, over what it has."""
-    parameters = given.get("rope_parameters", {})
+    parameters = fields.get("rope_parameters", {})
     whole, local = (parameters.get(name) or {} for name in ("full_attention", "sliding_attention"))
-    whole = {**whole, **given.get("rope_scaling", {})}
+    whole = {**whole, **fields.get("rope_scaling", {})}
     return (
-        rope_from_hf(whole, float(given.get("rope_theta", 1e6)), positions, "rope_parameters.full_attention"),
+        rope_from_hf(whole, float(fields.get("rope_theta", 1e6)), positions, "rope_parameters.full_attention"),
         rope_from_hf(
-            local, float(given.get("rope_local_base_freq", 1e4)), positions, "rope_parameters.sliding_attention"
+            local, float(fields.get("rope_local_base_freq", 1e4)), positions, "rope_parameters.sliding_attention"
         ),
     )
 

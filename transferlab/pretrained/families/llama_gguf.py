@@ -16,7 +16,8 @@ from transferlab.errors import TransferlabError, nearest
 from transferlab.models.causal import Rope
 from transferlab.models.llama import LlamaConfig
 from transferlab.pretrained.formats.gguf import Gguf
-from transferlab.pretrained.names import LINEAR, SAME, Entry, Layout, NameTable
+from transferlab.pretrained.names import Entry, Layout, NameTable
+from transferlab.pretrained.rules import leaves_of, named
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Values of ``general.architecture`` that can be read."""
@@ -113,8 +114,8 @@ def _stretch(base: float, width: int, factors: np.ndarray) -> Rope | None:
     plain = Rope(base).frequencies(width)[0].astype(np.float64)
     choices = [Rope(base, "llama3", stretch)]
     if stretch > 1 and (between := (factors > 1.0001) & (factors < 0.9999 * stretch)).sum() > 1:
-        share = (1 / factors[between] - 1 / stretch) / (1 - 1 / stretch)
-        slope, start = np.polyfit(plain[between] / (2 * np.pi), share, 1)
+        fraction = (1 / factors[between] - 1 / stretch) / (1 - 1 / stretch)
+        slope, start = np.polyfit(plain[between] / (2 * np.pi), fraction, 1)
         if slope > 0 > start:
             length = slope / -start
             choices.append(Rope(base, "llama3", stretch, 1.0, 1 - 1 / start, round(length)))
@@ -148,31 +149,27 @@ def interleaved(heads: int, layout: Layout) -> Layout:
     )
 
 
+_RULES = """
+table   embed/word                                      token_embd
+norm    layers/{i}/attention/norm                       blk.{i}.attn_norm
+linear  layers/{i}/attention/{query,key,value,output}   blk.{i}.attn_{q,k,v,output}
+norm    layers/{i}/attention/{query,key}_norm           blk.{i}.attn_{q,k}_norm
+norm    layers/{i}/mlp/norm                             blk.{i}.ffn_norm
+linear  layers/{i}/mlp/{gate,up,down}                   blk.{i}.ffn_{gate,up,down}
+norm    norm                                            output_norm
+"""
+
+
 def llama_gguf_names(config: LlamaConfig) -> NameTable:
     """Return the table of GGUF's names for this config. Only ``llama`` files hold queries and keys in pairs."""
-    paired = not config.query_norm and not config.qkv_bias
-    names = [Entry("embed/word/embedding", "token_embd.weight"), Entry("norm/scale", "output_norm.weight")]
-    for i in range(config.num_hidden_layers):
-        here, there = f"layers/{i}", f"blk.{i}"
-        for path, key, heads, bias in (
-            ("attention/query", "attn_q", config.num_attention_heads, config.qkv_bias),
-            ("attention/key", "attn_k", config.num_key_value_heads, config.qkv_bias),
-            ("attention/value", "attn_v", 0, config.qkv_bias),
-            ("attention/output", "attn_output", 0, config.output_bias),
-            ("mlp/gate", "ffn_gate", 0, config.mlp_bias),
-            ("mlp/up", "ffn_up", 0, config.mlp_bias),
-            ("mlp/down", "ffn_down", 0, config.mlp_bias),
-        ):
-            layout = interleaved(heads, LINEAR) if heads and paired else LINEAR
-            names.append(Entry(f"{here}/{path}/kernel", f"{there}.{key}.weight", layout))
-            if bias:
-                names.append(Entry(f"{here}/{path}/bias", f"{there}.{key}.bias", SAME))
-        names.append(Entry(f"{here}/attention/norm/scale", f"{there}.attn_norm.weight"))
-        names.append(Entry(f"{here}/mlp/norm/scale", f"{there}.ffn_norm.weight"))
-        if config.query_norm:
-            names.append(Entry(f"{here}/attention/query_norm/scale", f"{there}.attn_q_norm.weight"))
-            names.append(Entry(f"{here}/attention/key_norm/scale", f"{there}.attn_k_norm.weight"))
-    if not config.tie_word_embeddings:
-        names.append(Entry("head/kernel", "output.weight", LINEAR))
+    text = _RULES + ("" if config.tie_word_embeddings else "matrix? head/kernel output.weight")
+    names = named(text, leaves_of(config))
+    if not config.query_norm and not config.qkv_bias:
+        heads = {"query": config.num_attention_heads, "key": config.num_key_value_heads}
+        names = tuple(_paired(name, heads.get(name.path.split("/")[-2])) for name in names)
     ignored = ((re.escape(_FACTORS), "factors of the rotary positions, which the config holds"),)
-    return NameTable(tuple(names), ignored=ignored, language_model=config.language_model())
+    return NameTable(names, ignored=ignored, language_model=config.language_model())
+
+
+def _paired(name: Entry, heads: int | None) -> Entry:
+    return name if heads is None else replace(name, layout=interleaved(heads, name.layout))

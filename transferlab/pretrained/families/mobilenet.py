@@ -3,84 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
-from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.mobilenet import MobileNetV2Config
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm, with_prefix
-from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
+from transferlab.pretrained.families.hugging_face import description, refuse_others
+from transferlab.pretrained.families.images import BATCH_COUNTERS, resized_image, torchvision_transform
+from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.rules import leaves_of, named
+from transferlab.pretrained.timm import TimmConfig, square
 
 Dialect = Literal["torchvision", "timm", "hf"]
 
 
+# The only block of the first stage does not expand; Hugging Face has it in the stem.
+_RULES: dict[Dialect, str] = {
+    "torchvision": """
+conv       stem/conv                                        features.0.0
+batch_norm stem/norm                                        features.0.1
+conv       stages/0/0/depthwise                             features.1.conv.0.0
+pointwise  stages/0/0/project                               features.1.conv.1
+batch_norm stages/0/0/{depthwise,project}_norm              features.1.conv.{0.1,2}
+pointwise  stages/{i}/{i}/{expand,project}                  features.{n+1}.conv.{0.0,2}
+conv       stages/{i}/{i}/depthwise                         features.{n+1}.conv.1.0
+batch_norm stages/{i}/{i}/{expand,depthwise,project}_norm   features.{n+1}.conv.{0.1,1.1,3}
+pointwise  top/conv                                         features.18.0
+batch_norm top/norm                                         features.18.1
+linear?    head                                             classifier.1
+""",
+    "timm": """
+conv       stem/conv                                        conv_stem
+batch_norm stem/norm                                        bn1
+pointwise  stages/0/0/project                               blocks.0.0.conv_pw
+batch_norm stages/0/0/{depthwise,project}_norm              blocks.0.0.{bn1,bn2}
+pointwise  stages/{i}/{i}/{expand,project}                  blocks.{i}.{i}.{conv_pw,conv_pwl}
+conv       stages/{i}/{i}/depthwise                         blocks.{i}.{i}.conv_dw
+batch_norm stages/{i}/{i}/{expand,depthwise,project}_norm   blocks.{i}.{i}.{bn1,bn2,bn3}
+pointwise  top/conv                                         conv_head
+batch_norm top/norm                                         bn2
+linear?    head                                             classifier
+""",
+    "hf": """
+conv       stem/conv                                        conv_stem.first_conv.convolution
+batch_norm stem/norm                                        conv_stem.first_conv.normalization
+conv       stages/0/0/depthwise                             conv_stem.conv_3x3.convolution
+pointwise  stages/0/0/project                               conv_stem.reduce_1x1.convolution
+batch_norm stages/0/0/{depthwise,project}_norm              conv_stem.{conv_3x3,reduce_1x1}.normalization
+pointwise  stages/{i}/{i}/{expand,project}                  layer.{n-1}.{expand_1x1,reduce_1x1}.convolution
+conv       stages/{i}/{i}/depthwise                         layer.{n-1}.conv_3x3.convolution
+batch_norm stages/{i}/{i}/{expand,depthwise,project}_norm   layer.{n-1}.{expand_1x1,conv_3x3,reduce_1x1}.normalization
+pointwise  top/conv                                         conv_1x1.convolution
+batch_norm top/norm                                         conv_1x1.normalization
+linear?    head                                             classifier
+""",
+}
+
+
 def mobilenet_names(config: MobileNetV2Config, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
-    keys = {"torchvision": _torchvision, "timm": _timm, "hf": _hf}[dialect](config)
-    names = []
-    for path, (conv, norm) in keys.items():
-        layout = CONV if path.endswith(("stem/conv", "depthwise")) else POINTWISE
-        names.append(Entry(f"{path}/kernel", f"{conv}.weight", layout))
-        # A block's norms are named after the convolution before them.
-        names += batch_norm(path.replace("/conv", "/norm") if path.endswith("/conv") else f"{path}_norm", norm)
-    head = "classifier.1" if dialect == "torchvision" else "classifier"
-    names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
-    ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
-    return NameTable(tuple(names), ("mobilenet_v2.",) if dialect == "hf" else (), ignored=ignored)
-
-
-Keys = dict[str, tuple[str, str]]
-"""Path of a convolution → the keys of it and of its norm."""
-
-
-def _torchvision(config: MobileNetV2Config) -> Keys:
-    keys, number = {"stem/conv": ("features.0.0", "features.0.1")}, 1
-    for s, stage in enumerate(config.blocks()):
-        for b, block in enumerate(stage):
-            there, parts = f"features.{number}.conv", _parts(block.expansion)
-            for n, part in enumerate(parts):
-                # The last convolution stands beside its norm, the others in a pair with theirs.
-                last = n == len(parts) - 1
-                keys[f"stages/{s}/{b}/{part}"] = (
-                    (f"{there}.{n}", f"{there}.{n + 1}") if last else (f"{there}.{n}.0", f"{there}.{n}.1")
-                )
-            number += 1
-    return {**keys, "top/conv": (f"features.{number}.0", f"features.{number}.1")}
-
-
-def _timm(config: MobileNetV2Config) -> Keys:
-    keys = {"stem/conv": ("conv_stem", "bn1")}
-    for s, stage in enumerate(config.blocks()):
-        for b, block in enumerate(stage):
-            # timm calls a block's only pointwise convolution `conv_pw`.
-            convs = ("conv_dw", "conv_pw") if block.expansion == 1 else ("conv_pw", "conv_dw", "conv_pwl")
-            for n, (part, conv) in enumerate(zip(_parts(block.expansion), convs, strict=True), 1):
-                keys[f"stages/{s}/{b}/{part}"] = (f"blocks.{s}.{b}.{conv}", f"blocks.{s}.{b}.bn{n}")
-    return {**keys, "top/conv": ("conv_head", "bn2")}
-
-
-def _hf(config: MobileNetV2Config) -> Keys:
-    def pair(key: str) -> tuple[str, str]:
-        return f"{key}.convolution", f"{key}.normalization"
-
-    convs, number = {"expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}, 0
-    keys = {"stem/conv": pair("conv_stem.first_conv")}
-    for s, stage in enumerate(config.blocks()):
-        for b, block in enumerate(stage):
-            # The first block is part of its stem.
-            first = (s, b) == (0, 0)
-            for part in _parts(block.expansion):
-                there = "conv_stem" if first else f"layer.{number}"
-                keys[f"stages/{s}/{b}/{part}"] = pair(f"{there}.{convs[part]}")
-            number += not first
-    return {**keys, "top/conv": pair("conv_1x1")}
-
-
-def _parts(expansion: int) -> tuple[str, ...]:
-    return ("depthwise", "project") if expansion == 1 else ("expand", "depthwise", "project")
+    prefixes = ("mobilenet_v2.",) if dialect == "hf" else ()
+    return NameTable(named(_RULES[dialect], leaves_of(config)), prefixes, ignored=BATCH_COUNTERS)
 
 
 _FIXED = {
@@ -91,9 +75,7 @@ _FIXED = {
 
 def mobilenet_from_hf(raw: Mapping[str, Any]) -> MobileNetV2Config:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
-    for name, only in _FIXED.items():
-        if raw.get(name, only) != only:
-            raise TransferlabError(f"config.json: {name} {raw[name]!r} is not supported; only {only!r}.")
+    refuse_others(raw, _FIXED)
     config = MobileNetV2Config(
         depth_multiplier=float(raw.get("depth_multiplier", 1.0)),
         padding="same" if raw.get("tf_padding", True) else "symmetric",
@@ -117,7 +99,6 @@ def _checked(config: MobileNetV2Config) -> MobileNetV2Config:
 def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     _checked(config)
     raw = {
-        "architectures": ["MobileNetV2Model" if head is None else "MobileNetV2ForImageClassification"],
         "model_type": "mobilenet_v2",
         "depth_multiplier": config.depth_multiplier,
         "tf_padding": config.padding == "same",
@@ -126,8 +107,7 @@ def _to_hf(config: MobileNetV2Config, head: ClassifierConfig | None) -> tuple[di
         "num_channels": config.num_channels,
         "classifier_dropout_prob": 0.2 if head is None else head.dropout,
     }
-    names = mobilenet_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, "mobilenet_v2.", but=("head/",))
+    return description("MobileNetV2", "ImageClassification", raw, mobilenet_names(config, "hf"), head)
 
 
 TIMM_MOBILENETS = r"mobilenetv2_(035|050|075|100|140)"
@@ -136,14 +116,9 @@ TIMM_MOBILENETS = r"mobilenetv2_(035|050|075|100|140)"
 
 def mobilenet_from_timm(timm: TimmConfig) -> MobileNetV2Config:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(("num_classes", "global_pool", "drop_rate", "drop_path_rate"))
+    arguments = timm.checked(("num_classes", "global_pool", "drop_rate", "drop_path_rate"))
     width = int(timm.architecture.rpartition("_")[2]) / 100
-    return MobileNetV2Config(width, drop_path=given.get("drop_path_rate") or 0.0, image_size=timm.image_size)
-
-
-def _transform(config: MobileNetV2Config) -> ImageTransform:
-    # As torchvision evaluates: the shorter side to 256, the centre of 224.
-    return ImageTransform(config.image_size, *IMAGENET, "bilinear", 0.875)
+    return MobileNetV2Config(width, drop_path=arguments.get("drop_path_rate") or 0.0, image_size=timm.image_size)
 
 
 MOBILENET = Family(
@@ -156,10 +131,9 @@ MOBILENET = Family(
     names=lambda config: tuple(mobilenet_names(config, dialect) for dialect in ("torchvision", "timm", "hf")),
     from_hf=mobilenet_from_hf,
     from_timm=mobilenet_from_timm,
-    adjust=lambda config, found: config,
-    transform=_transform,
+    transform=torchvision_transform,
     to_hf=_to_hf,
     head_dropout=lambda raw: raw.get("classifier_dropout_prob", 0.8) if raw.get("model_type") else 0.0,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/conv/kernel",
 )

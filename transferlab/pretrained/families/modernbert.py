@@ -11,8 +11,9 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
 from transferlab.models.heads import ClassifierConfig, HiddenLayer
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
-from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import NameTable, with_prefix
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import description
+from transferlab.pretrained.names import PRETRAINING_HEAD, NameTable
 from transferlab.pretrained.rules import leaves_of, named
 
 RULES = """
@@ -34,28 +35,28 @@ def modernbert_names(config: ModernBertConfig) -> NameTable:
     """Return the table for this config. The file fuses query, key and value, and gate and up."""
     biases = [name for name, there in (("dense", config.classifier_bias), ("norm", config.norm_bias)) if there]
     text = "\n".join([RULES, *(f"same? head/{name}/bias head.{name}.bias" for name in biases)])
-    ignored = ((r"decoder\.(weight|bias)", "the pre-training head, not part of the encoder"),)
+    ignored = ((r"decoder\.(weight|bias)", PRETRAINING_HEAD),)
     return NameTable(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
 
 
 def modernbert_from_hf(raw: Mapping[str, Any]) -> ModernBertConfig:
     """Read Hugging Face's ``config.json``, of old and of today; what cannot be represented is an error."""
-    given = given_fields(ModernBertConfig, raw)
+    values = given_fields(ModernBertConfig, raw)
     kinds = raw.get("layer_types")
     if kinds is None:
         every = given_number(raw, "global_attn_every_n_layers", 3.0)
         if every < 1 or not every.is_integer():
             raise TransferlabError(f"config.json: global_attn_every_n_layers is {every}; it must be at least 1.")
-        kinds = list(alternating(int(every), given.get("num_hidden_layers", ModernBertConfig.num_hidden_layers)))
+        kinds = list(alternating(int(every), values.get("num_hidden_layers", ModernBertConfig.num_hidden_layers)))
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
         raise TransferlabError(f"config.json: layer_types is {kinds!r}; it must be a list of strings.")
     for name, kind in zip(_THETAS, LAYER_TYPES, strict=True):
         if theta := _theta(raw, kind):
-            given[name] = theta
-    if "local_rope_theta" in raw and "local_rope_theta" not in given:
+            values[name] = theta
+    if "local_rope_theta" in raw and "local_rope_theta" not in values:
         # Where a config of old has null, the local layers turn as the global ones.
-        given["local_rope_theta"] = given.get("global_rope_theta", ModernBertConfig.global_rope_theta)
-    return ModernBertConfig(**given, layer_types=tuple(kinds))
+        values["local_rope_theta"] = values.get("global_rope_theta", ModernBertConfig.global_rope_theta)
+    return ModernBertConfig(**values, layer_types=tuple(kinds))
 
 
 _THETAS = ("global_rope_theta", "local_rope_theta")
@@ -78,7 +79,7 @@ def _theta(config: Mapping[str, Any], kind: str) -> float | None:
 
 
 def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
-    # As the origin draws its prediction head and its classifier.
+    # As transformers initializes its prediction head and its classifier.
     stddevs = config.initializer_range / math.sqrt(2 * config.num_hidden_layers), config.hidden_size**-0.5
     return HiddenLayer(
         config.classifier_activation, bias=config.classifier_bias, norm=config.norm_eps, norm_bias=config.norm_bias,
@@ -87,17 +88,15 @@ def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
 
 
 def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
-    kind = "ModernBertModel" if head is None else "ModernBertForSequenceClassification"
     fields = {**asdict(config), "layer_types": list(config.kinds)}
     thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")
     tables = {
         name: {"rope_type": "default", "rope_theta": theta} for name, theta in zip(LAYER_TYPES, thetas, strict=True)
     }
-    raw = {"architectures": [kind], "model_type": "modernbert", **fields, "rope_parameters": tables}
-    names = modernbert_names(config)
-    if head is None:
-        return raw, names
-    return {**raw, "classifier_dropout": head.dropout}, with_prefix(names, "model.", but=("head/",))
+    raw = {"model_type": "modernbert", **fields, "rope_parameters": tables}
+    if head is not None:
+        raw["classifier_dropout"] = head.dropout
+    return description("ModernBert", "SequenceClassification", raw, modernbert_names(config), head, prefix="model.")
 
 
 MODERNBERT = Family(
@@ -106,12 +105,8 @@ MODERNBERT = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("modernbert",),
-    architectures="",
     names=lambda config: (modernbert_names(config),),
     from_hf=modernbert_from_hf,
-    from_timm=unread,
-    adjust=lambda config, found: config,
-    transform=lambda config: None,
     head_pooling=lambda config: config.pooling,
     head_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
     head_hidden=_head_hidden,

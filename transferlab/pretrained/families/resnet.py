@@ -6,43 +6,49 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from transferlab.data.images import ImageTransform
-from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.resnet import ResNetConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, POINTWISE, Entry, NameTable, batch_norm, with_prefix
-from transferlab.pretrained.timm import IMAGENET, TimmConfig
+from transferlab.pretrained.families.hugging_face import description, present, present_tuples, refuse_unwritable
+from transferlab.pretrained.families.images import BATCH_COUNTERS, resized_image, torchvision_transform
+from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.rules import leaves_of, named
+from transferlab.pretrained.timm import TimmConfig
+
+Dialect = Literal["torchvision", "hf"]
+
+_RULES: dict[Dialect, str] = {
+    "torchvision": """
+conv       stem/conv                                    conv1
+batch_norm stem/norm                                    bn1
+conv       stages/{i}/{i}/{first,second}                layer{i+1}.{i}.{conv1,conv2}
+batch_norm stages/{i}/{i}/{first,second}_norm           layer{i+1}.{i}.{bn1,bn2}
+pointwise  stages/{i}/{i}/{reduce,expand}               layer{i+1}.{i}.{conv1,conv3}
+conv       stages/{i}/{i}/spatial                       layer{i+1}.{i}.conv2
+batch_norm stages/{i}/{i}/{reduce,spatial,expand}_norm  layer{i+1}.{i}.{bn1,bn2,bn3}
+pointwise  stages/{i}/{i}/shortcut                      layer{i+1}.{i}.downsample.0
+batch_norm stages/{i}/{i}/shortcut_norm                 layer{i+1}.{i}.downsample.1
+linear?    head                                         fc
+""",
+    "hf": """
+conv       stem/conv                                    embedder.embedder.convolution
+batch_norm stem/norm                                    embedder.embedder.normalization
+conv       stages/{i}/{i}/{first,second}                encoder.stages.{i}.layers.{i}.layer.{0,1}.convolution
+batch_norm stages/{i}/{i}/{first,second}_norm           encoder.stages.{i}.layers.{i}.layer.{0,1}.normalization
+pointwise  stages/{i}/{i}/{reduce,expand}               encoder.stages.{i}.layers.{i}.layer.{0,2}.convolution
+conv       stages/{i}/{i}/spatial                       encoder.stages.{i}.layers.{i}.layer.1.convolution
+batch_norm stages/{i}/{i}/{reduce,spatial,expand}_norm  encoder.stages.{i}.layers.{i}.layer.{0,1,2}.normalization
+pointwise  stages/{i}/{i}/shortcut                      encoder.stages.{i}.layers.{i}.shortcut.convolution
+batch_norm stages/{i}/{i}/shortcut_norm                 encoder.stages.{i}.layers.{i}.shortcut.normalization
+linear?    head                                         classifier.1
+""",
+}
 
 
-def resnet_names(config: ResNetConfig, dialect: Literal["torchvision", "hf"]) -> NameTable:
+def resnet_names(config: ResNetConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the two dialects."""
-    hf = dialect == "hf"
-    stem, stem_norm = ("embedder.embedder.convolution", "embedder.embedder.normalization") if hf else ("conv1", "bn1")
-    names = [Entry("stem/conv/kernel", f"{stem}.weight", CONV), *batch_norm("stem/norm", stem_norm)]
-    basic = config.layer_type == "basic"
-    parts = ("first", "second") if basic else ("reduce", "spatial", "expand")
-    for s, stage in enumerate(config.blocks()):
-        for b, block in enumerate(stage):
-            here = f"stages/{s}/{b}"
-            there = f"encoder.stages.{s}.layers.{b}" if hf else f"layer{s + 1}.{b}"
-            for n, part in enumerate(parts):
-                conv, norm = (
-                    (f"layer.{n}.convolution", f"layer.{n}.normalization") if hf else (f"conv{n + 1}", f"bn{n + 1}")
-                )
-                layout = POINTWISE if part in ("reduce", "expand") else CONV
-                names.append(Entry(f"{here}/{part}/kernel", f"{there}.{conv}.weight", layout))
-                names += batch_norm(f"{here}/{part}_norm", f"{there}.{norm}")
-            if block.projected:
-                conv, norm = (
-                    ("shortcut.convolution", "shortcut.normalization") if hf else ("downsample.0", "downsample.1")
-                )
-                names.append(Entry(f"{here}/shortcut/kernel", f"{there}.{conv}.weight", POINTWISE))
-                names += batch_norm(f"{here}/shortcut_norm", f"{there}.{norm}")
-    head = "classifier.1" if hf else "fc"
-    names += [Entry("head/kernel", f"{head}.weight", LINEAR), Entry("head/bias", f"{head}.bias")]
-    ignored = ((r".*\.num_batches_tracked", "a counter, no parameter"),)
-    return NameTable(tuple(names), ("resnet.",) if hf else (), ignored=ignored)
+    prefixes = ("resnet.",) if dialect == "hf" else ()
+    return NameTable(named(_RULES[dialect], leaves_of(config)), prefixes, ignored=BATCH_COUNTERS)
 
 
 _HF = (
@@ -52,27 +58,19 @@ _HF = (
 
 def resnet_from_hf(raw: Mapping[str, Any]) -> ResNetConfig:
     """Read Hugging Face's ``config.json``."""
-    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
-    given |= {name: tuple(raw[name]) for name in ("hidden_sizes", "depths") if raw.get(name)}
-    return ResNetConfig(**given)
+    return ResNetConfig(**present(raw, _HF), **present_tuples(raw, ("hidden_sizes", "depths")))
 
 
 def _to_hf(config: ResNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     """What Hugging Face's class cannot have is an error that names the field."""
-    for name, only in {"groups": 1, "width_per_group": 64, "eps": 1e-5}.items():
-        if getattr(config, name) != only:
-            raise TransferlabError(
-                f"Hugging Face's resnet cannot have {name} {getattr(config, name)!r}, only {only!r}."
-            )
+    refuse_unwritable("resnet", config, {"groups": 1, "width_per_group": 64, "eps": 1e-5})
     raw = {
-        "architectures": ["ResNetModel" if head is None else "ResNetForImageClassification"],
         "model_type": "resnet",
         **{name: getattr(config, name) for name in _HF},
         "hidden_sizes": list(config.hidden_sizes),
         "depths": list(config.depths),
     }
-    names = resnet_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, "resnet.", but=("head/",))
+    return description("ResNet", "ImageClassification", raw, resnet_names(config, "hf"), head)
 
 
 TIMM_RESNETS = r"resnet(18|26|34|50|101|152)|wide_resnet(50|101)_2|resnext50_32x4d|resnext101_(32x4d|32x8d|64x4d)"
@@ -81,14 +79,9 @@ TIMM_RESNETS = r"resnet(18|26|34|50|101|152)|wide_resnet(50|101)_2|resnext50_32x
 
 def resnet_from_timm(timm: TimmConfig) -> ResNetConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(("num_classes", "global_pool", "drop_path_rate"))
+    arguments = timm.checked(("num_classes", "global_pool", "drop_path_rate"))
     config: ResNetConfig = getattr(ResNetConfig, timm.architecture)()
-    return replace(config, image_size=timm.image_size, drop_path=given.get("drop_path_rate") or 0.0)
-
-
-def _transform(config: ResNetConfig) -> ImageTransform:
-    # As torchvision evaluates: the shorter side to 256, the centre of 224.
-    return ImageTransform(config.image_size, *IMAGENET, "bilinear", 0.875)
+    return replace(config, image_size=timm.image_size, drop_path=arguments.get("drop_path_rate") or 0.0)
 
 
 RESNET = Family(
@@ -101,9 +94,8 @@ RESNET = Family(
     names=lambda config: (resnet_names(config, "torchvision"), resnet_names(config, "hf")),
     from_hf=resnet_from_hf,
     from_timm=resnet_from_timm,
-    adjust=lambda config, found: config,
-    transform=_transform,
+    transform=torchvision_transform,
     to_hf=_to_hf,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/conv/kernel",
 )

@@ -12,55 +12,66 @@ from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig
 from transferlab.models.swin import SwinConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.names import CONV, LINEAR, Entry, NameTable, linear, norm, with_prefix
+from transferlab.pretrained.families.hugging_face import description, present, present_tuples, squares
+from transferlab.pretrained.families.images import resized_image
+from transferlab.pretrained.names import MASK_TOKEN, PRETRAINING_HEAD, NameTable
+from transferlab.pretrained.rules import leaves_of, named
 from transferlab.pretrained.timm import IMAGENET, TimmConfig, square
 
 Dialect = Literal["authors", "timm", "hf"]
 
 
+_AUTHORS = """
+conv   stem/patch                               patch_embed.proj
+norm   stem/norm                                patch_embed.norm
+norm   stages/{i}/{i}/{attention,mlp}/norm      layers.{i}.blocks.{i}.{norm1,norm2}
+linear stages/{i}/{i}/attention/{query,key,value}   layers.{i}.blocks.{i}.attn.qkv
+linear stages/{i}/{i}/attention/output          layers.{i}.blocks.{i}.attn.proj
+same   stages/{i}/{i}/attention/position_bias   layers.{i}.blocks.{i}.attn.relative_position_bias_table
+linear stages/{i}/{i}/mlp/{up,down}             layers.{i}.blocks.{i}.mlp.{fc1,fc2}
+norm   norm                                     norm
+"""
+
+_RULES: dict[Dialect, str] = {
+    "authors": f"""
+{_AUTHORS}
+norm    downsamples/{{i}}/norm                  layers.{{i}}.downsample.norm
+linear  downsamples/{{i}}/reduce                layers.{{i}}.downsample.reduction
+linear? head                                    head
+""",
+    # timm has the merging at the start of a stage, the others at the end of the one before.
+    "timm": f"""
+{_AUTHORS}
+norm    downsamples/{{i}}/norm                  layers.{{i+1}}.downsample.norm
+linear  downsamples/{{i}}/reduce                layers.{{i+1}}.downsample.reduction
+linear? head                                    head.fc
+""",
+    "hf": """
+conv    stem/patch                              embeddings.patch_embeddings.projection
+norm    stem/norm                               embeddings.norm
+norm    stages/{i}/{i}/{attention,mlp}/norm     encoder.layers.{i}.blocks.{i}.{layernorm_before,layernorm_after}
+linear  stages/{i}/{i}/attention/{query,key,value}  encoder.layers.{i}.blocks.{i}.attention.self.{query,key,value}
+linear  stages/{i}/{i}/attention/output         encoder.layers.{i}.blocks.{i}.attention.output.dense
+same    stages/{i}/{i}/attention/position_bias  encoder.layers.{i}.blocks.{i}.attention.self.relative_position_bias_table
+linear  stages/{i}/{i}/mlp/{up,down}            encoder.layers.{i}.blocks.{i}.{intermediate,output}.dense
+norm    downsamples/{i}/norm                    encoder.layers.{i}.downsample.norm
+linear  downsamples/{i}/reduce                  encoder.layers.{i}.downsample.reduction
+norm    norm                                    layernorm
+linear? head                                    classifier
+""",
+}
+
+_IGNORED = (
+    (r"(.+\.)?(relative_position_index|attn_mask)", "follows from the sizes"),
+    (r"(.+\.)?mask_token", MASK_TOKEN),
+    (r"decoder\.0\.(weight|bias)", PRETRAINING_HEAD),
+)
+
+
 def swin_names(config: SwinConfig, dialect: Dialect) -> NameTable:
     """Return the table for this config in one of the three dialects."""
-    hf = dialect == "hf"
-    patch, first = (
-        ("embeddings.patch_embeddings.projection", "embeddings.norm")
-        if hf
-        else ("patch_embed.proj", "patch_embed.norm")
-    )
-    names = [
-        Entry("stem/patch/kernel", f"{patch}.weight", CONV),
-        Entry("stem/patch/bias", f"{patch}.bias"),
-        *norm("stem/norm", first),
-    ]
-    inside = "encoder.layers" if hf else "layers"
-    for s, depth in enumerate(config.depths):
-        if s:
-            # timm has the merging at the start of a stage, the others at the end of the one before.
-            there = f"{inside}.{s if dialect == 'timm' else s - 1}.downsample"
-            names += norm(f"downsamples/{s - 1}/norm", f"{there}.norm")
-            names.append(Entry(f"downsamples/{s - 1}/reduce/kernel", f"{there}.reduction.weight", LINEAR))
-        for b in range(depth):
-            names += _block(config, hf, f"stages/{s}/{b}", f"{inside}.{s}.blocks.{b}")
-    names += norm("norm", "layernorm" if hf else "norm")
-    names += linear("head", {"hf": "classifier", "timm": "head.fc", "authors": "head"}[dialect])
-    ignored = (
-        (r"(.+\.)?(relative_position_index|attn_mask)", "follows from the sizes"),
-        (r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder"),
-        (r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"),
-    )
-    return NameTable(tuple(names), ("swin.",) if hf else (), ignored=ignored)
-
-
-def _block(config: SwinConfig, hf: bool, here: str, there: str) -> list[Entry]:
-    first, second = ("layernorm_before", "layernorm_after") if hf else ("norm1", "norm2")
-    names = [*norm(f"{here}/attention/norm", f"{there}.{first}"), *norm(f"{here}/mlp/norm", f"{there}.{second}")]
-    for n, part in enumerate(("query", "key", "value")):
-        key, (i, of) = (f"{there}.attention.self.{part}", (0, 1)) if hf else (f"{there}.attn.qkv", (n, 3))
-        names += linear(f"{here}/attention/{part}", key, i, of, bias=config.qkv_bias)
-    names += linear(f"{here}/attention/output", f"{there}.{'attention.output.dense' if hf else 'attn.proj'}")
-    table = f"{there}.{'attention.self' if hf else 'attn'}.relative_position_bias_table"
-    names.append(Entry(f"{here}/attention/position_bias", table))
-    names += linear(f"{here}/mlp/up", f"{there}.{'intermediate.dense' if hf else 'mlp.fc1'}")
-    return names + linear(f"{here}/mlp/down", f"{there}.{'output.dense' if hf else 'mlp.fc2'}")
+    prefixes = ("swin.",) if dialect == "hf" else ()
+    return NameTable(named(_RULES[dialect], leaves_of(config)), prefixes, ignored=_IGNORED)
 
 
 _HF = (
@@ -73,12 +84,15 @@ def swin_from_hf(raw: Mapping[str, Any]) -> SwinConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     if raw.get("use_absolute_embeddings"):
         raise TransferlabError("config.json: use_absolute_embeddings true is not supported.")
-    given = {name: raw[name] for name in _HF if raw.get(name) is not None}
-    given |= {name: tuple(raw[name]) for name in ("depths", "num_heads") if raw.get(name)}
-    given |= {name: square(raw[name], name) for name in ("image_size", "patch_size") if raw.get(name)}
-    given["mlp_ratio"] = float(raw.get("mlp_ratio", 4.0))
-    given["window_sizes"] = (raw.get("window_size", 7),) * len(given.get("depths", SwinConfig().depths))
-    return SwinConfig(drop_path=float(raw.get("drop_path_rate", 0.1)), pad_first=True, **given)
+    default = SwinConfig()
+    sizes: dict[str, Any] = present(raw, _HF) | present_tuples(raw, ("depths", "num_heads")) | squares(raw, default)
+    return SwinConfig(
+        **sizes,
+        mlp_ratio=float(raw.get("mlp_ratio", 4.0)),
+        window_sizes=(raw.get("window_size", 7),) * len(sizes.get("depths", default.depths)),
+        drop_path=float(raw.get("drop_path_rate", 0.1)),
+        pad_first=True,
+    )
 
 
 def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
@@ -94,7 +108,6 @@ def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str,
             f"maps of image_size {pixels}: {maps}."
         )
     raw = {
-        "architectures": ["SwinModel" if head is None else "SwinForImageClassification"],
         "model_type": "swin",
         **{name: getattr(config, name) for name in (*_HF, "mlp_ratio", "image_size", "patch_size")},
         "depths": list(config.depths),
@@ -102,8 +115,7 @@ def _to_hf(config: SwinConfig, head: ClassifierConfig | None) -> tuple[dict[str,
         "window_size": side,
         "drop_path_rate": config.drop_path,
     }
-    names = swin_names(config, "hf")
-    return raw, names if head is None else with_prefix(names, "swin.", but=("head/",))
+    return description("Swin", "ImageClassification", raw, swin_names(config, "hf"), head)
 
 
 TIMM_SWINS = r"swin_(tiny|small|base|large)_patch4_window(7|12)_(224|384)"
@@ -117,24 +129,24 @@ _READ = (
 
 def swin_from_timm(timm: TimmConfig) -> SwinConfig:
     """Read timm's config; an argument that this family cannot represent is an error that names it."""
-    given = timm.checked(_READ)
+    arguments = timm.checked(_READ)
     config: SwinConfig = getattr(SwinConfig, timm.architecture.split("_")[1])()
     config = replace(
         config,
-        embed_dim=given.get("embed_dim") or config.embed_dim,
-        depths=(depths := tuple(given.get("depths") or config.depths)),
-        num_heads=tuple(given.get("num_heads") or config.num_heads),
+        embed_dim=arguments.get("embed_dim") or config.embed_dim,
+        depths=(depths := tuple(arguments.get("depths") or config.depths)),
+        num_heads=tuple(arguments.get("num_heads") or config.num_heads),
         window_sizes=(1,) * len(depths),
-        patch_size=square(given.get("patch_size") or config.patch_size, "model_args.patch_size"),
-        mlp_ratio=float(given.get("mlp_ratio", config.mlp_ratio)),
-        qkv_bias=given.get("qkv_bias", config.qkv_bias),
-        attention_probs_dropout_prob=given.get("attn_drop_rate") or 0.0,
-        drop_path=given.get("drop_path_rate", config.drop_path),
+        patch_size=square(arguments.get("patch_size") or config.patch_size, "model_args.patch_size"),
+        mlp_ratio=float(arguments.get("mlp_ratio", config.mlp_ratio)),
+        qkv_bias=arguments.get("qkv_bias", config.qkv_bias),
+        attention_probs_dropout_prob=arguments.get("attn_drop_rate") or 0.0,
+        drop_path=arguments.get("drop_path_rate", config.drop_path),
         image_size=timm.image_size,
     )
-    found = re.search(r"window(\d+)", timm.architecture)
-    assert found is not None
-    sides = given.get("window_size") or int(found.group(1))
+    match = re.search(r"window(\d+)", timm.architecture)
+    assert match is not None
+    sides = arguments.get("window_size") or int(match.group(1))
     sides = (sides,) * len(depths) if isinstance(sides, int) else tuple(sides)
     # A window is no larger than the map of its stage; odd maps are filled up before they are halved.
     maps = [-(-(config.image_size // config.patch_size) // 2**s) for s in range(len(depths))]
@@ -156,9 +168,8 @@ SWIN = Family(
     names=lambda config: tuple(swin_names(config, dialect) for dialect in ("authors", "timm", "hf")),
     from_hf=swin_from_hf,
     from_timm=swin_from_timm,
-    adjust=lambda config, found: config,
     transform=_transform,
     to_hf=_to_hf,
-    resized=lambda config, shapes, image_size: (replace(config, image_size=image_size), {}),
+    resized=resized_image,
     input_kernel="stem/patch/kernel",
 )

@@ -3,15 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.models.t5 import T5Config
-from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import LINEAR, OTHER_TASK, Entry, NameTable, with_prefix
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import present_fields
+from transferlab.pretrained.names import OTHER_TASK, NameTable, with_prefix
+from transferlab.pretrained.rules import leaves_of, named
 
 _TABLE = "encoder/embed/word/embedding"
+
+_RULES = """
+linear {encoder,decoder}/layers/{i}/attention/{query,key,value,output}  {encoder,decoder}.block.{i}.layer.0.SelfAttention.{q,k,v,o}
+table  {encoder,decoder}/layers/{i}/attention/relative      {encoder,decoder}.block.{i}.layer.0.SelfAttention.relative_attention_bias
+norm   {encoder,decoder}/layers/{i}/attention/norm          {encoder,decoder}.block.{i}.layer.0.layer_norm
+linear decoder/layers/{i}/cross_attention/{query,key,value,output}  decoder.block.{i}.layer.1.EncDecAttention.{q,k,v,o}
+norm   decoder/layers/{i}/cross_attention/norm              decoder.block.{i}.layer.1.layer_norm
+norm   encoder/layers/{i}/mlp/norm                          encoder.block.{i}.layer.1.layer_norm
+norm   decoder/layers/{i}/mlp/norm                          decoder.block.{i}.layer.2.layer_norm
+norm   {encoder,decoder}/norm                               {encoder,decoder}.final_layer_norm
+"""
+
+_PLAIN_MLP = """
+linear encoder/layers/{i}/mlp/{up,down}         encoder.block.{i}.layer.1.DenseReluDense.{wi,wo}
+linear decoder/layers/{i}/mlp/{up,down}         decoder.block.{i}.layer.2.DenseReluDense.{wi,wo}
+"""
+
+_GATED_MLP = """
+linear encoder/layers/{i}/mlp/{gate,up,down}    encoder.block.{i}.layer.1.DenseReluDense.{wi_0,wi_1,wo}
+linear decoder/layers/{i}/mlp/{gate,up,down}    decoder.block.{i}.layer.2.DenseReluDense.{wi_0,wi_1,wo}
+"""
+
+_IGNORED = (
+    (
+        r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+        "read by no version of T5",
+    ),
+    (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
+    (
+        r"classification_head\.(dense|out_proj)\.(weight|bias)",
+        "transformers' classifier, which reads the decoder and is not built",
+    ),
+)
 
 
 def t5_names(config: T5Config, tied: bool, table: str = "shared") -> NameTable:
@@ -23,33 +58,19 @@ def t5_names(config: T5Config, tied: bool, table: str = "shared") -> NameTable:
         table: key of that table; some files say ``encoder.embed_tokens``.
     """
     decoder = config.num_decoder_layers > 0
-    names = [Entry(_TABLE, f"{table}.weight")]
-    for tower, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
-        for i in range(layers):
-            names += _layer(config, f"{tower}/layers/{i}", f"{tower}.block.{i}.layer", tower == "decoder", i == 0)
-        names += [Entry(f"{tower}/norm/scale", f"{tower}.final_layer_norm.weight")] if layers else []
+    gated = config.feed_forward_proj.startswith("gated-")
+    text = f"table encoder/embed/word {table}\n{_RULES}{_GATED_MLP if gated else _PLAIN_MLP}"
     if decoder and not tied:
-        names.append(Entry("head/kernel", "lm_head.weight", LINEAR))
-    head = config.language_model(tied) if decoder else None
-    ignored = (
-        (
-            r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-            "read by no version of T5",
-        ),
-        (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
-        (
-            r"classification_head\.(dense|out_proj)\.(weight|bias)",
-            "the origin's classifier, which reads the decoder and is not built",
-        ),
-    )
+        text += "matrix? head/kernel lm_head.weight"
     copies = ((r"(transformer\.)?((encoder|decoder)\.embed_tokens|shared)\.weight", _TABLE),)
-    return NameTable(tuple(names), ignored=ignored, copies=copies, language_model=head)
+    head = config.language_model(tied) if decoder else None
+    return NameTable(named(text, leaves_of(config)), ignored=_IGNORED, copies=copies, language_model=head)
 
 
 def _tables(config: T5Config) -> tuple[NameTable, ...]:
     """What a file may be: the encoder alone, the whole tied, or the whole with a head of its own.
 
-    Each with either key of the table of tokens, and without or with the prefix that the origin's classifiers have; of those
+    Each with either key of the table of tokens, and without or with the prefix that transformers' classifiers have; of those
     that fit equally well the first is taken.
     """
     kinds = [(config.encoder_only(), True)]
@@ -59,28 +80,6 @@ def _tables(config: T5Config) -> tuple[NameTable, ...]:
     return (*plain, *(with_prefix(table, "transformer.", but=("head/",)) for table in plain))
 
 
-def _layer(config: T5Config, here: str, there: str, decoder: bool, first: bool) -> list[Entry]:
-    names = _attention(f"{here}/attention", f"{there}.0", "SelfAttention")
-    if first:
-        key = f"{there}.0.SelfAttention.relative_attention_bias.weight"
-        names.append(Entry(f"{here}/attention/relative/embedding", key))
-    if decoder:
-        names += _attention(f"{here}/cross_attention", f"{there}.1", "EncDecAttention")
-    mlp = f"{there}.{2 if decoder else 1}"
-    gated = config.feed_forward_proj.startswith("gated-")
-    parts = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
-    names += [
-        Entry(f"{here}/mlp/{ours}/kernel", f"{mlp}.DenseReluDense.{key}.weight", LINEAR) for ours, key in parts.items()
-    ]
-    return [*names, Entry(f"{here}/mlp/norm/scale", f"{mlp}.layer_norm.weight")]
-
-
-def _attention(here: str, there: str, kind: str) -> list[Entry]:
-    parts = {"query": "q", "key": "k", "value": "v", "output": "o"}
-    names = [Entry(f"{here}/{ours}/kernel", f"{there}.{kind}.{key}.weight", LINEAR) for ours, key in parts.items()]
-    return [*names, Entry(f"{here}/norm/scale", f"{there}.layer_norm.weight")]
-
-
 def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     mt5 = raw.get("model_type") == "mt5"
@@ -88,19 +87,18 @@ def t5_from_hf(raw: Mapping[str, Any]) -> T5Config:
     if raw.get("is_decoder"):
         raise TransferlabError("config.json: is_decoder is true; a decoder without its encoder is not supported.")
     act = str(raw.get("feed_forward_proj") or config.feed_forward_proj)
-    names = {field.name for field in fields(T5Config)} - {"scale_decoder_outputs"}
-    given = {name: raw[name] for name in names if raw.get(name) is not None}
-    given.setdefault("num_decoder_layers", given.get("num_layers", config.num_layers))
+    values = present_fields(T5Config, raw, without=("scale_decoder_outputs",))
+    values.setdefault("num_decoder_layers", values.get("num_layers", config.num_layers))
     if not mt5:
         # T5 1.1 says so by not tying; what transformers 5 writes names the scale itself, and ties in either case.
         scaled = raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings") is not False)
-        given["scale_decoder_outputs"] = bool(scaled)
+        values["scale_decoder_outputs"] = bool(scaled)
     written, known = raw.get("dense_act_fn"), {"gated-gelu": "gelu_new"}.get(act, act.removeprefix("gated-"))
     if written is not None and written != known:
         raise TransferlabError(
             f"config.json: dense_act_fn '{written}' is not '{known}', which feed_forward_proj '{act}' means."
         )
-    return replace(config, **given)
+    return replace(config, **values)
 
 
 def _adjust(config: T5Config, found: set[str]) -> T5Config:
@@ -115,12 +113,9 @@ T5 = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
     model_types=("t5", "mt5"),
-    architectures="",
     names=_tables,
     from_hf=t5_from_hf,
-    from_timm=unread,
     adjust=_adjust,
-    transform=lambda config: None,
     encoder=T5Config.encoder_only,
     vocabulary=_TABLE,
 )

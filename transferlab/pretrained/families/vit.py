@@ -16,11 +16,11 @@ from transferlab.models.heads import HeadConfig
 from transferlab.models.vit import ViTConfig
 from transferlab.pretrained.families.big_vision import vit_tables
 from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import description, refuse_unwritable, squares
 from transferlab.pretrained.families.vit_timm import TIMM_VITS, vit_from_timm
-from transferlab.pretrained.names import BUFFER, NameTable, with_prefix
+from transferlab.pretrained.names import BUFFER, MASK_TOKEN, PRETRAINING_HEAD, NameTable, with_prefix
 from transferlab.pretrained.positions import Resize, position_resize
 from transferlab.pretrained.rules import leaves_of, named
-from transferlab.pretrained.timm import square
 
 Dialect = Literal["vit", "dinov2", "timm", "clip", "open_clip"]
 """Whose keys: Hugging Face's ViT and DeiT, its DINOv2, timm's, Hugging Face's CLIP and SigLIP, open_clip's."""
@@ -129,14 +129,14 @@ same      projection/kernel                             proj
 
 
 def vit_names(config: ViTConfig, dialect: Dialect) -> NameTable:
-    """Return the table for this config in one of the dialects. Those of towers are without what stands before their keys."""
+    """Return the table for this config in one of the dialects. Those of towers are without the prefix of their keys."""
     leaves = leaves_of(config)
     if dialect in ("clip", "open_clip"):
         prefixes = ("vision_model.",) if dialect == "clip" else ("visual.",)
         return NameTable(
             named(_TOWERS[dialect], leaves), prefixes, ignored=((r"(vision_model\.)?embeddings\.position_ids", BUFFER),)
         )
-    ignored = [(r"(.+\.)?mask_token", "for masked pre-training, no part of the encoder")]
+    ignored = [(r"(.+\.)?mask_token", MASK_TOKEN)]
     if dialect == "timm":
         text = f"norm norm {'fc_norm' if config.norm_pooled else 'norm'}\n{_TIMM}"
         if config.distillation_token and not config.pooler:
@@ -145,13 +145,21 @@ def vit_names(config: ViTConfig, dialect: Dialect) -> NameTable:
             text += "linear? head head"
         return NameTable(named(text, leaves), ignored=tuple(ignored))
     text = _VIT if dialect == "vit" else _DINOV2_GATED if config.swiglu else _DINOV2
-    ignored.append((r"decoder\.0\.(weight|bias)", "the pre-training head, no part of the encoder"))
+    ignored.append((r"decoder\.0\.(weight|bias)", PRETRAINING_HEAD))
     ignored.append((r"(cls|distillation)_classifier\.(weight|bias)", _TWO_HEADS))
     prefixes = ("dinov2_with_registers.", "dinov2.", "deit.", "vit.")
     return NameTable(named(text, leaves), prefixes, ignored=tuple(ignored))
 
 
-_TWO_HEADS = "one of two heads whose mean a distilled model answers by; a new head takes their place"
+_TWO_HEADS = "one of two heads whose mean a distilled model predicts by; a new head takes their place"
+
+
+_TOWER = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
+    "initializer_range", "layer_norm_eps",
+)  # fmt: skip
+_ENCODER = (*_TOWER, "hidden_dropout_prob", "attention_probs_dropout_prob", "qkv_bias")
+"""Fields of Hugging Face's ``config.json`` that are called so here."""
 
 
 def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
@@ -161,20 +169,14 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
         return vision_tower_from_hf(raw)
     dino = kind.startswith("dinov2")
     config = ViTConfig(layer_norm_eps=1e-6 if dino else 1e-12, patch_size=14 if kind == "dinov2" else 16)
-    plain = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
-        "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "qkv_bias",
-    )  # fmt: skip
-    given = given_fields(ViTConfig, {name: raw[name] for name in plain if name in raw})
-    for name in ("image_size", "patch_size"):
-        given[name] = square(raw.get(name) or getattr(config, name), name)
+    values = given_fields(ViTConfig, {name: raw[name] for name in _ENCODER if name in raw}) | squares(raw, config)
     if dino:
-        inner = int(given.get("hidden_size", config.hidden_size) * given_number(raw, "mlp_ratio", 4.0))
+        inner = int(values.get("hidden_size", config.hidden_size) * given_number(raw, "mlp_ratio", 4.0))
         swiglu = bool(raw.get("use_swiglu_ffn"))
         # SwiGLU has three matrices: two thirds of the width, up to a multiple of 8, for as many parameters.
-        given["intermediate_size"] = (int(inner * 2 / 3) + 7) // 8 * 8 if swiglu else inner
+        values["intermediate_size"] = (int(inner * 2 / 3) + 7) // 8 * 8 if swiglu else inner
         classifies = any("ImageClassification" in name for name in raw.get("architectures") or ())
-        given |= {
+        values |= {
             "layer_scale": given_number(raw, "layerscale_value", 1.0),
             "swiglu": swiglu,
             "drop_path": given_number(raw, "drop_path_rate", 0.0),
@@ -182,35 +184,29 @@ def vit_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
         }
     if kind == "dinov2_with_registers":
         registers = given_fields({"num_register_tokens": int}, raw).get("num_register_tokens", 4)
-        return replace(config, registers=registers, position_rule="bicubic antialias", **given)
+        return replace(config, registers=registers, position_rule="bicubic antialias", **values)
     if not dino:
         if raw.get("pooler_act", "tanh") != "tanh":
             raise TransferlabError(f"config.json: pooler_act '{raw['pooler_act']}' is not supported; only 'tanh'.")
-        width = given.get("hidden_size", config.hidden_size)
+        width = values.get("hidden_size", config.hidden_size)
         if (raw.get("pooler_output_size") or width) != width:
             raise TransferlabError(
                 f"config.json: pooler_output_size {raw['pooler_output_size']} is not hidden_size {width}."
             )
-        given["pooler"] = True
-    config = replace(config, position_rule="bicubic", **given)
+        values["pooler"] = True
+    config = replace(config, position_rule="bicubic", **values)
     return config.distilled() if kind == "deit" else config
 
 
 def vision_tower_from_hf(raw: Mapping[str, Any]) -> ViTConfig:
-    """Read Hugging Face's ``clip_vision_model`` or ``siglip_vision_model``, alone or beside a text tower."""
+    """Read Hugging Face's ``clip_vision_model`` or ``siglip_vision_model``, alone or next to a text tower."""
     siglip = str(raw["model_type"]).startswith("siglip")
     config = ViTConfig.siglip_b16() if siglip else ViTConfig.clip_b32()
-    plain = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
-        "initializer_range", "layer_norm_eps",
-    )  # fmt: skip
-    given = given_fields(ViTConfig, {name: raw[name] for name in plain if name in raw})
-    given["attention_probs_dropout_prob"] = given_number(raw, "attention_dropout", 0.0)
-    for name in ("image_size", "patch_size"):
-        given[name] = square(raw.get(name) or getattr(config, name), name)
+    values = given_fields(ViTConfig, {name: raw[name] for name in _TOWER if name in raw}) | squares(raw, config)
+    values["attention_probs_dropout_prob"] = given_number(raw, "attention_dropout", 0.0)
     if not siglip:
-        given |= given_fields({"projection_dim": int}, raw)
-    config = replace(config, **given)
+        values |= given_fields({"projection_dim": int}, raw)
+    config = replace(config, **values)
     return config if raw.get("vision_use_head", True) else config.without_pooler()
 
 
@@ -227,9 +223,10 @@ def _adjust(config: ViTConfig, found: set[str]) -> ViTConfig:
     return config if "projection/kernel" in found else config.without_projection()
 
 
-def _resized(
+def resized_positions_of(
     config: ViTConfig, shapes: Mapping[str, tuple[int, ...]], image_size: int
 ) -> tuple[ViTConfig, dict[str, Resize | None]]:
+    """Return the config for another image size, and how its positions are brought there."""
     new = replace(config, image_size=image_size)
     path = "embed/position"
     return new, {path: position_resize(shapes[path], config.position_slots, new.grid, config.position_rule)}
@@ -257,32 +254,31 @@ def _modules(model_type: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def projection_to_hf(name: str, projection_dim: int | None) -> dict[str, Any]:
+    """Return what ``config.json`` says of a tower of CLIP's with or without its map into the shared space."""
+    if projection_dim is None:
+        return {"architectures": [name]}
+    return {"architectures": [f"{name}WithProjection"], "projection_dim": projection_dim}
+
+
 def vision_tower_to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     """Return Hugging Face's ``config.json`` of CLIP's or SigLIP's vision tower, and the names of its leaves."""
     kind = "clip" if config.pre_norm else "siglip"
     if head is not None:
         raise TransferlabError(f"Hugging Face's {kind}_vision_model has no classifier; write the format 'orbax'.")
     like = ViTConfig.clip_b32() if kind == "clip" else ViTConfig.siglip_b16()
-    for name in (
+    fixed = (
         "hidden_dropout_prob", "qkv_bias", "class_token", "distillation_token", "registers", "position_slots", "layer_scale",
         "swiglu", "patch_bias", "pre_norm", "norm_pooled", "drop_path",
-    ):  # fmt: skip
-        if getattr(config, name) != getattr(like, name):
-            raise TransferlabError(
-                f"Hugging Face's {kind} cannot have {name} {getattr(config, name)!r}, only {getattr(like, name)!r}."
-            )
-    plain = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels",
-        "initializer_range", "layer_norm_eps", "image_size", "patch_size",
     )  # fmt: skip
-    raw: dict[str, Any] = {"model_type": f"{kind}_vision_model", **{name: getattr(config, name) for name in plain}}
+    refuse_unwritable(kind, config, {name: getattr(like, name) for name in fixed})
+    fields = {name: getattr(config, name) for name in (*_TOWER, "image_size", "patch_size")}
+    raw: dict[str, Any] = {"model_type": f"{kind}_vision_model", **fields}
     raw["attention_dropout"] = config.attention_probs_dropout_prob
     if kind == "siglip":
         raw |= {"architectures": ["SiglipVisionModel"], "vision_use_head": config.pooler}
     else:
-        projected = config.projection_dim is not None
-        raw["architectures"] = ["CLIPVisionModelWithProjection" if projected else "CLIPVisionModel"]
-        raw |= {"projection_dim": config.projection_dim} if projected else {}
+        raw |= projection_to_hf("CLIPVisionModel", config.projection_dim)
     return raw, with_prefix(vit_names(config, "clip"), "vision_model.", but=("projection/",))
 
 
@@ -301,25 +297,14 @@ def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], 
         "projection_dim": None,
     }
     fixed |= {"swiglu": False} if dialect == "vit" else {"pooler": False}
-    for name, value in fixed.items():
-        if getattr(config, name) != value:
-            raise TransferlabError(
-                f"Hugging Face's {kind} cannot have {name} {getattr(config, name)!r}, only {value!r}."
-            )
-    plain = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "hidden_dropout_prob", "image_size",
-        "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "patch_size", "num_channels", "qkv_bias",
-    )  # fmt: skip
+    refuse_unwritable(kind, config, fixed)
     name = {"vit": "ViT", "dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}[kind]
     raw: dict[str, Any] = {
-        "architectures": [f"{name}{'Model' if head is None else 'ForImageClassification'}"],
         "model_type": kind,
-        **{field: getattr(config, field) for field in plain},
+        **{field: getattr(config, field) for field in (*_ENCODER, "image_size", "patch_size")},
     }
-    if dialect == "vit":
-        raw["intermediate_size"] = config.intermediate_size
-    else:
-        inner = config.intermediate_size
+    if dialect == "dinov2":
+        inner = raw.pop("intermediate_size")
         raw |= {
             "use_swiglu_ffn": config.swiglu,
             "layerscale_value": config.layer_scale,
@@ -329,8 +314,7 @@ def _to_hf(config: ViTConfig, head: HeadConfig | None) -> tuple[dict[str, Any], 
         raw["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
         if config.registers:
             raw["num_register_tokens"] = config.registers
-    names = vit_names(config, dialect)
-    return raw, names if head is None else with_prefix(names, f"{kind}.", but=("head/",))
+    return description(name, "ImageClassification", raw, vit_names(config, dialect), head)
 
 
 VIT = Family(
@@ -355,6 +339,6 @@ VIT = Family(
     head_pooling=lambda config: config.pooling,
     to_hf=_to_hf,
     modules=_modules,
-    resized=_resized,
+    resized=resized_positions_of,
     input_kernel="embed/patch/kernel",
 )

@@ -72,35 +72,39 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
             raise TransferlabError(
                 f"config.json: model_args.{key} {value!r} is not supported.{nearest(key, _ARGUMENTS)}"
             )
-    given = {**own, **timm.arguments, **given_fields(_TYPES, timm.arguments, where="config.json: model_args")}
+    arguments = {**own, **timm.arguments, **given_fields(_TYPES, timm.arguments, where="config.json: model_args")}
     pools: dict[str, Pooling] = {"token": "first", "avg": "mean", "map": "pooler"}
-    pool = given.get("global_pool", "token")
+    pool = arguments.get("global_pool", "token")
     if pool not in pools:
         raise TransferlabError(f"config.json: global_pool '{pool}' is not supported.{nearest(str(pool), pools)}")
-    norm_pooled = given.get("fc_norm")
+    norm_pooled = arguments.get("fc_norm")
     # Attention pools what the norm has acted on, and takes no other norm.
     norm_pooled = None if pool == "map" and not norm_pooled else norm_pooled
     if norm_pooled and pool != "avg":
         raise TransferlabError(f"config.json: model_args.fc_norm with global_pool '{pool}' is not supported.")
-    first, distilled, registers = given.get("class_token", True), "_distilled" in name, given.get("reg_tokens") or 0
-    inner = int(given["embed_dim"] * given.get("mlp_ratio", 4.0))
+    first, distilled, registers = (
+        arguments.get("class_token", True),
+        "_distilled" in name,
+        arguments.get("reg_tokens") or 0,
+    )
+    inner = int(arguments["embed_dim"] * arguments.get("mlp_ratio", 4.0))
     return ViTConfig(
-        hidden_size=given["embed_dim"],
-        num_hidden_layers=given["depth"],
-        num_attention_heads=given["num_heads"],
+        hidden_size=arguments["embed_dim"],
+        num_hidden_layers=arguments["depth"],
+        num_attention_heads=arguments["num_heads"],
         intermediate_size=inner // 2 if swiglu else inner,
         hidden_act=act,
         layer_norm_eps=eps,
-        attention_probs_dropout_prob=given.get("attn_drop_rate") or 0.0,
+        attention_probs_dropout_prob=arguments.get("attn_drop_rate") or 0.0,
         image_size=timm.image_size,
-        patch_size=square(given["patch_size"], "model_args.patch_size"),
-        num_channels=given.get("in_chans") or 3,
-        qkv_bias=given.get("qkv_bias", True),
+        patch_size=square(arguments["patch_size"], "model_args.patch_size"),
+        num_channels=arguments.get("in_chans") or 3,
+        qkv_bias=arguments.get("qkv_bias", True),
         class_token=first,
         distillation_token=distilled,
         registers=registers,
-        position_slots=0 if given.get("no_embed_class") else first + distilled + registers,
-        layer_scale=given.get("init_values"),
+        position_slots=0 if arguments.get("no_embed_class") else first + distilled + registers,
+        layer_scale=arguments.get("init_values"),
         swiglu=swiglu,
         patch_bias=not pre_norm,
         pre_norm=pre_norm,
@@ -108,11 +112,11 @@ def vit_from_timm(timm: TimmConfig) -> ViTConfig:
         pooler_kind="attention" if pool == "map" else "tanh",
         pooling=pools[pool],
         norm_pooled=pool == "avg" if norm_pooled is None else norm_pooled,
-        drop_path=given.get("drop_path_rate") or 0.0,
+        drop_path=arguments.get("drop_path_rate") or 0.0,
     )
 
 
 def _number(architecture: str) -> int:
-    found = re.search(r"patch(\d+)", architecture)
-    assert found is not None
-    return int(found.group(1))
+    match = re.search(r"patch(\d+)", architecture)
+    assert match is not None
+    return int(match.group(1))

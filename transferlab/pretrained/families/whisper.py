@@ -3,105 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transferlab.data.audio import AudioTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.whisper import WhisperConfig
-from transferlab.pretrained.families.family import Family, unread
-from transferlab.pretrained.names import LINEAR, SAME, Entry, Layout, NameTable, fused
+from transferlab.pretrained.families.family import Family
+from transferlab.pretrained.families.hugging_face import present_fields
+from transferlab.pretrained.names import NameTable
 from transferlab.pretrained.preprocessing import processor_settings
-
-CONV1D = Layout(
-    "OIW to WIO",
-    lambda x: x.transpose(2, 1, 0),
-    lambda x: x.transpose(2, 1, 0),
-    lambda shape: shape[::-1],
-)
-"""torch's 1-D convolution (out, in, width) ↔ (width, in, out)."""
+from transferlab.pretrained.rules import leaves_of, named
 
 _DECODER = "of the decoder, which is not built: the encoder is the backbone"
+
+_RULES = """
+conv1d  embed/{conv1,conv2}                             {conv1,conv2}
+same    embed/position                                  embed_positions.weight
+linear  layers/{i}/attention/{query,key,value,output}   layers.{i}.self_attn.{q,k,v,out}_proj
+norm    layers/{i}/attention/norm                       layers.{i}.self_attn_layer_norm
+linear  layers/{i}/mlp/{up,down}                        layers.{i}.{fc1,fc2}
+norm    layers/{i}/mlp/norm                             layers.{i}.final_layer_norm
+norm    norm                                            layer_norm
+"""
+
+# With dots for the slashes of its keys.
+_CTRANSLATE2 = """
+conv1d  embed/{conv1,conv2}                             encoder.{conv1,conv2}
+same    embed/position                                  encoder.position_encodings.encodings
+linear  layers/{i}/attention/{query,key,value}          encoder.layer_{i}.self_attention.linear_0
+linear  layers/{i}/attention/output                     encoder.layer_{i}.self_attention.linear_1
+same    layers/{i}/attention/norm/{scale,bias}          encoder.layer_{i}.self_attention.layer_norm.{gamma,beta}
+linear  layers/{i}/mlp/{up,down}                        encoder.layer_{i}.ffn.{linear_0,linear_1}
+same    layers/{i}/mlp/norm/{scale,bias}                encoder.layer_{i}.ffn.layer_norm.{gamma,beta}
+same    norm/{scale,bias}                               encoder.layer_norm.{gamma,beta}
+"""
 
 
 def whisper_names(config: WhisperConfig) -> NameTable:
     """Return the table for Hugging Face's files."""
-    names = [
-        Entry("embed/conv1/kernel", "conv1.weight", CONV1D),
-        Entry("embed/conv1/bias", "conv1.bias"),
-        Entry("embed/conv2/kernel", "conv2.weight", CONV1D),
-        Entry("embed/conv2/bias", "conv2.bias"),
-        Entry("embed/position", "embed_positions.weight"),
-    ]
-    for i in range(config.encoder_layers):
-        here, there = f"layers/{i}", f"layers.{i}"
-        for ours, key in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "out_proj")):
-            names.append(Entry(f"{here}/attention/{ours}/kernel", f"{there}.self_attn.{key}.weight", LINEAR))
-            if ours != "key":
-                names.append(Entry(f"{here}/attention/{ours}/bias", f"{there}.self_attn.{key}.bias"))
-        names += _norm(f"{here}/attention/norm", f"{there}.self_attn_layer_norm", "weight", "bias")
-        for ours, key in (("up", "fc1"), ("down", "fc2")):
-            names.append(Entry(f"{here}/mlp/{ours}/kernel", f"{there}.{key}.weight", LINEAR))
-            names.append(Entry(f"{here}/mlp/{ours}/bias", f"{there}.{key}.bias"))
-        names += _norm(f"{here}/mlp/norm", f"{there}.final_layer_norm", "weight", "bias")
-    names += _norm("norm", "layer_norm", "weight", "bias")
     ignored = (
         (r"(model\.)?decoder\..*", _DECODER),
         (r"proj_out\.weight", _DECODER),
         (
             r"(projector|classifier)\.(weight|bias)|layer_weights",
-            "the origin's classifier, which has a projection of its own and is not built",
+            "transformers' classifier, which has a projection of its own and is not built",
         ),
     )
-    return NameTable(tuple(names), ("model.encoder.", "encoder."), ignored=ignored)
+    leaves = leaves_of(replace(config, key_bias=False))
+    return NameTable(named(_RULES, leaves), ("model.encoder.", "encoder."), ignored=ignored)
 
 
 def ctranslate2_names(config: WhisperConfig) -> NameTable:
     """Return the table for CTranslate2's files: query, key and value fused, and with them a key's bias, of zeros."""
-    names = [
-        Entry("embed/conv1/kernel", "encoder/conv1/weight", CONV1D),
-        Entry("embed/conv1/bias", "encoder/conv1/bias"),
-        Entry("embed/conv2/kernel", "encoder/conv2/weight", CONV1D),
-        Entry("embed/conv2/bias", "encoder/conv2/bias"),
-        Entry("embed/position", "encoder/position_encodings/encodings"),
-    ]
-    for i in range(config.encoder_layers):
-        here, there = f"layers/{i}", f"encoder/layer_{i}"
-        attention = f"{there}/self_attention"
-        for n, ours in enumerate(("query", "key", "value")):
-            names.append(Entry(f"{here}/attention/{ours}/kernel", f"{attention}/linear_0/weight", fused(LINEAR, n, 3)))
-            names.append(Entry(f"{here}/attention/{ours}/bias", f"{attention}/linear_0/bias", fused(SAME, n, 3)))
-        for ours, key in (
-            ("attention/output", f"{attention}/linear_1"),
-            ("mlp/up", f"{there}/ffn/linear_0"),
-            ("mlp/down", f"{there}/ffn/linear_1"),
-        ):
-            names.append(Entry(f"{here}/{ours}/kernel", f"{key}/weight", LINEAR))
-            names.append(Entry(f"{here}/{ours}/bias", f"{key}/bias"))
-        names += _norm(f"{here}/attention/norm", f"{attention}/layer_norm", "gamma", "beta")
-        names += _norm(f"{here}/mlp/norm", f"{there}/ffn/layer_norm", "gamma", "beta")
-    names += _norm("norm", "encoder/layer_norm", "gamma", "beta")
+    dotted = named(_CTRANSLATE2, leaves_of(replace(config, key_bias=True)))
+    names = tuple(replace(name, key=name.key.replace(".", "/")) for name in dotted)
     ignored = (
         (r"decoder/.*", _DECODER),
         (r"encoder/(layer_\d+/self_attention/)?num_heads", "a number of the config"),
         (r"(alignment_heads|lang_ids|suppress_ids).*", "settings of decoding"),
     )
-    return NameTable(tuple(names), ignored=ignored)
-
-
-def _norm(path: str, key: str, scale: str, bias: str) -> list[Entry]:
-    return [Entry(f"{path}/scale", f"{key}.{scale}"), Entry(f"{path}/bias", f"{key}.{bias}")] if "/" not in key else [
-        Entry(f"{path}/scale", f"{key}/{scale}"), Entry(f"{path}/bias", f"{key}/{bias}"),
-    ]  # fmt: skip
+    return NameTable(names, ignored=ignored)
 
 
 def whisper_from_hf(raw: Mapping[str, Any]) -> WhisperConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field."""
     if raw.get("scale_embedding"):
         raise TransferlabError("config.json: scale_embedding is true; Whisper's published files have it false.")
-    names = {field.name for field in fields(WhisperConfig)} - {"key_bias"}
-    return WhisperConfig(**{name: raw[name] for name in names if raw.get(name) is not None})
+    return WhisperConfig(**present_fields(WhisperConfig, raw, without=("key_bias",)))
 
 
 def read_audio(directory: Path) -> AudioTransform | None:
@@ -137,10 +107,8 @@ WHISPER = Family(
     modality="audio",
     inputs=("input_features",),
     model_types=("whisper",),
-    architectures="",
     names=lambda config: (whisper_names(config), ctranslate2_names(config)),
     from_hf=whisper_from_hf,
-    from_timm=unread,
     adjust=_adjust,
     transform=lambda config: AudioTransform(config.num_mel_bins, seconds=config.max_source_positions / 50),
 )

@@ -94,6 +94,15 @@ def check_finite(array: np.ndarray, name: str) -> None:
         raise TransferlabError(f"{name} holds {value}; every weight must be a finite number.")
 
 
+def wrong_dtype(key: str, dtype: np.dtype) -> str:
+    """Return what is wrong with the dtype of a weight, for an error; empty for a type of plain floats."""
+    return "" if dtype.name in _FLOATS else f"key '{key}' is of dtype {dtype}, and must be of {', '.join(_FLOATS)}"
+
+
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+"""Types whose numbers need no scale."""
+
+
 def narrowed(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
     """Return the array in this floating-point type; a value beyond its range is an error, not an infinity in the file."""
     with np.errstate(over="ignore"):
