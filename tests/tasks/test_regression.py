@@ -14,8 +14,10 @@ from sklearn import metrics
 
 import transferlab as tl
 from transferlab.cli.main import cli
+from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.measure.regression import regression_scores
+from transferlab.models import ClassifierConfig
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.study import Study
 from transferlab.tasks import Regression, task_for
@@ -134,3 +136,23 @@ def test_a_study_of_numbers_is_refused_with_the_call_that_trains_one(source, rat
         TransferlabError, match=r"(?s)compares arms by their accuracy.* is a regression \(stars from .*tl\.adapt"
     ):
         Study(config)
+
+
+@pytest.mark.parametrize("method", [tl.methods.Probe(pooling="pooler"), tl.methods.LoRA(rank=2, pooling="pooler")])
+def test_what_is_exported_is_in_the_units_of_the_data(source, ratings: Path, tmp_path: Path, method) -> None:
+    data = tl.dataset(ratings, label_column="stars", test_examples=60)
+    result = tl.adapt(source, data, method=method, settings=QUICK, directory=tmp_path / "run").fit()
+    for saved in (result.source, tl.open_run(tmp_path / "run").adapted.merged()):
+        tl.save(saved, tmp_path / "model", overwrite=True)
+        raw = json.loads((tmp_path / "model" / "config.json").read_text())
+        assert raw["problem_type"] == "regression" and raw["id2label"] == {"0": "stars"}
+        again = tl.load(tmp_path / "model")
+        assert isinstance(again.head, ClassifierConfig) and again.head.problem == "regression"
+        assert isinstance(again.transform, TextTransform)
+        texts = again.transform.encode([data.records[int(i)]["text"] for i in data.test[:5]])
+        logits = again(again.transform.pad(texts, 16, 5))["logits"]
+        np.testing.assert_allclose(logits, result.predictions["value"][:5], rtol=1e-4)
+    # Its rows are in the units of the data, and what trains is not: they are not taken over.
+    again = tl.load(tmp_path / "model")
+    plan = tl.adapt(again, data, method=tl.methods.Full(pooling="pooler")).plan
+    assert {leaf.path: leaf.action for leaf in plan.leaves}["head/kernel"] == "initialised"

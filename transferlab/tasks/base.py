@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from transferlab import trees
 from transferlab.models.backbone import Carry
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class Task:
     def restore(self, predictions: Predictions, fitted: Mapping[str, Any]) -> Predictions:
         """Predictions in the units of the data; by default they are."""
         return predictions
+
+    def export(self, trained: trees.Tree, fitted: Mapping[str, Any]) -> trees.Tree:
+        """The trained leaves of a model whose outputs are in the units of the data; by default as they are."""
+        return trained
 
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """By name: the shape of one example's prediction."""

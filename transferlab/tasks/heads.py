@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, Problem
 from transferlab.pretrained.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ def ranked(prediction: np.ndarray, outputs: Sequence[str]) -> tuple[dict[str, fl
     return by_name, "  ".join(f"{name} {p:.3f}" for name, p in list(by_name.items())[:5])
 
 
-def classifier(source: Source, outputs: Sequence[str], method: Method) -> ClassifierConfig:
+def classifier(
+    source: Source, outputs: Sequence[str], method: Method, problem: Problem = "single_label_classification"
+) -> ClassifierConfig:
     """Return a head with one number for each of these outputs (labels, targets) of an example.
 
     It pools as the method says, else as the source does, and has the hidden layer of the family's classifier in its
@@ -41,6 +43,8 @@ def classifier(source: Source, outputs: Sequence[str], method: Method) -> Classi
         hidden = own.hidden  # they share labels, whose rows are kept
     elif method.linear_head or pooling != family.head_pooling(source.config):
         hidden = None
+    # Numbers are put back into the units of the data by kernel and bias, so there is always one.
+    bias = family.head_bias or problem == "regression"
     return ClassifierConfig(
-        labels=tuple(outputs), pooling=pooling, dropout=method.head_dropout, bias=family.head_bias, hidden=hidden
+        labels=tuple(outputs), pooling=pooling, dropout=method.head_dropout, bias=bias, hidden=hidden, problem=problem
     )

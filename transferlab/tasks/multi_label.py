@@ -56,7 +56,7 @@ class MultiLabel(Task):
 
     def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
         """Return a logit for each tag: see :func:`transferlab.tasks.heads.classifier`."""
-        return classifier(source, outputs, method)
+        return classifier(source, outputs, method, "multi_label_classification")
 
     def truth(self, data: Dataset) -> dict[str, np.ndarray]:
         """``tags`` (examples, tags), 0 or 1."""

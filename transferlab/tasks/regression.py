@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from transferlab import trees
 from transferlab.bounds import Positive
 from transferlab.fields import check_fields
 from transferlab.measure.regression import regression_scores
@@ -61,7 +62,7 @@ class Regression(Task):
 
     def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
         """Return a linear map to the numbers: see :func:`transferlab.tasks.heads.classifier`."""
-        return classifier(source, outputs, method)
+        return classifier(source, outputs, method, "regression")
 
     def fit(self, data: Dataset) -> dict[str, Any]:
         """``mean`` and ``deviation`` of each target over the training split."""
@@ -81,6 +82,13 @@ class Regression(Task):
     def restore(self, predictions: Predictions, fitted: Mapping[str, Any]) -> Predictions:
         """``value`` in the units of the data."""
         return {"value": (predictions["value"] * fitted["deviation"] + fitted["mean"]).astype(np.float32)}
+
+    def export(self, trained: trees.Tree, fitted: Mapping[str, Any]) -> trees.Tree:
+        """The head in the units of the data: kernel · deviation, bias · deviation + mean."""
+        flat = trees.flatten(trained)
+        deviation, mean = np.float32(fitted["deviation"]), np.float32(fitted["mean"])
+        kernel, bias = (np.asarray(flat[f"head/{name}"], np.float32) for name in ("kernel", "bias"))
+        return trees.unflatten({**flat, "head/kernel": kernel * deviation, "head/bias": bias * deviation + mean})
 
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """``value``: one for each target."""

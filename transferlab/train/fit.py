@@ -271,7 +271,8 @@ def _finish(
 ) -> Result:
     run = member.run
     test = run.task.score(predictions, run.data, run.data.test)
-    program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
+    program, stats = run.program, trained.get("stats", {})
+    weights = run.task.export(evaluated(trained), run.fitted)
     record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.task, run.data, run.outputs, predictions)

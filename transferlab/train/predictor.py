@@ -164,13 +164,14 @@ def _open_run(directory: Path) -> Predictor:
             f"{directory}: this run trained other leaves than such a run does now: {', '.join(changed[:4])}. Open it with the "
             "version of transferlab that wrote it."
         )
+    fitted = identity.get("fitted", {})
     params, state = plan.place(identity["seeds"]["initialisation"])
     frozen = trees.split_by(params, plan.trainable)[1]
     assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
         outputs, source.transform, plan.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, trained, plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
-        identity.get("text_column") or "text", task, identity.get("fitted", {}),
+        adapted(source, task.export(trained, fitted), plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
+        identity.get("text_column") or "text", task, fitted,
     )  # fmt: skip
 
 
