@@ -26,6 +26,8 @@ def regression_scores(
         "rmse": float(np.sqrt((error**2).mean(0)).mean()),
         "mae": float(np.abs(error).mean()),
         "r2": float(r2.mean()),
-        "pearson": float(np.mean([stats.pearsonr(p, t).statistic for p, t in defined])) if whole else np.nan,
-        "spearman": float(np.mean([stats.spearmanr(p, t).statistic for p, t in defined])) if whole else np.nan,
+        "pearson": float(np.mean([np.corrcoef(p, t)[0, 1] for p, t in defined])) if whole else np.nan,
+        "spearman": float(np.mean([np.corrcoef(stats.rankdata(p), stats.rankdata(t))[0, 1] for p, t in defined]))
+        if whole
+        else np.nan,
     }

@@ -16,7 +16,7 @@ from transferlab.models.backbone import Carry
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
     from transferlab.methods.base import Method
-    from transferlab.models.heads import HeadConfig
+    from transferlab.models.heads import ClassifierConfig
     from transferlab.pretrained.source import Source
 
 Predictions = dict[str, np.ndarray]
@@ -87,7 +87,7 @@ class Task:
         """Names of what the head puts out; a run records them."""
         raise NotImplementedError
 
-    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> HeadConfig:
+    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
         """Return the head that the task puts on this source."""
         raise NotImplementedError
 

@@ -263,9 +263,9 @@ class Program:
                 new, metrics = self.advance(state, frozen, batch, hparams)
                 kept = jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state)
                 # In one vector, so that each step writes one row and not one per metric.
-                row, separate = ravel_pytree(metrics)
+                vector, separate = ravel_pytree(metrics)
                 unravel.append(separate)
-                return kept, row
+                return kept, vector
 
             unravel: list[Callable[[jax.Array], Metrics]] = []
             state, metrics = jax.lax.scan(one, state, rows)

@@ -137,7 +137,8 @@ def write_predictions(
     truth = {name: values[data.test] for name, values in task.truth(data).items()}
     with atomic_path(directory / "predictions.npz") as path, path.open("wb") as file:
         ids = np.array([data.ids[i] for i in data.test])
-        np.savez(file, id=ids, **truth, **predictions, label_names=np.array(outputs))
+        arrays: dict[str, Any] = {"id": ids, **truth, **predictions, "label_names": np.array(outputs)}
+        np.savez(file, **arrays)
 
 
 def read_result(directory: Path) -> Result:

@@ -24,7 +24,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
 from transferlab.methods import Method
 from transferlab.models.backbone import last_layer_single_query
-from transferlab.models.heads import HeadConfig
+from transferlab.models.heads import ClassifierConfig
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -65,7 +65,9 @@ class Seeds:
                 raise TransferlabError(f"The seed of the {name} is {seed}; it must be from 0 to 2³² − 1.")
 
 
-def plan_for(source: Source, head: HeadConfig | Sequence[str], method: Method, initialise: str | None = None) -> Plan:
+def plan_for(
+    source: Source, head: ClassifierConfig | Sequence[str], method: Method, initialise: str | None = None
+) -> Plan:
     """Return the plan for this head; label names stand for the classifier that source and method want. Nothing is
     allocated. Equal arguments return the same object.
     """
