@@ -143,6 +143,7 @@ def test_what_is_exported_is_in_the_units_of_the_data(source, ratings: Path, tmp
     data = tl.dataset(ratings, label_column="stars", test_examples=60)
     result = tl.adapt(source, data, method=method, settings=QUICK, directory=tmp_path / "run").fit()
     for saved in (result.source, tl.open_run(tmp_path / "run").adapted.merged()):
+        assert saved is not None
         tl.save(saved, tmp_path / "model", overwrite=True)
         raw = json.loads((tmp_path / "model" / "config.json").read_text())
         assert raw["problem_type"] == "regression" and raw["id2label"] == {"0": "stars"}

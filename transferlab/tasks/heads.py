@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def ranked(prediction: np.ndarray, outputs: Sequence[str]) -> tuple[dict[str, float], str]:
     """Probabilities by output, the largest first; and the first five of them in a line."""
     order = prediction.argsort()[::-1]
-    by_name: dict[str, float] = {outputs[i]: float(prediction[i]) for i in order.tolist()}
+    by_name = {outputs[int(i)]: float(prediction[int(i)]) for i in order}
     return by_name, "  ".join(f"{name} {p:.3f}" for name, p in list(by_name.items())[:5])
 
 
