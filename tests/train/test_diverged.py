@@ -114,14 +114,17 @@ def test_a_validation_that_is_not_finite_ends_the_run(source, films, tmp_path) -
     run = tl.adapt(source, films.subset(40, 0).hold_out(0.5, 0), settings=QUICK)
     member, state = prepare(run, {})
     rows: list[dict] = []
-    _take_score(member, rows, 4, np.full((20, 2), np.nan, np.float32), lambda: state)
+    _take_score(member, rows, 4, {"probabilities": np.full((20, 2), np.nan, np.float32)}, lambda: state)
     assert member.best is None and member.diverged is not None
-    assert (member.diverged.step, member.diverged.what) == (4, "the validation loss is nan")
-    assert math.isnan(rows[-1]["validation_cross_entropy"])
+    assert (member.diverged.step, member.diverged.what) == (
+        4,
+        "the predictions for the validation split are not finite",
+    )
+    assert rows == []
     # A state that answers, but is not finite, is never kept as the best.
     member.diverged = None
     state["stats"] = {"norm": {"var": np.array([1.0, np.inf], np.float32)}}
-    _take_score(member, rows, 8, np.full((20, 2), 0.5, np.float32), lambda: state)
+    _take_score(member, rows, 8, {"probabilities": np.full((20, 2), 0.5, np.float32)}, lambda: state)
     assert member.best is None and member.diverged is not None
     assert member.diverged.what == "the batch statistic 'norm/var' is not finite"
 

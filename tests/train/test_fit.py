@@ -15,6 +15,7 @@ import pytest
 from support.runs import QUICK, fit
 
 import transferlab as tl
+from transferlab.data.columns import Classes
 from transferlab.train import Seeds, Settings
 from transferlab.train.fit import prepare
 from transferlab.train.member import make_batch
@@ -112,12 +113,12 @@ def test_confidence_does_not_outweigh_an_example_of_a_large_validation_split(sou
 
     run = tl.adapt(source, films.subset(40, 0).hold_out(0.5, 0), settings=QUICK)
     member, n = prepare(run, {})[0], 4000
-    object.__setattr__(run.data, "labels", np.zeros(n, np.int32))
+    object.__setattr__(run.data, "target", Classes(run.data.label_names, np.zeros(n, np.int32)))
     object.__setattr__(run.data, "validation", np.arange(n))
     for step, (wrong, sure) in enumerate(((400, 0.6), (399, 0.99999), (399, 0.9)), 1):
         probabilities = np.full((n, 2), (sure, 1 - sure), np.float32)
         probabilities[:wrong] = (1 - sure, sure)
-        _take_score(member, [], step, probabilities, lambda: cast("State", {}))
+        _take_score(member, [], step, {"probabilities": probabilities}, lambda: cast("State", {}))
     assert member.best is not None and member.best[1] == 3
-    _take_score(member, [], 4, np.full((n, 2), np.nan, np.float32), lambda: cast("State", {}))
+    _take_score(member, [], 4, {"probabilities": np.full((n, 2), np.nan, np.float32)}, lambda: cast("State", {}))
     assert member.best[1] == 3

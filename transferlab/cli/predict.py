@@ -19,7 +19,7 @@ from transferlab.train.result import read_record
 def predict_all(
     directory: Path, inputs: Sequence[str], as_json: bool, text_column: str | None = None, white: float | None = None
 ) -> None:
-    """Print one line per example: its label, its probability, and the other labels'.
+    """Print one line per example: what the run's task predicts of it, as probabilities of labels.
 
     Args:
         directory: of a run or a study.
@@ -51,13 +51,8 @@ def predict_all(
     if not examples:
         raise TransferlabError("There is nothing to predict: the files contain no examples.")
     for name, row in zip(names, predictor(examples), strict=True):
-        order = row.argsort()[::-1]
-        ranked = {predictor.labels[i]: float(row[i]) for i in order}
-        if as_json:
-            click.echo(json.dumps({"input": name, "label": predictor.labels[order[0]], "probabilities": ranked}))
-        else:
-            shown = "  ".join(f"{label} {p:.3f}" for label, p in list(ranked.items())[:5])
-            click.echo(f"{shown}\t{' '.join(name.splitlines())}")
+        fields, line = predictor.task.present(row, predictor.labels)
+        click.echo(json.dumps({"input": name, **fields}) if as_json else f"{line}\t{' '.join(name.splitlines())}")
     if isinstance(predictor.transform, TextTransform):
         cut = sum(one.cut > 0 for one in predictor.transform.encode(examples))
         if cut:

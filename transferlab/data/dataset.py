@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab.compute.host import interruptible
+from transferlab.data.columns import Target
 from transferlab.data.examples import Examples, Modality, read_folder, read_registered, read_table
 from transferlab.data.labels import LabelKind
 from transferlab.data.levels import check_white
@@ -27,10 +28,10 @@ class Dataset:
     Attributes:
         name: by which it was opened.
         modality: ``text`` or ``image``.
-        label_names: the label of an example is an index into them.
-        records: random access; ``records[i]`` is ``{"id", "text" or "image" (uint8, height × width × 3), "label"}``.
+        target: what examples are compared with: classes, numbers or tags; see :mod:`transferlab.data.columns`.
+        records: random access; ``records[i]`` is ``{"id", "text" or "image" (uint8, height × width × 3)}`` and
+            ``"label"``, ``"target"`` or ``"tags"``.
         ids: of all examples.
-        labels: of all examples.
         train, validation, test: indices into ``records``; they never overlap.
         sha256: of ids, labels and contents, after duplicates were removed.
         duplicates_removed: number of exact duplicates dropped before splitting.
@@ -47,10 +48,9 @@ class Dataset:
 
     name: str
     modality: Modality
-    label_names: tuple[str, ...]
+    target: Target
     records: Sequence[dict[str, Any]] = field(compare=False)
     ids: tuple[str, ...] = field(compare=False)
-    labels: Int[np.ndarray, " examples"] = field(compare=False)
     train: Int[np.ndarray, " train"] = field(compare=False)
     validation: Int[np.ndarray, " validation"] = field(compare=False)
     test: Int[np.ndarray, " test"] = field(compare=False)
@@ -65,16 +65,33 @@ class Dataset:
         return f"Dataset({self.name!r}: {self.summary})"
 
     @property
+    def labels(self) -> Int[np.ndarray, " examples"]:
+        """Of all examples: the index of its class.
+
+        Raises:
+            TransferlabError: the target is no class of each example.
+        """
+        return self.target.classes().values
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The classes.
+
+        Raises:
+            TransferlabError: the target is no class of each example.
+        """
+        return self.target.classes().names
+
+    @property
     def summary(self) -> str:
         """How the data was read, in one line: ``400 images of 2 labels (cat, dog): 320 to train, 80 to test, stratified``."""
-        names = ", ".join(self.label_names[:5]) + (", …" if len(self.label_names) > 5 else "")
         parts = [(len(self.train), "train"), (len(self.validation), "validate"), (len(self.test), "test")]
         split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
         used = sum(n for n, _ in parts)
-        rest = f"; {len(self.labels) - used:,} are not used" if used < len(self.labels) else ""
+        rest = f"; {len(self.ids) - used:,} are not used" if used < len(self.ids) else ""
         half = (
             "; half of the data is tested, test_examples sets how many"
-            if 2 * len(self.test) >= len(self.labels) - 1
+            if 2 * len(self.test) >= len(self.ids) - 1
             else ""
         )
         other = f" ({self.conflicting:,} with another label than the one kept)" if self.conflicting else ""
@@ -82,7 +99,7 @@ class Dataset:
         copies = f", {self.duplicates_removed:,} {several} left out{other}" if self.duplicates_removed else ""
         notes = "".join(f"; {note}" for note in self.notes)
         return (
-            f"{len(self.labels):,} {self.modality}s of {len(self.label_names):,} labels ({names}){copies}: {split}, "
+            f"{len(self.ids):,} {self.modality}s of {self.target.summary}{copies}: {split}, "
             f"stratified{half}{rest}{notes}"
         )
 
@@ -105,12 +122,8 @@ class Dataset:
             raise TransferlabError(f"examples is {examples}; '{self.name}' has {len(self.train)} labels for training.")
         if examples < 1:
             raise TransferlabError(f"examples is {examples}; it must be at least 1.")
-        chosen = self.train[stratified_order(self.labels[self.train], seed, examples)[:examples]]
-        present = {self.label_names[i] for i in set(self.labels[chosen].tolist())}
-        if len(present) < 2:
-            raise TransferlabError(
-                f"{examples} labels of '{self.name}' are all '{present.pop()}'; a classifier needs at least two classes."
-            )
+        chosen = self.train[stratified_order(self.target.strata()[self.train], seed, examples)[:examples]]
+        self.target.take(chosen).check(f"{examples} examples of {self.name}")
         return replace(self, train=chosen)
 
     @check_arguments
@@ -132,21 +145,20 @@ class Dataset:
             raise TransferlabError(
                 f"'{self.name}' has too few labels, {len(self.train)}, to hold some out for validation."
             )
-        order = set_apart(self.labels[self.train], seed + 1_000_003, size)
+        order = set_apart(self.target.strata()[self.train], seed + 1_000_003, size)
         return replace(self, validation=np.sort(self.train[order[:size]]), train=self.train[np.sort(order[size:])])
 
     def describe(self) -> dict[str, Any]:
         """Return counts, and how the data was read in one line (``summary``), as plain data."""
-        counts = np.bincount(self.labels, minlength=len(self.label_names))
         return {
             "summary": self.summary,
-            "examples": len(self.labels),
+            "examples": len(self.ids),
             "train": len(self.train),
             "validation": len(self.validation),
             "test": len(self.test),
             "duplicates_removed": self.duplicates_removed,
             "duplicates_with_another_label": self.conflicting,
-            "labels": dict(zip(self.label_names, counts.tolist(), strict=True)),
+            **self.target.describe(),
             **self.about,
         }
 
@@ -161,8 +173,9 @@ def dataset(
     test_examples: int = 1000,
     split_seed: int = 0,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | Sequence[str] = "label",
     label_kind: str = "auto",
+    separator: str | None = None,
     white: float | int | None = None,
 ) -> Dataset:
     """Open a data set.
@@ -179,9 +192,10 @@ def dataset(
         test_examples: size of the test split, which is at most half of the data.
         split_seed: of the split.
         text_column: of a table.
-        label_column: of a table. Numbers are classes if they are integers of at most 20 values, each in at least two rows;
-            percentages and dates too.
-        label_kind: ``classes`` takes each value of a table's label column as a class, however many there are.
+        label_column: of a table, or several columns of numbers. Integers of at most 20 values, each in at least two rows, are
+            classes; other numbers are a regression; lists are tags.
+        label_kind: ``classes``, ``numbers`` or ``tags`` where that rule is not meant.
+        separator: between the tags in a cell.
         white: of a folder: the value of white in images of more than 8 bits, such as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.
 
@@ -206,6 +220,7 @@ def dataset(
             raise TransferlabError(f"{field_name} is {value!r}; it must be an integer of at least {least}.")
     if label_kind not in get_args(LabelKind):
         raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
+    columns = (label_column,) if isinstance(label_column, str) else tuple(label_column)
     text = str(name)
     path = Path(text).expanduser()
     kind = "named" if text in DATASETS else "folder" if path.is_dir() else "table"
@@ -220,6 +235,7 @@ def dataset(
         ("text_column", text_column, "text"),
         ("label_column", label_column, "label"),
         ("label_kind", label_kind, "auto"),
+        ("separator", separator, None),
     ):
         if kind != "table" and value != usual:
             raise TransferlabError(
@@ -233,7 +249,7 @@ def dataset(
             whole = read_folder(path, white)
     elif path.exists():
         with reading(path):
-            whole = read_table(path, text_column, label_column, label_kind)
+            whole = read_table(path, text_column, columns, label_kind, separator)
     elif path.suffix or "/" in text:
         raise TransferlabError(f"There is no file or folder '{text}'.")
     else:
@@ -244,11 +260,10 @@ def dataset(
 
 def _split(whole: Examples, test_examples: int, split_seed: int) -> Dataset:
     unique = deduplicated(whole)
-    column = unique.labels
-    n_test = min(test_examples, len(column) // 2)
-    order = set_apart(column, split_seed + 2_000_003, n_test)
+    n_test = min(test_examples, len(unique.kept) // 2)
+    order = set_apart(unique.target.strata(), split_seed + 2_000_003, n_test)
     return Dataset(
-        whole.name, whole.modality, whole.label_names, _View(whole.records, unique.kept), unique.ids, column,
+        whole.name, whole.modality, unique.target, _View(whole.records, unique.kept), unique.ids,
         train=np.sort(order[n_test:]), validation=np.zeros(0, np.int64), test=np.sort(order[:n_test]),
         sha256=unique.sha256, duplicates_removed=unique.duplicates, conflicting=unique.conflicting, about=whole.about,
         text_column=whole.text_column, notes=unique.notes,

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from transferlab.data.labels import check_alike, ordered, read_labels
+from transferlab.data.columns import Classes, Target
+from transferlab.data.labels import check_alike, ordered, read_target
 from transferlab.data.tables import checked_text, read_rows
 from transferlab.errors import TransferlabError
 
@@ -26,15 +27,15 @@ class Examples:
     """All examples before deduplication and splitting.
 
     Attributes:
-        name, modality, label_names, records, about, text_column: as in :class:`~transferlab.data.Dataset`.
-        content: index → (id, label, bytes that duplicates have in common, bytes or hash of what a model reads).
+        name, modality, target, records, about, text_column: as in :class:`~transferlab.data.Dataset`.
+        content: index → (id, bytes that duplicates have in common, bytes or hash of what a model reads).
     """
 
     name: str
     modality: Modality
-    label_names: tuple[str, ...]
+    target: Target
     records: Sequence[Any]
-    content: Callable[[int], tuple[str, int, bytes, bytes]]
+    content: Callable[[int], tuple[str, bytes, bytes]]
     about: dict[str, str]
     text_column: str | None = None
 
@@ -56,46 +57,46 @@ def read_registered(name: str) -> Examples:
         content = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
         return {"id": _text(raw["id"]), entry.modality: content, "label": int(raw["label"])}
 
-    def content(i: int) -> tuple[str, int, bytes, bytes]:
+    def content(i: int) -> tuple[str, bytes, bytes]:
         raw = stored[i]
         if entry.modality == "image":
             # The builder encodes equal images as equal bytes.
             same = hashlib.sha256(raw["image"]).digest()
-            return _text(raw["id"]), int(raw["label"]), same, same
+            return _text(raw["id"]), same, same
         text = _text(raw["text"])
-        return _text(raw["id"]), int(raw["label"]), _same_text(text), text.encode()
+        return _text(raw["id"]), _same_text(text), text.encode()
 
     about = {"licence": entry.license, "citation": entry.citation, "version": entry.version}
-    return Examples(name, entry.modality, entry.labels, _Lazy(len(stored), record), content, about)
+    target = Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
+    return Examples(name, entry.modality, target, _Lazy(len(stored), record), content, about)
 
 
 def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-def read_table(path: Path, text_column: str, label_column: str, label_kind: str) -> Examples:
-    """Read a table with a column of texts and one of labels.
+def read_table(
+    path: Path, text_column: str, columns: tuple[str, ...], label_kind: str, separator: str | None
+) -> Examples:
+    """Read a table with a column of texts and one or several of targets.
 
     Raises:
-        TransferlabError: a row that cannot be read, or a column that does not contain classes; see
-            :mod:`transferlab.data.labels`.
+        TransferlabError: a row that cannot be read, or a target that is none; see :mod:`transferlab.data.labels`.
     """
-    if text_column == label_column:
-        raise TransferlabError(f"text_column and label_column are both '{text_column}'; they must differ.")
-    rows = read_rows(path, (text_column, label_column), label_column)
+    if text_column in columns:
+        raise TransferlabError(f"The text and the target are both '{text_column}'; they must differ.")
+    rows = read_rows(path, (text_column, *columns), columns[0])
     texts = [(number, checked_text(row[text_column], f"{path}, row {number}")) for number, row in rows]
-    values = [(number, row[label_column]) for number, row in rows]
-    labels = read_labels(path, label_column, values, label_kind, path.suffix.lower() == ".jsonl")
-    names = ordered(labels)
-    index = {name: i for i, name in enumerate(names)}
+    values = {column: [(number, row[column]) for number, row in rows] for column in columns}
+    target = read_target(path, values, label_kind, path.suffix.lower() == ".jsonl", separator)
 
     def record(i: int) -> dict[str, Any]:
-        return {"id": f"row {texts[i][0]}", "text": texts[i][1], "label": index[labels[i]]}
+        return {"id": f"row {texts[i][0]}", "text": texts[i][1], **target.record(i)}
 
-    def content(i: int) -> tuple[str, int, bytes, bytes]:
-        return f"row {texts[i][0]}", index[labels[i]], _same_text(texts[i][1]), texts[i][1].encode()
+    def content(i: int) -> tuple[str, bytes, bytes]:
+        return f"row {texts[i][0]}", _same_text(texts[i][1]), texts[i][1].encode()
 
-    return Examples(str(path), "text", names, _Lazy(len(texts), record), content, {}, text_column)
+    return Examples(str(path), "text", target, _Lazy(len(texts), record), content, {}, text_column)
 
 
 def read_folder(path: Path, white: float | int | None) -> Examples:
@@ -143,14 +144,15 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
         file, label = files[i]
         return {"id": str(file.relative_to(path)), "image": read_image(file, white), "label": label}
 
-    def content(i: int) -> tuple[str, int, bytes, bytes]:
+    def content(i: int) -> tuple[str, bytes, bytes]:
         example = record(i)
         same = _same_image(example["image"])
-        return example["id"], example["label"], same, same
+        return example["id"], same, same
 
     ignored = passed_over([path / name for name in names])
     about = {"passed_over": ignored} if ignored else {}
-    return Examples(str(path), "image", names, _Lazy(len(files), record), content, about)
+    target = Classes(names, np.array([label for _, label in files], np.int32))
+    return Examples(str(path), "image", target, _Lazy(len(files), record), content, about)
 
 
 def _same_text(text: str) -> bytes:

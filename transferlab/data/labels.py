@@ -1,4 +1,4 @@
-"""Labels of a table: each value is a class, by its name; missing labels and columns that are not classes are refused."""
+"""Targets of a table: which columns are classes, numbers or tags; missing values and columns that are none are refused."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
+
+from transferlab.data.columns import Classes, Numbers, TagSets, Target
 from transferlab.errors import TransferlabError
 
-LabelKind = Literal["auto", "classes"]
-"""Whether a column's values decide if they are classes (``auto``), or the caller states that they are."""
+LabelKind = Literal["auto", "classes", "numbers", "tags"]
+"""Whether a column's values decide what they are (``auto``), or the caller states it."""
 
 MOST_CLASSES = 20
 """Integers of more distinct values are taken for a quantity; texts of more must repeat."""
 
-_LATER = "only single-label classification is supported so far"
 _INSIST = "If each value is a class, pass label_kind='classes'."
 _MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
 """Strings that pandas and spreadsheets write, and read, for a missing value."""
@@ -29,25 +32,95 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def read_labels(
-    path: Path, column: str, values: Sequence[tuple[int, Any]], kind: str = "auto", typed: bool = False
-) -> list[str]:
-    """Return the name of each row's class.
+def read_target(
+    path: Path,
+    columns: Mapping[str, Sequence[tuple[int, Any]]],
+    kind: str = "auto",
+    typed: bool = False,
+    separator: str | None = None,
+) -> Target:
+    """Return the target of a table, of the kind that its values are.
 
-    Numbers are classes if they are integers of at most 20 distinct values, each in at least two rows; percentages, by
-    their numbers, and dates too. Texts are classes unless there are nearly as many as rows, or they combine a few tags.
+    Integers of at most 20 distinct values, each in at least two rows, are classes; other numbers, and percentages, are
+    numbers. Lists, or texts that ``separator`` splits, are tags. Other texts, and dates, are classes unless there are nearly as many as rows.
+    Several columns are numbers.
 
     Args:
         path: of the table, for errors.
-        column: of the table, for errors.
-        values: row number and value of each row.
-        kind: ``classes`` takes numbers and texts of any number of values as classes.
+        columns: by name: row number and value of each row.
+        kind: ``classes``, ``numbers`` or ``tags`` decides; ``auto`` applies the rule above.
         typed: whether the file tells numbers from texts, as JSON does: integers written as texts are then texts.
+        separator: between the tags of a row.
 
     Raises:
-        TransferlabError: a row without a label, or with several (it is named); two labels that look the same; a column
-            that is a regression target, tags or free text.
+        TransferlabError: a row without a target, or one that is not of the kind (it is named); two labels that look the
+            same; a column of free text.
     """
+    if len(columns) > 1 and kind in ("auto", "numbers"):
+        return Numbers(tuple(columns), np.stack([_numbers(path, name, rows) for name, rows in columns.items()], axis=1))
+    if len(columns) > 1:
+        raise TransferlabError(f"{path}: several columns ({', '.join(columns)}) are numbers; label_kind is '{kind}'.")
+    ((name, values),) = columns.items()
+    if kind == "numbers":
+        return Numbers((name,), _numbers(path, name, values)[:, None])
+    lists = [_tags(value, separator) for _, value in values]
+    if kind == "tags" or separator is not None or (kind == "auto" and all(tags is not None for tags in lists)):
+        return _tag_sets(path, values, lists)
+    spelled, numbers = _classes(path, name, values, kind, typed)
+    if numbers:
+        return Numbers((name,), _numbers(path, name, values)[:, None])
+    names = ordered(spelled)
+    index = {label: i for i, label in enumerate(names)}
+    return Classes(names, np.array([index[label] for label in spelled], np.int32))
+
+
+def _numbers(path: Path, column: str, values: Sequence[tuple[int, Any]]) -> Float[np.ndarray, " rows"]:
+    """A column of numbers; percentages are their number, and a comma may be the decimal point."""
+    out = np.zeros(len(values))
+    for place, (row, value) in enumerate(values):
+        text = _spelled(value, f"{path}, row {row}").strip() if not isinstance(value, bool) else str(value)
+        number = _number(text.removesuffix("%").rstrip())
+        if number is None and _NUMBER.fullmatch(text.replace(",", ".", 1)):
+            number = float(text.replace(",", ".", 1))
+        if number is None:
+            raise TransferlabError(f"{path}, row {row}: {column} is {text[:60]!r}, where a number is expected.")
+        out[place] = number
+    return out
+
+
+def _tags(value: Any, separator: str | None) -> list[str] | None:
+    """The tags of a row: a list, a text that is a list as Python or JSON writes it, or what a separator splits; else None."""
+    if isinstance(value, str) and separator is not None:
+        return [part.strip() for part in value.split(separator) if part.strip()]
+    if isinstance(value, str) and value.strip()[:1] in ("[", "(", "{") and _is_list(value.strip()):
+        value = ast.literal_eval(value.strip())
+    if not isinstance(value, (list, tuple, set)):
+        return None
+    return [tag if isinstance(tag, str) else json.dumps(tag) for tag in value]
+
+
+def _tag_sets(path: Path, values: Sequence[tuple[int, Any]], lists: Sequence[list[str] | None]) -> TagSets:
+    for (row, value), tags in zip(values, lists, strict=True):
+        if tags is None:
+            raise TransferlabError(
+                f"{path}, row {row}: the target is {str(value)[:60]!r}, where a list of tags is expected. If a character "
+                "separates them, pass it: separator='|'."
+            )
+        for tag in tags:
+            _spelled(tag, f"{path}, row {row}")
+    check_alike(str(path), {tag: None for tags in lists for tag in tags or ()})
+    names = ordered(tag for tags in lists for tag in tags or ())
+    index = {tag: i for i, tag in enumerate(names)}
+    table = np.zeros((len(lists), len(names)), bool)
+    for row, tags in enumerate(lists):
+        table[row, [index[tag] for tag in tags or ()]] = True
+    return TagSets(names, table)
+
+
+def _classes(
+    path: Path, column: str, values: Sequence[tuple[int, Any]], kind: str, typed: bool
+) -> tuple[list[str], bool]:
+    """The name of each row's class, and whether the rule takes the column for numbers instead."""
     spelled = [_spelled(value, f"{path}, row {row}") for row, value in values]
     row_of: dict[str, int] = {}
     for text, (row, _) in zip(spelled, values, strict=True):
@@ -76,16 +149,22 @@ def read_labels(
         if gaps and len(names) - len(gaps) > MOST_CLASSES:
             raise TransferlabError(
                 f"{path}: {column}: {len(names) - len(gaps)} distinct {kinds} and also words, such as {gaps[0]!r} in row "
-                f"{row_of[gaps[0]]}: a regression target with gaps; {_LATER}. {_INSIST}"
+                f"{row_of[gaps[0]]}: numbers with gaps. Remove these rows. {_INSIST}"
             )
         if gaps or texts:
             _check_texts(f"{path}: {column}", counts)
         elif amounts:
             whole = all(n.is_integer() for n in numbers.values()) and all(integer for _, integer in amounts.values())
-            _check_numbers(f"{path}: {column}", counts, whole, kinds)
-        else:
-            _check_numbers(f"{path}: {column}", counts, whole, "integers" if whole else "numbers")
-    return labels
+            if not _are_classes(counts, whole):
+                if "dates" in kinds:
+                    raise TransferlabError(
+                        f"{path}: {column}: {len(counts)} distinct {kinds} in {counts.total()} rows. Write each as a number, "
+                        f"such as days since the first. {_INSIST}"
+                    )
+                return labels, True
+        elif not _are_classes(counts, whole):
+            return labels, True
+    return labels, False
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
@@ -130,7 +209,7 @@ def _check_types(path: Path, values: Sequence[tuple[int, Any]]) -> None:
 def _spelled(value: Any, where: str) -> str:
     """The name of a label. JSON has one kind of number, so 1.0 is 1; its ``true`` stays ``true``."""
     if isinstance(value, (list, dict)):
-        raise TransferlabError(f"{where}: the label is {value!r}, not a single text or number; {_LATER}.")
+        raise TransferlabError(f"{where}: the label is {value!r}, where other rows have a single text or number.")
     if isinstance(value, float) and not math.isfinite(value):
         raise TransferlabError(f"{where}: the label is {json.dumps(value)}, which is not a class.")
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -144,7 +223,7 @@ def _spelled(value: Any, where: str) -> str:
             "name needs a longer one."
         )
     if text[0] + text[-1] in ("[]", "{}", "()") and _is_list(text):
-        raise TransferlabError(f"{where}: the label is {text}, a list of tags; {_LATER}.")
+        raise TransferlabError(f"{where}: the label is {text}, a list of tags, where other rows have a single label.")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -184,28 +263,22 @@ def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
             raise TransferlabError(f"{path}: the labels '{other}' and '{name}' are the same number.")
 
 
-def _check_numbers(where: str, counts: Counter[str], whole: bool, kind: str) -> None:
-    rows = counts.total()
-    what = f"{where}: {len(counts)} distinct {kind} in {rows} rows"
-    alone = next((name for name, count in counts.items() if count == 1), None)
-    if whole and len(counts) <= MOST_CLASSES and alone is not None:
-        raise TransferlabError(
-            f"{what}, of which {alone} is in only one: a class needs at least two rows, and a regression target cannot be "
-            f"learned: {_LATER}. {_INSIST}"
-        )
-    if not whole or len(counts) > MOST_CLASSES:
-        raise TransferlabError(f"{what}: a regression target; {_LATER}. {_INSIST}")
+def _are_classes(counts: Counter[str], whole: bool) -> bool:
+    """Whether numbers are classes: integers of few values, each in two rows or more."""
+    return whole and len(counts) <= MOST_CLASSES and min(counts.values()) > 1
 
 
 def _check_texts(where: str, counts: Counter[str]) -> None:
     rows = counts.total()
     what = f"{where}: {len(counts)} distinct texts in {rows} rows"
     if len(counts) == rows > 2 or (len(counts) > MOST_CLASSES and 2 * len(counts) > rows):
-        raise TransferlabError(f"{what}: free text or identifiers; {_LATER}. {_INSIST}")
+        raise TransferlabError(f"{what}: free text or identifiers, from which no task can learn. {_INSIST}")
     for separator in "|;,":
         if separator in "".join(counts) and _are_tags([name.split(separator) for name in counts]):
             example = next(name for name in counts if separator in name)
-            raise TransferlabError(f"{what}, such as '{example}': tags separated by '{separator}'; {_LATER}. {_INSIST}")
+            raise TransferlabError(
+                f"{what}, such as '{example}': tags separated by '{separator}'? Then pass separator={separator!r}. {_INSIST}"
+            )
 
 
 def _are_tags(labels: Sequence[Sequence[str]]) -> bool:

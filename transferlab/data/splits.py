@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.data.columns import Classes, Target
 from transferlab.data.examples import Examples
 from transferlab.errors import TransferlabError
 
@@ -78,15 +78,15 @@ class Unique:
 
     Attributes:
         kept: index of each example.
-        ids, labels: of those.
-        sha256: of ids, labels and what a model reads, with the modality and the label names.
-        duplicates, conflicting: how many were removed, and how many of these had another label than the one that stays.
+        ids, target: of those.
+        sha256: of ids, targets and what a model reads, with the modality and the names of the target.
+        duplicates, conflicting: how many were removed, and how many of these had another target than the one that stays.
         notes: clauses on oddities: empty texts, labels that have no examples left or differ only in case.
     """
 
     kept: list[int]
     ids: tuple[str, ...]
-    labels: Int[np.ndarray, " examples"]
+    target: Target
     sha256: str
     duplicates: int
     conflicting: int
@@ -97,45 +97,52 @@ def deduplicated(examples: Examples) -> Unique:
     """Remove exact duplicates.
 
     Raises:
-        TransferlabError: no examples, or all of them with the same label.
+        TransferlabError: no examples, or all of them with the same target.
     """
-    digest = hashlib.sha256(json.dumps([examples.modality, examples.label_names]).encode())
-    seen: dict[bytes, int] = {}
-    kept, ids, labels = [], [], []
+    target = examples.target
+    digest = hashlib.sha256(json.dumps([examples.modality, *target.header]).encode())
+    seen: dict[bytes, str] = {}
+    kept, ids = [], []
     duplicates = conflicting = empty = 0
-    copies: Counter[int] = Counter()
     for i in range(len(examples.records)):
-        name, label, content, read = examples.content(i)
+        name, content, read = examples.content(i)
+        key = target.key(i)
         empty += not content
         if content in seen:
             duplicates += 1
-            copies[label] += 1
-            conflicting += seen[content] != label
+            conflicting += seen[content] != key
             continue
-        seen[content] = label
+        seen[content] = key
         kept.append(i)
         ids.append(name)
-        labels.append(label)
         # Not what duplicates have in common: a cased model distinguishes texts that differ only in case.
-        digest.update(f"\0{name}\0{label}\0{len(read)}\0".encode() + read)
-    if not labels:
+        digest.update(f"\0{name}\0{key}\0{len(read)}\0".encode() + read)
+    if not kept:
         raise TransferlabError(f"'{examples.name}' has no examples.")
-    column, present = np.array(labels, np.int32), set(labels)
-    gone = [
-        f"label '{examples.label_names[label]}': all {count} were duplicates of other examples"
-        for label, count in copies.items()
-        if label not in present
-    ]
-    if len(gone) > 5:
-        gone[4:] = [f"and {len(gone) - 4:,} more labels"]
-    if len(present) < 2:
-        only = examples.label_names[labels[0]]
-        has = f"has only examples of '{only}' ({'; '.join(gone)})" if gone else f"has a single label, '{only}'"
-        raise TransferlabError(f"'{examples.name}' {has}; a classifier needs at least two classes.")
+    rest = target.take(kept)
+    gone = _without_examples(target, rest)
+    try:
+        rest.check(examples.name)
+    except TransferlabError as error:
+        raise TransferlabError(f"{error} ({'; '.join(gone)})" if gone else str(error)) from None
     if empty:
         gone.insert(0, f"{empty:,} texts are empty, of which one is kept" if empty > 1 else "1 text is empty")
-    notes = (*gone, *_alike_but_for_case(examples.label_names))
-    return Unique(kept, tuple(ids), column, digest.hexdigest(), duplicates, conflicting, notes)
+    alike = _alike_but_for_case(target.names) if isinstance(target, Classes) else []
+    return Unique(kept, tuple(ids), rest, digest.hexdigest(), duplicates, conflicting, (*gone, *alike))
+
+
+def _without_examples(before: Target, after: Target) -> list[str]:
+    """A clause on each label whose examples were all duplicates of others."""
+    if not isinstance(before, Classes):
+        return []
+    labels, counts = np.unique(before.values, return_counts=True)
+    left = set(after.values.tolist())
+    gone = [
+        f"label '{before.names[label]}': all {count} were duplicates of other examples"
+        for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
+        if label not in left
+    ]
+    return gone if len(gone) <= 5 else [*gone[:4], f"and {len(gone) - 4:,} more labels"]
 
 
 def _alike_but_for_case(names: tuple[str, ...]) -> list[str]:

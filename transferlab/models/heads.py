@@ -22,6 +22,7 @@ from transferlab.trees import submodule
 if TYPE_CHECKING:
     from transferlab.models.backbone import Model
 
+Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "embedding", "stages"]
 
 
@@ -63,6 +64,8 @@ class ClassifierConfig:
         dropout: on the pooled features, while the head trains.
         bias: whether a bias is added; transformers' classifiers on decoders have none.
         hidden: a layer before the logits; None leaves it out.
+        problem: what the outputs mean, as transformers' ``problem_type``: logits of one label, of each label by itself, or
+            numbers.
 
     Example:
         >>> head = tl.models.ClassifierConfig(("negative", "positive"), pooling="first")
@@ -75,6 +78,7 @@ class ClassifierConfig:
     dropout: Rate = 0.0
     bias: bool = True
     hidden: HiddenLayer | None = None
+    problem: Problem = "single_label_classification"
 
     def __post_init__(self) -> None:
         check_fields(self, "ClassifierConfig")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
-from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig
+from transferlab.errors import TransferlabError, nearest
+from transferlab.models.heads import ClassifierConfig, Problem
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
@@ -40,6 +40,7 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
         check_head(source, FAMILIES[source.family].from_timm(TimmConfig.read(raw)))
         return
     raw.pop("num_labels", None)
+    raw.pop("problem_type", None)
     raw |= labels_of(source)
     family = FAMILIES[source.family]
     if family.to_hf is not None:
@@ -88,7 +89,27 @@ def labels_of(source: Source) -> dict[str, Any]:
     assert source.head is not None
     labels = source.head.labels
     table = {"id2label": {str(i): label for i, label in enumerate(labels)}}
-    return table | {"label2id": {label: i for i, label in enumerate(labels)}}
+    table |= {"label2id": {label: i for i, label in enumerate(labels)}}
+    problem = getattr(source.head, "problem", _PLAIN)
+    # transformers takes a head of one output for a regression, unless it is told what it is.
+    return table if problem == _PLAIN and len(labels) > 1 else table | {"problem_type": problem}
+
+
+_PLAIN = "single_label_classification"
+
+
+def problem_of(raw: Mapping[str, Any]) -> Problem:
+    """What the outputs of a ``config.json``'s classifier mean; transformers takes a single one for a regression.
+
+    Raises:
+        TransferlabError: a ``problem_type`` that transformers has not.
+    """
+    problem = raw.get("problem_type")
+    if problem is None:
+        return "regression" if len(label_names(dict(raw))) == 1 else _PLAIN
+    if problem not in get_args(Problem):
+        raise TransferlabError(f"problem_type is {problem!r}.{nearest(str(problem), get_args(Problem))}")
+    return problem
 
 
 def as_reference_classifier(source: Source) -> Source:

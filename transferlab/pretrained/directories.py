@@ -13,6 +13,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_scalars
+from transferlab.pretrained.classifiers import problem_of
 from transferlab.pretrained.config_checks import check_depth, check_layers, check_plain, classifies, label_names
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.families.big_vision import config_of
@@ -160,7 +161,7 @@ def from_directory(
     with reading(path):
         config = family.from_hf(raw) if timm is None else timm.config(family.from_timm)
         labels = label_names(raw, str(path)) if timm is None else timm.labels
-        head_dropout = family.head_dropout(raw)
+        head_dropout, problem = family.head_dropout(raw), problem_of(raw)
     check_layers(config, len(tensors), path)
     provenance = {"path": str(whole.resolve()), **provenance}
     settings = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
@@ -178,7 +179,7 @@ def from_directory(
             f"{directory}: images of {images.size} pixels a side are not supported; expected 1 to {_LARGEST_IMAGE}."
         )
     described = Described(
-        transform, towers, modules.pooling, modules.normalise, labels, head_dropout, classifies=classifies(raw)
+        transform, towers, modules.pooling, modules.normalise, labels, problem, head_dropout, classifies=classifies(raw)
     )
     with reading(path):
         source = assemble(name, family, config, tensors, provenance, described)

@@ -11,7 +11,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling
+from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, Problem
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.formats.tensors import LazyTensor, wrong_dtype
 from transferlab.pretrained.leaves import LazyLeaf
@@ -31,6 +31,7 @@ class Described:
         pooling: how an example becomes one vector; None where nothing says it. ``normalise``: whether it is scaled to
             length 1.
         labels: names of the head's labels, in the order of the logits.
+        problem: what the head's outputs mean.
         head_dropout: rate before the head.
         head: of the file, where it is described; else it follows from the keys.
         classifies: whether a head in the file is over whole examples.
@@ -41,6 +42,7 @@ class Described:
     pooling: Pooling | None = None
     normalise: bool = False
     labels: tuple[str, ...] = ()
+    problem: Problem = "single_label_classification"
     head_dropout: float = 0.0
     head: HeadConfig | None = None
     classifies: bool = True
@@ -210,6 +212,7 @@ def _head(
         dropout=described.head_dropout,
         bias="head/bias" in matches,
         hidden=family.head_hidden(config),
+        problem=described.problem,
     )
 
 

@@ -19,6 +19,7 @@ from transferlab.pretrained.source import Source
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.status import finished
+from transferlab.tasks import Classification
 from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
 from transferlab.train.grouping import MAX_POPULATION
@@ -163,7 +164,9 @@ class Cells:
         record["seconds"] = time.perf_counter() - started
         if not np.isfinite(probabilities).all():
             return {**record, "status": "failed: its probabilities are not finite"}
-        write_predictions(cell.directory(self.directory), data, probabilities)
+        write_predictions(
+            cell.directory(self.directory), Classification(), data, data.label_names, {"probabilities": probabilities}
+        )
         return {**record, "status": FINISHED, "test": scores(probabilities, data.labels[data.test])}
 
     def keep_best(self, arm: str, cells: Sequence[Cell]) -> None:

@@ -22,6 +22,7 @@ from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.status import finished
 from transferlab.studies.table import markdown_page, results_csv, study_result, summarize
+from transferlab.tasks import Classification, task_for
 from transferlab.train.identity import TRIALS
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import read_record
@@ -60,6 +61,11 @@ class Study:
         self._check()
 
     def _check(self) -> None:
+        if not isinstance(task := task_for(self.data.target), Classification):
+            raise TransferlabError(
+                f"A study compares arms by their accuracy, and '{self.data.name}' is a {task.name} ({self.data.target.summary}). "
+                "Train a run of it from Python:\n  >>> tl.adapt(source, data, method=tl.methods.LoRA()).fit()"
+            )
         """Check the config against the data, so that nothing fails halfway through the table."""
         config, available = self.config, len(self.data.train)
         for name, modality in (("tfidf", "text"), ("pixels", "image")):

@@ -1,5 +1,53 @@
-"""Tasks: what is optimised and scored."""
+"""Tasks: what is optimised, predicted and scored. Each is a file of its own in this folder."""
 
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from transferlab.data.columns import Target
+from transferlab.errors import TransferlabError, nearest
+from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
+from transferlab.tasks.multi_label import MultiLabel
+from transferlab.tasks.regression import Regression
 
-__all__ = ["Classification"]
+
+@cache
+def tasks() -> Mapping[str, type[Task]]:
+    """Return every task by its name: those of this folder's files."""
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
+
+
+def task_named(name: str) -> type[Task]:
+    """Return a task's class.
+
+    Raises:
+        TransferlabError: an unknown name; the nearest is named.
+    """
+    if name not in tasks():
+        raise TransferlabError(f"Unknown task '{name}'.{nearest(name, tasks())}")
+    return tasks()[name]
+
+
+def task_for(target: Target) -> Task:
+    """Return the task for a target of this kind: classes, numbers or tags."""
+    return next(kind() for kind in tasks().values() if kind.target == target.kind)
+
+
+def task_from(fields: Mapping[str, Any]) -> Task:
+    """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it.
+
+    Raises:
+        TransferlabError: an unknown name or field, or a value that a field cannot have.
+    """
+    arguments = dict(fields)
+    return task_named(arguments.pop("name"))(**arguments)
+
+
+__all__ = ["Classification", "MultiLabel", "Regression", "Task", "task_for", "task_from", "task_named", "tasks"]

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+
+from transferlab.measure import metrics as measure
+from transferlab.models.backbone import Carry
+from transferlab.models.heads import ClassifierConfig
+from transferlab.tasks.base import Predictions, StepBatch, Task
+from transferlab.tasks.heads import classifier, ranked
+
+if TYPE_CHECKING:
+    from transferlab.data.dataset import Dataset
+    from transferlab.methods.base import Method
+    from transferlab.pretrained.source import Source
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Task):
     """Single-label classification.
 
     Example:
-        >>> tl.tasks.Classification(0.1).loss(jnp.zeros((2, 3)), jnp.array([0, 2]), jnp.ones(2))  # log 3
+        >>> tl.adapt(source, data, method=tl.methods.LoRA(), task=tl.tasks.Classification(label_smoothing=0.1))
 
     Attributes:
         label_smoothing: probability moved from the true class to all classes evenly (Szegedy et al. 2016, section 7).
@@ -22,24 +36,57 @@ class Classification:
 
     label_smoothing: float = 0.0
 
-    def loss(
-        self,
-        logits: Float[Array, "batch labels"],
-        labels: Int[Array, " batch"],
-        weight: Float[Array, " batch"],
-    ) -> Float[Array, ""]:
-        """Mean cross-entropy in nats, weighted; padding rows have weight 0."""
-        logp = jax.nn.log_softmax(logits.astype(jnp.float32))
-        true = jnp.take_along_axis(logp, labels[:, None], axis=1)[:, 0]
-        mixed = (1.0 - self.label_smoothing) * true + self.label_smoothing * logp.mean(-1)
-        return -(mixed * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+    name: ClassVar[str] = "classification"
+    target: ClassVar[str] = "classes"
+    primary: ClassVar[str] = "accuracy"
+    scores: ClassVar[Mapping[str, int]] = {"accuracy": 1, "balanced_accuracy": 1, "cross_entropy": -1}
 
-    def correct(
-        self,
-        logits: Float[Array, "batch labels"],
-        labels: Int[Array, " batch"],
-        weight: Float[Array, " batch"],
-    ) -> Float[Array, ""]:
-        """Weighted fraction of the rows whose largest logit is the label's: accuracy in [0, 1]."""
-        hit = (logits.argmax(-1) == labels).astype(jnp.float32)
-        return (hit * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+    def loss(self, out: Carry, batch: StepBatch) -> dict[str, Float[Array, ""]]:
+        """The sum of the cross-entropy in nats, weighted; padding rows have weight 0."""
+        logp = jax.nn.log_softmax(out["logits"].astype(jnp.float32))
+        true = jnp.take_along_axis(logp, batch["targets"]["label"][:, None], axis=1)[:, 0]
+        mixed = (1.0 - self.label_smoothing) * true + self.label_smoothing * logp.mean(-1)
+        return {"loss": -(mixed * batch["weight"]).sum()}
+
+    def metrics(self, out: Carry, batch: StepBatch) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+        """``accuracy``: the weighted fraction of the rows whose largest logit is the label's."""
+        hit = (out["logits"].argmax(-1) == batch["targets"]["label"]).astype(jnp.float32)
+        return {"accuracy": ((hit * batch["weight"]).sum(), batch["weight"].sum())}
+
+    def predict(self, out: Carry) -> dict[str, Float[Array, "batch ..."]]:
+        """``probabilities`` (batch, labels)."""
+        return {"probabilities": jax.nn.softmax(out["logits"].astype(jnp.float32))}
+
+    def outputs(self, data: Dataset) -> tuple[str, ...]:
+        """The label names."""
+        return data.label_names
+
+    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
+        """Return a classifier of these labels: see :func:`transferlab.tasks.heads.classifier`."""
+        return classifier(source, outputs, method)
+
+    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+        """``label``: each example's index into the label names."""
+        return {"label": data.labels.astype(np.int32)}
+
+    def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+        """``probabilities``: one for each label."""
+        return {"probabilities": (len(outputs),)}
+
+    def present(
+        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+    ) -> tuple[dict[str, Any], str]:
+        """The label of the largest probability, and the probabilities."""
+        probabilities, line = ranked(prediction, outputs)
+        return {"label": next(iter(probabilities)), "probabilities": probabilities}, line
+
+    def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
+        """Accuracy, balanced accuracy and cross-entropy (nats)."""
+        return measure.scores(predictions["probabilities"], data.labels[indices])
+
+    def selection(self, scores: Mapping[str, float], examples: int) -> float:
+        """Accuracy decides, in examples; among equals the smaller cross-entropy, which never weighs as much as one example."""
+        if (self.metric or self.primary) != "accuracy":
+            return super().selection(scores, examples)
+        loss = scores["cross_entropy"]
+        return round(scores["accuracy"] * examples) - loss / (1 + loss)

@@ -15,22 +15,21 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.compute.devices import cpu_device
 from transferlab.compute.host import interruptible
 from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
-from transferlab.measure.metrics import scores
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.tasks.base import Predictions
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.engines import Engine
 from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
 from transferlab.train.identity import check_base, write_or_verify
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import train
-from transferlab.train.member import Member
+from transferlab.train.member import Member, pending_metrics
 from transferlab.train.memory import fit_to_memory
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
@@ -136,14 +135,14 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
         train(engine, stop, report, diverged)
     if len(ended) < len(members):
         states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
-        probabilities = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
+        predictions = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
         for i, member in enumerate(members):
-            if member.diverged is None and not np.isfinite(probabilities[i]).all():
-                member.diverge(member.total, "the probabilities of the test split are not finite", member.total)
+            if member.diverged is None and not all(np.isfinite(values).all() for values in predictions[i].values()):
+                member.diverge(member.total, "the predictions for the test split are not finite", member.total)
                 diverged(i)
                 _drop_diverged(member)
             if member.diverged is None:
-                ended[i] = _finish(member, states[i], probabilities[i], len(members), asdict(engine.memory(i)))
+                ended[i] = _finish(member, states[i], predictions[i], len(members), asdict(engine.memory(i)))
     return [ended[i] for i in range(len(members))]
 
 
@@ -210,7 +209,11 @@ def _resume(member: Member, state: State) -> State:
     meta = checkpoints.meta(last)
     check_base(run, meta)
     restored = checkpoints.restore(last, state)
-    member.seconds, member.pending, member.flops = meta["seconds"], list(meta["pending"]), meta["flops"]
+    member.seconds, member.pending, member.flops = (
+        meta["seconds"],
+        pending_metrics(meta["pending"], run.settings.batch_size),
+        meta["flops"],
+    )
     if best is not None:
         kept, meta = restored if best == last else checkpoints.restore(best, state), checkpoints.meta(best)
         member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
@@ -240,6 +243,9 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
     return {
         "status": FINISHED if member.diverged is None else member.diverged.status,
         "diverged": None if member.diverged is None else asdict(member.diverged),
+        "task": run.task.name,
+        "predictions": list(run.task.shapes(run.outputs)),
+        "metric": run.task.metric or run.task.primary,
         "method": run.method.name,
         "examples": len(run.data.train) + len(run.data.validation),
         "test": test,
@@ -259,16 +265,17 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
 def _finish(
     member: Member,
     trained: State,
-    probabilities: Float[np.ndarray, "n labels"],
+    predictions: Predictions,
     population_size: int,
     memory: dict[str, int],
 ) -> Result:
     run = member.run
-    test = scores(probabilities, run.data.labels[run.data.test])
-    program, weights, stats = run.program, evaluated(trained), trained.get("stats", {})
+    test = run.task.score(predictions, run.data, run.data.test)
+    program, stats = run.program, trained.get("stats", {})
+    weights = run.task.export(evaluated(trained), run.fitted)
     record = _record(member, test, population_size, memory)
     if run.directory is not None:
-        write_predictions(run.directory, run.data, probabilities)
+        write_predictions(run.directory, run.task, run.data, run.outputs, predictions)
         # Written last: its presence says that the run is finished.
         write_json(run.directory / "result.json", record)
         if not run.keep_weights:
@@ -284,19 +291,18 @@ def _finish(
         initialised = run.plan.initialised(run.seeds.initialisation)
         return adapted(run.source, weights, initialised, stats, run.plan.head, run.plan.definition.module)
 
-    return Result(test, probabilities, member.writer.rows, record, tree, whole)
+    return Result(test, predictions, member.writer.rows, record, tree, whole)
 
 
 def _give_up(member: Member, population_size: int, memory: dict[str, int]) -> Result:
     """The result of a run that diverged: nothing is tested. A checkpoint may still be in the process of being written."""
     run = member.run
-    test: dict[str, float] = dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), np.nan)
-    probabilities = np.full((len(run.data.test), len(run.data.label_names)), np.nan, np.float32)
+    predictions, test = run.task.failed(run.outputs, len(run.data.test))
     record = _record(member, test, population_size, memory)
     if run.directory is not None:
-        write_predictions(run.directory, run.data, probabilities)
+        write_predictions(run.directory, run.task, run.data, run.outputs, predictions)
         write_json(run.directory / "result.json", record)
-    return Result(test, probabilities, member.writer.rows, record)
+    return Result(test, predictions, member.writer.rows, record)
 
 
 def _drop_diverged(member: Member) -> None:

@@ -5,7 +5,6 @@ An *engine* (:mod:`transferlab.train.engines`) advances its members; the loop de
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from transferlab.tasks.base import Predictions
 from transferlab.train.engines.engine import Engine
 from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.member import Member
@@ -47,10 +47,10 @@ def train(
         # A stop that was requested before the first of these steps leaves nothing new to score.
         scored = [i for i in unfinished if done > first and members[i].validates(done)]
         if any(members[i].diverged is None for i in scored):
-            probabilities = engine.predict({i: members[i].run.data.validation for i in scored})
+            predictions = engine.predict({i: members[i].run.data.validation for i in scored})
             for i in scored:
                 if members[i].diverged is None:
-                    _take_score(members[i], rows[i], done, probabilities[i], lambda i=i: engine.state(i))
+                    _take_score(members[i], rows[i], done, predictions[i], lambda i=i: engine.state(i))
         for i in live:
             for row in rows[i]:
                 members[i].writer.write(row)
@@ -78,20 +78,19 @@ def train(
 
 
 def _take_score(
-    member: Member, rows: list[dict[str, Any]], done: int, probabilities: np.ndarray, state: Callable[[], State]
+    member: Member, rows: list[dict[str, Any]], done: int, predictions: Predictions, state: Callable[[], State]
 ) -> None:
     """Put a validation's scores in its row, and keep the state if it is the best so far."""
-    scores = member.score(probabilities)
-    if rows and rows[-1]["step"] == done:
-        rows[-1].update(scores)
-    else:
-        rows.append({"step": done, **scores})
-    # Accuracy decides; among equals the smaller cross-entropy, which never counts as much as one example.
-    loss = scores["validation_cross_entropy"]
-    if not math.isfinite(loss):
-        member.diverge(done, f"the validation loss is {loss}", done)
+    if not all(np.isfinite(values).all() for values in predictions.values()):
+        member.diverge(done, "the predictions for the validation split are not finite", done)
         return
-    score = round(scores["validation_accuracy"] * len(probabilities)) - loss / (1 + loss)
+    scores = member.score(predictions)
+    named = {f"validation_{name}": value for name, value in scores.items()}
+    if rows and rows[-1]["step"] == done:
+        rows[-1].update(named)
+    else:
+        rows.append({"step": done, **named})
+    score = member.run.task.selection(scores, len(member.run.data.validation))
     if member.best is None or score > member.best[0]:
         copy = jax.tree.map(lambda x: np.array(x, copy=True), state())
         member.check_state(copy, done)

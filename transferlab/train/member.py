@@ -7,23 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.data.batches import Batch, evaluation_order, weights
-from transferlab.measure.metrics import accuracy, cross_entropy
+from transferlab.tasks.base import Predictions, StepBatch, mean_of
 from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
 from transferlab.train.setup import Setup
-from transferlab.train.state import State, StepBatch, evaluated
+from transferlab.train.state import GAUGES, State, evaluated
 from transferlab.train.writers import MetricsWriter
 
 if TYPE_CHECKING:
     # Orbax is imported only where there is something to keep.
     from transferlab.train.checkpoints import Checkpoints
 
-Columns = dict[str, list[float]]
-"""Metrics of consecutive steps: by name, a value for each; empty for no steps."""
+Columns = dict[str, list[Any]]
+"""Metrics of consecutive steps: by name, a value for each step, [sum, sum of weights] where it is a mean; empty for no steps."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Member:
     key: str | None
     writer: MetricsWriter
     checkpoints: Checkpoints | None
-    pending: list[dict[str, float]] = field(default_factory=list)
+    pending: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     flops: float = 0.0
     best: tuple[float, int, State, dict[str, Any]] | None = None
@@ -72,7 +73,8 @@ class Member:
         """Check every step after ``first``; return their metrics, up to the step that diverged if one did."""
         if not metrics:
             return metrics
-        problem = first_not_finite(metrics)
+        losses = [mean_of(pair) for pair in metrics["loss"]]
+        problem = first_not_finite({"loss": losses, "gradient_norm": metrics["gradient_norm"]})
         if problem is not None:
             metrics = {name: values[: problem[0] + 1] for name, values in metrics.items()}
         self.learning_rate = metrics["learning_rate"][-1]
@@ -122,14 +124,9 @@ class Member:
         self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*rest, strict=True)]
         return rows
 
-    def score(self, probabilities: Float[np.ndarray, "n labels"]) -> dict[str, float]:
-        """Validation metrics."""
-        data = self.run.data
-        labels = data.labels[data.validation]
-        return {
-            "validation_accuracy": accuracy(probabilities, labels),
-            "validation_cross_entropy": cross_entropy(probabilities, labels),
-        }
+    def score(self, predictions: Predictions) -> dict[str, float]:
+        """Scores on the validation split."""
+        return self.run.task.score(predictions, self.run.data, self.run.data.validation)
 
     def meta(self, done: int) -> dict[str, Any]:
         """What a checkpoint after this step records in addition to its arrays."""
@@ -147,35 +144,54 @@ class Member:
 
 
 def _windows(columns: Columns, ends: list[int]) -> list[dict[str, float]]:
-    """One row for each window, which ends before these indices: mean loss and accuracy, and the newest of other metrics."""
+    """One row for each window, which ends before these indices: the mean over its examples, or the newest value of a gauge."""
     if not ends:
         return []
     starts = [0, *ends[:-1]]
-    out = {}
-    for name in ("loss", "accuracy"):
-        sums = np.add.reduceat(np.asarray(columns[name][: ends[-1]], np.float64), starts)
-        out[name] = (sums / np.subtract(ends, starts)).tolist()
-    out |= {name: [columns[name][end - 1] for end in ends] for name in ("gradient_norm", "learning_rate")}
+    out: dict[str, list[float]] = {}
+    for name, values in columns.items():
+        if name not in GAUGES:
+            sums = np.add.reduceat(np.asarray(values[: ends[-1]], np.float64), starts)
+            out[name] = [mean_of(pair) for pair in sums]
+    # In the order in which a reader looks for them.
+    out = {"loss": out.pop("loss"), **out}
+    out |= {name: [columns[name][end - 1] for end in ends] for name in GAUGES}
     return [dict(zip(out, row, strict=True)) for row in zip(*out.values(), strict=True)]
 
 
+def pending_metrics(pending: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
+    """The metrics that a checkpoint kept; those of earlier versions were means, and stand for whole batches."""
+    return [
+        {
+            name: value if name in GAUGES or isinstance(value, list) else [value * batch_size, batch_size]
+            for name, value in row.items()
+        }
+        for row in pending
+    ]
+
+
 def make_batch(member: Member, batch: Batch) -> StepBatch:
-    """A training batch on the host: the carry at the program's first stage, labels, and weights, 0 for padding."""
+    """A training batch on the host: the carry at the program's first stage, targets, and weights, 0 for padding."""
     run = member.run
-    rows = run.settings.batch_size
-    labels = np.zeros(rows, np.int32)
-    labels[: len(batch.indices)] = run.data.labels[batch.indices]
-    parts = {"carry": run.carry(batch, rows, member.key), "label": labels, "weight": weights(len(batch.indices), rows)}
+    rows, n = run.settings.batch_size, len(batch.indices)
+    targets = {
+        name: np.concatenate([values, np.zeros((rows - n, *values.shape[1:]), values.dtype)])
+        for name, values in run.targets(batch.indices).items()
+    }
+    parts = {"inputs": run.carry(batch, rows, member.key), "targets": targets, "weight": weights(n, rows)}
     return cast(StepBatch, parts)
 
 
-def predict_member(member: Member, state: State, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n labels"]:
-    """Probabilities for these examples, each predicted once; padding rows are never returned."""
+def predict_member(member: Member, state: State, indices: Int[np.ndarray, " n"]) -> Predictions:
+    """What is predicted for these examples, each once; padding rows are never returned."""
     run, rows = member.run, member.run.settings.batch_size
     row_of = {int(i): row for row, i in enumerate(indices)}
-    out = np.zeros((len(indices), len(run.data.label_names)), np.float32)
+    shapes = run.task.shapes(run.outputs)
+    out = {name: np.zeros((len(indices), *shape), np.float32) for name, shape in shapes.items()}
     for batch in evaluation_order(indices, run.feed.buckets(indices), rows):
         carry = run.carry(batch, rows, member.key)
-        probabilities = run.program.predict(evaluated(state), member.frozen, state["stats"], carry)
-        out[[row_of[int(i)] for i in batch.indices]] = np.asarray(probabilities)[: len(batch.indices)]
-    return out
+        predictions = jax.device_get(run.program.predict(evaluated(state), member.frozen, state["stats"], carry))
+        places = [row_of[int(i)] for i in batch.indices]
+        for name, values in predictions.items():
+            out[name][places] = values[: len(batch.indices)]
+    return run.task.restore(out, run.fitted)

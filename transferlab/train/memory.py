@@ -99,9 +99,12 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     carry = {name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype) for name, value in inputs.items()}
     if run.decision.cached:
         carry = jax.eval_shape(prefix_function(plan.definition, plan.frontier, program.compute), params, stats, carry)
+    targets = run.targets(longest.indices[:1])
     batch = {
-        "carry": carry,
-        "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "inputs": carry,
+        "targets": {
+            name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype) for name, value in targets.items()
+        },
         "weight": jax.ShapeDtypeStruct((rows,), jnp.float32),
     }
     return jax.eval_shape(program.initial, trainable, stats), frozen, batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -27,6 +26,7 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
+from transferlab.tasks import Classification, Task, task_from
 from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture, read_identity
 from transferlab.train.setup import plan_for
@@ -48,6 +48,8 @@ class Predictor:
         adapted: its base with whatever was trained as a whole, and its adapters, separately; ``adapted.merged()`` is a
             :class:`transferlab.pretrained.source.Source`.
         text_column: of the table that it was trained on.
+        task: what it was trained for.
+        fitted: what the task learned of the training targets.
     """
 
     labels: tuple[str, ...] = field(repr=False)
@@ -57,6 +59,8 @@ class Predictor:
     state: trees.Tree = field(repr=False)
     adapted: Adapted = field(repr=False)
     text_column: str = "text"
+    task: Task = field(default_factory=Classification)
+    fitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def modality(self) -> str:
@@ -64,7 +68,7 @@ class Predictor:
         return "text" if isinstance(self.transform, TextTransform) else "image"
 
     @check_arguments
-    def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples labels"]:
+    def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples ..."]:
         """Return probabilities for texts, or for images as uint8 arrays (height, width, channels).
 
         Args:
@@ -82,7 +86,8 @@ class Predictor:
             for i, example in enumerate(examples):
                 _check_image(example, f"examples[{i}]")
         rows = min(rows, max(len(examples), 1))
-        out = np.zeros((len(examples), len(self.labels)), np.float32)
+        name, shape = next(iter(self.task.shapes(self.labels).items()))
+        out = np.zeros((len(examples), *shape), np.float32)
         encoded, buckets = [], np.zeros(len(examples), np.int32)
         if isinstance(self.transform, TextTransform):
             encoded = self.transform.encode(list(examples))
@@ -94,13 +99,13 @@ class Predictor:
                 pixels = np.stack([self.transform(examples[i]) for i in batch.indices])
                 empty = np.zeros((rows - len(pixels), *pixels.shape[1:]), np.float32)
                 inputs = {"pixel_values": np.concatenate([pixels, empty])}
-            out[batch.indices] = np.asarray(self._predict(self.params, self.state, inputs))[: len(batch.indices)]
-        return out
+            out[batch.indices] = np.asarray(self._predict(self.params, self.state, inputs)[name])[: len(batch.indices)]
+        return self.task.restore({name: out}, self.fitted)[name]
 
     @cached_property
     def _predict(self) -> Any:
-        def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> jax.Array:
-            return jax.nn.softmax(self.definition.merge(params, state)(inputs)["logits"].astype(jnp.float32))
+        def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> dict[str, jax.Array]:
+            return self.task.predict(self.definition.merge(params, state)(inputs))
 
         return jax.jit(predict)
 
@@ -151,19 +156,22 @@ def _open_run(directory: Path) -> Predictor:
         )
     trained, stats = checkpoints.weights(step)
     checkpoints.close()
-    plan = plan_for(source, identity["labels"], method_from(identity["method"]))
+    task, method = task_from(identity.get("task", {"name": "classification"})), method_from(identity["method"])
+    outputs = tuple(identity["labels"])
+    plan = plan_for(source, task.head(source, outputs, method), method)
     if changed := sorted(set(plan.trainable) ^ set(identity.get("trainable", plan.trainable))):
         raise TransferlabError(
             f"{directory}: this run trained other leaves than such a run does now: {', '.join(changed[:4])}. Open it with the "
             "version of transferlab that wrote it."
         )
+    fitted = identity.get("fitted", {})
     params, state = plan.place(identity["seeds"]["initialisation"])
     frozen = trees.split_by(params, plan.trainable)[1]
     assert isinstance(source.transform, (TextTransform, ImageTransform))
     return Predictor(
-        tuple(identity["labels"]), source.transform, plan.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, trained, plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
-        identity.get("text_column") or "text",
+        outputs, source.transform, plan.definition, trees.join(trained, frozen), stats or state,
+        adapted(source, task.export(trained, fitted), plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
+        identity.get("text_column") or "text", task, fitted,
     )  # fmt: skip
 
 

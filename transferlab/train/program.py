@@ -13,16 +13,17 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from transferlab import trees
 from transferlab.compute.compiled import Compiled
 from transferlab.compute.flags import plain_attention
 from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
 from transferlab.selectors import owns
-from transferlab.tasks.classification import Classification
+from transferlab.tasks.base import StepBatch, Task, total_loss
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
 from transferlab.train.settings import Settings
-from transferlab.train.state import METRICS, HParams, Metrics, State, StepBatch
+from transferlab.train.state import HParams, Metrics, State
 from transferlab.transfer.frontier import packed_function, prefix_function
 from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.plan import Plan
@@ -58,7 +59,7 @@ class Program:
         trainable: path and settings of each leaf that trains, sorted by path.
         frontier: index of the first stage that the step runs; those before it are frozen, and their carry is cached.
         training: names of the stages that run as in training (dropout, batch statistics).
-        task: loss and accuracy.
+        task: what is optimised and predicted.
         optimizer: rule and constants.
         schedule: of the learning rate, after warm-up.
         accumulate: number of parts that a batch is computed in.
@@ -71,7 +72,7 @@ class Program:
     trainable: tuple[tuple[str, LeafSettings], ...]
     frontier: int
     training: frozenset[str]
-    task: Classification
+    task: Task
     optimizer: Optimizer
     schedule: str
     accumulate: int = 1
@@ -123,11 +124,10 @@ class Program:
     def advance(self, state: State, frozen: trees.Tree, batch: StepBatch, hparams: HParams) -> tuple[State, Metrics]:
         """One update, to be traced: (state, frozen, batch, hparams) → (state, metrics)."""
         key = key_for(hparams["seed"], state["step"])
-        loss, accuracy, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
+        metrics, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
         moving: dict[str, Any] = {name: part for name, part in state.items() if name != "stats"}
         moved, norm, rate = self._update(grads, moving, hparams)
-        metrics = Metrics(loss=loss, accuracy=accuracy, gradient_norm=norm, learning_rate=rate)
-        return cast(State, {**moved, "stats": stats}), metrics
+        return cast(State, {**moved, "stats": stats}), {**metrics, "gradient_norm": norm, "learning_rate": rate}
 
     @cached_property
     def _update(self) -> Callable[[trees.Tree, dict[str, Any], HParams], tuple[dict[str, Any], jax.Array, jax.Array]]:
@@ -170,38 +170,45 @@ class Program:
 
     def _gradients(
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, batch: StepBatch, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, trees.Tree, trees.Tree]:
-        """(loss, accuracy, batch statistics, gradients) of a batch, in ``accumulate`` parts one after another."""
+    ) -> tuple[Metrics, trees.Tree, trees.Tree]:
+        """(metrics, batch statistics, gradients) of a batch, in ``accumulate`` parts one after another.
+
+        A part's loss is divided by the weights of the whole batch, so that what parts give is added up.
+        """
+        batch = self.task.prepare(batch, key)
+        weights = self.task.weights(batch)
 
         def part(stats: trees.Tree, batch: StepBatch, key: jax.Array) -> tuple[Any, trees.Tree]:
             def objective(params: trees.Tree) -> tuple[jax.Array, tuple]:
-                carry = {**trees.cast(batch["carry"], self.compute), "weight": batch["weight"]}
+                carry = {**trees.cast(batch["inputs"], self.compute), "weight": batch["weight"]}
                 out, moved = self._forward(params, frozen, stats, carry, key)
-                loss = self.task.loss(out["logits"], batch["label"], batch["weight"])
-                hits = self.task.correct(out["logits"], batch["label"], batch["weight"])
-                return loss, (hits, moved)
+                sums = self.task.loss(out, batch)
+                return total_loss(self.task, sums, weights), (sums, self.task.metrics(out, batch), moved)
 
-            (loss, (hits, stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
-            return (loss, hits, grads), stats
+            (_, (sums, metrics, stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+            return (sums, metrics, grads), stats
 
         if self.accumulate == 1:
-            (loss, hits, grads), stats = part(stats, batch, key)
-            return loss, hits, stats, grads
-        whole = jnp.maximum(batch["weight"].sum(), 1.0)
+            (sums, metrics, grads), stats = part(stats, batch, key)
+        else:
 
-        def one(kept: tuple, piece: tuple) -> tuple[tuple, None]:
-            sums, stats = kept
-            number, batch = piece
-            means, stats = part(stats, batch, jax.random.fold_in(key, number))
-            # A part's means are weighted by its number of real rows.
-            fraction = batch["weight"].sum() / whole
-            return (jax.tree.map(lambda total, x: total + fraction * x, sums, means), stats), None
+            def one(kept: tuple, piece: tuple) -> tuple[tuple, None]:
+                total, stats = kept
+                number, batch = piece
+                found, stats = part(stats, batch, jax.random.fold_in(key, number))
+                return (jax.tree.map(jnp.add, total, found), stats), None
 
-        pieces = jax.tree.map(lambda x: x.reshape(self.accumulate, -1, *x.shape[1:]), batch)
-        nothing = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-        steps = (jnp.arange(self.accumulate), pieces)
-        ((loss, hits, grads), stats), _ = jax.lax.scan(one, (nothing, stats), steps)
-        return loss, hits, stats, grads
+            pieces = jax.tree.map(lambda x: x.reshape(self.accumulate, -1, *x.shape[1:]), batch)
+            first = jax.tree.map(lambda x: x[0], pieces)
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, stats, first, key)[0])
+            steps = (jnp.arange(self.accumulate), pieces)
+            ((sums, metrics, grads), stats), _ = jax.lax.scan(one, (nothing, stats), steps)
+        logged = {name: jnp.stack(pair) for name, pair in metrics.items()}
+        logged |= {name: jnp.stack([sums[name], weights[name]]) for name in sums}
+        if len(sums) > 1:
+            weight = next(iter(weights.values()))
+            logged["loss"] = jnp.stack([total_loss(self.task, sums, weights) * weight, weight])
+        return logged, stats, grads
 
     def _forward(
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: Carry, key: jax.Array
@@ -241,25 +248,28 @@ class Program:
         """(states, frozen, table, rows, hparams) → (states, metrics): many steps of many members in one call.
 
         Every leaf of ``states`` and ``hparams`` has a leading axis of members. ``table`` holds the carries of all
-        examples, one row each. ``rows`` has each step's examples: ``index`` into the table, ``label`` and
-        ``weight``, all (orders, steps, batch), and ``live`` (orders, steps): where it is False the members of that order
+        examples, one row each. ``rows`` has each step's examples: ``index`` into the table, ``targets`` and
+        ``weight``, all (orders, steps, batch, …), and ``live`` (orders, steps): where it is False the members of that order
         have stopped, and do not change. Members are sorted by order, equally many of each: they share its batches,
-        which are gathered once. The metrics are (members, steps).
+        which are gathered once. The metrics are (members, steps, …).
         """
 
         def member(
             state: State, frozen: trees.Tree, table: dict, rows: dict, hparams: HParams
         ) -> tuple[State, Metrics]:
             def one(state: State, row: dict) -> tuple[State, jax.Array]:
-                carry = {name: values[row["index"]] for name, values in table.items()}
-                batch: StepBatch = {"carry": carry, "label": row["label"], "weight": row["weight"]}
+                inputs = {name: values[row["index"]] for name, values in table.items()}
+                batch: StepBatch = {"inputs": inputs, "targets": row["targets"], "weight": row["weight"]}
                 new, metrics = self.advance(state, frozen, batch, hparams)
                 kept = jax.tree.map(lambda a, b: jnp.where(row["live"], a, b), new, state)
-                # Stacked, so that each step writes one row and not one per metric.
-                return kept, jnp.stack([metrics[name] for name in METRICS])
+                # In one vector, so that each step writes one row and not one per metric.
+                vector, separate = ravel_pytree(metrics)
+                unravel.append(separate)
+                return kept, vector
 
+            unravel: list[Callable[[jax.Array], Metrics]] = []
             state, metrics = jax.lax.scan(one, state, rows)
-            return state, cast(Metrics, dict(zip(METRICS, jnp.moveaxis(metrics, -1, 0), strict=True)))
+            return state, jax.vmap(unravel[0])(metrics)
 
         def all_(states: State, frozen: trees.Tree, table: dict, rows: dict, hparams: HParams) -> tuple[State, Metrics]:
             orders = len(rows["live"])
@@ -288,33 +298,35 @@ class Program:
 
     @cached_property
     def scanned_predict(self) -> Compiled:
-        """(params, frozen, stats, table, index) → probabilities (members, rows, labels).
+        """(params, frozen, stats, table, index) → predictions, each (members, rows, …).
 
         ``index`` is (sets, rows): members are sorted by the set of examples that they predict, equally many for each set.
         """
 
         def member(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
-            return self.probabilities(params, frozen, stats, {name: values[index] for name, values in table.items()})
+            return self.predictions(params, frozen, stats, {name: values[index] for name, values in table.items()})
 
         def all_(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
             params, stats = jax.tree.map(lambda x: x.reshape(len(index), -1, *x.shape[1:]), (params, stats))
             same = jax.vmap(member, in_axes=(0, None, 0, None, None))
             out = jax.vmap(same, in_axes=(0, None, 0, None, 0))(params, frozen, stats, table, index)
             # Not -1: without examples it could not be inferred.
-            return out.reshape(out.shape[0] * out.shape[1], *out.shape[2:])
+            return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), out)
 
         return Compiled(all_, varies=(0, 3, 4))
 
-    def probabilities(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict) -> jax.Array:
-        """Probabilities (rows, labels), in evaluation, from the frontier on; to be traced."""
+    def predictions(
+        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict
+    ) -> dict[str, jax.Array]:
+        """What the task predicts, each (rows, …), in evaluation, from the frontier on; to be traced."""
         model = self._model(params, frozen, stats)
         out = run_stages(model, trees.cast(carry, self.compute), self.frontier, len(model.all_stages()))
-        return jax.nn.softmax(out["logits"].astype(jnp.float32))
+        return self.task.predict(out)
 
     @cached_property
     def predict(self) -> Compiled:
-        """(params, frozen, stats, carry) → probabilities (rows, labels), in evaluation, from the frontier on."""
-        return Compiled(self.probabilities, varies=(3,))
+        """(params, frozen, stats, carry) → predictions, each (rows, …), in evaluation, from the frontier on."""
+        return Compiled(self.predictions, varies=(3,))
 
     @cached_property
     def prefix(self) -> Compiled:
@@ -346,7 +358,7 @@ def _shared(program: Program) -> Program:
     return program
 
 
-def program_for(plan: Plan, task: Classification, settings: Settings, cached: bool, execution: Execution) -> Program:
+def program_for(plan: Plan, task: Task, settings: Settings, cached: bool, execution: Execution) -> Program:
     """Return the program for a plan; an equal one that exists is reused, with everything it has compiled.
 
     Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.

@@ -20,6 +20,7 @@ from transferlab.methods.adapted import Adapted
 from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.source import Source
 from transferlab.reading import check_file, read_object, reading
+from transferlab.tasks.base import Predictions, Task
 from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
 
@@ -29,7 +30,7 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run that has ended; if it diverged, ``test`` and ``probabilities`` are NaN.
+    """The result of a run that has ended; if it diverged, ``test`` and ``predictions`` are NaN.
 
     :meth:`transferlab.train.Run.fit` and :func:`transferlab.fit_together` return it.
 
@@ -40,17 +41,32 @@ class Result:
 
     Attributes:
         test: accuracy, balanced accuracy and cross-entropy (nats) on the test split, measured once.
-        probabilities: (test examples, labels), rows in the order of ``data.test``.
+        predictions: what the task predicts for each test example, by name, rows in the order of ``data.test``:
+            ``probabilities`` (examples, labels) of a classifier.
         history: rows of metrics by step.
         record: the flat record that studies tabulate.
     """
 
     test: dict[str, float]
-    probabilities: Float[np.ndarray, "examples labels"] = field(repr=False)
+    predictions: Predictions = field(repr=False)
     history: list[dict[str, Any]] = field(repr=False)
     record: dict[str, Any] = field(repr=False)
     _tree: Callable[[], trees.Tree] | None = field(repr=False, default=None)
     _adapted: Callable[[], Adapted] | None = field(repr=False, default=None)
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, "examples labels"]:
+        """Of a classifier: (test examples, labels).
+
+        Raises:
+            TransferlabError: another task, which predicts other things.
+        """
+        if "probabilities" not in self.predictions:
+            raise TransferlabError(
+                f"A run of the task '{self.record.get('task')}' predicts {', '.join(self.predictions)}: "
+                f"result.predictions[{next(iter(self.predictions), '')!r}]."
+            )
+        return self.predictions["probabilities"]
 
     @property
     def status(self) -> str:
@@ -113,32 +129,37 @@ def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> N
     raise Diverged(f"{len(sentences)} of {len(results)} runs diverged{rest}:{lines}", results)
 
 
-def write_predictions(directory: Path, data: Dataset, probabilities: Float[np.ndarray, "n labels"]) -> None:
-    """Write ``predictions.npz``: ids, labels and probabilities of the test split, for paired tests."""
+def write_predictions(
+    directory: Path, task: Task, data: Dataset, outputs: Sequence[str], predictions: Predictions
+) -> None:
+    """Write ``predictions.npz``: ids, targets and predictions of the test split, for paired tests; ``label_names`` of outputs."""
     directory.mkdir(parents=True, exist_ok=True)
+    truth = {name: values[data.test] for name, values in task.truth(data).items()}
     with atomic_path(directory / "predictions.npz") as path, path.open("wb") as file:
-        np.savez(
-            file, id=np.array([data.ids[i] for i in data.test]), label=data.labels[data.test],
-            probabilities=probabilities, label_names=np.array(data.label_names),
-        )  # fmt: skip
+        ids = np.array([data.ids[i] for i in data.test])
+        arrays: dict[str, Any] = {"id": ids, **truth, **predictions, "label_names": np.array(outputs)}
+        np.savez(file, **arrays)
 
 
 def read_result(directory: Path) -> Result:
     """Read a finished run's result from its directory (without weights)."""
     record = read_record(directory / "result.json")
     path = directory / "predictions.npz"
+    names = record.get("predictions", ["probabilities"])
     try:
-        with reading(path, "'probabilities'"):
-            probabilities = read_npz(check_file(path))["probabilities"].read()
-        if probabilities.ndim != 2:
-            raise TransferlabError(
-                f"{path}: 'probabilities' has shape {probabilities.shape}; expected (examples, labels)."
-            )
+        with reading(path, ", ".join(map(repr, names))):
+            arrays = read_npz(check_file(path))
+            predictions = {name: arrays[name].read() for name in names}
+        for name, values in predictions.items():
+            if values.ndim < (2 if name == "probabilities" else 1):
+                raise TransferlabError(
+                    f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
+                )
     except TransferlabError as error:
         raise TransferlabError(
             f"{error} Delete {directory / 'result.json'} and start the same command again: the run is then tested again."
         ) from None
-    return Result(record["test"], probabilities, read_metrics(directory / "metrics.jsonl"), record)
+    return Result(record["test"], predictions, read_metrics(directory / "metrics.jsonl"), record)
 
 
 _FORMER = {"together": "population_size", "squeezed": "memory_note"}
@@ -155,6 +176,7 @@ def read_record(path: Path) -> dict[str, Any]:
     test = record.get("test")
     # A run that diverged has no scores; its record says so.
     kinds = (int, float) if record.get("status", FINISHED) == FINISHED else (int, float, NoneType)
-    if not isinstance(test, dict) or not isinstance(test.get("accuracy", ""), kinds):
-        raise TransferlabError(f"{path}: it holds no scores ('test' with 'accuracy'); delete it and run again.")
+    metric = record.get("metric", "accuracy")
+    if not isinstance(test, dict) or not isinstance(test.get(metric, ""), kinds):
+        raise TransferlabError(f"{path}: it holds no scores ('test' with '{metric}'); delete it and run again.")
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import folder_named
 from transferlab.methods import Full, Method
 from transferlab.pretrained.source import Source
+from transferlab.tasks import Classification, Task, task_for
 from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory, memory_of
 from transferlab.train.result import Report, Result
@@ -72,6 +74,7 @@ def adapt(
     method: Method | None = None,
     settings: Settings | None = None,
     seed: int | Seeds = 0,
+    task: Task | None = None,
     directory: str | Path | None = None,
     initialise: str | None = None,
     keep_weights: bool = True,
@@ -92,6 +95,8 @@ def adapt(
         method: how to adapt; :class:`transferlab.methods.Full` by default.
         settings: how to train; the method's ``defaults`` otherwise.
         seed: of both initialisation and order, or :class:`transferlab.train.Seeds` for one of each.
+        task: what is optimised and scored; by default the one of the data's target: :class:`transferlab.tasks.Classification`
+            for classes, :class:`transferlab.tasks.Regression` for numbers, :class:`transferlab.tasks.MultiLabel` for tags.
         directory: where plan, metrics, checkpoints and predictions are written; None keeps everything in memory.
         initialise: selector of backbone leaves that may be initialised where the source lacks them.
         keep_weights: if False, checkpoints only serve to resume, and are deleted when the run is finished.
@@ -121,9 +126,12 @@ def adapt(
             "source({'input_features': …})."
         )
     # Raises now, and not in `fit`, whatever the plan cannot account for.
-    plan_for(source, data.label_names, method, initialise)
+    task = task_for(data.target) if task is None else task
+    if settings.label_smoothing and isinstance(task, Classification):
+        task = replace(task, label_smoothing=settings.label_smoothing)
+    plan_for(source, task.head(source, task.outputs(data), method), method, initialise)
     folder = folder_named(directory, "directory") if directory is not None else None
-    return Run(source, data, method, settings, seeds, folder, keep_weights, initialise)
+    return Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
 
 
 def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) -> None:

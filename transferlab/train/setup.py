@@ -25,9 +25,9 @@ from transferlab.fields import check_fields
 from transferlab.methods import Method
 from transferlab.models.backbone import last_layer_single_query
 from transferlab.models.heads import ClassifierConfig
-from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
-from transferlab.tasks.classification import Classification
+from transferlab.tasks import Classification, Task
+from transferlab.tasks.heads import classifier
 from transferlab.train.program import Execution, Program, program_for
 from transferlab.train.settings import Settings
 from transferlab.train.state import HParams
@@ -65,36 +65,20 @@ class Seeds:
                 raise TransferlabError(f"The seed of the {name} is {seed}; it must be from 0 to 2³² − 1.")
 
 
-def plan_for(source: Source, labels: Sequence[str], method: Method, initialise: str | None = None) -> Plan:
-    """Return the plan for a classifier with these labels; nothing is allocated. Equal arguments return the same object."""
-    key = (tuple(labels), method, initialise)
+def plan_for(
+    source: Source, head: ClassifierConfig | Sequence[str], method: Method, initialise: str | None = None
+) -> Plan:
+    """Return the plan for this head; label names stand for the classifier that source and method want. Nothing is
+    allocated. Equal arguments return the same object.
+    """
+    config = classifier(source, head, method) if isinstance(head, Sequence) else head
+    key = (config, method, initialise)
     if key not in source.plans:
-        source.plans[key] = _plan_of(source, labels, method, initialise)
+        source.plans[key] = plan(
+            source, config, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
+            initialise=initialise,
+        )  # fmt: skip
     return source.plans[key]
-
-
-def _plan_of(source: Source, labels: Sequence[str], method: Method, initialise: str | None) -> Plan:
-    family, own = FAMILIES[source.family], source.head
-    pooling, hidden = method.pooling or source.pooling, family.head_hidden(source.config)
-    if method.pooling is None and pooling == "pooler":
-        # An encoder whose files do not say how it pools. A pooler that the method asks for is not replaced: the plan says
-        # what the model lacks.
-        if hidden is not None and not method.linear_head:
-            pooling = family.head_pooling(source.config)
-        elif not getattr(source.config, "pooler", False):
-            pooling = "mean"
-    if isinstance(own, ClassifierConfig) and own.pooling == pooling and set(own.labels) & set(labels):
-        hidden = own.hidden  # they share labels, whose rows are kept
-    elif method.linear_head or pooling != family.head_pooling(source.config):
-        hidden = None
-    bias = family.head_bias
-    head = ClassifierConfig(
-        labels=tuple(labels), pooling=pooling, dropout=method.head_dropout, bias=bias, hidden=hidden
-    )
-    return plan(
-        source, head, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
-        initialise=initialise,
-    )  # fmt: skip
 
 
 @dataclass(eq=False, repr=False)
@@ -129,8 +113,8 @@ class Setup:
     directory: Path | None = None
     keep_weights: bool = True
     initialise: str | None = None
+    task: Task = field(default_factory=Classification)
     feed: Inputs = field(init=False, repr=False)
-    task: Classification = field(init=False)
     steps: int = field(init=False)
     execution: Execution = field(init=False)
     memory_note: str = field(init=False, default="")
@@ -140,7 +124,6 @@ class Setup:
         transform = self.source.transform
         assert isinstance(transform, (TextTransform, ImageTransform))
         self.feed = Inputs(self.data, transform)
-        self.task = Classification(self.settings.label_smoothing)
         self.steps = self.settings.total_steps(len(self.data.train))
         self.execution = Execution(self.settings.remat, self.settings.accumulate)
         self.cache = shared_cache()
@@ -149,7 +132,26 @@ class Setup:
     @property
     def _transfer(self) -> Plan:
         """The plan without notes about the frontier."""
-        return plan_for(self.source, self.data.label_names, self.method, self.initialise)
+        head = self.task.head(self.source, self.outputs, self.method)
+        return plan_for(self.source, head, self.method, self.initialise)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the head puts out: labels, or targets."""
+        return self.task.outputs(self.data)
+
+    @cached_property
+    def fitted(self) -> dict[str, Any]:
+        """What the task learned of the training targets before the first step, as plain data."""
+        return self.task.fit(self.data)
+
+    @cached_property
+    def _targets(self) -> dict[str, np.ndarray]:
+        return self.task.targets(self.data, self.fitted)
+
+    def targets(self, indices: Int[np.ndarray, "..."]) -> dict[str, np.ndarray]:
+        """What the task compares with, of these examples: by name, each with the shape of ``indices`` first."""
+        return {name: values[indices] for name, values in self._targets.items()}
 
     @cached_property
     def decision(self) -> CacheDecision:

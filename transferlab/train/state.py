@@ -1,4 +1,4 @@
-"""A step's inputs and outputs: the keys of its state, batch, hyperparameters and metrics."""
+"""A step's inputs and outputs: the keys of its state, hyperparameters and metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any, NotRequired, TypedDict
 from jaxtyping import Array, Float, Int, UInt32
 
 from transferlab import trees
-from transferlab.models.backbone import Carry
 
 
 class State(TypedDict):
@@ -28,20 +27,6 @@ class State(TypedDict):
     ema: NotRequired[trees.Tree]
 
 
-class StepBatch(TypedDict):
-    """The examples of one update, padded to the batch size.
-
-    Attributes:
-        carry: the inputs of the program's first stage: model inputs, or the carry at the frontier; each (batch, …).
-        label: index of each example's label.
-        weight: 1 for an example, 0 for padding.
-    """
-
-    carry: Carry
-    label: Int[Array, " batch"]
-    weight: Float[Array, " batch"]
-
-
 class HParams(TypedDict):
     """Hyperparameters that may differ between runs of one program: arguments, so that it is not recompiled for them.
 
@@ -60,24 +45,13 @@ class HParams(TypedDict):
     seed: UInt32[Array, ""]
 
 
-class Metrics(TypedDict):
-    """The metrics of one step.
+Metrics = dict[str, Float[Array, "..."]]
+"""The metrics of one step, before its update and with dropout: ``loss``, its terms where it has several, and the task's, each
+as (weighted sum, sum of weights); and two plain numbers, ``gradient_norm`` before it is clipped and ``learning_rate``.
+"""
 
-    Attributes:
-        loss: in nats, the mean over the batch's examples, before the update.
-        accuracy: of the batch, before the update, with dropout.
-        gradient_norm: before it is clipped.
-        learning_rate: of this update.
-    """
-
-    loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    learning_rate: Float[Array, ""]
-
-
-METRICS = ("loss", "accuracy", "gradient_norm", "learning_rate")
-"""The keys of :class:`Metrics`, in the order in which a scanned program stacks them."""
+GAUGES = ("gradient_norm", "learning_rate")
+"""The metrics that are plain numbers."""
 
 
 def evaluated(state: State) -> trees.Tree:

@@ -16,7 +16,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import check_ownership, frontier, training_stages
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig
 from transferlab.selectors import owns, select
 from transferlab.transfer.groups import Group, LeafSettings, assign_groups
 from transferlab.transfer.leaf import Action, Leaf
@@ -234,7 +234,7 @@ def plan(
     allowed = select(initialise).match(everything, owned) if initialise else set()
 
     own_head = source.head
-    deep = isinstance(own_head, ClassifierConfig) and (own_head.pooling, own_head.hidden) == (head.pooling, head.hidden)
+    deep = _same_head(own_head, head)
     rows, problems, used = [], [], set()
     for path in sorted(everything, key=lambda p: _order(p, stages)):
         shape, dtype = tuple(everything[path].shape), str(everything[path].dtype)
@@ -345,6 +345,13 @@ def _freeze_statistics(module: Any, state: Mapping[str, Any], assigned: Mapping[
     return moving
 
 
+def _same_head(own: HeadConfig | None, head: ClassifierConfig) -> bool:
+    """Whether two heads compute the same but for their outputs."""
+    return isinstance(own, ClassifierConfig) and (
+        (own.pooling, own.hidden, own.problem) == (head.pooling, head.hidden, head.problem)
+    )
+
+
 def _head_leaf(
     source: Source, head: ClassifierConfig, shape: tuple[int, ...], leaf: LazyLeaf | None
 ) -> tuple[
@@ -356,8 +363,10 @@ def _head_leaf(
     if (
         leaf is None
         or not isinstance(own, ClassifierConfig)
-        or (own.pooling, own.hidden) != (head.pooling, head.hidden)
+        or not _same_head(own, head)
+        or head.problem == "regression"
     ):
+        # A head of numbers is trained in standard deviations of the target, so that rows in other units do not help.
         return "initialised", (), new, None, None
     if own.labels == head.labels and leaf.shape == shape:
         return "copied", (leaf.key,), "the labels are the same", leaf.read, None

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
+from transferlab.tasks.base import Predictions
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member
 from transferlab.train.memory import Memory
@@ -40,7 +41,7 @@ class Engine(Protocol):
 
     def predict(
         self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
-    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+    ) -> dict[int, Predictions]:
         """Probabilities for each member's examples at ``indices``, with its present state or that in ``states``.
 
         Members that diverged may be missing.

@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from transferlab.compute.prefetch import prefetch_map
+from transferlab.tasks.base import Predictions
 from transferlab.train.engines.population import Population, stacked
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member
@@ -64,7 +65,7 @@ class ScannedEngine(Population):
                 report(self.done, max(m.total for m in self.members), {})
         return out
 
-    def _call(self, rows: dict[str, np.ndarray]) -> tuple[State, dict[str, Any]]:
+    def _call(self, rows: dict[str, Any]) -> tuple[State, dict[str, Any]]:
         """Take the steps of ``rows`` with all members. On CPU the halves run in two threads: operations this small use one
         core each.
         """
@@ -73,7 +74,7 @@ class ScannedEngine(Population):
         split = halving(len(rows["live"]), len(self._slots)) if jax.default_backend() == "cpu" else None
         parts = [(whole, rows)] if split is None else split_population(split, jax.device_get(whole), rows)
 
-        def call(part: tuple[tuple[State, Any], dict[str, np.ndarray]]) -> tuple[State, dict[str, Any]]:
+        def call(part: tuple[tuple[State, Any], dict[str, Any]]) -> tuple[State, dict[str, Any]]:
             (states, hparams), rows = part
             arguments = (states, first.frozen, self._table, rows, hparams)
             self._temporary = self._temporary or population.temporary_bytes(*arguments) * len(parts)
@@ -92,15 +93,16 @@ class ScannedEngine(Population):
         self._host = None if smaller else self._host
         return smaller
 
-    def _rows(self, n: int, length: int) -> dict[str, np.ndarray]:
+    def _rows(self, n: int, length: int) -> dict[str, Any]:
         """The examples of each of the next ``n`` steps; idle steps follow up to ``length``."""
         size, counts = self.members[0].run.settings.batch_size, Counter(self._order[i] for i in self._slots)
         # Members share an order's batches only where all orders have equally many members.
         sharing = next(iter(counts.values())) if len(set(counts.values())) == 1 else 1
         first = self._slots[::sharing]
         shape = (len(first), length, size)
-        index, label = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        weight, live = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
+        index, weight, live = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
+        one = self.members[first[0]].run.targets(self._examples[:1])
+        targets = {name: np.zeros((*shape, *values.shape[1:]), values.dtype) for name, values in one.items()}
         for row, i in enumerate(first):
             run = self.members[i].run
             batches = [run.order[step].indices for step in range(self.done, min(self.done + n, run.steps))]
@@ -109,20 +111,21 @@ class ScannedEngine(Population):
             lengths = np.array([len(batch) for batch in batches])
             filled, chosen = np.arange(size) < lengths[:, None], np.concatenate(batches)
             live[row, : len(batches)] = True
-            for table, values in (
-                (index, np.searchsorted(self._examples, chosen)), (label, run.data.labels[chosen]), (weight, 1.0),
-            ):  # fmt: skip
-                table[row, : len(batches)][filled] = values
-        return {"index": index, "label": label, "weight": weight, "live": live}
+            index[row, : len(batches)][filled] = np.searchsorted(self._examples, chosen)
+            weight[row, : len(batches)][filled] = 1.0
+            for name, values in run.targets(chosen).items():
+                targets[name][row, : len(batches)][filled] = values
+        return {"index": index, "targets": targets, "weight": weight, "live": live}
 
-    def _one_batch(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _one_batch(self, rows: dict[str, Any]) -> dict[str, Any]:
         size = rows["index"].shape[-1]
-        carry = {k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype) for k, v in self._table.items()}
-        return {"carry": carry, **{k: jax.ShapeDtypeStruct((size,), rows[k].dtype) for k in ("label", "weight")}}
+        inputs = {k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype) for k, v in self._table.items()}
+        targets = {k: jax.ShapeDtypeStruct(v.shape[2:], v.dtype) for k, v in rows["targets"].items()}
+        return {"inputs": inputs, "targets": targets, "weight": jax.ShapeDtypeStruct((size,), rows["weight"].dtype)}
 
     def predict(
         self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
-    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+    ) -> dict[int, Predictions]:
         # Members with the same examples are adjacent, as in training.
         members = sorted(indices, key=lambda i: indices[i].tobytes())
         groups = [list(same) for _, same in groupby(members, lambda i: indices[i].tobytes())]
@@ -135,8 +138,13 @@ class ScannedEngine(Population):
             index[row, : len(examples)] = np.searchsorted(self._examples, examples)
         first = self.members[0]
         predict = first.run.program.scanned_predict
-        probabilities = np.asarray(predict(evaluated(stack), first.frozen, stack["stats"], self._table, index))
-        return {i: probabilities[row, : len(indices[i])] for row, i in enumerate(members)}
+        out = jax.device_get(predict(evaluated(stack), first.frozen, stack["stats"], self._table, index))
+        return {
+            i: self.members[i].run.task.restore(
+                {name: values[row, : len(indices[i])] for name, values in out.items()}, self.members[i].run.fitted
+            )
+            for row, i in enumerate(members)
+        }
 
 
 @dataclass(frozen=True)
@@ -162,9 +170,7 @@ def halving(orders: int, members: int) -> Split | None:
     return Split(orders, sharing, int(sharing % 2 == 0))
 
 
-def split_population(
-    split: Split, population: Any, rows: dict[str, np.ndarray]
-) -> list[tuple[Any, dict[str, np.ndarray]]]:
+def split_population(split: Split, population: Any, rows: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
     """Return the halves of a tree whose leaves have a leading axis of members, each with the rows of its orders."""
 
     def half(number: int) -> Any:
@@ -175,7 +181,7 @@ def split_population(
         return jax.tree.map(cut, population)
 
     n = split.orders // 2
-    parts = [{name: x[k * n : (k + 1) * n] for name, x in rows.items()} for k in range(2)]
+    parts = [jax.tree.map(lambda x, k=k: x[k * n : (k + 1) * n], rows) for k in range(2)]
     return [(half(k), rows if split.axis else parts[k]) for k in range(2)]
 
 

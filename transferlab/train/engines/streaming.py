@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from transferlab.data.batches import stream
+from transferlab.tasks.base import Predictions
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member, make_batch, predict_member
 from transferlab.train.memory import Memory, memory_of
@@ -48,7 +49,7 @@ class StreamingEngine:
                 report(self.done, member.total, {})
         # One transfer for the metrics of all these steps.
         rows = jax.device_get(pending)
-        return [{name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}]
+        return [{name: [row[name].tolist() for row in rows] for name in (rows[0] if rows else ())}]
 
     def state(self, member: int) -> State:
         return self._state
@@ -58,5 +59,5 @@ class StreamingEngine:
 
     def predict(
         self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
-    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+    ) -> dict[int, Predictions]:
         return {0: predict_member(self.members[0], self._state if states is None else states[0], indices[0])}

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from transferlab.compute.prefetch import THREADS, prefetch_map
+from transferlab.tasks.base import Predictions
 from transferlab.train.engines.streaming import StreamingEngine
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member
@@ -54,8 +55,8 @@ class ThreadedEngine:
 
     def predict(
         self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
-    ) -> dict[int, Float[np.ndarray, "n labels"]]:
-        def one(i: int) -> Float[np.ndarray, "n labels"]:
+    ) -> dict[int, Predictions]:
+        def one(i: int) -> Predictions:
             return self._each[i].predict({0: indices[i]}, None if states is None else {0: states[i]})[0]
 
         # Members are computed one by one, so that those that diverged may be left out.

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from transferlab.data.batches import stream
+from transferlab.tasks.base import Predictions
 from transferlab.train.engines.population import Population
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Columns, Member, make_batch, predict_member
@@ -60,12 +61,12 @@ class VmappedEngine(Population):
             for slot, i in enumerate(slots):
                 if step < self.members[i].total:
                     for name, values in metrics.items():
-                        out[i].setdefault(name, []).append(float(values[slot]))
+                        out[i].setdefault(name, []).append(values[slot].tolist())
         return out
 
     def predict(
         self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
-    ) -> dict[int, Float[np.ndarray, "n labels"]]:
+    ) -> dict[int, Predictions]:
         # Members are computed one by one, so that those that diverged may be left out.
         live = [i for i in indices if self.members[i].diverged is None]
         current = {i: self.state(i) if states is None else states[i] for i in live}

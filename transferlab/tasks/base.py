@@ -1,0 +1,153 @@
+"""What a task is: what is optimised, what is predicted and how that is scored. The step and the loop know no task by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from transferlab import trees
+from transferlab.models.backbone import Carry
+
+if TYPE_CHECKING:
+    from transferlab.data.dataset import Dataset
+    from transferlab.methods.base import Method
+    from transferlab.models.heads import ClassifierConfig
+    from transferlab.pretrained.source import Source
+
+Predictions = dict[str, np.ndarray]
+"""What a task predicts, by name; the leading axis is the examples'."""
+
+
+class StepBatch(TypedDict):
+    """The examples of one update, padded to the batch size.
+
+    Attributes:
+        inputs: of the program's first stage: model inputs, or the carry at the frontier; each (batch, …).
+        targets: what the task compares with, by name; each (batch, …).
+        weight: 1 for an example, 0 for padding; a task may weight its examples in other ways.
+    """
+
+    inputs: Carry
+    targets: dict[str, Array]
+    weight: Float[Array, " batch"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Base of all tasks: frozen dataclasses. The compiled step depends on their fields, but not on ``metric``.
+
+    What is traced are sums: a batch that is computed in parts, or on several devices, adds up to the whole batch's loss,
+    gradient and metrics, whatever the weights of its examples.
+
+    Attributes:
+        metric: the score that chooses the best state and is plotted; None takes the task's own (``primary``).
+    """
+
+    metric: str | None = field(default=None, compare=False, kw_only=True)
+
+    name: ClassVar[str] = ""
+    target: ClassVar[str] = ""
+    """The kind of target (:mod:`transferlab.data.columns`) for which this task is taken where none is given."""
+    primary: ClassVar[str] = ""
+    scores: ClassVar[Mapping[str, int]] = {}
+    """Every score of the task: 1 where larger is better, -1 where smaller is."""
+    terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+    """The terms of the loss, each with its coefficient."""
+
+    # What is traced ------------------------------------------------------------------------------------------------
+
+    def prepare(self, batch: StepBatch, key: Key[Array, ""]) -> StepBatch:
+        """Change a whole training batch before the forward pass (masking, mixing); by default nothing."""
+        return batch
+
+    def weights(self, batch: StepBatch) -> dict[str, Float[Array, ""]]:
+        """By term: the sum of the weights by which its sum is divided. It depends on the prepared batch alone."""
+        return dict.fromkeys(self.terms, batch["weight"].sum())
+
+    def loss(self, out: Carry, batch: StepBatch) -> dict[str, Float[Array, ""]]:
+        """By term: the weighted sum of the loss over the batch, in nats where it is a likelihood."""
+        raise NotImplementedError
+
+    def metrics(self, out: Carry, batch: StepBatch) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+        """By name: (weighted sum, sum of weights) of what is logged of a training batch."""
+        return {}
+
+    def predict(self, out: Carry) -> dict[str, Float[Array, "batch ..."]]:
+        """By name: what is kept of each example in evaluation."""
+        raise NotImplementedError
+
+    # On the host ---------------------------------------------------------------------------------------------------
+
+    def outputs(self, data: Dataset) -> tuple[str, ...]:
+        """Names of what the head puts out; a run records them."""
+        raise NotImplementedError
+
+    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
+        """Return the head that the task puts on this source."""
+        raise NotImplementedError
+
+    def fit(self, data: Dataset) -> dict[str, Any]:
+        """What is learned of the targets of the training split before anything trains, as plain data; a run records it."""
+        return {}
+
+    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+        """By name: the targets of all examples in the units of the data, in the order of ``data.records``."""
+        raise NotImplementedError
+
+    def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """By name: the targets of all examples as the step takes them; by default as they are."""
+        return self.truth(data)
+
+    def restore(self, predictions: Predictions, fitted: Mapping[str, Any]) -> Predictions:
+        """Predictions in the units of the data; by default they are."""
+        return predictions
+
+    def export(self, trained: trees.Tree, fitted: Mapping[str, Any]) -> trees.Tree:
+        """The trained leaves of a model whose outputs are in the units of the data; by default as they are."""
+        return trained
+
+    def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+        """By name: the shape of one example's prediction."""
+        raise NotImplementedError
+
+    def present(
+        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+    ) -> tuple[dict[str, Any], str]:
+        """One example's prediction (restored) for a user: as plain data, and in a line."""
+        raise NotImplementedError
+
+    def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
+        """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
+        raise NotImplementedError
+
+    def selection(self, scores: Mapping[str, float], examples: int) -> float:
+        """A number that is larger for the better of two states, from their scores on the validation split."""
+        chosen = self.metric or self.primary
+        return self.scores[chosen] * scores[chosen]
+
+    def failed(self, outputs: tuple[str, ...], examples: int) -> tuple[Predictions, dict[str, float]]:
+        """What is recorded of a run that predicts nothing: NaN for every prediction and score."""
+        shapes = self.shapes(outputs).items()
+        predictions = {name: np.full((examples, *shape), np.nan, np.float32) for name, shape in shapes}
+        return predictions, dict.fromkeys(self.scores, np.nan)
+
+
+def total_loss(
+    task: Task, sums: Mapping[str, Float[Array, ""]], weights: Mapping[str, Float[Array, ""]]
+) -> Float[Array, ""]:
+    """Σ coefficient · sum / weight over the terms; a term without weight is 0, and so is its gradient."""
+    return sum(
+        (coefficient * sums[name] / jnp.where(weights[name] > 0, weights[name], 1.0) for name, coefficient in task.terms.items()),
+        jnp.zeros(()),
+    )  # fmt: skip
+
+
+def mean_of(pair: Any) -> float:
+    """The mean of (sum, weight) on the host; the sum where nothing has a weight."""
+    total, weight = pair
+    return float(total) / (float(weight) or 1.0)

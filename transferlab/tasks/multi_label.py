@@ -1,0 +1,78 @@
+"""Multi-label classification: any number of tags an example, each by its own sigmoid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from transferlab.measure.tags import tag_scores
+from transferlab.models.backbone import Carry
+from transferlab.models.heads import ClassifierConfig
+from transferlab.tasks.base import Predictions, StepBatch, Task
+from transferlab.tasks.heads import classifier, ranked
+
+if TYPE_CHECKING:
+    from transferlab.data.dataset import Dataset
+    from transferlab.methods.base import Method
+    from transferlab.pretrained.source import Source
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """Tags: binary cross-entropy of each, and a tag is predicted where its probability is at least a half."""
+
+    name: ClassVar[str] = "multi_label"
+    target: ClassVar[str] = "tags"
+    primary: ClassVar[str] = "f1_micro"
+    scores: ClassVar[Mapping[str, int]] = {
+        "f1_micro": 1, "f1_macro": 1, "average_precision": 1, "exact_match": 1, "cross_entropy": -1,
+    }  # fmt: skip
+
+    def loss(self, out: Carry, batch: StepBatch) -> dict[str, Float[Array, ""]]:
+        """The sum over examples of the mean over tags, in nats."""
+        logits, tags = out["logits"].astype(jnp.float32), batch["targets"]["tags"]
+        # log(1 + exp(x)) without overflow: softplus.
+        each = jax.nn.softplus(logits) - logits * tags
+        return {"loss": (each.mean(-1) * batch["weight"]).sum()}
+
+    def metrics(self, out: Carry, batch: StepBatch) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+        """``exact_match``: the weighted fraction of the rows whose tags are all right."""
+        right = ((out["logits"] >= 0) == (batch["targets"]["tags"] > 0.5)).all(-1).astype(jnp.float32)
+        return {"exact_match": ((right * batch["weight"]).sum(), batch["weight"].sum())}
+
+    def predict(self, out: Carry) -> dict[str, Float[Array, "batch ..."]]:
+        """``probabilities`` (batch, tags)."""
+        return {"probabilities": jax.nn.sigmoid(out["logits"].astype(jnp.float32))}
+
+    def outputs(self, data: Dataset) -> tuple[str, ...]:
+        """The tags."""
+        return data.target.tags().names
+
+    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
+        """Return a logit for each tag: see :func:`transferlab.tasks.heads.classifier`."""
+        return classifier(source, outputs, method, "multi_label_classification")
+
+    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+        """``tags`` (examples, tags), 0 or 1."""
+        return {"tags": data.target.tags().values.astype(np.float32)}
+
+    def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+        """``probabilities``: one for each tag."""
+        return {"probabilities": (len(outputs),)}
+
+    def present(
+        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+    ) -> tuple[dict[str, Any], str]:
+        """The tags whose probability is at least a half, and the probabilities."""
+        probabilities, line = ranked(prediction, outputs)
+        return {"tags": [tag for tag, p in probabilities.items() if p >= 0.5], "probabilities": probabilities}, line
+
+    def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
+        """See :func:`transferlab.measure.tags.tag_scores`."""
+        return tag_scores(predictions["probabilities"], data.target.tags().values[indices])
