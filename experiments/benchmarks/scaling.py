@@ -64,7 +64,7 @@ def step(source, data, method, length: int = LENGTH) -> float:
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     if run.decision.cached:
         inputs = run.program.prefix(*run.plan.place(0), inputs)
-    batch = jax.device_put({"carry": inputs, "label": ids[:, 0] % 2, "weight": np.ones(ROWS, np.float32)})
+    batch = jax.device_put({"inputs": inputs, "targets": {"label": ids[:, 0] % 2}, "weight": np.ones(ROWS, np.float32)})
     hparams = run.hparams()
 
     def work() -> None:

@@ -51,7 +51,7 @@ def ours(source, data, method, inputs, labels, products: float | None = None) ->
     settings = Settings(batch_size=len(labels), precision="bfloat16" if on_gpu() else "float32")
     run = tl.adapt(source, data, method=method, settings=settings)
     member, state = prepare(run, {})
-    batch = jax.device_put({"carry": inputs, "label": labels, "weight": np.ones(len(labels), np.float32)})
+    batch = jax.device_put({"inputs": inputs, "targets": {"label": labels}, "weight": np.ones(len(labels), np.float32)})
     hparams = run.hparams()
 
     def step():

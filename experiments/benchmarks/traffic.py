@@ -62,7 +62,7 @@ def step_of(config, carry: dict, rows: int, **head):
     hparams |= {"seed": jax.ShapeDtypeStruct((), jnp.uint32)}
     label, weight = (jax.ShapeDtypeStruct((rows,), dtype) for dtype in (jnp.int32, jnp.float32))
     state = jax.eval_shape(program.initial, definition.params, definition.state)
-    return program.advance, (state, {}, {"carry": carry, "label": label, "weight": weight}, hparams)
+    return program.advance, (state, {}, {"inputs": carry, "targets": {"label": label}, "weight": weight}, hparams)
 
 
 def bert_base():

@@ -117,7 +117,7 @@ def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
     summary = Profile(
         float(np.median(seconds)), idle_fraction(spans), flops, matmul_speed(run.settings.precision),
         by_stage(spans, traced.as_text(), names),
-        len(batch["label"]), length, trace,
+        len(batch["weight"]), length, trace,
     )  # fmt: skip
     write_text(directory / "profile.txt", f"{summary}\n")
     return summary
