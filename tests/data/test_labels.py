@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import transferlab as tl
+from transferlab.data.columns import Numbers
 from transferlab.data.splits import stratified_order
 from transferlab.errors import TransferlabError
 
@@ -66,29 +67,40 @@ def test_a_missing_label_of_json_is_an_error_that_names_its_row(tmp_path: Path, 
         (["True", "true", "False"] * 2, "'True' and 'true' are the same word in two spellings"),
         (["caf\u00e9", "cafe\u0301", "bar"] * 2, "are the same word in two spellings"),
         (["yes", "yes ", "no"] * 2, "differ only in white space"),
-        ([f"{i / 7:.3f}" for i in range(281)] + ["0.143"] * 19,
-         r"label: 281 distinct numbers in 300 rows: a regression target; only single-label classification is supported so far"),
-        (["0.5", "1.5"] * 4, "2 distinct numbers in 8 rows: a regression target"),
-        ([str(i % 21) for i in range(84)], "21 distinct integers in 84 rows: a regression target"),
-        (["0", "1", "0", "1", "7"], "3 distinct integers in 5 rows, of which 7 is in only one"),
         ([f"{i / 7:.1f}" for i in range(60)] * 9 + ["unknown"], r"\d+ distinct numbers and also words, such as 'unknown' in row 541"),
-        ([f"{i % 100}%" for i in range(300)], "100 distinct percentages in 300 rows: a regression target"),
-        (["0.5%", "1.5 %"] * 4, "2 distinct percentages in 8 rows: a regression target"),
-        (["0,0", "0,5", "1,5"] * 4, "3 distinct numbers with commas in 12 rows: a regression target"),
-        (["0", "50%", "0.5%"] * 4, "3 distinct numbers and percentages in 12 rows: a regression target"),
-        ([f"2024-01-{i % 28 + 1:02}" for i in range(90)], "28 distinct dates in 90 rows: a regression target"),
-        ([f"2024-01-01T10:{i % 28:02}:00Z" for i in range(90)], "28 distinct dates in 90 rows: a regression target"),
+        ([f"2024-01-{i % 28 + 1:02}" for i in range(90)], r"28 distinct dates in 90 rows\. Write each as a number"),
+        ([f"2024-01-01T10:{i % 28:02}:00Z" for i in range(90)], r"28 distinct dates in 90 rows\. Write each as a number"),
         ([f"{i % 50}%" for i in range(300)] + ["unknown"], "50 distinct percentages and also words, such as 'unknown' in row 301"),
         ([f"what I think, {i}" for i in range(30)], "30 distinct texts in 30 rows: free text"),
         ([f"what I think {i % 29}" for i in range(40)], "29 distinct texts in 40 rows: free text"),
-        (["a|b", "b", "a", "c", "b|c"] * 3, r"such as 'a\|b': tags separated by '\|'"),
+        (["a|b", "b", "a", "c", "b|c"] * 3, r"such as 'a\|b': tags separated by '\|'\? Then pass separator='\|'"),
         (["a, b", "b, c", "a, c"] * 3, "tags separated by ','"),
-        (["['a', 'b']", "['a']"] * 3, r"row 1: the label is \['a', 'b'\], a list of tags"),
+        (["['a', 'b']", "a"] * 3, r"row 1: the label is \['a', 'b'\], a list of tags, where other rows have a single label"),
     ],
 )  # fmt: skip
-def test_columns_that_are_not_classes_are_refused(tmp_path: Path, labels: list[str], said: str) -> None:
+def test_columns_that_are_no_target_are_refused(tmp_path: Path, labels: list[str], said: str) -> None:
     with pytest.raises(TransferlabError, match=said):
         opened(tmp_path, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [
+        ([f"{i / 7:.3f}" for i in range(281)] + ["0.143"] * 19, [0.0, 0.143]),
+        (["0.5", "1.5"] * 4, [0.5, 1.5]),
+        ([str(i % 21) for i in range(84)], [0.0, 1.0]),
+        (["0", "1", "0", "1", "7"], [0.0, 1.0]),
+        ([f"{i % 100}%" for i in range(300)], [0.0, 1.0]),
+        (["0.5%", "1.5 %"] * 4, [0.5, 1.5]),
+        (["0,0", "0,5", "1,5"] * 4, [0.0, 0.5]),
+        (["0", "50%", "0.5%"] * 4, [0.0, 50.0]),
+    ],
+)
+def test_other_numbers_are_a_regression(tmp_path: Path, labels: list[str], first: list[float]) -> None:
+    data = opened(tmp_path, labels)
+    assert isinstance(data.target, Numbers) and data.target.values[:2, 0].tolist() == first
+    with pytest.raises(TransferlabError, match="row 3: label is 'many', where a number is expected"):
+        opened(tmp_path, ["1", "2", "many"], label_kind="numbers")
 
 
 def test_label_kind_classes_makes_every_value_a_class(tmp_path: Path) -> None:
@@ -104,8 +116,7 @@ def test_label_kind_classes_makes_every_value_a_class(tmp_path: Path) -> None:
 
 def test_numbers_of_json_are_classes_by_value(tmp_path: Path) -> None:
     assert opened(tmp_path, [1, 1.0, "1", 0, 10, 10, 2, 2, 0], "jsonl").label_names == ("0", "1", "2", "10")
-    with pytest.raises(TransferlabError, match="a regression target"):
-        opened(tmp_path, [0.1 * i for i in range(30)], "jsonl")
+    assert isinstance(opened(tmp_path, [0.1 * i for i in range(30)], "jsonl").target, Numbers)
 
 
 def test_true_and_one_of_json_are_two_classes(tmp_path: Path) -> None:

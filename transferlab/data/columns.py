@@ -58,7 +58,7 @@ class Target:
         """Counts or ranges, as plain data."""
         raise NotImplementedError
 
-    def check(self, name: str) -> None:
+    def check(self, where: str) -> None:
         """Raise a TransferlabError where nothing can be learned of it: a single class, or one number everywhere."""
 
     @property
@@ -110,11 +110,11 @@ class Classes(Target):
     def record(self, index: int) -> dict[str, Any]:
         return {"label": int(self.values[index])}
 
-    def check(self, name: str) -> None:
+    def check(self, where: str) -> None:
         present = np.unique(self.values)
         if len(present) == 1:
             raise TransferlabError(
-                f"'{name}' has a single label, '{self.names[present[0]]}'; a classifier needs at least two classes."
+                f"{where}: every example has the label '{self.names[present[0]]}'; a classifier needs at least two classes."
             )
 
     def strata(self) -> Int[np.ndarray, " examples"]:
@@ -167,11 +167,11 @@ class Numbers(Target):
             }
         }
 
-    def check(self, name: str) -> None:
+    def check(self, where: str) -> None:
         for column, values in zip(self.names, self.values.T, strict=True):
             if len(values) and (values == values[0]).all():
                 raise TransferlabError(
-                    f"'{name}': {column} is {values[0]:g} in every example, so there is nothing to learn."
+                    f"{where}: {column} is {values[0]:g} in every example, so there is nothing to learn."
                 )
 
     @property
@@ -212,9 +212,9 @@ class TagSets(Target):
     def describe(self) -> dict[str, Any]:
         return {"tags": dict(zip(self.names, self.values.sum(0).tolist(), strict=True))}
 
-    def check(self, name: str) -> None:
+    def check(self, where: str) -> None:
         if not len(self.names):
-            raise TransferlabError(f"'{name}': no example has a tag.")
+            raise TransferlabError(f"{where}: no example has a tag.")
 
     def tags(self) -> TagSets:
         return self

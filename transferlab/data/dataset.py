@@ -123,7 +123,7 @@ class Dataset:
         if examples < 1:
             raise TransferlabError(f"examples is {examples}; it must be at least 1.")
         chosen = self.train[stratified_order(self.target.strata()[self.train], seed, examples)[:examples]]
-        self.target.take(chosen).check(f"{examples} examples of {self.name}")
+        self.target.take(chosen).check(f"{examples} labels of '{self.name}'")
         return replace(self, train=chosen)
 
     @check_arguments

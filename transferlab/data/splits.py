@@ -122,7 +122,7 @@ def deduplicated(examples: Examples) -> Unique:
     rest = target.take(kept)
     gone = _without_examples(target, rest)
     try:
-        rest.check(examples.name)
+        rest.check(f"'{examples.name}'")
     except TransferlabError as error:
         raise TransferlabError(f"{error} ({'; '.join(gone)})" if gone else str(error)) from None
     if empty:
