@@ -50,7 +50,7 @@ def test_targets_may_be_a_list_of_names(targets: Any) -> None:
     ("targets", "message"),
     [
         (["query", 3], r"config\.methods\.lora\.targets\[1\] is 3 \(int\); expected str"),
-        ([], r"config\.methods\.lora\.targets is \(\); give a selector, as 'query \| value', or a list of names"),
+        ([], r"config\.methods\.lora\.targets is \(\); give a selector, such as 'query \| value', or a list of names"),
         (3, r"config\.methods\.lora\.targets is 3 \(int\); expected str"),
     ],
 )
@@ -151,7 +151,7 @@ def test_an_override_is_a_python_literal_or_else_its_text(config: Path) -> None:
         ("--config.seeds=(0,-1)", "seeds is"),
         ("--config.test_examples=0", "test_examples is 0"),
         ("--config.baselines=('pixels',)", "reads images"),
-        ("--config.budgets=(12,1)", "1 labels of .* are all"),
+        ("--config.budgets=(12,1)", "1 labels of .*: every example has the label"),
         ("--config.train=3", "config.train is 3"),
         ("--config.methods.probe.train=3", "probe.train is 3"),
         ("--config.methods.probe.tune=(3,)", r"probe.tune\[0\] is 3"),

@@ -234,5 +234,5 @@ def test_batch_statistics_are_kept_in_float32() -> None:
     out = model(jnp.ones((4, 3), jnp.bfloat16) * jnp.arange(4)[:, None], jax.random.key(0))
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in trees.flatten(trees.state_of(model)).values()} == {jnp.dtype(jnp.float32)}
-    with pytest.raises(TransferlabError, match=r"'scale' is \(3,\) float16, expected \(3,\) float32"):
+    with pytest.raises(TransferlabError, match=r"'scale' is \(3,\) float16; expected \(3,\) float32"):
         definition.merge({**params, "scale": params["scale"].astype(jnp.float16)}, {}, partial=True, compute="bfloat16")

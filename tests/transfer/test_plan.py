@@ -119,7 +119,9 @@ def test_batch_statistics_move_only_where_the_norm_itself_trains() -> None:
     from transferlab.models import ClassifierConfig, EfficientNetConfig
     from transferlab.transfer.plan import plan
 
-    source = SimpleNamespace(name="net", config=EfficientNetConfig.lite0(), leaves={}, unused=(), head=None)
+    source = SimpleNamespace(
+        name="net", config=EfficientNetConfig.lite0(), leaves={}, unused=(), head=None, image_transform=None
+    )
     head = ClassifierConfig(("a", "b"))
     lora = tl.methods.LoRA(targets="stages/*/*/{expand,project}/kernel")
     for method, moves in ((lora, False), (tl.methods.Full(), True), (tl.methods.Probe(), False)):

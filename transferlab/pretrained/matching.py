@@ -154,7 +154,7 @@ def _quantized(expected: Mapping[str, Any], matches: Mapping[str, LazyLeaf]) -> 
     """Keys of floating-point leaves that the file has as integers or in 8 bits, which mean nothing without their scales."""
     kinds = {matches[path].key: matches[path].tensor.dtype for path, leaf in expected.items()
              if path in matches and np.dtype(leaf.dtype).kind not in "iub"}  # fmt: skip
-    return [f"the file's key {wrong}: quantized weights cannot be read from such files. Load the model's weights before "
+    return [f"the file's {wrong}: quantized weights cannot be read from such files. Load the model's weights before "
             "quantization, or a GGUF file of it." for key, kind in kinds.items() if (wrong := wrong_dtype(key, kind))]  # fmt: skip
 
 

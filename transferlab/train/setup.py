@@ -224,7 +224,7 @@ class Setup:
             return self.feed.inputs(batch.indices, batch.bucket, rows)
         return self.cache.rows(key, batch.indices, batch.bucket, rows, self._sequence_entries)
 
-    def meta(self, step: int, pending: list[dict[str, float]], seconds: float, flops: float) -> dict[str, Any]:
+    def meta(self, step: int, pending: list[dict[str, Any]], seconds: float, flops: float) -> dict[str, Any]:
         """What a checkpoint records in addition to its arrays."""
         return {
             "step": step,
