@@ -147,7 +147,7 @@ def total_loss(
     )  # fmt: skip
 
 
-def mean_of(pair: Any) -> float:
-    """The mean of (sum, weight) on the host; the sum where nothing has a weight."""
-    total, weight = pair
-    return float(total) / (float(weight) or 1.0)
+def means(pairs: Float[np.ndarray, "*steps 2"]) -> Float[np.ndarray, "*steps"]:
+    """The means of (sum, sum of weights) on the host; the sum where nothing has a weight."""
+    total, weight = pairs[..., 0], pairs[..., 1]
+    return total / np.where(weight == 0, 1.0, weight)

@@ -63,11 +63,10 @@ def recorded(record: Mapping[str, Any]) -> Divergence | None:
         ) from None
 
 
-def first_not_finite(metrics: Mapping[str, Sequence[float]]) -> tuple[int, str] | None:
+def first_not_finite(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> tuple[int, str] | None:
     """The index of the first step whose loss or gradient norm is not finite, and a clause that says which; None if all are."""
     loss, norm = metrics["loss"], metrics["gradient_norm"]
-    # A sum is finite only if all are.
-    if math.isfinite(sum(loss)) and math.isfinite(sum(norm)):
+    if np.isfinite(loss).all() and np.isfinite(norm).all():
         return None
     for place, (one, other) in enumerate(zip(loss, norm, strict=True)):
         for name, value in (("loss", one), ("gradient norm", other)):

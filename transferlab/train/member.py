@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.data.batches import Batch, evaluation_order, weights
-from transferlab.tasks.base import Predictions, StepBatch, mean_of
+from transferlab.tasks.base import Predictions, StepBatch, means
 from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
 from transferlab.train.setup import Setup
 from transferlab.train.state import GAUGES, State, evaluated
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     # Orbax is imported only where there is something to keep.
     from transferlab.train.checkpoints import Checkpoints
 
-Columns = dict[str, list[Any]]
-"""Metrics of consecutive steps: by name, a value for each step, [sum, sum of weights] where it is a mean; empty for no steps."""
+Columns = dict[str, np.ndarray]
+"""Metrics of consecutive steps, by name: (steps,), or (steps, 2) with sum and sum of weights where it is a mean; empty for no
+steps.
+"""
 
 
 @dataclass
@@ -73,11 +75,10 @@ class Member:
         """Check every step after ``first``; return their metrics, up to the step that diverged if one did."""
         if not metrics:
             return metrics
-        losses = [mean_of(pair) for pair in metrics["loss"]]
-        problem = first_not_finite({"loss": losses, "gradient_norm": metrics["gradient_norm"]})
+        problem = first_not_finite({"loss": means(metrics["loss"]), "gradient_norm": metrics["gradient_norm"]})
         if problem is not None:
             metrics = {name: values[: problem[0] + 1] for name, values in metrics.items()}
-        self.learning_rate = metrics["learning_rate"][-1]
+        self.learning_rate = float(metrics["learning_rate"][-1])
         if problem is not None:
             # Loss and gradient are those of the parameters before the step.
             self.diverge(first + problem[0] + 1, problem[1], first + problem[0])
@@ -113,14 +114,19 @@ class Member:
         if not metrics:
             return []
         every, total = self.run.settings.log_every, self.total if self.diverged is None else self.diverged.step
-        columns = {name: [row[name] for row in self.pending] + values for name, values in metrics.items()}
+        columns = metrics
+        if self.pending:
+            columns = {
+                name: np.concatenate([np.array([row[name] for row in self.pending], np.float64), values])
+                for name, values in metrics.items()
+            }
         before, last = first - len(self.pending), first + len(metrics["loss"])
         ends = [step for step in range((first // every + 1) * every, last + 1, every) if step != total]
         ends += [total] if last == total else []
         rows = [
             {"step": end, **row} for end, row in zip(ends, _windows(columns, [e - before for e in ends]), strict=True)
         ]
-        rest = [values[ends[-1] - before if ends else 0 :] for values in columns.values()]
+        rest = [values[ends[-1] - before if ends else 0 :].tolist() for values in columns.values()]
         self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*rest, strict=True)]
         return rows
 
@@ -151,11 +157,11 @@ def _windows(columns: Columns, ends: list[int]) -> list[dict[str, float]]:
     out: dict[str, list[float]] = {}
     for name, values in columns.items():
         if name not in GAUGES:
-            sums = np.add.reduceat(np.asarray(values[: ends[-1]], np.float64), starts)
-            out[name] = [mean_of(pair) for pair in sums]
+            out[name] = means(np.add.reduceat(values[: ends[-1]].astype(np.float64), starts)).tolist()
     # In the order in which a reader looks for them.
     out = {"loss": out.pop("loss"), **out}
-    out |= {name: [columns[name][end - 1] for end in ends] for name in GAUGES}
+    last = np.array(ends) - 1
+    out |= {name: columns[name][last].tolist() for name in GAUGES}
     return [dict(zip(out, row, strict=True)) for row in zip(*out.values(), strict=True)]
 
 

@@ -19,7 +19,7 @@ from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory, memory_of
 from transferlab.train.result import Report, Result
 from transferlab.train.settings import Settings
-from transferlab.train.setup import Seeds, Setup, plan_for
+from transferlab.train.setup import Seeds, Setup
 
 
 class Run(Setup):
@@ -125,13 +125,14 @@ def adapt(
             f"{source.name} reads audio, and there are no audio data sets yet; call it instead: "
             "source({'input_features': …})."
         )
-    # Raises now, and not in `fit`, whatever the plan cannot account for.
     task = task_for(data.target) if task is None else task
     if settings.label_smoothing and isinstance(task, Classification):
         task = replace(task, label_smoothing=settings.label_smoothing)
-    plan_for(source, task.head(source, task.outputs(data), method), method, initialise)
     folder = folder_named(directory, "directory") if directory is not None else None
-    return Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
+    run = Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
+    # Raises now, and not in `fit`, whatever the plan cannot account for.
+    _ = run.transfer
+    return run
 
 
 def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) -> None:

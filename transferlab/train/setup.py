@@ -130,10 +130,17 @@ class Setup:
         self._programs: dict[Execution, Program] = {}
 
     @property
-    def _transfer(self) -> Plan:
-        """The plan without notes about the frontier."""
-        head = self.task.head(self.source, self.outputs, self.method)
-        return plan_for(self.source, head, self.method, self.initialise)
+    def transfer(self) -> Plan:
+        """The plan before the frontier's cache is decided on; runs of one source, task and method share it.
+
+        Raises:
+            TransferlabError: the source has no place for such a head, or leaves and keys cannot be accounted for.
+        """
+        key = (self.task, self.outputs, self.method, self.initialise)
+        if key not in self.source.plans:
+            head = self.task.head(self.source, self.outputs, self.method)
+            self.source.plans[key] = plan_for(self.source, head, self.method, self.initialise)
+        return self.source.plans[key]
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
@@ -160,13 +167,13 @@ class Setup:
         inputs = self.feed.inputs(first, int(self.feed.buckets(first)[0]), 1)
         n = len(self.data.train) + len(self.data.validation) + len(self.data.test)
         settings = self.settings
-        plan = self._transfer
+        plan = self.transfer
         return decide_caching(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
 
     @cached_property
     def plan(self) -> Plan:
         """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
-        plan = self._transfer
+        plan = self.transfer
         notes, query = [*plan.notes, self.decision.sentence], last_layer_single_query(plan.definition.module)
         if query is not None:
             notes.append(f"'{query[0].name}' is computed for the {query[1]} alone, the only one that the head reads")

@@ -46,7 +46,7 @@ class ScannedEngine(Population):
         self._host: State | None = None
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
-        out: list[Columns] = [{} for _ in self.members]
+        out: list[dict[str, list[np.ndarray]]] = [{} for _ in self.members]
         while self.done < upto and not stop.asked:
             remaining = upto - self.done
             n = -(-remaining // -(-remaining // CHUNK))
@@ -58,12 +58,12 @@ class ScannedEngine(Population):
             self._states, metrics = self._call(rows)
             self._host = None
             for name, values in jax.device_get(metrics).items():
-                for i, column in zip(self._slots, values.tolist(), strict=True):
-                    out[i].setdefault(name, []).extend(column[: self.members[i].total - self.done][:n])
+                for i, column in zip(self._slots, values, strict=True):
+                    out[i].setdefault(name, []).append(column[: self.members[i].total - self.done][:n])
             self.done += n
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})
-        return out
+        return [{name: np.concatenate(values) for name, values in metrics.items()} for metrics in out]
 
     def _call(self, rows: dict[str, Any]) -> tuple[State, dict[str, Any]]:
         """Take the steps of ``rows`` with all members. On CPU the halves run in two threads: operations this small use one

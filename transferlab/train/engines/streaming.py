@@ -49,7 +49,7 @@ class StreamingEngine:
                 report(self.done, member.total, {})
         # One transfer for the metrics of all these steps.
         rows = jax.device_get(pending)
-        return [{name: [row[name].tolist() for row in rows] for name in (rows[0] if rows else ())}]
+        return [{name: np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}]
 
     def state(self, member: int) -> State:
         return self._state

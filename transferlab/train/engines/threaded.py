@@ -44,7 +44,7 @@ class ThreadedEngine:
         # Where a stop was requested meanwhile, some members are a few steps behind.
         for i in live:
             for name, values in self._each[i].advance(self.done, StopRequest(), None)[0].items():
-                out[i].setdefault(name, []).extend(values)
+                out[i][name] = np.concatenate([out[i][name], values]) if name in out[i] else values
         return out
 
     def state(self, member: int) -> State:

@@ -56,13 +56,13 @@ class VmappedEngine(Population):
             self.done += 1
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})
-        out: list[Columns] = [{} for _ in self.members]
+        out: list[dict[str, list[np.ndarray]]] = [{} for _ in self.members]
         for step, (slots, metrics) in enumerate(jax.device_get(pending), self.done - len(pending)):
             for slot, i in enumerate(slots):
                 if step < self.members[i].total:
                     for name, values in metrics.items():
-                        out[i].setdefault(name, []).append(values[slot].tolist())
-        return out
+                        out[i].setdefault(name, []).append(values[slot])
+        return [{name: np.stack(values) for name, values in metrics.items()} for metrics in out]
 
     def predict(
         self, indices: Mapping[int, Int[np.ndarray, " n"]], states: Mapping[int, State] | None = None
