@@ -15,7 +15,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.methods import METHODS, Full, LoRA, Method, Probe, Scratch, method_from, method_named
 from transferlab.train import Settings
-from transferlab.train.run import plan_for
+from transferlab.train.setup import plan_for
 
 LABELS = ("down", "up")
 
