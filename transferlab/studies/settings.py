@@ -57,7 +57,7 @@ class StudyConfig:
         test_examples: size of the test split, which is the same for all runs.
         image_size: in pixels; None for the source's own.
         text_column, label_column: of a user's own table.
-        label_kind: ``classes`` makes each value of that table's labels a class, however many there are.
+        label_kind: ``classes`` makes each value of that table's labels a class, however many there are; studies take no other.
         white: the value that is white, in a user's own folder of images of more than 8 bits.
         keep_weights: whether to keep the weights of the best run of each arm.
         workdir: the study's directory; empty for one derived from the config's name and hash.
