@@ -49,6 +49,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     if not hasattr(module, "get_config"):
         raise TransferlabError(f"{path} has no function get_config().")
     config = module.get_config()
+    if not isinstance(config, (ConfigDict, Mapping)):
+        raise TransferlabError(f"{path}: get_config() returns {str(config)[:40]}; it must return a ConfigDict.")
     raw = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     raw.setdefault("name", path.stem)
     for override in overrides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,44 @@ def test_columns_that_are_no_target_are_refused(tmp_path: Path, labels: list[str
 def test_other_numbers_are_a_regression(tmp_path: Path, labels: list[str], first: list[float]) -> None:
     data = opened(tmp_path, labels)
     assert isinstance(data.target, Numbers) and data.target.values[:2, 0].tolist() == first
-    with pytest.raises(TransferlabError, match="row 3: label is 'many', where a number is expected"):
+    with pytest.raises(TransferlabError, match="row 3: label is 'many', where a finite number is expected"):
         opened(tmp_path, ["1", "2", "many"], label_kind="numbers")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["1,234", "950", "12,000"], r"row 1: label is '1,234', and a comma may stand for thousands or for a point"),
+        (["0,5", "1.5", "2"], r"row 2: label is '1\.5', and a comma may stand for"),
+        (["50%", "0.25", "30%"], r"row 2: label is '0\.25', where other rows are percentages"),
+        (["1", "2", "1e400"], r"row 3: label is '1e400', where a finite number is expected"),
+    ],
+)
+def test_numbers_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, labels: list[str], said: str) -> None:
+    with pytest.raises(TransferlabError, match=said):
+        opened(tmp_path, labels, label_kind="numbers")
+
+
+def test_integers_that_may_be_classes_are_pointed_out(tmp_path: Path) -> None:
+    note = r"label: 30 integers from 0 to 29 are taken as numbers; if they are classes, pass label_kind='classes'"
+    assert note in opened(tmp_path, [str(i % 30) for i in range(90)]).summary
+    for labels in (
+        [str(i % 30 + 5) for i in range(90)],
+        [str(i) for i in range(90)],
+        [str(i % 30 / 2) for i in range(90)],
+    ):
+        assert "taken as numbers" not in opened(tmp_path, labels).summary
+
+
+def test_arguments_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    for options, said in (
+        ({"label_column": ()}, "label_column is ()"),
+        ({"label_column": ("label", "label")}, "several different ones"),
+        ({"separator": ""}, "separator is ''"),
+        ({"separator": "|", "label_kind": "classes"}, "separator is '|' and label_kind is 'classes'"),
+    ):
+        with pytest.raises(TransferlabError, match=re.escape(said)):
+            opened(tmp_path, ["a", "b"] * 3, "csv", **options)
 
 
 def test_label_kind_classes_makes_every_value_a_class(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import metrics
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
 from transferlab.measure.tags import tag_scores
+from transferlab.models import ClassifierConfig
 from transferlab.tasks import MultiLabel
 from transferlab.tasks.base import StepBatch
 from transferlab.train import Settings
@@ -64,6 +66,34 @@ def test_a_run_recovers_the_tags_and_is_opened_again(source, tmp_path: Path) -> 
     predictor = tl.open_run(tmp_path / "run")
     assert predictor.labels == ("bad", "good")
     np.testing.assert_array_equal(predictor(["good film 900", "bad film 901"]) >= 0.5, [[False, True], [True, False]])
+
+
+def test_a_single_tag_is_scored_as_one_of_several(tmp_path: Path) -> None:
+    true, predicted = np.array([[True]] * 2 + [[False]] * 8), np.full((10, 1), 0.1)
+    alone, twice = tag_scores(predicted, true), tag_scores(np.tile(predicted, 2), np.tile(true, 2))
+    assert alone == pytest.approx(twice) and alone["f1_micro"] == alone["f1_macro"] == 0.0
+    both = np.random.default_rng(0).random((40, 3)), np.random.default_rng(1).random((40, 3)) < 0.4
+    scores = tag_scores(*both)
+    for average in ("micro", "macro"):
+        assert scores[f"f1_{average}"] == pytest.approx(metrics.f1_score(both[1], both[0] >= 0.5, average=average))
+
+
+def test_of_states_with_equal_scores_the_one_with_the_smaller_loss_is_kept() -> None:
+    scores = {"f1_micro": 0.5, "f1_macro": 0.5, "average_precision": 0.5, "exact_match": 0.1, "cross_entropy": 0.7}
+    task = MultiLabel()
+    assert task.selection({**scores, "cross_entropy": 0.6}, 10) > task.selection(scores, 10)
+    assert task.selection({**scores, "f1_micro": 0.501, "cross_entropy": 9.0}, 10) > task.selection(scores, 10)
+
+
+def test_an_adapter_for_peft_keeps_what_its_outputs_mean(source, tmp_path: Path) -> None:
+    data = tl.dataset(table(tmp_path / "a.jsonl", None), test_examples=20)
+    method = tl.methods.LoRA(rank=2, pooling="pooler")
+    result = tl.adapt(source, data, method=method, settings=Settings(1e-2, steps=2)).fit()
+    assert result.adapted is not None
+    result.adapted.save_adapter(tmp_path / "adapter")
+    again = tl.load_adapter(tmp_path / "adapter", source).merged()
+    assert isinstance(again.head, ClassifierConfig)
+    assert (again.head.problem, again.labels) == ("multi_label_classification", ("bad", "good"))
 
 
 def test_a_tag_that_no_example_has_is_left_out_of_the_average_precision() -> None:

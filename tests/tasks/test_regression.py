@@ -20,9 +20,10 @@ from transferlab.measure.regression import regression_scores
 from transferlab.models import ClassifierConfig
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.study import Study
-from transferlab.tasks import Regression, task_for
+from transferlab.tasks import Classification, Regression, task_for, task_from
 from transferlab.tasks.base import StepBatch
 from transferlab.train import Settings
+from transferlab.train.run import _check_kinds
 
 QUICK = Settings(learning_rate=1e-2, steps=80, batch_size=16, log_every=8)
 
@@ -45,7 +46,7 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_error_is_what_its_formula_says(error: str) -> None:
     task = Regression(error=error, delta=0.5)  # pyright: ignore[reportArgumentType]
     value, number = np.array([[0.0], [2.0], [1.0]]), np.array([[0.25], [0.0], [9.0]])
-    batch: StepBatch = {"inputs": {}, "targets": {"number": jnp.asarray(number)}, "weight": jnp.array([1.0, 2.0, 0.0])}
+    batch: StepBatch = {"inputs": {}, "targets": {"target": jnp.asarray(number)}, "weight": jnp.array([1.0, 2.0, 0.0])}
     d = np.abs(value - number)[:2, 0]
     each = {"squared": d**2, "absolute": d, "huber": np.where(d <= 0.5, d**2 / 2, 0.5 * (d - 0.25))}[error]
     assert float(task.loss({"logits": jnp.asarray(value)}, batch)["loss"]) == pytest.approx(each @ [1, 2])
@@ -59,6 +60,7 @@ def test_numbers_are_a_regression_and_predictions_have_their_units(source, ratin
     assert values.shape == (60, 1) and 4000 < values.mean() < 6000
     true = data.target.numbers().values[data.test]
     assert result.test["rmse"] == pytest.approx(metrics.root_mean_squared_error(true, values))
+    assert result.test["rmse"] < 0.95 * true.std()  # better than the mean
     assert result.test["spearman"] > 0.5
     # A finished run is read again, and predicts the same.
     again = tl.adapt(source, data, settings=QUICK, directory=tmp_path / "run").fit()
@@ -79,7 +81,7 @@ def test_the_standardisation_is_that_of_the_training_split(source, ratings: Path
     data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
     run, train = tl.adapt(source, data, settings=QUICK), data.target.numbers().values[data.train, 0]
     assert run.fitted == {"mean": [pytest.approx(train.mean())], "deviation": [pytest.approx(train.std())]}
-    standard = run.targets(data.train)["number"]
+    standard = run.targets(data.train)["target"]
     assert standard.mean() == pytest.approx(0, abs=1e-5) and standard.std() == pytest.approx(1)
 
 
@@ -124,7 +126,7 @@ def test_a_number_is_predicted_on_the_command_line(source, ratings: Path, tmp_pa
     data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
     tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK, directory=tmp_path / "run").fit()
     line = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), "a good film", "--json"], catch_exceptions=False)
-    assert 3000 < json.loads(line.output)["stars"] < 7000
+    assert 3000 < json.loads(line.output)["values"]["stars"] < 7000
     shown = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), "a good film"], catch_exceptions=False)
     assert re.match(r"stars \d+\.?\d*\ta good film\n", shown.output)
 
@@ -133,7 +135,7 @@ def test_a_study_of_numbers_is_refused_with_the_call_that_trains_one(source, rat
     arms = {"probe": ArmConfig(tl.methods.Probe(), QUICK)}
     config = StudyConfig(str(bert_folder), str(ratings), arms, (16,), (0,), label_column="stars")
     with pytest.raises(
-        TransferlabError, match=r"(?s)compares arms by their accuracy.* is a regression \(stars from .*tl\.adapt"
+        TransferlabError, match=r"(?s)compares arms by their accuracy.* has numbers \(stars from .*tl\.adapt"
     ):
         Study(config)
 
@@ -157,3 +159,52 @@ def test_what_is_exported_is_in_the_units_of_the_data(source, ratings: Path, tmp
     again = tl.load(tmp_path / "model")
     plan = tl.adapt(again, data, method=tl.methods.Full(pooling="pooler")).plan
     assert {leaf.path: leaf.action for leaf in plan.leaves}["head/kernel"] == "initialised"
+
+
+def test_a_metric_that_is_not_defined_yet_does_not_choose_the_state(source, ratings: Path) -> None:
+    task = Regression(metric="spearman")
+    scores = {"rmse": 2.0, "mae": 1.0, "r2": 0.0, "pearson": np.nan, "spearman": np.nan}
+    assert task.selection({**scores, "spearman": -0.9}, 9) > task.selection({**scores, "rmse": 1.0}, 9)
+    assert task.selection({**scores, "rmse": 1.0}, 9) > task.selection(scores, 9)
+    data = tl.dataset(ratings, label_column="stars", test_examples=60).hold_out(0.3, 0)
+    result = tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK, task=task).fit()
+    rows = [row for row in result.history if "validation_spearman" in row]
+    assert len(rows) > 1 and result.record["metric"] == "spearman"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Regression(metric="rsme"), "Regression has no metric 'rsme'. Did you mean 'rmse'"),
+        (lambda: Regression(delta=-1.0), "delta is -1.0"),
+        (lambda: Classification(label_smoothing=-3.0), "label_smoothing is -3.0"),
+        (lambda: Regression(loss="huber"), "Regression takes no 'loss'"),  # pyright: ignore[reportCallIssue]
+        (lambda: task_from({"name": "regresion"}), "Unknown task 'regresion'. Did you mean 'regression'"),
+        (lambda: task_from({"name": "regression", "eror": "huber"}), "has no field 'eror'. Did you mean 'error'"),
+    ],
+)
+def test_a_task_that_cannot_be_is_one_error(make, said: str) -> None:
+    with pytest.raises(TransferlabError, match=re.escape(said)):
+        make()
+
+
+def test_a_task_of_the_wrong_kind_or_with_settings_of_another_is_refused(source, ratings: Path, films) -> None:
+    data = tl.dataset(ratings, label_column="stars", test_examples=60)
+    for task in ("regression", Regression):
+        with pytest.raises(TransferlabError, match=r"task is .*; pass one of tl\.tasks, as tl\.tasks\.Regression\(\)"):
+            _check_kinds(source, data, None, None, 0, task)
+    smooth = Settings(label_smoothing=0.1, steps=1)
+    with pytest.raises(TransferlabError, match=r"settings\.label_smoothing is 0\.1, and the task is Regression"):
+        tl.adapt(source, data, settings=smooth)
+    with pytest.raises(TransferlabError, match="and the task is Classification"):
+        tl.adapt(source, films, settings=smooth, task=Classification(label_smoothing=0.3))
+    run = tl.adapt(source, films, settings=smooth)
+    assert run.task == Classification(label_smoothing=0.1)
+
+
+def test_large_numbers_keep_their_digits(source, tmp_path: Path) -> None:
+    rows = [f"{'good ' * (i % 5)}{'bad ' * (i % 3)}film {i},{1_700_000_000 + 10 * (i % 5)}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(rows))
+    result = tl.adapt(source, tl.dataset(tmp_path / "t.csv", label_kind="numbers"), settings=QUICK).fit()
+    assert 1 < result.test["rmse"] < 16 and result.test["pearson"] > 0
+    assert len(np.unique(result.predictions["value"])) > 1

@@ -132,7 +132,7 @@ def report(study: Path) -> None:
 def predict(
     run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_column: str | None, white: float | None
 ) -> None:
-    """Predict label names and probabilities with a finished RUN.
+    """Predict labels, numbers or tags with a finished RUN.
 
     INPUTS are texts, image files, folders of them, or files of many texts: .txt (one text per line), .csv, .tsv or .jsonl.
     RUN is the directory of one run, or of a study, whose best run is used.

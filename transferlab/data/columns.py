@@ -222,7 +222,9 @@ class TagSets(Target):
     @property
     def summary(self) -> str:
         per = self.values.sum() / max(1, len(self.values))
-        return f"{len(self.names):,} tags ({_few(self.names)}), {per:.1f} an example"
+        return (
+            f"{len(self.names):,} tag{'' if len(self.names) == 1 else 's'} ({_few(self.names)}), {per:.1f} an example"
+        )
 
 
 def _few(names: Sequence[str]) -> str:

@@ -201,7 +201,7 @@ def dataset(
 
     Raises:
         TransferlabError: an unknown name, an unreadable row or file (named), a missing label (its row is named), a
-            column that is a regression target, tags or free text, a single class, too few examples, or an argument that
+            column of free text, a single class, too few examples, or an argument that
             does not apply to this kind of data.
 
     Example:
@@ -221,6 +221,14 @@ def dataset(
     if label_kind not in get_args(LabelKind):
         raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
     columns = (label_column,) if isinstance(label_column, str) else tuple(label_column)
+    if not columns or len(set(columns)) < len(columns):
+        raise TransferlabError(
+            f"label_column is {label_column!r}; it must be a column's name, or several different ones."
+        )
+    if separator is not None and (not separator or label_kind not in ("auto", "tags")):
+        raise TransferlabError(
+            f"separator is {separator!r} and label_kind is {label_kind!r}; a separator is a text between the tags in a cell."
+        )
     text = str(name)
     path = Path(text).expanduser()
     kind = "named" if text in DATASETS else "folder" if path.is_dir() else "table"

@@ -29,6 +29,7 @@ _MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<N
 """Strings that pandas and spreadsheets write, and read, for a missing value."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
 """A date of ISO 8601, with or without a time."""
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -75,16 +76,27 @@ def read_target(
 
 
 def _numbers(path: Path, column: str, values: Sequence[tuple[int, Any]]) -> Float[np.ndarray, " rows"]:
-    """A column of numbers; percentages are their number, and a comma may be the decimal point."""
+    """A column of numbers. All may be percentages, which are their numbers, or have a comma for the decimal point."""
+    texts = [
+        str(value) if isinstance(value, bool) else _spelled(value, f"{path}, row {row}").strip()
+        for row, value in values
+    ]
+    plain = [text.removesuffix("%").rstrip() for text in texts]
+    commas = any("," in text for text in plain)
+    percent = any(text.endswith("%") for text in texts)
     out = np.zeros(len(values))
-    for place, (row, value) in enumerate(values):
-        text = _spelled(value, f"{path}, row {row}").strip() if not isinstance(value, bool) else str(value)
-        number = _number(text.removesuffix("%").rstrip())
-        if number is None and _NUMBER.fullmatch(text.replace(",", ".", 1)):
-            number = float(text.replace(",", ".", 1))
-        if number is None:
-            raise TransferlabError(f"{path}, row {row}: {column} is {text[:60]!r}, where a number is expected.")
-        out[place] = number
+    for place, ((row, _), text, number) in enumerate(zip(values, texts, plain, strict=True)):
+        where = f"{path}, row {row}: {column} is {text[:60]!r}"
+        if commas and (_THOUSANDS.fullmatch(number) or "." in number):
+            raise TransferlabError(
+                f"{where}, and a comma may stand for thousands or for a point. Write numbers with a point alone."
+            )
+        found = _number(number.replace(",", ".", 1))
+        if found is None:
+            raise TransferlabError(f"{where}, where a finite number is expected.")
+        if percent and found and not text.endswith("%"):
+            raise TransferlabError(f"{where}, where other rows are percentages. Write all in one way.")
+        out[place] = found
     return out
 
 

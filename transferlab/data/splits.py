@@ -6,11 +6,12 @@ import hashlib
 import heapq
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from transferlab.data.columns import Classes, Target
+from transferlab.data.columns import Classes, Numbers, Target
 from transferlab.data.examples import Examples
 from transferlab.errors import TransferlabError
 
@@ -127,7 +128,7 @@ def deduplicated(examples: Examples) -> Unique:
         raise TransferlabError(f"{error} ({'; '.join(gone)})" if gone else str(error)) from None
     if empty:
         gone.insert(0, f"{empty:,} texts are empty, of which one is kept" if empty > 1 else "1 text is empty")
-    alike = _alike_but_for_case(target.names) if isinstance(target, Classes) else []
+    alike = _alike_but_for_case(target.names) if isinstance(target, Classes) else _may_be_classes(rest)
     return Unique(kept, tuple(ids), rest, digest.hexdigest(), duplicates, conflicting, (*gone, *alike))
 
 
@@ -143,6 +144,24 @@ def _without_examples(before: Target, after: Target) -> list[str]:
         if label not in left
     ]
     return gone if len(gone) <= 5 else [*gone[:4], f"and {len(gone) - 4:,} more labels"]
+
+
+def _may_be_classes(target: Target) -> list[str]:
+    """A clause on numbers that are 0 or 1 and the integers after it, most of them in several rows: classes have such numbers too."""
+    if not isinstance(target, Numbers) or len(target.names) > 1:
+        return []
+    found: Any = np.unique(target.values)
+    if (
+        found[0] not in (0, 1)
+        or found[-1] - found[0] + 1 != len(found)
+        or (found % 1).any()
+        or 2 * len(found) > len(target)
+    ):
+        return []
+    return [
+        f"{''.join(target.names)}: {len(found):,} integers from {found[0]:.0f} to {found[-1]:.0f} are taken as numbers; if they are "
+        "classes, pass label_kind='classes'"
+    ]
 
 
 def _alike_but_for_case(names: tuple[str, ...]) -> list[str]:

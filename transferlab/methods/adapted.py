@@ -122,6 +122,8 @@ def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted
     Raises:
         TransferlabError: an adapter that is neither LoRA nor DoRA; a key or shape that does not fit the base.
     """
+    if isinstance(directory, Source):
+        raise TransferlabError("load_adapter takes the directory first: tl.load_adapter('adapter', source).")
     folder = Path(directory).expanduser()
     if source is None:
         path = folder / "adapter_config.json"

@@ -23,7 +23,7 @@ from transferlab.pretrained.preprocessing import read_preprocessor, write_prepro
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
-from transferlab.reading import read_json
+from transferlab.reading import read_json, read_object
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """Special tokens: ``pad_token`` in a tokenizer's settings is ``pad_token_id`` in a model's config."""
@@ -270,3 +270,17 @@ def write_tokenizer(source: Source, directory: Path) -> None:
         assert isinstance(source.transform, TextTransform)
         limits = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.transform.max_length}
         write_json(directory / "tokenizer_config.json", limits)
+
+
+def limit_tokenizer(source: Source, directory: Path) -> None:
+    """Let the tokenizer's settings cut texts where the head was trained to have them cut.
+
+    A sentence encoder's own limit is in a file that transformers does not read; its tokenizer would allow longer texts.
+    """
+    path, transform = directory / _SETTINGS, source.transform
+    if not isinstance(transform, TextTransform) or not path.exists():
+        return
+    fields = read_object(path)
+    own = fields.get("model_max_length")
+    if not isinstance(own, (int, float)) or own > transform.max_length:
+        write_json(path, {**fields, "model_max_length": transform.max_length})

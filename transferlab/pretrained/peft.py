@@ -150,8 +150,8 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
                 pairs[name.path] = pair
     if not pairs and not arrays:
         raise TransferlabError(f"{weights} is empty: expected LoRA matrices or modules_to_save.")
-    labels = read_labels(directory)
-    return with_modules(source, arrays, heads, config.tying, labels, str(weights)), pairs
+    labels, problem = read_labels(directory)
+    return with_modules(source, arrays, heads, config.tying, labels, problem, str(weights)), pairs
 
 
 def _array(leaf: LazyLeaf, path: str, source: Source) -> np.ndarray:

@@ -16,7 +16,8 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Problem
+from transferlab.pretrained.classifiers import problem_of
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import Entry, NameTable, entries_by_key
@@ -35,6 +36,7 @@ def with_modules(
     tables: Sequence[NameTable],
     tying: bool,
     labels: tuple[str, ...],
+    problem: Problem | None,
     where: str,
 ) -> Source:
     """Return the base with these arrays, by path, in place of its own.
@@ -45,6 +47,7 @@ def with_modules(
         tables: the tables of names by which keys of a head were found: they say what kind of head it is.
         tying: PEFT's ``ensure_weight_tying``.
         labels: names of a classifier's labels, if they are known.
+        problem: what they mean, if it is known.
         where: the adapter's file, for messages.
 
     Raises:
@@ -56,7 +59,7 @@ def with_modules(
     if len(kinds) > 1:
         raise TransferlabError(f"{where} holds a language model's head and a classifier; expected one of them.")
     if kinds == {True}:
-        head, arrays = _classifier(source, arrays, labels, where)
+        head, arrays = _classifier(source, arrays, labels, problem, where)
         return source.with_params(trees.unflatten(dict(arrays)), head=head)
     if not source.tied:
         head = source.head if not tables or isinstance(source.head, LanguageModelConfig) else tables[0].language_model
@@ -86,7 +89,7 @@ def _with_tied(source: Source, arrays: Mapping[str, np.ndarray], tying: bool, wh
 
 
 def _classifier(
-    source: Source, arrays: Mapping[str, np.ndarray], labels: tuple[str, ...], where: str
+    source: Source, arrays: Mapping[str, np.ndarray], labels: tuple[str, ...], problem: Problem | None, where: str
 ) -> tuple[HeadConfig, dict[str, np.ndarray]]:
     """The head of the reference classifier, and the arrays with those layers of it that are the base's."""
     family, own = FAMILIES[source.family], source.head
@@ -106,9 +109,10 @@ def _classifier(
         dropout=family.head_dropout(raw),
         bias="head/bias" in arrays,
         hidden=family.head_hidden(config),
+        problem=problem or problem_of(raw if len(config_labels) == n else {"id2label": dict(enumerate(names))}),
     )
     if isinstance(own, ClassifierConfig) and len(own.labels) == n:
-        head = replace(own, labels=names)
+        head = replace(own, labels=names, problem=problem or own.problem)
     if head.pooling == "pooler" and not getattr(source.config, "pooler", False):
         raise TransferlabError(
             f"{where}: the reference classifier reads the pooler, which is in neither {source.name} nor the adapter: it was "
@@ -130,18 +134,19 @@ def _classifier(
     return head, flat
 
 
-def read_labels(directory: Path) -> tuple[str, ...]:
-    """Return the label names of an adapter that was written here; empty where nothing names them.
+def read_labels(directory: Path) -> tuple[tuple[str, ...], Problem | None]:
+    """Return the label names of an adapter that was written here, and what they mean; empty and None where nothing says it.
 
     Raises:
         TransferlabError: the file cannot be read.
     """
     path = directory / LABELS
     if not path.exists():
-        return ()
+        return (), None
     raw = read_json(path)
     try:
-        return label_names(raw, str(path))
+        names = label_names(raw, str(path))
+        return names, problem_of(raw)
     except (AttributeError, TypeError, ValueError):
         raise TransferlabError(f"{path}: expected {{'id2label': {{'0': …}}}}.") from None
 

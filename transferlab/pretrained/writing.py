@@ -18,6 +18,7 @@ from transferlab.manifest import write_manifest
 from transferlab.pretrained.auxiliary_files import (
     changed_tokenizer,
     copy_auxiliary_files,
+    limit_tokenizer,
     new_head,
     reads_differently,
     with_padding,
@@ -84,6 +85,8 @@ def save(
         raise TransferlabError(
             f"'{directory}' is not a local directory. Save to a local one and copy it to the bucket."
         )
+    if not isinstance(source, Source):
+        raise TransferlabError(f"source is {str(source)[:60]!r}; pass a source, as tl.save(result.source, 'folder').")
     target = folder_named(directory, "directory").expanduser()
     if params is not None or state is not None:
         source = source.with_params(params or {}, state)
@@ -102,6 +105,8 @@ def save(
     with new_directory(target, overwrite) as temporary:
         copy_auxiliary_files(source, temporary)
         write_tokenizer(source, temporary)
+        if new_head(source):
+            limit_tokenizer(source, temporary)
         sized = reads_differently(source, temporary)
         if kind == "orbax":
             if changed_tokenizer(source):

@@ -61,12 +61,13 @@ class Study:
         self._check()
 
     def _check(self) -> None:
-        if not isinstance(task := task_for(self.data.target), Classification):
-            raise TransferlabError(
-                f"A study compares arms by their accuracy, and '{self.data.name}' is a {task.name} ({self.data.target.summary}). "
-                "Train a run of it from Python:\n  >>> tl.adapt(source, data, method=tl.methods.LoRA()).fit()"
-            )
         """Check the config against the data, so that nothing fails halfway through the table."""
+        if not isinstance(task_for(self.data.target), Classification):
+            raise TransferlabError(
+                f"A study compares arms by their accuracy, and '{self.data.name}' has {self.data.target.kind} "
+                f"({self.data.target.summary}). If each value is a class, set config.label_kind = 'classes'; else train a run of it "
+                "from Python:\n  >>> tl.adapt(source, data, method=tl.methods.LoRA()).fit()"
+            )
         config, available = self.config, len(self.data.train)
         for name, modality in (("tfidf", "text"), ("pixels", "image")):
             if name in config.baselines and self.data.modality != modality:

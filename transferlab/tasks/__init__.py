@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from transferlab.data.columns import Target
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.multi_label import MultiLabel
@@ -22,6 +23,10 @@ def tasks() -> Mapping[str, type[Task]]:
     modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
     kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
+
+
+for _task in (Classification, MultiLabel, Regression):
+    check_arguments(_task)
 
 
 def task_named(name: str) -> type[Task]:
@@ -47,7 +52,11 @@ def task_from(fields: Mapping[str, Any]) -> Task:
         TransferlabError: an unknown name or field, or a value that a field cannot have.
     """
     arguments = dict(fields)
-    return task_named(arguments.pop("name"))(**arguments)
+    kind = task_named(str(arguments.pop("name")))
+    known = [one.name for one in dataclasses.fields(kind)]
+    if unknown := sorted(arguments.keys() - set(known)):
+        raise TransferlabError(f"The task '{kind.name}' has no field '{unknown[0]}'.{nearest(unknown[0], known)}")
+    return kind(**arguments)
 
 
 __all__ = ["Classification", "MultiLabel", "Regression", "Task", "task_for", "task_from", "task_named", "tasks"]

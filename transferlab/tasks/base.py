@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
@@ -11,12 +12,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from transferlab import trees
+from transferlab.data.columns import Target
+from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry
+from transferlab.models.heads import ClassifierConfig, Problem
+from transferlab.tasks.heads import classifier
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
     from transferlab.methods.base import Method
-    from transferlab.models.heads import ClassifierConfig
     from transferlab.pretrained.source import Source
 
 Predictions = dict[str, np.ndarray]
@@ -52,12 +57,24 @@ class Task:
 
     name: ClassVar[str] = ""
     target: ClassVar[str] = ""
-    """The kind of target (:mod:`transferlab.data.columns`) for which this task is taken where none is given."""
+    """The kind of target that it reads: ``classes``, ``numbers`` or ``tags`` (:mod:`transferlab.data.columns`)."""
+    problem: ClassVar[Problem] = "single_label_classification"
+    """What the head's outputs mean."""
+    predicted: ClassVar[str] = "probabilities"
+    """The name of what is predicted of an example: a number for each output."""
     primary: ClassVar[str] = ""
     scores: ClassVar[Mapping[str, int]] = {}
     """Every score of the task: 1 where larger is better, -1 where smaller is."""
+    tie_break: ClassVar[str] = "cross_entropy"
+    """A score that is never negative, always defined, and better where smaller."""
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms of the loss, each with its coefficient."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.metric is not None and self.metric not in self.scores:
+            name = type(self).__name__
+            raise TransferlabError(f"{name} has no metric '{self.metric}'.{nearest(self.metric, self.scores)}")
 
     # What is traced ------------------------------------------------------------------------------------------------
 
@@ -83,13 +100,21 @@ class Task:
 
     # On the host ---------------------------------------------------------------------------------------------------
 
+    def column(self, data: Dataset) -> Target:
+        """The target as this task reads it.
+
+        Raises:
+            TransferlabError: it cannot be read so.
+        """
+        return getattr(data.target, self.target)()
+
     def outputs(self, data: Dataset) -> tuple[str, ...]:
-        """Names of what the head puts out; a run records them."""
-        raise NotImplementedError
+        """Names of what the head puts out; a run records them. By default those of the target."""
+        return self.column(data).names
 
     def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
-        """Return the head that the task puts on this source."""
-        raise NotImplementedError
+        """Return the head that the task puts on this source; by default see :func:`transferlab.tasks.heads.classifier`."""
+        return classifier(source, outputs, method, self.problem)
 
     def fit(self, data: Dataset) -> dict[str, Any]:
         """What is learned of the targets of the training split before anything trains, as plain data; a run records it."""
@@ -97,7 +122,7 @@ class Task:
 
     def truth(self, data: Dataset) -> dict[str, np.ndarray]:
         """By name: the targets of all examples in the units of the data, in the order of ``data.records``."""
-        raise NotImplementedError
+        return {"target": self.column(data).values}
 
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """By name: the targets of all examples as the step takes them; by default as they are."""
@@ -113,7 +138,7 @@ class Task:
 
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """By name: the shape of one example's prediction."""
-        raise NotImplementedError
+        return {self.predicted: (len(outputs),)}
 
     def present(
         self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
@@ -126,9 +151,14 @@ class Task:
         raise NotImplementedError
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
-        """A number that is larger for the better of two states, from their scores on the validation split."""
+        """A number that is larger for the better of two states, from their scores on the validation split.
+
+        Among states that are equal by the metric, or for which it is not defined, the smaller :attr:`tie_break` decides.
+        """
         chosen = self.metric or self.primary
-        return self.scores[chosen] * scores[chosen]
+        value, other = self.scores[chosen] * scores[chosen], scores[self.tie_break]
+        # Less than any difference that a table shows.
+        return (value if math.isfinite(value) else -1e9) - 1e-6 * other / (1 + other)
 
     def failed(self, outputs: tuple[str, ...], examples: int) -> tuple[Predictions, dict[str, float]]:
         """What is recorded of a run that predicts nothing: NaN for every prediction and score."""

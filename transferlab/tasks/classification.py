@@ -11,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from transferlab.bounds import Rate
 from transferlab.measure import metrics as measure
 from transferlab.models.backbone import Carry
-from transferlab.models.heads import ClassifierConfig
 from transferlab.tasks.base import Predictions, StepBatch, Task
-from transferlab.tasks.heads import classifier, ranked
+from transferlab.tasks.heads import ranked
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
-    from transferlab.methods.base import Method
-    from transferlab.pretrained.source import Source
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Classification(Task):
         label_smoothing: probability moved from the true class to all classes evenly (Szegedy et al. 2016, section 7).
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Rate = 0.0
 
     name: ClassVar[str] = "classification"
     target: ClassVar[str] = "classes"
@@ -57,21 +55,9 @@ class Classification(Task):
         """``probabilities`` (batch, labels)."""
         return {"probabilities": jax.nn.softmax(out["logits"].astype(jnp.float32))}
 
-    def outputs(self, data: Dataset) -> tuple[str, ...]:
-        """The label names."""
-        return data.label_names
-
-    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
-        """Return a classifier of these labels: see :func:`transferlab.tasks.heads.classifier`."""
-        return classifier(source, outputs, method)
-
     def truth(self, data: Dataset) -> dict[str, np.ndarray]:
         """``label``: each example's index into the label names."""
-        return {"label": data.labels.astype(np.int32)}
-
-    def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-        """``probabilities``: one for each label."""
-        return {"probabilities": (len(outputs),)}
+        return {"label": self.column(data).values.astype(np.int32)}
 
     def present(
         self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
@@ -82,7 +68,7 @@ class Classification(Task):
 
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Accuracy, balanced accuracy and cross-entropy (nats)."""
-        return measure.scores(predictions["probabilities"], data.labels[indices])
+        return measure.scores(predictions["probabilities"], self.column(data).values[indices])
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """Accuracy decides, in examples; among equals the smaller cross-entropy, which never weighs as much as one example."""

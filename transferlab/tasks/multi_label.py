@@ -13,14 +13,12 @@ from jaxtyping import Array, Float, Int
 
 from transferlab.measure.tags import tag_scores
 from transferlab.models.backbone import Carry
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import Problem
 from transferlab.tasks.base import Predictions, StepBatch, Task
-from transferlab.tasks.heads import classifier, ranked
+from transferlab.tasks.heads import ranked
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
-    from transferlab.methods.base import Method
-    from transferlab.pretrained.source import Source
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class MultiLabel(Task):
 
     name: ClassVar[str] = "multi_label"
     target: ClassVar[str] = "tags"
+    problem: ClassVar[Problem] = "multi_label_classification"
     primary: ClassVar[str] = "f1_micro"
     scores: ClassVar[Mapping[str, int]] = {
         "f1_micro": 1, "f1_macro": 1, "average_precision": 1, "exact_match": 1, "cross_entropy": -1,
@@ -50,21 +49,9 @@ class MultiLabel(Task):
         """``probabilities`` (batch, tags)."""
         return {"probabilities": jax.nn.sigmoid(out["logits"].astype(jnp.float32))}
 
-    def outputs(self, data: Dataset) -> tuple[str, ...]:
-        """The tags."""
-        return data.target.tags().names
-
-    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
-        """Return a logit for each tag: see :func:`transferlab.tasks.heads.classifier`."""
-        return classifier(source, outputs, method, "multi_label_classification")
-
     def truth(self, data: Dataset) -> dict[str, np.ndarray]:
         """``tags`` (examples, tags), 0 or 1."""
-        return {"tags": data.target.tags().values.astype(np.float32)}
-
-    def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-        """``probabilities``: one for each tag."""
-        return {"probabilities": (len(outputs),)}
+        return {"tags": self.column(data).values.astype(np.float32)}
 
     def present(
         self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
@@ -75,4 +62,4 @@ class MultiLabel(Task):
 
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """See :func:`transferlab.measure.tags.tag_scores`."""
-        return tag_scores(predictions["probabilities"], data.target.tags().values[indices])
+        return tag_scores(predictions["probabilities"], self.column(data).values[indices])

@@ -12,17 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from transferlab import trees
 from transferlab.bounds import Positive
-from transferlab.fields import check_fields
 from transferlab.measure.regression import regression_scores
 from transferlab.models.backbone import Carry
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import Problem
 from transferlab.tasks.base import Predictions, StepBatch, Task
-from transferlab.tasks.heads import classifier
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
-    from transferlab.methods.base import Method
-    from transferlab.pretrained.source import Source
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,15 @@ class Regression(Task):
 
     name: ClassVar[str] = "regression"
     target: ClassVar[str] = "numbers"
+    problem: ClassVar[Problem] = "regression"
+    predicted: ClassVar[str] = "value"
     primary: ClassVar[str] = "rmse"
+    tie_break: ClassVar[str] = "rmse"
     scores: ClassVar[Mapping[str, int]] = {"rmse": -1, "mae": -1, "r2": 1, "pearson": 1, "spearman": 1}
-
-    def __post_init__(self) -> None:
-        check_fields(self, "Regression")
 
     def loss(self, out: Carry, batch: StepBatch) -> dict[str, Float[Array, ""]]:
         """The sum over examples of the mean over targets, in standard deviations."""
-        distance = jnp.abs(out["logits"].astype(jnp.float32) - batch["targets"]["number"])
+        distance = jnp.abs(out["logits"].astype(jnp.float32) - batch["targets"]["target"])
         kinds = {"squared": distance**2, "absolute": distance}
         huber = jnp.where(distance <= self.delta, distance**2 / 2, self.delta * (distance - self.delta / 2))
         return {"loss": (kinds.get(self.error, huber).mean(-1) * batch["weight"]).sum()}
@@ -56,32 +52,20 @@ class Regression(Task):
         """``value`` (batch, targets)."""
         return {"value": out["logits"].astype(jnp.float32)}
 
-    def outputs(self, data: Dataset) -> tuple[str, ...]:
-        """The columns of numbers."""
-        return data.target.numbers().names
-
-    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
-        """Return a linear map to the numbers: see :func:`transferlab.tasks.heads.classifier`."""
-        return classifier(source, outputs, method, "regression")
-
     def fit(self, data: Dataset) -> dict[str, Any]:
         """``mean`` and ``deviation`` of each target over the training split."""
-        values = data.target.numbers().values[data.train]
+        values = self.column(data).values[data.train]
         deviation = values.std(0)
         return {"mean": values.mean(0).tolist(), "deviation": np.where(deviation > 0, deviation, 1.0).tolist()}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
-        """``number`` (examples, targets)."""
-        return {"number": data.target.numbers().values}
-
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """``number``, standardised."""
-        standard = (data.target.numbers().values - fitted["mean"]) / fitted["deviation"]
-        return {"number": standard.astype(np.float32)}
+        """``target``, standardised."""
+        standard = (self.column(data).values - fitted["mean"]) / fitted["deviation"]
+        return {"target": standard.astype(np.float32)}
 
     def restore(self, predictions: Predictions, fitted: Mapping[str, Any]) -> Predictions:
-        """``value`` in the units of the data."""
-        return {"value": (predictions["value"] * fitted["deviation"] + fitted["mean"]).astype(np.float32)}
+        """``value`` in the units of the data, in float64: float32 has too few digits for a year in seconds."""
+        return {"value": predictions["value"].astype(np.float64) * fitted["deviation"] + fitted["mean"]}
 
     def export(self, trained: trees.Tree, fitted: Mapping[str, Any]) -> trees.Tree:
         """The head in the units of the data: kernel · deviation, bias · deviation + mean."""
@@ -90,17 +74,13 @@ class Regression(Task):
         kernel, bias = (np.asarray(flat[f"head/{name}"], np.float32) for name in ("kernel", "bias"))
         return trees.unflatten({**flat, "head/kernel": kernel * deviation, "head/bias": bias * deviation + mean})
 
-    def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-        """``value``: one for each target."""
-        return {"value": (len(outputs),)}
-
     def present(
         self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
     ) -> tuple[dict[str, Any], str]:
         """The number of each target."""
         values = dict(zip(outputs, map(float, prediction), strict=True))
-        return values, "  ".join(f"{name} {value:.6g}" for name, value in values.items())
+        return {"values": values}, "  ".join(f"{name} {value:.6g}" for name, value in values.items())
 
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Means over the targets: see :func:`transferlab.measure.regression.regression_scores`."""
-        return regression_scores(predictions["value"], data.target.numbers().values[indices])
+        return regression_scores(predictions["value"], self.column(data).values[indices])

@@ -136,8 +136,10 @@ def _check_argument(where: str, value: Any, parameter: inspect.Parameter, bounds
 
 
 def _takes_as_it_is(value: Any, default: Any, said: str) -> bool:
-    """Whether it is None where that is optax's default, or a function where optax takes one."""
-    return (value is None and default is None) or (callable(value) and re.search("Callable|Schedule", said) is not None)
+    """Whether it is None where optax takes it, or a function where optax takes one."""
+    return (value is None and (default is None or "None" in said)) or (
+        callable(value) and re.search("Callable|Schedule", said) is not None
+    )
 
 
 _RATE, _NONNEGATIVE, _POSITIVE = Bounds(0.0, 1.0, below=True), Bounds(0.0), Bounds(0.0, above=True)

@@ -43,7 +43,7 @@ class Predictor:
         labels: label names, in the order of the columns.
         transform: the preprocessing it was trained with.
         definition: the module, without arrays.
-        params: all parameters: trained ones, and those of the base.
+        params: all parameters, the head of a regression in standard deviations of the target (``fitted``): trained ones, and those of the base.
         state: batch statistics.
         adapted: its base with whatever was trained as a whole, and its adapters, separately; ``adapted.merged()`` is a
             :class:`transferlab.pretrained.source.Source`.

@@ -40,7 +40,8 @@ class Result:
         >>> tl.save(result.source, "adapted")
 
     Attributes:
-        test: accuracy, balanced accuracy and cross-entropy (nats) on the test split, measured once.
+        test: the task's scores on the test split, measured once: of a classifier accuracy, balanced accuracy and
+            cross-entropy (nats).
         predictions: what the task predicts for each test example, by name, rows in the order of ``data.test``:
             ``probabilities`` (examples, labels) of a classifier.
         history: rows of metrics by step.

@@ -107,7 +107,7 @@ def adapt(
     Raises:
         TransferlabError: an argument of the wrong kind, or leaves and keys that the plan cannot account for.
     """
-    _check_kinds(source, data, method, settings, seed)
+    _check_kinds(source, data, method, settings, seed, task)
     method = Full() if method is None else method
     settings = Settings(**method.defaults) if settings is None else settings
     seeds = seed if isinstance(seed, Seeds) else Seeds(int(seed), int(seed))
@@ -125,9 +125,7 @@ def adapt(
             f"{source.name} reads audio, and there are no audio data sets yet; call it instead: "
             "source({'input_features': …})."
         )
-    task = task_for(data.target) if task is None else task
-    if settings.label_smoothing and isinstance(task, Classification):
-        task = replace(task, label_smoothing=settings.label_smoothing)
+    task = _with_smoothing(task_for(data.target) if task is None else task, settings)
     folder = folder_named(directory, "directory") if directory is not None else None
     run = Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
     # Raises now, and not in `fit`, whatever the plan cannot account for.
@@ -135,14 +133,28 @@ def adapt(
     return run
 
 
-def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any) -> None:
+def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any, task: Any = None) -> None:
     """Raise an error that says what to pass where an argument is of the wrong kind, such as a name."""
     for name, value, kind, advice in (
         ("source", source, Source, "open it first, as tl.load('minilm-l6')"),
         ("data", data, Dataset, "open it first, as tl.dataset('tweets')"),
         ("method", method, Method | None, "pass one of tl.methods, as tl.methods.LoRA(rank=8)"),
         ("settings", settings, Settings | None, "pass a Settings, as tl.train.Settings(epochs=3)"),
+        ("task", task, Task | None, "pass one of tl.tasks, as tl.tasks.Regression()"),
         ("seed", seed, Integral | Seeds, "pass an integer, or tl.train.Seeds(initialisation=0, order=1)"),
     ):
         if not isinstance(value, kind):
             raise TransferlabError(f"{name} is {str(value)[:60]!r}; {advice}.")
+
+
+def _with_smoothing(task: Task, settings: Settings) -> Task:
+    """The task with the label smoothing of the settings, where it is a classification that says nothing else."""
+    smoothing = settings.label_smoothing
+    if not smoothing:
+        return task
+    if not isinstance(task, Classification) or task.label_smoothing not in (0.0, smoothing):
+        raise TransferlabError(
+            f"settings.label_smoothing is {smoothing:g}, and the task is {task}. Leave it out of the settings, or pass "
+            f"task=tl.tasks.Classification(label_smoothing={smoothing:g})."
+        )
+    return replace(task, label_smoothing=smoothing)

@@ -358,7 +358,8 @@ def _head_leaf(
     Action, tuple[str, ...], str, Callable[[], np.ndarray] | None, Callable[[np.ndarray], np.ndarray] | None
 ]:  # fmt: skip
     """A head is new unless it shares labels with the source's: their rows are kept, by name, and the others initialised."""
-    new = f"new head for {len(head.labels)} labels"
+    what = "number" if head.problem == "regression" else "label"
+    new = f"new head for {len(head.labels)} {what}{'' if len(head.labels) == 1 else 's'}"
     own = source.head
     if (
         leaf is None
