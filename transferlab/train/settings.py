@@ -63,6 +63,8 @@ def _reads_former_names(cls: type[Class]) -> type[Class]:
 class Settings:
     """Training settings; a run without any has its method's ``defaults``.
 
+    Given settings replace all of these, the learning rate too; ``Settings(**tl.methods.LoRA.defaults | {"steps": 20})`` keeps them.
+
     Example:
         >>> settings = tl.train.Settings(learning_rate=1e-3, epochs=5, optimizer=tl.train.Optimizer("lion"))
         >>> tl.adapt(source, data, settings=settings)
