@@ -72,7 +72,10 @@ class Target:
         Raises:
             TransferlabError: it cannot be read so.
         """
-        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), not a class of each example.")
+        raise TransferlabError(
+            f"The target is {self.kind} ({_few(self.names)}), not a class of each example. If each value is one, open the data "
+            "with label_kind='classes'."
+        )
 
     def numbers(self) -> Numbers:
         """The same target as numbers.
@@ -180,7 +183,8 @@ class Numbers(Target):
         return _few(ranges)
 
     def classes(self) -> Classes:
-        if len(self.names) > 1:
+        # Fractions would be as many classes as rows, of which a test split has others than training saw.
+        if len(self.names) > 1 or (self.values % 1).any():
             return super().classes()
         numbers, values = np.unique(self.values[:, 0], return_inverse=True)
         return Classes(tuple(f"{number:.12g}" for number in numbers), values.astype(np.int32))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.metrics import average_precision_score
 
 
 def tag_scores(
@@ -15,6 +14,9 @@ def tag_scores(
     A tag is predicted where its probability is at least a half. Average precision is the mean over the tags that some of
     the examples have, NaN where none has any. F1 of a tag that neither is nor is predicted is 0, as scikit-learn has it.
     """
+    # scikit-learn takes most of a second to import, and not every process scores tags.
+    from sklearn.metrics import average_precision_score
+
     predicted, p = probabilities >= 0.5, probabilities.astype(np.float64).clip(1e-12, 1 - 1e-12)
     # Counted here: scikit-learn takes a table of a single tag for two classes.
     hits, total = (predicted & true).sum(0), predicted.sum(0) + true.sum(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from transferlab.data.columns import Target
 from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.fields import read
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.multi_label import MultiLabel
@@ -52,11 +52,7 @@ def task_from(fields: Mapping[str, Any]) -> Task:
         TransferlabError: an unknown name or field, or a value that a field cannot have.
     """
     arguments = dict(fields)
-    kind = task_named(str(arguments.pop("name")))
-    known = [one.name for one in dataclasses.fields(kind)]
-    if unknown := sorted(arguments.keys() - set(known)):
-        raise TransferlabError(f"The task '{kind.name}' has no field '{unknown[0]}'.{nearest(unknown[0], known)}")
-    return kind(**arguments)
+    return read(task_named(str(arguments.pop("name"))), arguments, "task")
 
 
 __all__ = ["Classification", "MultiLabel", "Regression", "Task", "task_for", "task_from", "task_named", "tasks"]
