@@ -125,6 +125,11 @@ class Setup:
         assert isinstance(transform, (TextTransform, ImageTransform))
         self.feed = Inputs(self.data, transform)
         self.steps = self.settings.total_steps(len(self.data.train))
+        if self.settings.patience is not None and not len(self.data.validation):
+            raise TransferlabError(
+                f"settings.patience is {self.settings.patience}, and {self.data.name} has no validation split, by which a run "
+                "would stop. Set a part of the labels aside: data.hold_out(0.2, seed=0)."
+            )
         self.execution = Execution(self.settings.remat, self.settings.accumulate)
         self.cache = shared_cache()
         self._programs: dict[Execution, Program] = {}

@@ -59,7 +59,7 @@ class ScannedEngine(Population):
             self._host = None
             for name, values in jax.device_get(metrics).items():
                 for i, column in zip(self._slots, values, strict=True):
-                    out[i].setdefault(name, []).append(column[: self.members[i].total - self.done][:n])
+                    out[i].setdefault(name, []).append(column[: max(0, self.members[i].total - self.done)][:n])
             self.done += n
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})
