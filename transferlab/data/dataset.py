@@ -1,4 +1,4 @@
-"""``dataset``: examples with ids and label names, deduplicated, split once, cut to nested subsets of labels."""
+"""``dataset``: examples with ids and targets, deduplicated, split once, cut to nested subsets of labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from transferlab.compute.host import interruptible
 from transferlab.data.columns import Target
-from transferlab.data.examples import Examples, Modality, read_folder, read_registered, read_table
+from transferlab.data.examples import Content, Examples, Modality, read_folder, read_registered, read_table
 from transferlab.data.labels import LabelKind
 from transferlab.data.levels import check_white
 from transferlab.data.splits import deduplicated, set_apart, stratified_order
@@ -27,10 +27,10 @@ class Dataset:
 
     Attributes:
         name: by which it was opened.
-        modality: ``text`` or ``image``.
+        content: what an example holds: ``text``, ``pair`` (two texts), ``words``, ``image`` or ``audio``.
         target: what examples are compared with: classes, numbers or tags; see :mod:`transferlab.data.columns`.
-        records: random access; ``records[i]`` is ``{"id", "text" or "image" (uint8, height × width × 3)}`` and
-            ``"label"``, ``"target"`` or ``"tags"``.
+        records: random access; ``records[i]`` is ``{"id"}`` with its content (:data:`transferlab.data.examples.Content`) and its
+            target: ``"label"``, ``"target"``, ``"tags"``, ``"word_tags"``, ``"target_text"`` or nothing.
         ids: of all examples.
         train, validation, test: indices into ``records``; they never overlap.
         sha256: of ids, labels and contents, after duplicates were removed.
@@ -47,7 +47,7 @@ class Dataset:
     """
 
     name: str
-    modality: Modality
+    content: Content
     target: Target
     records: Sequence[dict[str, Any]] = field(compare=False)
     ids: tuple[str, ...] = field(compare=False)
@@ -63,6 +63,11 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}: {self.summary})"
+
+    @property
+    def modality(self) -> Modality:
+        """What a model reads of it: ``text``, ``image`` or ``audio``."""
+        return self.content if self.content in ("image", "audio") else "text"
 
     @property
     def labels(self) -> Int[np.ndarray, " examples"]:
@@ -271,7 +276,7 @@ def _split(whole: Examples, test_examples: int, split_seed: int) -> Dataset:
     n_test = min(test_examples, len(unique.kept) // 2)
     order = set_apart(unique.target.strata(), split_seed + 2_000_003, n_test)
     return Dataset(
-        whole.name, whole.modality, unique.target, _View(whole.records, unique.kept), unique.ids,
+        whole.name, whole.content, unique.target, _View(whole.records, unique.kept), unique.ids,
         train=np.sort(order[n_test:]), validation=np.zeros(0, np.int64), test=np.sort(order[:n_test]),
         sha256=unique.sha256, duplicates_removed=unique.duplicates, conflicting=unique.conflicting, about=whole.about,
         text_column=whole.text_column, notes=unique.notes,

@@ -16,7 +16,13 @@ from transferlab.data.labels import check_alike, ordered, read_target
 from transferlab.data.tables import checked_text, read_rows
 from transferlab.errors import TransferlabError
 
-Modality = Literal["text", "image"]
+Content = Literal["text", "pair", "words", "image", "audio"]
+"""What an example holds: a text; two texts (``text``, ``text_pair``); a list of ``words``; an ``image`` (uint8, height × width ×
+channels); or ``audio`` (float32, one channel) with its ``rate`` in Hz.
+"""
+
+Modality = Literal["text", "image", "audio"]
+"""What a model reads."""
 
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 """Names of folders that contain a split, not the images of a label (torchvision reads an ``ImageFolder`` of each)."""
@@ -27,15 +33,15 @@ class Examples:
     """All examples before deduplication and splitting.
 
     Attributes:
-        name, modality, target, records, about, text_column: as in :class:`~transferlab.data.Dataset`.
-        content: index → (id, bytes that duplicates have in common, bytes or hash of what a model reads).
+        name, content, target, records, about, text_column: as in :class:`~transferlab.data.Dataset`.
+        identify: index → (id, bytes that duplicates have in common, bytes or hash of what a model reads).
     """
 
     name: str
-    modality: Modality
+    content: Content
     target: Target
     records: Sequence[Any]
-    content: Callable[[int], tuple[str, bytes, bytes]]
+    identify: Callable[[int], tuple[str, bytes, bytes]]
     about: dict[str, str]
     text_column: str | None = None
 
@@ -54,10 +60,10 @@ def read_registered(name: str) -> Examples:
 
     def record(i: int) -> dict[str, Any]:
         raw = stored[i]
-        content = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
-        return {"id": _text(raw["id"]), entry.modality: content, "label": int(raw["label"])}
+        example = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
+        return {"id": _text(raw["id"]), entry.modality: example, "label": int(raw["label"])}
 
-    def content(i: int) -> tuple[str, bytes, bytes]:
+    def identify(i: int) -> tuple[str, bytes, bytes]:
         raw = stored[i]
         if entry.modality == "image":
             # The builder encodes equal images as equal bytes.
@@ -68,7 +74,7 @@ def read_registered(name: str) -> Examples:
 
     about = {"licence": entry.license, "citation": entry.citation, "version": entry.version}
     target = Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
-    return Examples(name, entry.modality, target, _Lazy(len(stored), record), content, about)
+    return Examples(name, entry.modality, target, _Lazy(len(stored), record), identify, about)
 
 
 def _text(value: Any) -> str:
@@ -93,10 +99,10 @@ def read_table(
     def record(i: int) -> dict[str, Any]:
         return {"id": f"row {texts[i][0]}", "text": texts[i][1], **target.record(i)}
 
-    def content(i: int) -> tuple[str, bytes, bytes]:
+    def identify(i: int) -> tuple[str, bytes, bytes]:
         return f"row {texts[i][0]}", _same_text(texts[i][1]), texts[i][1].encode()
 
-    return Examples(str(path), "text", target, _Lazy(len(texts), record), content, {}, text_column)
+    return Examples(str(path), "text", target, _Lazy(len(texts), record), identify, {}, text_column)
 
 
 def read_folder(path: Path, white: float | int | None) -> Examples:
@@ -144,7 +150,7 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
         file, label = files[i]
         return {"id": str(file.relative_to(path)), "image": read_image(file, white), "label": label}
 
-    def content(i: int) -> tuple[str, bytes, bytes]:
+    def identify(i: int) -> tuple[str, bytes, bytes]:
         example = record(i)
         same = _same_image(example["image"])
         return example["id"], same, same
@@ -152,7 +158,7 @@ def read_folder(path: Path, white: float | int | None) -> Examples:
     ignored = passed_over([path / name for name in names])
     about = {"passed_over": ignored} if ignored else {}
     target = Classes(names, np.array([label for _, label in files], np.int32))
-    return Examples(str(path), "image", target, _Lazy(len(files), record), content, about)
+    return Examples(str(path), "image", target, _Lazy(len(files), record), identify, about)
 
 
 def _same_text(text: str) -> bytes:

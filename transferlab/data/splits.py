@@ -80,7 +80,7 @@ class Unique:
     Attributes:
         kept: index of each example.
         ids, target: of those.
-        sha256: of ids, targets and what a model reads, with the modality and the names of the target.
+        sha256: of ids, targets and what a model reads, with the kind of content and the names of the target.
         duplicates, conflicting: how many were removed, and how many of these had another target than the one that stays.
         notes: clauses on oddities: empty texts, labels that have no examples left or differ only in case.
     """
@@ -101,12 +101,12 @@ def deduplicated(examples: Examples) -> Unique:
         TransferlabError: no examples, or all of them with the same target.
     """
     target = examples.target
-    digest = hashlib.sha256(json.dumps([examples.modality, *target.header]).encode())
+    digest = hashlib.sha256(json.dumps([examples.content, *target.header]).encode())
     seen: dict[bytes, str] = {}
     kept, ids = [], []
     duplicates = conflicting = empty = 0
     for i in range(len(examples.records)):
-        name, content, read = examples.content(i)
+        name, content, read = examples.identify(i)
         key = target.key(i)
         empty += not content
         if content in seen:
