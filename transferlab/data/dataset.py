@@ -16,6 +16,7 @@ from transferlab.data.contents import examples_of
 from transferlab.data.examples import Content, Examples, Modality
 from transferlab.data.labels import LabelKind
 from transferlab.data.levels import check_white
+from transferlab.data.missing import Missing, complete
 from transferlab.data.readers.base import Documents, Options, Table
 from transferlab.data.roles import AUTO, Asked, roles_of
 from transferlab.data.sources import read_source
@@ -197,6 +198,7 @@ def dataset(
     split_seed: int = 0,
     label_kind: str = "auto",
     separator: str | None = None,
+    missing: Missing = "error",
     documents: Documents | None = None,
     white: float | int | None = None,
 ) -> Dataset:
@@ -226,6 +228,8 @@ def dataset(
         split_seed: of the split.
         label_kind: ``classes``, ``numbers``, ``tags`` or ``text`` where that rule is not meant.
         separator: between the tags in a cell.
+        missing: ``drop`` leaves out rows without a content, a target or a group, and counts them; they are an ``error``
+            otherwise.
         documents: of a plain text: whether an example is a ``paragraph``, a ``line`` or the ``file``.
         white: of images: the value of white in those of more than 8 bits, such as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.
@@ -247,7 +251,11 @@ def dataset(
     ):
         if value is not None and (not isinstance(value, Integral) or value < least):
             raise TransferlabError(f"{field_name} is {value!r}; it must be an integer of at least {least}.")
-    for field_name, value, choices in (("label_kind", label_kind, LabelKind), ("documents", documents, Documents)):
+    for field_name, value, choices in (
+        ("label_kind", label_kind, LabelKind),
+        ("documents", documents, Documents),
+        ("missing", missing, Missing),
+    ):
         if value is not None and value not in get_args(choices):
             raise TransferlabError(f"{field_name} is {value!r}.{nearest(str(value), get_args(choices))}")
     if separator is not None and (not separator or label_kind not in ("auto", "tags")):
@@ -259,10 +267,10 @@ def dataset(
     asked = Asked(_names("text", text), words, image, None, _names("target", target), groups, splits)
     options = Options(asked.columns, asked.label, documents, white)
     whole = read_source(source, options)
-    given = {"label_kind": label_kind != "auto", "separator": separator is not None}
+    given = {"label_kind": label_kind != "auto", "separator": separator is not None, "missing": missing != "error"}
     if isinstance(whole, Table):
         roles = roles_of(whole, asked)
-        whole = examples_of(whole, roles, label_kind, separator, white)
+        whole = examples_of(complete(whole, roles, missing), roles, label_kind, separator, white)
     elif refused := next((name for name, value in {**asked.given, **given}.items() if value), None):
         raise TransferlabError(
             f"{refused} is {locals()[refused]!r}, but '{whole.name}' is a named data set and not a table. Leave it out:\n"
@@ -279,7 +287,7 @@ def _names(argument: str, value: Any) -> Any:
     names: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else ()
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise TransferlabError(f"{argument} is {value!r}; it must be a column's name, or several different ones.")
-    return names if len(names) > 1 else names[0]
+    return names if len(names) > 1 else "".join(names)
 
 
 def split(whole: Examples, test_examples: int | None = None, split_seed: int = 0) -> Dataset:

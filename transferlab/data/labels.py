@@ -25,7 +25,7 @@ MOST_CLASSES = 20
 """Integers of more distinct values are taken for a quantity; texts of more must repeat."""
 
 _INSIST = "If each value is a class, pass label_kind='classes'; if it is a text to write, label_kind='text'."
-_MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
+MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
 """Strings that pandas and spreadsheets write, and read, for a missing value."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
 """A date of ISO 8601, with or without a time."""
@@ -229,7 +229,7 @@ def _spelled(value: Any, where: str) -> str:
     if not isinstance(value, str):
         return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
     text = value.strip()
-    if text in _MISSING:
+    if text in MISSING:
         raise TransferlabError(
             f"{where}: the label is '{text}', which means a missing value. Fill it in or remove the row; a class of that "
             "name needs a longer one."

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transferlab.data.examples import SPLITS, Examples
 from transferlab.data.readers import reader_of, readers
 from transferlab.data.readers.base import Options, Table
+from transferlab.data.readers.joining import joined
 from transferlab.errors import TransferlabError, nearest
 from transferlab.reading import reading
 
@@ -21,7 +21,7 @@ def read_source(source: Any, options: Options) -> Table | Examples:
         TransferlabError: nothing is there, no reader knows it, or a row or file cannot be read; it is named.
     """
     if are_splits(source):
-        return _joined({SPLITS[str(name).lower()]: _part(name, part, options) for name, part in source.items()})
+        return joined({SPLITS[str(name).lower()]: _part(name, part, options) for name, part in source.items()})
     found = _found(source)
     reader = reader_of(found)
     if reader is None:
@@ -71,26 +71,3 @@ def _part(name: str, source: Any, options: Options) -> Table:
             f"The {name} split, '{part.name}', has splits of its own; give it alone:\n  >>> tl.dataset({part.name!r})"
         )
     return part
-
-
-def _joined(parts: Mapping[str, Table]) -> Table:
-    """One table of several splits, with a column that says which each row is in."""
-    first = next(iter(parts.values()))
-    names = list(dict.fromkeys(name for part in parts.values() for name in part.columns))
-    where = "split" if "split" not in names else "split of the row"
-    columns = {
-        name: [v for part in parts.values() for v in part.columns.get(name, [None] * len(part))] for name in names
-    }
-    columns[where] = [split for split, part in parts.items() for _ in part.places]
-    return replace(
-        first,
-        name=", ".join(f"{split} {Path(part.name).name}" for split, part in parts.items()),
-        columns=columns,
-        places=[f"{place} of {split}" for split, part in parts.items() for place in part.places],
-        roles={**first.roles, "splits": where},
-        classes={name: classes for name, classes in first.classes.items() if all(part.classes.get(name) == classes for part in parts.values())},
-        typed=all(part.typed for part in parts.values()),
-        folder=[part.folder_of(row) for part in parts.values() for row in range(len(part))],
-        notes=tuple(dict.fromkeys(note for part in parts.values() for note in part.notes)),
-        absent={name: split for split, part in parts.items() for name in names if name not in part.columns},
-    )  # fmt: skip

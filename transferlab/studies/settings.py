@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from transferlab.data.dataset import Dataset, dataset
 from transferlab.data.labels import LabelKind
+from transferlab.data.missing import Missing
 from transferlab.data.readers.base import Documents
 from transferlab.errors import check_arguments
 from transferlab.methods import Method
@@ -46,7 +47,7 @@ class DataConfig:
 
     Attributes:
         source: registry name or path.
-        text, target, words, image, groups, splits, label_kind, separator, documents, white, split_seed: as there.
+        text, target, words, image, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
 
     Example:
         >>> DataConfig("reviews.csv", text="sentence", target="verdict")
@@ -61,6 +62,7 @@ class DataConfig:
     splits: str | None = None
     label_kind: LabelKind = "auto"
     separator: str | None = None
+    missing: Missing = "error"
     documents: Documents | None = None
     white: float | None = None
     split_seed: int = 0

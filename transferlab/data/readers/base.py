@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -59,6 +59,17 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def take(self, rows: Sequence[int]) -> Table:
+        """Return these rows alone."""
+        return replace(
+            self,
+            columns={name: [values[row] for row in rows] for name, values in self.columns.items()},
+            places=[self.places[row] for row in rows],
+            folder=self.folder
+            if self.folder is None or isinstance(self.folder, Path)
+            else [self.folder[row] for row in rows],
+        )
 
     def folder_of(self, row: int) -> Path | None:
         """Relative to which the paths in a row are."""

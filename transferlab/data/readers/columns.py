@@ -1,4 +1,4 @@
-"""Tables in memory: DataFrames (pandas, polars), Arrow tables, Hugging Face datasets, dicts of columns and lists of dicts."""
+"""Tables in memory: DataFrames (pandas, polars), dicts of columns and lists of dicts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class FrameReader(Reader):
 
     name = "DataFrame, dict of columns or list of dicts"
     takes = ("white",)
+    last = True
 
     def recognises(self, source: Any) -> bool:
         return isinstance(source, Mapping) or hasattr(source, "columns") or (isinstance(source, (list, tuple)))
