@@ -69,15 +69,16 @@ class Classification(Task):
         """``probabilities`` (batch, labels)."""
         return {"probabilities": jax.nn.softmax(out["logits"].astype(jnp.float32))}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+    def truth(self, data: Dataset) -> Predictions:
         """``label``: each example's index into the label names."""
         return {"label": self.column(data).values.astype(np.int32)}
 
     def fit(self, data: Dataset) -> dict[str, Any]:
         """``class_weights`` by label, where there are any."""
+        if self.class_weights is None:
+            return {}
         column = self.column(data)
-        weights = class_weights(self.class_weights, column.names, column.values[data.train])
-        return {} if weights is None else {"class_weights": weights}
+        return {"class_weights": class_weights(self.class_weights, column.names, column.values[data.train])}
 
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """``label``; with class weights ``weight``, of its class, and with smoothing ``class_weights`` (labels) too."""
@@ -92,7 +93,7 @@ class Classification(Task):
         return targets
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
         """The label of the largest probability, and the probabilities."""
         probabilities, line = ranked(prediction, outputs)

@@ -62,15 +62,16 @@ class MultiLabel(Task):
         """``probabilities`` (batch, tags)."""
         return {"probabilities": jax.nn.sigmoid(out["logits"].astype(jnp.float32))}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+    def truth(self, data: Dataset) -> Predictions:
         """``tags`` (examples, tags), 0 or 1."""
         return {"tags": self.column(data).values.astype(np.float32)}
 
     def fit(self, data: Dataset) -> dict[str, Any]:
         """``positive_weights`` by tag, where there are any."""
+        if self.positive_weights is None:
+            return {}
         column = self.column(data)
-        weights = positive_weights(self.positive_weights, column.names, column.values[data.train])
-        return {} if weights is None else {"positive_weights": weights}
+        return {"positive_weights": positive_weights(self.positive_weights, column.names, column.values[data.train])}
 
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """``tags``, and with weights ``weight`` (examples, tags)."""
@@ -81,7 +82,7 @@ class MultiLabel(Task):
         return targets
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
         """The tags whose probability is at least a half, and the probabilities."""
         probabilities, line = ranked(prediction, outputs)

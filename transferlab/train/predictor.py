@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.compute.host import interruptible
-from transferlab.data.batches import evaluation_order
+from transferlab.data.audio import AudioTransform
+from transferlab.data.batches import Batch
+from transferlab.data.examples import Modality, as_records
 from transferlab.data.images import ImageTransform
+from transferlab.data.inputs import Transform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import read
@@ -27,9 +29,29 @@ from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.tasks import Classification, Task, task_from
-from transferlab.train.divergence import recorded
+from transferlab.tasks.prediction import predict_rows
+from transferlab.train.divergence import NOT_KEPT, recorded
 from transferlab.train.identity import architecture, read_identity
 from transferlab.train.setup import plan_for
+from transferlab.transfer.plan import Plan
+
+
+@dataclass(frozen=True, repr=False)
+class Presented:
+    """What a task predicts of some examples, for people: ``print`` shows a line for each.
+
+    :meth:`Predictor.present` and :meth:`transferlab.train.Result.present` return one.
+
+    Attributes:
+        rows: each example's prediction as plain data: ``{"label": …, "probabilities": {label: …}}`` of a classifier.
+        lines: the same, each in a line.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    lines: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
 
 
 @check_arguments
@@ -37,7 +59,7 @@ from transferlab.train.setup import plan_for
 class Predictor:
     """A finished run: ``predictor(["some text"])`` returns one row of probabilities per example.
 
-    :func:`transferlab.open_run` returns one.
+    :func:`transferlab.open_run` returns one; so does ``Result.predictor``.
 
     Attributes:
         labels: label names, in the order of the columns.
@@ -53,7 +75,7 @@ class Predictor:
     """
 
     labels: tuple[str, ...] = field(repr=False)
-    transform: TextTransform | ImageTransform = field(repr=False)
+    transform: Transform = field(repr=False)
     definition: trees.Definition = field(repr=False)
     params: trees.Tree = field(repr=False)
     state: trees.Tree = field(repr=False)
@@ -63,49 +85,59 @@ class Predictor:
     fitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def modality(self) -> str:
-        """``text`` or ``image``."""
-        return "text" if isinstance(self.transform, TextTransform) else "image"
+    def modality(self) -> Modality:
+        """``text``, ``image`` or ``audio``."""
+        kinds: dict[type, Modality] = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio"}
+        return kinds[type(self.transform)]
 
     @check_arguments
-    def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples ..."]:
-        """Return probabilities for texts, or for images as uint8 arrays (height, width, channels).
+    def __call__(self, examples: Iterable[Any], rows: int = 32) -> Any:
+        """Return what the task predicts for each example: of a classifier, an array (examples, labels) of probabilities; where
+        examples differ in length, a :class:`~transferlab.data.ragged.Ragged`.
 
         Args:
-            examples: texts or images, as the run was trained on.
+            examples: texts; pairs of texts, as tuples; lists of words; images as uint8 arrays (height, width, channels); or audio
+                as (float32 array (samples,), samples per second). As the run was trained on.
             rows: how many examples are computed together.
 
         Raises:
-            TransferlabError: an example that is not a text or an image; its index is named.
+            TransferlabError: what is no list of examples, or an example of another kind; its index is named.
         """
-        if isinstance(examples, (str, bytes)):
-            raise TransferlabError(f"examples is a single text; pass a list: predictor([{str(examples)[:40]!r}]).")
+        examples = _listed(examples, self.modality)
         if not isinstance(rows, Integral) or rows < 1:
             raise TransferlabError(f"rows is {rows!r}; it must be an integer of at least 1.")
-        if self.modality == "image":
-            for i, example in enumerate(examples):
-                _check_image(example, f"examples[{i}]")
-        rows = min(rows, max(len(examples), 1))
-        name, shape = next(iter(self.task.shapes(self.labels).items()))
-        out = np.zeros((len(examples), *shape), np.float32)
-        encoded, buckets = [], np.zeros(len(examples), np.int32)
-        if isinstance(self.transform, TextTransform):
-            encoded = self.transform.encode(list(examples))
-            buckets = np.array([self.transform.bucket(len(one.ids)) for one in encoded], np.int32)
-        for batch in evaluation_order(np.arange(len(examples)), buckets, rows):
-            if isinstance(self.transform, TextTransform):
-                inputs = self.transform.pad([encoded[i] for i in batch.indices], batch.bucket, rows)
-            else:
-                pixels = np.stack([self.transform(examples[i]) for i in batch.indices])
-                empty = np.zeros((rows - len(pixels), *pixels.shape[1:]), np.float32)
-                inputs = {"pixel_values": np.concatenate([pixels, empty])}
-            out[batch.indices] = np.asarray(self._predict(self.params, self.state, inputs)[name])[: len(batch.indices)]
-        return self.task.restore({name: out}, self.fitted)[name]
+        content, records = as_records(examples, self.modality)
+        rows = min(rows, max(len(records), 1))
+        feed = self.task.inputs(records, self.transform, content=content)
+
+        def call(batch: Batch) -> dict[str, np.ndarray]:
+            targets = self.task.collate({}, feed, batch, rows) if self.task.reads_targets else {}
+            return jax.device_get(
+                self._predict(self.params, self.state, feed.inputs(batch.indices, batch.bucket, rows), targets)
+            )
+
+        indices = np.arange(len(records))
+        predictions = self.task.restore(predict_rows(self.task, self.labels, feed, indices, rows, call), self.fitted)
+        return predictions[self.task.predicted]
+
+    @check_arguments
+    def present(self, examples: Iterable[Any], rows: int = 32) -> Presented:
+        """What is predicted of these examples, for people; arguments and errors are those of a call.
+
+        Example:
+            >>> print(tl.open_run("runs/lora").present(["a fine film"]))
+        """
+        examples = _listed(examples, self.modality)
+        each = [
+            self.task.present(row, self.labels, example)
+            for row, example in zip(self(examples, rows), examples, strict=True)
+        ]
+        return Presented(tuple(fields for fields, _ in each), tuple(line for _, line in each))
 
     @cached_property
     def _predict(self) -> Any:
-        def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> dict[str, jax.Array]:
-            return self.task.predict(self.definition.merge(params, state)(inputs))
+        def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any], targets: dict[str, Any]) -> Any:
+            return self.task.predict(self.definition.merge(params, state)(self.task.evaluation(inputs, targets)))
 
         return jax.jit(predict)
 
@@ -140,7 +172,8 @@ def _open_run(directory: Path) -> Predictor:
     identity = read_identity(directory)
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(
-            f"{directory} kept its predictions but not its weights; a study keeps the weights of each arm's best run."
+            f"{directory} kept its predictions but not its weights; a study keeps the weights of each arm's best run. "
+            f"{NOT_KEPT}"
         )
     from transferlab.train.checkpoints import Checkpoints
 
@@ -164,25 +197,67 @@ def _open_run(directory: Path) -> Predictor:
             f"{directory}: this run trained other leaves than such a run does now: {', '.join(changed[:4])}. Open it with the "
             "version of transferlab that wrote it."
         )
-    fitted = identity.get("fitted", {})
-    params, state = plan.place(identity["seeds"]["initialisation"])
-    frozen = trees.split_by(params, plan.trainable)[1]
-    assert isinstance(source.transform, (TextTransform, ImageTransform))
-    return Predictor(
-        outputs, source.transform, plan.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, task.export(trained, fitted), plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
-        identity.get("text_column") or "text", task, fitted,
+    return predictor_of(
+        source, plan, trained, stats, seed=identity["seeds"]["initialisation"], outputs=outputs, task=task,
+        fitted=identity.get("fitted", {}), text_column=identity.get("text_column"),
     )  # fmt: skip
 
 
-def _check_image(example: Any, name: str) -> None:
-    """Raise an error if an example is not an image."""
-    if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
-        kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
+def predictor_of(
+    source: Source,
+    plan: Plan,
+    trained: trees.Tree,
+    stats: trees.Tree,
+    *,
+    seed: int,
+    outputs: tuple[str, ...],
+    task: Task,
+    fitted: Mapping[str, Any],
+    text_column: str | None,
+) -> Predictor:
+    """Return a run's predictor: what it trained, and the frozen leaves of its source, which its predictors share.
+
+    Args:
+        source: the base.
+        plan: of the run.
+        trained: the trained leaves that were tested.
+        stats: batch statistics; empty where there are none.
+        seed: of the initialisation.
+        outputs: labels or targets, in the order of the head's columns.
+        task: what it was trained for.
+        fitted: what the task learned of the training targets.
+        text_column: of the table that it was trained on, if there was one.
+    """
+    frozen = frozenset(leaf.path for leaf in plan.leaves if not leaf.trains)
+    params, state = plan.place(seed, source.resident, frozen)
+    whole = adapted(
+        source, task.export(trained, fitted), plan.initialised(seed), stats, plan.head, plan.definition.module
+    )
+    assert source.transform is not None
+    return Predictor(
+        outputs, source.transform, plan.definition, trees.join(trained, params), stats or state, whole,
+        text_column or "text", task, fitted,
+    )  # fmt: skip
+
+
+def _listed(examples: Any, modality: str) -> list[Any]:
+    """The examples as a list, or an error that says what to pass."""
+    if isinstance(examples, (str, bytes)):
+        raise TransferlabError(f"examples is a single text; pass a list: predictor([{str(examples)[:40]!r}]).")
+    axes = getattr(examples, "ndim", 1)
+    if modality == "image" and axes == 3:
+        raise TransferlabError("examples is a single image; pass a list: predictor([image]).")
+    if (
+        isinstance(examples, (Mapping, Set))
+        or hasattr(examples, "columns")
+        or not isinstance(examples, Iterable)
+        or not axes
+    ):
         raise TransferlabError(
-            f"{name} is {kind}; an image is a uint8 array (height, width, channels), as "
-            "transferlab.data.images.read_image(file) returns it."
+            f"examples is of type {type(examples).__name__}; pass a list of {modality}s. Of a table that is one column: "
+            "predictor(list(table['text']))."
         )
+    return list(examples)
 
 
 def _find_base(base: dict[str, Any]) -> Source:
