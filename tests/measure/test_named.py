@@ -45,6 +45,7 @@ WANTED = {
         "f1_micro": reference.f1_score(LABELS, CHOSEN, average="micro"),
         "f1_weighted": reference.f1_score(LABELS, CHOSEN, average="weighted"),
         "matthews": reference.matthews_corrcoef(LABELS, CHOSEN),
+        "kappa": reference.cohen_kappa_score(LABELS, CHOSEN),
         "auroc": reference.roc_auc_score(LABELS, EXACT, multi_class="ovr", average="macro"),
         "average_precision": reference.average_precision_score(np.eye(4)[LABELS], PROBABILITIES, average="macro"),
         "calibration_error": None,
