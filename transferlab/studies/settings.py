@@ -47,7 +47,7 @@ class DataConfig:
 
     Attributes:
         source: registry name or path.
-        text, target, words, image, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
+        text, target, words, image, audio, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
 
     Example:
         >>> DataConfig("reviews.csv", text="sentence", target="verdict")
@@ -58,6 +58,7 @@ class DataConfig:
     target: str | tuple[str, ...] | None = "auto"
     words: str | None = None
     image: str | None = None
+    audio: str | None = None
     groups: str | None = None
     splits: str | None = None
     label_kind: LabelKind = "auto"
