@@ -62,7 +62,7 @@ class Study:
 
     def _check(self) -> None:
         """Check the config against the data, so that nothing fails halfway through the table."""
-        if not isinstance(task_for(self.data.target), Classification):
+        if not isinstance(task_for(self.data, self.source), Classification):
             raise TransferlabError(
                 f"A study compares arms by their accuracy, and '{self.data.name}' has {self.data.target.kind} "
                 f"({self.data.target.summary}). If each value is a class, set config.data.label_kind = 'classes'; else train a run of it "
