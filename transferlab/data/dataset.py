@@ -23,6 +23,9 @@ from transferlab.data.sources import read_source
 from transferlab.data.splits import deduplicated, held_out, parts_of, stratified_order
 from transferlab.errors import TransferlabError, check_arguments, nearest
 
+NOUNS: dict[Content, str] = {"text": "text", "pair": "pair", "words": "sentence", "image": "image", "audio": "sound"}
+"""What an example of each content is called."""
+
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
@@ -115,8 +118,9 @@ class Dataset:
         several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
         copies = f", {self.duplicates_removed:,} {several} left out{other}" if self.duplicates_removed else ""
         notes = "".join(f"; {note}" for note in self.notes)
+        joint = ", " if self.target.kind in ("texts", "none") else " of "
         return (
-            f"{len(self.ids):,} {self.modality}s of {self.target.summary}{copies}: {split}, "
+            f"{len(self.ids):,} {NOUNS[self.content]}s{joint}{self.target.summary}{copies}: {split}, "
             f"{self.how}{half}{rest}{notes}"
         )
 
