@@ -219,6 +219,11 @@ def _resume(member: Member, state: State) -> State:
     if best is not None:
         kept, meta = restored if best == last else checkpoints.restore(best, state), checkpoints.meta(best)
         member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
+    # Earlier versions did not record what follows, and waited for nothing.
+    meta = checkpoints.meta(last)
+    member.highest = meta.get("highest", None if member.best is None else member.best[0])
+    member.waited = meta.get("waited", 0)
+    member.wait(last)
     return restored
 
 
@@ -258,6 +263,7 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
         "memory": memory,
         "memory_note": run.memory_note,
         "steps": run.steps,
+        "stopped_at": member.stopped,
         "compilations": sum(f.compilations for f in (program.step, program.scanned_steps, program.vmapped_step)),
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
         "settings": asdict(run.settings),

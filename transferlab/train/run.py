@@ -122,8 +122,8 @@ def adapt(
     task = _with_smoothing(task_for(data, source) if task is None else task, settings)
     folder = folder_named(directory, "directory") if directory is not None else None
     run = Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
-    # Raises now, and not in `fit`, whatever the plan cannot account for.
-    _ = run.transfer
+    # Raises now, and not in `fit`, whatever the plan cannot account for, or the task cannot learn of the targets.
+    _ = run.transfer, run.fitted
     return run
 
 

@@ -128,6 +128,11 @@ class Setup:
                 f"settings.accumulate is {settings.accumulate}, but the loss of {type(self.task).__name__} compares the examples of "
                 "a batch with each other: in parts it would be another. Leave it out, and lower batch_size if memory is short."
             )
+        if settings.patience is not None and not len(data.validation):
+            raise TransferlabError(
+                f"settings.patience is {settings.patience}, and {data.name} has no validation split, by which a run would stop. Set a "
+                "part of the labels aside: data.hold_out(0.2, seed=0)."
+            )
         self.steps = settings.total_steps(len(self.feed.rows_of(data.train)))
         self.execution = Execution(self.settings.remat, self.settings.accumulate)
         self.cache = shared_cache()
