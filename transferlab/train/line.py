@@ -58,9 +58,14 @@ def drawn(line: Callable[[int], str]) -> Iterator[None]:
 
 
 def _draw(line: Callable[[int], str], place: Place, over: threading.Event) -> None:
+    before = ""
     while not over.wait(SECONDS):
+        text = line(place.width)
+        if text == before:
+            continue
+        before = text
         try:
-            place.draw(line(place.width))
+            place.draw(text)
         except (OSError, ValueError, LiveError):
             return  # The terminal is gone, or something else draws on it: the work goes on.
 

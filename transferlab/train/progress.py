@@ -184,7 +184,7 @@ class Training:
         if len(self._epochs) == 1:
             total, per_epoch, _ = next(iter(self._epochs))
             epochs = -(-total // per_epoch)
-            parts.append((4, f"epoch {min(done // per_epoch + 1, epochs)}/{epochs}"))
+            parts.append((4, f"epoch {min(done // per_epoch + 1, epochs):,}/{epochs:,}"))
         parts += self._metrics()
         each, _ = self._pace.seconds(done, now)
         if each > 0:
