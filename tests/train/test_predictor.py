@@ -45,13 +45,13 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
 
     rows = [f"{'good' if i % 2 else 'bad'} film {i},{i % 2}" for i in range(20)]
     (tmp_path / "t.csv").write_text("\n".join(["sentence,class", *rows]))
-    data = tl.dataset(tmp_path / "t.csv", test_examples=4, text_column="sentence", label_column="class")
+    data = tl.dataset(tmp_path / "t.csv", test_examples=4, text="sentence", target="class")
     tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(max_steps=1), directory=tmp_path / "run").fit()
     predictor = tl.open_run(tmp_path / "run")
     for wrong, said in (
-        ([None], r"texts\[0\]: the text is None"),
-        (["a", 3], r"texts\[1\]: the text is 3"),
-        (["caf\udce9"], r"texts\[0\]: the text holds half of a character"),
+        ([None], r"examples\[0\]: the text is None"),
+        (["a", 3], r"examples\[1\]: the text is 3"),
+        (["caf\udce9"], r"examples\[0\]: the text holds half of a character"),
     ):
         with pytest.raises(TransferlabError, match=said):
             predictor(wrong)
@@ -88,7 +88,7 @@ def test_a_result_predicts_what_its_run_predicts_when_it_is_opened(source, films
 def test_numbers_are_predicted_in_the_units_of_the_data_by_a_result_in_memory(source, tmp_path: Path) -> None:
     rows = [f"{'good' if i % 2 else 'bad'} film {i},{900 + 37.5 * i}" for i in range(40)]
     (tmp_path / "t.csv").write_text("\n".join(["text,price", *rows]))
-    data = tl.dataset(tmp_path / "t.csv", label_column="price", test_examples=8)
+    data = tl.dataset(tmp_path / "t.csv", target="price", test_examples=8)
     _, result = fit(source, data, tl.methods.LoRA(rank=2), tmp_path / "run")
     texts = [data.records[i]["text"] for i in data.test]
     np.testing.assert_array_equal(result.predict(texts), tl.open_run(tmp_path / "run")(texts))

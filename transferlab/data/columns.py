@@ -63,7 +63,7 @@ class Target:
 
     @property
     def summary(self) -> str:
-        """As in ``400 images of 2 labels (cat, dog)``."""
+        """As in ``400 images of 2 labels (cat: 200, dog: 200)``."""
         raise NotImplementedError
 
     def classes(self) -> Classes:
@@ -94,6 +94,28 @@ class Target:
         raise TransferlabError(
             f"The target is {self.kind} ({_few(self.names)}), not tags. Tags are lists, or pass separator='|' to tl.dataset."
         )
+
+    def word_tags(self) -> WordTags:
+        """The same target as a tag for each word.
+
+        Raises:
+            TransferlabError: it cannot be read so.
+        """
+        raise TransferlabError(
+            f"The target is {self.kind} ({_few(self.names)}), not a tag for each word: lists of words, and of as many tags."
+        )
+
+    def texts(self) -> Texts:
+        """The same target as a text.
+
+        Raises:
+            TransferlabError: it cannot be read so.
+        """
+        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), not a text.")
+
+    def none(self) -> NoTarget:
+        """No target: what is predicted is part of the example itself."""
+        return NoTarget((), np.zeros((len(self), 0), np.int32))
 
 
 @dataclass(frozen=True)
@@ -129,7 +151,8 @@ class Classes(Target):
 
     @property
     def summary(self) -> str:
-        return f"{len(self.names):,} labels ({_few(self.names)})"
+        counts = np.bincount(self.values, minlength=len(self.names)).tolist()
+        return f"{len(self.names):,} labels ({_few([f'{n}: {count:,}' for n, count in zip(self.names, counts, strict=True)])})"
 
     def classes(self) -> Classes:
         return self
@@ -229,6 +252,97 @@ class TagSets(Target):
         return (
             f"{len(self.names):,} tag{'' if len(self.names) == 1 else 's'} ({_few(self.names)}), {per:.1f} an example"
         )
+
+
+@dataclass(frozen=True)
+class WordTags(Target):
+    """A tag for each word; ``values`` is an object array (examples,) of int32 arrays (words,), indices into ``names``, or -1 for
+    a word that is neither trained on nor scored.
+    """
+
+    values: np.ndarray = field(compare=False, repr=False)
+    kind: ClassVar[str] = "word_tags"
+
+    def key(self, index: int) -> str:
+        return json.dumps(self.values[index].tolist())
+
+    def record(self, index: int) -> dict[str, Any]:
+        return {"word_tags": [self.names[tag] if tag >= 0 else None for tag in self.values[index].tolist()]}
+
+    def strata(self) -> Int[np.ndarray, " examples"]:
+        # By the rarest tag of an example, as for tag sets.
+        sets = np.zeros((len(self), len(self.names)), bool)
+        for row, tags in zip(sets, self.values, strict=True):
+            row[tags[tags >= 0]] = True
+        return TagSets(self.names, sets).strata()
+
+    def describe(self) -> dict[str, Any]:
+        tags = np.concatenate([np.zeros(0, np.int32), *self.values])
+        counts = np.bincount(tags[tags >= 0], minlength=len(self.names))
+        return {"word_tags": dict(zip(self.names, counts.tolist(), strict=True))}
+
+    def check(self, where: str) -> None:
+        present = sum(count > 0 for count in self.describe()["word_tags"].values())
+        if present < 2:
+            raise TransferlabError(
+                f"{where}: every word has the same tag ({_few(self.names)}); at least two are needed."
+            )
+
+    def word_tags(self) -> WordTags:
+        return self
+
+    @property
+    def summary(self) -> str:
+        words = sum(map(len, self.values))
+        return f"{words:,} words with {len(self.names):,} tags ({_few(self.names)})"
+
+
+@dataclass(frozen=True)
+class Texts(Target):
+    """A text for each example; ``values`` is an object array (examples,) of strings, ``names`` the column."""
+
+    values: np.ndarray = field(compare=False, repr=False)
+    kind: ClassVar[str] = "texts"
+
+    def key(self, index: int) -> str:
+        return json.dumps(self.values[index])
+
+    def record(self, index: int) -> dict[str, Any]:
+        return {"target_text": self.values[index]}
+
+    def strata(self) -> Int[np.ndarray, " examples"]:
+        return np.zeros(len(self), np.int64)
+
+    def texts(self) -> Texts:
+        return self
+
+    @property
+    def summary(self) -> str:
+        return f"the text '{''.join(self.names)}'"
+
+
+@dataclass(frozen=True)
+class NoTarget(Target):
+    """Examples alone, from which a language model or a sentence encoder learns; ``values`` are empty (examples, 0)."""
+
+    values: np.ndarray = field(compare=False, repr=False)
+    kind: ClassVar[str] = "none"
+
+    def key(self, index: int) -> str:
+        return ""
+
+    def record(self, index: int) -> dict[str, Any]:
+        return {}
+
+    def strata(self) -> Int[np.ndarray, " examples"]:
+        return np.zeros(len(self), np.int64)
+
+    def none(self) -> NoTarget:
+        return self
+
+    @property
+    def summary(self) -> str:
+        return "no target"
 
 
 def _few(names: Sequence[str]) -> str:

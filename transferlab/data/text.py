@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from transferlab.data.added_tokens import add_tokens, read_settings
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
-from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
+from transferlab.data.vocabularies import apply_settings, default_tokens, gives_types, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields, given_fields
 from transferlab.files import sha256_file
@@ -34,11 +35,19 @@ class Encoded:
     Attributes:
         ids, types: of its tokens.
         cut: how many tokens the length limit cut off.
+        words: of a list of words: the index of each token's word, -1 for special tokens; empty otherwise.
+        windows: the further parts of a text that is longer than the limit and read in windows (:attr:`TextTransform.overlap`).
     """
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
     cut: int
+    words: tuple[int, ...] = ()
+    windows: tuple[Encoded, ...] = ()
+
+
+Text = str | tuple[str, str] | list[str]
+"""What is tokenised at once: a text, a pair of texts, or a list of words."""
 
 
 @dataclass
@@ -63,11 +72,15 @@ class TokenTable:
         rows: number of tokens.
         model: name of the model, for errors.
         grows: whether ``Source.with_tokenizer`` can change its rows.
+        types: number of token types; 0 for a model without them.
+        no_pairs: why it reads no pairs of texts; empty where it does.
     """
 
     rows: int
     model: str
     grows: bool
+    types: int = 0
+    no_pairs: str = ""
 
     def lacks(self, token: str | None) -> str:
         """Return the rest of an error about an id beyond the table, of which ``token`` is the text, if it has one."""
@@ -95,7 +108,9 @@ class TextTransform:
         types: whether the model has token types, which batches then contain.
         side: on which texts are padded.
         table: the model's embedding table, where there is a model.
-        prompt: put before each text (sentence-transformers' default prompt).
+        prompt: put before each text, and before the first of a pair (sentence-transformers' default prompt).
+        overlap: a longer text is read in windows of ``max_length`` tokens, of which neighbors have this many in common; None cuts
+            it (:meth:`transferlab.pretrained.Source.with_windows`).
 
     Example:
         >>> source.transform("A fine film.").ids  # doctest: +SKIP
@@ -110,11 +125,18 @@ class TextTransform:
     side: Literal["right", "left"] = "right"
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
+    overlap: Natural | None = None
     caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By the data set's hash."""
 
     def __post_init__(self) -> None:
         check_fields(self, "TextTransform")
+        special = self.tokenizer.num_special_tokens_to_add(False)
+        if self.overlap is not None and self.overlap >= self.max_length - special:
+            raise TransferlabError(
+                f"TextTransform: overlap is {self.overlap}; a window has {self.max_length - special} tokens of the text, so it must be "
+                "less."
+            )
 
     def __call__(self, text: str) -> Encoded:
         """Tokenise one text, for inspection; :meth:`encode` also checks that the model has a row for each id."""
@@ -123,14 +145,23 @@ class TextTransform:
     def encode(self, texts: Sequence[Any], ids: Sequence[str] = ()) -> list[Encoded]:
         """Tokenise many texts; an empty text has only its special tokens.
 
+        A pair is put together as the tokenizer's own template says: separators, token types. Where it is too long, the longer text
+        is cut first, as in transformers. Of a list of words, each is tokenised by itself. All are of one kind.
+
         Args:
             texts: to tokenise.
             ids: names of the texts for errors; by default their numbers.
 
         Raises:
             TransferlabError: a text that is not a string, contains half of a character, makes the tokenizer fail, or has a
-                token without a row in the model's table; the text is named.
+                token without a row in the model's table; a pair of which a text is empty, or that the source does not read
+                (:meth:`check_pairs`). The text is named.
         """
+        for i, text in enumerate(texts):
+            if isinstance(text, tuple) and not (len(text) == 2 and all(isinstance(t, str) and t.strip() for t in text)):
+                self._check_sides(text, ids[i] if ids else f"texts[{i}]")
+        if any(isinstance(text, tuple) for text in texts):
+            self.check_pairs()
         out = self._tokenise(texts)
         if self.table is None:
             return out
@@ -138,29 +169,99 @@ class TextTransform:
             raise TransferlabError(f"Texts are padded with {self._lacks(self.pad_id)}")
         for i, encoded in enumerate(out):
             if max(encoded.ids, default=0) >= self.table.rows:
-                text = texts[i] if len(texts[i]) <= 60 else f"{texts[i][:60]}…"
+                shown = texts[i] if isinstance(texts[i], str) else " ".join(texts[i])
+                text = shown if len(shown) <= 60 else f"{shown[:60]}…"
                 first = next(id for id in encoded.ids if id >= self.table.rows)
                 raise TransferlabError(f"{ids[i] if ids else f'Text {i}'} ({text!r}) holds {self._lacks(first)}")
+            if self.types and 0 < self.table.types <= (last := max(encoded.types, default=0)):
+                raise TransferlabError(
+                    f"{ids[i] if ids else f'Text {i}'} has tokens of the type {last}, but {self.table.model} has "
+                    f"{self.table.types} (0 to {self.table.types - 1}). Its tokenizer.json is of another model."
+                )
         return out
+
+    def check_pairs(self) -> None:
+        """Raise a TransferlabError where the source reads no pairs of texts, or its tokenizer would join them without a separator."""
+        name = "this source" if self.table is None else self.table.model
+        both = "one text with a separator of your own between the two: f'{first}\\n{second}'"
+        if self.table is not None and self.table.no_pairs:
+            raise TransferlabError(f"{name} reads no pairs of texts: {self.table.no_pairs}. Make them {both}.")
+        alone, together = (self.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
+        if together <= alone:
+            raise TransferlabError(
+                f"The tokenizer of {name} puts nothing between the two texts of a pair, so that its model cannot tell where the "
+                f"first ends. Make them {both}."
+            )
+        if self.max_length < together + 2:
+            raise TransferlabError(
+                f"{name} reads {self.max_length} tokens; a pair has {together} special ones, and one of each text."
+            )
+
+    def _check_sides(self, pair: tuple[Any, ...], name: str) -> None:
+        if len(pair) != 2:
+            raise TransferlabError(f"{name} has {len(pair)} texts; a pair has two.")
+        for part in pair:
+            checked_text(part, name)
+        side = "first" if not pair[0].strip() else "second"
+        raise TransferlabError(
+            f"{name}: the {side} text of the pair is empty. Leave the pair out, or fill it in; where many are empty, train on "
+            "single texts."
+        )
 
     def _tokenise(self, texts: Sequence[Any]) -> list[Encoded]:
         if isinstance(texts, str):
             raise TransferlabError(f"Texts must be a list, even a single one: [{texts[:40]!r}].")
         for i, text in enumerate(texts):
-            checked_text(text, f"texts[{i}]")
+            for part in [text] if isinstance(text, str) or not isinstance(text, (tuple, list)) else text:
+                checked_text(part, f"texts[{i}]")
         out = []
-        for encoding in self._encodings([self.prompt + text for text in texts] if self.prompt else list(texts)):
-            cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in encoding.overflowing)
-            out.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut))
+        for text, encoding in zip(texts, self._encodings([self._prompted(text) for text in texts]), strict=True):
+            parts = encoding.overflowing
+            if self.overlap is not None:
+                if parts and isinstance(text, tuple):
+                    raise TransferlabError(
+                        f"The pair {str(text)[:60]}… is longer than {self.max_length} tokens; only single texts are read in windows. "
+                        "Use the source without with_windows, which cuts the longer text of a pair."
+                    )
+                out.append(replace(_encoded(encoding, text), windows=tuple(_encoded(part, text) for part in parts)))
+                continue
+            cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in parts)
+            if parts and isinstance(text, tuple):
+                # The overflowing parts of a pair overlap.
+                cut = len(self._whole.encode(*self._prompted(text)).ids) - len(encoding.ids)
+            out.append(_encoded(encoding, text, cut))
         return out
 
-    def _encodings(self, texts: list[str]) -> list[Any]:
+    def _prompted(self, text: Any) -> Any:
+        if not self.prompt or isinstance(text, list):
+            return text
+        return (self.prompt + text[0], text[1]) if isinstance(text, tuple) else self.prompt + text
+
+    @cached_property
+    def _whole(self) -> Tokenizer:
+        """The tokenizer without a limit."""
+        whole = Tokenizer.from_str(self.tokenizer.to_str())
+        whole.no_truncation()
+        return whole
+
+    @cached_property
+    def _reader(self) -> Tokenizer:
+        """The tokenizer, which returns windows where they are wanted."""
+        if self.overlap is None:
+            return self.tokenizer
+        reader = Tokenizer.from_str(self.tokenizer.to_str())
+        side = (self.tokenizer.truncation or {}).get("direction", "right")
+        reader.enable_truncation(self.max_length, stride=self.overlap, direction=side)
+        return reader
+
+    def _encodings(self, texts: list[Any]) -> list[Any]:
+        words = any(isinstance(text, list) for text in texts)
         try:
             with reading("tokenizer"):
-                return self.tokenizer.encode_batch(texts)
+                return self._reader.encode_batch(texts, is_pretokenized=words)
         except TransferlabError as error:
             if len(texts) == 1:
-                raise TransferlabError(f"The tokenizer cannot read {texts[0][:60]!r}: {error.__cause__}") from None
+                raise TransferlabError(f"The tokenizer cannot read {str(texts[0])[:60]!r}: {error.__cause__}") from None
             # All at once are faster; one by one, the text at fault is found.
             return [self._encodings([text])[0] for text in texts]
 
@@ -172,7 +273,8 @@ class TextTransform:
         """Return the fields that identify this preprocessing, as plain data."""
         side = {} if self.side == "right" else {"side": self.side}
         prompt = {"prompt": self.prompt} if self.prompt else {}
-        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt}
+        windows = {} if self.overlap is None else {"overlap": self.overlap}
+        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt, **windows}
 
     def bucket(self, length: int) -> int:
         """Return the smallest padded length of at least ``length`` tokens."""
@@ -192,6 +294,11 @@ class TextTransform:
             ids[row, own], mask[row, own], types[row, own] = text.ids, 1, text.types
         batch = {"input_ids": ids, "attention_mask": mask}
         return {**batch, "token_type_ids": types} if self.types else batch
+
+
+def _encoded(encoding: Any, text: Any, cut: int = 0) -> Encoded:
+    words = tuple(-1 if i is None else i for i in encoding.word_ids) if isinstance(text, list) else ()
+    return Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut, words)
 
 
 def read_tokenizer(
@@ -270,7 +377,7 @@ def read_tokenizer(
         # The settings' changes to a file, such as lower case, identify the tokenizer as much as the file.
         digests.append(hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
+    return TextTransform(tokenizer, longest, pad_id, sha256, types and gives_types(kind, settings), side)
 
 
 _FLAGS: dict[str, type] = dict.fromkeys(

@@ -9,7 +9,16 @@ from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
 from transferlab.models.distilbert import DistilBert, DistilBertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.gpt2 import GPT2, GPT2Config
-from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
+from transferlab.models.heads import (
+    Classifier,
+    ClassifierConfig,
+    EmbeddingConfig,
+    HeadConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.models.llama import Llama, LlamaConfig
 from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
 from transferlab.models.modernbert import ModernBert, ModernBertConfig
@@ -22,8 +31,9 @@ from transferlab.models.vit import ViT, ViTConfig
 from transferlab.models.whisper import Whisper, WhisperConfig
 
 for _config in (BertConfig, BitConfig, ClassifierConfig, ClipConfig, ConvNeXtConfig, DistilBertConfig, EfficientNetConfig,
-                GPT2Config, LanguageModelConfig, LlamaConfig, MobileNetV2Config, ModernBertConfig, MPNetConfig, ResNetConfig,
-                RobertaConfig, SwinConfig, T5Config, TextTowerConfig, ViTConfig, WhisperConfig):  # fmt: skip
+                EmbeddingConfig, GPT2Config, LanguageModelConfig, LlamaConfig, MaskedLanguageModelConfig, MobileNetV2Config, ModernBertConfig,
+                MPNetConfig, ResNetConfig,
+                RobertaConfig, SwinConfig, T5Config, TextTowerConfig, TokenClassifierConfig, ViTConfig, WhisperConfig):  # fmt: skip
     check_arguments(_config)
 
 __all__ = [
@@ -43,13 +53,16 @@ __all__ = [
     "DistilBertConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "EmbeddingConfig",
     "GPT2Config",
+    "HeadConfig",
     "LanguageModel",
     "LanguageModelConfig",
     "Llama",
     "LlamaConfig",
     "MPNet",
     "MPNetConfig",
+    "MaskedLanguageModelConfig",
     "MobileNetV2",
     "MobileNetV2Config",
     "Model",
@@ -65,6 +78,7 @@ __all__ = [
     "T5Config",
     "TextTower",
     "TextTowerConfig",
+    "TokenClassifierConfig",
     "ViT",
     "ViTConfig",
     "Whisper",

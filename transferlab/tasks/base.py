@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -12,11 +12,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from transferlab import trees
+from transferlab.data.batches import Batch
 from transferlab.data.columns import Target
+from transferlab.data.inputs import Inputs, Transform, inputs_for
+from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_fields
+from transferlab.measure.named import metric_named, metrics_by_kind, say_undefined
 from transferlab.models.backbone import Carry
-from transferlab.models.heads import ClassifierConfig, Problem
+from transferlab.models.heads import HeadConfig, Problem
 from transferlab.tasks.heads import classifier
 
 if TYPE_CHECKING:
@@ -24,8 +28,8 @@ if TYPE_CHECKING:
     from transferlab.methods.base import Method
     from transferlab.pretrained.source import Source
 
-Predictions = dict[str, np.ndarray]
-"""What a task predicts, by name; the leading axis is the examples'."""
+Predictions = dict[str, Any]
+"""What a task predicts, by name: an array whose leading axis is the examples', or a :class:`~transferlab.data.ragged.Ragged`."""
 
 
 class StepBatch(TypedDict):
@@ -50,37 +54,80 @@ class Task:
     gradient and metrics, whatever the weights of its examples.
 
     Attributes:
-        metric: the score that chooses the best state and is plotted; None takes the task's own (``primary``).
+        metric: the score that chooses the best state and is plotted, by name: one of :attr:`scores`, or of the metrics of
+            its target (:mod:`transferlab.measure.named`). None takes the task's own (``primary``).
     """
 
     metric: str | None = field(default=None, compare=False, kw_only=True)
 
     name: ClassVar[str] = ""
     target: ClassVar[str] = ""
-    """The kind of target that it reads: ``classes``, ``numbers`` or ``tags`` (:mod:`transferlab.data.columns`)."""
+    """The kind of target that it reads: ``classes``, ``numbers``, ``tags``, ``word_tags``, ``texts`` or ``none``
+    (:mod:`transferlab.data.columns`)."""
+    contents: ClassVar[tuple[str, ...]] = ("text", "pair", "image", "audio")
+    """What its examples may hold (:data:`transferlab.data.examples.Content`)."""
     problem: ClassVar[Problem] = "single_label_classification"
-    """What the head's outputs mean."""
+    """What a classifier's outputs mean."""
     predicted: ClassVar[str] = "probabilities"
     """The name of what is predicted of an example: a number for each output."""
+    true: ClassVar[str] = "target"
+    """The name of what that is compared with, in :meth:`truth`."""
     primary: ClassVar[str] = ""
     scores: ClassVar[Mapping[str, int]] = {}
-    """Every score of the task: 1 where larger is better, -1 where smaller is."""
+    """The scores of every run: 1 where larger is better, -1 where smaller is. ``metric`` may add another."""
     tie_break: ClassVar[str] = "cross_entropy"
     """A score that is never negative, always defined, and better where smaller."""
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms of the loss, each with its coefficient."""
+    additive: ClassVar[bool] = True
+    """Whether the sums of parts of a batch add up to the batch's; if not, a batch is never computed in parts."""
+    fixed_inputs: ClassVar[bool] = True
+    """Whether :meth:`prepare` leaves the inputs as they are, so that what frozen stages make of them can be kept."""
+    reads_targets: ClassVar[bool] = False
+    """Whether evaluation needs the targets too, as likelihoods do."""
+    ragged: ClassVar[bool] = False
+    """Whether its predictions differ in shape between examples; :meth:`gather` then takes them out of a batch."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.metric is not None and self.metric not in self.scores:
-            name = type(self).__name__
-            raise TransferlabError(f"{name} has no metric '{self.metric}'.{nearest(self.metric, self.scores)}")
+        if self.metric is not None:
+            _ = self.direction
+
+    @property
+    def chooses(self) -> str:
+        """The name of the score that chooses the best state."""
+        return self.metric or self.primary
+
+    @property
+    def direction(self) -> int:
+        """1 where more of the score that chooses is better, -1 where less is.
+
+        Raises:
+            TransferlabError: there is no such metric, or it is one of other tasks; the nearest is named.
+        """
+        kinds = metrics_by_kind()
+        if self.chooses in self.scores:
+            return self.scores[self.chooses]
+        if (metric := kinds.get(self.target, {}).get(self.chooses)) is not None:
+            return 1 if metric.larger else -1
+        others = [
+            f"tl.tasks.{task.__name__}"
+            for task in Task.__subclasses__()
+            if self.chooses in task.scores or self.chooses in kinds.get(task.target, {})
+        ]
+        whose = f", which {' and '.join(others)} {'have' if len(others) > 1 else 'has'}" if others else ""
+        near = nearest(self.chooses, {*self.scores, *kinds.get(self.target, {})})
+        raise TransferlabError(f"{type(self).__name__} has no metric '{self.chooses}'{whose}.{near}")
 
     # What is traced ------------------------------------------------------------------------------------------------
 
     def prepare(self, batch: StepBatch, key: Key[Array, ""]) -> StepBatch:
         """Change a whole training batch before the forward pass (masking, mixing); by default nothing."""
         return batch
+
+    def evaluation(self, inputs: Carry, targets: Mapping[str, Array]) -> Carry:
+        """The inputs of the forward pass in evaluation; by default as they are. It draws nothing but under a fixed key."""
+        return inputs
 
     def weights(self, batch: StepBatch) -> dict[str, Float[Array, ""]]:
         """By term: the sum of the weights by which its sum is divided. It depends on the prepared batch alone."""
@@ -112,7 +159,25 @@ class Task:
         """Names of what the head puts out; a run records them. By default those of the target."""
         return self.column(data).names
 
-    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
+    @classmethod
+    def fits(cls, data: Dataset, source: Source) -> bool:
+        """Whether it is the task for this data and source where none is given."""
+        return cls.target == data.target.kind
+
+    def check(self, data: Dataset, source: Source) -> None:
+        """Raise a TransferlabError where this source cannot do the task, or the data does not hold what it needs."""
+        if data.content not in self.contents:
+            raise TransferlabError(
+                f"{type(self).__name__} reads {' or '.join(self.contents)}, and '{data.name}' holds {data.content}: {data.summary}."
+            )
+
+    def inputs(self, examples: Sequence[Mapping[str, Any]], transform: Transform, **names: Any) -> Inputs:
+        """How examples become model inputs; by default see :func:`transferlab.data.inputs.inputs_for`, which takes the same
+        arguments.
+        """
+        return inputs_for(examples, transform, **names)
+
+    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> HeadConfig:
         """Return the head that the task puts on this source; by default see :func:`transferlab.tasks.heads.classifier`."""
         return classifier(source, outputs, method, self.problem)
 
@@ -120,13 +185,31 @@ class Task:
         """What is learned of the targets of the training split before anything trains, as plain data; a run records it."""
         return {}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+    def truth(self, data: Dataset) -> Predictions:
         """By name: the targets of all examples in the units of the data, in the order of ``data.records``."""
         return {"target": self.column(data).values}
 
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """By name: the targets of all examples as the step takes them; by default as they are."""
-        return self.truth(data)
+        """By name: the targets of all examples as :meth:`collate` takes them; by default as they are."""
+        return {name: np.asarray(values) for name, values in self.truth(data).items()}
+
+    def collate(
+        self, columns: Mapping[str, np.ndarray], feed: Inputs, batch: Batch, rows: int
+    ) -> dict[str, np.ndarray]:
+        """By name: what the step compares a batch with, each (rows, …); by default an entry of each column (:meth:`targets`)
+        for each example.
+        """
+        indices = feed.examples_of(batch.indices)
+        return {
+            name: np.concatenate([values[indices], np.zeros((rows - len(indices), *values.shape[1:]), values.dtype)])
+            for name, values in columns.items()
+        }
+
+    def gather(
+        self, predictions: Mapping[str, np.ndarray], feed: Inputs, batch: Batch
+    ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+        """Of a batch's predictions, each (rows, …): (example, where the part begins in it, the part by name)."""
+        raise NotImplementedError
 
     def restore(self, predictions: Predictions, fitted: Mapping[str, Any]) -> Predictions:
         """Predictions in the units of the data; by default they are."""
@@ -137,34 +220,45 @@ class Task:
         return trained
 
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-        """By name: the shape of one example's prediction."""
+        """By name: the shape of one example's prediction; of a ragged one, without the axis that differs."""
         return {self.predicted: (len(outputs),)}
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
-        """One example's prediction (restored) for a user: as plain data, and in a line."""
+        """One example's prediction (restored) for a user: as plain data, and in a line; ``example`` is its content."""
         raise NotImplementedError
 
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError
 
+    def scored(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
+        """:meth:`score`, and the score that chooses where it is none of those."""
+        scores = self.score(predictions, data, indices)
+        if self.chooses not in scores:
+            metric, true = metric_named(self.chooses, self.target), self.column(data).values[indices]
+            scores[metric.name], reason = metric.explained(predictions[self.predicted], true, self.outputs(data))
+            say_undefined(metric.name, reason)
+        return scores
+
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """A number that is larger for the better of two states, from their scores on the validation split.
 
         Among states that are equal by the metric, or for which it is not defined, the smaller :attr:`tie_break` decides.
         """
-        chosen = self.metric or self.primary
-        value, other = self.scores[chosen] * scores[chosen], scores[self.tie_break]
+        value, other = self.direction * scores[self.chooses], scores[self.tie_break]
         # Less than any difference that a table shows.
         return (value if math.isfinite(value) else -1e9) - 1e-6 * other / (1 + other)
 
     def failed(self, outputs: tuple[str, ...], examples: int) -> tuple[Predictions, dict[str, float]]:
         """What is recorded of a run that predicts nothing: NaN for every prediction and score."""
         shapes = self.shapes(outputs).items()
-        predictions = {name: np.full((examples, *shape), np.nan, np.float32) for name, shape in shapes}
-        return predictions, dict.fromkeys(self.scores, np.nan)
+        predictions: Predictions = {}
+        for name, shape in shapes:
+            missing = np.full((examples, *shape), np.nan, np.float32)
+            predictions[name] = Ragged(missing, np.arange(examples + 1)) if self.ragged else missing
+        return predictions, dict.fromkeys([*self.scores, self.chooses], np.nan)
 
 
 def total_loss(

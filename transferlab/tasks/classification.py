@@ -36,6 +36,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     target: ClassVar[str] = "classes"
+    true: ClassVar[str] = "label"
     primary: ClassVar[str] = "accuracy"
     scores: ClassVar[Mapping[str, int]] = {"accuracy": 1, "balanced_accuracy": 1, "cross_entropy": -1}
 
@@ -55,12 +56,12 @@ class Classification(Task):
         """``probabilities`` (batch, labels)."""
         return {"probabilities": jax.nn.softmax(out["logits"].astype(jnp.float32))}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+    def truth(self, data: Dataset) -> Predictions:
         """``label``: each example's index into the label names."""
         return {"label": self.column(data).values.astype(np.int32)}
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
         """The label of the largest probability, and the probabilities."""
         probabilities, line = ranked(prediction, outputs)
@@ -72,7 +73,7 @@ class Classification(Task):
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """Accuracy decides, in examples; among equals the smaller cross-entropy, which never weighs as much as one example."""
-        if (self.metric or self.primary) != "accuracy":
+        if self.chooses != "accuracy":
             return super().selection(scores, examples)
         loss = scores["cross_entropy"]
         return round(scores["accuracy"] * examples) - loss / (1 + loss)

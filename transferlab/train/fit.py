@@ -23,6 +23,7 @@ from transferlab.compute.host import interruptible
 from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.tasks.base import Predictions
+from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.engines import Engine
 from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
@@ -151,7 +152,7 @@ def _fit(engine: Engine, report: Report | None, progress: Progress) -> list[Resu
         states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
         predictions = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
         for i, member in enumerate(members):
-            if member.diverged is None and not all(np.isfinite(values).all() for values in predictions[i].values()):
+            if member.diverged is None and not all_finite(predictions[i]):
                 member.diverge(member.total, "the predictions for the test split are not finite", member.total)
                 diverged(i)
                 _drop_diverged(member)
@@ -260,12 +261,12 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
         "diverged": None if member.diverged is None else asdict(member.diverged),
         "task": run.task.name,
         "predictions": list(run.task.shapes(run.outputs)),
-        "metric": run.task.metric or run.task.primary,
+        "metric": run.task.chooses,
         "method": run.method.name,
         "examples": len(run.data.train) + len(run.data.validation),
         "test": test,
         "trainable_parameters": run.plan.trainable_parameters,
-        "flops": member.flops + run.decision.flops_per_example * len(run.data.train),
+        "flops": member.flops + run.decision.flops_per_example * len(run.feed.rows_of(run.data.train)),
         "seconds": member.seconds,
         "population_size": population_size,
         "memory": memory,
@@ -285,7 +286,7 @@ def _finish(
     memory: dict[str, int],
 ) -> Result:
     run = member.run
-    test = run.task.score(predictions, run.data, run.data.test)
+    test = run.task.scored(predictions, run.data, run.data.test)
     record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.task, run.data, run.outputs, predictions)

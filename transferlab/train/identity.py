@@ -29,7 +29,7 @@ def identity(run: Setup) -> dict[str, Any]:
     return {
         "source": provenance,
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),
-                 "validation": len(data.validation), "test": len(data.test), "modality": data.modality},
+                 "validation": len(data.validation), "test": len(data.test), "modality": data.content},
         "config": architecture(source),
         "task": {"name": run.task.name, **asdict(run.task)},
         "labels": list(run.outputs),

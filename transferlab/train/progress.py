@@ -168,7 +168,7 @@ class Training:
         self._engine, self._members = engine, members
         self._total = max(member.total for member in members)
         self._epochs = {
-            (member.total, member.run.order.steps_per_epoch, len(member.run.data.train)) for member in members
+            (member.total, member.run.order.steps_per_epoch, len(member.run.order.indices)) for member in members
         }
         self._size = members[0].run.settings.batch_size
         self.program = members[0].run.program
@@ -198,7 +198,7 @@ class Training:
     def _examples(self, member: Member, step: int) -> int:
         """How many examples a member has seen after this step."""
         epochs, rest = divmod(min(step, member.total), member.run.order.steps_per_epoch)
-        n = len(member.run.data.train)
+        n = len(member.run.order.indices)
         return epochs * n + min(rest * self._size, n)
 
     def _metrics(self) -> Iterator[Part]:
