@@ -75,7 +75,8 @@ def cli() -> None:
 @click.option(
     "--profile", is_flag=True, help="First show where a step's time goes, for each arm; traces in DIR/profile."
 )
-def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
+@click.option("--open", "browse", is_flag=True, help="Show the report in a browser at the end.")
+def run(config: str, overrides: tuple[str, ...], profile: bool, browse: bool) -> None:
     """Run the study in CONFIG, or continue it.
 
     Override fields with --config.path=value, as --config.methods.lora.rank=4 or --config.workdir=DIR.
@@ -83,7 +84,7 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
     from transferlab.cli.watch import run_watched
     from transferlab.config import read_config
 
-    run_watched(read_config(config, overrides), profile)
+    run_watched(read_config(config, overrides), profile, browse)
 
 
 @cli.command(context_settings=OVERRIDES)
@@ -113,14 +114,19 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
 
 @cli.command()
 @click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
-def report(study: Path) -> None:
+@click.option("--open", "browse", is_flag=True, help="Show the report in a browser.")
+def report(study: Path, browse: bool) -> None:
     """Rewrite the tables and report.html of the study in DIR, from its finished runs."""
-    from transferlab.cli.watch import show_result
+    from transferlab.cli.browser import open_in_browser
+    from transferlab.cli.watch import REPORT, show_result
     from transferlab.config import parse_config
     from transferlab.studies.directory import recorded_config
     from transferlab.studies.study import Study
+    from transferlab.transfer.show import console
 
     show_result(Study(parse_config(recorded_config(study))).report(), study)
+    if browse:
+        open_in_browser(study / REPORT, console())
 
 
 @cli.command()

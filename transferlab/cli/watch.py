@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from transferlab.cli.browser import links, open_in_browser
 from transferlab.data.dataset import Dataset
 from transferlab.errors import printable
 from transferlab.studies.observer import Cell, Observer
@@ -22,6 +23,7 @@ from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 from transferlab.transfer.show import console as output
 
+REPORT = "report.html"
 SKIPPED_ARM = "Skipped: {}, whose largest_budget is below every budget of this study."
 
 
@@ -96,8 +98,10 @@ class Watcher(Observer):
             self.progress.stop()
 
 
-def run_watched(config: StudyConfig, profile: bool = False) -> None:
-    """Run a study on the terminal; with ``profile``, first a few steps of each arm under the profiler."""
+def run_watched(config: StudyConfig, profile: bool = False, browse: bool = False) -> None:
+    """Run a study on the terminal; with ``profile``, first a few steps of each arm under the profiler; with ``browse``, the
+    report opens in a browser at the end.
+    """
     use_compilation_cache()
     console = output(highlight=False)
     watcher = Watcher(console)
@@ -114,6 +118,8 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
         watcher.close()
     show_result(result, study.directory, console)
     console.print(f"{(time.monotonic() - started) / 60:.1f} minutes.")
+    if browse:
+        open_in_browser(study.directory / REPORT, console)
 
 
 def data_line(data: Dataset) -> str:
@@ -130,11 +136,7 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
     console.print(table)
     for line in failure_lines(result["summary"], reference_of(result["summary"])):
         console.print(line, markup=False, highlight=False)
-    console.print(
-        f"{directory / 'report.html'}  {directory / 'result.json'}  {directory / 'results.csv'}",
-        highlight=False,
-        markup=False,
-    )
+    console.print(links([directory / name for name in (REPORT, "result.json", "results.csv")]), soft_wrap=True)
 
 
 def use_compilation_cache() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -270,12 +270,19 @@ class Setup:
             return None
         return key
 
-    def compute_features(self, params: trees.Tree, stats: trees.Tree) -> str:
-        """Compute the carries at the frontier that are not in the cache yet; return their key."""
+    def compute_features(
+        self, params: trees.Tree, stats: trees.Tree, counted: Callable[[int, int], None] = lambda done, total: None
+    ) -> str:
+        """Compute the carries at the frontier that are not in the cache yet; return their key.
+
+        ``counted`` is called with how many of the missing ones are done, and how many there are.
+        """
         key = self._key(params, stats)
         missing = self.cache.missing(key, self._rows)
+        done = 0
         try:
             for indices, carry, spans in self.iterate_features(params, stats, missing):
+                counted(done := done + len(indices), len(missing))
                 sequences = [name for name in carry if name in self._sequence_entries]
                 self.cache.add(key, indices, carry, sequences, spans)
         finally:
