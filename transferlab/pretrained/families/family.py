@@ -43,6 +43,9 @@ class Family:
         head_dropout: ``config.json`` → rate of the dropout before that head.
         whole_length: config → whether every text is padded to the longest, and its padding read as text.
         head_hidden: config → the layer that that head has before its logits, or None.
+        token_hidden: config → the layer that its classifier of tokens has before its logits, or None.
+        token_classifier: name of that classifier in its files; empty where the reference implementation has none.
+        token_dropout: ``config.json`` → rate of the dropout before it.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
         to_timm: config → timm's architecture with its arguments and the name table of its files, as for ``to_hf``.
@@ -71,6 +74,9 @@ class Family:
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     whole_length: Callable[[Any], bool] = lambda config: False
     head_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
+    token_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
+    token_classifier: str = ""
+    token_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     to_hf: Callable[[Any, Any], tuple[dict[str, Any], NameTable]] | None = None
     to_timm: Callable[[Any], tuple[TimmConfig, NameTable]] | None = None
