@@ -210,7 +210,7 @@ class TextTransform:
     @cached_property
     def unlimited(self) -> TextTransform:
         """The same tokenizer without a limit."""
-        return replace(self, tokenizer=self._whole)
+        return replace(self, tokenizer=self._whole, overlap=None)
 
     @cached_property
     def _whole(self) -> Tokenizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -21,9 +21,8 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class WordInputs(TextInputs):
-    """Lists of words. A row has as many words of an example as the model can read; the next row goes on after them.
+    """Lists of words. A row has as many words of an example as the model can read; the example's next row goes on after them.
 
-    Row ``window · examples + example`` is a window of an example, so that examples of a single window are rows of their own number.
     Only a word that is longer than a whole row is cut, and a word of which the tokenizer leaves nothing (a zero-width character) is
     read as its unknown token: every word has a sub-word, and no tag is lost.
     """
@@ -31,35 +30,33 @@ class WordInputs(TextInputs):
     key: ClassVar[str] = "windows of words"
 
     def prepare(self, indices: Int[np.ndarray, " n"]) -> None:
-        n = len(self.examples)
-        new = sorted({int(i) % n for i in indices if int(i) not in self.cache.encoded})
-        if not new:
-            return
-        lists, ids = [list(self.examples[i]["words"]) for i in new], [self.ids[i] if self.ids else f"Example {i}" for i in new]
+        new = [int(i) for i in indices if int(i) not in self.cache.encoded]
+        lists = [list(self.examples[i]["words"]) for i in new]
+        ids = [self.ids[i] if self.ids else f"examples[{i}]" for i in new]
         for i, text in zip(new, encoded_words(self.transform, lists, ids), strict=True):
-            windows = split(text, self.transform.max_length)
-            self.cache.encoded.update({window * n + i: part for window, part in enumerate(windows)})
+            self.cache.encoded[i] = split(text, self.transform.max_length)
 
     def rows_of(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " rows"]:
         self.prepare(indices)
-        n, rows = len(self.examples), []
-        for row in map(int, indices):
-            while row in self.cache.encoded:
-                rows.append(row)
-                row += n
-        return np.array(rows, np.int64)
-
-    def examples_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-        return rows % len(self.examples)
+        n, counts = len(self.examples), [1 + len(self.cache.encoded[int(i)].windows) for i in indices]
+        rows = [int(i) + n * np.arange(count) for i, count in zip(indices, counts, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *rows])
 
     def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
-        return super().truncated(self.rows_of(indices))
+        rows = self.rows_of(indices)
+        return len({row % len(self.examples) for row in rows.tolist() if self.window(row).cut})
 
     def first_subwords(self, row: int, bucket: int) -> tuple[Int[np.ndarray, " words"], Int[np.ndarray, " words"]]:
         """Return (the words of this row, where each one's first sub-word is when the row is padded to ``bucket``)."""
-        words = np.array(self.encoded(row).words, np.int64)
-        first = np.flatnonzero((words >= 0) & (words != np.concatenate([[-1], words[:-1]])))
-        return words[first], first + self.span(row, bucket).start
+        words, at = self.subwords(row, bucket)
+        first = np.flatnonzero(np.diff(words, prepend=-1))
+        return words[first], at[first]
+
+    def subwords(self, row: int, bucket: int) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " tokens"]]:
+        """Return (the word of each sub-word of this row, where it is when the row is padded to ``bucket``)."""
+        words = np.array(self.window(row).words, np.int64)
+        inside = np.flatnonzero(words >= 0)
+        return words[inside], inside + self.span(row, bucket).start
 
 
 def word_inputs(
@@ -79,20 +76,18 @@ def encoded_words(transform: TextTransform, lists: Sequence[list[str]], ids: Seq
     for words, id in zip(lists, ids, strict=True):
         if not words:
             raise TransferlabError(f"{id} has no words. Leave it out.")
-    out = transform.unlimited.encode(lists, ids)
-    again = {}
+    out, again = transform.unlimited.encode(lists, ids), dict[int, list[str]]()
     for i, (words, text) in enumerate(zip(lists, out, strict=True)):
-        if empty := set(range(len(words))) - set(text.words):
+        if empty := sorted(set(range(len(words))) - set(text.words)):
             unknown = unknown_token(transform.tokenizer)
             if unknown is None:
-                word = min(empty)
                 raise TransferlabError(
-                    f"{ids[i]}: the tokenizer leaves nothing of word {word}, {words[word]!r}, and has no token for what it does not "
-                    "know. Leave the word out, with its tag."
+                    f"{ids[i]}: the tokenizer leaves nothing of word {empty[0]}, {words[empty[0]]!r}, and has no token for what it "
+                    "does not know. Leave the word out, with its tag."
                 )
             again[i] = [unknown if number in empty else word for number, word in enumerate(words)]
     if again:
-        _LOG.warning("In %d of %d examples the tokenizer leaves nothing of a word; it is read as unknown.", len(again), len(out))
+        _LOG.warning("%s: the tokenizer leaves nothing of a word; it is read as unknown (%d examples).", ids[min(again)], len(again))
         for i, text in zip(again, transform.unlimited.encode(list(again.values()), [ids[i] for i in again]), strict=True):
             out[i] = text
     return out
@@ -105,8 +100,8 @@ def unknown_token(tokenizer: Tokenizer) -> str | None:
     return model.get("unk_token") if id is None else tokenizer.id_to_token(id)
 
 
-def split(text: Encoded, length: int) -> list[Encoded]:
-    """Return windows of whole words of at most ``length`` tokens, each between the special tokens of the text."""
+def split(text: Encoded, length: int) -> Encoded:
+    """Return a text in windows of whole words of at most ``length`` tokens, each between the text's special tokens."""
     ids, types, words = (np.array(field, np.int64) for field in (text.ids, text.types, text.words))
     inside = np.flatnonzero(words >= 0)
     begin, end = int(inside[0]), int(inside[-1]) + 1
@@ -117,15 +112,17 @@ def split(text: Encoded, length: int) -> list[Encoded]:
     free = 0
     for start, size in zip(starts.tolist(), np.diff(starts, append=end).tolist(), strict=True):
         kept = min(size, room)
-        if kept > free:
+        if not windows or kept > free:
             windows.append([])
             cuts.append(0)
             free = room
         windows[-1].append(np.arange(start, start + kept))
         cuts[-1] += size - kept
         free -= kept
-    out = []
-    for window, cut in zip(windows, cuts, strict=True):
+
+    def part(window: list[np.ndarray], cut: int) -> Encoded:
         at = np.concatenate([np.arange(begin), *window, np.arange(end, len(ids))])
-        out.append(Encoded(tuple(ids[at].tolist()), tuple(types[at].tolist()), cut, tuple(words[at].tolist())))
-    return out
+        return Encoded(tuple(ids[at].tolist()), tuple(types[at].tolist()), cut, tuple(words[at].tolist()))
+
+    first, *rest = map(part, windows, cuts)
+    return replace(first, windows=tuple(rest))

@@ -19,7 +19,7 @@ from transferlab.data.text import TextTransform
 from transferlab.data.words import WordInputs, word_inputs
 from transferlab.errors import TransferlabError
 from transferlab.measure.spans import Scheme, misfit, scheme_of, span_scores
-from transferlab.measure.words import word_scores
+from transferlab.measure.words import named_tags, word_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import TokenClassifierConfig
 from transferlab.pretrained.families import FAMILIES
@@ -59,6 +59,7 @@ class TokenLabels(Task):
     target: ClassVar[str] = "word_tags"
     contents: ClassVar[tuple[str, ...]] = ("words",)
     ragged: ClassVar[bool] = True
+    true: ClassVar[str] = "tag"
     primary: ClassVar[str] = "span_f1"
     scores: ClassVar[Mapping[str, int]] = {
         "span_f1": 1, "span_precision": 1, "span_recall": 1, "accuracy": 1, "f1_macro": 1, "cross_entropy": -1,
@@ -124,6 +125,11 @@ class TokenLabels(Task):
             raise TransferlabError(
                 f"{source.name} has a decoder, which writes texts; words are tagged by its encoder alone: source = source.encoder()."
             )
+        if isinstance(source.transform, TextTransform) and source.transform.overlap is not None:
+            raise TransferlabError(
+                f"{source.name} reads texts in windows that overlap; words are read in rows of whole words, none twice. Use the source "
+                "without with_windows."
+            )
         for i, tags in enumerate(column.values):
             if len(tags) != (words := len(data.records[i]["words"])):
                 raise TransferlabError(f"{data.name}, {data.ids[i]}: {words} words, but {len(tags)} tags; there must be one for each.")
@@ -156,11 +162,7 @@ class TokenLabels(Task):
         assert isinstance(feed, WordInputs)
         out = np.full((rows, batch.bucket), -1, np.int32)
         for row, tags, one in zip(map(int, batch.indices), columns["tag"][feed.examples_of(batch.indices)], out, strict=False):
-            words, at = feed.first_subwords(row, batch.bucket)
-            if self.subwords == "all":
-                every = np.array(feed.encoded(row).words)
-                at = np.flatnonzero(every >= 0) + feed.span(row, batch.bucket).start
-                words = every[every >= 0]
+            words, at = (feed.subwords if self.subwords == "all" else feed.first_subwords)(row, batch.bucket)
             one[at] = tags[words]
         return {"tag": out}
 
@@ -191,19 +193,9 @@ class TokenLabels(Task):
         probabilities = predictions["probabilities"]
         spans = {}
         if self.scheme not in ("auto", "none"):
-            spans = span_scores(*_tags(probabilities, true, names), self.scheme, self.strict)
+            spans = span_scores(*named_tags(probabilities, true, names), self.scheme, self.strict)
         return spans | word_scores(probabilities, true)
 
 
 def _weight(batch: StepBatch) -> Float[Array, "batch length"]:
     return (batch["targets"]["tag"] >= 0) * batch["weight"][:, None]
-
-
-def _tags(
-    probabilities: Sequence[np.ndarray], true: Sequence[np.ndarray], names: Sequence[str]
-) -> tuple[list[list[str]], list[list[str]]]:
-    """The predicted and the true tags of each example's scored words."""
-    predicted = [
-        [names[i] for i in one.argmax(-1)[tags >= 0].tolist()] for one, tags in zip(probabilities, true, strict=True)
-    ]
-    return predicted, [[names[i] for i in tags[tags >= 0].tolist()] for tags in true]
