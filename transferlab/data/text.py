@@ -146,7 +146,9 @@ class TextTransform:
         """Tokenise many texts; an empty text has only its special tokens.
 
         A pair is put together as the tokenizer's own template says: separators, token types. Where it is too long, the longer text
-        is cut first, as in transformers. Of a list of words, each is tokenised by itself. All are of one kind.
+        is cut first, as in transformers. Of a list of words, each is tokenised by itself as within a text: with a space before it,
+        the first too, where the tokenizer makes that part of a word (``add_prefix_space=True`` of transformers' RoBERTa and GPT-2).
+        All are of one kind.
 
         Args:
             texts: to tokenise.
@@ -233,9 +235,26 @@ class TextTransform:
         return out
 
     def _prompted(self, text: Any) -> Any:
-        if not self.prompt or isinstance(text, list):
+        if isinstance(text, list):
+            before = self._before_words
+            return [word if word[:1].isspace() else before + word for word in text] if before else text
+        if not self.prompt:
             return text
         return (self.prompt + text[0], text[1]) if isinstance(text, tuple) else self.prompt + text
+
+    @cached_property
+    def _before_words(self) -> str:
+        """What stands before a word that is tokenised by itself, so that it has the tokens that it has within a text: nothing, or
+        the space that byte-level tokenizers keep as part of a word.
+        """
+        text = self._whole.encode("a a", add_special_tokens=False).ids
+        parts = [self._whole.encode(["a", f"{before}a"], is_pretokenized=True, add_special_tokens=False).ids for before in ("", " ")]
+        return " " if parts[0] != text and parts[1] == text else ""
+
+    @cached_property
+    def unlimited(self) -> TextTransform:
+        """The same tokenizer without a limit."""
+        return replace(self, tokenizer=self._whole, overlap=None)
 
     @cached_property
     def _whole(self) -> Tokenizer:

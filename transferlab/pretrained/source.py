@@ -22,7 +22,15 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
-from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Pooling, pool, unit_length
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HeadConfig,
+    LanguageModelConfig,
+    Pooling,
+    TokenClassifierConfig,
+    pool,
+    unit_length,
+)
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.inputs import check_inputs, token_table
@@ -367,6 +375,8 @@ class Source:
         names = self.names
         if names is None or head is None or _names_head(names, head):
             return names
+        if isinstance(head, TokenClassifierConfig):
+            return FAMILIES[self.family].token_names(names, head.hidden is not None)
         fitting = [table for table in self.dialect() if _names_head(table, head)]
         if not fitting and isinstance(head, ClassifierConfig):
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
@@ -506,7 +516,9 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
 def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold this kind of head."""
     if isinstance(head, ClassifierConfig):
-        return names.language_model is None
+        return names.language_model is None and not names.tokens
+    if isinstance(head, TokenClassifierConfig):
+        return names.tokens
     model = names.language_model
     return model is not None and isinstance(head, LanguageModelConfig) and model.tied == head.tied
 

@@ -164,6 +164,10 @@ class Task:
         """Whether it is the task for this data and source where none is given."""
         return cls.target == data.target.kind
 
+    def resolved(self, data: Dataset) -> Task:
+        """The task with what follows from the data filled in; a run has and records this one. By default as it is."""
+        return self
+
     def check(self, data: Dataset, source: Source) -> None:
         """Raise a TransferlabError where this source cannot do the task, or the data does not hold what it needs."""
         if data.content not in self.contents:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.measure.named import all_scores
 from transferlab.measure.rows import Row, confusion_matrix, score_rows
@@ -70,7 +71,14 @@ def evaluate_run(directory: str | Path) -> Evaluation:
             )
         predicted, true = arrays[task.predicted].read(), arrays[task.true].read()
         own = arrays["label_names"].read().tolist() if "label_names" in arrays else identity.get("labels")
-        return _evaluated(task, predicted, true, tuple(map(str, own or range(predicted.shape[-1]))))
+        names = tuple(map(str, own or range(predicted.shape[-1])))
+        if f"{task.predicted}_offsets" in arrays:
+            predicted, true = (
+                Ragged(values, arrays[f"{name}_offsets"].read())
+                for name, values in ((task.predicted, predicted), (task.true, true))
+            )
+            return Evaluation(task, names, len(true), *all_scores(predicted, true, task.target, names), [])
+        return _evaluated(task, predicted, true, names)
 
 
 def _evaluated(task: Task, predicted: np.ndarray, true: np.ndarray, names: tuple[str, ...]) -> Evaluation:

@@ -120,6 +120,7 @@ class Setup:
         data, settings = self.data, self.settings
         assert self.source.transform is not None
         self.task.check(data, self.source)
+        self.task = self.task.resolved(data)
         self.feed = self.task.inputs(
             data.records, self.source.transform, content=data.content, ids=data.ids, sha256=data.sha256, name=data.name
         )

@@ -350,7 +350,7 @@ def _computed(head: HeadConfig) -> Any:
     """What a head computes from the features, apart from its outputs."""
     if isinstance(head, ClassifierConfig):
         return head.pooling, head.hidden, head.problem
-    return () if isinstance(head, TokenClassifierConfig) else head
+    return head.hidden if isinstance(head, TokenClassifierConfig) else head
 
 
 def _same_head(own: HeadConfig | None, head: HeadConfig) -> bool:

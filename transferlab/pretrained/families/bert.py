@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferlab.models.bert import BertConfig
-from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig, TokenClassifierConfig
 from transferlab.pretrained.families.encoders import (
     BERT_BODY,
     adjust_pooler,
@@ -38,7 +38,7 @@ def bert_from_hf(raw: Mapping[str, Any]) -> BertConfig:
 
 def _to_hf(config: BertConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     raw = {"model_type": "bert", "pad_token_id": 0, **without_pooler(config)}
-    if isinstance(head, ClassifierConfig):
+    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)):
         raw["classifier_dropout"] = head.dropout
     return description("Bert", "SequenceClassification", raw, bert_names(config), head)
 
@@ -54,5 +54,7 @@ BERT = Family(
     adjust=adjust_pooler,
     head_pooling=lambda config: "pooler" if config.pooler else "mean",
     head_dropout=lambda raw: classifier_dropout(raw, 0.0),
+    token_classifier="classifier",
+    token_dropout=lambda raw: classifier_dropout(raw, 0.1),
     to_hf=_to_hf,
 )

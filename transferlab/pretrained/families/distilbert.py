@@ -9,7 +9,7 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
 from transferlab.models.distilbert import DistilBertConfig
-from transferlab.models.heads import ClassifierConfig, HiddenLayer
+from transferlab.models.heads import ClassifierConfig, HeadConfig, HiddenLayer
 from transferlab.pretrained.families.encoders import encoder_names
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import description
@@ -60,11 +60,11 @@ def distilbert_from_hf(raw: Mapping[str, Any]) -> DistilBertConfig:
     return DistilBertConfig(**{_FIELDS[name][0]: value for name, value in own.items()}, **shared)
 
 
-def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: DistilBertConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     theirs = {ours: name for name, (ours, _) in _FIELDS.items()}
     fields = {theirs.get(name, name): value for name, value in asdict(config).items()}
     raw = {"model_type": "distilbert", "pad_token_id": 0, **fields}
-    if head is not None:
+    if isinstance(head, ClassifierConfig):
         raw["seq_classif_dropout"] = head.dropout
     return description("DistilBert", "SequenceClassification", raw, distilbert_names(config), head)
 
@@ -80,6 +80,8 @@ DISTILBERT = Family(
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
     head_hidden=lambda config: HiddenLayer("relu", stddevs=(config.initializer_range,) * 2),
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "dropout", 0.1),
     to_hf=_to_hf,
     old_fields={name: ours for name, (ours, _) in _FIELDS.items()},
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, HiddenLayer
+from transferlab.models.heads import ClassifierConfig, HiddenLayer, TokenClassifierConfig
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import description
@@ -87,7 +87,7 @@ def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
     )  # fmt: skip
 
 
-def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: ModernBertConfig, head: ClassifierConfig | TokenClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     fields = {**asdict(config), "layer_types": list(config.kinds)}
     thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")
     tables = {
@@ -110,5 +110,8 @@ MODERNBERT = Family(
     head_pooling=lambda config: config.pooling,
     head_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
     head_hidden=_head_hidden,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
+    token_hidden=_head_hidden,
     to_hf=_to_hf,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferlab.fields import given_number
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.families.encoders import (
     TANH_HEAD,
@@ -52,7 +52,7 @@ def mpnet_from_hf(raw: Mapping[str, Any]) -> MPNetConfig:
     return encoder_from_hf(MPNetConfig, raw, max_position_embeddings=512, layer_norm_eps=1e-12)
 
 
-def _to_hf(config: MPNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: MPNetConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     tokens = {"bos_token_id": 0, "pad_token_id": PAD, "eos_token_id": 2}
     raw = {"model_type": "mpnet", **tokens, **without_pooler(config)}
     return description("MPNet", "SequenceClassification", raw, mpnet_names(config), head)
@@ -70,5 +70,7 @@ MPNET = Family(
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
     head_hidden=tanh_layer,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
     to_hf=_to_hf,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, TokenClassifierConfig
 from transferlab.models.roberta import RobertaConfig
 from transferlab.pretrained.families.encoders import (
     BERT_BODY,
@@ -47,7 +47,7 @@ def roberta_from_hf(raw: Mapping[str, Any]) -> RobertaConfig:
     )
 
 
-def _to_hf(config: RobertaConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: RobertaConfig, head: ClassifierConfig | TokenClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
     raw = {"model_type": "roberta", "bos_token_id": 0, "eos_token_id": 2, **without_pooler(config)}
     if head is not None:
         raw["classifier_dropout"] = head.dropout
@@ -66,5 +66,7 @@ ROBERTA = Family(
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: classifier_dropout(raw, 0.1),
     head_hidden=tanh_layer,
+    token_classifier="classifier",
+    token_dropout=lambda raw: classifier_dropout(raw, 0.1),
     to_hf=_to_hf,
 )
