@@ -22,7 +22,8 @@ def retrieval_scores(
     that a model which maps all texts to one vector scores as chance does.
 
     Args:
-        queries, documents: the i-th document is the i-th query's.
+        queries: vectors that search.
+        documents: vectors that are found; the i-th is the i-th query's.
         ids: of each query's and each document's text: equal texts have equal ids.
         scale: factor on the cosines before the softmax.
     """
@@ -49,7 +50,8 @@ def same_text(rows: Int[np.ndarray, "n 2"], columns: Int[np.ndarray, "m 2"]) -> 
     """Whether pair j is no negative of pair i: its query or its document has the text of i's, or its document that of i's query.
 
     Args:
-        rows, columns: ids of the two texts of each pair.
+        rows: ids of the two texts of each pair i.
+        columns: those of each pair j.
     """
     queries, documents = columns.T
     first, second = rows[:, :1], rows[:, 1:]

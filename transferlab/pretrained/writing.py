@@ -12,8 +12,8 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.compute.host import interruptible
-from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.data.text import TextTransform
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import folder_named, write_json
 from transferlab.manifest import write_manifest
 from transferlab.models.heads import EmbeddingConfig
