@@ -39,7 +39,7 @@ def predict_all(
     tables = [text for text in inputs if Path(text).suffix.lower() in SUFFIXES]
     if text_column is not None and (predictor.modality == "image" or not tables):
         raise TransferlabError(
-            f"--text-column is for tables ({', '.join(SUFFIXES)}) of texts; "
+            f"--text is for tables ({', '.join(SUFFIXES)}) of texts; "
             + ("this run reads images." if predictor.modality == "image" else "there is none among the inputs.")
         )
     if white is not None and predictor.modality != "image":
@@ -50,8 +50,8 @@ def predict_all(
         examples.append(example)
     if not examples:
         raise TransferlabError("There is nothing to predict: the files contain no examples.")
-    for name, row in zip(names, predictor(examples), strict=True):
-        fields, line = predictor.task.present(row, predictor.labels)
+    presented = predictor.present(examples)
+    for name, fields, line in zip(names, presented.rows, presented.lines, strict=True):
         click.echo(json.dumps({"input": name, **fields}) if as_json else f"{line}\t{' '.join(name.splitlines())}")
     if isinstance(predictor.transform, TextTransform):
         cut = sum(one.cut > 0 for one in predictor.transform.encode(examples))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +109,11 @@ class Source:
     def plans(self) -> dict[Any, Any]:
         """Plans for this source by their arguments: many runs of a study share one plan."""
         return {}
+
+    @cached_property
+    def resident(self) -> MutableMapping[Any, Any]:
+        """Leaves of this source that predictors hold on the device, for as long as one does: the next takes the same arrays."""
+        return WeakValueDictionary()
 
     @property
     def modality(self) -> str:
@@ -245,6 +251,9 @@ class Source:
             TransferlabError: a tokenizer is missing, or has changed.
         """
         source = self.encoder() if "encoder" in changes else self
+        if "windows" in changes:
+            rest = {name: value for name, value in changes.items() if name not in ("windows", "encoder")}
+            return source.with_changes(rest).with_windows(changes["windows"])
         if "new_rows" in changes:
             changed = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
             if changed.provenance["changes"]["sha256"] != changes["sha256"]:
@@ -254,6 +263,23 @@ class Source:
             return changed
         images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
         return source.resized(**images) if images else source
+
+    @check_arguments
+    def with_windows(self, overlap: int = 64) -> Source:
+        """Return the same source reading texts beyond its limit in windows, of which neighbors have ``overlap`` tokens in common.
+
+        Each window trains as a row of its own; what is predicted of a text is the mean over its windows.
+
+        Raises:
+            TransferlabError: a source that does not read text, or an overlap as long as a window.
+
+        Example:
+            >>> tl.adapt(source.with_windows(overlap=64), data)
+        """
+        if not isinstance(self.transform, TextTransform):
+            raise TransferlabError(f"{self.name} has no tokenizer; only texts are read in windows.")
+        provenance = {**self.provenance, "changes": {**self.provenance.get("changes", {}), "windows": overlap}}
+        return replace(self, transform=replace(self.transform, overlap=overlap), provenance=provenance)
 
     def _resizable(self, transform: Transform | None) -> Resizable:
         family, changes = FAMILIES[self.family], self.provenance.get("changes", {})

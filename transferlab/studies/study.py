@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from transferlab.compute.host import interruptible
-from transferlab.data.dataset import Dataset, dataset
+from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import file_lock, write_json, write_text
 from transferlab.pretrained.loading import load
@@ -65,7 +65,7 @@ class Study:
         if not isinstance(task_for(self.data, self.source), Classification):
             raise TransferlabError(
                 f"A study compares arms by their accuracy, and '{self.data.name}' has {self.data.target.kind} "
-                f"({self.data.target.summary}). If each value is a class, set config.label_kind = 'classes'; else train a run of it "
+                f"({self.data.target.summary}). If each value is a class, set config.data.label_kind = 'classes'; else train a run of it "
                 "from Python:\n  >>> tl.adapt(source, data, method=tl.methods.LoRA()).fit()"
             )
         config, available = self.config, len(self.data.train)
@@ -90,15 +90,7 @@ class Study:
         return source if self.config.image_size is None else source.resized(self.config.image_size)
 
     def _open_data(self) -> Dataset:
-        config = self.config
-        return dataset(
-            config.data,
-            test_examples=config.test_examples,
-            text_column=config.text_column,
-            label_column=config.label_column,
-            label_kind=config.label_kind,
-            white=config.white,
-        )
+        return self.config.data.open(self.config.test_examples)
 
     # -----------------------------------------------------------------------------------------------------------
 
