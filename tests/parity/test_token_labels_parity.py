@@ -67,12 +67,18 @@ def test_logits_and_the_loss_of_a_batch_are_those_of_transformers(kind: str, tmp
     source, (inputs, tags) = tl.load(tmp_path / "theirs"), batch()
     assert isinstance(source.head, TokenClassifierConfig) and source.labels == tuple(LABELS.values())
     assert not [key for key, why in source.unused if "head" in why]
-    assert source.head.dropout == pytest.approx(next(m.p for n, m in model.named_children() if isinstance(m, torch.nn.Dropout)))
+    assert source.head.dropout == pytest.approx(
+        next(m.p for n, m in model.named_children() if isinstance(m, torch.nn.Dropout))
+    )
     with torch.no_grad():
         want = model(**{k: torch.tensor(v) for k, v in inputs.items()}, labels=torch.tensor(tags))
     logits, seen = source(inputs)["logits"], inputs["attention_mask"].astype(bool)
     compare(np.asarray(logits)[seen], want.logits.numpy()[seen], family=kind, form="transformers", what="logits")
-    step: StepBatch = {"inputs": {}, "targets": {"tag": jnp.asarray(np.where(tags < 0, -1, tags))}, "weight": jnp.ones(3)}
+    step: StepBatch = {
+        "inputs": {},
+        "targets": {"tag": jnp.asarray(np.where(tags < 0, -1, tags))},
+        "weight": jnp.ones(3),
+    }
     task = TokenLabels()
     loss = task.loss({"logits": logits}, step)["loss"] / task.weights(step)["loss"]
     assert float(loss) == pytest.approx(float(want.loss), abs=1e-5)
@@ -94,7 +100,9 @@ def test_a_new_head_on_a_bare_model_is_written_as_transformers_has_it(kind: str,
     source, (inputs, _) = tl.load(tmp_path / "bare"), batch()
     head = TokenClassifierConfig(("a", "b", "c"), dropout=0.1, hidden=tl.load(tmp_path / "heads").head.hidden)  # pyright: ignore
     rng, paths = np.random.default_rng(0), tl.trees.flatten(tl.trees.define(source.config.build(head)).params)
-    values = {p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in paths.items() if p.startswith("head/")}
+    values = {
+        p: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for p, leaf in paths.items() if p.startswith("head/")
+    }
     ours = source.with_params(tl.trees.unflatten(values), head=head)
     tl.save(ours, tmp_path / "ours")
     again, said = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -123,7 +131,9 @@ def test_an_adapter_of_tokens_goes_to_peft_and_back(tmp_path: Path, source) -> N
     np.testing.assert_allclose(tl.load_adapter(tmp_path / "theirs", source)(inputs)["logits"], want, atol=2e-5)
 
 
-WORDS = [text.split() for text in (*CORPUS, *AWKWARD) if text.split()] + [["don't", "naïve", "日本漢字", "x" * 30, "1234,5678"]]
+WORDS = [text.split() for text in (*CORPUS, *AWKWARD) if text.split()] + [
+    ["don't", "naïve", "日本漢字", "x" * 30, "1234,5678"]
+]
 TOKENIZERS = {
     "bert": (("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), write_wordpiece, {}),
     "roberta": (("<s>", "<pad>", "</s>", "<unk>", "<mask>"), write_bpe, {"add_prefix_space": True}),
@@ -157,7 +167,11 @@ def test_spans_are_those_of_seqeval(scheme) -> None:
     seqeval = pytest.importorskip("seqeval.scheme")
     from seqeval.metrics.sequence_labeling import get_entities
 
-    prefixes, strict = {"bio": ("BI", seqeval.IOB2), "iobes": ("BIES", seqeval.IOBES), "bilou": ("BILU", seqeval.BILOU)}[scheme]
+    prefixes, strict = {
+        "bio": ("BI", seqeval.IOB2),
+        "iobes": ("BIES", seqeval.IOBES),
+        "bilou": ("BILU", seqeval.BILOU),
+    }[scheme]
     tags = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in "XY")]
     for length in (1, 2, 3, 4):
         for chosen in itertools.product(tags, repeat=length):

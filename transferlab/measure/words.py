@@ -73,7 +73,9 @@ def cross_entropy(probabilities: Examples, true: Examples, names: Sequence[str])
     return metrics.cross_entropy(*_words(probabilities, true))
 
 
-def named_tags(probabilities: Examples, true: Examples, names: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
+def named_tags(
+    probabilities: Examples, true: Examples, names: Sequence[str]
+) -> tuple[list[list[str]], list[list[str]]]:
     """Return the predicted and the true tags of each example's scored words."""
     predicted = [[names[i] for i in one.argmax(-1)[tags >= 0]] for one, tags in zip(probabilities, true, strict=True)]
     return predicted, [[names[i] for i in tags[tags >= 0]] for tags in true]

@@ -63,7 +63,9 @@ def check_head(source: Source, config: Any) -> None:
     keep = "keep it as it is: tl.save(source, directory, format='orbax')"
     if isinstance(head, TokenClassifierConfig):
         if not family.token_classifier or head.hidden != family.token_hidden(config) or not head.bias:
-            raise TransferlabError(f"The reference implementation has no such classifier of tokens in this family; {keep}.")
+            raise TransferlabError(
+                f"The reference implementation has no such classifier of tokens in this family; {keep}."
+            )
         return
     assert isinstance(head, ClassifierConfig)
     if head.bias and not family.head_bias:
@@ -145,7 +147,9 @@ def with_reference_layers(source: Source) -> Source:
     head, family = source.head, FAMILIES[source.family]
     hidden = family.head_hidden(source.config)
     if isinstance(head, TokenClassifierConfig) and getattr(source.config, "pooler", False):
-        return _without_pooler(source, {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")})
+        return _without_pooler(
+            source, {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
+        )
     if not isinstance(head, ClassifierConfig) or hidden is None or not getattr(source.config, "pooler", False):
         return source
     leaves = {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}

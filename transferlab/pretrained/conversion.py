@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, LanguageModelConfig, TokenClassifierConfig
+from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, LanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.auxiliary_files import changed_tokenizer, set_sizes
 from transferlab.pretrained.classifiers import NO_POOLER, check_head, labels_of, set_head, written_labels
 from transferlab.pretrained.families import FAMILIES
@@ -69,12 +69,20 @@ def native(
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
+    if isinstance(head, EmbeddingConfig):
+        # The head that the file had belonged to another model.
+        own = {leaf.key for leaf in source.leaves.values()}
+        out = {key: tensor for key, tensor in out.items() if key in own}
+        if (writer := FAMILIES[source.family].to_hf) is not None and "architectures" in raw:
+            raw["architectures"] = writer(source.config, None)[0]["architectures"]
     if isinstance(head, LanguageModelConfig) and added:
         # A tied head was separated from its table.
         raw["tie_word_embeddings"] = head.tied
         if hasattr(source.config, "scale_decoder_outputs"):
             raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
-    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (added or head.labels != written_labels(raw, head)):
+    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (
+        added or head.labels != written_labels(raw, head)
+    ):
         set_head(raw, source, kind)
     return raw, out
 

@@ -24,6 +24,7 @@ from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import (
     ClassifierConfig,
+    EmbeddingConfig,
     HeadConfig,
     LanguageModelConfig,
     Pooling,
@@ -134,6 +135,13 @@ class Source:
     def definition(self) -> trees.Definition:
         """The checkpoint's own module (its head included), without arrays."""
         return trees.define(self.config.build(self.head))
+
+    @property
+    def features(self) -> int:
+        """Numbers in the vector of a text."""
+        ids = {"input_ids": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
+        definition = self.definition
+        return jax.eval_shape(self._evaluate, definition.params, definition.state, ids)["pooled"].shape[-1]
 
     @cached_property
     def params(self) -> trees.Tree:
@@ -357,7 +365,10 @@ class Source:
                 raise TransferlabError(
                     f"'{path}' has shape {leaves[path].shape}; {self.name} expects {tuple(leaf.shape)}."
                 )
-        return replace(self, config=config, head=head, leaves=leaves, names=names)
+        new = replace(self, config=config, head=head, leaves=leaves, names=names)
+        return (
+            replace(new, pooling=head.pooling, normalise=head.normalise) if isinstance(head, EmbeddingConfig) else new
+        )
 
     @property
     def table(self) -> str:
@@ -378,7 +389,7 @@ class Source:
         if isinstance(head, TokenClassifierConfig):
             return FAMILIES[self.family].token_names(names, head.hidden is not None)
         fitting = [table for table in self.dialect() if _names_head(table, head)]
-        if not fitting and isinstance(head, ClassifierConfig):
+        if not fitting and isinstance(head, (ClassifierConfig, EmbeddingConfig)):
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
         return fitting[0] if fitting else None
 
@@ -506,7 +517,7 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
         else:
             pooled = pool(model, carry, source.pooling)
             out["pooled"] = unit_length(pooled) if source.normalise else pooled
-        if source.head is not None:
+        if source.head is not None and not isinstance(source.head, EmbeddingConfig):
             out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
         return out
 
@@ -515,7 +526,7 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
 
 def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold this kind of head."""
-    if isinstance(head, ClassifierConfig):
+    if isinstance(head, (ClassifierConfig, EmbeddingConfig)):
         return names.language_model is None and not names.tokens
     if isinstance(head, TokenClassifierConfig):
         return names.tokens

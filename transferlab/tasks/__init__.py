@@ -12,6 +12,7 @@ from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
+from transferlab.tasks.contrastive import Contrastive
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
 from transferlab.tasks.token_labels import TokenLabels
@@ -29,7 +30,7 @@ def tasks() -> Mapping[str, type[Task]]:
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
 
 
-for _task in (Classification, MultiLabel, Regression, TokenLabels):
+for _task in (Classification, Contrastive, MultiLabel, Regression, TokenLabels):
     check_arguments(_task)
 
 
@@ -69,4 +70,15 @@ def task_from(fields: Mapping[str, Any]) -> Task:
     return read(task_named(str(arguments.pop("name"))), arguments, "task")
 
 
-__all__ = ["Classification", "MultiLabel", "Regression", "Task", "TokenLabels", "task_for", "task_from", "task_named", "tasks"]
+__all__ = [
+    "Classification",
+    "Contrastive",
+    "MultiLabel",
+    "Regression",
+    "Task",
+    "TokenLabels",
+    "task_for",
+    "task_from",
+    "task_named",
+    "tasks",
+]

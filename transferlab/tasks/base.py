@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
     from transferlab.methods.base import Method
     from transferlab.pretrained.source import Source
+    from transferlab.transfer.plan import Plan
 
 Predictions = dict[str, Any]
 """What a task predicts, by name: an array whose leading axis is the examples', or a :class:`~transferlab.data.ragged.Ragged`."""
@@ -174,6 +175,9 @@ class Task:
             raise TransferlabError(
                 f"{type(self).__name__} reads {' or '.join(self.contents)}, and '{data.name}' holds {data.content}: {data.summary}."
             )
+
+    def check_plan(self, plan: Plan, data: Dataset) -> None:
+        """Raise a TransferlabError where nothing can be learned with this plan; by default never."""
 
     def inputs(self, examples: Sequence[Mapping[str, Any]], transform: Transform, **names: Any) -> Inputs:
         """How examples become model inputs; by default see :func:`transferlab.data.inputs.inputs_for`, which takes the same

@@ -116,7 +116,8 @@ def adapt(
     seeds = seed if isinstance(seed, Seeds) else Seeds(int(seed), int(seed))
     if source.towers:
         raise TransferlabError(
-            f"{source.name} has several towers; adapt one: tl.load('{source.name}', tower='{next(iter(source.towers))}')."
+            f"{source.name} has several towers, which cannot train together yet, as on images with their texts; adapt one: "
+            f"tl.load('{source.name}', tower='{next(iter(source.towers))}')."
         )
     if source.transform is None:
         raise TransferlabError(

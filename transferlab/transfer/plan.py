@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -227,7 +227,7 @@ def plan(
     stages = module.all_stages()
     check_ownership(stages, everything)
     owned = [stage.owns for stage in module.backbone_stages()]
-    assigned = assign_groups(groups, params, owned)
+    assigned = assign_groups(_without_head(groups, params, method), params, owned)
     training = training_stages(stages, set(assigned))
     moving = _freeze_statistics(module, state, assigned)
     definition = trees.define(module)
@@ -305,6 +305,19 @@ def plan(
         method, weights, tuple(rows), tuple(unused), definition, assigned, head, frontier(stages, set(assigned)),
         tuple(stage.name for stage in stages), training, _resized_note(source, rows),
     )  # fmt: skip
+
+
+def _without_head(groups: tuple[Group, ...], params: Collection[str], method: str) -> tuple[Group, ...]:
+    """The groups; where the head has no parameters, as a sentence encoder's, those of other leaves, which must exist."""
+    if any(path.startswith("head/") for path in params):
+        return groups
+    rest = tuple(group for group in groups if str(group.selector) != "head")
+    if not rest:
+        raise TransferlabError(
+            f"The method '{method}' trains the head alone, and a head that pools has no parameters: nothing would train. Let the "
+            "backbone train: method=tl.methods.LoRA()."
+        )
+    return tuple(replace(group, selector="**") if str(group.selector) == "~head" else group for group in rest)
 
 
 def _resized_note(source: Source, rows: list[Leaf]) -> tuple[str, ...]:
