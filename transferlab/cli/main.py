@@ -78,7 +78,8 @@ def cli() -> None:
 def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
     """Run the study in CONFIG, or continue it.
 
-    Override fields with --config.path=value, as --config.methods.lora.rank=4 or --config.workdir=DIR.
+    Override fields with --config.path=value, as --config.methods.lora.rank=4, --config.task.name=regression or
+    --config.workdir=DIR.
     """
     from transferlab.cli.watch import run_watched
     from transferlab.config import read_config
@@ -242,6 +243,27 @@ def methods() -> None:
 
     rows = [(m.name, m.summary, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
     _listing(("method", "", "fields and defaults"), rows)
+
+
+@cli.command()
+def tasks() -> None:
+    """List the tasks, with what they read, predict and are scored by, their baselines and fields; ↓: smaller is better."""
+    from dataclasses import fields
+
+    from transferlab.tasks import tasks as known
+
+    rows = [
+        (
+            task.name,
+            task.target,
+            task.predicted,
+            ", ".join(name + (" ↓" if direction < 0 else "") for name, direction in task.scores.items()),
+            ", ".join(task.baselines),
+            ", ".join(f"{f.name}={f.default}" for f in fields(task)),
+        )
+        for task in known().values()
+    ]
+    _listing(("task", "reads", "predicts", "scores", "baselines", "fields and defaults"), rows)
 
 
 @cli.command()

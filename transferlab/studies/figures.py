@@ -15,7 +15,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from transferlab.studies.scores import Score
 from transferlab.studies.status import none_finished
+from transferlab.tasks import Task
 
 Row = dict[str, Any]
 
@@ -38,34 +40,34 @@ def colors(names: Sequence[str]) -> dict[str, str]:
 
 
 def palette_of(summary: Sequence[Row]) -> dict[str, str]:
-    """Colors of a study's arms; the majority rate is a line in the page's text color."""
-    return colors(list(dict.fromkeys(row["name"] for row in summary if row["name"] != "majority")))
+    """Colors of a study's arms; what a constant reaches is a line in the page's text color."""
+    return colors(list(dict.fromkeys(row["name"] for row in summary if row["constant"] is None)))
 
 
 def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
-    """Accuracy over labels with 95 % intervals; baselines dashed, the majority rate a thin line.
+    """The score over labels with 95 % intervals; baselines dashed, what a constant reaches a thin line.
 
     Where no run of an arm has scores, it has no point.
     """
+    score, unit = Score.of_rows(summary), summary[0]["budget_unit"]
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.2))
         names = list(dict.fromkeys(row["name"] for row in summary))
         ends = []
         budgets = sorted({row["budget"] for row in summary})
-        summary = [row for row in summary if not none_finished(row)]
+        summary = [row for row in summary if not none_finished(row) and math.isfinite(row[score.name])]
         for number, name in enumerate(names):
             rows = sorted((r for r in summary if r["name"] == name), key=lambda r: r["budget"])
             if not rows:
                 continue
             x = [r["budget"] * (1 + 0.015 * (number - len(names) / 2)) for r in rows]
-            y = [r["accuracy"] for r in rows]
-            if name == "majority":
+            y = [r[score.name] for r in rows]
+            if rows[0]["constant"] is not None:
                 axes.axhline(y[-1], color=_INK, linewidth=0.7, linestyle=":")
                 ends.append((budgets[-1], y[-1], name, _INK))
                 continue
-            # A Student's t interval is unbounded; an accuracy is not.
-            down = [_gap(r["accuracy"], max(r["low"], 0.0)) for r in rows]
-            up = [_gap(min(r["high"], 1.0), r["accuracy"]) for r in rows]
+            down = [_gap(r[score.name], score.clipped(r["low"])) for r in rows]
+            up = [_gap(score.clipped(r["high"]), r[score.name]) for r in rows]
             dashed = rows[0]["kind"] == "baseline"
             axes.errorbar(
                 x, y, yerr=[down, up], color=palette[name], linestyle="--" if dashed else "-", marker="o",
@@ -75,15 +77,17 @@ def learning_curves(summary: Sequence[Row], palette: Mapping[str, str]) -> str:
         axes.set_xscale("log")
         axes.set_xticks(budgets, [f"{b:,}" for b in budgets])
         axes.minorticks_off()
-        axes.set_xlabel("labels")
-        axes.set_ylabel("test accuracy")
+        axes.set_xlabel(unit)
+        axes.set_ylabel(f"test {score.label}{score.better}")
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
         _label_ends(axes, ends, budgets)
         return _svg(figure)
 
 
-def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], palette: Mapping[str, str]) -> str:
-    """Training loss (thin) and validation cross-entropy (thick) by step at each arm's largest budget; one line per seed."""
+def training_curves(
+    curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], palette: Mapping[str, str], task: Task
+) -> str:
+    """Training loss (thin) and that of the validation split (thick) by step at each arm's largest budget; a line per seed."""
     shown = {name: [run for run in runs if run[2]] for name, runs in curves.items()}
     shown = {name: runs for name, runs in shown.items() if runs}
     if not shown:
@@ -99,17 +103,17 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, int, list[Row]]]], 
         for axes, (name, runs) in zip(grid.flat, shown.items(), strict=False):
             largest = max(budget for budget, _, _ in runs)
             for _, _, metrics in (run for run in runs if run[0] == largest):
-                for field, width in (("loss", 1.0), ("validation_cross_entropy", 2.0)):
+                for field, width in (("loss", 1.0), (f"validation_{task.validation_loss}", 2.0)):
                     points = [(m["step"], m[field]) for m in metrics if field in m]
                     if points:
                         axes.plot(*zip(*points, strict=True), color=palette[name], linewidth=width, alpha=0.8)
-            axes.set_title(_literal(f"{name}, {largest:,} labels"), fontsize=9, loc="left")
+            axes.set_title(_literal(f"{name}, {largest:,} {task.budget_unit}"), fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
         grid.flat[0].set_ylim(bottom=0)
         for axes in list(grid.flat)[len(shown) :]:
             axes.axis("off")
         figure.supxlabel("step", fontsize=9)
-        figure.supylabel("cross-entropy, nats", fontsize=9)
+        figure.supylabel(task.loss_unit, fontsize=9)
         return _svg(figure)
 
 

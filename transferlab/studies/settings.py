@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transferlab.data.labels import LabelKind
 from transferlab.errors import check_arguments
 from transferlab.methods import Method
+from transferlab.tasks import Task
 from transferlab.train.settings import Settings
 
-BASELINES = ("majority", "tfidf", "pixels")
-"""Rows that a table can have besides the arms, without pretrained weights."""
+AUTO = "auto"
+"""The name of the task that follows from the data."""
 
 
 @check_arguments
@@ -52,12 +54,14 @@ class StudyConfig:
         methods: arm name → arm.
         budgets: labels in all; subsets are nested and shared by all arms.
         seeds: each draws its own subset, initialisation and order.
-        baselines: ``majority``, ``tfidf`` (texts), ``pixels`` (images).
+        task: what all arms learn and are compared by: a task, or its ``name`` and fields; ``auto`` is the one of the data.
+        baselines: those of the task (:attr:`transferlab.tasks.Task.baselines`), as ``majority``, ``tfidf`` (texts), ``pixels``
+            (images).
         grid: ``quick`` (one setting per arm) or ``full`` (tuned, every arm at every budget and seed).
         test_examples: size of the test split, which is the same for all runs.
         image_size: in pixels; None for the source's own.
         text_column, label_column: of a user's own table.
-        label_kind: ``classes`` makes each value of that table's labels a class, however many there are; studies take no other.
+        label_kind: ``classes``, ``numbers`` or ``tags`` where the rule for that table's labels is not meant.
         white: the value that is white, in a user's own folder of images of more than 8 bits.
         keep_weights: whether to keep the weights of the best run of each arm.
         workdir: the study's directory; empty for one derived from the config's name and hash.
@@ -70,6 +74,7 @@ class StudyConfig:
     methods: dict[str, ArmConfig]
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
+    task: Mapping[str, Any] | Task = field(default_factory=lambda: {"name": AUTO})
     baselines: tuple[str, ...] = ()
     grid: Literal["quick", "full"] = "quick"
     test_examples: int = 1000

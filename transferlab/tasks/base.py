@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from transferlab import trees
 from transferlab.data.columns import Target
 from transferlab.errors import TransferlabError, nearest
+from transferlab.evaluate.baselines import Baseline
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import ClassifierConfig, Problem
@@ -67,6 +68,20 @@ class Task:
     """Every score of the task: 1 where larger is better, -1 where smaller is."""
     tie_break: ClassVar[str] = "cross_entropy"
     """A score that is never negative, always defined, and better where smaller."""
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """The least and the largest value that a score can have; those that are not named are numbers in units of their own."""
+    proportions: ClassVar[tuple[str, ...]] = ()
+    """Scores that are the fraction of examples that are right."""
+    companion: ClassVar[str | None] = None
+    """A score that reports show next to the one that chooses."""
+    baselines: ClassVar[Mapping[str, Baseline]] = {}
+    """Rows of a study's table without pretrained weights, by name; the level of chance comes first."""
+    validation_loss: ClassVar[str | None] = None
+    """The score that is the loss of a split, in the same units: figures draw it with the training loss."""
+    loss_unit: ClassVar[str] = "loss"
+    """What the loss is measured in, on an axis."""
+    budget_unit: ClassVar[str] = "labels"
+    """What the examples of a study's budget are called."""
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms of the loss, each with its coefficient."""
 
@@ -149,6 +164,19 @@ class Task:
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError
+
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """By score: each example's part in it, for those scores that are the mean of such parts.
+
+        Intervals over the test set resample examples: these means all at once, other scores one draw at a time.
+        """
+        return {}
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """A sentence for reports on what a score is; empty where its name says it."""
+        return ""
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """A number that is larger for the better of two states, from their scores on the validation split.

@@ -270,7 +270,9 @@ def _finish(
     memory: dict[str, int],
 ) -> Result:
     run = member.run
-    test = run.task.score(predictions, run.data, run.data.test)
+    # A trial has no test split.
+    tested = len(run.data.test) > 0
+    test = run.task.score(predictions, run.data, run.data.test) if tested else dict.fromkeys(run.task.scores, np.nan)
     program, stats = run.program, trained.get("stats", {})
     weights = run.task.export(evaluated(trained), run.fitted)
     record = _record(member, test, population_size, memory)

@@ -148,19 +148,29 @@ def read_result(directory: Path) -> Result:
     path = directory / "predictions.npz"
     names = record.get("predictions", ["probabilities"])
     try:
-        with reading(path, ", ".join(map(repr, names))):
-            arrays = read_npz(check_file(path))
-            predictions = {name: arrays[name].read() for name in names}
-        for name, values in predictions.items():
-            if values.ndim < (2 if name == "probabilities" else 1):
-                raise TransferlabError(
-                    f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
-                )
+        predictions = read_predictions(path, names)
     except TransferlabError as error:
         raise TransferlabError(
             f"{error} Delete {directory / 'result.json'} and start the same command again: the run is then tested again."
         ) from None
     return Result(record["test"], predictions, read_metrics(directory / "metrics.jsonl"), record)
+
+
+def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
+    """Read these predictions of a ``predictions.npz``.
+
+    Raises:
+        TransferlabError: it is damaged, or lacks one of them.
+    """
+    with reading(path, ", ".join(map(repr, names))):
+        arrays = read_npz(check_file(path))
+        predictions = {name: arrays[name].read() for name in names}
+    for name, values in predictions.items():
+        if values.ndim < (2 if name == "probabilities" else 1):
+            raise TransferlabError(
+                f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
+            )
+    return predictions
 
 
 _FORMER = {"together": "population_size", "squeezed": "memory_note"}
