@@ -56,13 +56,13 @@ def peer(pooling) -> Work:
     from transformers import BertModel
 
     from transferlab.data.batches import BatchSampler
-    from transferlab.data.inputs import Inputs
+    from transferlab.data.inputs import inputs_for
     from transferlab.data.text import TextTransform
 
     device = torch_device()
     source, data = opened()
     assert isinstance(source.transform, TextTransform)
-    feed = Inputs(data, source.transform)
+    feed = inputs_for(data.records, source.transform, content=data.content, sha256=data.sha256)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = BatchSampler(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
     model = BertModel.from_pretrained(Path(source.provenance["path"]), add_pooling_layer=False).eval()

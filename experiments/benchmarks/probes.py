@@ -71,7 +71,7 @@ def sweep_peer() -> Work:
 
     import transferlab as tl
     from transferlab.data.batches import BatchSampler
-    from transferlab.data.inputs import Inputs
+    from transferlab.data.inputs import inputs_for
     from transferlab.data.text import TextTransform
 
     device = torch_device()
@@ -80,7 +80,7 @@ def sweep_peer() -> Work:
     torch.nn.Module.to(encoder, device)
     called = torch.compile(encoder) if device == "cuda" else encoder
     assert isinstance(source.transform, TextTransform)
-    feed = Inputs(data, source.transform)
+    feed = inputs_for(data.records, source.transform, content=data.content, sha256=data.sha256)
     steps = EPOCHS * -(-LABELS // BATCH)
     order = BatchSampler(data.train, feed.buckets(data.train), BATCH, steps, 0, True)
 

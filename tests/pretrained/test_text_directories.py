@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from support.checkpoints import write_bert
-from support.typed import found
+from support.typed import classifier_of, found
 
 import transferlab as tl
 from transferlab import trees
@@ -157,16 +157,16 @@ def test_a_backbone_without_a_head_or_a_pooler_can_be_adapted(kind: str, tmp_pat
     assert source.head is None and "pooled" not in source({"input_ids": np.array([[0, 5, 2]])})
     # A probe is linear, over the mean; what trains more has the reference classifier, which can be written for transformers.
     probe = plan_for(source, ("a", "b"), Probe())
-    assert probe.head.pooling == "mean" and probe.head.hidden is None
+    assert probe.head.pooling == "mean" and classifier_of(probe).hidden is None
     made = plan_for(source, ("a", "b"), LoRA(rank=2))
     family = FAMILIES[kind]
     assert made.head.pooling == family.head_pooling(source.config) == "first"
-    assert made.head.hidden == family.head_hidden(source.config) is not None
+    assert classifier_of(made).hidden == family.head_hidden(source.config) is not None
     actions = {leaf.path: leaf.action for leaf in made.leaves if leaf.path.startswith("head/")}
     assert {"head/dense/kernel", "head/kernel"} <= actions.keys() and set(actions.values()) == {"initialised"}
     # Sentence encoders say how they pool, and keep that.
     means = plan_for(replace(source, pooling="mean"), ("a", "b"), LoRA(rank=2))
-    assert means.head.pooling == "mean" and means.head.hidden is None
+    assert means.head.pooling == "mean" and classifier_of(means).hidden is None
     assert sum("/lora/a" in leaf.path for leaf in made.leaves) == 2 * source.config.num_hidden_layers
 
 

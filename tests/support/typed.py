@@ -9,9 +9,12 @@ import numpy as np
 
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
+from transferlab.data.inputs import TextInputs
 from transferlab.data.text import TextTransform
-from transferlab.models.heads import LanguageModelConfig
+from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
 from transferlab.pretrained.source import Source
+from transferlab.train.setup import Setup
+from transferlab.transfer.plan import Plan
 
 T = TypeVar("T")
 
@@ -44,6 +47,18 @@ def language_model_of(source: Source) -> LanguageModelConfig:
     """Return the head of a source of a language model."""
     assert isinstance(source.head, LanguageModelConfig)
     return source.head
+
+
+def classifier_of(plan: Plan) -> ClassifierConfig:
+    """Return the head of a plan for a classifier."""
+    assert isinstance(plan.head, ClassifierConfig)
+    return plan.head
+
+
+def text_inputs(run: Setup) -> TextInputs:
+    """Return the inputs of a run on texts."""
+    assert isinstance(run.feed, TextInputs)
+    return run.feed
 
 
 def savez(path: Path, arrays: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def test_each_error_is_what_its_formula_says(error: str) -> None:
 
 def test_numbers_are_a_regression_and_predictions_have_their_units(source, ratings: Path, tmp_path: Path) -> None:
     data = tl.dataset(ratings, label_column="stars", test_examples=60)
-    assert "stars from" in data.summary and isinstance(task_for(data.target), Regression)
+    assert "stars from" in data.summary and isinstance(task_for(data, source), Regression)
     result = tl.adapt(source, data, settings=QUICK, directory=tmp_path / "run").fit()
     values = result.predictions["value"]
     assert values.shape == (60, 1) and 4000 < values.mean() < 6000

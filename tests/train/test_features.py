@@ -118,6 +118,6 @@ def test_what_was_computed_before_a_stop_is_kept(source, films, tmp_path: Path, 
     monkeypatch.setattr(run, "iterate_features", stopped)
     with pytest.raises(KeyboardInterrupt):
         run.compute_features(params, stats)
-    before = len(run._examples)
+    before = len(run._rows)
     again = FrontierCache(tmp_path)
-    assert 0 < len(again.missing(run._key(params, stats), run._examples)) < before
+    assert 0 < len(again.missing(run._key(params, stats), run._rows)) < before

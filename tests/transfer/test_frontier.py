@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from support.checkpoints import write_bert
+from support.typed import text_inputs
 
 import transferlab as tl
 from transferlab import trees
@@ -106,7 +107,7 @@ def test_a_texts_tokens_are_kept_and_its_padding_is_not(side: str, films, tmp_pa
     prefix = jax.jit(prefix_function(run.plan.definition, run.plan.frontier))
     for index in run.data.train.tolist():
         chosen = np.array([index])
-        bucket, length = int(run.feed.buckets(chosen)[0]), run.feed.length(index)
+        bucket, length = int(run.feed.buckets(chosen)[0]), text_inputs(run).length(index)
         want = prefix(params, stats, run.feed.inputs(chosen, bucket, 1))
         got = run.carry(Batch(chosen, bucket), 1, key)
         own = slice(0, length) if side == "right" else slice(bucket - length, bucket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -11,6 +12,17 @@ from jaxtyping import Float
 from transferlab.bounds import Count, Positive
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
+
+
+def resampled(waveform: Float[np.ndarray, " samples"], rate: int, to: int) -> Float[np.ndarray, " samples_after"]:
+    """Return a waveform at another number of samples per second, by SciPy's polyphase filter; as it is where they are equal."""
+    if rate == to:
+        return waveform
+    # It takes a third of a second to import.
+    from scipy.signal import resample_poly
+
+    divisor = math.gcd(rate, to)
+    return resample_poly(waveform, to // divisor, rate // divisor).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,65 @@ class Examples:
     text_column: str | None = None
 
 
+def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, list[dict[str, Any]]]:
+    """Return (what they hold, a record for each) of examples outside a data set.
+
+    Args:
+        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or pairs of float32 arrays
+            (samples,) and samples per second; all of one kind.
+        modality: that they must be of.
+
+    Raises:
+        TransferlabError: an example of another kind, or another modality; its index is named.
+    """
+    kinds: dict[Content, int] = {}
+    records = []
+    for i, example in enumerate(examples):
+        content, record = _as_record(example, f"examples[{i}]", modality)
+        kinds.setdefault(content, i)
+        if len(kinds) > 1:
+            (first, at), (other, _) = kinds.items()
+            raise TransferlabError(
+                f"examples[{at}] is {_KINDS[first]}, and examples[{i}] {_KINDS[other]}; all must be of one kind."
+            )
+        records.append({"id": f"examples[{i}]", **record})
+    return (next(iter(kinds)) if kinds else modality), records
+
+
+_KINDS: dict[Content, str] = {
+    "text": "a text",
+    "pair": "a pair of texts",
+    "words": "a list of words",
+    "image": "an image",
+    "audio": "audio",
+}
+
+
+def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, dict[str, Any]]:
+    if modality == "image":
+        if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
+            kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
+            raise TransferlabError(
+                f"{name} is {kind}; an image is a uint8 array (height, width, channels), as "
+                "transferlab.data.images.read_image(file) returns it."
+            )
+        return "image", {"image": example}
+    if modality == "audio":
+        match example:
+            case (np.ndarray() as waveform, int() as rate) if waveform.ndim == 1:
+                return "audio", {"audio": waveform.astype(np.float32, copy=False), "rate": rate}
+        raise TransferlabError(
+            f"{name} is {repr(example)[:60]}; audio is a pair (array of samples, samples per second), as "
+            "soundfile.read(file) returns it."
+        )
+    match example:
+        case (str() as text, str() as other) if isinstance(example, tuple):
+            return "pair", {"text": text, "text_pair": other}
+        case [*words] if isinstance(example, list) and words and all(isinstance(word, str) for word in words):
+            return "words", {"words": words}
+    return "text", {"text": checked_text(example, name)}
+
+
 def read_registered(name: str) -> Examples:
     """Read a data set of :data:`transferlab.data.builders.DATASETS`, built on first use."""
     from transferlab.data.arrayrecord import data_source

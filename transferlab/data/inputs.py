@@ -1,107 +1,208 @@
-"""Model inputs for any choice of a data set's examples: texts tokenised once and kept, images decoded when read."""
+"""Model inputs for any choice of examples: texts tokenised once and kept, images and audio decoded when read.
+
+A batch consists of *rows*. A row is an example, unless a task puts several examples into one or spreads one over several; rows
+have numbers of their own then (:meth:`Inputs.rows_of`, :meth:`Inputs.examples_of`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
-from transferlab.data.dataset import Dataset
+from transferlab.data.audio import AudioTransform, resampled
 from transferlab.data.images import ImageTransform
 from transferlab.data.packing import NARROWEST, Packed, pack
-from transferlab.data.text import TextTransform, TokenCache
+from transferlab.data.text import Encoded, Text, TextTransform, TokenCache
 from transferlab.errors import TransferlabError
 
+Transform = TextTransform | ImageTransform | AudioTransform
+"""The preprocessing of a source."""
 
-@dataclass
+Examples = Sequence[Mapping[str, Any]]
+"""Records with an example's content: see :data:`transferlab.data.examples.Content`."""
+
+
+@dataclass(eq=False)
 class Inputs:
-    """Preprocessed access to a data set: model inputs for any choice of its examples.
-
-    Texts are tokenised once and kept (they are small); images are decoded and transformed when read.
+    """Base: examples as the inputs of a model.
 
     Attributes:
-        data: the data set.
-        transform: the source's preprocessing.
-
-    Raises:
-        TransferlabError: a transform of another modality than the data's.
+        examples: records, by index.
+        ids: their names in errors; by default their numbers.
     """
 
-    data: Dataset
-    transform: TextTransform | ImageTransform
-    _cache: TokenCache = field(init=False, repr=False)
+    examples: Examples
+    ids: Sequence[str] = field(default=(), kw_only=True)
 
-    def __post_init__(self) -> None:
-        reads = "text" if isinstance(self.transform, TextTransform) else "image"
-        if reads != self.data.modality:
-            raise TransferlabError(
-                f"Data set '{self.data.name}' contains {self.data.modality}s, but the source reads {reads}s."
-            )
-        caches = self.transform.caches if isinstance(self.transform, TextTransform) else {}
-        self._cache = caches.setdefault(self.data.sha256, TokenCache())
+    key: ClassVar[str] = ""
+    """What the inputs of a row depend on in addition to examples and preprocessing."""
+    packs: ClassVar[bool] = False
+    """Whether its examples are texts that can share the rows of a feature pass (:meth:`TextInputs.packed`)."""
+
+    def rows_of(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " rows"]:
+        """Return the rows that hold these examples; by default the examples themselves."""
+        return indices
+
+    def examples_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        """Return the example of each of these rows; by default the row itself."""
+        return rows
+
+    def buckets(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Return the padded length of each row; zeros where all rows have the same shape."""
+        return np.zeros(len(rows), np.int32)
+
+    def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
+        """Return how many of these examples are longer than the model's limit."""
+        return 0
+
+    def span(self, row: int, bucket: int) -> slice:
+        """Return where a row's own tokens are when it is padded to ``bucket``; empty where all rows have the same shape."""
+        return slice(0, 0)
+
+    def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
+        """Return model inputs for these rows, padded to ``size`` rows and, for texts, to ``bucket`` tokens."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False)
+class TextInputs(Inputs):
+    """Texts, pairs of texts, or lists of words; tokenised once and kept (they are small).
+
+    Attributes:
+        transform: the source's tokenizer.
+        cache: what is known of the texts already; data sets share one through :attr:`TextTransform.caches`.
+    """
+
+    transform: TextTransform
+    cache: TokenCache = field(default_factory=TokenCache, repr=False)
 
     def prepare(self, indices: Int[np.ndarray, " n"]) -> None:
         """Tokenise the texts that have not been yet."""
-        if isinstance(self.transform, TextTransform):
-            new = [int(i) for i in indices if int(i) not in self._cache.encoded]
-            texts, ids = [self.data.records[i]["text"] for i in new], [self.data.ids[i] for i in new]
-            self._cache.encoded.update(zip(new, self.transform.encode(texts, ids), strict=True))
+        new = [int(i) for i in indices if int(i) not in self.cache.encoded]
+        texts, ids = [text_of(self.examples[i]) for i in new], [self.ids[i] for i in new] if self.ids else ()
+        self.cache.encoded.update(zip(new, self.transform.encode(texts, ids), strict=True))
 
-    def buckets(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Return the padded length of each example; zeros for images, which all have the same shape."""
-        if not isinstance(self.transform, TextTransform):
-            return np.zeros(len(indices), np.int32)
-        key = np.ascontiguousarray(indices).tobytes()
-        if key not in self._cache.buckets:
-            self.prepare(indices)
-            lengths = [self.transform.bucket(self.length(int(i))) for i in indices]
-            self._cache.buckets[key] = buckets = np.array(lengths, np.int32)
+    def encoded(self, index: int) -> Encoded:
+        """Return one example's tokens."""
+        if index not in self.cache.encoded:
+            self.prepare(np.array([index]))
+        return self.cache.encoded[index]
+
+    def buckets(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        key = np.ascontiguousarray(rows).tobytes()
+        if key not in self.cache.buckets:
+            self.prepare(rows)
+            lengths = [self.transform.bucket(self.length(int(i))) for i in rows]
+            self.cache.buckets[key] = buckets = np.array(lengths, np.int32)
             buckets.flags.writeable = False
-        return self._cache.buckets[key]
+        return self.cache.buckets[key]
 
     def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
-        """Return how many of these texts are longer than the model's limit."""
-        if not isinstance(self.transform, TextTransform):
-            return 0
         key = np.ascontiguousarray(indices).tobytes()
-        if key not in self._cache.truncated:
+        if key not in self.cache.truncated:
             self.prepare(indices)
-            self._cache.truncated[key] = sum(self._cache.encoded[int(i)].cut > 0 for i in indices)
-        return self._cache.truncated[key]
+            self.cache.truncated[key] = sum(self.cache.encoded[int(i)].cut > 0 for i in indices)
+        return self.cache.truncated[key]
 
     def length(self, index: int) -> int:
-        """Return the number of tokens of one text."""
-        return len(self._cache.encoded[int(index)].ids)
+        """Return the number of tokens of one example."""
+        return len(self.cache.encoded[int(index)].ids)
 
-    def span(self, index: int, bucket: int) -> slice:
-        """Return where a text's own tokens are in a row padded to ``bucket``; empty for an image."""
-        if not isinstance(self.transform, TextTransform):
-            return slice(0, 0)
-        length = self.length(index)
+    def span(self, row: int, bucket: int) -> slice:
+        length = self.length(row)
         return slice(0, length) if self.transform.side == "right" else slice(bucket - length, bucket)
 
     @property
-    def packs(self) -> bool:
-        """Whether its examples are texts that can share rows; padded on the left, their positions depend on the padding."""
-        return isinstance(self.transform, TextTransform) and self.transform.side == "right"
+    def packs(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether texts can share rows; padded on the left, their positions depend on the padding."""
+        return self.transform.side == "right"
 
     def packed(self, indices: Int[np.ndarray, " n"], tokens: int, first_position: int) -> Iterator[Packed]:
         """Iterate over batches of about ``tokens`` tokens that contain each of these texts once, many to a row."""
-        assert isinstance(self.transform, TextTransform)
         self.prepare(indices)
-        texts, transform = [self._cache.encoded[int(i)] for i in indices], self.transform
+        texts, transform = [self.cache.encoded[int(i)] for i in indices], self.transform
         longest = max((len(text.ids) for text in texts), default=0)
         width = transform.bucket(max(longest, min(NARROWEST, transform.max_length)))
         return pack(texts, width, tokens, pad=transform.pad_id, types=transform.types, first_position=first_position)
 
-    def inputs(self, indices: Int[np.ndarray, " n"], bucket: int, rows: int) -> dict[str, np.ndarray]:
-        """Return model inputs for these examples, padded to ``rows`` and, for texts, to ``bucket`` tokens."""
-        if isinstance(self.transform, TextTransform):
-            self.prepare(indices)
-            return self.transform.pad([self._cache.encoded[int(i)] for i in indices], bucket, rows)
-        pixels = np.zeros((rows, self.transform.size, self.transform.size, self.transform.channels), np.float32)
-        for row, i in enumerate(indices):
-            pixels[row] = self.transform(self.data.records[int(i)]["image"])
+    def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
+        self.prepare(rows)
+        return self.transform.pad([self.cache.encoded[int(i)] for i in rows], bucket, size)
+
+
+@dataclass(eq=False)
+class ImageInputs(Inputs):
+    """Images, decoded and transformed when read."""
+
+    transform: ImageTransform
+
+    def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
+        pixels = np.zeros((size, self.transform.size, self.transform.size, self.transform.channels), np.float32)
+        for row, i in enumerate(rows):
+            pixels[row] = self.transform(self.examples[int(i)]["image"])
         return {"pixel_values": pixels}
+
+
+@dataclass(eq=False)
+class AudioInputs(Inputs):
+    """Audio, resampled to the rate of the model and transformed when read."""
+
+    transform: AudioTransform
+
+    def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
+        records = (self.examples[int(i)] for i in indices)
+        return sum(len(record["audio"]) > self.transform.seconds * record["rate"] for record in records)
+
+    def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
+        features = np.zeros((size, self.transform.frames, self.transform.bands), np.float32)
+        for row, i in enumerate(rows):
+            record = self.examples[int(i)]
+            features[row] = self.transform(resampled(record["audio"], record["rate"], self.transform.rate))
+        return {"input_features": features}
+
+
+def inputs_for(
+    examples: Examples,
+    transform: Transform,
+    *,
+    content: str,
+    ids: Sequence[str] = (),
+    sha256: str = "",
+    name: str = "",
+) -> Inputs:
+    """Return the inputs for a source with this preprocessing.
+
+    Args:
+        examples: records.
+        transform: of the source.
+        content: what the records hold.
+        ids: names of the examples.
+        sha256: of a data set, whose tokens are then kept with the transform; empty for examples that are seen once.
+        name: of the data set, for errors.
+
+    Raises:
+        TransferlabError: the preprocessing is of another modality.
+    """
+    holds = content if content in ("image", "audio") else "text"
+    if isinstance(transform, TextTransform) and holds == "text":
+        cache = transform.caches.setdefault(f"{content} {sha256}", TokenCache()) if sha256 else TokenCache()
+        return TextInputs(examples, transform, cache, ids=ids)
+    if isinstance(transform, ImageTransform) and holds == "image":
+        return ImageInputs(examples, transform, ids=ids)
+    if isinstance(transform, AudioTransform) and holds == "audio":
+        return AudioInputs(examples, transform, ids=ids)
+    plural = {"text": "texts", "image": "images", "audio": "audio"}
+    reads = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio"}[type(transform)]
+    what = f"Data set '{name}' contains" if name else "These are"
+    raise TransferlabError(f"{what} {plural[holds]}, but the source reads {plural[reads]}.")
+
+
+def text_of(record: Mapping[str, Any]) -> Text:
+    """Return what a record gives to a tokenizer: its text, its two texts, or its words."""
+    if "words" in record:
+        return list(record["words"])
+    return (record["text"], record["text_pair"]) if "text_pair" in record else record["text"]

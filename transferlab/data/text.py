@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,11 +35,17 @@ class Encoded:
     Attributes:
         ids, types: of its tokens.
         cut: how many tokens the length limit cut off.
+        words: of a list of words: the index of each token's word, -1 for special tokens; empty otherwise.
     """
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
     cut: int
+    words: tuple[int, ...] = ()
+
+
+Text = str | tuple[str, str] | list[str]
+"""What is tokenised at once: a text, a pair of texts, or a list of words."""
 
 
 @dataclass
@@ -123,6 +130,9 @@ class TextTransform:
     def encode(self, texts: Sequence[Any], ids: Sequence[str] = ()) -> list[Encoded]:
         """Tokenise many texts; an empty text has only its special tokens.
 
+        A pair is put together as the tokenizer's own template says: separators, token types. Of a list of words, each is tokenised
+        by itself. All are of one kind.
+
         Args:
             texts: to tokenise.
             ids: names of the texts for errors; by default their numbers.
@@ -138,7 +148,8 @@ class TextTransform:
             raise TransferlabError(f"Texts are padded with {self._lacks(self.pad_id)}")
         for i, encoded in enumerate(out):
             if max(encoded.ids, default=0) >= self.table.rows:
-                text = texts[i] if len(texts[i]) <= 60 else f"{texts[i][:60]}…"
+                shown = texts[i] if isinstance(texts[i], str) else " ".join(texts[i])
+                text = shown if len(shown) <= 60 else f"{shown[:60]}…"
                 first = next(id for id in encoded.ids if id >= self.table.rows)
                 raise TransferlabError(f"{ids[i] if ids else f'Text {i}'} ({text!r}) holds {self._lacks(first)}")
         return out
@@ -147,20 +158,39 @@ class TextTransform:
         if isinstance(texts, str):
             raise TransferlabError(f"Texts must be a list, even a single one: [{texts[:40]!r}].")
         for i, text in enumerate(texts):
-            checked_text(text, f"texts[{i}]")
+            for part in [text] if isinstance(text, str) or not isinstance(text, (tuple, list)) else text:
+                checked_text(part, f"texts[{i}]")
         out = []
-        for encoding in self._encodings([self.prompt + text for text in texts] if self.prompt else list(texts)):
-            cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in encoding.overflowing)
-            out.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut))
+        for text, encoding in zip(texts, self._encodings([self._prompted(text) for text in texts]), strict=True):
+            parts = encoding.overflowing
+            cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in parts)
+            if parts and isinstance(text, tuple):
+                # The overflowing parts of a pair overlap.
+                cut = len(self._whole.encode(*self._prompted(text)).ids) - len(encoding.ids)
+            words = tuple(-1 if i is None else i for i in encoding.word_ids) if isinstance(text, list) else ()
+            out.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut, words))
         return out
 
-    def _encodings(self, texts: list[str]) -> list[Any]:
+    def _prompted(self, text: Any) -> Any:
+        if not self.prompt or isinstance(text, list):
+            return text
+        return (self.prompt + text[0], text[1]) if isinstance(text, tuple) else self.prompt + text
+
+    @cached_property
+    def _whole(self) -> Tokenizer:
+        """The tokenizer without a limit."""
+        whole = Tokenizer.from_str(self.tokenizer.to_str())
+        whole.no_truncation()
+        return whole
+
+    def _encodings(self, texts: list[Any]) -> list[Any]:
+        words = any(isinstance(text, list) for text in texts)
         try:
             with reading("tokenizer"):
-                return self.tokenizer.encode_batch(texts)
+                return self.tokenizer.encode_batch(texts, is_pretokenized=words)
         except TransferlabError as error:
             if len(texts) == 1:
-                raise TransferlabError(f"The tokenizer cannot read {texts[0][:60]!r}: {error.__cause__}") from None
+                raise TransferlabError(f"The tokenizer cannot read {str(texts[0])[:60]!r}: {error.__cause__}") from None
             # All at once are faster; one by one, the text at fault is found.
             return [self._encodings([text])[0] for text in texts]
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Num, UInt8
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
 
-Predictions = dict[str, np.ndarray]
+Predictions = dict[str, Any]
 """What a task predicts of each example, by name, in the units of the data."""
 Features = Any
 """A matrix (examples, features), dense or sparse."""

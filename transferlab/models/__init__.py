@@ -9,7 +9,15 @@ from transferlab.models.convnext import ConvNeXt, ConvNeXtConfig
 from transferlab.models.distilbert import DistilBert, DistilBertConfig
 from transferlab.models.efficientnet import EfficientNet, EfficientNetConfig
 from transferlab.models.gpt2 import GPT2, GPT2Config
-from transferlab.models.heads import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig
+from transferlab.models.heads import (
+    Classifier,
+    ClassifierConfig,
+    EmbeddingConfig,
+    HeadConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.models.llama import Llama, LlamaConfig
 from transferlab.models.mobilenet import MobileNetV2, MobileNetV2Config
 from transferlab.models.modernbert import ModernBert, ModernBertConfig
@@ -22,8 +30,8 @@ from transferlab.models.vit import ViT, ViTConfig
 from transferlab.models.whisper import Whisper, WhisperConfig
 
 for _config in (BertConfig, BitConfig, ClassifierConfig, ClipConfig, ConvNeXtConfig, DistilBertConfig, EfficientNetConfig,
-                GPT2Config, LanguageModelConfig, LlamaConfig, MobileNetV2Config, ModernBertConfig, MPNetConfig, ResNetConfig,
-                RobertaConfig, SwinConfig, T5Config, TextTowerConfig, ViTConfig, WhisperConfig):  # fmt: skip
+                EmbeddingConfig, GPT2Config, LanguageModelConfig, LlamaConfig, MobileNetV2Config, ModernBertConfig, MPNetConfig, ResNetConfig,
+                RobertaConfig, SwinConfig, T5Config, TextTowerConfig, TokenClassifierConfig, ViTConfig, WhisperConfig):  # fmt: skip
     check_arguments(_config)
 
 __all__ = [
@@ -43,7 +51,9 @@ __all__ = [
     "DistilBertConfig",
     "EfficientNet",
     "EfficientNetConfig",
+    "EmbeddingConfig",
     "GPT2Config",
+    "HeadConfig",
     "LanguageModel",
     "LanguageModelConfig",
     "Llama",
@@ -65,6 +75,7 @@ __all__ = [
     "T5Config",
     "TextTower",
     "TextTowerConfig",
+    "TokenClassifierConfig",
     "ViT",
     "ViTConfig",
     "Whisper",

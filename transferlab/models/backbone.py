@@ -84,6 +84,12 @@ class Stage:
     single_query: Callable[[Carry, Key | None, Token], Carry] | None = None
 
 
+RIDERS = ("labels", "selected")
+"""Entries of a carry that no backbone reads and every stage passes on: what a head over the vocabulary needs to compute likelihoods
+without all logits. ``labels``: ids (batch, positions); ``selected``: which positions they are at, where not at all.
+"""
+
+
 class Head(nnx.Module):
     """What is put on a backbone: it names the stages whose pooled features it reads, and brings stages of its own."""
 
@@ -224,9 +230,10 @@ def run_stage(
 ) -> Carry:
     """Run one of :func:`stages_between`, as :func:`run_stages` does."""
     live = key if stage.name in training else None
+    riders = {name: carry[name] for name in RIDERS if name in carry}
     # Profiles show this name.
     with jax.named_scope(stage.name):
-        carry = stage.run(carry, None if live is None else key_of(live, stage.name))
+        carry = {**stage.run(carry, None if live is None else key_of(live, stage.name)), **riders}
     if model.head is not None and stage.name in model.head.feature_stages:
         carry = {**carry, f"pooled {stage.name}": model.pool_hidden(carry)}
     return carry

@@ -19,7 +19,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, TruncatedNormal, check_activation, dropout
 from transferlab.models.norms import LayerNorm
 from transferlab.models.sizes import Size
@@ -63,7 +63,7 @@ class BertConfig:
         """The same encoder without the tanh pooler over the first token."""
         return replace(self, pooler=False)
 
-    def build(self, head: ClassifierConfig | None = None) -> Bert:
+    def build(self, head: HeadConfig | None = None) -> Bert:
         """Return the module; nothing is allocated."""
         return Bert(self, head)
 
@@ -78,6 +78,8 @@ class EncoderConfig(Protocol):
     def num_hidden_layers(self) -> int: ...
     @property
     def num_attention_heads(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
     @property
     def intermediate_size(self) -> int: ...
     @property
@@ -202,9 +204,7 @@ class Encoder(Model):
     borrows: tuple[str, ...] = ()
     """Path prefixes of leaves that every layer uses but another stage owns."""
 
-    def __init__(
-        self, config: EncoderConfig, embed: nnx.Module, head: ClassifierConfig | None, layer: type[Layer] = Layer
-    ):
+    def __init__(self, config: EncoderConfig, embed: nnx.Module, head: HeadConfig | None, layer: type[Layer] = Layer):
         self.config = config
         if not config.pooler:
             self.poolings = tuple(kind for kind in self.poolings if kind != "pooler")
@@ -214,7 +214,7 @@ class Encoder(Model):
         self.pooler = Linear(config.hidden_size, config.hidden_size, initialiser=normal) if config.pooler else None
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         width = config.hidden_size * max(len(names), 1)
-        self.head = None if head is None else Classifier(width, head, names)
+        self.head = None if head is None else head.build(width, vocabulary=config.vocab_size, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example."""
@@ -253,7 +253,7 @@ class Bert(Encoder):
     Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``token_type_ids``, ``position_ids``.
     """
 
-    def __init__(self, config: BertConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: BertConfig, head: HeadConfig | None = None):
         super().__init__(config, Embed(config), head)
 
 

@@ -19,7 +19,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import convolve
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import ACTIVATIONS, Key, Normal, check_activation, drop_path, ones, parameter, zeros
 from transferlab.models.sizes import Size
 
@@ -74,7 +74,7 @@ class BitConfig:
         sizes = tuple(size * factor for size in self.hidden_sizes)
         return replace(self, embedding_size=self.embedding_size * factor, hidden_sizes=sizes)
 
-    def build(self, head: ClassifierConfig | None = None) -> Bit:
+    def build(self, head: HeadConfig | None = None) -> Bit:
         """Return the module; nothing is allocated."""
         return Bit(self, head)
 
@@ -160,7 +160,7 @@ class Bit(Model):
     Inputs: ``pixel_values`` (batch, height, width, channels), normalised.
     """
 
-    def __init__(self, config: BitConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: BitConfig, head: HeadConfig | None = None):
         self.config = config
         last, number, inputs = max(sum(config.depths) - 1, 1), itertools.count(), config.embedding_size
         self.stem = Stem(config)
@@ -177,7 +177,7 @@ class Bit(Model):
         self.norm = GroupNorm(inputs, config)
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         width = config.embedding_size + sum(config.widths) + inputs if names else inputs
-        self.head = None if head is None else Classifier(width, head, names)
+        self.head = None if head is None else head.build(width, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stem, the last block of each stage, and the norm."""

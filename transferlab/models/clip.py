@@ -20,7 +20,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token, tower_stages
-from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, unit_length
+from transferlab.models.heads import HeadConfig, Pooling, pool, unit_length
 from transferlab.models.layers import (
     ACTIVATIONS,
     Constant,
@@ -109,7 +109,7 @@ class TextTowerConfig:
         """True: the tower always has one, its normalised state at one token."""
         return True
 
-    def build(self, head: ClassifierConfig | None = None) -> TextTower:
+    def build(self, head: HeadConfig | None = None) -> TextTower:
         """Return the module; nothing is allocated."""
         return TextTower(self, head)
 
@@ -171,7 +171,7 @@ class ClipConfig:
         """The configs of the towers, by name."""
         return {"vision": self.vision, "text": self.text}
 
-    def build(self, head: ClassifierConfig | None = None) -> Clip:
+    def build(self, head: HeadConfig | None = None) -> Clip:
         """Return the module; nothing is allocated.
 
         Raises:
@@ -281,7 +281,7 @@ class TextTower(Model):
     inputs = ("input_ids", "attention_mask", "position_ids")
     sequence_entries = ("hidden", "mask")
 
-    def __init__(self, config: TextTowerConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: TextTowerConfig, head: HeadConfig | None = None):
         self.config = config
         normal = TruncatedNormal(config.initializer_range)
         self.embed = TextEmbed(config)
@@ -293,7 +293,7 @@ class TextTower(Model):
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         if head is not None and head.pooling == "embedding":
             width = config.projection_dim or width
-        self.head = None if head is None else Classifier(width * max(len(names), 1), head, names)
+        self.head = None if head is None else head.build(width * max(len(names), 1), feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example."""

@@ -18,7 +18,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import DepthwiseConv, Patches
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import (
     ACTIVATIONS,
     Constant,
@@ -104,7 +104,7 @@ class ConvNeXtConfig:
         """The V2 variant of a size: global response normalisation in place of LayerScale."""
         return replace(self, layer_scale_init_value=None, response_norm=True)
 
-    def build(self, head: ClassifierConfig | None = None) -> ConvNeXt:
+    def build(self, head: HeadConfig | None = None) -> ConvNeXt:
         """Return the module; nothing is allocated."""
         return ConvNeXt(self, head)
 
@@ -181,7 +181,7 @@ class ConvNeXt(Model):
     Inputs: ``pixel_values`` (batch, height, width, channels), normalised.
     """
 
-    def __init__(self, config: ConvNeXtConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: ConvNeXtConfig, head: HeadConfig | None = None):
         self.config = config
         sizes, last, number = config.hidden_sizes, max(sum(config.depths) - 1, 1), itertools.count()
         self.stem = Stem(config)
@@ -196,7 +196,7 @@ class ConvNeXt(Model):
         self.norm = LayerNorm(sizes[-1], config.layer_norm_eps)
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         width = sizes[0] + sum(sizes) + sizes[-1] if names else sizes[-1]
-        self.head = None if head is None else Classifier(width, head, names)
+        self.head = None if head is None else head.build(width, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stem, the last block of each stage, and the norm."""

@@ -12,7 +12,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, EncoderConfig, Layer, check_encoder
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
 from transferlab.models.sizes import Size
@@ -53,7 +53,7 @@ class DistilBertConfig:
 
     base = Size("DistilBERT-base: 6 layers, 768 wide, 66 M parameters.")
 
-    def build(self, head: ClassifierConfig | None = None) -> DistilBert:
+    def build(self, head: HeadConfig | None = None) -> DistilBert:
         """Return the module; nothing is allocated."""
         return DistilBert(self, head)
 
@@ -96,5 +96,5 @@ class DistilBert(Encoder):
 
     poolings = ("mean", "first", "stages")
 
-    def __init__(self, config: DistilBertConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: DistilBertConfig, head: HeadConfig | None = None):
         super().__init__(config, Embed(config), head, DistilLayer)

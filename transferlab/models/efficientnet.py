@@ -17,7 +17,7 @@ from transferlab.bounds import Count, Fraction, Positive, Rate
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import ACTIVATIONS, Key, drop_path
 from transferlab.models.norms import BatchNorm
 from transferlab.models.sizes import Size
@@ -94,7 +94,7 @@ class EfficientNetConfig:
             stages.append(tuple(blocks))
         return tuple(stages)
 
-    def build(self, head: ClassifierConfig | None = None) -> EfficientNet:
+    def build(self, head: HeadConfig | None = None) -> EfficientNet:
         """Return the module; nothing is allocated."""
         return EfficientNet(self, head)
 
@@ -189,7 +189,7 @@ class EfficientNet(Model):
     Inputs: ``pixel_values`` (batch, height, width, num_channels), normalised.
     """
 
-    def __init__(self, config: EfficientNetConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: EfficientNetConfig, head: HeadConfig | None = None):
         self.config = config
         blocks = config.blocks()
         features = 1280 if config.lite else config.filters(1280)
@@ -198,7 +198,7 @@ class EfficientNet(Model):
         self.top = Top(blocks[-1][-1].outputs, features, config)
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         width = sum(stage[-1].outputs for stage in blocks) + features if names else features
-        self.head = None if head is None else Classifier(width, head, names)
+        self.head = None if head is None else head.build(width, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The last block of each stage, and the top."""

@@ -17,7 +17,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, DepthwiseConv, pointwise
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import Key, drop_path
 from transferlab.models.norms import BatchNorm
 from transferlab.models.sizes import Size
@@ -82,7 +82,7 @@ class MobileNetV2Config:
             stages.append(tuple(blocks))
         return tuple(stages)
 
-    def build(self, head: ClassifierConfig | None = None) -> MobileNetV2:
+    def build(self, head: HeadConfig | None = None) -> MobileNetV2:
         """Return the module; nothing is allocated."""
         return MobileNetV2(self, head)
 
@@ -162,7 +162,7 @@ class MobileNetV2(Model):
     Inputs: ``pixel_values`` (batch, height, width, 3), normalised.
     """
 
-    def __init__(self, config: MobileNetV2Config, head: ClassifierConfig | None = None):
+    def __init__(self, config: MobileNetV2Config, head: HeadConfig | None = None):
         self.config = config
         blocks = config.blocks()
         self.stem = Stem(config)
@@ -170,7 +170,7 @@ class MobileNetV2(Model):
         self.top = Top(config)
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         width = config.features + (sum(stage[-1].outputs for stage in blocks) if names else 0)
-        self.head = None if head is None else Classifier(width, head, names)
+        self.head = None if head is None else head.build(width, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The last block of each stage, and the top."""

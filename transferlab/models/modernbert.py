@@ -23,7 +23,7 @@ from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.bert import masked_mean
-from transferlab.models.heads import Classifier, ClassifierConfig, Pooling
+from transferlab.models.heads import HeadConfig, Pooling
 from transferlab.models.layers import Embedding, Key, Linear, TruncatedNormal, check_activation, dropout, gated
 from transferlab.models.norms import LayerNorm
 from transferlab.models.sizes import Size
@@ -112,7 +112,7 @@ class ModernBertConfig:
         hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2624)
     # fmt: on
 
-    def build(self, head: ClassifierConfig | None = None) -> ModernBert:
+    def build(self, head: HeadConfig | None = None) -> ModernBert:
         """Return the module; nothing is allocated."""
         return ModernBert(self, head)
 
@@ -234,13 +234,17 @@ class ModernBert(Model):
     first_position = 0
     poolings = ("mean", "first", "stages")
 
-    def __init__(self, config: ModernBertConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: ModernBertConfig, head: HeadConfig | None = None):
         self.config = config
         self.embed = Embed(config)
         self.layers = nnx.List([Layer(config, number) for number in range(config.num_hidden_layers)])
         self.norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
-        self.head = None if head is None else Classifier(config.hidden_size * max(len(names), 1), head, names)
+        self.head = (
+            None
+            if head is None
+            else head.build(config.hidden_size * max(len(names), 1), vocabulary=config.vocab_size, feature_stages=names)
+        )
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example."""

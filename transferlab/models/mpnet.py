@@ -19,7 +19,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Token
 from transferlab.models.bert import Encoder, Layer, LayerRun, check_encoder
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
 from transferlab.models.roberta import counted_positions
@@ -82,7 +82,7 @@ class MPNetConfig:
         """The same encoder without the tanh pooler over the first token."""
         return replace(self, pooler=False)
 
-    def build(self, head: ClassifierConfig | None = None) -> MPNet:
+    def build(self, head: HeadConfig | None = None) -> MPNet:
         """Return the module; nothing is allocated."""
         return MPNet(self, head)
 
@@ -135,7 +135,7 @@ class MPNet(Encoder):
     borrows = ("embed/relative",)
     first_position = PAD + 1
 
-    def __init__(self, config: MPNetConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: MPNetConfig, head: HeadConfig | None = None):
         embed = Embed(config)
         super().__init__(config, embed, head)
         self.embed = embed

@@ -18,7 +18,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Conv, every, max_pool, pointwise
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import ACTIVATIONS, Key, check_activation, drop_path
 from transferlab.models.norms import BatchNorm
 from transferlab.models.sizes import Size
@@ -111,7 +111,7 @@ class ResNetConfig:
             stages.append(tuple(blocks))
         return tuple(stages)
 
-    def build(self, head: ClassifierConfig | None = None) -> ResNet:
+    def build(self, head: HeadConfig | None = None) -> ResNet:
         """Return the module; nothing is allocated."""
         return ResNet(self, head)
 
@@ -213,14 +213,14 @@ class ResNet(Model):
     Inputs: ``pixel_values`` (batch, height, width, channels), normalised.
     """
 
-    def __init__(self, config: ResNetConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: ResNetConfig, head: HeadConfig | None = None):
         self.config = config
         kind = BasicBlock if config.layer_type == "basic" else Bottleneck
         self.stem = Stem(config)
         self.stages = nnx.List([nnx.List([kind(block, config) for block in stage]) for stage in config.blocks()])
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         width = config.embedding_size + sum(config.hidden_sizes) if names else config.hidden_sizes[-1]
-        self.head = None if head is None else Classifier(width, head, names)
+        self.head = None if head is None else head.build(width, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stem, and the last block of each stage."""

@@ -16,7 +16,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry
 from transferlab.models.bert import Encoder, check_encoder
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import Embedding, Key, TruncatedNormal, dropout
 from transferlab.models.norms import LayerNorm
 from transferlab.models.sizes import Size
@@ -81,7 +81,7 @@ class RobertaConfig:
         """The same encoder without the tanh pooler over the first token."""
         return replace(self, pooler=False)
 
-    def build(self, head: ClassifierConfig | None = None) -> Roberta:
+    def build(self, head: HeadConfig | None = None) -> Roberta:
         """Return the module; nothing is allocated."""
         return Roberta(self, head)
 
@@ -127,6 +127,6 @@ class Roberta(Encoder):
     Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``token_type_ids``, ``position_ids``.
     """
 
-    def __init__(self, config: RobertaConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: RobertaConfig, head: HeadConfig | None = None):
         super().__init__(config, Embed(config), head)
         self.first_position = config.pad_token_id + 1

@@ -21,7 +21,7 @@ from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.convolutions import Patches
-from transferlab.models.heads import Classifier, ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.models.layers import (
     ACTIVATIONS,
     Key,
@@ -99,7 +99,7 @@ class SwinConfig:
         embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
     # fmt: on
 
-    def build(self, head: ClassifierConfig | None = None) -> Swin:
+    def build(self, head: HeadConfig | None = None) -> Swin:
         """Return the module; nothing is allocated."""
         return Swin(self, head)
 
@@ -245,7 +245,7 @@ class Swin(Model):
     Inputs: ``pixel_values`` (batch, height, width, channels), normalised.
     """
 
-    def __init__(self, config: SwinConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: SwinConfig, head: HeadConfig | None = None):
         self.config = config
         widths, last, number = config.widths, max(sum(config.depths) - 1, 1), itertools.count()
         self.stem = Stem(config)
@@ -260,7 +260,7 @@ class Swin(Model):
         self.norm = LayerNorm(widths[-1], config.layer_norm_eps)
         names = self.feature_stages() if head is not None and head.pooling == "stages" else ()
         total = widths[0] + sum(widths) + widths[-1] if names else widths[-1]
-        self.head = None if head is None else Classifier(total, head, names)
+        self.head = None if head is None else head.build(total, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stem, the last block of each stage, and the norm."""

@@ -22,7 +22,7 @@ from transferlab.fields import check_fields
 from transferlab.models.attention import Attention
 from transferlab.models.backbone import Carry, Model, Stage, Token
 from transferlab.models.convolutions import Patches
-from transferlab.models.heads import Classifier, ClassifierConfig, Pooling, pool, read_hidden
+from transferlab.models.heads import HeadConfig, Pooling, pool, read_hidden
 from transferlab.models.layers import (
     ACTIVATIONS,
     Constant,
@@ -174,7 +174,7 @@ class ViTConfig:
         """The same encoder without the map into the space shared with texts."""
         return replace(self, projection_dim=None)
 
-    def build(self, head: ClassifierConfig | None = None) -> ViT:
+    def build(self, head: HeadConfig | None = None) -> ViT:
         """Return the module; nothing is allocated."""
         return ViT(self, head)
 
@@ -308,7 +308,7 @@ class ViT(Model):
 
     inputs = ("pixel_values",)
 
-    def __init__(self, config: ViTConfig, head: ClassifierConfig | None = None):
+    def __init__(self, config: ViTConfig, head: HeadConfig | None = None):
         self.config = config
         self.poolings = _poolings(config)
         self.embed = Embed(config)
@@ -324,7 +324,7 @@ class ViT(Model):
             width = 2 * config.hidden_size
         elif head is not None and head.pooling == "embedding":
             width = config.projection_dim or config.hidden_size
-        self.head = None if head is None else Classifier(width, head, names)
+        self.head = None if head is None else head.build(width, feature_stages=names)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example."""

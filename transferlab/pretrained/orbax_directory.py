@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ from transferlab.errors import FieldError, TransferlabError
 from transferlab.fields import read_values
 from transferlab.files import write_json
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
-from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.pretrained.config_checks import check_depth, check_layers
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.orbax import read_orbax, write_tree
@@ -111,7 +111,7 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
     return replace(source, leaves=leaves, raw=raw, names=names, tensors={}, files={})
 
 
-_HEADS = {kind.__name__: kind for kind in (ClassifierConfig, LanguageModelConfig)}
+_HEADS = {kind.__name__: kind for kind in get_args(HeadConfig)}
 
 
 def write_orbax(source: Source, directory: Path, dtype: str | None) -> None:

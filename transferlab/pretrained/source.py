@@ -481,7 +481,8 @@ def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold this kind of head."""
     if isinstance(head, ClassifierConfig):
         return names.language_model is None
-    return names.language_model is not None and names.language_model.tied == head.tied
+    model = names.language_model
+    return model is not None and isinstance(head, LanguageModelConfig) and model.tied == head.tied
 
 
 def _backbone(names: NameTable) -> set[tuple[str, str]]:

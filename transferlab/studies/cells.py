@@ -20,6 +20,7 @@ from transferlab.studies.scores import Score
 from transferlab.studies.settings import ArmConfig, StudyConfig
 from transferlab.studies.status import finished, oriented
 from transferlab.tasks import Task
+from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
 from transferlab.train.grouping import MAX_POPULATION
@@ -162,7 +163,7 @@ class Cells:
             # The arms do not need it; the table says that it failed.
             return {**record, "status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
         record["seconds"] = time.perf_counter() - started
-        if not all(np.isfinite(values).all() for values in predictions.values() if values.dtype.kind == "f"):
+        if not all_finite(predictions):
             return {**record, "status": "failed: its predictions are not finite"}
         write_predictions(cell.directory(self.directory), task, data, task.outputs(data), predictions)
         return {**record, "status": FINISHED, "test": task.score(predictions, data, data.test)}

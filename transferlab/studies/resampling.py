@@ -17,6 +17,7 @@ from transferlab.measure.statistics import bootstrap_interval
 from transferlab.reading import read_object
 from transferlab.studies.scores import Score
 from transferlab.tasks import Task
+from transferlab.tasks.prediction import take
 from transferlab.train.result import read_predictions
 
 DRAWS, FILE = 1000, "interval.json"
@@ -40,7 +41,7 @@ def resampled(directory: Path, task: Task, data: Dataset) -> tuple[float, float,
         parts = task.contributions(predictions, data, data.test).get(name)
 
         def score(rows: Int[np.ndarray, " n"]) -> float:
-            drawn = {what: values[rows] for what, values in predictions.items()}
+            drawn = {what: take(values, rows) for what, values in predictions.items()}
             return task.score(drawn, data, data.test[rows])[name]
 
         low, high = (

@@ -73,8 +73,9 @@ class Study:
             task = given
         else:
             name = given.get("name", AUTO)
-            named = task_for(self.data.target).name if name == AUTO else name
+            named = task_for(self.data, self.source).name if name == AUTO else name
             task = task_from({**given, "name": named}, "config.task")
+        task.check(self.data, self.source)
         task.outputs(self.data)
         return task
 

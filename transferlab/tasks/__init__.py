@@ -6,15 +6,18 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transferlab.data.columns import Target
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
+
+if TYPE_CHECKING:
+    from transferlab.data.dataset import Dataset
+    from transferlab.pretrained.source import Source
 
 
 @cache
@@ -40,9 +43,19 @@ def task_named(name: str) -> type[Task]:
     return tasks()[name]
 
 
-def task_for(target: Target) -> Task:
-    """Return the task for a target of this kind: classes, numbers or tags."""
-    return next(kind() for kind in tasks().values() if kind.target == target.kind)
+def task_for(data: Dataset, source: Source) -> Task:
+    """Return the task that this data holds for this source.
+
+    Raises:
+        TransferlabError: none fits.
+    """
+    kind = next((kind for kind in tasks().values() if kind.fits(data, source)), None)
+    if kind is None:
+        known = ", ".join(f"tl.tasks.{kind.__name__}()" for kind in tasks().values())
+        raise TransferlabError(
+            f"No task fits '{data.name}' ({data.summary}) and {source.name}. Pass task=, one of {known}."
+        )
+    return kind()
 
 
 def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -12,12 +12,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from transferlab import trees
+from transferlab.data.batches import Batch
 from transferlab.data.columns import Target
+from transferlab.data.inputs import Inputs, Transform, inputs_for
+from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, nearest
 from transferlab.evaluate.baselines import Baseline
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry
-from transferlab.models.heads import ClassifierConfig, Problem
+from transferlab.models.heads import HeadConfig, Problem
 from transferlab.tasks.heads import classifier
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
     from transferlab.methods.base import Method
     from transferlab.pretrained.source import Source
 
-Predictions = dict[str, np.ndarray]
-"""What a task predicts, by name; the leading axis is the examples'."""
+Predictions = dict[str, Any]
+"""What a task predicts, by name: an array whose leading axis is the examples', or a :class:`~transferlab.data.ragged.Ragged`."""
 
 
 class StepBatch(TypedDict):
@@ -58,9 +61,12 @@ class Task:
 
     name: ClassVar[str] = ""
     target: ClassVar[str] = ""
-    """The kind of target that it reads: ``classes``, ``numbers`` or ``tags`` (:mod:`transferlab.data.columns`)."""
+    """The kind of target that it reads: ``classes``, ``numbers``, ``tags``, ``word_tags``, ``texts`` or ``none``
+    (:mod:`transferlab.data.columns`)."""
+    contents: ClassVar[tuple[str, ...]] = ("text", "pair", "image", "audio")
+    """What its examples may hold (:data:`transferlab.data.examples.Content`)."""
     problem: ClassVar[Problem] = "single_label_classification"
-    """What the head's outputs mean."""
+    """What a classifier's outputs mean."""
     predicted: ClassVar[str] = "probabilities"
     """The name of what is predicted of an example: a number for each output."""
     primary: ClassVar[str] = ""
@@ -84,6 +90,14 @@ class Task:
     """What the examples of a study's budget are called."""
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms of the loss, each with its coefficient."""
+    additive: ClassVar[bool] = True
+    """Whether the sums of parts of a batch add up to the batch's; if not, a batch is never computed in parts."""
+    fixed_inputs: ClassVar[bool] = True
+    """Whether :meth:`prepare` leaves the inputs as they are, so that what frozen stages make of them can be kept."""
+    reads_targets: ClassVar[bool] = False
+    """Whether evaluation needs the targets too, as likelihoods do."""
+    ragged: ClassVar[bool] = False
+    """Whether its predictions differ in shape between examples; :meth:`gather` then takes them out of a batch."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -96,6 +110,10 @@ class Task:
     def prepare(self, batch: StepBatch, key: Key[Array, ""]) -> StepBatch:
         """Change a whole training batch before the forward pass (masking, mixing); by default nothing."""
         return batch
+
+    def evaluation(self, inputs: Carry, targets: Mapping[str, Array]) -> Carry:
+        """The inputs of the forward pass in evaluation; by default as they are. It draws nothing but under a fixed key."""
+        return inputs
 
     def weights(self, batch: StepBatch) -> dict[str, Float[Array, ""]]:
         """By term: the sum of the weights by which its sum is divided. It depends on the prepared batch alone."""
@@ -127,7 +145,25 @@ class Task:
         """Names of what the head puts out; a run records them. By default those of the target."""
         return self.column(data).names
 
-    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> ClassifierConfig:
+    @classmethod
+    def fits(cls, data: Dataset, source: Source) -> bool:
+        """Whether it is the task for this data and source where none is given."""
+        return cls.target == data.target.kind
+
+    def check(self, data: Dataset, source: Source) -> None:
+        """Raise a TransferlabError where this source cannot do the task, or the data does not hold what it needs."""
+        if data.content not in self.contents:
+            raise TransferlabError(
+                f"{type(self).__name__} reads {' or '.join(self.contents)}, and '{data.name}' holds {data.content}: {data.summary}."
+            )
+
+    def inputs(self, examples: Sequence[Mapping[str, Any]], transform: Transform, **names: Any) -> Inputs:
+        """How examples become model inputs; by default see :func:`transferlab.data.inputs.inputs_for`, which takes the same
+        arguments.
+        """
+        return inputs_for(examples, transform, **names)
+
+    def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> HeadConfig:
         """Return the head that the task puts on this source; by default see :func:`transferlab.tasks.heads.classifier`."""
         return classifier(source, outputs, method, self.problem)
 
@@ -135,13 +171,31 @@ class Task:
         """What is learned of the targets of the training split before anything trains, as plain data; a run records it."""
         return {}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+    def truth(self, data: Dataset) -> Predictions:
         """By name: the targets of all examples in the units of the data, in the order of ``data.records``."""
         return {"target": self.column(data).values}
 
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """By name: the targets of all examples as the step takes them; by default as they are."""
-        return self.truth(data)
+        """By name: the targets of all examples as :meth:`collate` takes them; by default as they are."""
+        return {name: np.asarray(values) for name, values in self.truth(data).items()}
+
+    def collate(
+        self, columns: Mapping[str, np.ndarray], feed: Inputs, batch: Batch, rows: int
+    ) -> dict[str, np.ndarray]:
+        """By name: what the step compares a batch with, each (rows, …); by default an entry of each column (:meth:`targets`)
+        for each example.
+        """
+        indices = feed.examples_of(batch.indices)
+        return {
+            name: np.concatenate([values[indices], np.zeros((rows - len(indices), *values.shape[1:]), values.dtype)])
+            for name, values in columns.items()
+        }
+
+    def gather(
+        self, predictions: Mapping[str, np.ndarray], feed: Inputs, batch: Batch
+    ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+        """Of a batch's predictions, each (rows, …): (example, where the part begins in it, the part by name)."""
+        raise NotImplementedError
 
     def restore(self, predictions: Predictions, fitted: Mapping[str, Any]) -> Predictions:
         """Predictions in the units of the data; by default they are."""
@@ -152,13 +206,13 @@ class Task:
         return trained
 
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-        """By name: the shape of one example's prediction."""
+        """By name: the shape of one example's prediction; of a ragged one, without the axis that differs."""
         return {self.predicted: (len(outputs),)}
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
-        """One example's prediction (restored) for a user: as plain data, and in a line."""
+        """One example's prediction (restored) for a user: as plain data, and in a line; ``example`` is its content."""
         raise NotImplementedError
 
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
@@ -191,7 +245,10 @@ class Task:
     def failed(self, outputs: tuple[str, ...], examples: int) -> tuple[Predictions, dict[str, float]]:
         """What is recorded of a run that predicts nothing: NaN for every prediction and score."""
         shapes = self.shapes(outputs).items()
-        predictions = {name: np.full((examples, *shape), np.nan, np.float32) for name, shape in shapes}
+        predictions: Predictions = {}
+        for name, shape in shapes:
+            missing = np.full((examples, *shape), np.nan, np.float32)
+            predictions[name] = Ragged(missing, np.arange(examples + 1)) if self.ragged else missing
         return predictions, dict.fromkeys(self.scores, np.nan)
 
 

@@ -62,12 +62,12 @@ class Classification(Task):
         """``probabilities`` (batch, labels)."""
         return {"probabilities": jax.nn.softmax(out["logits"].astype(jnp.float32))}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+    def truth(self, data: Dataset) -> Predictions:
         """``label``: each example's index into the label names."""
         return {"label": self.column(data).values.astype(np.int32)}
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
         """The label of the largest probability, and the probabilities."""
         probabilities, line = ranked(prediction, outputs)

@@ -58,12 +58,12 @@ class MultiLabel(Task):
         """``probabilities`` (batch, tags)."""
         return {"probabilities": jax.nn.sigmoid(out["logits"].astype(jnp.float32))}
 
-    def truth(self, data: Dataset) -> dict[str, np.ndarray]:
+    def truth(self, data: Dataset) -> Predictions:
         """``tags`` (examples, tags), 0 or 1."""
         return {"tags": self.column(data).values.astype(np.float32)}
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
         """The tags whose probability is at least a half, and the probabilities."""
         probabilities, line = ranked(prediction, outputs)

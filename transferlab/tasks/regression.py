@@ -83,7 +83,7 @@ class Regression(Task):
         return trees.unflatten({**flat, "head/kernel": kernel * deviation, "head/bias": bias * deviation + mean})
 
     def present(
-        self, prediction: Float[np.ndarray, " outputs"], outputs: tuple[str, ...]
+        self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
         """The number of each target."""
         values = dict(zip(outputs, map(float, prediction), strict=True))

@@ -23,6 +23,7 @@ from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.tasks.base import Predictions
+from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.engines import Engine
 from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
@@ -137,7 +138,7 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
         states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
         predictions = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
         for i, member in enumerate(members):
-            if member.diverged is None and not all(np.isfinite(values).all() for values in predictions[i].values()):
+            if member.diverged is None and not all_finite(predictions[i]):
                 member.diverge(member.total, "the predictions for the test split are not finite", member.total)
                 diverged(i)
                 _drop_diverged(member)
@@ -250,7 +251,7 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
         "examples": len(run.data.train) + len(run.data.validation),
         "test": test,
         "trainable_parameters": run.plan.trainable_parameters,
-        "flops": member.flops + run.decision.flops_per_example * len(run.data.train),
+        "flops": member.flops + run.decision.flops_per_example * len(run.feed.rows_of(run.data.train)),
         "seconds": member.seconds,
         "population_size": population_size,
         "memory": memory,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from transferlab import trees
-from transferlab.data.batches import Batch, evaluation_order, weights
+from transferlab.data.batches import Batch, weights
 from transferlab.tasks.base import Predictions, StepBatch, means
+from transferlab.tasks.prediction import predict_rows
 from transferlab.train.divergence import Divergence, first_not_finite, state_not_finite
 from transferlab.train.setup import Setup
 from transferlab.train.state import GAUGES, State, evaluated
@@ -180,24 +181,18 @@ def make_batch(member: Member, batch: Batch) -> StepBatch:
     """A training batch on the host: the carry at the program's first stage, targets, and weights, 0 for padding."""
     run = member.run
     rows, n = run.settings.batch_size, len(batch.indices)
-    targets = {
-        name: np.concatenate([values, np.zeros((rows - n, *values.shape[1:]), values.dtype)])
-        for name, values in run.targets(batch.indices).items()
-    }
-    parts = {"inputs": run.carry(batch, rows, member.key), "targets": targets, "weight": weights(n, rows)}
-    return cast(StepBatch, parts)
+    inputs, targets = run.carry(batch, rows, member.key), run.batch_targets(batch, rows)
+    return {"inputs": inputs, "targets": targets, "weight": weights(n, rows)}  # pyright: ignore[reportReturnType]
 
 
 def predict_member(member: Member, state: State, indices: Int[np.ndarray, " n"]) -> Predictions:
     """What is predicted for these examples, each once; padding rows are never returned."""
-    run, rows = member.run, member.run.settings.batch_size
-    row_of = {int(i): row for row, i in enumerate(indices)}
-    shapes = run.task.shapes(run.outputs)
-    out = {name: np.zeros((len(indices), *shape), np.float32) for name, shape in shapes.items()}
-    for batch in evaluation_order(indices, run.feed.buckets(indices), rows):
+    run, rows, task = member.run, member.run.settings.batch_size, member.run.task
+    params = evaluated(state)
+
+    def call(batch: Batch) -> dict[str, np.ndarray]:
+        targets = run.batch_targets(batch, rows) if task.reads_targets else {}
         carry = run.carry(batch, rows, member.key)
-        predictions = jax.device_get(run.program.predict(evaluated(state), member.frozen, state["stats"], carry))
-        places = [row_of[int(i)] for i in batch.indices]
-        for name, values in predictions.items():
-            out[name][places] = values[: len(batch.indices)]
-    return run.task.restore(out, run.fitted)
+        return jax.device_get(run.program.predict(params, member.frozen, state["stats"], carry, targets))
+
+    return task.restore(predict_rows(task, run.outputs, run.feed, indices, rows, call), run.fitted)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from transferlab import trees
 from transferlab.compute.devices import device_bytes
+from transferlab.data.batches import Batch
 from transferlab.errors import TransferlabError
 from transferlab.train.program import Execution
 from transferlab.train.setup import Setup
@@ -72,7 +73,8 @@ def fit_to_memory(run: Setup) -> None:
     if limit is None or whole.total <= limit:
         return
     size = run.settings.batch_size
-    for parts in (n for n in range(run.execution.accumulate, size + 1) if size % n == 0):
+    parts_of = range(run.execution.accumulate, size + 1) if run.task.additive else (1,)
+    for parts in (n for n in parts_of if size % n == 0):
         run.execution = Execution(True, parts)
         if (reduced := memory_of(run)).total <= limit:
             run.memory_note = (
@@ -80,9 +82,10 @@ def fit_to_memory(run: Setup) -> None:
                 f"{human_bytes(reduced.total)}"
             )
             return
+    least = "one example at a time" if run.task.additive else "the whole batch at once, which this task needs,"
     raise TransferlabError(
         f"A step needs {whole}; the device has {human_bytes(limit)} (memory_bytes). Even with activations computed "
-        f"again and one example at a time it needs {memory_of(run)}. Train fewer leaves, or shorten the inputs."
+        f"again and {least} it needs {memory_of(run)}. Train fewer leaves, or shorten the inputs."
     )
 
 
@@ -99,7 +102,7 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     carry = {name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype) for name, value in inputs.items()}
     if run.decision.cached:
         carry = jax.eval_shape(prefix_function(plan.definition, plan.frontier, program.compute), params, stats, carry)
-    targets = run.targets(longest.indices[:1])
+    targets = run.batch_targets(Batch(longest.indices[:1], longest.bucket), 1)
     batch = {
         "inputs": carry,
         "targets": {

@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.compute.host import interruptible
-from transferlab.data.batches import evaluation_order
+from transferlab.data.audio import AudioTransform
+from transferlab.data.batches import Batch
+from transferlab.data.examples import Modality, as_records
 from transferlab.data.images import ImageTransform
+from transferlab.data.inputs import Transform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import read
@@ -27,6 +29,7 @@ from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.tasks import Classification, Task, task_from
+from transferlab.tasks.prediction import predict_rows
 from transferlab.train.divergence import recorded
 from transferlab.train.identity import architecture, read_identity
 from transferlab.train.setup import plan_for
@@ -53,7 +56,7 @@ class Predictor:
     """
 
     labels: tuple[str, ...] = field(repr=False)
-    transform: TextTransform | ImageTransform = field(repr=False)
+    transform: Transform = field(repr=False)
     definition: trees.Definition = field(repr=False)
     params: trees.Tree = field(repr=False)
     state: trees.Tree = field(repr=False)
@@ -63,49 +66,46 @@ class Predictor:
     fitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def modality(self) -> str:
-        """``text`` or ``image``."""
-        return "text" if isinstance(self.transform, TextTransform) else "image"
+    def modality(self) -> Modality:
+        """``text``, ``image`` or ``audio``."""
+        kinds: dict[type, Modality] = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio"}
+        return kinds[type(self.transform)]
 
     @check_arguments
-    def __call__(self, examples: Sequence[Any], rows: int = 32) -> Float[np.ndarray, "examples ..."]:
-        """Return probabilities for texts, or for images as uint8 arrays (height, width, channels).
+    def __call__(self, examples: Sequence[Any], rows: int = 32) -> Any:
+        """Return what the task predicts for each example: of a classifier, an array (examples, labels) of probabilities; where
+        examples differ in length, a :class:`~transferlab.data.ragged.Ragged`.
 
         Args:
-            examples: texts or images, as the run was trained on.
+            examples: texts; pairs of texts, as tuples; lists of words; images as uint8 arrays (height, width, channels); or audio
+                as (float32 array (samples,), samples per second). As the run was trained on.
             rows: how many examples are computed together.
 
         Raises:
-            TransferlabError: an example that is not a text or an image; its index is named.
+            TransferlabError: an example of another kind; its index is named.
         """
         if isinstance(examples, (str, bytes)):
             raise TransferlabError(f"examples is a single text; pass a list: predictor([{str(examples)[:40]!r}]).")
         if not isinstance(rows, Integral) or rows < 1:
             raise TransferlabError(f"rows is {rows!r}; it must be an integer of at least 1.")
-        if self.modality == "image":
-            for i, example in enumerate(examples):
-                _check_image(example, f"examples[{i}]")
-        rows = min(rows, max(len(examples), 1))
-        name, shape = next(iter(self.task.shapes(self.labels).items()))
-        out = np.zeros((len(examples), *shape), np.float32)
-        encoded, buckets = [], np.zeros(len(examples), np.int32)
-        if isinstance(self.transform, TextTransform):
-            encoded = self.transform.encode(list(examples))
-            buckets = np.array([self.transform.bucket(len(one.ids)) for one in encoded], np.int32)
-        for batch in evaluation_order(np.arange(len(examples)), buckets, rows):
-            if isinstance(self.transform, TextTransform):
-                inputs = self.transform.pad([encoded[i] for i in batch.indices], batch.bucket, rows)
-            else:
-                pixels = np.stack([self.transform(examples[i]) for i in batch.indices])
-                empty = np.zeros((rows - len(pixels), *pixels.shape[1:]), np.float32)
-                inputs = {"pixel_values": np.concatenate([pixels, empty])}
-            out[batch.indices] = np.asarray(self._predict(self.params, self.state, inputs)[name])[: len(batch.indices)]
-        return self.task.restore({name: out}, self.fitted)[name]
+        content, records = as_records(examples, self.modality)
+        rows = min(rows, max(len(records), 1))
+        feed = self.task.inputs(records, self.transform, content=content)
+
+        def call(batch: Batch) -> dict[str, np.ndarray]:
+            targets = self.task.collate({}, feed, batch, rows) if self.task.reads_targets else {}
+            return jax.device_get(
+                self._predict(self.params, self.state, feed.inputs(batch.indices, batch.bucket, rows), targets)
+            )
+
+        indices = np.arange(len(records))
+        predictions = self.task.restore(predict_rows(self.task, self.labels, feed, indices, rows, call), self.fitted)
+        return predictions[self.task.predicted]
 
     @cached_property
     def _predict(self) -> Any:
-        def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> dict[str, jax.Array]:
-            return self.task.predict(self.definition.merge(params, state)(inputs))
+        def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any], targets: dict[str, Any]) -> Any:
+            return self.task.predict(self.definition.merge(params, state)(self.task.evaluation(inputs, targets)))
 
         return jax.jit(predict)
 
@@ -167,22 +167,12 @@ def _open_run(directory: Path) -> Predictor:
     fitted = identity.get("fitted", {})
     params, state = plan.place(identity["seeds"]["initialisation"])
     frozen = trees.split_by(params, plan.trainable)[1]
-    assert isinstance(source.transform, (TextTransform, ImageTransform))
+    assert source.transform is not None
     return Predictor(
         outputs, source.transform, plan.definition, trees.join(trained, frozen), stats or state,
         adapted(source, task.export(trained, fitted), plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
         identity.get("text_column") or "text", task, fitted,
     )  # fmt: skip
-
-
-def _check_image(example: Any, name: str) -> None:
-    """Raise an error if an example is not an image."""
-    if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
-        kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
-        raise TransferlabError(
-            f"{name} is {kind}; an image is a uint8 array (height, width, channels), as "
-            "transferlab.data.images.read_image(file) returns it."
-        )
 
 
 def _find_base(base: dict[str, Any]) -> Source:

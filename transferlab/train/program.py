@@ -304,7 +304,8 @@ class Program:
         """
 
         def member(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
-            return self.predictions(params, frozen, stats, {name: values[index] for name, values in table.items()})
+            carry = {name: values[index] for name, values in table.items()}
+            return self.predictions(params, frozen, stats, carry, {})
 
         def all_(params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, table: dict, index: jax.Array) -> Any:
             params, stats = jax.tree.map(lambda x: x.reshape(len(index), -1, *x.shape[1:]), (params, stats))
@@ -316,17 +317,21 @@ class Program:
         return Compiled(all_, varies=(0, 3, 4))
 
     def predictions(
-        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict
+        self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict, targets: dict
     ) -> dict[str, jax.Array]:
         """What the task predicts, each (rows, …), in evaluation, from the frontier on; to be traced."""
         model = self._model(params, frozen, stats)
-        out = run_stages(model, trees.cast(carry, self.compute), self.frontier, len(model.all_stages()))
+        carry = self.task.evaluation(trees.cast(carry, self.compute), targets)
+        out = run_stages(model, carry, self.frontier, len(model.all_stages()))
         return self.task.predict(out)
 
     @cached_property
     def predict(self) -> Compiled:
-        """(params, frozen, stats, carry) → predictions, each (rows, …), in evaluation, from the frontier on."""
-        return Compiled(self.predictions, varies=(3,))
+        """(params, frozen, stats, carry, targets) → predictions, each (rows, …), in evaluation, from the frontier on.
+
+        ``targets`` is empty unless the task reads them.
+        """
+        return Compiled(self.predictions, varies=(3, 4))
 
     @cached_property
     def prefix(self) -> Compiled:

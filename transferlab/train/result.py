@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from transferlab import trees
 from transferlab.data.dataset import Dataset
+from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError
 from transferlab.files import atomic_path
 from transferlab.methods.adapted import Adapted
@@ -21,6 +22,7 @@ from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.source import Source
 from transferlab.reading import check_file, read_object, reading
 from transferlab.tasks.base import Predictions, Task
+from transferlab.tasks.prediction import take
 from transferlab.train.divergence import FINISHED, Divergence, recorded
 from transferlab.train.writers import read_metrics
 
@@ -67,7 +69,7 @@ class Result:
                 f"A run of the task '{self.record.get('task')}' predicts {', '.join(self.predictions)}: "
                 f"result.predictions[{next(iter(self.predictions), '')!r}]."
             )
-        return self.predictions["probabilities"]
+        return np.asarray(self.predictions["probabilities"])
 
     @property
     def status(self) -> str:
@@ -133,12 +135,20 @@ def raise_diverged(results: Sequence[Result], sentences: Mapping[int, str]) -> N
 def write_predictions(
     directory: Path, task: Task, data: Dataset, outputs: Sequence[str], predictions: Predictions
 ) -> None:
-    """Write ``predictions.npz``: ids, targets and predictions of the test split, for paired tests; ``label_names`` of outputs."""
+    """Write ``predictions.npz``: ids, targets and predictions of the test split, for paired tests; ``label_names`` of outputs.
+
+    Of entries that differ in length, ``NAME`` has all end to end, and ``NAME_offsets`` where each begins.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    truth = {name: values[data.test] for name, values in task.truth(data).items()}
+    truth = {name: take(values, data.test) for name, values in task.truth(data).items()}
     with atomic_path(directory / "predictions.npz") as path, path.open("wb") as file:
         ids = np.array([data.ids[i] for i in data.test])
-        arrays: dict[str, Any] = {"id": ids, **truth, **predictions, "label_names": np.array(outputs)}
+        arrays: dict[str, Any] = {"id": ids, "label_names": np.array(outputs)}
+        for name, values in {**truth, **predictions}.items():
+            if isinstance(values, Ragged):
+                arrays |= {name: values.values, f"{name}_offsets": values.offsets}
+            else:
+                arrays[name] = values
         np.savez(file, **arrays)
 
 
@@ -164,9 +174,12 @@ def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
     """
     with reading(path, ", ".join(map(repr, names))):
         arrays = read_npz(check_file(path))
-        predictions = {name: arrays[name].read() for name in names}
+        predictions: Predictions = {name: arrays[name].read() for name in names}
+        for name in names:
+            if f"{name}_offsets" in arrays:
+                predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
     for name, values in predictions.items():
-        if values.ndim < (2 if name == "probabilities" else 1):
+        if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
             raise TransferlabError(
                 f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
             )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from transferlab.compute.host import interruptible
-from transferlab.data.audio import AudioTransform
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import folder_named
@@ -96,7 +95,7 @@ def adapt(
         settings: how to train; the method's ``defaults`` otherwise.
         seed: of both initialisation and order, or :class:`transferlab.train.Seeds` for one of each.
         task: what is optimised and scored; by default the one of the data's target: :class:`transferlab.tasks.Classification`
-            for classes, :class:`transferlab.tasks.Regression` for numbers, :class:`transferlab.tasks.MultiLabel` for tags.
+            for classes, :class:`transferlab.tasks.Regression` for numbers, and so on (:func:`transferlab.tasks.task_for`).
         directory: where plan, metrics, checkpoints and predictions are written; None keeps everything in memory.
         initialise: selector of backbone leaves that may be initialised where the source lacks them.
         keep_weights: if False, checkpoints only serve to resume, and are deleted when the run is finished.
@@ -120,12 +119,7 @@ def adapt(
             f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data. Put the files that "
             "define it, as tokenizer.json, next to its weights."
         )
-    if isinstance(source.transform, AudioTransform):
-        raise TransferlabError(
-            f"{source.name} reads audio, and there are no audio data sets yet; call it instead: "
-            "source({'input_features': …})."
-        )
-    task = _with_smoothing(task_for(data.target) if task is None else task, settings)
+    task = _with_smoothing(task_for(data, source) if task is None else task, settings)
     folder = folder_named(directory, "directory") if directory is not None else None
     run = Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
     # Raises now, and not in `fit`, whatever the plan cannot account for.

@@ -16,15 +16,13 @@ from transferlab import trees
 from transferlab.compute.prefetch import prefetch_map
 from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
 from transferlab.data.dataset import Dataset
-from transferlab.data.images import ImageTransform
-from transferlab.data.inputs import Inputs
+from transferlab.data.inputs import Inputs, TextInputs
 from transferlab.data.packing import Packed
-from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
 from transferlab.methods import Method
 from transferlab.models.backbone import last_layer_single_query
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import HeadConfig
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -65,9 +63,7 @@ class Seeds:
                 raise TransferlabError(f"The seed of the {name} is {seed}; it must be from 0 to 2³² − 1.")
 
 
-def plan_for(
-    source: Source, head: ClassifierConfig | Sequence[str], method: Method, initialise: str | None = None
-) -> Plan:
+def plan_for(source: Source, head: HeadConfig | Sequence[str], method: Method, initialise: str | None = None) -> Plan:
     """Return the plan for this head; label names stand for the classifier that source and method want. Nothing is
     allocated. Equal arguments return the same object.
     """
@@ -121,10 +117,18 @@ class Setup:
     cache: FrontierCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        transform = self.source.transform
-        assert isinstance(transform, (TextTransform, ImageTransform))
-        self.feed = Inputs(self.data, transform)
-        self.steps = self.settings.total_steps(len(self.data.train))
+        data, settings = self.data, self.settings
+        assert self.source.transform is not None
+        self.task.check(data, self.source)
+        self.feed = self.task.inputs(
+            data.records, self.source.transform, content=data.content, ids=data.ids, sha256=data.sha256, name=data.name
+        )
+        if settings.accumulate > 1 and not self.task.additive:
+            raise TransferlabError(
+                f"settings.accumulate is {settings.accumulate}, but the loss of {type(self.task).__name__} compares the examples of "
+                "a batch with each other: in parts it would be another. Leave it out, and lower batch_size if memory is short."
+            )
+        self.steps = settings.total_steps(len(self.feed.rows_of(data.train)))
         self.execution = Execution(self.settings.remat, self.settings.accumulate)
         self.cache = shared_cache()
         self._programs: dict[Execution, Program] = {}
@@ -156,6 +160,10 @@ class Setup:
     def _targets(self) -> dict[str, np.ndarray]:
         return self.task.targets(self.data, self.fitted)
 
+    def batch_targets(self, batch: Batch, rows: int) -> dict[str, np.ndarray]:
+        """What the task compares a batch with, by name, each padded to (rows, …)."""
+        return self.task.collate(self._targets, self.feed, batch, rows)
+
     def targets(self, indices: Int[np.ndarray, "..."]) -> dict[str, np.ndarray]:
         """What the task compares with, of these examples: by name, each with the shape of ``indices`` first."""
         return {name: values[indices] for name, values in self._targets.items()}
@@ -163,9 +171,13 @@ class Setup:
     @cached_property
     def decision(self) -> CacheDecision:
         """Whether the frozen prefix is cached."""
-        first = self.data.train[:1]
+        if not self.task.fixed_inputs:
+            return CacheDecision(
+                False, f"{self.task.name} changes its inputs in each step, so that nothing frozen is kept"
+            )
+        first = self._rows[:1]
         inputs = self.feed.inputs(first, int(self.feed.buckets(first)[0]), 1)
-        n = len(self.data.train) + len(self.data.validation) + len(self.data.test)
+        n = len(self._rows)
         settings = self.settings
         plan = self.transfer
         return decide_caching(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
@@ -207,11 +219,9 @@ class Setup:
     @cached_property
     def order(self) -> BatchSampler:
         """Which examples each step takes."""
-        buckets = self.feed.buckets(self.data.train)
-        settings = self.settings
-        return batch_sampler(
-            self.data.train, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length
-        )
+        rows, settings = self.feed.rows_of(self.data.train), self.settings
+        buckets = self.feed.buckets(rows)
+        return batch_sampler(rows, buckets, settings.batch_size, self.steps, self.seeds.order, settings.group_by_length)
 
     def hparams(self) -> HParams:
         """The compiled step's arguments that differ between runs, so that it is not compiled again for them."""
@@ -251,14 +261,14 @@ class Setup:
 
     def cached_features_key(self) -> str | None:
         """The key of this run's carries, where the cache has them all and no frozen leaf depends on a seed."""
-        if self._frozen_leaves_changed or len(self.cache.missing(key := self._key({}, {}), self._examples)):
+        if self._frozen_leaves_changed or len(self.cache.missing(key := self._key({}, {}), self._rows)):
             return None
         return key
 
     def compute_features(self, params: trees.Tree, stats: trees.Tree) -> str:
         """Compute the carries at the frontier that are not in the cache yet; return their key."""
         key = self._key(params, stats)
-        missing = self.cache.missing(key, self._examples)
+        missing = self.cache.missing(key, self._rows)
         try:
             for indices, carry, spans in self.iterate_features(params, stats, missing):
                 sequences = [name for name in carry if name in self._sequence_entries]
@@ -271,9 +281,9 @@ class Setup:
     def iterate_features(
         self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
     ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
-        """Compute carries at the frontier; yield (examples, their carry, each example's span of the axis of length)."""
+        """Compute carries at the frontier; yield (rows, their carry, each row's span of the axis of length)."""
         rows, feed, program = self.settings.batch_size, self.feed, self.program
-        if feed.packs and can_pack(self.plan.definition):
+        if isinstance(feed, TextInputs) and feed.packs and can_pack(self.plan.definition):
             tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
             packed = feed.packed(indices, tokens, self.plan.definition.module.first_position)
 
@@ -292,9 +302,12 @@ class Setup:
         for batch, carry in zip(batches, prefetch_map(one, batches), strict=True):
             yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
 
-    @property
-    def _examples(self) -> Int[np.ndarray, " n"]:
-        return np.concatenate([self.data.train, self.data.validation, self.data.test])
+    @cached_property
+    def _rows(self) -> Int[np.ndarray, " n"]:
+        """All rows: of the training split, the validation split and the test split."""
+        return np.concatenate(
+            [self.feed.rows_of(part) for part in (self.data.train, self.data.validation, self.data.test)]
+        )
 
     @property
     def _frozen_leaves_changed(self) -> bool:
@@ -303,6 +316,6 @@ class Setup:
 
     def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
         return cache_key(
-            params, stats, self.plan.definition, self.plan.frontier, self.source.transform, self.data.sha256,
+            params, stats, self.plan.definition, self.plan.frontier, self.source.transform, self.data.sha256 + self.feed.key,
             self.settings.precision, None if self._frozen_leaves_changed else self.source.sha256,
         )  # fmt: skip

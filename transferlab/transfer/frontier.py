@@ -180,7 +180,7 @@ def _described(definition: trees.Definition, stop: int, transform: Any, data_sha
 @cache
 def code_version(model: type) -> str:
     """Hash of the source code of all families and what they share, and of a user's own model: changed code changes the key."""
-    texts = [file.read_text(encoding="utf-8") for file in sorted(Path(models.__file__).parent.glob("*.py"))]
+    texts = [file.read_text(encoding="utf-8") for file in sorted(Path(models.__file__).parent.rglob("*.py"))]
     own = sorted({kind.__module__ for kind in model.__mro__ if kind.__module__.split(".")[0] not in _KNOWN})
     texts += [inspect.getsource(sys.modules[module]) for module in own]
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import check_ownership, frontier, training_stages
-from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig, TokenClassifierConfig
 from transferlab.selectors import owns, select
 from transferlab.transfer.groups import Group, LeafSettings, assign_groups
 from transferlab.transfer.leaf import Action, Leaf
@@ -66,7 +66,7 @@ class Plan:
     unused: tuple[tuple[str, str], ...]
     definition: trees.Definition = field(repr=False)
     leaf_settings: dict[str, LeafSettings] = field(repr=False)
-    head: ClassifierConfig
+    head: HeadConfig
     frontier: int
     stages: tuple[str, ...]
     training: frozenset[str]
@@ -182,7 +182,7 @@ class Plan:
 
 def plan(
     source: Source,
-    head: ClassifierConfig,
+    head: HeadConfig,
     *,
     method: str,
     groups: tuple[Group, ...],
@@ -212,7 +212,7 @@ def plan(
     if head.pooling != "embedding" and getattr(config, "projection_dim", None):
         config = config.without_projection()
     module = config.build(head)
-    if head.pooling not in module.poolings:
+    if head.pooling is not None and head.pooling not in module.poolings:
         raise TransferlabError(
             f"{source.name} cannot pool by '{head.pooling}'.{nearest(head.pooling, module.poolings)} "
             f"It can pool by {', '.join(module.poolings)}."
@@ -290,7 +290,8 @@ def plan(
         if path.startswith("head/"):
             unused.append((leaf.key, "replaced by the new head"))
         elif path.startswith(("pooler/", "projection/")):
-            unused.append((leaf.key, f"the new head pools by {head.pooling}"))
+            reads = "reads each token" if head.pooling is None else f"pools by {head.pooling}"
+            unused.append((leaf.key, f"the new head {reads}"))
         else:
             problems.append(f"Key '{leaf.key}' (→ '{path}') is not used by the target.")
     if problems:
@@ -345,32 +346,35 @@ def _freeze_statistics(module: Any, state: Mapping[str, Any], assigned: Mapping[
     return moving
 
 
-def _same_head(own: HeadConfig | None, head: ClassifierConfig) -> bool:
+def _computed(head: HeadConfig) -> Any:
+    """What a head computes from the features, apart from its outputs."""
+    if isinstance(head, ClassifierConfig):
+        return head.pooling, head.hidden, head.problem
+    return () if isinstance(head, TokenClassifierConfig) else head
+
+
+def _same_head(own: HeadConfig | None, head: HeadConfig) -> bool:
     """Whether two heads compute the same but for their outputs."""
-    return isinstance(own, ClassifierConfig) and (
-        (own.pooling, own.hidden, own.problem) == (head.pooling, head.hidden, head.problem)
-    )
+    return own is not None and type(own) is type(head) and _computed(own) == _computed(head)
 
 
 def _head_leaf(
-    source: Source, head: ClassifierConfig, shape: tuple[int, ...], leaf: LazyLeaf | None
+    source: Source, head: HeadConfig, shape: tuple[int, ...], leaf: LazyLeaf | None
 ) -> tuple[
     Action, tuple[str, ...], str, Callable[[], np.ndarray] | None, Callable[[np.ndarray], np.ndarray] | None
 ]:  # fmt: skip
     """A head is new unless it shares labels with the source's: their rows are kept, by name, and the others initialised."""
-    what = "number" if head.problem == "regression" else "label"
-    new = f"new head for {len(head.labels)} {what}{'' if len(head.labels) == 1 else 's'}"
+    numbers = isinstance(head, ClassifierConfig) and head.problem == "regression"
+    what = "number" if numbers else "label"
+    count = f" for {len(head.labels)} {what}{'' if len(head.labels) == 1 else 's'}" if head.labels else ""
+    new = f"new head{count}"
     own = source.head
-    if (
-        leaf is None
-        or not isinstance(own, ClassifierConfig)
-        or not _same_head(own, head)
-        or head.problem == "regression"
-    ):
+    if leaf is None or own is None or not _same_head(own, head) or numbers:
         # A head of numbers is trained in standard deviations of the target, so that rows in other units do not help.
         return "initialised", (), new, None, None
     if own.labels == head.labels and leaf.shape == shape:
-        return "copied", (leaf.key,), "the labels are the same", leaf.read, None
+        same = "the labels are the same" if head.labels else "the same head"
+        return "copied", (leaf.key,), same, leaf.read, None
     pairs, sentence = label_rows(own.labels, head.labels)
     if not pairs or leaf.shape[:-1] != shape[:-1]:
         return "initialised", (), new, None, None

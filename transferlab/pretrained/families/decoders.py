@@ -8,7 +8,7 @@ from typing import Any
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.causal import Rope
-from transferlab.models.heads import ClassifierConfig, HeadConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig
 from transferlab.pretrained.families.hugging_face import with_base_prefix
 from transferlab.pretrained.names import NameTable
 
@@ -86,6 +86,10 @@ def decoder_to_hf(
         architecture, key = classifies, "score"
     elif head is None:
         architecture, key = bare, "lm_head"
-    else:
+    elif isinstance(head, LanguageModelConfig):
         architecture, key = generates, "" if head.tied else "lm_head"
+    else:
+        raise TransferlabError(
+            f"transformers has no {generates.removesuffix('ForCausalLM')} with a head of the kind {type(head).__name__}."
+        )
     return {"architectures": [architecture], **raw}, with_base_prefix(names(key), prefix, head)

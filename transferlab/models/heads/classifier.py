@@ -1,4 +1,4 @@
-"""Heads, which turn a backbone's features into predictions. A head pools (a stage without parameters), then classifies.
+"""A classifier over pooled features. It pools (a stage without parameters), then classifies.
 
 Pooling is a stage of its own so that a frozen backbone's cached carry is one vector per example, not its tokens.
 """
@@ -6,7 +6,7 @@ Pooling is a stage of its own so that a frozen backbone's cached carry is one ve
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,15 @@ from jaxtyping import Array, Float
 
 from transferlab.bounds import NonNegative, Positive, Rate
 from transferlab.fields import check_fields
-from transferlab.models.backbone import Carry, Head, Stage, Token, last_token
+from transferlab.models.backbone import Carry, Head, Stage, Token
+from transferlab.models.heads.pooling import Pooling, pool, unit_length
 from transferlab.models.layers import ACTIVATIONS, Key, Linear, TruncatedNormal, dropout, parameter, zeros
 from transferlab.models.norms import LayerNorm
-from transferlab.trees import submodule
 
 if TYPE_CHECKING:
     from transferlab.models.backbone import Model
 
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
-Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "embedding", "stages"]
 
 
 @dataclass(frozen=True)
@@ -83,35 +82,9 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         check_fields(self, "ClassifierConfig")
 
-
-@dataclass(frozen=True)
-class LanguageModelConfig:
-    """Logits over the vocabulary at every position.
-
-    Attributes:
-        tied: the kernel is the embedding table, which the head borrows from the stage that owns it.
-        bias: whether a bias is added.
-        scale: factor on the hidden states before the kernel (``d_model ** -0.5`` in T5's tied head).
-        soft_cap: ``cap · tanh(logits / cap)`` (Gemma 2, section 2 of its report); None leaves the logits as they are.
-
-    Example:
-        >>> model = tl.models.GPT2Config.small().build(tl.models.LanguageModelConfig(tied=True))
-    """
-
-    tied: bool = True
-    bias: bool = False
-    scale: Positive = 1.0
-    soft_cap: Positive | None = None
-
-    labels: ClassVar[tuple[str, ...]] = ()
-    pooling: ClassVar[None] = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "LanguageModelConfig")
-
-
-HeadConfig = ClassifierConfig | LanguageModelConfig
-"""The heads that a model can be built with."""
+    def build(self, features: int, *, vocabulary: int = 0, feature_stages: tuple[str, ...] = ()) -> Classifier:
+        """The head; ``features`` is the width of what it pools, of all ``feature_stages`` together where it pools those."""
+        return Classifier(features, self, feature_stages)
 
 
 class Classifier(Head):
@@ -167,72 +140,5 @@ class Classifier(Head):
         return x if self.norm is None else self.norm(x)
 
 
-class LanguageModel(Head):
-    """``logits = hidden @ kernel``; kernel (features, vocabulary), or the embedding table where the two are tied."""
-
-    def __init__(self, features: int, vocabulary: int, config: LanguageModelConfig):
-        self.kernel = None if config.tied else parameter((features, vocabulary), TruncatedNormal(0.02))
-        self.bias = parameter((vocabulary,), zeros) if config.bias else None
-        self.config = config
-
-    def stages(self, model: Model) -> tuple[Stage, ...]:
-        """``head``."""
-        borrows = (model.table,) if self.config.tied else ()
-        return (Stage("head", lambda carry, key: self.predict(model, carry), owns=("head",), borrows=borrows),)
-
-    def predict(self, model: Model, carry: Carry) -> Carry:
-        """Add ``logits`` (batch, length, vocabulary) to the carry."""
-        hidden = carry["hidden"] if self.config.scale == 1.0 else carry["hidden"] * self.config.scale
-        logits = submodule(model, model.table).attend(hidden) if self.kernel is None else hidden @ self.kernel[...]
-        if self.bias is not None:
-            logits = logits + self.bias[...]
-        if self.config.soft_cap is not None:
-            logits = jnp.tanh(logits / self.config.soft_cap) * self.config.soft_cap
-        return {**carry, "logits": logits}
-
-
-def build_head(
-    config: HeadConfig | None, features: int, *, vocabulary: int = 0, feature_stages: tuple[str, ...] = ()
-) -> Classifier | LanguageModel | None:
-    """Return the head of this config for hidden states of this width; None without a config.
-
-    Args:
-        config: of the head.
-        features: width of the hidden states of one stage.
-        vocabulary: number of tokens, for a language model.
-        feature_stages: names of the stages whose features a classifier that pools ``stages`` reads.
-    """
-    if isinstance(config, LanguageModelConfig):
-        return LanguageModel(features, vocabulary, config)
-    if config is None or config.pooling != "stages":
-        return None if config is None else Classifier(features, config, ())
-    return Classifier(features * len(feature_stages), config, feature_stages)
-
-
 def _norm(features: int, hidden: HiddenLayer) -> LayerNorm | None:
     return None if hidden.norm is None else LayerNorm(features, hidden.norm, bias=hidden.norm_bias)
-
-
-def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:
-    """Pool a carry: ``first`` token, ``last``, the family's ``mean``, first and mean concatenated, or what a stage pooled."""
-    if pooling == "pooler":
-        return carry["pooled"]
-    if pooling == "embedding":
-        return carry["embedding"]
-    if pooling == "first":
-        return read_hidden(carry)[:, 0]
-    if pooling == "last":
-        return jnp.take_along_axis(carry["hidden"], last_token(carry["mask"])[:, None, None], axis=1)[:, 0]
-    if pooling == "first and mean":
-        return jnp.concatenate([read_hidden(carry)[:, 0], model.pool_hidden(carry)], axis=-1)
-    return model.pool_hidden(carry)
-
-
-def read_hidden(carry: Carry) -> Float[Array, "batch length features"]:
-    """The hidden states to pool: ``normal`` where a family keeps them apart from what its reference model returns."""
-    return carry.get("normal", carry["hidden"])
-
-
-def unit_length(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
-    """Scale each row to Euclidean length 1; a row of zeros stays."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

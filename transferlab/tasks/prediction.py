@@ -1,0 +1,81 @@
+"""Predictions for any choice of examples, batch by batch, in the order in which they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from transferlab.data.batches import Batch, evaluation_order
+from transferlab.data.inputs import Inputs
+from transferlab.data.ragged import Ragged
+from transferlab.tasks.base import Predictions, Task
+
+
+def predict_rows(
+    task: Task,
+    outputs: Sequence[str],
+    feed: Inputs,
+    indices: Int[np.ndarray, " n"],
+    size: int,
+    call: Callable[[Batch], Mapping[str, np.ndarray]],
+) -> Predictions:
+    """Return what is predicted for these examples, each once, as the head puts it out (:meth:`Task.restore` puts it back into the
+    units of the data).
+
+    Where an example has several rows, their predictions are averaged; those of a ragged task are joined.
+
+    Args:
+        task: what predicts.
+        outputs: names of the head's outputs.
+        feed: the examples as model inputs.
+        indices: of the examples.
+        size: rows of a batch.
+        call: from a batch to its predictions, each (size, …), padding included.
+    """
+    rows = feed.rows_of(indices)
+    order = evaluation_order(rows, feed.buckets(rows), size)
+    if task.ragged:
+        return _ragged(task, feed, indices, order, call)
+    places = {int(i): place for place, i in enumerate(indices)}
+    shapes = task.shapes(tuple(outputs))
+    out = {name: np.zeros((len(indices), *shape), np.float32) for name, shape in shapes.items()}
+    counts = np.zeros(len(indices), np.int32)
+    for batch in order:
+        at = [places[int(i)] for i in feed.examples_of(batch.indices)]
+        for name, values in call(batch).items():
+            np.add.at(out[name], at, values[: len(at)])
+        np.add.at(counts, at, 1)
+    if counts.max(initial=1) > 1:
+        for values in out.values():
+            values /= counts.reshape(-1, *[1] * (values.ndim - 1))
+    return dict(out)
+
+
+def _ragged(
+    task: Task,
+    feed: Inputs,
+    indices: Int[np.ndarray, " n"],
+    order: Sequence[Batch],
+    call: Callable[[Batch], Mapping[str, np.ndarray]],
+) -> Predictions:
+    parts: dict[int, list[tuple[int, dict[str, np.ndarray]]]] = {int(i): [] for i in indices}
+    for batch in order:
+        for example, start, arrays in task.gather(call(batch), feed, batch):
+            parts[example].append((start, arrays))
+    joined = [[arrays for _, arrays in sorted(parts[int(i)], key=lambda part: part[0])] for i in indices]
+    names = next((arrays[0] for arrays in joined if arrays), {})
+    return {name: Ragged.of([np.concatenate([one[name] for one in arrays]) for arrays in joined]) for name in names}
+
+
+def all_finite(predictions: Predictions) -> bool:
+    """Whether no prediction is infinite or NaN; texts are finite."""
+    arrays: list[Any] = [part.values if isinstance(part, Ragged) else part for part in predictions.values()]
+    return all(np.isfinite(values).all() for values in arrays if values.dtype.kind == "f")
+
+
+def take(values: np.ndarray | Ragged, indices: Int[np.ndarray, " n"]) -> np.ndarray | Ragged:
+    """Return the entries of these examples."""
+    return Ragged.of([values[int(i)] for i in indices]) if isinstance(values, Ragged) else values[indices]
