@@ -37,6 +37,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     target: ClassVar[str] = "classes"
+    true: ClassVar[str] = "label"
     primary: ClassVar[str] = "accuracy"
     scores: ClassVar[Mapping[str, int]] = {"accuracy": 1, "balanced_accuracy": 1, "cross_entropy": -1}
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0)}
@@ -96,7 +97,7 @@ class Classification(Task):
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """Accuracy decides, in examples; among equals the smaller cross-entropy, which never weighs as much as one example."""
-        if (self.metric or self.primary) != "accuracy":
+        if self.chooses != "accuracy":
             return super().selection(scores, examples)
         loss = scores["cross_entropy"]
         return round(scores["accuracy"] * examples) - loss / (1 + loss)

@@ -29,6 +29,7 @@ class MultiLabel(Task):
     name: ClassVar[str] = "multi_label"
     target: ClassVar[str] = "tags"
     problem: ClassVar[Problem] = "multi_label_classification"
+    true: ClassVar[str] = "tags"
     primary: ClassVar[str] = "f1_micro"
     scores: ClassVar[Mapping[str, int]] = {
         "f1_micro": 1, "f1_macro": 1, "average_precision": 1, "exact_match": 1, "cross_entropy": -1,

@@ -246,7 +246,7 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
         "diverged": None if member.diverged is None else asdict(member.diverged),
         "task": run.task.name,
         "predictions": list(run.task.shapes(run.outputs)),
-        "metric": run.task.metric or run.task.primary,
+        "metric": run.task.chooses,
         "method": run.method.name,
         "examples": len(run.data.train) + len(run.data.validation),
         "test": test,
@@ -271,9 +271,7 @@ def _finish(
     memory: dict[str, int],
 ) -> Result:
     run = member.run
-    # A trial has no test split.
-    tested = len(run.data.test) > 0
-    test = run.task.score(predictions, run.data, run.data.test) if tested else dict.fromkeys(run.task.scores, np.nan)
+    test = run.task.scored(predictions, run.data, run.data.test)
     program, stats = run.program, trained.get("stats", {})
     weights = run.task.export(evaluated(trained), run.fitted)
     record = _record(member, test, population_size, memory)

@@ -133,7 +133,7 @@ class Member:
 
     def score(self, predictions: Predictions) -> dict[str, float]:
         """Scores on the validation split."""
-        return self.run.task.score(predictions, self.run.data, self.run.data.validation)
+        return self.run.task.scored(predictions, self.run.data, self.run.data.validation)
 
     def meta(self, done: int) -> dict[str, Any]:
         """What a checkpoint after this step records in addition to its arrays."""
