@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from transferlab.data.columns import Classes, Target
+from transferlab.data.columns import Classes, Numbers, Target
 from transferlab.data.labels import check_alike, ordered, read_target
 from transferlab.data.tables import checked_text, read_rows
 from transferlab.errors import TransferlabError
@@ -120,7 +120,7 @@ def read_registered(name: str) -> Examples:
     def record(i: int) -> dict[str, Any]:
         raw = stored[i]
         example = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
-        return {"id": _text(raw["id"]), entry.modality: example, "label": int(raw["label"])}
+        return {"id": _text(raw["id"]), entry.modality: example, **target.record(i)}
 
     def identify(i: int) -> tuple[str, bytes, bytes]:
         raw = stored[i]
@@ -132,7 +132,11 @@ def read_registered(name: str) -> Examples:
         return _text(raw["id"]), _same_text(text), text.encode()
 
     about = {"licence": entry.license, "citation": entry.citation, "version": entry.version}
-    target = Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
+    target: Target = (
+        Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
+        if entry.number is None
+        else Numbers((entry.number,), np.array([[float(_text(raw["target"]))] for raw in stored]))
+    )
     return Examples(name, entry.modality, target, _Lazy(len(stored), record), identify, about)
 
 

@@ -166,7 +166,7 @@ class Cells:
         if not all_finite(predictions):
             return {**record, "status": "failed: its predictions are not finite"}
         write_predictions(cell.directory(self.directory), task, data, task.outputs(data), predictions)
-        return {**record, "status": FINISHED, "test": task.score(predictions, data, data.test)}
+        return {**record, "status": FINISHED, "test": task.scored(predictions, data, data.test)}
 
     def _untested(self, cell: Cell, kind: str, method: str) -> dict[str, Any]:
         """A cell's record before anything is trained or tested."""
@@ -182,7 +182,7 @@ class Cells:
             "direction": score.direction,
             "status": "",
             "diverged": None,
-            "test": dict.fromkeys(self.task.scores, math.nan),
+            "test": dict.fromkeys([*self.task.scores, score.name], math.nan),
             "trainable_parameters": 0,
             "flops": 0.0,
             "seconds": 0.0,
@@ -227,7 +227,7 @@ def _winner(
         trial: dict[str, Any] = {"settings": plain_settings(changes), metric: None, task.tie_break: None}
         if result.diverged is None:
             last = next(row for row in reversed(result.history) if f"validation_{metric}" in row)
-            scores = {name: last[key] for name in task.scores if (key := f"validation_{name}") in last}
+            scores = {name: last[key] for name in (*task.scores, metric) if (key := f"validation_{name}") in last}
             chances[number] = task.selection(scores, validation)
             trial |= {name: scores[name] for name in (metric, task.tie_break)}
         trials.append({**trial, "status": result.status})

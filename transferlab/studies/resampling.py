@@ -42,7 +42,7 @@ def resampled(directory: Path, task: Task, data: Dataset) -> tuple[float, float,
 
         def score(rows: Int[np.ndarray, " n"]) -> float:
             drawn = {what: take(values, rows) for what, values in predictions.items()}
-            return task.score(drawn, data, data.test[rows])[name]
+            return task.scored(drawn, data, data.test[rows])[name]
 
         low, high = (
             bootstrap_interval(np.arange(len(data.test)), score, draws=DRAWS)

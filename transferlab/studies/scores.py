@@ -44,9 +44,11 @@ class Score:
     @classmethod
     def of_task(cls, task: Task, name: str | None = None) -> Score:
         """A score of this task; by default the one that chooses."""
-        name = name or task.metric or task.primary
-        bounds = task.bounds.get(name, (-math.inf, math.inf))
-        return cls(name, task.scores[name], bounds, name in task.proportions)
+        name = name or task.chooses
+        direction = task.scores.get(name, task.direction)
+        # Of other metrics by name, those that are better where larger are fractions and correlations.
+        bounds = task.bounds.get(name, (-math.inf, 1.0) if direction > 0 else (0.0, math.inf))
+        return cls(name, direction, bounds, name in task.proportions)
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]], name: str | None = None) -> Score:

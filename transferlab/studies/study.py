@@ -18,7 +18,6 @@ from transferlab.studies.directory import LOCK, study_directory, verify_director
 from transferlab.studies.environment import environment
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.resampling import resampled
-from transferlab.studies.scores import Score
 from transferlab.studies.settings import AUTO, StudyConfig
 from transferlab.studies.status import finished
 from transferlab.studies.table import Interval, markdown_page, results_csv, study_result, summarize
@@ -261,7 +260,7 @@ class Study:
     @property
     def _companion(self) -> str | None:
         """The score that has a table next to the one that chooses: the task's, or its own first where that one chooses."""
-        chosen = Score.of_task(self.task).name
+        chosen = self.task.chooses
         return next((name for name in (self.task.companion, self.task.primary) if name and name != chosen), None)
 
     def _resampled(self, record: dict[str, Any]) -> Interval:

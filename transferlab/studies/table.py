@@ -102,7 +102,11 @@ def _row(
 ) -> Row:
     """An arm's row at one budget, by itself."""
     first, score = group[0], Score.of_task(task)
-    scores = {name: _mean(group, Score.of_task(task, name)) for name in task.scores if name in first["test"]}
+    scores = {
+        name: _mean(group, Score.of_task(task, name))
+        for name in dict.fromkeys([*task.scores, score.name])
+        if name in first["test"]
+    }
     column, kind = scores[score.name], "t over seeds"
     if not any(map(finished, group)):
         kind = "none"

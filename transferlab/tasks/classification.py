@@ -40,7 +40,13 @@ class Classification(Task):
     true: ClassVar[str] = "label"
     primary: ClassVar[str] = "accuracy"
     scores: ClassVar[Mapping[str, int]] = {"accuracy": 1, "balanced_accuracy": 1, "cross_entropy": -1}
-    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0)}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **dict.fromkeys(
+            ("accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "auroc", "average_precision", "calibration_error"),
+            (0.0, 1.0),
+        ),
+        "matthews": (-1.0, 1.0),
+    }  # fmt: skip
     proportions: ClassVar[tuple[str, ...]] = ("accuracy",)
     companion: ClassVar[str | None] = "balanced_accuracy"
     baselines: ClassVar[Mapping[str, Baseline]] = {"majority": MAJORITY, "tfidf": TFIDF, "pixels": PIXELS}

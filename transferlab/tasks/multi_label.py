@@ -35,7 +35,8 @@ class MultiLabel(Task):
         "f1_micro": 1, "f1_macro": 1, "average_precision": 1, "exact_match": 1, "cross_entropy": -1,
     }  # fmt: skip
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
-        ("f1_micro", "f1_macro", "average_precision", "exact_match"), (0.0, 1.0)
+        ("f1_micro", "f1_macro", "f1_weighted", "average_precision", "auroc_macro", "exact_match", "hamming", "brier"),
+        (0.0, 1.0),
     )
     proportions: ClassVar[tuple[str, ...]] = ("exact_match",)
     companion: ClassVar[str | None] = "f1_macro"

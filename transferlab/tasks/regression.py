@@ -44,6 +44,7 @@ class Regression(Task):
     scores: ClassVar[Mapping[str, int]] = {"rmse": -1, "mae": -1, "r2": 1, "pearson": 1, "spearman": 1}
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         "rmse": (0.0, math.inf), "mae": (0.0, math.inf), "r2": (-math.inf, 1.0), "pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0),
+        "kendall": (-1.0, 1.0),
     }  # fmt: skip
     companion: ClassVar[str | None] = "spearman"
     baselines: ClassVar[Mapping[str, Baseline]] = {"mean": MEAN, "median": MEDIAN, "tfidf": TFIDF, "pixels": PIXELS}
