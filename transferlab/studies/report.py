@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from transferlab.files import write_text
+from transferlab.studies.breakdown import Predicted, best_of, other_scores, output_rows
 from transferlab.studies.figures import palette_of, training_curves
+from transferlab.studies.prediction_figures import calibration_figure, confusion_figure, residual_figure
 from transferlab.studies.scores import Score
 from transferlab.studies.status import failure_lines, none_finished
 from transferlab.studies.table import (
@@ -43,6 +45,7 @@ def write_report(
     task: Task,
     companion: str | None = None,
     explained: Mapping[str, str] | None = None,
+    predicted: Mapping[str, Predicted] | None = None,
 ) -> None:
     """Write the report atomically.
 
@@ -60,6 +63,7 @@ def write_report(
         task: of all arms.
         companion: a second score that has a table.
         explained: a sentence on scores whose names do not say what they are.
+        predicted: what each arm's runs predicted, from :func:`transferlab.studies.breakdown.predicted_by_arm`.
     """
     names, budgets, rows = pivot(summary)
     reference = reference_of(summary)
@@ -75,10 +79,12 @@ def write_report(
         answer=answer(summary),
         caveats=caveats(summary),
         curve=curve,
+        **_predictions(predicted or {}, summary, task, (score.name, companion), palette),
         training=training_curves(curves, palette, task),
         score=score,
         second=second,
         unit=unit,
+        kind=task.target,
         explained=explained or {},
         validated=task.validation_loss is not None,
         names=names,
@@ -105,6 +111,38 @@ def write_report(
         memory=memory,
     )
     write_text(path, page)
+
+
+def _predictions(
+    predicted: Mapping[str, Predicted],
+    summary: Sequence[Row],
+    task: Task,
+    shown_scores: tuple[str | None, ...],
+    palette: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the page shows of the predictions: every other metric, and the best arm's rows and figures."""
+    best = best_of(predicted, summary)
+    nothing = {
+        "best": None,
+        "metrics": [],
+        "predicted": {},
+        "rows": ([], [], 0),
+        "confusion": "",
+        "calibration": "",
+        "residuals": "",
+    }
+    if not predicted or best is None:
+        return nothing
+    methods = {name: arm for name, arm in predicted.items() if name in palette}
+    return {
+        "best": best,
+        "predicted": predicted,
+        "metrics": other_scores(predicted, task, shown_scores),
+        "rows": output_rows(best, task),
+        "confusion": confusion_figure(best),
+        "calibration": calibration_figure(methods, palette),
+        "residuals": residual_figure(best),
+    }
 
 
 def figure_lines(summary: Sequence[Row]) -> str:

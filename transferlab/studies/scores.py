@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+from transferlab.measure.named import metrics_by_kind
 from transferlab.tasks import Task, task_named
 
 _WORDS = {
@@ -45,7 +46,8 @@ class Score:
     def of_task(cls, task: Task, name: str | None = None) -> Score:
         """A score of this task; by default the one that chooses."""
         name = name or task.chooses
-        direction = task.scores.get(name, task.direction)
+        known = metrics_by_kind().get(task.target, {})
+        direction = task.scores[name] if name in task.scores else 1 if known[name].larger else -1
         # Of other metrics by name, those that are better where larger are fractions and correlations.
         bounds = task.bounds.get(name, (-math.inf, 1.0) if direction > 0 else (0.0, math.inf))
         return cls(name, direction, bounds, name in task.proportions)
@@ -60,13 +62,12 @@ class Score:
         columns = [row["scores"][name] for row in rows if name in row["scores"]]
         low, high = columns[0]["bounds"]
         bounds = (-math.inf if low is None else low, math.inf if high is None else high)
-        score = cls(name, columns[0]["direction"], bounds)
-        sizes = [abs(column["mean"]) for column in columns if _finite(column["mean"])]
-        return (
-            score
-            if score.is_fraction
-            else cls(name, score.direction, bounds, decimals=_decimals(max(sizes, default=1.0)))
-        )
+        return cls(name, columns[0]["direction"], bounds).for_values([column["mean"] for column in columns])
+
+    def for_values(self, values: Sequence[float | None]) -> Score:
+        """The same score with the decimals that these values need."""
+        sizes = [abs(value) for value in values if _finite(value)]
+        return self if self.is_fraction else replace(self, decimals=_decimals(max(sizes, default=1.0)))
 
     @property
     def is_fraction(self) -> bool:

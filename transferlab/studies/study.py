@@ -13,6 +13,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import file_lock, write_json, write_text
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
+from transferlab.studies.breakdown import predicted_by_arm
 from transferlab.studies.cells import Cells, plain_settings
 from transferlab.studies.directory import LOCK, study_directory, verify_directory, verify_inputs
 from transferlab.studies.environment import environment
@@ -251,6 +252,7 @@ class Study:
             title=self.config.name,
             task=self.task,
             companion=companion,
+            predicted=predicted_by_arm(records, self.task, self.directory),
             explained={name: self.task.explain(name, self.data) for name in self.task.scores},
         )
         return result
