@@ -131,7 +131,12 @@ def test_an_override_of_an_unknown_field_is_refused(config: Path, override: str,
 def test_an_override_is_a_python_literal_or_else_its_text(config: Path) -> None:
     words = ("seeds=(3,4)", "test_examples=30", "methods.full.first_seeds=none", "data=tweets")
     read = read_config(config, [f"--config.{word}" for word in words])
-    assert (read.seeds, read.test_examples, read.methods["full"].first_seeds, read.data) == ((3, 4), 30, None, "tweets")
+    assert (read.seeds, read.test_examples, read.methods["full"].first_seeds, read.data.source) == (
+        (3, 4),
+        30,
+        None,
+        "tweets",
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,9 +150,9 @@ def test_an_override_is_a_python_literal_or_else_its_text(config: Path) -> None:
         ("--config.methods.full.train.epochs=ten", r"config.methods.full.train.epochs is 'ten' \(str\); expected int"),
         ("--config.budgets=(12,5000)", "5000 labels"),
         ("--config.grid=ful", "Did you mean 'full'"),
-        ("--config.label_kind=class", "Did you mean 'classes'"),
+        ("--config.data.label_kind=class", "Did you mean 'classes'"),
         ("--config.baselines=('tf-idf',)", "Did you mean 'tfidf'"),
-        ("--config.label_column=lable", "Did you mean 'label'"),
+        ("--config.data.target=lable", "Did you mean 'label'"),
         ("--config.seeds=(0,-1)", "seeds is"),
         ("--config.test_examples=0", "test_examples is 0"),
         ("--config.baselines=('pixels',)", "reads images"),

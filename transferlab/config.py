@@ -78,9 +78,12 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
     if "task" in own:
         raw["task"] = own["task"] = _task(own["task"])
+    if isinstance(own["data"], str):
+        own["data"] = {"source": own["data"]}
     values = read_values(StudyConfig, own, "config")
     # Where a single value was given for several, it is recorded, and checked against a study's directory, as a tuple too.
     raw |= {name: value for name, value in values.items() if isinstance(value, tuple)}
+    raw["test_examples"] = values.get("test_examples")
     out = StudyConfig(**values, methods=arms, raw=raw)
     known = {name for kind in tasks().values() for name in kind.baselines}
     for name in out.baselines:
@@ -96,10 +99,10 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
         raise TransferlabError(f"config.budgets is {out.budgets}; a budget is at least one label.")
     if min(out.seeds) < 0 or max(out.seeds) >= 2**32:
         raise TransferlabError(f"config.seeds is {out.seeds}; a seed is from 0 to 2³² − 1.")
-    if out.white is not None:
+    if out.data.white is not None:
         from transferlab.data.levels import check_white
 
-        check_white(out.white)
+        check_white(out.data.white)
     for name in ("test_examples", "image_size"):
         value = getattr(out, name)
         if value is not None and value < 1:
@@ -170,6 +173,8 @@ def _override(raw: dict[str, Any], text: str) -> None:
                 raise TransferlabError(f"Unknown field {path}.{nearest(folder, known)}")
         if folder not in node and folders[0] == "methods" and i == 1:
             raise TransferlabError(f"Unknown arm {path}.{nearest(folder, node)}")
+        if path == "config.data" and isinstance(node.get(folder), str):
+            node[folder] = {"source": node[folder]}
         node = node.setdefault(folder, {})
         if not isinstance(node, dict):
             raise TransferlabError(f"{path} is {node!r}, which has no field '{name.split('.')[-1]}'.")

@@ -208,7 +208,9 @@ def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path,
 
 def test_plan_stops_before_training_and_writes_nothing(config: Path, tmp_path: Path) -> None:
     done = transferlab("plan", config, f"--config.workdir={tmp_path / 's'}")
-    assert "160 texts of 2 labels (down, up): 120 to train, 40 to test, stratified." in done.stdout.replace("\n", "")
+    assert "160 texts of 2 labels (down: 80, up: 80): 120 to train, 40 to test, stratified." in done.stdout.replace(
+        "\n", ""
+    )
     assert done.returncode == 0 and "Plan: full" in done.stdout and "Plan: scratch" in done.stdout, done.stderr
     assert not (tmp_path / "s").exists()
 

@@ -62,7 +62,7 @@ def test_texts_are_built_once_and_come_back_unchanged(tmp_path: Path, monkeypatc
 
 def test_numbers_are_kept_to_the_last_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transferlab.data.arrayrecord import data_source
-    from transferlab.data.examples import read_registered
+    from transferlab.data.readers.registered import read_registered
 
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
     values = [0.1 + 1e-15, -1.5, 3.0, 2.25]

@@ -220,7 +220,7 @@ def test_white_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     for white, message in ((0, "white is 0"), (-1.0, "white is -1"), (True, "white is True")):
         with pytest.raises(TransferlabError, match=message):
             tl.dataset(tmp_path, white=white)
-    with pytest.raises(TransferlabError, match="not a folder of images, to which it applies"):
+    with pytest.raises(TransferlabError, match="does not take it"):
         tl.dataset("animals", white=4095)
 
 

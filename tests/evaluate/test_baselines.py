@@ -36,27 +36,27 @@ def predicted(task, data, name: str) -> dict[str, float]:
 
 
 def test_a_constant_is_the_mean_the_median_or_the_frequencies_of_the_training_split(rated: Path) -> None:
-    numbers = tl.dataset(rated, label_column="stars", test_examples=40)
+    numbers = tl.dataset(rated, target="stars", test_examples=40)
     values = numbers.target.values[numbers.train]
     for name, constant in (("mean", values.mean()), ("median", np.median(values))):
         found = Regression.baselines[name].predict(Regression(), numbers)["value"]
         np.testing.assert_allclose(found, np.full((40, 1), constant))
-    tags = tl.dataset(rated, label_column="tags", label_kind="tags", separator="|", test_examples=40)
+    tags = tl.dataset(rated, target="tags", label_kind="tags", separator="|", test_examples=40)
     found = MultiLabel.baselines["prior"].predict(MultiLabel(), tags)["probabilities"]
     np.testing.assert_allclose(found[3], tags.target.values[tags.train].mean(0), rtol=1e-6)
-    classes = tl.dataset(rated, label_column="verdict", test_examples=40)
+    classes = tl.dataset(rated, target="verdict", test_examples=40)
     found = Classification.baselines["majority"].predict(Classification(), classes)["probabilities"]
     np.testing.assert_allclose(found[0], np.bincount(classes.labels[classes.train]) / 80, rtol=1e-6)
     assert all(next(iter(task.baselines.values())).constant for task in (Classification, MultiLabel, Regression))
 
 
 def test_words_beat_the_constant_for_classes_numbers_and_tags(rated: Path) -> None:
-    numbers = tl.dataset(rated, label_column="stars", test_examples=40)
+    numbers = tl.dataset(rated, target="stars", test_examples=40)
     assert predicted(Regression(), numbers, "tfidf")["rmse"] < 0.6 * predicted(Regression(), numbers, "mean")["rmse"]
-    tags = tl.dataset(rated, label_column="tags", label_kind="tags", separator="|", test_examples=40)
+    tags = tl.dataset(rated, target="tags", label_kind="tags", separator="|", test_examples=40)
     words, prior = (predicted(MultiLabel(), tags, name) for name in ("tfidf", "prior"))
     assert words["average_precision"] > prior["average_precision"] + 0.1 and words["f1_micro"] > prior["f1_micro"]
-    classes = tl.dataset(rated, label_column="verdict", test_examples=40)
+    classes = tl.dataset(rated, target="verdict", test_examples=40)
     words, constant = (predicted(Classification(), classes, name) for name in ("tfidf", "majority"))
     assert words["accuracy"] > constant["accuracy"]
 

@@ -147,9 +147,9 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(source: Path, data: Path, workdir: Path, **more: Any) -> dict[str, Any]:
     return {
-        "source": str(source), "data": str(data), "test_examples": 40, "budgets": (20,), "seeds": (0, 1), "workdir": str(workdir),
+        "source": str(source), "data": {"source": str(data), "target": more.pop("target", "stars")}, "test_examples": 40, "budgets": (20,), "seeds": (0, 1), "workdir": str(workdir),
         "train": {"batch_size": 8, "steps": 30, "learning_rate": 1e-2, "warmup": 0.0},
-        "methods": {"probe": {}, "scratch": {}}, "label_column": "stars", "baselines": ("mean", "tfidf"), **more,
+        "methods": {"probe": {}, "scratch": {}}, "baselines": ("mean", "tfidf"), **more,
     }  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def test_a_study_of_numbers_predicts_with_the_run_of_the_smallest_error(study: P
 def test_a_study_of_tags_has_a_baseline_for_each_tag_and_intervals_of_one_seed(
     bert_folder: Path, ratings: Path, tmp_path: Path
 ) -> None:
-    raw = config_of(bert_folder, ratings, tmp_path / "s", label_column="tags", seeds=(0,), baselines=("prior", "tfidf"))
+    raw = config_of(bert_folder, ratings, tmp_path / "s", target="tags", seeds=(0,), baselines=("prior", "tfidf"))
     raw["train"]["steps"] = 10
     result = run_study(parse_config(raw))
     rows = {row["name"]: row for row in result["summary"]}
@@ -221,7 +221,7 @@ def test_a_study_of_tags_has_a_baseline_for_each_tag_and_intervals_of_one_seed(
 )
 def test_means_resampled_at_once_are_the_scores_of_resampled_examples(task, ratings: Path, tmp_path: Path) -> None:
     kind = {"classes": "grade", "numbers": "stars", "tags": "tags"}[task.target]
-    data = tl.dataset(ratings, label_column=kind, test_examples=40)
+    data = tl.dataset(ratings, target=kind, test_examples=40)
     rng, name = np.random.default_rng(0), Score.of_task(task).name
     truth = task.column(data).values[data.test]
     shape = (40, len(task.outputs(data)))
@@ -241,7 +241,7 @@ def test_means_resampled_at_once_are_the_scores_of_resampled_examples(task, rati
 
 
 def test_a_task_is_named_in_a_config_or_on_the_command_line(config: Path, ratings: Path) -> None:
-    data = [f"--config.data={ratings}", "--config.label_column=grade", "--config.baselines=mean"]
+    data = [f"--config.data.source={ratings}", "--config.data.target=grade", "--config.baselines=mean"]
     read = read_config(config, [*data, "--config.task.name=regression", "--config.task.error=absolute"])
     assert Study(read).task == Regression(error="absolute")
     assert Study(read_config(config, [*data[:2], "--config.baselines=()"])).task == Classification()

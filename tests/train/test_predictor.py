@@ -37,7 +37,7 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
 
     rows = [f"{'good' if i % 2 else 'bad'} film {i},{i % 2}" for i in range(20)]
     (tmp_path / "t.csv").write_text("\n".join(["sentence,class", *rows]))
-    data = tl.dataset(tmp_path / "t.csv", test_examples=4, text_column="sentence", label_column="class")
+    data = tl.dataset(tmp_path / "t.csv", test_examples=4, text="sentence", target="class")
     tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(max_steps=1), directory=tmp_path / "run").fit()
     predictor = tl.open_run(tmp_path / "run")
     for wrong, said in (

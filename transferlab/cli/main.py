@@ -128,11 +128,9 @@ def report(study: Path) -> None:
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--text-column", help="The column of tables; by default the one that RUN was trained on.")
+@click.option("--text", help="The column of tables; by default the one that RUN was trained on.")
 @click.option("--white", type=float, help="The value that is white in images of more than 8 bits: 4095 for 12 bits.")
-def predict(
-    run_directory: Path, inputs: tuple[str, ...], as_json: bool, text_column: str | None, white: float | None
-) -> None:
+def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool, text: str | None, white: float | None) -> None:
     """Predict labels, numbers or tags with a finished RUN.
 
     INPUTS are texts, image files, folders of them, or files of many texts: .txt (one text per line), .csv, .tsv or .jsonl.
@@ -140,7 +138,7 @@ def predict(
     """
     from transferlab.cli.predict import predict_all
 
-    predict_all(run_directory, inputs, as_json, text_column, white)
+    predict_all(run_directory, inputs, as_json, text, white)
 
 
 @cli.command()

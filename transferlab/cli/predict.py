@@ -39,7 +39,7 @@ def predict_all(
     tables = [text for text in inputs if Path(text).suffix.lower() in SUFFIXES]
     if text_column is not None and (predictor.modality == "image" or not tables):
         raise TransferlabError(
-            f"--text-column is for tables ({', '.join(SUFFIXES)}) of texts; "
+            f"--text is for tables ({', '.join(SUFFIXES)}) of texts; "
             + ("this run reads images." if predictor.modality == "image" else "there is none among the inputs.")
         )
     if white is not None and predictor.modality != "image":

@@ -72,6 +72,8 @@ class Inputs:
 class TextInputs(Inputs):
     """Texts, pairs of texts, or lists of words; tokenised once and kept (they are small).
 
+    A text that is read in windows has a row for each: window ``k`` of example ``i`` of ``n`` is row ``i + k · n``.
+
     Attributes:
         transform: the source's tokenizer.
         cache: what is known of the texts already; data sets share one through :attr:`TextTransform.caches`.
@@ -92,10 +94,27 @@ class TextInputs(Inputs):
             self.prepare(np.array([index]))
         return self.cache.encoded[index]
 
+    def window(self, row: int) -> Encoded:
+        """Return the tokens of a row."""
+        number, example = divmod(row, len(self.examples))
+        encoded = self.encoded(example)
+        return encoded.windows[number - 1] if number else encoded
+
+    def rows_of(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " rows"]:
+        if self.transform.overlap is None:
+            return indices
+        self.prepare(indices)
+        counts = [1 + len(self.cache.encoded[int(i)].windows) for i in indices]
+        rows = [i + len(self.examples) * np.arange(n) for i, n in zip(indices, counts, strict=True)]
+        return np.concatenate([indices[:0], *rows])
+
+    def examples_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        return rows % max(1, len(self.examples))
+
     def buckets(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         key = np.ascontiguousarray(rows).tobytes()
         if key not in self.cache.buckets:
-            self.prepare(rows)
+            self.prepare(self.examples_of(rows))
             lengths = [self.transform.bucket(self.length(int(i))) for i in rows]
             self.cache.buckets[key] = buckets = np.array(lengths, np.int32)
             buckets.flags.writeable = False
@@ -108,9 +127,9 @@ class TextInputs(Inputs):
             self.cache.truncated[key] = sum(self.cache.encoded[int(i)].cut > 0 for i in indices)
         return self.cache.truncated[key]
 
-    def length(self, index: int) -> int:
-        """Return the number of tokens of one example."""
-        return len(self.cache.encoded[int(index)].ids)
+    def length(self, row: int) -> int:
+        """Return the number of tokens of a row."""
+        return len(self.window(int(row)).ids)
 
     def span(self, row: int, bucket: int) -> slice:
         length = self.length(row)
@@ -121,17 +140,17 @@ class TextInputs(Inputs):
         """Whether texts can share rows; padded on the left, their positions depend on the padding."""
         return self.transform.side == "right"
 
-    def packed(self, indices: Int[np.ndarray, " n"], tokens: int, first_position: int) -> Iterator[Packed]:
-        """Iterate over batches of about ``tokens`` tokens that contain each of these texts once, many to a row."""
-        self.prepare(indices)
-        texts, transform = [self.cache.encoded[int(i)] for i in indices], self.transform
+    def packed(self, rows: Int[np.ndarray, " n"], tokens: int, first_position: int) -> Iterator[Packed]:
+        """Iterate over batches of about ``tokens`` tokens that contain each of these texts once, many laid end to end."""
+        self.prepare(self.examples_of(rows))
+        texts, transform = [self.window(int(row)) for row in rows], self.transform
         longest = max((len(text.ids) for text in texts), default=0)
         width = transform.bucket(max(longest, min(NARROWEST, transform.max_length)))
         return pack(texts, width, tokens, pad=transform.pad_id, types=transform.types, first_position=first_position)
 
     def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
-        self.prepare(rows)
-        return self.transform.pad([self.cache.encoded[int(i)] for i in rows], bucket, size)
+        self.prepare(self.examples_of(rows))
+        return self.transform.pad([self.window(int(row)) for row in rows], bucket, size)
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,12 +36,14 @@ class Encoded:
         ids, types: of its tokens.
         cut: how many tokens the length limit cut off.
         words: of a list of words: the index of each token's word, -1 for special tokens; empty otherwise.
+        windows: the further parts of a text that is longer than the limit and read in windows (:attr:`TextTransform.overlap`).
     """
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
     cut: int
     words: tuple[int, ...] = ()
+    windows: tuple[Encoded, ...] = ()
 
 
 Text = str | tuple[str, str] | list[str]
@@ -103,6 +105,8 @@ class TextTransform:
         side: on which texts are padded.
         table: the model's embedding table, where there is a model.
         prompt: put before each text (sentence-transformers' default prompt).
+        overlap: a longer text is read in windows of ``max_length`` tokens, of which neighbors have this many in common; None cuts
+            it (:meth:`transferlab.pretrained.Source.with_windows`).
 
     Example:
         >>> source.transform("A fine film.").ids  # doctest: +SKIP
@@ -117,11 +121,18 @@ class TextTransform:
     side: Literal["right", "left"] = "right"
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
+    overlap: Natural | None = None
     caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By the data set's hash."""
 
     def __post_init__(self) -> None:
         check_fields(self, "TextTransform")
+        special = self.tokenizer.num_special_tokens_to_add(False)
+        if self.overlap is not None and self.overlap >= self.max_length - special:
+            raise TransferlabError(
+                f"TextTransform: overlap is {self.overlap}; a window has {self.max_length - special} tokens of the text, so it must be "
+                "less."
+            )
 
     def __call__(self, text: str) -> Encoded:
         """Tokenise one text, for inspection; :meth:`encode` also checks that the model has a row for each id."""
@@ -163,12 +174,19 @@ class TextTransform:
         out = []
         for text, encoding in zip(texts, self._encodings([self._prompted(text) for text in texts]), strict=True):
             parts = encoding.overflowing
+            if self.overlap is not None:
+                if parts and isinstance(text, tuple):
+                    raise TransferlabError(
+                        f"The pair {str(text)[:60]}… is longer than {self.max_length} tokens; only single texts are read in windows. "
+                        "Use the source without with_windows, which cuts the longer text of a pair."
+                    )
+                out.append(replace(_encoded(encoding, text), windows=tuple(_encoded(part, text) for part in parts)))
+                continue
             cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in parts)
             if parts and isinstance(text, tuple):
                 # The overflowing parts of a pair overlap.
                 cut = len(self._whole.encode(*self._prompted(text)).ids) - len(encoding.ids)
-            words = tuple(-1 if i is None else i for i in encoding.word_ids) if isinstance(text, list) else ()
-            out.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut, words))
+            out.append(_encoded(encoding, text, cut))
         return out
 
     def _prompted(self, text: Any) -> Any:
@@ -183,11 +201,21 @@ class TextTransform:
         whole.no_truncation()
         return whole
 
+    @cached_property
+    def _reader(self) -> Tokenizer:
+        """The tokenizer, which returns windows where they are wanted."""
+        if self.overlap is None:
+            return self.tokenizer
+        reader = Tokenizer.from_str(self.tokenizer.to_str())
+        side = (self.tokenizer.truncation or {}).get("direction", "right")
+        reader.enable_truncation(self.max_length, stride=self.overlap, direction=side)
+        return reader
+
     def _encodings(self, texts: list[Any]) -> list[Any]:
         words = any(isinstance(text, list) for text in texts)
         try:
             with reading("tokenizer"):
-                return self.tokenizer.encode_batch(texts, is_pretokenized=words)
+                return self._reader.encode_batch(texts, is_pretokenized=words)
         except TransferlabError as error:
             if len(texts) == 1:
                 raise TransferlabError(f"The tokenizer cannot read {str(texts[0])[:60]!r}: {error.__cause__}") from None
@@ -202,7 +230,8 @@ class TextTransform:
         """Return the fields that identify this preprocessing, as plain data."""
         side = {} if self.side == "right" else {"side": self.side}
         prompt = {"prompt": self.prompt} if self.prompt else {}
-        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt}
+        windows = {} if self.overlap is None else {"overlap": self.overlap}
+        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt, **windows}
 
     def bucket(self, length: int) -> int:
         """Return the smallest padded length of at least ``length`` tokens."""
@@ -222,6 +251,11 @@ class TextTransform:
             ids[row, own], mask[row, own], types[row, own] = text.ids, 1, text.types
         batch = {"input_ids": ids, "attention_mask": mask}
         return {**batch, "token_type_ids": types} if self.types else batch
+
+
+def _encoded(encoding: Any, text: Any, cut: int = 0) -> Encoded:
+    words = tuple(-1 if i is None else i for i in encoding.word_ids) if isinstance(text, list) else ()
+    return Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut, words)
 
 
 def read_tokenizer(

@@ -230,6 +230,9 @@ class Source:
             TransferlabError: a tokenizer is missing, or has changed.
         """
         source = self.encoder() if "encoder" in changes else self
+        if "windows" in changes:
+            rest = {name: value for name, value in changes.items() if name not in ("windows", "encoder")}
+            return source.with_changes(rest).with_windows(changes["windows"])
         if "new_rows" in changes:
             changed = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
             if changed.provenance["changes"]["sha256"] != changes["sha256"]:
@@ -239,6 +242,23 @@ class Source:
             return changed
         images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
         return source.resized(**images) if images else source
+
+    @check_arguments
+    def with_windows(self, overlap: int = 64) -> Source:
+        """Return the same source reading texts beyond its limit in windows, of which neighbors have ``overlap`` tokens in common.
+
+        Each window trains as a row of its own; what is predicted of a text is the mean over its windows.
+
+        Raises:
+            TransferlabError: a source that does not read text, or an overlap as long as a window.
+
+        Example:
+            >>> tl.adapt(source.with_windows(overlap=64), data)
+        """
+        if not isinstance(self.transform, TextTransform):
+            raise TransferlabError(f"{self.name} has no tokenizer; only texts are read in windows.")
+        provenance = {**self.provenance, "changes": {**self.provenance.get("changes", {}), "windows": overlap}}
+        return replace(self, transform=replace(self.transform, overlap=overlap), provenance=provenance)
 
     def _resizable(self, transform: Transform | None) -> Resizable:
         family, changes = FAMILIES[self.family], self.provenance.get("changes", {})

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from transferlab.compute.host import interruptible
-from transferlab.data.dataset import Dataset, dataset
+from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import file_lock, write_json, write_text
 from transferlab.pretrained.loading import load
@@ -109,15 +109,7 @@ class Study:
         return source if self.config.image_size is None else source.resized(self.config.image_size)
 
     def _open_data(self) -> Dataset:
-        config = self.config
-        return dataset(
-            config.data,
-            test_examples=config.test_examples,
-            text_column=config.text_column,
-            label_column=config.label_column,
-            label_kind=config.label_kind,
-            white=config.white,
-        )
+        return self.config.data.open(self.config.test_examples)
 
     # -----------------------------------------------------------------------------------------------------------
 

@@ -68,8 +68,8 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
     identity = read_object(folder / "run.json") if (folder / "run.json").exists() else {}
     with reading(folder / "run.json", "'task'"):
         # The metric that chose may be one that this version lacks.
-        recorded = {**identity.get("task", {"name": "classification"}), "metric": None}
-        task = task_from(recorded) if task is None else task
+        if task is None:
+            task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
     with reading(path):
         arrays = read_npz(check_file(path))
         if lacking := [name for name in (task.predicted, task.true) if name not in arrays]:
