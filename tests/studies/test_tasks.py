@@ -232,7 +232,8 @@ def test_means_resampled_at_once_are_the_scores_of_resampled_examples(task, rati
     scores = task.score(predictions, data, data.test)
     for score, each in parts.items():
         assert each.mean() == pytest.approx(scores[score]), score
-    np.savez(tmp_path / "predictions.npz", **predictions)
+    arrays: dict[str, Any] = dict(predictions)
+    np.savez(tmp_path / "predictions.npz", **arrays)
     low, high, how = resampled(tmp_path, task, data)
     assert low < scores[name] < high and how == "bootstrap over the test set"
 

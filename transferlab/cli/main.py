@@ -94,7 +94,7 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
-    from transferlab.cli.watch import SKIPPED_ARM, data_line
+    from transferlab.cli.watch import SKIPPED_ARM, data_line, task_line
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
@@ -106,6 +106,7 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
         click.echo(json.dumps({name: arm.to_dict() for name, arm in plans.items()}, indent=1))
         return
     click.echo(data_line(study.data))
+    click.echo(task_line(study.task))
     for arm in plans.values():
         _print(arm.table(whole))
     for name in study.skipped_arms:

@@ -44,7 +44,7 @@ class Predicted:
     def rows(self) -> list[dict[str, Any]]:
         """A row for each output, means over the runs."""
         return [
-            {key: first[key] if key == "name" else _mean([run.rows[i][key] for run in self.runs]) for key in first}
+            {key: first[key] if key == "name" else _mean([float(run.rows[i][key]) for run in self.runs]) for key in first}
             for i, first in enumerate(self.runs[0].rows)
         ]
 
@@ -70,7 +70,8 @@ def _evaluated(directory: Path, task: Task) -> Evaluation | None:
         run = evaluate_run(directory, task)
     except TransferlabError:
         return None
-    return run if run.rows else None
+    # Nothing is shown of predictions that are not finite.
+    return run if any(map(math.isfinite, run.scores.values())) else None
 
 
 def best_of(predicted: Mapping[str, Predicted], summary: Sequence[Row]) -> Predicted | None:
