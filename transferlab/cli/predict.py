@@ -50,8 +50,8 @@ def predict_all(
         examples.append(example)
     if not examples:
         raise TransferlabError("There is nothing to predict: the files contain no examples.")
-    for name, row in zip(names, predictor(examples), strict=True):
-        fields, line = predictor.task.present(row, predictor.labels)
+    presented = predictor.present(examples)
+    for name, fields, line in zip(names, presented.rows, presented.lines, strict=True):
         click.echo(json.dumps({"input": name, **fields}) if as_json else f"{line}\t{' '.join(name.splitlines())}")
     if isinstance(predictor.transform, TextTransform):
         cut = sum(one.cut > 0 for one in predictor.transform.encode(examples))

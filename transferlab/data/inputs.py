@@ -204,10 +204,12 @@ def inputs_for(
         name: of the data set, for errors.
 
     Raises:
-        TransferlabError: the preprocessing is of another modality.
+        TransferlabError: the preprocessing is of another modality, or reads no pairs.
     """
     holds = content if content in ("image", "audio") else "text"
     if isinstance(transform, TextTransform) and holds == "text":
+        if content == "pair":
+            transform.check_pairs()
         cache = transform.caches.setdefault(f"{content} {sha256}", TokenCache()) if sha256 else TokenCache()
         return TextInputs(examples, transform, cache, ids=ids)
     if isinstance(transform, ImageTransform) and holds == "image":

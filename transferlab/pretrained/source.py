@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,11 @@ class Source:
     def plans(self) -> dict[Any, Any]:
         """Plans for this source by their arguments: many runs of a study share one plan."""
         return {}
+
+    @cached_property
+    def resident(self) -> MutableMapping[Any, Any]:
+        """Leaves of this source that predictors hold on the device, for as long as one does: the next takes the same arrays."""
+        return WeakValueDictionary()
 
     @property
     def modality(self) -> str:

@@ -44,7 +44,10 @@ class Predicted:
     def rows(self) -> list[dict[str, Any]]:
         """A row for each output, means over the runs."""
         return [
-            {key: first[key] if key == "name" else _mean([float(run.rows[i][key]) for run in self.runs]) for key in first}
+            {
+                key: first[key] if key == "name" else _mean([float(run.rows[i][key]) for run in self.runs])
+                for key in first
+            }
             for i, first in enumerate(self.runs[0].rows)
         ]
 

@@ -35,7 +35,7 @@ def resampled(directory: Path, task: Task, data: Dataset) -> tuple[float, float,
     key = {"metric": name, "draws": DRAWS, "predictions": hashlib.sha256(path.read_bytes()).hexdigest()}
     kept = _kept(directory / FILE)
     if {name: kept.get(name) for name in key} != key:
-        predictions = read_predictions(path, list(task.shapes(task.outputs(data))))
+        predictions, _ = read_predictions(path, list(task.shapes(task.outputs(data))))
         if any(len(values) != len(data.test) for values in predictions.values()):
             return none
         parts = task.contributions(predictions, data, data.test).get(name)

@@ -47,18 +47,19 @@ class DataConfig:
     """The data of a study: what :func:`transferlab.dataset` takes.
 
     Attributes:
-        source: registry name or path.
-        text, target, words, image, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
+        source: registry name or path, or one for each of ``train``, ``validation`` and ``test``.
+        text, target, words, image, audio, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
 
     Example:
         >>> DataConfig("reviews.csv", text="sentence", target="verdict")
     """
 
-    source: str
+    source: str | dict[str, str]
     text: str | tuple[str, ...] | None = None
     target: str | tuple[str, ...] | None = "auto"
     words: str | None = None
     image: str | None = None
+    audio: str | None = None
     groups: str | None = None
     splits: str | None = None
     label_kind: LabelKind = "auto"
@@ -69,7 +70,7 @@ class DataConfig:
     split_seed: int = 0
 
     def __str__(self) -> str:
-        return self.source
+        return self.source if isinstance(self.source, str) else ", ".join(self.source.values())
 
     def open(self, test_examples: int | None = None) -> Dataset:
         """Return the data; ``test_examples`` is the size of the test split."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,7 +22,6 @@ from transferlab.compute.devices import cpu_device
 from transferlab.compute.host import interruptible
 from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
-from transferlab.methods.adapted import Adapted, adapted
 from transferlab.tasks.base import Predictions
 from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
@@ -32,6 +32,7 @@ from transferlab.train.interrupt import StopRequest
 from transferlab.train.loop import train
 from transferlab.train.member import Member, pending_metrics
 from transferlab.train.memory import fit_to_memory
+from transferlab.train.predictor import predictor_of
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
 from transferlab.train.state import State, evaluated
@@ -272,8 +273,6 @@ def _finish(
 ) -> Result:
     run = member.run
     test = run.task.scored(predictions, run.data, run.data.test)
-    program, stats = run.program, trained.get("stats", {})
-    weights = run.task.export(evaluated(trained), run.fitted)
     record = _record(member, test, population_size, memory)
     if run.directory is not None:
         write_predictions(run.directory, run.task, run.data, run.outputs, predictions)
@@ -284,15 +283,12 @@ def _finish(
         elif member.checkpoints is not None:
             member.checkpoints.finish()
 
-    def tree() -> trees.Tree:
-        params = run.plan.place(run.seeds.initialisation)[0]
-        return trees.join(weights, trees.split_by(params, program.paths)[1])
-
-    def whole() -> Adapted:
-        initialised = run.plan.initialised(run.seeds.initialisation)
-        return adapted(run.source, weights, initialised, stats, run.plan.head, run.plan.definition.module)
-
-    return Result(test, predictions, member.writer.rows, record, tree, whole)
+    # Not the whole state: the optimizer's part of it is given back.
+    opened = partial(
+        predictor_of, run.source, run.plan, evaluated(trained), trained.get("stats", {}), seed=run.seeds.initialisation,
+        outputs=run.outputs, task=run.task, fitted=run.fitted, text_column=run.data.text_column,
+    )  # fmt: skip
+    return Result(test, predictions, member.writer.rows, record, run.outputs, opened)
 
 
 def _give_up(member: Member, population_size: int, memory: dict[str, int]) -> Result:
@@ -303,7 +299,7 @@ def _give_up(member: Member, population_size: int, memory: dict[str, int]) -> Re
     if run.directory is not None:
         write_predictions(run.directory, run.task, run.data, run.outputs, predictions)
         write_json(run.directory / "result.json", record)
-    return Result(test, predictions, member.writer.rows, record)
+    return Result(test, predictions, member.writer.rows, record, run.outputs)
 
 
 def _drop_diverged(member: Member) -> None:

@@ -6,7 +6,7 @@ Whatever it cannot account for is an error that names the keys.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,7 +133,7 @@ class Plan:
         }
 
     def place(
-        self, seed: int, shared: dict[Any, Any] | None = None, only: Collection[str] | None = None
+        self, seed: int, shared: MutableMapping[Any, Any] | None = None, only: Collection[str] | None = None
     ) -> tuple[trees.Tree, trees.Tree]:
         """Return (params, state) in memory: copied leaves read once, the others initialised by one compiled program.
 
@@ -147,7 +147,7 @@ class Plan:
         shared = {} if shared is None else shared
         leaves = [leaf for leaf in self.leaves if only is None or leaf.kind == "state" or leaf.path in only]
         keys = {leaf.path: (self.definition, seed, leaf.path) for leaf in leaves if leaf.read is None}
-        values: dict[str, Any] = {path: shared[key] for path, key in keys.items() if key in shared}
+        values: dict[str, Any] = {path: value for path, key in keys.items() if (value := shared.get(key)) is not None}
         if new := [path for path in keys if path not in values]:
             values |= self.definition.initialise(new, jax.random.key(seed))
             shared.update({keys[path]: values[path] for path in new if values[path].size <= SMALL})
@@ -159,9 +159,9 @@ class Plan:
             if leaf.action != "copied":
                 values[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
             else:
-                if leaf.path not in shared:
-                    shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
-                values[leaf.path] = shared[leaf.path]
+                if (value := shared.get(leaf.path)) is None:
+                    value = shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
+                values[leaf.path] = value
         params = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "param"}
         state = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "state"}
         return trees.unflatten(params), trees.unflatten(state)

@@ -54,6 +54,7 @@ class Family:
         encoder: config → that of the encoder alone, where a decoder follows.
         old_fields: what fields of its config were called in descriptions that were written before, and what they are now.
         vocabulary: path of the table that has a row for each token; a language model's head may have one too.
+        no_pairs: why it reads no pairs of texts, for errors; empty where it does.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Family:
     input_kernel: str = ""
     encoder: Callable[[Any], Any] | None = None
     vocabulary: str = "embed/word/embedding"
+    no_pairs: str = ""
     old_fields: Mapping[str, str] = field(default_factory=dict)
     gguf_architectures: tuple[str, ...] = ()
     from_gguf: Callable[[Gguf], Any] = unread
