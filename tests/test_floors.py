@@ -11,7 +11,7 @@ import transferlab
 
 FLOORS = (
     {"bounds", "errors", "fields", "limits", "notebook", "trees", "selectors", "files", "reading", "fetching", "manifest", "unpickle"}, {"compute"}, {"models", "data", "measure"}, {"pretrained"}, {"transfer"},
-    {"methods", "tasks"}, {"evaluate"}, {"train"}, {"studies"}, {"config", "cli"},
+    {"methods", "tasks", "evaluate"}, {"train"}, {"studies"}, {"config", "cli"},
 )  # fmt: skip
 ROOT = Path(transferlab.__file__).parent
 FILES = {

@@ -60,14 +60,18 @@ def task_for(data: Dataset, source: Source) -> Task:
     return kind()
 
 
-def task_from(fields: Mapping[str, Any]) -> Task:
-    """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it.
+def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:
+    """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it or a config names it.
+
+    Args:
+        fields: name and fields.
+        where: starts the error message.
 
     Raises:
         TransferlabError: an unknown name or field, or a value that a field cannot have.
     """
     arguments = dict(fields)
-    return read(task_named(str(arguments.pop("name"))), arguments, "task")
+    return read(task_named(str(arguments.pop("name"))), arguments, where)
 
 
 __all__ = [

@@ -17,6 +17,7 @@ from transferlab.data.columns import Target
 from transferlab.data.inputs import Inputs, Transform, inputs_for
 from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, nearest
+from transferlab.evaluate.baselines import Baseline
 from transferlab.fields import check_fields
 from transferlab.measure.named import metric_named, metrics_by_kind, say_undefined
 from transferlab.models.backbone import Carry
@@ -78,6 +79,20 @@ class Task:
     """The scores of every run: 1 where larger is better, -1 where smaller is. ``metric`` may add another."""
     tie_break: ClassVar[str] = "cross_entropy"
     """A score that is never negative, always defined, and better where smaller."""
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """The least and the largest value that a score can have; those that are not named are numbers in units of their own."""
+    proportions: ClassVar[tuple[str, ...]] = ()
+    """Scores that are the fraction of examples that are right."""
+    companion: ClassVar[str | None] = None
+    """A score that reports show next to the one that chooses."""
+    baselines: ClassVar[Mapping[str, Baseline]] = {}
+    """Rows of a study's table without pretrained weights, by name; the level of chance comes first."""
+    validation_loss: ClassVar[str | None] = None
+    """The score that is the loss of a split, in the same units: figures draw it with the training loss."""
+    loss_unit: ClassVar[str] = "loss"
+    """What the loss is measured in, on an axis."""
+    budget_unit: ClassVar[str] = "labels"
+    """What the examples of a study's budget are called."""
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms of the loss, each with its coefficient."""
     additive: ClassVar[bool] = True
@@ -241,8 +256,23 @@ class Task:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError
 
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """By score: each example's part in it, for those scores that are the mean of such parts.
+
+        Intervals over the test set resample examples: these means all at once, other scores one draw at a time.
+        """
+        return {}
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """A sentence for reports on what a score is; empty where its name says it."""
+        return ""
+
     def scored(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
-        """:meth:`score`, and the score that chooses where it is none of those."""
+        """:meth:`score`, and the score that chooses where it is none of those; NaN without examples, as of a trial's test."""
+        if not len(indices):
+            return dict.fromkeys([*self.scores, self.chooses], np.nan)
         scores = self.score(predictions, data, indices)
         if self.chooses not in scores:
             metric, true = metric_named(self.chooses, self.target), self.column(data).values[indices]

@@ -221,18 +221,7 @@ def read_result(directory: Path) -> Result:
     path = directory / "predictions.npz"
     names = record.get("predictions", ["probabilities"])
     try:
-        with reading(path, ", ".join(map(repr, names))):
-            arrays = read_npz(check_file(path))
-            predictions: Predictions = {name: arrays[name].read() for name in names}
-            for name in names:
-                if f"{name}_offsets" in arrays:
-                    predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
-            labels = tuple(map(str, arrays["label_names"].read())) if "label_names" in arrays else ()
-        for name, values in predictions.items():
-            if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
-                raise TransferlabError(
-                    f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
-                )
+        predictions, labels = read_predictions(path, names)
     except TransferlabError as error:
         raise TransferlabError(
             f"{error} Delete {directory / 'result.json'} and start the same command again: the run is then tested again."
@@ -240,6 +229,27 @@ def read_result(directory: Path) -> Result:
     kept = record.get("status", FINISHED) == FINISHED and (directory / "checkpoints").is_dir()
     history = read_metrics(directory / "metrics.jsonl")
     return Result(record["test"], predictions, history, record, labels, partial(open_run, directory) if kept else None)
+
+
+def read_predictions(path: Path, names: Sequence[str]) -> tuple[Predictions, tuple[str, ...]]:
+    """Read these predictions of a ``predictions.npz``, and the names of the outputs.
+
+    Raises:
+        TransferlabError: it is damaged, or lacks one of them.
+    """
+    with reading(path, ", ".join(map(repr, names))):
+        arrays = read_npz(check_file(path))
+        predictions: Predictions = {name: arrays[name].read() for name in names}
+        for name in names:
+            if f"{name}_offsets" in arrays:
+                predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
+        labels = tuple(map(str, arrays["label_names"].read())) if "label_names" in arrays else ()
+    for name, values in predictions.items():
+        if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
+            raise TransferlabError(
+                f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
+            )
+    return predictions, labels
 
 
 _FORMER = {"together": "population_size", "squeezed": "memory_note"}
