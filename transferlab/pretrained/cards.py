@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.models.heads import ClassifierConfig, LanguageModelConfig, MaskedLanguageModelConfig
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import Source
 
@@ -85,6 +85,8 @@ def _facts(source: Source) -> list[str]:
 def _task(source: Source) -> str:
     if isinstance(source.head, LanguageModelConfig):
         return "text-generation"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        return "fill-mask"
     if not isinstance(source.head, ClassifierConfig):
         return ""
     return {"text": "text-classification", "image": "image-classification"}.get(source.modality, "")
@@ -95,6 +97,8 @@ def _usage(source: Source, kind: str) -> list[str]:
     name = "SequenceClassification" if text else "ImageClassification"
     if isinstance(source.head, LanguageModelConfig):
         name = "CausalLM"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        name = "MaskedLM"
     auto = f"AutoModelFor{name}" if source.head is not None else "AutoModel"
     labels = f", num_labels={len(source.labels)}" if source.labels else ""
     if kind == "peft":

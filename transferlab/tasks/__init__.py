@@ -12,6 +12,7 @@ from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
+from transferlab.tasks.masked_language_model import MaskedLanguageModel
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
 
@@ -28,7 +29,7 @@ def tasks() -> Mapping[str, type[Task]]:
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
 
 
-for _task in (Classification, MultiLabel, Regression):
+for _task in (Classification, MaskedLanguageModel, MultiLabel, Regression):
     check_arguments(_task)
 
 
@@ -68,4 +69,4 @@ def task_from(fields: Mapping[str, Any]) -> Task:
     return read(task_named(str(arguments.pop("name"))), arguments, "task")
 
 
-__all__ = ["Classification", "MultiLabel", "Regression", "Task", "task_for", "task_from", "task_named", "tasks"]
+__all__ = ["Classification", "MaskedLanguageModel", "MultiLabel", "Regression", "Task", "task_for", "task_from", "task_named", "tasks"]
