@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, Problem
+from transferlab.models.heads import ClassifierConfig, MaskedLanguageModelConfig, Problem
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
@@ -134,14 +134,26 @@ def with_reference_layers(source: Source) -> Source:
     """Return the source with the layers that the reference class with its head has.
 
     Where the reference classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
-    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped.
+    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped. So is
+    the one below a new head of a masked language model.
     """
     head, family = source.head, FAMILIES[source.family]
     hidden = family.head_hidden(source.config)
-    if not isinstance(head, ClassifierConfig) or hidden is None or not getattr(source.config, "pooler", False):
+    masked = (
+        isinstance(head, MaskedLanguageModelConfig) and source.leaves["head/dense/kernel"].key not in source.tensors
+    )
+    classifies = isinstance(head, ClassifierConfig) and hidden is not None
+    if not (masked or classifies) or not getattr(source.config, "pooler", False):
         return source
     leaves = {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
-    if head.pooling == "pooler" and hidden.activation == "tanh" and head.hidden is None and not head.normalise:
+    if (
+        isinstance(head, ClassifierConfig)
+        and hidden
+        and head.pooling == "pooler"
+        and hidden.activation == "tanh"
+        and head.hidden is None
+        and not head.normalise
+    ):
         head = replace(head, pooling=family.head_pooling(source.config), hidden=hidden)
         keys = {name.path: name.key for name in source.names.names} if source.names is not None else {}
         for part in ("kernel", "bias"):

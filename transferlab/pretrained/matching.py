@@ -228,9 +228,7 @@ def _holds(names: NameTable, tensors: Mapping[str, LazyTensor], described: Descr
     if not isinstance(names.language_model, MaskedLanguageModelConfig):
         return True
     matches, leftover = _match(names, tensors)
-    lacking = any(
-        name.path.startswith("head/") and name.path not in {*matches, "head/bias"} for name in names.names
-    )
+    lacking = any(name.path.startswith("head/") and name.path not in {*matches, "head/bias"} for name in names.names)
     width = matches["embed/word/embedding"].shape if "embed/word/embedding" in matches else (0, 0)
     sizes = {"head/bias": width[:1], "head/dense/kernel": (width[-1],) * 2}
     fits = all(matches[path].shape == size for path, size in sizes.items() if path in matches)

@@ -88,7 +88,7 @@ class LanguageTask(Task):
 def refuse_source(source: Source, does: str, task: LanguageTask) -> NoReturn:
     """Raise for a source that cannot do the task, with one that it can."""
     if isinstance(source.definition.module, Decoder):
-        can = f"a decoder: it continues texts. Pass task=tl.tasks.CausalLanguageModel(), or leave task out where the data has no target"
+        can = "a decoder: it continues texts. Pass task=tl.tasks.CausalLanguageModel(), or leave task out where the data has no target"
     elif FAMILIES[source.family].masked_head is not None:
         can = "an encoder: it sees the whole text. Pass task=tl.tasks.MaskedLanguageModel(), or leave task out where the data has no target"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,9 @@ class MaskedLanguageModel(LanguageTask):
                 "source = source.with_tokenizer(add=['[MASK]'])."
             )
         assert transform is not None
-        feed = self.inputs(data.records, transform, content=data.content, ids=data.ids, sha256=data.sha256, name=data.name)
+        feed = self.inputs(
+            data.records, transform, content=data.content, ids=data.ids, sha256=data.sha256, name=data.name
+        )
         assert isinstance(feed, TextInputs)
         if not any(self._units(feed, int(i)).max(initial=-1) >= 0 for i in data.train):
             raise TransferlabError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Int, Key
 
 MASKED, RANDOM = 0.8, 0.1
 """Of the selected tokens, these fractions become the mask token and a random one; the others stay (Devlin et al. 2019, A.1)."""

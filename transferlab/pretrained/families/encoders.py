@@ -88,9 +88,7 @@ def masked_tables(
         copies=((rf"{re.escape(decoder)}\.weight", "embed/word/embedding"), *copies),
     )  # fmt: skip
     kernel = named(f"matrix? head/kernel {decoder}.weight", leaves)
-    return tied, replace(
-        tied, names=(*tied.names, *kernel), copies=copies, language_model=replace(head, tied=False)
-    )
+    return tied, replace(tied, names=(*tied.names, *kernel), copies=copies, language_model=replace(head, tied=False))
 
 
 def masked_head(config: Any, activation: str = "gelu") -> MaskedLanguageModelConfig:
