@@ -17,8 +17,8 @@ from transferlab.train.predictor import Predictor
 from transferlab.train.run import Run
 
 CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
-    (tl.dataset, ("tweets",), {"txet": "a"}, "dataset takes no 'txet'. Did you mean 'text_column'?"),
-    (tl.dataset, ("tweets",), {"lable_column": "a"}, "dataset takes no 'lable_column'. Did you mean 'label_column'?"),
+    (tl.dataset, ("tweets",), {"txet": "a"}, "dataset takes no 'txet'. Did you mean 'text'?"),
+    (tl.dataset, ("tweets",), {"tagret": "a"}, "dataset takes no 'tagret'. Did you mean 'target'?"),
     (tl.load, ("minilm-l6",), {"towr": "text"}, "load takes no 'towr'. Did you mean 'tower'?"),
     (tl.adapt, (None, None), {"setings": None}, "adapt takes no 'setings'. Did you mean 'settings'?"),
     (tl.methods.LoRA, (), {"rnk": 8}, "LoRA takes no 'rnk'. Did you mean 'rank'?"),
@@ -67,5 +67,5 @@ def test_every_public_call_refuses_an_unknown_argument_by_name(made: Any) -> Non
 
 def test_checked_classes_and_functions_keep_their_signature_and_equality() -> None:
     assert list(inspect.signature(tl.methods.Probe).parameters) == ["weights", "pooling", "head_dropout"]
-    assert "text_column" in inspect.signature(tl.dataset).parameters and tl.dataset.__name__ == "dataset"
+    assert "target" in inspect.signature(tl.dataset).parameters and tl.dataset.__name__ == "dataset"
     assert tl.methods.LoRA(rank=4) == tl.methods.LoRA(rank=4) and hash(Settings()) == hash(Settings())

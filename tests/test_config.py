@@ -131,7 +131,12 @@ def test_an_override_of_an_unknown_field_is_refused(config: Path, override: str,
 def test_an_override_is_a_python_literal_or_else_its_text(config: Path) -> None:
     words = ("seeds=(3,4)", "test_examples=30", "methods.full.first_seeds=none", "data=tweets")
     read = read_config(config, [f"--config.{word}" for word in words])
-    assert (read.seeds, read.test_examples, read.methods["full"].first_seeds, read.data) == ((3, 4), 30, None, "tweets")
+    assert (read.seeds, read.test_examples, read.methods["full"].first_seeds, read.data.source) == (
+        (3, 4),
+        30,
+        None,
+        "tweets",
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,9 +150,9 @@ def test_an_override_is_a_python_literal_or_else_its_text(config: Path) -> None:
         ("--config.methods.full.train.epochs=ten", r"config.methods.full.train.epochs is 'ten' \(str\); expected int"),
         ("--config.budgets=(12,5000)", "5000 labels"),
         ("--config.grid=ful", "Did you mean 'full'"),
-        ("--config.label_kind=class", "Did you mean 'classes'"),
+        ("--config.data.label_kind=class", "Did you mean 'classes'"),
         ("--config.baselines=('tf-idf',)", "Did you mean 'tfidf'"),
-        ("--config.label_column=lable", "Did you mean 'label'"),
+        ("--config.data.target=lable", "Did you mean 'label'"),
         ("--config.seeds=(0,-1)", "seeds is"),
         ("--config.test_examples=0", "test_examples is 0"),
         ("--config.baselines=('pixels',)", "reads images"),
@@ -164,3 +169,39 @@ def test_bad_configs_are_one_clear_error_and_touch_nothing(
     with pytest.raises(TransferlabError, match=said):
         _ = Study(read_config(config, [override, f"--config.workdir={tmp_path / 's'}"])).plans
     assert not (tmp_path / "s").exists()
+
+
+def test_fields_of_the_data_are_those_of_dataset(config: Path, tmp_path: Path) -> None:
+    read = read_config(config, ["--config.data.target=stars", "--config.data.text=('premise','hypothesis')"])
+    assert (read.data.target, read.data.text) == ("stars", ("premise", "hypothesis")) and read.data.source.endswith(
+        ".csv"
+    )
+    assert parse_config({**PLAIN, "data": {"source": "tweets", "target": None}}).data.target is None
+    with pytest.raises(TransferlabError, match=r"Unknown field config\.data\.txt\. Did you mean 'text'"):
+        parse_config({**PLAIN, "data": {"source": "tweets", "txt": "body"}})
+    with pytest.raises(TransferlabError, match=r"config\.data\.label_kind is 'clas'\. Did you mean 'classes'"):
+        read_config(config, ["--config.data.label_kind=clas"])
+    parts = {}
+    for split, n in (("train", 12), ("validation", 4), ("test", 6)):
+        parts[split] = str(tmp_path / f"{split}.csv")
+        lines = [f"the {split} text {i},{'ab'[i % 2]},x" for i in range(n)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["body,verdict,note", *lines]))
+    data = parse_config({**PLAIN, "data": {"source": parts, "text": "body", "target": "verdict"}}).data.open()
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [12, 4, 6]
+
+
+def test_a_study_recorded_before_keeps_its_columns_and_its_test_split(tmp_path: Path) -> None:
+    from transferlab.studies.directory import recorded_config
+
+    old = {**PLAIN, "text_column": "body", "label_column": "verdict", "white": None}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    read = parse_config(recorded_config(tmp_path))
+    assert (read.data.source, read.data.text, read.data.target, read.test_examples) == (
+        "tweets",
+        "body",
+        "verdict",
+        1000,
+    )
+    new = parse_config(PLAIN)
+    (tmp_path / "config.json").write_text(json.dumps(new.raw))
+    assert parse_config(recorded_config(tmp_path)).test_examples is None

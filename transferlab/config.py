@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_mapping, check_names, read, read_values
 from transferlab.methods import METHODS, Scratch, method_named
-from transferlab.studies.settings import BASELINES, ArmConfig, StudyConfig
+from transferlab.studies.settings import AUTO, ArmConfig, StudyConfig
+from transferlab.tasks import task_from, tasks
 from transferlab.train.settings import Settings, current_names
 
 
@@ -75,13 +76,19 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     common = current_names(check_mapping(raw.get("train", {}), "config.train"), "config.train")
     arms = {name: _arm(name, arm, common) for name, arm in raw["methods"].items()}
     own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
+    if "task" in own:
+        raw["task"] = own["task"] = _task(own["task"])
+    if isinstance(own["data"], str):
+        own["data"] = {"source": own["data"]}
     values = read_values(StudyConfig, own, "config")
     # Where a single value was given for several, it is recorded, and checked against a study's directory, as a tuple too.
     raw |= {name: value for name, value in values.items() if isinstance(value, tuple)}
+    raw["test_examples"] = values.get("test_examples")
     out = StudyConfig(**values, methods=arms, raw=raw)
+    known = {name for kind in tasks().values() for name in kind.baselines}
     for name in out.baselines:
-        if name not in BASELINES:
-            raise TransferlabError(f"config.baselines: unknown baseline '{name}'.{nearest(name, BASELINES)}")
+        if name not in known:
+            raise TransferlabError(f"config.baselines: unknown baseline '{name}'.{nearest(name, known)}")
         if name in arms:
             raise TransferlabError(f"config.methods.{name} has the name of a baseline; rename the arm.")
     for name in ("budgets", "seeds"):
@@ -92,15 +99,29 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
         raise TransferlabError(f"config.budgets is {out.budgets}; a budget is at least one label.")
     if min(out.seeds) < 0 or max(out.seeds) >= 2**32:
         raise TransferlabError(f"config.seeds is {out.seeds}; a seed is from 0 to 2³² − 1.")
-    if out.white is not None:
+    if out.data.white is not None:
         from transferlab.data.levels import check_white
 
-        check_white(out.white)
+        check_white(out.data.white)
     for name in ("test_examples", "image_size"):
         value = getattr(out, name)
         if value is not None and value < 1:
             raise TransferlabError(f"config.{name} is {value}; it must be at least 1.")
     return out
+
+
+def _task(raw: Any) -> dict[str, Any]:
+    """The section ``config.task``: a name, or a mapping with ``name`` and the task's fields, checked where it is named."""
+    section = {"name": raw} if isinstance(raw, str) else dict(check_mapping(raw, "config.task"))
+    name = section.setdefault("name", AUTO)
+    if name == AUTO:
+        # Which of them it is follows from the data; until then a field of any task may be meant.
+        check_names(section, {"name", *(f.name for kind in tasks().values() for f in fields(kind))}, "config.task")
+    elif name not in tasks():
+        raise TransferlabError(f"config.task: unknown task '{name}'.{nearest(str(name), (AUTO, *tasks()))}")
+    else:
+        task_from(section, "config.task")
+    return section
 
 
 def _arm(name: str, fields_: Any, common: Mapping[str, Any]) -> ArmConfig:
@@ -152,6 +173,8 @@ def _override(raw: dict[str, Any], text: str) -> None:
                 raise TransferlabError(f"Unknown field {path}.{nearest(folder, known)}")
         if folder not in node and folders[0] == "methods" and i == 1:
             raise TransferlabError(f"Unknown arm {path}.{nearest(folder, node)}")
+        if path == "config.data" and isinstance(node.get(folder), str):
+            node[folder] = {"source": node[folder]}
         node = node.setdefault(folder, {})
         if not isinstance(node, dict):
             raise TransferlabError(f"{path} is {node!r}, which has no field '{name.split('.')[-1]}'.")

@@ -60,5 +60,5 @@ def test_a_predictor_names_an_example_that_is_not_an_image(run: Path) -> None:
 
 def test_predict_refuses_the_name_of_a_column_where_there_is_no_table(run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "1.png")
-    done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path / "1.png"), "--text-column", "body"])
-    assert done.exit_code == 1 and "--text-column is for tables" in done.output and "reads images" in done.output
+    done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path / "1.png"), "--text", "body"])
+    assert done.exit_code == 1 and "--text is for tables" in done.output and "reads images" in done.output

@@ -65,7 +65,7 @@ def test_exact_duplicates_are_removed_before_the_split_and_conflicts_are_counted
     rows = [*ROWS, ("Sentence  number 0", "yes"), ("sentence number 1", "yes"), ("A &amp; B", "no"), ("a & b", "no")]
     data = tl.dataset(write(tmp_path / "t.csv", rows), test_examples=20)
     assert data.duplicates_removed == 3 and data.conflicting == 1
-    assert "labels (no, yes), 3 duplicates left out (1 with another label than the one kept): " in repr(data)
+    assert "labels (no: 61, yes: 20), 3 duplicates left out (1 with another label than the one kept): " in repr(data)
     texts = [data.records[i]["text"].casefold() for i in range(len(data.records))]
     assert len(texts) == 81 and texts.count("sentence number 0") == 1
 
@@ -111,7 +111,7 @@ def test_the_hash_of_the_data_follows_contents_and_labels(tmp_path: Path) -> Non
 
 def test_awkward_tables_are_handled_or_named(tmp_path: Path) -> None:
     with pytest.raises(TransferlabError, match=r"t\.csv has no column 'label'.*'lable'"):
-        tl.dataset(write(tmp_path / "t.csv", ROWS, "text,lable"))
+        tl.dataset(write(tmp_path / "t.csv", ROWS, "text,lable"), target="label")
     (tmp_path / "u.csv").write_bytes(b"text,label\nfine,a\ncaf\xe9,b\n")
     with pytest.raises(TransferlabError, match=r"u\.csv, line 3: not UTF-8"):
         tl.dataset(tmp_path / "u.csv")
@@ -149,7 +149,9 @@ def test_tables_in_capitals_with_marks_and_odd_line_ends_are_read(tmp_path: Path
     assert len(tl.dataset(tmp_path / "t.JSONL", test_examples=2).records) == 8
     (tmp_path / "u.jsonl").write_text('{"text": "a", "label": 1}\n{"txt": "b", "label": 2}\n')
     with pytest.raises(TransferlabError, match=r"u\.jsonl, line 2: there is no 'text'.*'txt'"):
-        tl.dataset(tmp_path / "u.jsonl")
+        tl.dataset(tmp_path / "u.jsonl", text="text")
+    with pytest.raises(TransferlabError, match=r"u\.jsonl, row 2: the text is missing"):
+        tl.dataset(tmp_path / "u.jsonl", target="label")
     (tmp_path / "v.csv").write_text("text,label\n")
     with pytest.raises(TransferlabError, match="has no examples"):
         tl.dataset(tmp_path / "v.csv")
@@ -298,15 +300,13 @@ def test_half_a_character_is_one_error(tmp_path: Path) -> None:
         tl.dataset(path)
 
 
-@pytest.mark.parametrize("given", [{"text_column": "body"}, {"label_column": "y"}, {"label_kind": "classes"}])
-def test_an_argument_for_tables_is_refused_for_other_data(given: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{"text": "body"}, {"target": "y"}, {"label_kind": "classes"}])
+def test_an_argument_for_tables_is_refused_for_a_named_data_set(given: dict[str, Any]) -> None:
     (name,) = given
     with pytest.raises(
         TransferlabError,
         match=rf"{name} is '.*', but 'digits' is a named data set and not a table.*(?s:.*)tl\.dataset\('digits'",
     ):
         tl.dataset("digits", **given)
-    with pytest.raises(TransferlabError, match=rf"{name} is '.*' is a folder of images"):
-        tl.dataset(tmp_path, **given)
-    with pytest.raises(TransferlabError, match="white is 255, but 'digits' is not a folder of images"):
+    with pytest.raises(TransferlabError, match=r"white is 255, but 'digits' \(name of a data set\) does not take it"):
         tl.dataset("digits", white=255)

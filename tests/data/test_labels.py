@@ -131,8 +131,8 @@ def test_integers_that_may_be_classes_are_pointed_out(tmp_path: Path) -> None:
 
 def test_arguments_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     for options, said in (
-        ({"label_column": ()}, "label_column is ()"),
-        ({"label_column": ("label", "label")}, "several different ones"),
+        ({"target": ()}, "target is ()"),
+        ({"target": ("label", "label")}, "several different ones"),
         ({"separator": ""}, "separator is ''"),
         ({"separator": "|", "label_kind": "classes"}, "separator is '|' and label_kind is 'classes'"),
     ):
@@ -193,14 +193,15 @@ def test_how_a_data_set_was_read_is_one_line(tmp_path: Path) -> None:
     data = opened(tmp_path, ["cat", "dog"] * 20)
     assert (
         repr(data)
-        == f"Dataset('{tmp_path / 't.csv'}': 40 texts of 2 labels (cat, dog): 38 to train, 2 to test, stratified)"
+        == f"Dataset('{tmp_path / 't.csv'}': 40 texts of 2 labels (cat: 20, dog: 20): 38 to train, 2 to test, stratified)"
     )
     assert data.describe()["summary"] == data.summary
     assert (
         "8 to train, 2 to validate, 2 to test, stratified; 28 are not used"
         in data.subset(10, 0).hold_out(0.2, 0).summary
     )
-    halved = tl.dataset(tmp_path / "t.csv")
+    assert "32 to train, 8 to test, stratified" in repr(tl.dataset(tmp_path / "t.csv"))
+    halved = tl.dataset(tmp_path / "t.csv", test_examples=100)
     assert "20 to train, 20 to test, stratified; half of the data is tested, test_examples sets how many" in repr(
         halved
     )

@@ -20,8 +20,6 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.measure.regression import regression_scores
 from transferlab.models import ClassifierConfig
-from transferlab.studies.settings import ArmConfig, StudyConfig
-from transferlab.studies.study import Study
 from transferlab.tasks import Classification, Regression, task_for, task_from
 from transferlab.tasks.base import StepBatch
 from transferlab.train import Settings
@@ -55,7 +53,7 @@ def test_each_error_is_what_its_formula_says(error: str) -> None:
 
 
 def test_numbers_are_a_regression_and_predictions_have_their_units(source, ratings: Path, tmp_path: Path) -> None:
-    data = tl.dataset(ratings, label_column="stars", test_examples=60)
+    data = tl.dataset(ratings, target="stars", test_examples=60)
     assert "stars from" in data.summary and isinstance(task_for(data, source), Regression)
     result = tl.adapt(source, data, settings=QUICK, directory=tmp_path / "run").fit()
     values = result.predictions["value"]
@@ -72,7 +70,7 @@ def test_numbers_are_a_regression_and_predictions_have_their_units(source, ratin
 
 
 def test_two_columns_of_numbers_are_two_targets(source, ratings: Path) -> None:
-    data = tl.dataset(ratings, label_column=("stars", "length"), test_examples=60)
+    data = tl.dataset(ratings, target=("stars", "length"), test_examples=60)
     run = tl.adapt(source, data, settings=QUICK)
     assert run.outputs == ("stars", "length")
     means = run.fit().predictions["value"].mean(0)
@@ -80,7 +78,7 @@ def test_two_columns_of_numbers_are_two_targets(source, ratings: Path) -> None:
 
 
 def test_the_standardisation_is_that_of_the_training_split(source, ratings: Path) -> None:
-    data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
+    data = tl.dataset(ratings, target="stars", test_examples=60).subset(20, 0)
     run, train = tl.adapt(source, data, settings=QUICK), data.target.numbers().values[data.train, 0]
     assert run.fitted == {"mean": [pytest.approx(train.mean())], "deviation": [pytest.approx(train.std())]}
     standard = run.targets(data.train)["target"]
@@ -88,7 +86,7 @@ def test_the_standardisation_is_that_of_the_training_split(source, ratings: Path
 
 
 def test_a_batch_in_parts_has_the_whole_batchs_gradient(source, ratings: Path) -> None:
-    data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
+    data = tl.dataset(ratings, target="stars", test_examples=60).subset(20, 0)
     whole, parts = (
         tl.adapt(
             source,
@@ -126,8 +124,8 @@ def test_words_are_no_regression_and_the_error_names_them(films, source) -> None
 
 def test_fractions_are_no_classes_and_integers_are_where_the_task_says_so(source, ratings: Path) -> None:
     with pytest.raises(TransferlabError, match=r"The target is numbers \(stars\), not a class .*label_kind='classes'"):
-        tl.adapt(source, tl.dataset(ratings, label_column="stars", test_examples=60), task=Classification())
-    counts = tl.dataset(ratings, label_column="length", label_kind="numbers", test_examples=60)
+        tl.adapt(source, tl.dataset(ratings, target="stars", test_examples=60), task=Classification())
+    counts = tl.dataset(ratings, target="length", label_kind="numbers", test_examples=60)
     assert tl.adapt(source, counts, task=Classification()).outputs == tuple("0123456")
 
 
@@ -138,7 +136,7 @@ def test_a_target_that_is_the_same_everywhere_is_refused(tmp_path: Path) -> None
 
 
 def test_a_number_is_predicted_on_the_command_line(source, ratings: Path, tmp_path: Path) -> None:
-    data = tl.dataset(ratings, label_column="stars", test_examples=60).subset(20, 0)
+    data = tl.dataset(ratings, target="stars", test_examples=60).subset(20, 0)
     tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK, directory=tmp_path / "run").fit()
     line = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), "a good film", "--json"], catch_exceptions=False)
     assert 3000 < json.loads(line.output)["values"]["stars"] < 7000
@@ -146,18 +144,9 @@ def test_a_number_is_predicted_on_the_command_line(source, ratings: Path, tmp_pa
     assert re.match(r"stars \d+\.?\d*\ta good film\n", shown.output)
 
 
-def test_a_study_of_numbers_is_refused_with_the_call_that_trains_one(source, ratings: Path, bert_folder: Path) -> None:
-    arms = {"probe": ArmConfig(tl.methods.Probe(), QUICK)}
-    config = StudyConfig(str(bert_folder), str(ratings), arms, (16,), (0,), label_column="stars")
-    with pytest.raises(
-        TransferlabError, match=r"(?s)compares arms by their accuracy.* has numbers \(stars from .*tl\.adapt"
-    ):
-        Study(config)
-
-
 @pytest.mark.parametrize("method", [tl.methods.Probe(pooling="pooler"), tl.methods.LoRA(rank=2, pooling="pooler")])
 def test_what_is_exported_is_in_the_units_of_the_data(source, ratings: Path, tmp_path: Path, method) -> None:
-    data = tl.dataset(ratings, label_column="stars", test_examples=60)
+    data = tl.dataset(ratings, target="stars", test_examples=60)
     result = tl.adapt(source, data, method=method, settings=QUICK, directory=tmp_path / "run").fit()
     for saved in (result.source, tl.open_run(tmp_path / "run").adapted.merged()):
         assert saved is not None
@@ -181,7 +170,7 @@ def test_a_metric_that_is_not_defined_yet_does_not_choose_the_state(source, rati
     scores = {"rmse": 2.0, "mae": 1.0, "r2": 0.0, "pearson": np.nan, "spearman": np.nan}
     assert task.selection({**scores, "spearman": -0.9}, 9) > task.selection({**scores, "rmse": 1.0}, 9)
     assert task.selection({**scores, "rmse": 1.0}, 9) > task.selection(scores, 9)
-    data = tl.dataset(ratings, label_column="stars", test_examples=60).hold_out(0.3, 0)
+    data = tl.dataset(ratings, target="stars", test_examples=60).hold_out(0.3, 0)
     result = tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK, task=task).fit()
     rows = [row for row in result.history if "validation_spearman" in row]
     assert len(rows) > 1 and result.record["metric"] == "spearman"
@@ -204,7 +193,7 @@ def test_a_task_that_cannot_be_is_one_error(make, said: str) -> None:
 
 
 def test_a_task_of_the_wrong_kind_or_with_settings_of_another_is_refused(source, ratings: Path, films) -> None:
-    data = tl.dataset(ratings, label_column="stars", test_examples=60)
+    data = tl.dataset(ratings, target="stars", test_examples=60)
     for task in ("regression", Regression):
         with pytest.raises(TransferlabError, match=r"task is .*; pass one of tl\.tasks, as tl\.tasks\.Regression\(\)"):
             _check_kinds(source, data, None, None, 0, task)

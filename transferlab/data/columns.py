@@ -63,7 +63,7 @@ class Target:
 
     @property
     def summary(self) -> str:
-        """As in ``400 images of 2 labels (cat, dog)``."""
+        """As in ``400 images of 2 labels (cat: 200, dog: 200)``."""
         raise NotImplementedError
 
     def classes(self) -> Classes:
@@ -151,7 +151,8 @@ class Classes(Target):
 
     @property
     def summary(self) -> str:
-        return f"{len(self.names):,} labels ({_few(self.names)})"
+        counts = np.bincount(self.values, minlength=len(self.names)).tolist()
+        return f"{len(self.names):,} labels ({_few([f'{n}: {count:,}' for n, count in zip(self.names, counts, strict=True)])})"
 
     def classes(self) -> Classes:
         return self
@@ -317,7 +318,7 @@ class Texts(Target):
 
     @property
     def summary(self) -> str:
-        return f"the text '{''.join(self.names)}'"
+        return f"the text '{''.join(self.names)}' to write"
 
 
 @dataclass(frozen=True)

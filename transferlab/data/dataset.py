@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Int
 
+from transferlab import notebook
 from transferlab.compute.host import interruptible
 from transferlab.data.columns import Target
-from transferlab.data.examples import Content, Examples, Modality, read_folder, read_registered, read_table
+from transferlab.data.contents import examples_of
+from transferlab.data.examples import Content, Examples, Modality
 from transferlab.data.labels import LabelKind
 from transferlab.data.levels import check_white
-from transferlab.data.splits import deduplicated, set_apart, stratified_order
+from transferlab.data.missing import Missing, complete
+from transferlab.data.readers.base import Documents, Options, Table
+from transferlab.data.roles import AUTO, Asked, roles_of
+from transferlab.data.sources import read_source
+from transferlab.data.splits import deduplicated, held_out, parts_of, stratified_order
 from transferlab.errors import TransferlabError, check_arguments, nearest
-from transferlab.reading import reading
+
+NOUNS: dict[Content, str] = {"text": "text", "pair": "pair", "words": "sentence", "image": "image", "audio": "sound"}
+"""What an example of each content is called."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,13 +44,15 @@ class Dataset:
         duplicates_removed: number of exact duplicates dropped before splitting.
         conflicting: how many of those had another label than the example that was kept.
         about: license and citation; for a folder, which files were ``passed_over``.
-        text_column: of the table that it was read from.
-        notes: clauses on oddities, such as empty texts; they are part of the summary.
+        columns: of the table that it was read from: role (``content``, ``target``) → names.
+        notes: clauses on what was guessed and on oddities, such as empty texts; they are part of the summary.
+        groups: of each example, what names its group, if examples were grouped.
+        how: the splits were made.
 
     Example:
         >>> data = tl.dataset("digits", test_examples=300)
         >>> data.subset(50, seed=0)
-        Dataset('digits': 1,797 images of 10 labels (0, 1, 2, 3, 4, …): 50 to train, 300 to test, ...
+        Dataset('digits': 1,797 images of 10 labels (0: 178, 1: 182, 2: 177, 3: 183, 4: 181, …): 50 to train, 300 to test, ...
     """
 
     name: str
@@ -58,16 +67,30 @@ class Dataset:
     duplicates_removed: int = 0
     conflicting: int = 0
     about: dict[str, str] = field(default_factory=dict, compare=False)
-    text_column: str | None = field(default=None, compare=False)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    groups: np.ndarray | None = field(default=None, compare=False)
+    how: str = field(default="stratified", compare=False)
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}: {self.summary})"
+
+    def _repr_html_(self) -> str:
+        """The summary, and the first training examples: what a notebook shows."""
+        rows = [dict(self.records[int(i)]) for i in self.train[:5]]
+        if self.target.kind == "classes":
+            rows = [{**row, "label": self.label_names[row["label"]]} for row in rows]
+        return notebook.table(f"{self.name}: {self.summary}", rows)
 
     @property
     def modality(self) -> Modality:
         """What a model reads of it: ``text``, ``image`` or ``audio``."""
         return self.content if self.content in ("image", "audio") else "text"
+
+    @property
+    def text_column(self) -> str | None:
+        """The column of the text, or of a pair's first; None where it is no table."""
+        return next(iter(self.columns.get("content", ())), None)
 
     @property
     def labels(self) -> Int[np.ndarray, " examples"]:
@@ -89,7 +112,7 @@ class Dataset:
 
     @property
     def summary(self) -> str:
-        """How the data was read, in one line: ``400 images of 2 labels (cat, dog): 320 to train, 80 to test, stratified``."""
+        """How the data was read, in one line: ``400 images of 2 labels (cat: 200, dog: 200): 320 to train, 80 to test, stratified``."""
         parts = [(len(self.train), "train"), (len(self.validation), "validate"), (len(self.test), "test")]
         split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
         used = sum(n for n, _ in parts)
@@ -103,9 +126,10 @@ class Dataset:
         several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
         copies = f", {self.duplicates_removed:,} {several} left out{other}" if self.duplicates_removed else ""
         notes = "".join(f"; {note}" for note in self.notes)
+        joint = ", " if self.target.kind in ("texts", "none") else " of "
         return (
-            f"{len(self.ids):,} {self.modality}s of {self.target.summary}{copies}: {split}, "
-            f"stratified{half}{rest}{notes}"
+            f"{len(self.ids):,} {NOUNS[self.content]}s{joint}{self.target.summary}{copies}: {split}, "
+            f"{self.how}{half}{rest}{notes}"
         )
 
     @check_arguments
@@ -150,8 +174,9 @@ class Dataset:
             raise TransferlabError(
                 f"'{self.name}' has too few labels, {len(self.train)}, to hold some out for validation."
             )
-        order = set_apart(self.target.strata()[self.train], seed + 1_000_003, size)
-        return replace(self, validation=np.sort(self.train[order[:size]]), train=self.train[np.sort(order[size:])])
+        groups = None if self.groups is None else self.groups[self.train]
+        held, rest = held_out(self.target.strata()[self.train], seed + 1_000_003, size, groups)
+        return replace(self, validation=np.sort(self.train[held]), train=self.train[rest])
 
     def describe(self) -> dict[str, Any]:
         """Return counts, and how the data was read in one line (``summary``), as plain data."""
@@ -171,37 +196,56 @@ class Dataset:
 @check_arguments
 @interruptible()
 def dataset(
-    name: str | Path,
+    source: Any,
     *,
+    text: str | Sequence[str] | None = None,
+    target: str | Sequence[str] | None = AUTO,
+    words: str | None = None,
+    image: str | None = None,
+    audio: str | None = None,
+    groups: str | None = None,
+    splits: str | None = None,
     examples: int | None = None,
     seed: int = 0,
-    test_examples: int = 1000,
+    test_examples: int | None = None,
     split_seed: int = 0,
-    text_column: str = "text",
-    label_column: str | Sequence[str] = "label",
     label_kind: str = "auto",
     separator: str | None = None,
+    missing: str = "error",
+    documents: str | None = None,
     white: float | int | None = None,
 ) -> Dataset:
     """Open a data set.
 
     Exact duplicates (of texts: after unescaping HTML, folding case and white space) are removed before the split; the
-    first stays. The test split is stratified, drawn by ``split_seed``, and the same for every budget;
-    ``print(data)`` shows its size.
+    first stays. The test split is stratified, drawn by ``split_seed``, and the same for every budget. Splits that are
+    given are kept, and training examples that are also in another split are removed. ``print(data)`` says all of it.
 
     Args:
-        name: a registered name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``) with a text and a label column in
-            its header, or a folder with one sub-folder of images per label.
+        source: a registered name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``, ``.json``), a folder with one
+            sub-folder of images per label, a DataFrame, a dict of columns, a list of dicts; or one of these for each of
+            ``train``, ``validation`` and ``test``, in a dict.
+        text: the column of texts, or two columns whose texts are a pair. Without it, ``words``, ``image`` and ``audio``,
+            the column ``text``, or the only one that holds texts.
+        target: the column to predict, or several of numbers; None for none. Without it, the column ``label``, or the only
+            one that is left. Integers of at most 20 values, each in at least two rows, are classes; other numbers are a
+            regression; lists are tags, and lists next to ``words`` a tag for each word.
+        words: the column of words, as lists or with white space between them.
+        image: the column of images: paths relative to the table's folder, or what an image's file holds.
+        audio: the column of sounds, likewise; they keep their rate, and channels are averaged.
+        groups: the column whose values stay on one side of every split, such as a user.
+        splits: the column that says ``train``, ``validation`` or ``test``.
         examples: how many labels to train with, in all; None keeps every one.
         seed: of the subset.
-        test_examples: size of the test split, which is at most half of the data.
+        test_examples: size of the test split, which is at most half of the data. By default a fifth, at most 1000 and at
+            least one for each class; of a registered set, 1000.
         split_seed: of the split.
-        text_column: of a table.
-        label_column: of a table, or several columns of numbers. Integers of at most 20 values, each in at least two rows, are
-            classes; other numbers are a regression; lists are tags.
-        label_kind: ``classes``, ``numbers`` or ``tags`` where that rule is not meant.
+        label_kind: ``classes``, ``numbers``, ``tags`` or ``text`` where that rule is not meant.
         separator: between the tags in a cell.
-        white: of a folder: the value of white in images of more than 8 bits, such as 4095 for 12 bits; see
+        missing: ``drop`` leaves out rows without a content, a target or a group, and counts them; they are an ``error``
+            otherwise.
+        documents: of a plain text: whether an example is a ``paragraph``, a ``line`` or the ``file``.
+        white: of images: the value of white in those of more than 8 bits, such as 4095 for 12 bits; see
             :func:`~transferlab.data.images.read_image`.
 
     Raises:
@@ -214,72 +258,65 @@ def dataset(
         >>> data.modality, len(data.train), len(data.test)
         ('image', 50, 898)
     """
-    from transferlab.data.builders import DATASETS
-
     for field_name, value, least in (
         ("test_examples", test_examples, 1),
         ("seed", seed, 0),
         ("split_seed", split_seed, 0),
     ):
-        if not isinstance(value, Integral) or value < least:
+        if value is not None and (not isinstance(value, Integral) or value < least):
             raise TransferlabError(f"{field_name} is {value!r}; it must be an integer of at least {least}.")
-    if label_kind not in get_args(LabelKind):
-        raise TransferlabError(f"label_kind is {label_kind!r}.{nearest(str(label_kind), get_args(LabelKind))}")
-    columns = (label_column,) if isinstance(label_column, str) else tuple(label_column)
-    if not columns or len(set(columns)) < len(columns):
-        raise TransferlabError(
-            f"label_column is {label_column!r}; it must be a column's name, or several different ones."
-        )
+    for field_name, value, choices in (
+        ("label_kind", label_kind, LabelKind),
+        ("documents", documents, Documents),
+        ("missing", missing, Missing),
+    ):
+        if value is not None and value not in get_args(choices):
+            raise TransferlabError(f"{field_name} is {value!r}.{nearest(str(value), get_args(choices))}")
     if separator is not None and (not separator or label_kind not in ("auto", "tags")):
         raise TransferlabError(
             f"separator is {separator!r} and label_kind is {label_kind!r}; a separator is a text between the tags in a cell."
         )
-    text = str(name)
-    path = Path(text).expanduser()
-    kind = "named" if text in DATASETS else "folder" if path.is_dir() else "table"
     if white is not None:
         check_white(white)
-        if kind != "folder":
-            raise TransferlabError(
-                f"white is {white!r}, but '{text}' is not a folder of images, to which it applies. Leave it out:\n"
-                f"  >>> tl.dataset({text!r})"
-            )
-    for field_name, value, usual in (
-        ("text_column", text_column, "text"),
-        ("label_column", label_column, "label"),
-        ("label_kind", label_kind, "auto"),
-        ("separator", separator, None),
-    ):
-        if kind != "table" and value != usual:
-            raise TransferlabError(
-                f"{field_name} is {value!r}, but '{text}' is a {'folder of images' if kind == 'folder' else 'named data set'} "
-                f"and not a table. Leave it out:\n  >>> tl.dataset({text!r})"
-            )
-    if kind == "named":
-        whole = read_registered(text)
-    elif kind == "folder":
-        with reading(path):
-            whole = read_folder(path, white)
-    elif path.exists():
-        with reading(path):
-            whole = read_table(path, text_column, columns, label_kind, separator)
-    elif path.suffix or "/" in text:
-        raise TransferlabError(f"There is no file or folder '{text}'.")
-    else:
-        raise TransferlabError(f"Unknown data set '{text}'.{nearest(text, DATASETS)} Or give a table or a folder.")
-    data = _split(whole, test_examples, split_seed)
+    asked = Asked(_names("text", text), words, image, audio, _names("target", target), groups, splits)
+    options = Options(asked.columns, asked.label, documents, white)
+    whole = read_source(source, options)
+    given = {"label_kind": label_kind != "auto", "separator": separator is not None, "missing": missing != "error"}
+    if isinstance(whole, Table):
+        roles = roles_of(whole, asked)
+        whole = examples_of(complete(whole, roles, missing), roles, label_kind, separator, white)
+    elif refused := next((name for name, value in {**asked.given, **given}.items() if value), None):
+        raise TransferlabError(
+            f"{refused} is {locals()[refused]!r}, but '{whole.name}' is a named data set and not a table. Leave it out:\n"
+            f"  >>> tl.dataset({whole.name!r})"
+        )
+    data = split(whole, test_examples, split_seed)
     return data if examples is None else data.subset(examples, seed)
 
 
-def _split(whole: Examples, test_examples: int, split_seed: int) -> Dataset:
+def _names(argument: str, value: Any) -> Any:
+    """One column's name, or several different ones as a tuple."""
+    if value is None or isinstance(value, str):
+        return value
+    names: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise TransferlabError(f"{argument} is {value!r}; it must be a column's name, or several different ones.")
+    return names if len(names) > 1 else "".join(names)
+
+
+def split(whole: Examples, test_examples: int | None = None, split_seed: int = 0) -> Dataset:
+    """Return examples as a data set: without duplicates, and with the splits that are given, or a test split that is drawn.
+
+    Raises:
+        TransferlabError: no examples, a single target, no training examples, or given splits that do not go together.
+    """
     unique = deduplicated(whole)
-    n_test = min(test_examples, len(unique.kept) // 2)
-    order = set_apart(unique.target.strata(), split_seed + 2_000_003, n_test)
+    parts, how = parts_of(unique, test_examples, split_seed, registered=not whole.columns)
     return Dataset(
         whole.name, whole.content, unique.target, _View(whole.records, unique.kept), unique.ids,
-        train=np.sort(order[n_test:]), validation=np.zeros(0, np.int64), test=np.sort(order[:n_test]),
+        train=parts["train"], validation=parts["validation"], test=parts["test"],
         sha256=unique.sha256, duplicates_removed=unique.duplicates, conflicting=unique.conflicting, about=whole.about,
-        text_column=whole.text_column, notes=unique.notes,
+        columns=whole.columns, notes=(*whole.notes, *unique.notes), groups=unique.groups, how=how,
     )  # fmt: skip
 
 

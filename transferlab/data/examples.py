@@ -1,19 +1,17 @@
-"""Sources of examples: a registered data set, a table or a folder, all read as :class:`Examples`."""
+"""Examples as they are read from any source, before duplicates are removed and splits are made."""
 
 from __future__ import annotations
 
 import hashlib
 import html
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from transferlab.data.columns import Classes, Target
-from transferlab.data.labels import check_alike, ordered, read_target
-from transferlab.data.tables import checked_text, read_rows
+from transferlab.data.columns import Target
+from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
 Content = Literal["text", "pair", "words", "image", "audio"]
@@ -24,8 +22,14 @@ channels); or ``audio`` (float32, one channel) with its ``rate`` in Hz.
 Modality = Literal["text", "image", "audio"]
 """What a model reads."""
 
-_SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
-"""Names of folders that contain a split, not the images of a label (torchvision reads an ``ImageFolder`` of each)."""
+Split = Literal["train", "validation", "test"]
+
+SPLITS: dict[str, Split] = {
+    "train": "train", "training": "train",
+    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
+"""What a split may be called, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,10 @@ class Examples:
     """All examples before deduplication and splitting.
 
     Attributes:
-        name, content, target, records, about, text_column: as in :class:`~transferlab.data.Dataset`.
+        name, content, target, records, about, columns, notes: as in :class:`~transferlab.data.Dataset`.
         identify: index → (id, bytes that duplicates have in common, bytes or hash of what a model reads).
+        groups: of each example, the text that names its group; examples of a group are on one side of every split.
+        splits: of each example, the :data:`Split` that the source has it in.
     """
 
     name: str
@@ -43,7 +49,10 @@ class Examples:
     records: Sequence[Any]
     identify: Callable[[int], tuple[str, bytes, bytes]]
     about: dict[str, str]
-    text_column: str | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
+    splits: np.ndarray | None = None
 
 
 def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, list[dict[str, Any]]]:
@@ -105,130 +114,17 @@ def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, di
     return "text", {"text": checked_text(example, name)}
 
 
-def read_registered(name: str) -> Examples:
-    """Read a data set of :data:`transferlab.data.builders.DATASETS`, built on first use."""
-    from transferlab.data.arrayrecord import data_source
-    from transferlab.data.builders import DATASETS
-    from transferlab.data.images import read_image
-
-    entry = DATASETS[name]
-    source = data_source(entry)
-    # These sets are small: texts and encoded images are kept in memory. TFDS shuffles by a hash when it writes; sorted by
-    # id, the order does not depend on its version.
-    stored = sorted(source.__getitems__(range(len(source))), key=lambda raw: raw["id"])
-
-    def record(i: int) -> dict[str, Any]:
-        raw = stored[i]
-        example = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
-        return {"id": _text(raw["id"]), entry.modality: example, "label": int(raw["label"])}
-
-    def identify(i: int) -> tuple[str, bytes, bytes]:
-        raw = stored[i]
-        if entry.modality == "image":
-            # The builder encodes equal images as equal bytes.
-            same = hashlib.sha256(raw["image"]).digest()
-            return _text(raw["id"]), same, same
-        text = _text(raw["text"])
-        return _text(raw["id"]), _same_text(text), text.encode()
-
-    about = {"licence": entry.license, "citation": entry.citation, "version": entry.version}
-    target = Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
-    return Examples(name, entry.modality, target, _Lazy(len(stored), record), identify, about)
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-
-
-def read_table(
-    path: Path, text_column: str, columns: tuple[str, ...], label_kind: str, separator: str | None
-) -> Examples:
-    """Read a table with a column of texts and one or several of targets.
-
-    Raises:
-        TransferlabError: a row that cannot be read, or a target that is none; see :mod:`transferlab.data.labels`.
-    """
-    if text_column in columns:
-        raise TransferlabError(f"The text and the target are both '{text_column}'; they must differ.")
-    rows = read_rows(path, (text_column, *columns), columns[0])
-    texts = [(number, checked_text(row[text_column], f"{path}, row {number}")) for number, row in rows]
-    values = {column: [(number, row[column]) for number, row in rows] for column in columns}
-    target = read_target(path, values, label_kind, path.suffix.lower() == ".jsonl", separator)
-
-    def record(i: int) -> dict[str, Any]:
-        return {"id": f"row {texts[i][0]}", "text": texts[i][1], **target.record(i)}
-
-    def identify(i: int) -> tuple[str, bytes, bytes]:
-        return f"row {texts[i][0]}", _same_text(texts[i][1]), texts[i][1].encode()
-
-    return Examples(str(path), "text", target, _Lazy(len(texts), record), identify, {}, text_column)
-
-
-def read_folder(path: Path, white: float | int | None) -> Examples:
-    """Read a folder with one sub-folder of images per label.
-
-    Raises:
-        TransferlabError: a label without images, images outside the labels' folders, or folders of splits.
-    """
-    from transferlab.data.images import SUFFIXES, image_files, nested_images, passed_over, read_image
-
-    names = ordered(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    check_alike(str(path), names)
-    images = {name: image_files(path / name) for name in names}
-    files = [(file, i) for i, name in enumerate(names) for file in images[name]]
-    if splits := [
-        split
-        for split in _SPLITS
-        for name in names
-        if split == name.lower() and not images[name] and nested_images(path / name)
-    ]:
-        first = next(name for name in names if name.lower() == splits[0])
-        raise TransferlabError(
-            f"{path} has folders of splits ({', '.join(splits)}), each with folders of labels; these are not read yet. Open "
-            f"one of them:\n  >>> tl.dataset({str(path / first)!r})"
-        )
-    if not files and not nested_images(path):
-        raise TransferlabError(f"{path} holds no images; expected {path}/<label>/*.png or .jpg.")
-    if loose := image_files(path):
-        raise TransferlabError(
-            f"{loose[0]} is outside the labels' folders ({path}/<label>/*), one of {len(loose)} such images. Move them into "
-            "a label's folder, or elsewhere."
-        )
-    for name, inside in images.items():
-        if deeper := nested_images(path / name):
-            raise TransferlabError(
-                f"{deeper[0]} is a folder deeper than a label's images ({path}/<label>/*), one of {len(deeper)} such images. "
-                "Move them up, or elsewhere."
-            )
-        if not inside:
-            raise TransferlabError(
-                f"{path / name} holds no images ({', '.join(SUFFIXES)}), so that no example has the label '{name}'."
-            )
-
-    def record(i: int) -> dict[str, Any]:
-        file, label = files[i]
-        return {"id": str(file.relative_to(path)), "image": read_image(file, white), "label": label}
-
-    def identify(i: int) -> tuple[str, bytes, bytes]:
-        example = record(i)
-        same = _same_image(example["image"])
-        return example["id"], same, same
-
-    ignored = passed_over([path / name for name in names])
-    about = {"passed_over": ignored} if ignored else {}
-    target = Classes(names, np.array([label for _, label in files], np.int32))
-    return Examples(str(path), "image", target, _Lazy(len(files), record), identify, about)
-
-
-def _same_text(text: str) -> bytes:
+def same_text(text: str) -> bytes:
+    """Return what a text and its duplicates have in common: HTML unescaped, case and white space folded."""
     return " ".join(html.unescape(text).casefold().split()).encode()
 
 
-def _same_image(image: np.ndarray) -> bytes:
+def same_image(image: np.ndarray) -> bytes:
+    """Return the hash of an image's pixels."""
     return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
 
 
-class _Lazy(Sequence[dict[str, Any]]):
+class Lazy(Sequence[dict[str, Any]]):
     """``n`` records, each made when it is read."""
 
     def __init__(self, n: int, make: Callable[[int], dict[str, Any]]):

@@ -42,6 +42,18 @@ class Inputs:
     """What the inputs of a row depend on in addition to examples and preprocessing."""
     packs: ClassVar[bool] = False
     """Whether its examples are texts that can share the rows of a feature pass (:meth:`TextInputs.packed`)."""
+    views: ClassVar[int] = 1
+    """How many rows of model inputs a row of a batch has, one after another, as the two texts that a contrastive loss compares;
+    those of row i are the rows from ``views * i`` on of :attr:`single`."""
+
+    @property
+    def single(self) -> Inputs:
+        """The same inputs with one view a row, for whatever is computed of each view by itself."""
+        return self
+
+    def views_of(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " views"]:
+        """Return the rows of :attr:`single` that are these rows' views."""
+        return rows if self.views == 1 else (self.views * rows[:, None] + np.arange(self.views)).reshape(-1)
 
     def rows_of(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " rows"]:
         """Return the rows that hold these examples; by default the examples themselves."""
@@ -72,6 +84,8 @@ class Inputs:
 class TextInputs(Inputs):
     """Texts, pairs of texts, or lists of words; tokenised once and kept (they are small).
 
+    A text that is read in windows has a row for each: window ``k`` of example ``i`` of ``n`` is row ``i + k · n``.
+
     Attributes:
         transform: the source's tokenizer.
         cache: what is known of the texts already; data sets share one through :attr:`TextTransform.caches`.
@@ -92,10 +106,27 @@ class TextInputs(Inputs):
             self.prepare(np.array([index]))
         return self.cache.encoded[index]
 
+    def window(self, row: int) -> Encoded:
+        """Return the tokens of a row."""
+        number, example = divmod(row, len(self.examples))
+        encoded = self.encoded(example)
+        return encoded.windows[number - 1] if number else encoded
+
+    def rows_of(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " rows"]:
+        if self.transform.overlap is None:
+            return indices
+        self.prepare(indices)
+        counts = [1 + len(self.cache.encoded[int(i)].windows) for i in indices]
+        rows = [i + len(self.examples) * np.arange(n) for i, n in zip(indices, counts, strict=True)]
+        return np.concatenate([indices[:0], *rows])
+
+    def examples_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        return rows % max(1, len(self.examples))
+
     def buckets(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         key = np.ascontiguousarray(rows).tobytes()
         if key not in self.cache.buckets:
-            self.prepare(rows)
+            self.prepare(self.examples_of(rows))
             lengths = [self.transform.bucket(self.length(int(i))) for i in rows]
             self.cache.buckets[key] = buckets = np.array(lengths, np.int32)
             buckets.flags.writeable = False
@@ -108,9 +139,9 @@ class TextInputs(Inputs):
             self.cache.truncated[key] = sum(self.cache.encoded[int(i)].cut > 0 for i in indices)
         return self.cache.truncated[key]
 
-    def length(self, index: int) -> int:
-        """Return the number of tokens of one example."""
-        return len(self.cache.encoded[int(index)].ids)
+    def length(self, row: int) -> int:
+        """Return the number of tokens of a row."""
+        return len(self.window(int(row)).ids)
 
     def span(self, row: int, bucket: int) -> slice:
         length = self.length(row)
@@ -121,17 +152,17 @@ class TextInputs(Inputs):
         """Whether texts can share rows; padded on the left, their positions depend on the padding."""
         return self.transform.side == "right"
 
-    def packed(self, indices: Int[np.ndarray, " n"], tokens: int, first_position: int) -> Iterator[Packed]:
-        """Iterate over batches of about ``tokens`` tokens that contain each of these texts once, many to a row."""
-        self.prepare(indices)
-        texts, transform = [self.cache.encoded[int(i)] for i in indices], self.transform
+    def packed(self, rows: Int[np.ndarray, " n"], tokens: int, first_position: int) -> Iterator[Packed]:
+        """Iterate over batches of about ``tokens`` tokens that contain each of these texts once, many laid end to end."""
+        self.prepare(self.examples_of(rows))
+        texts, transform = [self.window(int(row)) for row in rows], self.transform
         longest = max((len(text.ids) for text in texts), default=0)
         width = transform.bucket(max(longest, min(NARROWEST, transform.max_length)))
         return pack(texts, width, tokens, pad=transform.pad_id, types=transform.types, first_position=first_position)
 
     def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
-        self.prepare(rows)
-        return self.transform.pad([self.cache.encoded[int(i)] for i in rows], bucket, size)
+        self.prepare(self.examples_of(rows))
+        return self.transform.pad([self.window(int(row)) for row in rows], bucket, size)
 
 
 @dataclass(eq=False)
@@ -185,10 +216,12 @@ def inputs_for(
         name: of the data set, for errors.
 
     Raises:
-        TransferlabError: the preprocessing is of another modality.
+        TransferlabError: the preprocessing is of another modality, or reads no pairs.
     """
     holds = content if content in ("image", "audio") else "text"
     if isinstance(transform, TextTransform) and holds == "text":
+        if content == "pair":
+            transform.check_pairs()
         cache = transform.caches.setdefault(f"{content} {sha256}", TokenCache()) if sha256 else TokenCache()
         return TextInputs(examples, transform, cache, ids=ids)
     if isinstance(transform, ImageTransform) and holds == "image":

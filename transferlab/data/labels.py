@@ -9,23 +9,23 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from transferlab.data.columns import Classes, Numbers, TagSets, Target
+from transferlab.data.columns import Classes, Numbers, TagSets, Target, Texts
+from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
-LabelKind = Literal["auto", "classes", "numbers", "tags"]
-"""Whether a column's values decide what they are (``auto``), or the caller states it."""
+LabelKind = Literal["auto", "classes", "numbers", "tags", "text"]
+"""Whether a column's values decide what they are (``auto``), or the caller states it; a ``text`` is to be written."""
 
 MOST_CLASSES = 20
 """Integers of more distinct values are taken for a quantity; texts of more must repeat."""
 
-_INSIST = "If each value is a class, pass label_kind='classes'."
-_MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
+_INSIST = "If each value is a class, pass label_kind='classes'; if it is a text to write, label_kind='text'."
+MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
 """Strings that pandas and spreadsheets write, and read, for a missing value."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
 """A date of ISO 8601, with or without a time."""
@@ -34,8 +34,8 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def read_target(
-    path: Path,
-    columns: Mapping[str, Sequence[tuple[int, Any]]],
+    path: str,
+    columns: Mapping[str, Sequence[tuple[str, Any]]],
     kind: str = "auto",
     typed: bool = False,
     separator: str | None = None,
@@ -44,12 +44,12 @@ def read_target(
 
     Integers of at most 20 distinct values, each in at least two rows, are classes; other numbers, and percentages, are
     numbers. Lists, or texts that ``separator`` splits, are tags. Other texts, and dates, are classes unless there are nearly as many as rows.
-    Several columns are numbers.
+    Several columns are numbers. No column is no target. A text to be written is one only if ``kind`` says so.
 
     Args:
-        path: of the table, for errors.
-        columns: by name: row number and value of each row.
-        kind: ``classes``, ``numbers`` or ``tags`` decides; ``auto`` applies the rule above.
+        path: the table's name, for errors.
+        columns: by name: place (``row 5``) and value of each row.
+        kind: ``classes``, ``numbers``, ``tags`` or ``text`` decides; ``auto`` applies the rule above.
         typed: whether the file tells numbers from texts, as JSON does: integers written as texts are then texts.
         separator: between the tags of a row.
 
@@ -62,6 +62,9 @@ def read_target(
     if len(columns) > 1:
         raise TransferlabError(f"{path}: several columns ({', '.join(columns)}) are numbers; label_kind is '{kind}'.")
     ((name, values),) = columns.items()
+    if kind == "text":
+        texts = [checked_text(value, f"{path}, {row}: {name}") for row, value in values]
+        return Texts((name,), np.array([*texts, None], object)[:-1])
     if kind == "numbers":
         return Numbers((name,), _numbers(path, name, values)[:, None])
     lists = [_tags(value, separator) for _, value in values]
@@ -75,18 +78,17 @@ def read_target(
     return Classes(names, np.array([index[label] for label in spelled], np.int32))
 
 
-def _numbers(path: Path, column: str, values: Sequence[tuple[int, Any]]) -> Float[np.ndarray, " rows"]:
+def _numbers(path: str, column: str, values: Sequence[tuple[str, Any]]) -> Float[np.ndarray, " rows"]:
     """A column of numbers. All may be percentages, which are their numbers, or have a comma for the decimal point."""
     texts = [
-        str(value) if isinstance(value, bool) else _spelled(value, f"{path}, row {row}").strip()
-        for row, value in values
+        str(value) if isinstance(value, bool) else _spelled(value, f"{path}, {row}").strip() for row, value in values
     ]
     plain = [text.removesuffix("%").rstrip() for text in texts]
     commas = any("," in text for text in plain)
     percent = any(text.endswith("%") for text in texts)
     out = np.zeros(len(values))
     for place, ((row, _), text, number) in enumerate(zip(values, texts, plain, strict=True)):
-        where = f"{path}, row {row}: {column} is {text[:60]!r}"
+        where = f"{path}, {row}: {column} is {text[:60]!r}"
         if commas and (_THOUSANDS.fullmatch(number) or "." in number):
             raise TransferlabError(
                 f"{where}, and a comma may stand for thousands or for a point. Write numbers with a point alone."
@@ -111,15 +113,15 @@ def _tags(value: Any, separator: str | None) -> list[str] | None:
     return [tag if isinstance(tag, str) else json.dumps(tag) for tag in value]
 
 
-def _tag_sets(path: Path, values: Sequence[tuple[int, Any]], lists: Sequence[list[str] | None]) -> TagSets:
+def _tag_sets(path: str, values: Sequence[tuple[str, Any]], lists: Sequence[list[str] | None]) -> TagSets:
     for (row, value), tags in zip(values, lists, strict=True):
         if tags is None:
             raise TransferlabError(
-                f"{path}, row {row}: the target is {str(value)[:60]!r}, where a list of tags is expected. If a character "
+                f"{path}, {row}: the target is {str(value)[:60]!r}, where a list of tags is expected. If a character "
                 "separates them, pass it: separator='|'."
             )
         for tag in tags:
-            _spelled(tag, f"{path}, row {row}")
+            _spelled(tag, f"{path}, {row}")
     check_alike(str(path), {tag: None for tags in lists for tag in tags or ()})
     names = ordered(tag for tags in lists for tag in tags or ())
     index = {tag: i for i, tag in enumerate(names)}
@@ -130,11 +132,11 @@ def _tag_sets(path: Path, values: Sequence[tuple[int, Any]], lists: Sequence[lis
 
 
 def _classes(
-    path: Path, column: str, values: Sequence[tuple[int, Any]], kind: str, typed: bool
+    path: str, column: str, values: Sequence[tuple[str, Any]], kind: str, typed: bool
 ) -> tuple[list[str], bool]:
     """The name of each row's class, and whether the rule takes the column for numbers instead."""
-    spelled = [_spelled(value, f"{path}, row {row}") for row, value in values]
-    row_of: dict[str, int] = {}
+    spelled = [_spelled(value, f"{path}, {row}") for row, value in values]
+    row_of: dict[str, str] = {}
     for text, (row, _) in zip(spelled, values, strict=True):
         row_of.setdefault(text, row)
     check_alike(str(path), row_of)
@@ -143,9 +145,7 @@ def _classes(
     numbers = {text: number for text, name in names.items() if (number := _number(name)) is not None}
     words = [text for text in names if text not in numbers]
     if numbers and words and all(names[text].lower() in ("none", "na") for text in words):
-        raise TransferlabError(
-            f"{path}, row {row_of[words[0]]}: the label is {words[0]!r}, where other rows have numbers."
-        )
+        raise TransferlabError(f"{path}, {row_of[words[0]]}: the label is {words[0]!r}, where other rows have numbers.")
     whole = not words and all(number.is_integer() for number in numbers.values())
     if whole:
         # pandas writes integers as 1.0 where a column has gaps: 1.0 is the label 1.
@@ -160,7 +160,7 @@ def _classes(
         kinds = " and ".join(sorted({what for what, _ in amounts.values()} | ({"numbers"} if numbers else set())))
         if gaps and len(names) - len(gaps) > MOST_CLASSES:
             raise TransferlabError(
-                f"{path}: {column}: {len(names) - len(gaps)} distinct {kinds} and also words, such as {gaps[0]!r} in row "
+                f"{path}: {column}: {len(names) - len(gaps)} distinct {kinds} and also words, such as {gaps[0]!r} in "
                 f"{row_of[gaps[0]]}: numbers with gaps. Remove these rows. {_INSIST}"
             )
         if gaps or texts:
@@ -204,7 +204,7 @@ def check_alike(where: str, names: Iterable[str]) -> None:
             raise TransferlabError(f"{where}: the labels {other!r} and {name!r} {difference}.")
 
 
-def _check_types(path: Path, values: Sequence[tuple[int, Any]]) -> None:
+def _check_types(path: str, values: Sequence[tuple[str, Any]]) -> None:
     """Raise where a column has both JSON's ``true`` and numbers: Python and most writers take ``true`` for 1."""
     truths = [(row, value) for row, value in values if isinstance(value, bool)]
     numbers = [(row, value) for row, value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
@@ -213,7 +213,7 @@ def _check_types(path: Path, values: Sequence[tuple[int, Any]]) -> None:
         if len(truths) > len(numbers):
             (row, value), (other, number) = (other, number), (row, value)
         raise TransferlabError(
-            f"{path}, row {row}: the label is {json.dumps(value)}, but in row {other} it is {json.dumps(number)}. A column "
+            f"{path}, {row}: the label is {json.dumps(value)}, but in {other} it is {json.dumps(number)}. A column "
             "cannot mix true or false with numbers; write one or the other."
         )
 
@@ -229,7 +229,7 @@ def _spelled(value: Any, where: str) -> str:
     if not isinstance(value, str):
         return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
     text = value.strip()
-    if text in _MISSING:
+    if text in MISSING:
         raise TransferlabError(
             f"{where}: the label is '{text}', which means a missing value. Fill it in or remove the row; a class of that "
             "name needs a longer one."
@@ -267,7 +267,7 @@ def _amount(text: str) -> tuple[str, bool] | None:
     return ("dates", True) if _DATE.fullmatch(text) else None
 
 
-def _no_number_twice(path: Path, numbers: dict[str, float]) -> None:
+def _no_number_twice(path: str, numbers: dict[str, float]) -> None:
     seen: dict[float, str] = {}
     for name, number in numbers.items():
         # Beyond 2⁵³ adjacent integers are the same float; such labels are not written with a point.

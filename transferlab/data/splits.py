@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab.data.columns import Classes, Numbers, Target
-from transferlab.data.examples import Examples
+from transferlab.data.examples import Examples, Split
 from transferlab.errors import TransferlabError
 
 
@@ -73,21 +73,73 @@ def set_apart(labels: Int[np.ndarray, " n"], seed: int, size: int) -> Int[np.nda
     return np.concatenate([order, np.flatnonzero(~several)])
 
 
+def held_out(
+    labels: Int[np.ndarray, " n"], seed: int, size: int, groups: np.ndarray | None = None
+) -> tuple[Int[np.ndarray, " held"], Int[np.ndarray, " rest"]]:
+    """Return the positions of ``size`` examples that are held out, and of the rest, each in order.
+
+    With groups, whole groups are held out: as many as fit, in proportions as near to the classes' as one pass over them finds.
+
+    Args:
+        labels: of all examples.
+        seed: of the draw.
+        size: how many are held out, or at most, with groups.
+        groups: of all examples, what names the group of each.
+
+    Raises:
+        TransferlabError: a single group.
+    """
+    if groups is None:
+        order = set_apart(labels, seed, size)
+        return np.sort(order[:size]), np.sort(order[size:])
+    members: dict[Any, list[int]] = {}
+    for place, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(place)
+    if len(members) < 2:
+        raise TransferlabError(
+            f"Every example is of the group {next(iter(members), None)!r}: it cannot be on both sides of a split."
+        )
+    rng = np.random.default_rng([seed, 11])
+    several = list(members.values())
+    # Large groups first: small ones fill what they leave.
+    order = sorted(rng.permutation(len(several)).tolist(), key=lambda group: -len(several[group]))
+    _, column, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    wanted, taken = counts * (size / max(1, len(labels))), np.zeros(len(counts), np.int64)
+    chosen: list[int] = []
+    for strict in (True, False):
+        done = set(chosen)
+        for group in (group for group in order if group not in done):
+            classes, more = np.unique(column[several[group]], return_counts=True)
+            after = taken[classes] + more
+            nearer = ((after - wanted[classes]) ** 2).sum() <= ((taken[classes] - wanted[classes]) ** 2).sum()
+            if taken.sum() + more.sum() <= size and (after < counts[classes]).all() and (nearer or not strict):
+                chosen.append(group)
+                taken[classes] = after
+    chosen = chosen or [order[-1]]
+    held = np.sort(np.concatenate([several[group] for group in chosen]))
+    return held, np.setdiff1d(np.arange(len(labels)), held)
+
+
 @dataclass(frozen=True)
 class Unique:
     """The examples left once duplicates are removed; the first of several stays.
 
+    Given splits keep what they test and validate; training examples that are also there are duplicates.
+
     Attributes:
         kept: index of each example.
-        ids, target: of those.
+        ids, target, groups, splits: of those.
         sha256: of ids, targets and what a model reads, with the kind of content and the names of the target.
         duplicates, conflicting: how many were removed, and how many of these had another target than the one that stays.
-        notes: clauses on oddities: empty texts, labels that have no examples left or differ only in case.
+        notes: clauses on oddities: empty texts, labels that have no examples left or differ only in case, duplicates across
+            splits.
     """
 
     kept: list[int]
     ids: tuple[str, ...]
     target: Target
+    groups: np.ndarray | None
+    splits: np.ndarray | None
     sha256: str
     duplicates: int
     conflicting: int
@@ -100,20 +152,25 @@ def deduplicated(examples: Examples) -> Unique:
     Raises:
         TransferlabError: no examples, or all of them with the same target.
     """
-    target = examples.target
+    target, splits = examples.target, examples.splits
     digest = hashlib.sha256(json.dumps([examples.content, *target.header]).encode())
-    seen: dict[bytes, str] = {}
+    seen, notes = ({}, []) if splits is None else _held(examples, splits)
+    if splits is not None:
+        digest.update(json.dumps(splits.tolist()).encode())
+    held = set(seen)
     kept, ids = [], []
-    duplicates = conflicting = empty = 0
+    duplicates = conflicting = empty = across = 0
     for i in range(len(examples.records)):
         name, content, read = examples.identify(i)
         key = target.key(i)
         empty += not content
-        if content in seen:
-            duplicates += 1
-            conflicting += seen[content] != key
-            continue
-        seen[content] = key
+        if splits is None or splits[i] == "train":
+            if content in seen:
+                duplicates += 1
+                across += content in held
+                conflicting += seen[content] != key
+                continue
+            seen[content] = key
         kept.append(i)
         ids.append(name)
         # Not what duplicates have in common: a cased model distinguishes texts that differ only in case.
@@ -128,8 +185,98 @@ def deduplicated(examples: Examples) -> Unique:
         raise TransferlabError(f"{error} ({'; '.join(gone)})" if gone else str(error)) from None
     if empty:
         gone.insert(0, f"{empty:,} texts are empty, of which one is kept" if empty > 1 else "1 text is empty")
+    if across:
+        notes.append(f"{across:,} training examples were also in another split")
     alike = _alike_but_for_case(target.names) if isinstance(target, Classes) else _may_be_classes(rest)
-    return Unique(kept, tuple(ids), rest, digest.hexdigest(), duplicates, conflicting, (*gone, *alike))
+    groups = None if examples.groups is None else examples.groups[kept]
+    return Unique(
+        kept, tuple(ids), rest, groups, None if splits is None else splits[kept], digest.hexdigest(), duplicates, conflicting,
+        (*notes, *gone, *alike),
+    )  # fmt: skip
+
+
+def _held(examples: Examples, splits: np.ndarray) -> tuple[dict[bytes, str], list[str]]:
+    """What is tested or validated, with its target, and a clause on what is both."""
+    tested: dict[bytes, str] = {}
+    validated: dict[bytes, str] = {}
+    both = 0
+    for split, found in (("test", tested), ("validation", validated)):
+        for i in np.flatnonzero(splits == split).tolist():
+            content = examples.identify(i)[1]
+            both += split == "validation" and content in tested
+            found.setdefault(content, examples.target.key(i))
+    clause = [f"{both:,} validation examples are also in the test split"] if both else []
+    return validated | tested, clause
+
+
+MOST_TESTED = 1000
+"""Examples of a test split, unless the caller asks for more."""
+
+
+def parts_of(
+    unique: Unique, test_examples: int | None, seed: int, *, registered: bool = False
+) -> tuple[dict[Split, Int[np.ndarray, " part"]], str]:
+    """Return the indices of each split, and how they were made.
+
+    Given splits are kept; a test split that is not given is drawn from the training examples.
+
+    Args:
+        unique: examples without duplicates.
+        test_examples: size of a test split that is drawn, at most half. None is a fifth, at most 1000 and at least one for
+            each class.
+        seed: of the draw.
+        registered: whether the default is 1000 examples, at most half, as it is for data sets with a name.
+
+    Raises:
+        TransferlabError: given splits without training examples, with a label in another split that training lacks, or with
+            a group on both sides.
+    """
+    everything = np.arange(len(unique.ids))
+    given = unique.splits
+    parts: dict[Split, Any] = {
+        name: everything if given is None and name == "train" else np.flatnonzero(given == name) if given is not None else everything[:0]
+        for name in ("train", "validation", "test")
+    }  # fmt: skip
+    if given is not None:
+        _check_given(unique, parts)
+    if len(parts["test"]):
+        return parts, "as given"
+    train, strata = parts["train"], unique.target.strata()
+    n, half = len(train), len(train) // 2
+    classes = len(np.unique(strata)) if isinstance(unique.target, Classes) else 1
+    size = min(half, MOST_TESTED if registered else min(MOST_TESTED, max(round(n / 5), classes)))
+    size = size if test_examples is None else min(half, test_examples)
+    groups = None if unique.groups is None else unique.groups[train]
+    held, rest = held_out(strata[train], seed + 2_000_003, size, groups)
+    parts |= {"test": train[held], "train": train[rest]}
+    how = "stratified" if len(np.unique(strata)) > 1 else "at random"
+    how = f"{how}, by group" if groups is not None else how
+    return parts, how if given is None else f"{how} from the training split given"
+
+
+def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
+    if not len(parts["train"]):
+        gone = f" ({unique.duplicates:,} were duplicates of others)" if unique.duplicates else ""
+        raise TransferlabError(
+            f"No example is left in the training split{gone}. Give one named 'train', with examples that no other has."
+        )
+    target = unique.target
+    for name in ("validation", "test"):
+        if isinstance(target, Classes):
+            lacking = np.setdiff1d(target.values[parts[name]], target.values[parts["train"]])
+            if len(lacking):
+                count = int(np.isin(target.values[parts[name]], lacking).sum())
+                raise TransferlabError(
+                    f"The {name} split has the label '{target.names[lacking[0]]}', which no training example has "
+                    f"({count:,} such examples, of {len(lacking)} labels). Remove them, or split anew: leave out the splits."
+                )
+        if unique.groups is not None:
+            both = sorted(set(unique.groups[parts["train"]]) & set(unique.groups[parts[name]]))
+            if both:
+                raise TransferlabError(
+                    f"{len(both):,} groups, such as {both[0]!r}, are in the training and the {name} split as given. Leave out "
+                    "groups=, or leave out the splits so that they are drawn by group."
+                )
 
 
 def _without_examples(before: Target, after: Target) -> list[str]:

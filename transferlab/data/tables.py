@@ -1,4 +1,4 @@
-"""Tables of texts, ``.csv``, ``.tsv`` and ``.jsonl``: every row is read as intended, or named in an error."""
+"""Tables of texts, ``.csv``, ``.tsv``, ``.jsonl`` and ``.json``: every row is read as intended, or named in an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
 from transferlab.reading import check_file, reading
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 """Suffixes of tables, in any case."""
 
 _SEPARATORS = ",;\t|"
@@ -25,13 +25,13 @@ Row = tuple[int, dict[str, Any]]
 def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) -> list[Row]:
     """Return (row number, fields) of a table that must have these columns.
 
-    The first data row is 1; in a ``.jsonl`` file the number is the line's. Whether double quotes enclose fields in a
+    The first data row is 1; in a file of JSON lines the number is the line's. Whether double quotes enclose fields in a
     separated file or are ordinary characters (GLUE's tables, most ``.tsv``) is decided from the whole file. The separator
     follows from the file's suffix, or is the only other one of ``, ; tab |`` with which the header has these columns.
 
     Args:
         path: of the file.
-        columns: that it must have, each once.
+        columns: that it must have, each once; empty where its header is to say what there is.
         label: the column whose values repeat from row to row, which tells rows from texts of several lines.
 
     Raises:
@@ -42,7 +42,10 @@ def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) ->
     if kind not in SUFFIXES:
         raise TransferlabError(f"{path}: unknown kind of table '{path.suffix}'; expected {', '.join(SUFFIXES)}.")
     text = read_text(path)
-    return _json_rows(path, text, columns) if kind == ".jsonl" else _separated_rows(path, kind, text, columns, label)
+    if kind in (".csv", ".tsv"):
+        return _separated_rows(path, kind, text, columns, label)
+    rows = _json_list(path, text, columns) if kind == ".json" else None
+    return _json_rows(path, text, columns) if rows is None else rows
 
 
 def read_text(path: Path) -> str:
@@ -78,7 +81,9 @@ def checked_text(value: Any, where: str) -> str:
         TransferlabError: anything else, or half of a character (a lone surrogate) in it.
     """
     if not isinstance(value, str):
-        raise TransferlabError(f"{where}: the text is {value!r}, not a string.")
+        raise TransferlabError(
+            f"{where}: the text is missing." if value is None else f"{where}: the text is {value!r}, not a string."
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -106,6 +111,28 @@ def _json_rows(path: Path, text: str, columns: tuple[str, ...]) -> list[Row]:
     return rows
 
 
+def _json_list(path: Path, text: str, columns: tuple[str, ...]) -> list[Row] | None:
+    """The rows of a list of objects, or of a mapping of columns; None for a file of JSON lines of that name."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(whole, dict) and whole and all(isinstance(values, list) for values in whole.values()):
+        lengths = {name: len(values) for name, values in whole.items()}
+        if len(set(lengths.values())) > 1:
+            raise TransferlabError(f"{path}: its columns have different numbers of values: {lengths}.")
+        whole = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
+    if not isinstance(whole, list):
+        return None
+    for number, row in enumerate(whole, 1):
+        if not isinstance(row, dict):
+            raise TransferlabError(f"{path}, row {number}: expected a JSON object; got {str(row)[:40]!r}.")
+        for column in columns:
+            if column not in row:
+                raise TransferlabError(f"{path}, row {number}: there is no '{column}'.{nearest(column, row)}")
+    return list(enumerate(whole, 1))
+
+
 class _Pairs(list[tuple[str, Any]]):
     """A JSON object as written: names may repeat."""
 
@@ -127,7 +154,7 @@ def _separated_rows(path: Path, kind: str, text: str, columns: tuple[str, ...], 
     if not text.strip():
         raise TransferlabError(f"{path} is empty.")
     usual = "\t" if kind == ".tsv" else ","
-    separator = _separator(text, usual, columns)
+    separator = _separator(text, usual, columns or ("text", "label"))
     reading = _reading(path, separator, text, columns, label)
     for column in columns:
         if column not in reading.names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
 from transferlab.data.special_tokens import continues_word, mask_id, special_ids
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
-from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
+from transferlab.data.vocabularies import apply_settings, default_tokens, gives_types, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields, given_fields
 from transferlab.files import sha256_file
@@ -37,12 +37,14 @@ class Encoded:
         ids, types: of its tokens.
         cut: how many tokens the length limit cut off.
         words: of a list of words: the index of each token's word, -1 for special tokens; empty otherwise.
+        windows: the further parts of a text that is longer than the limit and read in windows (:attr:`TextTransform.overlap`).
     """
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
     cut: int
     words: tuple[int, ...] = ()
+    windows: tuple[Encoded, ...] = ()
 
 
 Text = str | tuple[str, str] | list[str]
@@ -71,11 +73,15 @@ class TokenTable:
         rows: number of tokens.
         model: name of the model, for errors.
         grows: whether ``Source.with_tokenizer`` can change its rows.
+        types: number of token types; 0 for a model without them.
+        no_pairs: why it reads no pairs of texts; empty where it does.
     """
 
     rows: int
     model: str
     grows: bool
+    types: int = 0
+    no_pairs: str = ""
 
     def lacks(self, token: str | None) -> str:
         """Return the rest of an error about an id beyond the table, of which ``token`` is the text, if it has one."""
@@ -103,7 +109,9 @@ class TextTransform:
         types: whether the model has token types, which batches then contain.
         side: on which texts are padded.
         table: the model's embedding table, where there is a model.
-        prompt: put before each text (sentence-transformers' default prompt).
+        prompt: put before each text, and before the first of a pair (sentence-transformers' default prompt).
+        overlap: a longer text is read in windows of ``max_length`` tokens, of which neighbors have this many in common; None cuts
+            it (:meth:`transferlab.pretrained.Source.with_windows`).
 
     Example:
         >>> source.transform("A fine film.").ids  # doctest: +SKIP
@@ -118,11 +126,18 @@ class TextTransform:
     side: Literal["right", "left"] = "right"
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
+    overlap: Natural | None = None
     caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By the data set's hash."""
 
     def __post_init__(self) -> None:
         check_fields(self, "TextTransform")
+        special = self.tokenizer.num_special_tokens_to_add(False)
+        if self.overlap is not None and self.overlap >= self.max_length - special:
+            raise TransferlabError(
+                f"TextTransform: overlap is {self.overlap}; a window has {self.max_length - special} tokens of the text, so it must be "
+                "less."
+            )
 
     def __call__(self, text: str) -> Encoded:
         """Tokenise one text, for inspection; :meth:`encode` also checks that the model has a row for each id."""
@@ -131,8 +146,10 @@ class TextTransform:
     def encode(self, texts: Sequence[Any], ids: Sequence[str] = ()) -> list[Encoded]:
         """Tokenise many texts; an empty text has only its special tokens.
 
-        A pair is put together as the tokenizer's own template says: separators, token types. Of a list of words, each is tokenised
-        by itself. All are of one kind.
+        A pair is put together as the tokenizer's own template says: separators, token types. Where it is too long, the longer text
+        is cut first, as in transformers. Of a list of words, each is tokenised by itself as within a text: with a space before it,
+        the first too, where the tokenizer makes that part of a word (``add_prefix_space=True`` of transformers' RoBERTa and GPT-2).
+        All are of one kind.
 
         Args:
             texts: to tokenise.
@@ -140,8 +157,14 @@ class TextTransform:
 
         Raises:
             TransferlabError: a text that is not a string, contains half of a character, makes the tokenizer fail, or has a
-                token without a row in the model's table; the text is named.
+                token without a row in the model's table; a pair of which a text is empty, or that the source does not read
+                (:meth:`check_pairs`). The text is named.
         """
+        for i, text in enumerate(texts):
+            if isinstance(text, tuple) and not (len(text) == 2 and all(isinstance(t, str) and t.strip() for t in text)):
+                self._check_sides(text, ids[i] if ids else f"texts[{i}]")
+        if any(isinstance(text, tuple) for text in texts):
+            self.check_pairs()
         out = self._tokenise(texts)
         if self.table is None:
             return out
@@ -153,7 +176,40 @@ class TextTransform:
                 text = shown if len(shown) <= 60 else f"{shown[:60]}…"
                 first = next(id for id in encoded.ids if id >= self.table.rows)
                 raise TransferlabError(f"{ids[i] if ids else f'Text {i}'} ({text!r}) holds {self._lacks(first)}")
+            if self.types and 0 < self.table.types <= (last := max(encoded.types, default=0)):
+                raise TransferlabError(
+                    f"{ids[i] if ids else f'Text {i}'} has tokens of the type {last}, but {self.table.model} has "
+                    f"{self.table.types} (0 to {self.table.types - 1}). Its tokenizer.json is of another model."
+                )
         return out
+
+    def check_pairs(self) -> None:
+        """Raise a TransferlabError where the source reads no pairs of texts, or its tokenizer would join them without a separator."""
+        name = "this source" if self.table is None else self.table.model
+        both = "one text with a separator of your own between the two: f'{first}\\n{second}'"
+        if self.table is not None and self.table.no_pairs:
+            raise TransferlabError(f"{name} reads no pairs of texts: {self.table.no_pairs}. Make them {both}.")
+        alone, together = (self.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
+        if together <= alone:
+            raise TransferlabError(
+                f"The tokenizer of {name} puts nothing between the two texts of a pair, so that its model cannot tell where the "
+                f"first ends. Make them {both}."
+            )
+        if self.max_length < together + 2:
+            raise TransferlabError(
+                f"{name} reads {self.max_length} tokens; a pair has {together} special ones, and one of each text."
+            )
+
+    def _check_sides(self, pair: tuple[Any, ...], name: str) -> None:
+        if len(pair) != 2:
+            raise TransferlabError(f"{name} has {len(pair)} texts; a pair has two.")
+        for part in pair:
+            checked_text(part, name)
+        side = "first" if not pair[0].strip() else "second"
+        raise TransferlabError(
+            f"{name}: the {side} text of the pair is empty. Leave the pair out, or fill it in; where many are empty, train on "
+            "single texts."
+        )
 
     def _tokenise(self, texts: Sequence[Any]) -> list[Encoded]:
         if isinstance(texts, str):
@@ -164,18 +220,45 @@ class TextTransform:
         out = []
         for text, encoding in zip(texts, self._encodings([self._prompted(text) for text in texts]), strict=True):
             parts = encoding.overflowing
+            if self.overlap is not None:
+                if parts and isinstance(text, tuple):
+                    raise TransferlabError(
+                        f"The pair {str(text)[:60]}… is longer than {self.max_length} tokens; only single texts are read in windows. "
+                        "Use the source without with_windows, which cuts the longer text of a pair."
+                    )
+                out.append(replace(_encoded(encoding, text), windows=tuple(_encoded(part, text) for part in parts)))
+                continue
             cut = sum(sum(part.attention_mask) - sum(part.special_tokens_mask) for part in parts)
             if parts and isinstance(text, tuple):
                 # The overflowing parts of a pair overlap.
                 cut = len(self._whole.encode(*self._prompted(text)).ids) - len(encoding.ids)
-            words = tuple(-1 if i is None else i for i in encoding.word_ids) if isinstance(text, list) else ()
-            out.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut, words))
+            out.append(_encoded(encoding, text, cut))
         return out
 
     def _prompted(self, text: Any) -> Any:
-        if not self.prompt or isinstance(text, list):
+        if isinstance(text, list):
+            before = self._before_words
+            return [word if word[:1].isspace() else before + word for word in text] if before else text
+        if not self.prompt:
             return text
         return (self.prompt + text[0], text[1]) if isinstance(text, tuple) else self.prompt + text
+
+    @cached_property
+    def _before_words(self) -> str:
+        """What stands before a word that is tokenised by itself, so that it has the tokens that it has within a text: nothing, or
+        the space that byte-level tokenizers keep as part of a word.
+        """
+        text = self._whole.encode("a a", add_special_tokens=False).ids
+        parts = [
+            self._whole.encode(["a", f"{before}a"], is_pretokenized=True, add_special_tokens=False).ids
+            for before in ("", " ")
+        ]
+        return " " if parts[0] != text and parts[1] == text else ""
+
+    @cached_property
+    def unlimited(self) -> TextTransform:
+        """The same tokenizer without a limit."""
+        return replace(self, tokenizer=self._whole, overlap=None)
 
     @cached_property
     def _whole(self) -> Tokenizer:
@@ -206,11 +289,21 @@ class TextTransform:
         size = self.tokenizer.get_vocab_size()
         return size if self.table is None else min(size, self.table.rows)
 
+    @cached_property
+    def _reader(self) -> Tokenizer:
+        """The tokenizer, which returns windows where they are wanted."""
+        if self.overlap is None:
+            return self.tokenizer
+        reader = Tokenizer.from_str(self.tokenizer.to_str())
+        side = (self.tokenizer.truncation or {}).get("direction", "right")
+        reader.enable_truncation(self.max_length, stride=self.overlap, direction=side)
+        return reader
+
     def _encodings(self, texts: list[Any]) -> list[Any]:
         words = any(isinstance(text, list) for text in texts)
         try:
             with reading("tokenizer"):
-                return self.tokenizer.encode_batch(texts, is_pretokenized=words)
+                return self._reader.encode_batch(texts, is_pretokenized=words)
         except TransferlabError as error:
             if len(texts) == 1:
                 raise TransferlabError(f"The tokenizer cannot read {str(texts[0])[:60]!r}: {error.__cause__}") from None
@@ -225,7 +318,8 @@ class TextTransform:
         """Return the fields that identify this preprocessing, as plain data."""
         side = {} if self.side == "right" else {"side": self.side}
         prompt = {"prompt": self.prompt} if self.prompt else {}
-        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt}
+        windows = {} if self.overlap is None else {"overlap": self.overlap}
+        return {"kind": "text", "tokenizer": self.sha256, "max_length": self.max_length, **side, **prompt, **windows}
 
     def bucket(self, length: int) -> int:
         """Return the smallest padded length of at least ``length`` tokens."""
@@ -245,6 +339,11 @@ class TextTransform:
             ids[row, own], mask[row, own], types[row, own] = text.ids, 1, text.types
         batch = {"input_ids": ids, "attention_mask": mask}
         return {**batch, "token_type_ids": types} if self.types else batch
+
+
+def _encoded(encoding: Any, text: Any, cut: int = 0) -> Encoded:
+    words = tuple(-1 if i is None else i for i in encoding.word_ids) if isinstance(text, list) else ()
+    return Encoded(tuple(encoding.ids), tuple(encoding.type_ids), cut, words)
 
 
 def read_tokenizer(
@@ -323,7 +422,7 @@ def read_tokenizer(
         # The settings' changes to a file, such as lower case, identify the tokenizer as much as the file.
         digests.append(hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
+    return TextTransform(tokenizer, longest, pad_id, sha256, types and gives_types(kind, settings), side)
 
 
 _FLAGS: dict[str, type] = dict.fromkeys(

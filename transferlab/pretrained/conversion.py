@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, LanguageModelConfig, MaskedLanguageModelConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.auxiliary_files import changed_tokenizer, set_sizes
 from transferlab.pretrained.classifiers import NO_POOLER, check_head, labels_of, set_head, written_labels
 from transferlab.pretrained.families import FAMILIES
@@ -69,6 +75,12 @@ def native(
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
+    if isinstance(head, EmbeddingConfig):
+        # The head that the file had belonged to another model.
+        own = {leaf.key for leaf in source.leaves.values()}
+        out = {key: tensor for key, tensor in out.items() if key in own}
+        if (writer := FAMILIES[source.family].to_hf) is not None and "architectures" in raw:
+            raw["architectures"] = writer(source.config, None)[0]["architectures"]
     if isinstance(head, LanguageModelConfig) and added:
         # A tied head was separated from its table.
         raw["tie_word_embeddings"] = head.tied
@@ -76,7 +88,9 @@ def native(
             raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
     if isinstance(head, MaskedLanguageModelConfig) and added:
         raw |= masked_architecture(source, raw)
-    if isinstance(head, ClassifierConfig) and (added or head.labels != written_labels(raw, head)):
+    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (
+        added or head.labels != written_labels(raw, head)
+    ):
         set_head(raw, source, kind)
     return raw, out
 
@@ -136,12 +150,12 @@ def converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Lazy
     if kind == "timm":
         assert family.to_timm is not None
         timm, names = family.to_timm(source.config)
-        if isinstance(source.head, ClassifierConfig):
+        if source.labels:
             check_head(source, source.config)
         return timm.written(source.image_transform, source.labels), _by_names(source, names)
     assert family.to_hf is not None
     raw, names = family.to_hf(source.config, source.head)
-    if isinstance(source.head, ClassifierConfig):
+    if source.labels:
         raw |= labels_of(source)
         check_head(source, family.from_hf(raw))
     return raw, _by_names(source, names)

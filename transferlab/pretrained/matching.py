@@ -11,7 +11,14 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, HeadConfig, MaskedLanguageModelConfig, Pooling, Problem
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HeadConfig,
+    MaskedLanguageModelConfig,
+    Pooling,
+    Problem,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.formats.tensors import LazyTensor, wrong_dtype
 from transferlab.pretrained.leaves import LazyLeaf
@@ -34,7 +41,8 @@ class Described:
         problem: what the head's outputs mean.
         head_dropout: rate before the head.
         head: of the file, where it is described; else it follows from the keys.
-        classifies: whether a head in the file is over whole examples.
+        classifies: whether a head in the file is over whole examples; ``tokens`` whether over each token, with
+            ``token_dropout`` before it.
     """
 
     transform: Transform | None = None
@@ -46,6 +54,8 @@ class Described:
     head_dropout: float = 0.0
     head: HeadConfig | None = None
     classifies: bool = True
+    tokens: bool = False
+    token_dropout: float = 0.0
 
 
 def assemble(
@@ -77,6 +87,9 @@ def assemble(
     towers = {tower: with_channels(reads, family, config) for tower, reads in described.towers.items()}
     if names is None:
         choices = family.names(config)
+        if described.tokens and family.token_classifier:
+            hidden = family.token_hidden(config) is not None
+            choices = tuple(family.token_names(table, hidden) for table in choices)
         tensors = unwrapped(choices, tensors)
         fitting = [table for table in choices if _holds(table, tensors, described)]
         names = max(fitting, key=lambda table: hits(table, tensors))
@@ -88,7 +101,8 @@ def assemble(
     if tied and _is_table(matches, family.vocabulary):
         unused.append((matches.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
         names = max(tied, key=lambda table: hits(table, tensors))
-    if names.language_model is None and (not described.classifies or "head/kernel" not in matches):
+    classified = described.classifies or names.tokens
+    if names.language_model is None and (not classified or "head/kernel" not in matches):
         for path in [path for path in matches if path.startswith("head/")]:
             unused.append((matches.pop(path).key, "the head of another task than classifying"))
     head = described.head or _head(name, family, names, config, matches, described)
@@ -211,6 +225,13 @@ def _head(
     n, labels = matches["head/kernel"].shape[1], described.labels
     if labels and len(labels) != n:
         raise TransferlabError(f"{name}: config.json names {len(labels)} labels, but the head has {n} rows.")
+    if names.tokens:
+        return TokenClassifierConfig(
+            labels or tuple(str(i) for i in range(n)),
+            described.token_dropout,
+            "head/bias" in matches,
+            family.token_hidden(config),
+        )
     return ClassifierConfig(
         labels or tuple(str(i) for i in range(n)),
         pooling=family.head_pooling(config),

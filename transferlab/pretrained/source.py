@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,12 @@ from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import (
     ClassifierConfig,
+    EmbeddingConfig,
     HeadConfig,
     LanguageModelConfig,
     MaskedLanguageModelConfig,
     Pooling,
+    TokenClassifierConfig,
     pool,
     unit_length,
 )
@@ -109,6 +112,11 @@ class Source:
         """Plans for this source by their arguments: many runs of a study share one plan."""
         return {}
 
+    @cached_property
+    def resident(self) -> MutableMapping[Any, Any]:
+        """Leaves of this source that predictors hold on the device, for as long as one does: the next takes the same arrays."""
+        return WeakValueDictionary()
+
     @property
     def modality(self) -> str:
         """``text``, ``image`` or ``audio``, or ``image and text`` for a model of two towers."""
@@ -128,6 +136,13 @@ class Source:
     def definition(self) -> trees.Definition:
         """The checkpoint's own module (its head included), without arrays."""
         return trees.define(self.config.build(self.head))
+
+    @property
+    def features(self) -> int:
+        """Numbers in the vector of a text."""
+        ids = {"input_ids": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
+        definition = self.definition
+        return jax.eval_shape(self._evaluate, definition.params, definition.state, ids)["pooled"].shape[-1]
 
     @cached_property
     def params(self) -> trees.Tree:
@@ -238,6 +253,9 @@ class Source:
             TransferlabError: a tokenizer is missing, or has changed.
         """
         source = self.encoder() if "encoder" in changes else self
+        if "windows" in changes:
+            rest = {name: value for name, value in changes.items() if name not in ("windows", "encoder")}
+            return source.with_changes(rest).with_windows(changes["windows"])
         if "new_rows" in changes:
             changed = source.with_tokenizer(changes["tokenizer"], add=changes["add"], new_rows=changes["new_rows"])
             if changed.provenance["changes"]["sha256"] != changes["sha256"]:
@@ -247,6 +265,23 @@ class Source:
             return changed
         images = {name: changes[name] for name in ("patch_size", "channels", "channel_mode") if name in changes}
         return source.resized(**images) if images else source
+
+    @check_arguments
+    def with_windows(self, overlap: int = 64) -> Source:
+        """Return the same source reading texts beyond its limit in windows, of which neighbors have ``overlap`` tokens in common.
+
+        Each window trains as a row of its own; what is predicted of a text is the mean over its windows.
+
+        Raises:
+            TransferlabError: a source that does not read text, or an overlap as long as a window.
+
+        Example:
+            >>> tl.adapt(source.with_windows(overlap=64), data)
+        """
+        if not isinstance(self.transform, TextTransform):
+            raise TransferlabError(f"{self.name} has no tokenizer; only texts are read in windows.")
+        provenance = {**self.provenance, "changes": {**self.provenance.get("changes", {}), "windows": overlap}}
+        return replace(self, transform=replace(self.transform, overlap=overlap), provenance=provenance)
 
     def _resizable(self, transform: Transform | None) -> Resizable:
         family, changes = FAMILIES[self.family], self.provenance.get("changes", {})
@@ -331,7 +366,10 @@ class Source:
                 raise TransferlabError(
                     f"'{path}' has shape {leaves[path].shape}; {self.name} expects {tuple(leaf.shape)}."
                 )
-        return replace(self, config=config, head=head, leaves=leaves, names=names)
+        new = replace(self, config=config, head=head, leaves=leaves, names=names)
+        return (
+            replace(new, pooling=head.pooling, normalise=head.normalise) if isinstance(head, EmbeddingConfig) else new
+        )
 
     @property
     def table(self) -> str:
@@ -349,8 +387,10 @@ class Source:
         names = self.names
         if names is None or head is None or _names_head(names, head):
             return names
+        if isinstance(head, TokenClassifierConfig):
+            return FAMILIES[self.family].token_names(names, head.hidden is not None)
         fitting = [table for table in self.dialect() if _names_head(table, head)]
-        if not fitting and isinstance(head, ClassifierConfig):
+        if not fitting and isinstance(head, (ClassifierConfig, EmbeddingConfig)):
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
         return fitting[0] if fitting else None
 
@@ -481,7 +521,7 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
         else:
             pooled = pool(model, carry, source.pooling)
             out["pooled"] = unit_length(pooled) if source.normalise else pooled
-        if source.head is not None:
+        if source.head is not None and not isinstance(source.head, EmbeddingConfig):
             out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
         return out
 
@@ -490,8 +530,10 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
 
 def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold this kind of head."""
-    if isinstance(head, ClassifierConfig):
-        return names.language_model is None
+    if isinstance(head, (ClassifierConfig, EmbeddingConfig)):
+        return names.language_model is None and not names.tokens
+    if isinstance(head, TokenClassifierConfig):
+        return names.tokens
     model = names.language_model
     return model is not None and type(model) is type(head) and model.tied == getattr(head, "tied", None)
 

@@ -14,7 +14,7 @@ from transferlab.errors import TransferlabError
 from transferlab.files import TEMPORARY, drop_litter, new_folder, write_json
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object
-from transferlab.studies.settings import ArmConfig, StudyConfig
+from transferlab.studies.settings import ArmConfig, StudyConfig, current_data
 from transferlab.train.settings import RENAMED
 
 INPUTS, LOCK = "inputs.json", ".lock"
@@ -32,7 +32,7 @@ def verify_directory(directory: Path, config: StudyConfig, source: Source, data:
     path = directory / "config.json"
     mine = json.loads(json.dumps(config.raw))
     if path.exists():
-        theirs = read_object(path)
+        theirs = current_data(read_object(path))
         problems = sorted(_changed(theirs, mine))
         if problems:
             raise TransferlabError(
@@ -66,7 +66,7 @@ def verify_inputs(directory: Path, config: StudyConfig, source: Source, data: Da
         "data": {"name": data.name, "mark": data.sha256},
     }
     # A config's paths may be relative to the directory that the study was started in.
-    for kind, name in (("source", config.source), ("data", config.data)):
+    for kind, name in (("source", config.source), ("data", str(config.data))):
         if Path(name).expanduser().exists():
             mine[kind]["path"] = str(Path(name).expanduser().resolve())
     path = directory / INPUTS
@@ -90,12 +90,13 @@ def recorded_config(directory: Path) -> dict[str, Any]:
     """
     if not (directory / "config.json").exists():
         raise TransferlabError(f"{directory} holds no study (no config.json).")
-    raw = {**read_object(directory / "config.json"), "workdir": str(directory)}
+    raw = {**current_data(read_object(directory / "config.json")), "workdir": str(directory)}
     inputs = read_object(directory / INPUTS) if (directory / INPUTS).exists() else {}
     for kind in ("source", "data"):
         path = inputs.get(kind, {}).get("path")
-        if path is not None and Path(path).exists() and not Path(str(raw[kind])).expanduser().exists():
-            raw[kind] = path
+        name = raw[kind]["source"] if isinstance(raw[kind], dict) else raw[kind]
+        if path is not None and Path(path).exists() and not Path(str(name)).expanduser().exists():
+            raw[kind] = {**raw[kind], "source": path} if isinstance(raw[kind], dict) else path
     return raw
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from transferlab.data.dataset import Dataset, dataset
 from transferlab.data.labels import LabelKind
+from transferlab.data.missing import Missing
+from transferlab.data.readers.base import Documents
 from transferlab.errors import check_arguments
 from transferlab.methods import Method
+from transferlab.tasks import Task
 from transferlab.train.settings import Settings
 
-BASELINES = ("majority", "tfidf", "pixels")
-"""Rows that a table can have besides the arms, without pretrained weights."""
+AUTO = "auto"
+"""The name of the task that follows from the data."""
 
 
 @check_arguments
@@ -38,6 +43,56 @@ class ArmConfig:
 
 @check_arguments
 @dataclass(frozen=True)
+class DataConfig:
+    """The data of a study: what :func:`transferlab.dataset` takes.
+
+    Attributes:
+        source: registry name or path, or one for each of ``train``, ``validation`` and ``test``.
+        text, target, words, image, audio, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
+
+    Example:
+        >>> DataConfig("reviews.csv", text="sentence", target="verdict")
+    """
+
+    source: str | dict[str, str]
+    text: str | tuple[str, ...] | None = None
+    target: str | tuple[str, ...] | None = "auto"
+    words: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    groups: str | None = None
+    splits: str | None = None
+    label_kind: LabelKind = "auto"
+    separator: str | None = None
+    missing: Missing = "error"
+    documents: Documents | None = None
+    white: float | None = None
+    split_seed: int = 0
+
+    def __str__(self) -> str:
+        return self.source if isinstance(self.source, str) else ", ".join(self.source.values())
+
+    def open(self, test_examples: int | None = None) -> Dataset:
+        """Return the data; ``test_examples`` is the size of the test split."""
+        options = {of.name: getattr(self, of.name) for of in fields(self) if of.name != "source"}
+        return dataset(self.source, test_examples=test_examples, **options)
+
+
+FLAT = {"text_column": "text", "label_column": "target", "label_kind": "label_kind", "white": "white"}
+"""Fields of the data that an earlier version recorded as the study's, and what they are called now."""
+
+
+def current_data(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with the fields of its data where they are now."""
+    moved = {FLAT[name]: value for name, value in raw.items() if name in FLAT and value is not None}
+    out = {"test_examples": 1000, **{name: value for name, value in raw.items() if name not in FLAT}}
+    if moved and isinstance(out.get("data"), str):
+        out["data"] = {"source": out["data"], **moved}
+    return out
+
+
+@check_arguments
+@dataclass(frozen=True)
 class StudyConfig:
     """A study: a table of runs, arm × budget × seed. :func:`transferlab.config.read_config` reads one from a file, and
     :func:`transferlab.run_study` runs it.
@@ -48,17 +103,16 @@ class StudyConfig:
 
     Attributes:
         source: registry name, path or ``hf:owner/name`` of the pretrained model.
-        data: registry name or path of the target data.
+        data: the target data; a registry name or path alone is its source.
         methods: arm name → arm.
         budgets: labels in all; subsets are nested and shared by all arms.
         seeds: each draws its own subset, initialisation and order.
-        baselines: ``majority``, ``tfidf`` (texts), ``pixels`` (images).
+        task: what all arms learn and are compared by: a task, or its ``name`` and fields; ``auto`` is the one of the data.
+        baselines: those of the task (:attr:`transferlab.tasks.Task.baselines`), as ``majority``, ``tfidf`` (texts), ``pixels``
+            (images).
         grid: ``quick`` (one setting per arm) or ``full`` (tuned, every arm at every budget and seed).
-        test_examples: size of the test split, which is the same for all runs.
+        test_examples: size of the test split, which is the same for all runs; None as for :func:`transferlab.dataset`.
         image_size: in pixels; None for the source's own.
-        text_column, label_column: of a user's own table.
-        label_kind: ``classes`` makes each value of that table's labels a class, however many there are; studies take no other.
-        white: the value that is white, in a user's own folder of images of more than 8 bits.
         keep_weights: whether to keep the weights of the best run of each arm.
         workdir: the study's directory; empty for one derived from the config's name and hash.
         name: of the study.
@@ -66,22 +120,23 @@ class StudyConfig:
     """
 
     source: str
-    data: str
+    data: DataConfig
     methods: dict[str, ArmConfig]
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
+    task: Mapping[str, Any] | Task = field(default_factory=lambda: {"name": AUTO})
     baselines: tuple[str, ...] = ()
     grid: Literal["quick", "full"] = "quick"
-    test_examples: int = 1000
+    test_examples: int | None = None
     image_size: int | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    label_kind: LabelKind = "auto"
-    white: float | None = None
     keep_weights: bool = True
     workdir: str = ""
     name: str = "study"
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, str):
+            object.__setattr__(self, "data", DataConfig(self.data))
 
     def arms_at(self, arm: ArmConfig, available: int) -> list[tuple[int, int]]:
         """Return the (budget, seed) cells of an arm; ``available`` is how many labels the data has."""

@@ -17,7 +17,9 @@ from transferlab.data.columns import Target
 from transferlab.data.inputs import Inputs, Transform, inputs_for
 from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, nearest
+from transferlab.evaluate.baselines import Baseline
 from transferlab.fields import check_fields
+from transferlab.measure.named import metric_named, metrics_by_kind, say_undefined
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import HeadConfig, Problem
 from transferlab.tasks.heads import classifier
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
     from transferlab.methods.base import Method
     from transferlab.pretrained.source import Source
+    from transferlab.transfer.plan import Plan
 
 Predictions = dict[str, Any]
 """What a task predicts, by name: an array whose leading axis is the examples', or a :class:`~transferlab.data.ragged.Ragged`."""
@@ -53,7 +56,8 @@ class Task:
     gradient and metrics, whatever the weights of its examples.
 
     Attributes:
-        metric: the score that chooses the best state and is plotted; None takes the task's own (``primary``).
+        metric: the score that chooses the best state and is plotted, by name: one of :attr:`scores`, or of the metrics of
+            its target (:mod:`transferlab.measure.named`). None takes the task's own (``primary``).
     """
 
     metric: str | None = field(default=None, compare=False, kw_only=True)
@@ -68,11 +72,27 @@ class Task:
     """What a classifier's outputs mean."""
     predicted: ClassVar[str] = "probabilities"
     """The name of what is predicted of an example: a number for each output."""
+    true: ClassVar[str] = "target"
+    """The name of what that is compared with, in :meth:`truth`."""
     primary: ClassVar[str] = ""
     scores: ClassVar[Mapping[str, int]] = {}
-    """Every score of the task: 1 where larger is better, -1 where smaller is."""
+    """The scores of every run: 1 where larger is better, -1 where smaller is. ``metric`` may add another."""
     tie_break: ClassVar[str] = "cross_entropy"
     """A score that is never negative, always defined, and better where smaller."""
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """The least and the largest value that a score can have; those that are not named are numbers in units of their own."""
+    proportions: ClassVar[tuple[str, ...]] = ()
+    """Scores that are the fraction of examples that are right."""
+    companion: ClassVar[str | None] = None
+    """A score that reports show next to the one that chooses."""
+    baselines: ClassVar[Mapping[str, Baseline]] = {}
+    """Rows of a study's table without pretrained weights, by name; the level of chance comes first."""
+    validation_loss: ClassVar[str | None] = None
+    """The score that is the loss of a split, in the same units: figures draw it with the training loss."""
+    loss_unit: ClassVar[str] = "loss"
+    """What the loss is measured in, on an axis."""
+    budget_unit: ClassVar[str] = "labels"
+    """What the examples of a study's budget are called."""
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms of the loss, each with its coefficient."""
     additive: ClassVar[bool] = True
@@ -86,9 +106,34 @@ class Task:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.metric is not None and self.metric not in self.scores:
-            name = type(self).__name__
-            raise TransferlabError(f"{name} has no metric '{self.metric}'.{nearest(self.metric, self.scores)}")
+        if self.metric is not None:
+            _ = self.direction
+
+    @property
+    def chooses(self) -> str:
+        """The name of the score that chooses the best state."""
+        return self.metric or self.primary
+
+    @property
+    def direction(self) -> int:
+        """1 where more of the score that chooses is better, -1 where less is.
+
+        Raises:
+            TransferlabError: there is no such metric, or it is one of other tasks; the nearest is named.
+        """
+        kinds = metrics_by_kind()
+        if self.chooses in self.scores:
+            return self.scores[self.chooses]
+        if (metric := kinds.get(self.target, {}).get(self.chooses)) is not None:
+            return 1 if metric.larger else -1
+        others = [
+            f"tl.tasks.{task.__name__}"
+            for task in Task.__subclasses__()
+            if self.chooses in task.scores or self.chooses in kinds.get(task.target, {})
+        ]
+        whose = f", which {' and '.join(others)} {'have' if len(others) > 1 else 'has'}" if others else ""
+        near = nearest(self.chooses, {*self.scores, *kinds.get(self.target, {})})
+        raise TransferlabError(f"{type(self).__name__} has no metric '{self.chooses}'{whose}.{near}")
 
     # What is traced ------------------------------------------------------------------------------------------------
 
@@ -135,12 +180,19 @@ class Task:
         """Whether it is the task for this data and source where none is given."""
         return cls.target == data.target.kind
 
+    def resolved(self, data: Dataset) -> Task:
+        """The task with what follows from the data filled in; a run has and records this one. By default as it is."""
+        return self
+
     def check(self, data: Dataset, source: Source) -> None:
         """Raise a TransferlabError where this source cannot do the task, or the data does not hold what it needs."""
         if data.content not in self.contents:
             raise TransferlabError(
                 f"{type(self).__name__} reads {' or '.join(self.contents)}, and '{data.name}' holds {data.content}: {data.summary}."
             )
+
+    def check_plan(self, plan: Plan, data: Dataset) -> None:
+        """Raise a TransferlabError where nothing can be learned with this plan; by default never."""
 
     def inputs(self, examples: Sequence[Mapping[str, Any]], transform: Transform, **names: Any) -> Inputs:
         """How examples become model inputs; by default see :func:`transferlab.data.inputs.inputs_for`, which takes the same
@@ -208,13 +260,36 @@ class Task:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError
 
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """By score: each example's part in it, for those scores that are the mean of such parts.
+
+        Intervals over the test set resample examples: these means all at once, other scores one draw at a time.
+        """
+        return {}
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """A sentence for reports on what a score is; empty where its name says it."""
+        return ""
+
+    def scored(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
+        """:meth:`score`, and the score that chooses where it is none of those; NaN without examples, as of a trial's test."""
+        if not len(indices):
+            return dict.fromkeys([*self.scores, self.chooses], np.nan)
+        scores = self.score(predictions, data, indices)
+        if self.chooses not in scores:
+            metric, true = metric_named(self.chooses, self.target), self.column(data).values[indices]
+            scores[metric.name], reason = metric.explained(predictions[self.predicted], true, self.outputs(data))
+            say_undefined(metric.name, reason)
+        return scores
+
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """A number that is larger for the better of two states, from their scores on the validation split.
 
         Among states that are equal by the metric, or for which it is not defined, the smaller :attr:`tie_break` decides.
         """
-        chosen = self.metric or self.primary
-        value, other = self.scores[chosen] * scores[chosen], scores[self.tie_break]
+        value, other = self.direction * scores[self.chooses], scores[self.tie_break]
         # Less than any difference that a table shows.
         return (value if math.isfinite(value) else -1e9) - 1e-6 * other / (1 + other)
 
@@ -225,7 +300,7 @@ class Task:
         for name, shape in shapes:
             missing = np.full((examples, *shape), np.nan, np.float32)
             predictions[name] = Ragged(missing, np.arange(examples + 1)) if self.ragged else missing
-        return predictions, dict.fromkeys(self.scores, np.nan)
+        return predictions, dict.fromkeys([*self.scores, self.chooses], np.nan)
 
 
 def total_loss(

@@ -1,5 +1,6 @@
 """Training: settings, the compiled step, the loop, checkpoints, and opening a finished run."""
 
+from transferlab.train.evaluation import Evaluation, evaluate_run
 from transferlab.train.interrupt import Interrupted
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.predictor import Predictor, open_run
@@ -10,6 +11,7 @@ from transferlab.train.setup import Seeds
 
 __all__ = [
     "Diverged",
+    "Evaluation",
     "Interrupted",
     "Optimizer",
     "Predictor",
@@ -18,5 +20,6 @@ __all__ = [
     "Seeds",
     "Settings",
     "adapt",
+    "evaluate_run",
     "open_run",
 ]

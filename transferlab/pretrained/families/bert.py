@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferlab.models.bert import BertConfig
-from transferlab.models.heads import ClassifierConfig, HeadConfig, MaskedLanguageModelConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig, MaskedLanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.families.encoders import (
     BERT_BODY,
     MASKED_HEAD,
@@ -54,7 +54,7 @@ def _to_hf(config: BertConfig, head: HeadConfig | None) -> tuple[dict[str, Any],
     raw = {"model_type": "bert", "pad_token_id": 0, **without_pooler(config)}
     if isinstance(head, MaskedLanguageModelConfig):
         return masked_description("Bert", raw, bert_masked_names(config), head)
-    if isinstance(head, ClassifierConfig):
+    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)):
         raw["classifier_dropout"] = head.dropout
     return description("Bert", "SequenceClassification", raw, bert_names(config), head)
 
@@ -71,5 +71,7 @@ BERT = Family(
     head_pooling=lambda config: "pooler" if config.pooler else "mean",
     head_dropout=lambda raw: classifier_dropout(raw, 0.0),
     masked_head=_masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: classifier_dropout(raw, 0.1),
     to_hf=_to_hf,
 )

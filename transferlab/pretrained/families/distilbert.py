@@ -99,6 +99,8 @@ DISTILBERT = Family(
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
     head_hidden=lambda config: HiddenLayer("relu", stddevs=(config.initializer_range,) * 2),
     masked_head=_masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "dropout", 0.1),
     to_hf=_to_hf,
     old_fields={name: ours for name, (ours, _) in _FIELDS.items()},
 )

@@ -7,8 +7,8 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import HeadConfig, MaskedLanguageModelConfig
-from transferlab.pretrained.names import NameTable, with_prefix
+from transferlab.models.heads import HeadConfig, MaskedLanguageModelConfig, TokenClassifierConfig
+from transferlab.pretrained.names import NameTable, token_names, with_prefix
 from transferlab.pretrained.timm import square
 
 
@@ -99,5 +99,7 @@ def description(
         prefix: of the base model's keys inside the model with a head; by default ``model_type`` and a dot.
     """
     architecture = f"{name}{'Model' if head is None else f'For{task}'}"
+    if isinstance(head, TokenClassifierConfig):
+        architecture, names = f"{name}ForTokenClassification", token_names(names, "classifier", head.hidden is not None)
     table = with_base_prefix(names, f"{raw['model_type']}." if prefix is None else prefix, head)
     return {"architectures": [architecture], **raw}, table

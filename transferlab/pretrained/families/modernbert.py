@@ -9,7 +9,12 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, HeadConfig, HiddenLayer, MaskedLanguageModelConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HeadConfig,
+    HiddenLayer,
+    MaskedLanguageModelConfig,
+)
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
 from transferlab.pretrained.families.encoders import masked_tables
 from transferlab.pretrained.families.family import Family
@@ -131,5 +136,8 @@ MODERNBERT = Family(
     head_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
     head_hidden=_head_hidden,
     masked_head=_masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
+    token_hidden=_head_hidden,
     to_hf=_to_hf,
 )

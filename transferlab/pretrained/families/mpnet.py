@@ -82,5 +82,7 @@ MPNET = Family(
     head_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
     head_hidden=tanh_layer,
     masked_head=masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
     to_hf=_to_hf,
 )

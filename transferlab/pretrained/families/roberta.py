@@ -78,5 +78,7 @@ ROBERTA = Family(
     head_dropout=lambda raw: classifier_dropout(raw, 0.1),
     head_hidden=tanh_layer,
     masked_head=masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: classifier_dropout(raw, 0.1),
     to_hf=_to_hf,
 )

@@ -1,0 +1,225 @@
+"""What examples hold: pairs, words with tags, texts to write, no target; columns that are named or guessed; splits and groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import transferlab as tl
+from transferlab.data.columns import Classes, NoTarget, Numbers, TagSets, Texts, WordTags
+from transferlab.errors import TransferlabError
+
+WORDS = [["Ada", "Lovelace", "wrote"], ["to", "Charles"], ["in", "London"], ["she", "lived", "there"]]
+TAGS = [["B-PER", "I-PER", "O"], ["O", "B-PER"], ["O", "B-LOC"], ["O", "O", None]]
+
+
+def rows(n: int = 40) -> list[dict[str, Any]]:
+    return [
+        {"premise": f"a man number {i}", "hypothesis": f"someone is {i}", "label": ["yes", "no"][i % 2], "user": f"u{i // 4}"}
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def test_two_columns_are_a_pair(tmp_path: Path) -> None:
+    data = tl.dataset(rows(), text=("premise", "hypothesis"), target="label", test_examples=8)
+    assert data.content == "pair" and data.modality == "text"
+    assert data.records[3] == {"id": "row 4", "text": "a man number 3", "text_pair": "someone is 3", "label": 0}
+    path = tmp_path / "p.csv"
+    path.write_text(
+        "premise,hypothesis,label\n"
+        + "\n".join(f'"{r["premise"]}, sir",{r["hypothesis"]},{r["label"]}' for r in rows())
+    )
+    data = tl.dataset(path, test_examples=8)
+    assert data.content == "pair" and data.records[0]["text"] == "a man number 0, sir"
+    assert "pair: premise and hypothesis" in data.summary
+
+
+def test_a_pair_in_another_order_is_another_example_and_an_empty_side_is_an_error() -> None:
+    sides = [("a b", "c"), ("c", "a b"), ("a", "b c"), ("A  b", "C")] + [(f"x {i}", f"y {i}") for i in range(6)]
+    table = {"a": [a for a, _ in sides], "b": [b for _, b in sides], "label": [i % 2 for i in range(10)]}
+    data = tl.dataset(table, text=("a", "b"))
+    assert len(data.ids) == 9 and data.duplicates_removed == 1
+    table["b"][4] = " "
+    with pytest.raises(TransferlabError, match="row 5: one text of the pair is empty"):
+        tl.dataset(table, text=("a", "b"))
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "memory", "spaces"])
+def test_words_and_as_many_tags(form: str, tmp_path: Path) -> None:
+    tags = [[tag for tag in of if tag] if form == "spaces" else of for of in TAGS[:3]] + [["O", "O", "O"]]
+    columns: dict[str, list[Any]] = {"tokens": WORDS, "ner": tags}
+    if form == "spaces":
+        columns = {name: [" ".join(of) for of in values] for name, values in columns.items()}
+    source: Any = columns
+    if form == "json":
+        source = tmp_path / "t.jsonl"
+        source.write_text("\n".join(json.dumps({"tokens": w, "ner": t}) for w, t in zip(WORDS, tags, strict=True)))
+    elif form == "csv":
+        source = tmp_path / "t.csv"
+        source.write_text("tokens;ner\n" + "\n".join(f"{w};{t}" for w, t in zip(WORDS, tags, strict=True)))
+    data = tl.dataset(source, words="tokens", target="ner", test_examples=1)
+    assert data.content == "words" and isinstance(data.target, WordTags)
+    assert data.target.names == ("B-LOC", "B-PER", "I-PER", "O")
+    assert data.records[0] == {"id": "row 1", "words": WORDS[0], "word_tags": ["B-PER", "I-PER", "O"]}
+
+
+def test_a_word_without_a_tag_is_not_scored_and_numbers_of_tags_must_be_right() -> None:
+    data = tl.dataset({"words": WORDS, "tags": TAGS}, test_examples=1)
+    assert isinstance(data.target, WordTags) and data.target.values[3].tolist() == [3, 3, -1]
+    with pytest.raises(TransferlabError, match="row 2: there are 2 words and 1 tags; each word needs one"):
+        tl.dataset({"words": WORDS, "tags": [TAGS[0], ["O"], *TAGS[2:]]})
+    with pytest.raises(TransferlabError, match=r"row 3: the words are '\[\]'; expected a list of at least one"):
+        tl.dataset({"words": [*WORDS[:2], [], WORDS[3]], "tags": TAGS})
+    one = tl.dataset({"words": WORDS, "label": ["a", "b", "a", "b"]}, test_examples=1)
+    assert isinstance(one.target, Classes)
+
+
+def test_words_that_differ_in_case_are_two_sentences() -> None:
+    data = tl.dataset({"words": [["us"], ["US"], ["us"], ["we", "go"]], "tags": [["O"], ["B-LOC"], ["O"], ["O", "O"]]})
+    assert len(data.ids) == 3 and data.duplicates_removed == 1
+
+
+def test_a_text_to_write_and_no_target() -> None:
+    table = {"text": [f"to translate {i}" for i in range(10)], "target": [f"zu übersetzen {i}" for i in range(10)]}
+    data = tl.dataset(table, label_kind="text", test_examples=2)
+    assert isinstance(data.target, Texts) and data.records[0]["target_text"] == "zu übersetzen 0"
+    assert "10 texts, the text 'target' to write: 8 to train, 2 to test, at random" in data.summary
+    data = tl.dataset(table, target=None, test_examples=2)
+    assert isinstance(data.target, NoTarget) and data.records[0] == {"id": "row 1", "text": "to translate 0"}
+    assert "10 texts, no target: 8 to train" in data.summary
+    with pytest.raises(TransferlabError, match=r"free text .*label_kind='text'"):
+        tl.dataset(table)
+    with pytest.raises(TransferlabError, match="row 1: target: the text is 3, not a string"):
+        tl.dataset({"text": ["a b", "c d"], "target": [3, 4]}, label_kind="text")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"sentence": [f"a text {i}" for i in range(9)], "stars": [0.1 * i for i in range(9)]}, "text: sentence; target: stars"),
+        ({"id": range(9), "review": [f"a text {i}" for i in range(9)], "LABEL": [0, 1, 1] * 3}, "text: review; target: LABEL"),
+    ],
+)  # fmt: skip
+def test_columns_are_guessed_where_there_is_one_way(columns: dict[str, Any], said: str) -> None:
+    assert said in tl.dataset(columns).summary
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (("body", "title", "label"), r"several columns that may be the content \(body, title\): its columns are body, title, label"),
+        (("body", "stars", "likes"), r"several columns that may be the target \(stars, likes\).*(?s:.*)tl\.dataset\(…, text='body', target="),
+        (("stars", "label"), "no column of texts"),
+    ],
+)  # fmt: skip
+def test_several_ways_are_an_error_with_the_columns_and_the_line_to_write(columns: tuple[str, ...], said: str) -> None:
+    values: dict[str, Any] = {name: [f"some {name} {i}" for i in range(9)] for name in ("body", "title")}
+    values |= {"label": [0, 1, 1] * 3, "stars": [0.5 * i for i in range(9)], "likes": list(range(9))}
+    with pytest.raises(TransferlabError, match=said):
+        tl.dataset({name: values[name] for name in columns})
+
+
+def test_unknown_columns_and_two_roles_are_errors() -> None:
+    for given, said in (
+        ({"text": "premis"}, "has no column 'premis'. Did you mean 'premise'"),
+        ({"text": "premise", "target": "premise"}, "The column 'premise' has two roles"),
+        ({"text": "premise", "words": "hypothesis"}, "holds one of text, words"),
+        ({"text": ("premise", "hypothesis", "user")}, "expected a column, or two"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            tl.dataset(rows(), **given)  # pyright: ignore[reportArgumentType]
+
+
+def test_given_splits_are_kept(tmp_path: Path) -> None:
+    table = rows(30)
+    for name, part in (("a", table[:20]), ("b", table[20:24]), ("c", table[24:])):
+        lines = [f"{row['premise']},{row['label']}" for row in part]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]))
+    files = {"train": tmp_path / "a.csv", "validation": tmp_path / "b.csv", "test": tmp_path / "c.csv"}
+    data = tl.dataset(files)
+    assert (len(data.train), len(data.validation), len(data.test)) == (20, 4, 6)
+    assert data.ids[0] == "row 1 of train" and data.ids[-1] == "row 6 of test"
+    assert "20 to train, 4 to validate, 6 to test, as given" in data.summary
+    same = tl.dataset({"train": table[:20], "dev": table[20:24], "test": table[24:]}, text="premise")
+    assert [len(part) for part in (same.train, same.validation, same.test)] == [20, 4, 6]
+    column = [{**row, "fold": "train" if i < 20 else "dev" if i < 24 else "test"} for i, row in enumerate(table)]
+    again = tl.dataset(column, text="premise", splits="fold", target="label")
+    np.testing.assert_array_equal(again.test, data.test)
+    drawn = tl.dataset({"train": table[:20], "validation": table[20:]}, text="premise", target="label")
+    assert len(drawn.validation) == 10 and len(drawn.test) == 4
+    assert "stratified from the training split given" in drawn.summary
+
+
+def test_what_is_in_two_given_splits_leaves_the_training_split() -> None:
+    table = rows(30)
+    test = [*table[24:], table[0], table[1], table[0]]
+    data = tl.dataset(
+        {"train": table[:20], "validation": [*table[20:24], table[25]], "test": test}, text="premise", target="label"
+    )
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 5, 9)
+    assert data.duplicates_removed == 2 and "2 training examples were also in another split" in data.summary
+    assert "1 validation examples are also in the test split" in data.summary
+
+
+def test_given_splits_that_do_not_go_together_are_errors() -> None:
+    table = rows(30)
+    lone = {**table[25], "label": "maybe"}
+    with pytest.raises(
+        TransferlabError, match=r"The test split has the label 'maybe', which no training example has \(1 such"
+    ):
+        tl.dataset({"train": table[:20], "test": [*table[26:], lone]}, text="premise", target="label")
+    with pytest.raises(
+        TransferlabError, match="1 groups, such as 'u5', are in the training and the test split as given"
+    ):
+        tl.dataset({"train": table[:22], "test": table[22:]}, text="premise", target="label", groups="user")
+    with pytest.raises(
+        TransferlabError, match=r"row 3: fold is 'trian'; expected train, validation or test. Did you mean 'train'"
+    ):
+        tl.dataset(
+            [{**row, "fold": "trian" if i == 2 else "test"} for i, row in enumerate(table)],
+            text="premise",
+            splits="fold",
+        )
+    with pytest.raises(TransferlabError, match="No example is left in the training split"):
+        tl.dataset({"test": table}, text="premise", target="label")
+    with pytest.raises(TransferlabError, match="the test split has no column 'label'"):
+        tl.dataset({"train": table[:20], "test": [{"premise": "a b"}]}, text="premise", target="label")
+
+
+def test_a_group_is_on_one_side_of_every_split() -> None:
+    data = tl.dataset(rows(80), text="premise", target="label", groups="user", test_examples=20)
+    assert 16 <= len(data.test) <= 20 and "stratified, by group" in data.summary
+    small = data.hold_out(0.25, seed=1)
+    assert data.groups is not None
+    sides = [set(data.groups[part]) for part in (small.train, small.validation, small.test)]
+    assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2] and all(sides)
+    assert abs((data.labels[data.test] == 0).mean() - 0.5) <= 0.1
+    with pytest.raises(TransferlabError, match="Every example is of the group 'one'"):
+        tl.dataset([{**row, "user": "one"} for row in rows()], text="premise", target="label", groups="user")
+    with pytest.raises(TransferlabError, match="row 2: its group is missing"):
+        tl.dataset(
+            [{**row, "user": None if i == 1 else i} for i, row in enumerate(rows())],
+            text="premise",
+            target="label",
+            groups="user",
+        )
+
+
+def test_the_default_test_split_is_a_fifth_with_an_example_of_each_class() -> None:
+    for n, expected in ((10, 2), (100, 20), (6000, 1000)):
+        table = {"text": [f"t {i}" for i in range(n)], "label": [i % 2 for i in range(n)]}
+        assert len(tl.dataset(table).test) == expected
+    table = {"text": [f"t {i}" for i in range(60)], "label": [f"class {i % 20}" for i in range(60)]}
+    data = tl.dataset(table)
+    assert len(data.test) == 20 and len(set(data.labels[data.test].tolist())) == 20
+
+
+def test_lists_are_tags_and_numbers_are_a_regression_in_memory() -> None:
+    texts = [f"text {i}" for i in range(24)]
+    assert isinstance(tl.dataset({"text": texts, "label": [["a"], ["b"], ["a", "b"]] * 8}).target, TagSets)
+    data = tl.dataset({"text": texts, "score": np.linspace(0, 1, 24)})
+    assert isinstance(data.target, Numbers) and "score: 24 distinct numbers in 24 rows, a regression" in data.summary

@@ -1,0 +1,54 @@
+"""Tables in memory: DataFrames (pandas, polars), dicts of columns and lists of dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transferlab.data.readers.base import Options, Reader, Table
+from transferlab.data.values import plain
+from transferlab.errors import TransferlabError
+
+
+class FrameReader(Reader):
+    """Columns, or rows, that are Python objects."""
+
+    name = "DataFrame, dict of columns or list of dicts"
+    takes = ("white",)
+    last = True
+
+    def recognises(self, source: Any) -> bool:
+        return isinstance(source, Mapping) or hasattr(source, "columns") or (isinstance(source, (list, tuple)))
+
+    def read(self, source: Any, options: Options) -> Table:
+        del options
+        columns = _of_rows(source) if isinstance(source, (list, tuple)) else _of_columns(source)
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            shown = ", ".join(f"{name} has {length:,}" for name, length in lengths.items())
+            raise TransferlabError(f"The columns have different numbers of values: {shown}.")
+        rows = next(iter(lengths.values()), 0)
+        return Table(type(source).__name__, columns, [f"row {i + 1}" for i in range(rows)])
+
+
+def _of_columns(source: Any) -> dict[str, list[Any]]:
+    names = list(source if isinstance(source, Mapping) else source.columns)
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise TransferlabError(f"The {type(source).__name__} has {names.count(repeated[0])} columns '{repeated[0]}'.")
+    columns = {}
+    for name in names:
+        values = source[name]
+        if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
+            raise TransferlabError(f"The column '{name}' is {str(values)[:60]!r}, not a list of values, one a row.")
+        columns[str(name)] = [plain(value) for value in values]
+    return columns
+
+
+def _of_rows(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise TransferlabError(
+                f"row {number} is {str(row)[:60]!r}; expected a dict of its fields, as in [{{'text': 'fine', 'label': 1}}]."
+            )
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    return {name: [plain(row.get(name)) for row in rows] for name in names}
