@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer, normalizers
 
 from transferlab.bounds import Count, Natural
 from transferlab.data.added_tokens import add_tokens, read_settings
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
+from transferlab.data.special_tokens import continues_word, mask_id, special_ids
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, gives_types, tokenizer_from_vocabulary
@@ -265,6 +266,28 @@ class TextTransform:
         whole = Tokenizer.from_str(self.tokenizer.to_str())
         whole.no_truncation()
         return whole
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of tokens that are no text: see :func:`transferlab.data.special_tokens.special_ids`."""
+        return special_ids(self.tokenizer, self.pad_id)
+
+    @cached_property
+    def mask_id(self) -> int | None:
+        """Id of the token that stands for one to be predicted, where the tokenizer and the model have one."""
+        id = mask_id(self.tokenizer)
+        return None if id is None or id >= self.vocabulary else id
+
+    @cached_property
+    def continues_word(self) -> Bool[np.ndarray, " vocabulary"]:
+        """Of each token, whether it continues a word."""
+        return continues_word(self.tokenizer)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that both the tokenizer and the model have."""
+        size = self.tokenizer.get_vocab_size()
+        return size if self.table is None else min(size, self.table.rows)
 
     @cached_property
     def _reader(self) -> Tokenizer:

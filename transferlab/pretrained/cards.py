@@ -9,7 +9,13 @@ import json
 import re
 from pathlib import Path
 
-from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, LanguageModelConfig, TokenClassifierConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import Source
 
@@ -87,6 +93,8 @@ def _facts(source: Source) -> list[str]:
 def _task(source: Source) -> str:
     if isinstance(source.head, LanguageModelConfig):
         return "text-generation"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        return "fill-mask"
     if isinstance(source.head, TokenClassifierConfig):
         return "token-classification"
     if isinstance(source.head, EmbeddingConfig):
@@ -101,6 +109,8 @@ def _usage(source: Source, kind: str) -> list[str]:
     name = "SequenceClassification" if text else "ImageClassification"
     if isinstance(source.head, LanguageModelConfig):
         name = "CausalLM"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        name = "MaskedLM"
     if isinstance(source.head, TokenClassifierConfig):
         name = "TokenClassification"
     encoder = isinstance(source.head, EmbeddingConfig)

@@ -27,6 +27,7 @@ from transferlab.models.heads import (
     EmbeddingConfig,
     HeadConfig,
     LanguageModelConfig,
+    MaskedLanguageModelConfig,
     Pooling,
     TokenClassifierConfig,
     pool,
@@ -379,7 +380,7 @@ class Source:
     @property
     def tied(self) -> bool:
         """Whether the head's kernel is the table of tokens."""
-        return isinstance(self.head, LanguageModelConfig) and self.head.tied
+        return isinstance(self.head, LanguageModelConfig | MaskedLanguageModelConfig) and self.head.tied
 
     def names_for(self, head: HeadConfig | None) -> NameTable | None:
         """Return the table of names of files with this head: each kind of head has a key of its own."""
@@ -418,9 +419,12 @@ class Source:
     def sha256(self) -> str:
         """Hash over the sorted (path, dtype, shape, bytes) of all leaves, to which a run's checkpoint refers.
 
-        It is of the file's values: the same for every image size.
+        It is of the file's values: the same for every image size. The head of a masked language model is left out: earlier
+        versions did not read it.
         """
-        read = {path: replace(leaf, resize=None).read() for path, leaf in self.leaves.items()}
+        masked = isinstance(self.head, MaskedLanguageModelConfig)
+        leaves = {path: leaf for path, leaf in self.leaves.items() if not (masked and path.startswith("head/"))}
+        read = {path: replace(leaf, resize=None).read() for path, leaf in leaves.items()}
         return trees.sha256(trees.unflatten(read))
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -531,7 +535,7 @@ def _names_head(names: NameTable, head: HeadConfig) -> bool:
     if isinstance(head, TokenClassifierConfig):
         return names.tokens
     model = names.language_model
-    return model is not None and isinstance(head, LanguageModelConfig) and model.tied == head.tied
+    return model is not None and type(model) is type(head) and model.tied == getattr(head, "tied", None)
 
 
 def _backbone(names: NameTable) -> set[tuple[str, str]]:

@@ -13,6 +13,7 @@ from transferlab.fields import read
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.contrastive import Contrastive
+from transferlab.tasks.masked_language_model import MaskedLanguageModel
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
 from transferlab.tasks.token_labels import TokenLabels
@@ -30,7 +31,7 @@ def tasks() -> Mapping[str, type[Task]]:
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
 
 
-for _task in (Classification, Contrastive, MultiLabel, Regression, TokenLabels):
+for _task in (Classification, Contrastive, MaskedLanguageModel, MultiLabel, Regression, TokenLabels):
     check_arguments(_task)
 
 
@@ -77,6 +78,7 @@ def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:
 __all__ = [
     "Classification",
     "Contrastive",
+    "MaskedLanguageModel",
     "MultiLabel",
     "Regression",
     "Task",

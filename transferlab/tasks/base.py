@@ -246,6 +246,10 @@ class Task:
         """By name: the shape of one example's prediction; of a ragged one, without the axis that differs."""
         return {self.predicted: (len(outputs),)}
 
+    def logged(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What follows from the means in a row of metrics and is logged with them; by default nothing."""
+        return {}
+
     def present(
         self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:

@@ -244,7 +244,7 @@ def plan(
             reason = f"added by {method}"
         elif weights == "random":
             reason = "random weights were requested"
-        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
+        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep and head.labels:
             action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels", leaf.read
         elif path.startswith("head/"):
             action, keys, reason, read, derive = _head_leaf(source, head, shape, leaf)
