@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from support.checkpoints import CLIP_TEXT, DECODERS, TINY, VIT_DIALECTS, WORDS
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -89,7 +90,15 @@ def _write_tokenizer(folder: Path, kind: str) -> None:
     if kind not in ("gpt2", "llama", "gemma2"):
         tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
     tokenizer.save(str(folder / "tokenizer.json"))
-    tokens = {"pad_token": "[PAD]", "eos_token": "[SEP]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    tokens = {
+        "pad_token": "[PAD]",
+        "eos_token": "[SEP]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "unk_token": "[UNK]",
+    }
     if kind not in ("gpt2", "llama", "gemma2", "t5", "clip text"):
         tokens["mask_token"] = "[MASK]"
-    (folder / "tokenizer_config.json").write_text(json.dumps({**tokens, "model_max_length": 20 if kind == "clip text" else 48}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**tokens, "model_max_length": 20 if kind == "clip text" else 48})
+    )

@@ -19,7 +19,7 @@ from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, nearest
 from transferlab.evaluate.baselines import Baseline
 from transferlab.fields import check_fields
-from transferlab.measure.named import metric_named, metrics_by_kind, say_undefined
+from transferlab.measure.named import metrics_by_kind, say_undefined
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import HeadConfig, Problem
 from transferlab.tasks.heads import classifier
@@ -274,14 +274,18 @@ class Task:
         return ""
 
     def scored(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
-        """:meth:`score`, and the score that chooses where it is none of those; NaN without examples, as of a trial's test."""
+        """:meth:`score`, and the score that chooses where it is none of those. Why one is NaN is logged once. NaN without
+        examples, as of a trial's test.
+        """
         if not len(indices):
             return dict.fromkeys([*self.scores, self.chooses], np.nan)
-        scores = self.score(predictions, data, indices)
-        if self.chooses not in scores:
-            metric, true = metric_named(self.chooses, self.target), self.column(data).values[indices]
-            scores[metric.name], reason = metric.explained(predictions[self.predicted], true, self.outputs(data))
-            say_undefined(metric.name, reason)
+        scores, kind = self.score(predictions, data, indices), metrics_by_kind().get(self.target, {})
+        # Why one is not defined is found out, and said, only where one is not.
+        for name in [self.chooses, *(name for name, value in scores.items() if math.isnan(value))]:
+            if name in kind and not math.isfinite(scores.get(name, math.nan)):
+                true = self.column(data).values[indices]
+                scores[name], reason = kind[name].explained(predictions[self.predicted], true, self.outputs(data))
+                say_undefined(name, reason)
         return scores
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:

@@ -88,9 +88,10 @@ class Classification(Task):
 
     def fit(self, data: Dataset) -> dict[str, Any]:
         """``class_weights`` by label, where there are any."""
+        if self.class_weights is None:
+            return {}
         column = self.column(data)
-        weights = class_weights(self.class_weights, column.names, column.values[data.train])
-        return {} if weights is None else {"class_weights": weights}
+        return {"class_weights": class_weights(self.class_weights, column.names, column.values[data.train])}
 
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """``label``; with class weights ``weight``, of its class, and with smoothing ``class_weights`` (labels) too."""

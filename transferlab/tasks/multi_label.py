@@ -78,9 +78,10 @@ class MultiLabel(Task):
 
     def fit(self, data: Dataset) -> dict[str, Any]:
         """``positive_weights`` by tag, where there are any."""
+        if self.positive_weights is None:
+            return {}
         column = self.column(data)
-        weights = positive_weights(self.positive_weights, column.names, column.values[data.train])
-        return {} if weights is None else {"positive_weights": weights}
+        return {"positive_weights": positive_weights(self.positive_weights, column.names, column.values[data.train])}
 
     def targets(self, data: Dataset, fitted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """``tags``, and with weights ``weight`` (examples, tags)."""

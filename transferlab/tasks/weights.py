@@ -11,14 +11,15 @@ from jaxtyping import Bool, Int
 from transferlab.bounds import NonNegative, Positive
 from transferlab.errors import TransferlabError, nearest
 
-ClassWeights = Literal["balanced"] | Mapping[str, NonNegative] | None
-PositiveWeights = Literal["balanced"] | Mapping[str, Positive] | None
+Balance = Literal["balanced"]
+ClassWeights = Balance | Mapping[str, NonNegative] | None
+PositiveWeights = Balance | Mapping[str, Positive] | None
 
 
 def class_weights(
-    given: ClassWeights, names: Sequence[str], labels: Int[np.ndarray, " train"]
-) -> dict[str, float] | None:
-    """Return the weight of each class, 1 where none is given; None where all are.
+    given: Balance | Mapping[str, float], names: Sequence[str], labels: Int[np.ndarray, " train"]
+) -> dict[str, float]:
+    """Return the weight of each class, 1 where none is given.
 
     ``balanced`` is examples / (classes · examples of the class), as scikit-learn's (King & Zeng 2001, section 4.2).
 
@@ -26,8 +27,6 @@ def class_weights(
         TransferlabError: a weight of a class that the data lacks, a class to be balanced without training examples, or
             training examples of classes of weight 0 alone.
     """
-    if given is None:
-        return None
     counts = np.bincount(labels, minlength=len(names))
     if given == "balanced":
         _check_occurs(counts > 0, names, "label", "class_weights")
@@ -41,17 +40,15 @@ def class_weights(
 
 
 def positive_weights(
-    given: PositiveWeights, names: Sequence[str], tags: Bool[np.ndarray, "train tags"]
-) -> dict[str, float] | None:
-    """Return the weight of an example that has a tag against one that has not, for each tag; None where all are 1.
+    given: Balance | Mapping[str, float], names: Sequence[str], tags: Bool[np.ndarray, "train tags"]
+) -> dict[str, float]:
+    """Return the weight of an example that has a tag against one that has not, for each tag, 1 where none is given.
 
     ``balanced`` is examples without the tag / examples with it, as PyTorch suggests for ``BCEWithLogitsLoss(pos_weight=…)``.
 
     Raises:
         TransferlabError: a weight of a tag that the data lacks, or a tag to be balanced that no training example has, or all.
     """
-    if given is None:
-        return None
     if given != "balanced":
         return _given(given, names, "tag", "positive_weights")
     counts = tags.sum(0)

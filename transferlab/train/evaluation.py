@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -13,6 +15,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.measure.named import all_scores
 from transferlab.measure.rows import Row, confusion_matrix, score_rows
 from transferlab.pretrained.formats.npz import read_npz
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.reading import check_file, read_object, reading
 from transferlab.tasks import Task, task_from
 
@@ -77,20 +80,23 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
             raise TransferlabError(
                 f"{path} lacks '{lacking[0]}', which a {task.name} has; it holds {', '.join(arrays)}."
             )
-        predicted, true = arrays[task.predicted].read(), arrays[task.true].read()
+        predicted, true = (_entries(arrays, name) for name in (task.predicted, task.true))
+        values = predicted.values if isinstance(predicted, Ragged) else predicted
         own = arrays["label_names"].read().tolist() if "label_names" in arrays else identity.get("labels")
-        names = tuple(map(str, own or range(predicted.shape[-1])))
-        if f"{task.predicted}_offsets" in arrays:
-            predicted, true = (
-                Ragged(values, arrays[f"{name}_offsets"].read())
-                for name, values in ((task.predicted, predicted), (task.true, true))
-            )
-            return Evaluation(task, names, len(true), *all_scores(predicted, true, task.target, names), [])
-        return _evaluated(task, predicted, true, names)
+        return _evaluated(task, predicted, true, tuple(map(str, own or range(values.shape[-1]))))
 
 
-def _evaluated(task: Task, predicted: np.ndarray, true: np.ndarray, names: tuple[str, ...]) -> Evaluation:
+def _entries(arrays: Mapping[str, LazyTensor], name: str) -> Any:
+    """What a run wrote under a name: one entry an example, which may differ in length."""
+    offsets = arrays.get(f"{name}_offsets")
+    return arrays[name].read() if offsets is None else Ragged(arrays[name].read(), offsets.read())
+
+
+def _evaluated(task: Task, predicted: Any, true: Any, names: tuple[str, ...]) -> Evaluation:
     kind = task.target
+    if isinstance(predicted, Ragged):
+        scores, undefined = all_scores(predicted, true, kind, names)
+        return Evaluation(task, names, len(true), scores, undefined, [])
     if len(predicted) != len(true) or predicted.shape[-1] != len(names):
         raise TransferlabError(
             f"'{task.predicted}' has the shape {predicted.shape}, for {len(true)} examples and {len(names)} outputs."

@@ -131,7 +131,7 @@ class Setup:
             )
         if settings.patience is not None and not len(data.validation):
             raise TransferlabError(
-                f"settings.patience is {settings.patience}, and {data.name} has no validation split, by which a run would stop. Set a "
+                f"settings.patience is {settings.patience}, and '{data.name}' has no validation split, by which a run would stop. Set a "
                 "part of the labels aside: data.hold_out(0.2, seed=0)."
             )
         if settings.batch_size < 2 and not self.task.additive:
