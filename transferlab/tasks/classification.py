@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from transferlab.bounds import Rate
+from transferlab.evaluate.baselines import MAJORITY, PIXELS, TFIDF, Baseline
 from transferlab.measure import metrics as measure
 from transferlab.models.backbone import Carry
 from transferlab.tasks.base import Predictions, StepBatch, Task
@@ -43,6 +44,18 @@ class Classification(Task):
     true: ClassVar[str] = "label"
     primary: ClassVar[str] = "accuracy"
     scores: ClassVar[Mapping[str, int]] = {"accuracy": 1, "balanced_accuracy": 1, "cross_entropy": -1}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **dict.fromkeys(
+            ("accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "auroc", "average_precision", "calibration_error"),
+            (0.0, 1.0),
+        ),
+        "matthews": (-1.0, 1.0),
+    }  # fmt: skip
+    proportions: ClassVar[tuple[str, ...]] = ("accuracy",)
+    companion: ClassVar[str | None] = "balanced_accuracy"
+    baselines: ClassVar[Mapping[str, Baseline]] = {"majority": MAJORITY, "tfidf": TFIDF, "pixels": PIXELS}
+    validation_loss: ClassVar[str | None] = "cross_entropy"
+    loss_unit: ClassVar[str] = "cross-entropy, nats"
 
     def weights(self, batch: StepBatch) -> dict[str, Float[Array, ""]]:
         """The sum of the weights of the rows' classes."""
@@ -102,6 +115,23 @@ class Classification(Task):
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Accuracy, balanced accuracy and cross-entropy (nats)."""
         return measure.scores(predictions["probabilities"], self.column(data).values[indices])
+
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """Whether an example is recognized, and the negative log-probability of its label."""
+        return measure.per_example(predictions["probabilities"], self.column(data).values[indices])
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """What balanced accuracy is, and its value for a constant prediction."""
+        if score != "balanced_accuracy":
+            return ""
+        classes = len(np.unique(self.column(data).values[data.test]))
+        chance = f"{1 / classes:.3g}".removeprefix("0")
+        return (
+            f"Mean over the {classes:,} classes of the test split of the fraction that is recognized: {chance} for a constant "
+            "prediction."
+        )
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """Accuracy decides, in examples; among equals the smaller cross-entropy, which never weighs as much as one example."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from transferlab.evaluate.baselines import PIXELS, PRIOR, TFIDF, Baseline
 from transferlab.measure.tags import tag_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import Problem
@@ -44,6 +45,15 @@ class MultiLabel(Task):
     scores: ClassVar[Mapping[str, int]] = {
         "f1_micro": 1, "f1_macro": 1, "average_precision": 1, "exact_match": 1, "cross_entropy": -1,
     }  # fmt: skip
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("f1_micro", "f1_macro", "f1_weighted", "average_precision", "auroc_macro", "exact_match", "hamming", "brier"),
+        (0.0, 1.0),
+    )
+    proportions: ClassVar[tuple[str, ...]] = ("exact_match",)
+    companion: ClassVar[str | None] = "f1_macro"
+    baselines: ClassVar[Mapping[str, Baseline]] = {"prior": PRIOR, "tfidf": TFIDF, "pixels": PIXELS}
+    validation_loss: ClassVar[str | None] = "cross_entropy"
+    loss_unit: ClassVar[str] = "cross-entropy, nats"
 
     def loss(self, out: Carry, batch: StepBatch) -> dict[str, Float[Array, ""]]:
         """The sum over examples of the mean over tags, in nats; weights are those of PyTorch's ``pos_weight``."""
@@ -91,3 +101,18 @@ class MultiLabel(Task):
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """See :func:`transferlab.measure.tags.tag_scores`."""
         return tag_scores(predictions["probabilities"], self.column(data).values[indices])
+
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """Whether all tags of an example are right."""
+        right = (predictions["probabilities"] >= 0.5) == self.column(data).values[indices]
+        return {"exact_match": right.all(1).astype(np.float64)}
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """What each score of tags is a mean of."""
+        return {
+            "f1_micro": "F1 over all tags of all examples; a tag is predicted where its probability is at least a half.",
+            "f1_macro": f"Mean over the {len(self.column(data).names):,} tags of each one's F1.",
+            "exact_match": "Fraction of examples all of whose tags are right.",
+        }.get(score, "")

@@ -32,6 +32,7 @@ class Evaluation:
         undefined: why: a clause for each of those.
         rows: scores of each label, tag or column; see :func:`transferlab.measure.rows.score_rows`.
         confusion: of classes, how many examples of each true label (row) were predicted as each (column).
+        predicted, true: what was predicted of each example, and what it is, as metrics take them.
     """
 
     task: Task
@@ -40,17 +41,23 @@ class Evaluation:
     scores: dict[str, float]
     undefined: dict[str, str]
     rows: list[Row] = field(repr=False)
+    predicted: np.ndarray = field(repr=False)
+    true: np.ndarray = field(repr=False)
     confusion: Int[np.ndarray, "labels labels"] | None = field(repr=False, default=None)
 
 
 @check_arguments
-def evaluate_run(directory: str | Path) -> Evaluation:
+def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
     """Return every score that the ``predictions.npz`` of a run, or of a study's baseline, allows.
 
     Runs of earlier versions have them too. Nothing is loaded but the arrays and ``run.json``.
 
     Example:
         >>> tl.train.evaluate_run("runs/lora").scores["f1_macro"]
+
+    Args:
+        directory: of the run.
+        task: what it was trained for, where its directory does not say, as a baseline's: a classification otherwise.
 
     Raises:
         TransferlabError: there are no predictions, or they are damaged.
@@ -65,7 +72,8 @@ def evaluate_run(directory: str | Path) -> Evaluation:
     identity = read_object(folder / "run.json") if (folder / "run.json").exists() else {}
     with reading(folder / "run.json", "'task'"):
         # The metric that chose may be one that this version lacks.
-        task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
+        if task is None:
+            task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
     with reading(path):
         arrays = read_npz(check_file(path))
         if lacking := [name for name in (task.predicted, task.true) if name not in arrays]:
@@ -96,6 +104,7 @@ def _evaluated(task: Task, predicted: Any, true: Any, names: tuple[str, ...]) ->
     true = true.astype({"classes": np.int64, "tags": bool}.get(kind, true.dtype))
     scores, undefined = all_scores(predicted, true, kind, names)
     if not np.isfinite(predicted).all():
-        return Evaluation(task, names, len(true), scores, undefined, [])
+        return Evaluation(task, names, len(true), scores, undefined, [], predicted, true)
     confusion = confusion_matrix(predicted, true) if kind == "classes" else None
-    return Evaluation(task, names, len(true), scores, undefined, score_rows(predicted, true, kind, names), confusion)
+    rows = score_rows(predicted, true, kind, names)
+    return Evaluation(task, names, len(true), scores, undefined, rows, predicted, true, confusion)

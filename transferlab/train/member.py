@@ -130,9 +130,8 @@ class Member:
         before, last = first - len(self.pending), first + len(metrics["loss"])
         ends = [step for step in range((first // every + 1) * every, last + 1, every) if step != total]
         ends += [total] if last == total else []
-        rows = [
-            {"step": end, **row} for end, row in zip(ends, _windows(columns, [e - before for e in ends]), strict=True)
-        ]
+        windows = _windows(columns, [end - before for end in ends])
+        rows = [{"step": end, **row, **self.run.task.logged(row)} for end, row in zip(ends, windows, strict=True)]
         rest = [values[ends[-1] - before if ends else 0 :].tolist() for values in columns.values()]
         self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*rest, strict=True)]
         return rows

@@ -45,6 +45,10 @@ class ScannedEngine(Population):
         self._length = 0
         self._host: State | None = None
 
+    @property
+    def computed(self) -> int:
+        return self.done  # Each call waits for its metrics.
+
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         out: list[dict[str, list[np.ndarray]]] = [{} for _ in self.members]
         while self.done < upto and not stop.asked:
