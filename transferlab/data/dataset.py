@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from jaxtyping import Int
 
+from transferlab import notebook
 from transferlab.compute.host import interruptible
 from transferlab.data.columns import Target
 from transferlab.data.contents import examples_of
@@ -73,6 +74,13 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}: {self.summary})"
+
+    def _repr_html_(self) -> str:
+        """The summary, and the first training examples: what a notebook shows."""
+        rows = [dict(self.records[int(i)]) for i in self.train[:5]]
+        if self.target.kind == "classes":
+            rows = [{**row, "label": self.label_names[row["label"]]} for row in rows]
+        return notebook.table(f"{self.name}: {self.summary}", rows)
 
     @property
     def modality(self) -> Modality:

@@ -12,10 +12,11 @@ from transferlab.data.missing import Missing
 from transferlab.data.readers.base import Documents
 from transferlab.errors import check_arguments
 from transferlab.methods import Method
+from transferlab.tasks import Task
 from transferlab.train.settings import Settings
 
-BASELINES = ("majority", "tfidf", "pixels")
-"""Rows that a table can have besides the arms, without pretrained weights."""
+AUTO = "auto"
+"""The name of the task that follows from the data."""
 
 
 @check_arguments
@@ -106,7 +107,9 @@ class StudyConfig:
         methods: arm name → arm.
         budgets: labels in all; subsets are nested and shared by all arms.
         seeds: each draws its own subset, initialisation and order.
-        baselines: ``majority``, ``tfidf`` (texts), ``pixels`` (images).
+        task: what all arms learn and are compared by: a task, or its ``name`` and fields; ``auto`` is the one of the data.
+        baselines: those of the task (:attr:`transferlab.tasks.Task.baselines`), as ``majority``, ``tfidf`` (texts), ``pixels``
+            (images).
         grid: ``quick`` (one setting per arm) or ``full`` (tuned, every arm at every budget and seed).
         test_examples: size of the test split, which is the same for all runs; None as for :func:`transferlab.dataset`.
         image_size: in pixels; None for the source's own.
@@ -121,6 +124,7 @@ class StudyConfig:
     methods: dict[str, ArmConfig]
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
+    task: Mapping[str, Any] | Task = field(default_factory=lambda: {"name": AUTO})
     baselines: tuple[str, ...] = ()
     grid: Literal["quick", "full"] = "quick"
     test_examples: int | None = None
