@@ -204,7 +204,10 @@ class TextTransform:
         the space that byte-level tokenizers keep as part of a word.
         """
         text = self._whole.encode("a a", add_special_tokens=False).ids
-        parts = [self._whole.encode(["a", f"{before}a"], is_pretokenized=True, add_special_tokens=False).ids for before in ("", " ")]
+        parts = [
+            self._whole.encode(["a", f"{before}a"], is_pretokenized=True, add_special_tokens=False).ids
+            for before in ("", " ")
+        ]
         return " " if parts[0] != text and parts[1] == text else ""
 
     @cached_property

@@ -87,8 +87,14 @@ def encoded_words(transform: TextTransform, lists: Sequence[list[str]], ids: Seq
                 )
             again[i] = [unknown if number in empty else word for number, word in enumerate(words)]
     if again:
-        _LOG.warning("%s: the tokenizer leaves nothing of a word; it is read as unknown (%d examples).", ids[min(again)], len(again))
-        for i, text in zip(again, transform.unlimited.encode(list(again.values()), [ids[i] for i in again]), strict=True):
+        _LOG.warning(
+            "%s: the tokenizer leaves nothing of a word; it is read as unknown (%d examples).",
+            ids[min(again)],
+            len(again),
+        )
+        for i, text in zip(
+            again, transform.unlimited.encode(list(again.values()), [ids[i] for i in again]), strict=True
+        ):
             out[i] = text
     return out
 

@@ -6,7 +6,7 @@ may say another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from transferlab.measure import metrics
 from transferlab.measure.named import Undefined, metric
 from transferlab.measure.spans import scheme_of, span_scores
 
-Examples = Sequence[np.ndarray]
-"""An array (words, …) of each example, as a :class:`~transferlab.data.ragged.Ragged` is."""
+Examples = Collection[np.ndarray]
+"""An array (words, …) of each example, as in a :class:`~transferlab.data.ragged.Ragged`."""
 
 
 def word_scores(probabilities: Examples, true: Examples) -> dict[str, float]:
@@ -73,7 +73,9 @@ def cross_entropy(probabilities: Examples, true: Examples, names: Sequence[str])
     return metrics.cross_entropy(*_words(probabilities, true))
 
 
-def named_tags(probabilities: Examples, true: Examples, names: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
+def named_tags(
+    probabilities: Examples, true: Examples, names: Sequence[str]
+) -> tuple[list[list[str]], list[list[str]]]:
     """Return the predicted and the true tags of each example's scored words."""
     predicted = [[names[i] for i in one.argmax(-1)[tags >= 0]] for one, tags in zip(probabilities, true, strict=True)]
     return predicted, [[names[i] for i in tags[tags >= 0]] for tags in true]

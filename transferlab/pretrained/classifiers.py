@@ -44,11 +44,13 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
     raw.pop("problem_type", None)
     raw |= labels_of(source)
     family = FAMILIES[source.family]
-    if family.to_hf is not None:
+    if isinstance(source.head, TokenClassifierConfig) and raw.get("architectures"):
+        name = re.sub(r"(EncoderModel|Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0])
+        raw["architectures"] = [f"{name}ForTokenClassification"]
+    elif family.to_hf is not None:
         raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
     elif raw.get("architectures"):
         task = "ForSequenceClassification" if family.modality == "text" else "ForImageClassification"
-        task = "ForTokenClassification" if isinstance(source.head, TokenClassifierConfig) else task
         raw["architectures"] = [re.sub(r"(Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0]) + task]
     check_head(source, family.from_hf(raw))
 
@@ -63,7 +65,9 @@ def check_head(source: Source, config: Any) -> None:
     keep = "keep it as it is: tl.save(source, directory, format='orbax')"
     if isinstance(head, TokenClassifierConfig):
         if not family.token_classifier or head.hidden != family.token_hidden(config) or not head.bias:
-            raise TransferlabError(f"The reference implementation has no such classifier of tokens in this family; {keep}.")
+            raise TransferlabError(
+                f"The reference implementation has no such classifier of tokens in this family; {keep}."
+            )
         return
     assert isinstance(head, ClassifierConfig)
     if head.bias and not family.head_bias:
@@ -145,7 +149,9 @@ def with_reference_layers(source: Source) -> Source:
     head, family = source.head, FAMILIES[source.family]
     hidden = family.head_hidden(source.config)
     if isinstance(head, TokenClassifierConfig) and getattr(source.config, "pooler", False):
-        return _without_pooler(source, {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")})
+        return _without_pooler(
+            source, {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
+        )
     if not isinstance(head, ClassifierConfig) or hidden is None or not getattr(source.config, "pooler", False):
         return source
     leaves = {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}

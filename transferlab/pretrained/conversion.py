@@ -74,7 +74,9 @@ def native(
         raw["tie_word_embeddings"] = head.tied
         if hasattr(source.config, "scale_decoder_outputs"):
             raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
-    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (added or head.labels != written_labels(raw, head)):
+    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (
+        added or head.labels != written_labels(raw, head)
+    ):
         set_head(raw, source, kind)
     return raw, out
 

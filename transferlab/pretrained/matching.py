@@ -215,7 +215,10 @@ def _head(
         raise TransferlabError(f"{name}: config.json names {len(labels)} labels, but the head has {n} rows.")
     if names.tokens:
         return TokenClassifierConfig(
-            labels or tuple(str(i) for i in range(n)), described.token_dropout, "head/bias" in matches, family.token_hidden(config)
+            labels or tuple(str(i) for i in range(n)),
+            described.token_dropout,
+            "head/bias" in matches,
+            family.token_hidden(config),
         )
     return ClassifierConfig(
         labels or tuple(str(i) for i in range(n)),

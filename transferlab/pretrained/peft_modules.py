@@ -96,7 +96,9 @@ def _token_classifier(
     if KERNEL not in arrays:
         raise TransferlabError(f"{where} holds a part of a classifier, but not its last layer ('{KERNEL}').")
     family, raw, n = FAMILIES[source.family], dict(source.raw or {}), arrays[KERNEL].shape[-1]
-    names = next((each for each in (labels, source.labels, label_names(raw)) if len(each) == n), tuple(map(str, range(n))))
+    names = next(
+        (each for each in (labels, source.labels, label_names(raw)) if len(each) == n), tuple(map(str, range(n)))
+    )
     return TokenClassifierConfig(
         names, family.token_dropout(raw), "head/bias" in arrays, family.token_hidden(source.config)
     )

@@ -69,4 +69,14 @@ def task_from(fields: Mapping[str, Any]) -> Task:
     return read(task_named(str(arguments.pop("name"))), arguments, "task")
 
 
-__all__ = ["Classification", "MultiLabel", "Regression", "Task", "TokenLabels", "task_for", "task_from", "task_named", "tasks"]
+__all__ = [
+    "Classification",
+    "MultiLabel",
+    "Regression",
+    "Task",
+    "TokenLabels",
+    "task_for",
+    "task_from",
+    "task_named",
+    "tasks",
+]

@@ -18,7 +18,7 @@ from transferlab.data.ragged import Ragged
 from transferlab.data.text import TextTransform
 from transferlab.data.words import WordInputs, word_inputs
 from transferlab.errors import TransferlabError
-from transferlab.measure.spans import Scheme, misfit, scheme_of, span_scores
+from transferlab.measure.spans import misfit, scheme_of, span_scores
 from transferlab.measure.words import named_tags, word_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import TokenClassifierConfig
@@ -120,7 +120,9 @@ class TokenLabels(Task):
         column = self.column(data)
         column.check(f"'{data.name}'")
         if source.modality != "text":
-            raise TransferlabError(f"{source.name} reads {source.modality}, which has no words to tag. Load a text encoder.")
+            raise TransferlabError(
+                f"{source.name} reads {source.modality}, which has no words to tag. Load a text encoder."
+            )
         if getattr(source.config, "num_decoder_layers", 0):
             raise TransferlabError(
                 f"{source.name} has a decoder, which writes texts; words are tagged by its encoder alone: source = source.encoder()."
@@ -132,7 +134,9 @@ class TokenLabels(Task):
             )
         for i, tags in enumerate(column.values):
             if len(tags) != (words := len(data.records[i]["words"])):
-                raise TransferlabError(f"{data.name}, {data.ids[i]}: {words} words, but {len(tags)} tags; there must be one for each.")
+                raise TransferlabError(
+                    f"{data.name}, {data.ids[i]}: {words} words, but {len(tags)} tags; there must be one for each."
+                )
 
     def inputs(self, examples: Sequence[Mapping[str, Any]], transform: Transform, **names: Any) -> Inputs:
         """See :class:`transferlab.data.words.WordInputs`."""
@@ -161,7 +165,9 @@ class TokenLabels(Task):
         """``tag`` (rows, length): at a word's first sub-word, or at all of them; -1 elsewhere."""
         assert isinstance(feed, WordInputs)
         out = np.full((rows, batch.bucket), -1, np.int32)
-        for row, tags, one in zip(map(int, batch.indices), columns["tag"][feed.examples_of(batch.indices)], out, strict=False):
+        for row, tags, one in zip(
+            map(int, batch.indices), columns["tag"][feed.examples_of(batch.indices)], out, strict=False
+        ):
             words, at = (feed.subwords if self.subwords == "all" else feed.first_subwords)(row, batch.bucket)
             one[at] = tags[words]
         return {"tag": out}
@@ -172,7 +178,9 @@ class TokenLabels(Task):
         """The probabilities (words, tags) of each row, at the first sub-words."""
         assert isinstance(feed, WordInputs)
         examples = feed.examples_of(batch.indices).tolist()
-        for row, example, probabilities in zip(batch.indices.tolist(), examples, predictions["probabilities"], strict=False):
+        for row, example, probabilities in zip(
+            batch.indices.tolist(), examples, predictions["probabilities"], strict=False
+        ):
             words, at = feed.first_subwords(row, batch.bucket)
             yield example, int(words[0]), {"probabilities": probabilities[at]}
 

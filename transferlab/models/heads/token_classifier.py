@@ -57,7 +57,9 @@ class TokenClassifier(Head):
         first, last = (0.02, config.stddev) if hidden is None else hidden.stddevs
         self.kernel = parameter((features, len(config.labels)), TruncatedNormal(last))
         self.bias = parameter((len(config.labels),), zeros) if config.bias else None
-        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=TruncatedNormal(first))
+        self.dense = (
+            None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=TruncatedNormal(first))
+        )
         self.norm = None if hidden is None else hidden_norm(features, hidden)
         self.config = config
 

@@ -92,7 +92,9 @@ def decoder_to_hf(
     """
     if isinstance(head, TokenClassifierConfig) and tokens:
         architecture = classifies.replace("Sequence", "Token")
-        return {"architectures": [architecture], **raw}, with_base_prefix(token_names(names("score"), tokens), prefix, head)
+        return {"architectures": [architecture], **raw}, with_base_prefix(
+            token_names(names("score"), tokens), prefix, head
+        )
     if isinstance(head, ClassifierConfig):
         architecture, key = classifies, "score"
     elif head is None:

@@ -10,7 +10,12 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.gpt2 import GPT2Config
 from transferlab.models.heads import HeadConfig
-from transferlab.pretrained.families.decoders import decoder_to_hf, decoder_token_dropout, language_model_heads, token_ids
+from transferlab.pretrained.families.decoders import (
+    decoder_to_hf,
+    decoder_token_dropout,
+    language_model_heads,
+    token_ids,
+)
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import present_fields
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable

@@ -87,7 +87,9 @@ def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
     )  # fmt: skip
 
 
-def _to_hf(config: ModernBertConfig, head: ClassifierConfig | TokenClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(
+    config: ModernBertConfig, head: ClassifierConfig | TokenClassifierConfig | None
+) -> tuple[dict[str, Any], NameTable]:
     fields = {**asdict(config), "layer_types": list(config.kinds)}
     thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")
     tables = {

@@ -47,7 +47,9 @@ def roberta_from_hf(raw: Mapping[str, Any]) -> RobertaConfig:
     )
 
 
-def _to_hf(config: RobertaConfig, head: ClassifierConfig | TokenClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(
+    config: RobertaConfig, head: ClassifierConfig | TokenClassifierConfig | None
+) -> tuple[dict[str, Any], NameTable]:
     raw = {"model_type": "roberta", "bos_token_id": 0, "eos_token_id": 2, **without_pooler(config)}
     if head is not None:
         raw["classifier_dropout"] = head.dropout
