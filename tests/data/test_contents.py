@@ -87,10 +87,10 @@ def test_a_text_to_write_and_no_target() -> None:
     table = {"text": [f"to translate {i}" for i in range(10)], "target": [f"zu übersetzen {i}" for i in range(10)]}
     data = tl.dataset(table, label_kind="text", test_examples=2)
     assert isinstance(data.target, Texts) and data.records[0]["target_text"] == "zu übersetzen 0"
-    assert "10 texts of the text 'target': 8 to train, 2 to test, at random" in data.summary
+    assert "10 texts, the text 'target' to write: 8 to train, 2 to test, at random" in data.summary
     data = tl.dataset(table, target=None, test_examples=2)
     assert isinstance(data.target, NoTarget) and data.records[0] == {"id": "row 1", "text": "to translate 0"}
-    assert "no target" in data.summary
+    assert "10 texts, no target: 8 to train" in data.summary
     with pytest.raises(TransferlabError, match=r"free text .*label_kind='text'"):
         tl.dataset(table)
     with pytest.raises(TransferlabError, match="row 1: target: the text is 3, not a string"):

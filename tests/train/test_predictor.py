@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from support.checkpoints import write_bert, write_clip, write_vit
-from support.runs import QUICK, fit
+from support.runs import QUICK, fit, flat
 from support.typed import found
 
 import transferlab as tl
+from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.train import Settings
+from transferlab.train.predictor import _listed
+
+
+def flat_arrays(tree: Any) -> dict[str, Any]:
+    return dict(trees.walk(tree))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,81 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
     assert done.exit_code == 0 and "good film" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "method", [tl.methods.Probe(), tl.methods.LoRA(rank=2), tl.methods.Full(), tl.methods.Probe(weights="random")]
+)
+def test_a_result_predicts_what_its_run_predicts_when_it_is_opened(source, films, tmp_path, method) -> None:
+    data, texts = films.subset(40, 0), ["good film", "dull film " * 9, ""]
+    _, in_memory = fit(source, data, method)
+    _, written = fit(source, data, method, tmp_path / "run")
+    read = tl.adapt(source, data, method=method, settings=QUICK, directory=tmp_path / "run").fit()
+    expected = tl.open_run(tmp_path / "run")
+    for result in (in_memory, written, read):
+        np.testing.assert_array_equal(result.predict(texts), expected(texts))
+        assert result.labels == expected.labels == ("down", "up")
+        assert str(result.present(texts)) == "\n".join(expected.present(texts).lines)
+        np.testing.assert_array_equal(flat(result.params)["head/kernel"], flat(expected.params)["head/kernel"])
+    assert in_memory.predict([]).shape == (0, 2)
+    assert in_memory.present(texts).rows[0]["label"] in ("down", "up")
+
+
+def test_numbers_are_predicted_in_the_units_of_the_data_by_a_result_in_memory(source, tmp_path: Path) -> None:
+    rows = [f"{'good' if i % 2 else 'bad'} film {i},{900 + 37.5 * i}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,price", *rows]))
+    data = tl.dataset(tmp_path / "t.csv", target="price", test_examples=8)
+    _, result = fit(source, data, tl.methods.LoRA(rank=2), tmp_path / "run")
+    texts = [data.records[i]["text"] for i in data.test]
+    np.testing.assert_array_equal(result.predict(texts), tl.open_run(tmp_path / "run")(texts))
+    np.testing.assert_allclose(result.predict(texts), result.predictions["value"], rtol=1e-5)
+    assert str(result.present(texts[:1])).startswith("price ") and result.labels == ("price",)
+    # What is exported has its head in the same units.
+    kernel = flat(found(result.source).arrays[0])["head/kernel"]
+    np.testing.assert_array_equal(flat(result.params)["head/kernel"], kernel)
+
+
+def test_predictors_of_one_source_hold_its_frozen_leaves_once(source, films) -> None:
+    results = [fit(source, films.subset(24, 0), tl.methods.LoRA(rank=2), seed=seed)[1] for seed in (0, 1)]
+    first, second = (flat_arrays(result.predictor.params) for result in results)
+    shared = [path for path in first if "lora" not in path and not path.startswith("head")]
+    assert shared and all(first[path] is second[path] for path in shared)
+    assert all(flat_arrays(results[0].params)[path] is first[path] for path in shared)
+    assert len(source.resident) >= len(shared)
+    del results, first, second
+    gc.collect()
+    assert not len(source.resident)
+
+
+def test_what_cannot_be_predicted_is_one_error(source, films, tmp_path: Path) -> None:
+    data = films.subset(24, 0)
+    result = fit(source, data, tl.methods.Probe(), tmp_path / "run", keep_weights=False)[1]
+    for wrong, said in (
+        ("a film", r"a single text; pass a list: predictor\(\['a film'\]\)"),
+        (b"a film", "a single text"),
+        ({"text": ["a film"]}, r"of type dict; pass a list of texts.*predictor\(list\(table\['text'\]\)\)"),
+        ({"a film"}, "of type set"),
+        (np.array("a film"), "of type ndarray"),
+        ([3], r"texts\[0\]: the text is 3"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            result.predict(cast("list[str]", wrong))
+    for nothing in (None, 3):
+        with pytest.raises(TransferlabError, match=f"of type {type(nothing).__name__}; pass a list of images"):
+            _listed(nothing, "image")
+    assert result.predict(text for text in ["a film"]).shape == (1, 2)
+    # The weights went with this process's result.
+    again = tl.adapt(
+        source, data, method=tl.methods.Probe(), settings=QUICK, directory=tmp_path / "run", keep_weights=False
+    ).fit()
+    with pytest.raises(TransferlabError, match=r"not its weights. Fit it again, in another .*keep_weights=True"):
+        again.predict(["a film"])
+    assert again.params is None and again.source is None
+    settings = replace(QUICK, learning_rate=1e30, optimizer=tl.train.Optimizer("sgd", {"momentum": 0.9}))
+    with pytest.raises(tl.train.Diverged) as raised:
+        fit(source, data, tl.methods.Full(), settings=settings)
+    with pytest.raises(TransferlabError, match=r"diverged at step .*no weights to predict with.*learning_rate=1e\+29"):
+        raised.value.results[0].predict(["a film"])
+
+
 @pytest.mark.parametrize("kind", ["vit", "clip"])
 def test_a_run_on_weights_that_came_alone_is_opened_again(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -76,8 +159,12 @@ def test_a_run_on_weights_that_came_alone_is_opened_again(kind: str, tmp_path: P
     settings = Settings(max_steps=1)
     result = tl.adapt(source, data, method=tl.methods.Probe(), settings=settings, directory=tmp_path / "run").fit()
     predictor = tl.open_run(tmp_path / "run")
-    got = predictor([data.records[i]["image"] for i in data.test])
-    np.testing.assert_allclose(got, result.probabilities, atol=2e-6)
+    images = [data.records[i]["image"] for i in data.test]
+    np.testing.assert_allclose(predictor(images), result.probabilities, atol=2e-6)
+    np.testing.assert_array_equal(result.predict(images), predictor(images))
+    np.testing.assert_array_equal(result.predict(np.stack(images)), predictor(images))
+    with pytest.raises(TransferlabError, match=r"a single image; pass a list: predictor\(\[image\]\)"):
+        result.predict(images[0])
 
 
 def test_open_run_refuses_a_base_that_is_not_the_one_it_was_trained_on(films, tmp_path) -> None:

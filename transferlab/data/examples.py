@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from transferlab.data.columns import Target
+from transferlab.data.tables import checked_text
+from transferlab.errors import TransferlabError
 
 Content = Literal["text", "pair", "words", "image", "audio"]
 """What an example holds: a text; two texts (``text``, ``text_pair``); a list of ``words``; an ``image`` (uint8, height × width ×

@@ -42,6 +42,18 @@ class Inputs:
     """What the inputs of a row depend on in addition to examples and preprocessing."""
     packs: ClassVar[bool] = False
     """Whether its examples are texts that can share the rows of a feature pass (:meth:`TextInputs.packed`)."""
+    views: ClassVar[int] = 1
+    """How many rows of model inputs a row of a batch has, one after another, as the two texts that a contrastive loss compares;
+    those of row i are the rows from ``views * i`` on of :attr:`single`."""
+
+    @property
+    def single(self) -> Inputs:
+        """The same inputs with one view a row, for whatever is computed of each view by itself."""
+        return self
+
+    def views_of(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " views"]:
+        """Return the rows of :attr:`single` that are these rows' views."""
+        return rows if self.views == 1 else (self.views * rows[:, None] + np.arange(self.views)).reshape(-1)
 
     def rows_of(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " rows"]:
         """Return the rows that hold these examples; by default the examples themselves."""
@@ -204,10 +216,12 @@ def inputs_for(
         name: of the data set, for errors.
 
     Raises:
-        TransferlabError: the preprocessing is of another modality.
+        TransferlabError: the preprocessing is of another modality, or reads no pairs.
     """
     holds = content if content in ("image", "audio") else "text"
     if isinstance(transform, TextTransform) and holds == "text":
+        if content == "pair":
+            transform.check_pairs()
         cache = transform.caches.setdefault(f"{content} {sha256}", TokenCache()) if sha256 else TokenCache()
         return TextInputs(examples, transform, cache, ids=ids)
     if isinstance(transform, ImageTransform) and holds == "image":

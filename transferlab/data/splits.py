@@ -256,8 +256,9 @@ def parts_of(
 
 def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
     if not len(parts["train"]):
+        gone = f" ({unique.duplicates:,} were duplicates of others)" if unique.duplicates else ""
         raise TransferlabError(
-            "No example is left in the training split. Give one named 'train', with examples that no other has."
+            f"No example is left in the training split{gone}. Give one named 'train', with examples that no other has."
         )
     target = unique.target
     for name in ("validation", "test"):

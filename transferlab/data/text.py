@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer, normalizers
 
 from transferlab.bounds import Count, Natural
 from transferlab.data.added_tokens import add_tokens, read_settings
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
+from transferlab.data.special_tokens import continues_word, mask_id, special_ids
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
-from transferlab.data.vocabularies import apply_settings, default_tokens, tokenizer_from_vocabulary
+from transferlab.data.vocabularies import apply_settings, default_tokens, gives_types, tokenizer_from_vocabulary
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields, given_fields
 from transferlab.files import sha256_file
@@ -72,11 +73,15 @@ class TokenTable:
         rows: number of tokens.
         model: name of the model, for errors.
         grows: whether ``Source.with_tokenizer`` can change its rows.
+        types: number of token types; 0 for a model without them.
+        no_pairs: why it reads no pairs of texts; empty where it does.
     """
 
     rows: int
     model: str
     grows: bool
+    types: int = 0
+    no_pairs: str = ""
 
     def lacks(self, token: str | None) -> str:
         """Return the rest of an error about an id beyond the table, of which ``token`` is the text, if it has one."""
@@ -104,7 +109,7 @@ class TextTransform:
         types: whether the model has token types, which batches then contain.
         side: on which texts are padded.
         table: the model's embedding table, where there is a model.
-        prompt: put before each text (sentence-transformers' default prompt).
+        prompt: put before each text, and before the first of a pair (sentence-transformers' default prompt).
         overlap: a longer text is read in windows of ``max_length`` tokens, of which neighbors have this many in common; None cuts
             it (:meth:`transferlab.pretrained.Source.with_windows`).
 
@@ -141,9 +146,10 @@ class TextTransform:
     def encode(self, texts: Sequence[Any], ids: Sequence[str] = ()) -> list[Encoded]:
         """Tokenise many texts; an empty text has only its special tokens.
 
-        A pair is put together as the tokenizer's own template says: separators, token types. Of a list of words, each is tokenised
-        by itself as within a text: with a space before it, the first too, where the tokenizer makes that part of a word
-        (``add_prefix_space=True`` of transformers' RoBERTa and GPT-2). All are of one kind.
+        A pair is put together as the tokenizer's own template says: separators, token types. Where it is too long, the longer text
+        is cut first, as in transformers. Of a list of words, each is tokenised by itself as within a text: with a space before it,
+        the first too, where the tokenizer makes that part of a word (``add_prefix_space=True`` of transformers' RoBERTa and GPT-2).
+        All are of one kind.
 
         Args:
             texts: to tokenise.
@@ -151,8 +157,14 @@ class TextTransform:
 
         Raises:
             TransferlabError: a text that is not a string, contains half of a character, makes the tokenizer fail, or has a
-                token without a row in the model's table; the text is named.
+                token without a row in the model's table; a pair of which a text is empty, or that the source does not read
+                (:meth:`check_pairs`). The text is named.
         """
+        for i, text in enumerate(texts):
+            if isinstance(text, tuple) and not (len(text) == 2 and all(isinstance(t, str) and t.strip() for t in text)):
+                self._check_sides(text, ids[i] if ids else f"texts[{i}]")
+        if any(isinstance(text, tuple) for text in texts):
+            self.check_pairs()
         out = self._tokenise(texts)
         if self.table is None:
             return out
@@ -164,7 +176,40 @@ class TextTransform:
                 text = shown if len(shown) <= 60 else f"{shown[:60]}…"
                 first = next(id for id in encoded.ids if id >= self.table.rows)
                 raise TransferlabError(f"{ids[i] if ids else f'Text {i}'} ({text!r}) holds {self._lacks(first)}")
+            if self.types and 0 < self.table.types <= (last := max(encoded.types, default=0)):
+                raise TransferlabError(
+                    f"{ids[i] if ids else f'Text {i}'} has tokens of the type {last}, but {self.table.model} has "
+                    f"{self.table.types} (0 to {self.table.types - 1}). Its tokenizer.json is of another model."
+                )
         return out
+
+    def check_pairs(self) -> None:
+        """Raise a TransferlabError where the source reads no pairs of texts, or its tokenizer would join them without a separator."""
+        name = "this source" if self.table is None else self.table.model
+        both = "one text with a separator of your own between the two: f'{first}\\n{second}'"
+        if self.table is not None and self.table.no_pairs:
+            raise TransferlabError(f"{name} reads no pairs of texts: {self.table.no_pairs}. Make them {both}.")
+        alone, together = (self.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
+        if together <= alone:
+            raise TransferlabError(
+                f"The tokenizer of {name} puts nothing between the two texts of a pair, so that its model cannot tell where the "
+                f"first ends. Make them {both}."
+            )
+        if self.max_length < together + 2:
+            raise TransferlabError(
+                f"{name} reads {self.max_length} tokens; a pair has {together} special ones, and one of each text."
+            )
+
+    def _check_sides(self, pair: tuple[Any, ...], name: str) -> None:
+        if len(pair) != 2:
+            raise TransferlabError(f"{name} has {len(pair)} texts; a pair has two.")
+        for part in pair:
+            checked_text(part, name)
+        side = "first" if not pair[0].strip() else "second"
+        raise TransferlabError(
+            f"{name}: the {side} text of the pair is empty. Leave the pair out, or fill it in; where many are empty, train on "
+            "single texts."
+        )
 
     def _tokenise(self, texts: Sequence[Any]) -> list[Encoded]:
         if isinstance(texts, str):
@@ -221,6 +266,28 @@ class TextTransform:
         whole = Tokenizer.from_str(self.tokenizer.to_str())
         whole.no_truncation()
         return whole
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of tokens that are no text: see :func:`transferlab.data.special_tokens.special_ids`."""
+        return special_ids(self.tokenizer, self.pad_id)
+
+    @cached_property
+    def mask_id(self) -> int | None:
+        """Id of the token that stands for one to be predicted, where the tokenizer and the model have one."""
+        id = mask_id(self.tokenizer)
+        return None if id is None or id >= self.vocabulary else id
+
+    @cached_property
+    def continues_word(self) -> Bool[np.ndarray, " vocabulary"]:
+        """Of each token, whether it continues a word."""
+        return continues_word(self.tokenizer)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that both the tokenizer and the model have."""
+        size = self.tokenizer.get_vocab_size()
+        return size if self.table is None else min(size, self.table.rows)
 
     @cached_property
     def _reader(self) -> Tokenizer:
@@ -355,7 +422,7 @@ def read_tokenizer(
         # The settings' changes to a file, such as lower case, identify the tokenizer as much as the file.
         digests.append(hashlib.sha256(tokenizer.to_str().encode()).hexdigest())
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return TextTransform(tokenizer, longest, pad_id, sha256, types, side)
+    return TextTransform(tokenizer, longest, pad_id, sha256, types and gives_types(kind, settings), side)
 
 
 _FLAGS: dict[str, type] = dict.fromkeys(

@@ -127,6 +127,22 @@ def default_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[AddedToken, 
     return tuple(_token(None, text) for text in dict.fromkeys(missing.values()))
 
 
+def gives_types(kind: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether transformers' tokenizer gives token types to the model; one that does not leaves them all 0.
+
+    Args:
+        kind: ``model_type``, used if ``settings`` name no ``tokenizer_class``. A general class gives them.
+        settings: ``tokenizer_config.json``, whose ``model_input_names`` decide where there are any.
+    """
+    if isinstance(names := settings.get("model_input_names"), list):
+        return "token_type_ids" in names
+    cls = settings.get("tokenizer_class")
+    return _kind(cls, "" if cls else kind) not in _WITHOUT_TYPES
+
+
+_WITHOUT_TYPES = {*KINDS} - {"bert"}
+
+
 def apply_settings(tokenizer: Tokenizer, kind: str, settings: Mapping[str, Any]) -> bool:
     """Override ``tokenizer.json`` by the settings, and their defaults, as transformers' class does when it is loaded.
 

@@ -50,7 +50,7 @@ def accuracy(probabilities: Examples, true: Examples, names: Sequence[str]) -> f
 @metric("word_tags", "scikit-learn: f1_score(average='macro')")
 def f1_macro(probabilities: Examples, true: Examples, names: Sequence[str]) -> float:
     """Mean of F1 over the tags that some word has or is given."""
-    each, support, total = _f1(probabilities, true)
+    each, _, total = _f1(probabilities, true)
     return float(each[total > 0].mean())
 
 

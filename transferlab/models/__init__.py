@@ -16,6 +16,7 @@ from transferlab.models.heads import (
     HeadConfig,
     LanguageModel,
     LanguageModelConfig,
+    MaskedLanguageModelConfig,
     TokenClassifierConfig,
 )
 from transferlab.models.llama import Llama, LlamaConfig
@@ -30,7 +31,8 @@ from transferlab.models.vit import ViT, ViTConfig
 from transferlab.models.whisper import Whisper, WhisperConfig
 
 for _config in (BertConfig, BitConfig, ClassifierConfig, ClipConfig, ConvNeXtConfig, DistilBertConfig, EfficientNetConfig,
-                EmbeddingConfig, GPT2Config, LanguageModelConfig, LlamaConfig, MobileNetV2Config, ModernBertConfig, MPNetConfig, ResNetConfig,
+                EmbeddingConfig, GPT2Config, LanguageModelConfig, LlamaConfig, MaskedLanguageModelConfig, MobileNetV2Config, ModernBertConfig,
+                MPNetConfig, ResNetConfig,
                 RobertaConfig, SwinConfig, T5Config, TextTowerConfig, TokenClassifierConfig, ViTConfig, WhisperConfig):  # fmt: skip
     check_arguments(_config)
 
@@ -60,6 +62,7 @@ __all__ = [
     "LlamaConfig",
     "MPNet",
     "MPNetConfig",
+    "MaskedLanguageModelConfig",
     "MobileNetV2",
     "MobileNetV2Config",
     "Model",

@@ -24,7 +24,7 @@ from transferlab.fields import check_fields
 from transferlab.models.attention import attend
 from transferlab.models.backbone import Carry, Model, Stage
 from transferlab.models.bert import masked_mean
-from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, build_head
+from transferlab.models.heads import HeadConfig, LanguageModelConfig, build_head
 from transferlab.models.layers import ACTIVATIONS, Embedding, Key, Linear, Normal, dropout, gated
 from transferlab.models.norms import RMSNorm
 from transferlab.models.sizes import Size
@@ -284,7 +284,7 @@ class T5(Model):
     table = "encoder/embed/word"
 
     def __init__(self, config: T5Config, head: HeadConfig | None = None):
-        if isinstance(head, ClassifierConfig) and config.num_decoder_layers:
+        if head is not None and not isinstance(head, LanguageModelConfig) and config.num_decoder_layers:
             raise TransferlabError(
                 "T5 with its decoder generates text. To predict labels, use its encoder:\n  >>> source = source.encoder()"
             )

@@ -9,7 +9,13 @@ import json
 import re
 from pathlib import Path
 
-from transferlab.models.heads import ClassifierConfig, LanguageModelConfig, TokenClassifierConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import Source
 
@@ -87,8 +93,12 @@ def _facts(source: Source) -> list[str]:
 def _task(source: Source) -> str:
     if isinstance(source.head, LanguageModelConfig):
         return "text-generation"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        return "fill-mask"
     if isinstance(source.head, TokenClassifierConfig):
         return "token-classification"
+    if isinstance(source.head, EmbeddingConfig):
+        return "sentence-similarity"
     if not isinstance(source.head, ClassifierConfig):
         return ""
     return {"text": "text-classification", "image": "image-classification"}.get(source.modality, "")
@@ -99,14 +109,19 @@ def _usage(source: Source, kind: str) -> list[str]:
     name = "SequenceClassification" if text else "ImageClassification"
     if isinstance(source.head, LanguageModelConfig):
         name = "CausalLM"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        name = "MaskedLM"
     if isinstance(source.head, TokenClassifierConfig):
         name = "TokenClassification"
-    auto = f"AutoModelFor{name}" if source.head is not None else "AutoModel"
+    encoder = isinstance(source.head, EmbeddingConfig)
+    auto = f"AutoModelFor{name}" if source.head is not None and not encoder else "AutoModel"
     labels = f", num_labels={len(source.labels)}" if source.labels else ""
     if kind == "peft":
         base = _hub_name(source) or "BASE"
         return ["import peft", f"from transformers import {auto}", "", f"base = {auto}.from_pretrained({base!r}{labels})",
                 'model = peft.PeftModel.from_pretrained(base, "DIRECTORY")']  # fmt: skip
+    if kind == "hf" and encoder:
+        return ["from sentence_transformers import SentenceTransformer", "", 'model = SentenceTransformer("DIRECTORY")']
     if kind == "hf":
         return [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("DIRECTORY")']
     if kind == "timm":

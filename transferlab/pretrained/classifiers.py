@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, Problem, TokenClassifierConfig
+from transferlab.models.heads import ClassifierConfig, MaskedLanguageModelConfig, Problem, TokenClassifierConfig
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.leaves import LazyLeaf
@@ -144,11 +144,15 @@ def with_reference_layers(source: Source) -> Source:
     """Return the source with the layers that the reference class with its head has.
 
     Where the reference classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
-    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped.
+    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped. So is
+    the one below a new head of a masked language model.
     """
     head, family = source.head, FAMILIES[source.family]
     hidden = family.head_hidden(source.config)
-    if isinstance(head, TokenClassifierConfig) and getattr(source.config, "pooler", False):
+    masked = (
+        isinstance(head, MaskedLanguageModelConfig) and source.leaves["head/dense/kernel"].key not in source.tensors
+    )
+    if (masked or isinstance(head, TokenClassifierConfig)) and getattr(source.config, "pooler", False):
         return _without_pooler(
             source, {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
         )

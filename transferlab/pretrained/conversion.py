@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, LanguageModelConfig, TokenClassifierConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.auxiliary_files import changed_tokenizer, set_sizes
 from transferlab.pretrained.classifiers import NO_POOLER, check_head, labels_of, set_head, written_labels
 from transferlab.pretrained.families import FAMILIES
@@ -69,11 +75,19 @@ def native(
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
+    if isinstance(head, EmbeddingConfig):
+        # The head that the file had belonged to another model.
+        own = {leaf.key for leaf in source.leaves.values()}
+        out = {key: tensor for key, tensor in out.items() if key in own}
+        if (writer := FAMILIES[source.family].to_hf) is not None and "architectures" in raw:
+            raw["architectures"] = writer(source.config, None)[0]["architectures"]
     if isinstance(head, LanguageModelConfig) and added:
         # A tied head was separated from its table.
         raw["tie_word_embeddings"] = head.tied
         if hasattr(source.config, "scale_decoder_outputs"):
             raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
+    if isinstance(head, MaskedLanguageModelConfig) and added:
+        raw |= masked_architecture(source, raw)
     if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (
         added or head.labels != written_labels(raw, head)
     ):
@@ -84,6 +98,9 @@ def native(
 def _stale(source: Source) -> set[str]:
     """Keys of the source's files next to the model's own that became wrong by what was changed in the model."""
     stale = {key for key, why in source.unused if why == NO_POOLER}
+    copies = () if source.names is None else source.names.copies
+    trained = {path for path, leaf in source.leaves.items() if leaf.trained}
+    stale |= {key for key, _ in source.unused if any(p in trained and re.fullmatch(k, key) for k, p in copies)}
     table = source.leaves.get(source.table)
     if table is None or source.names is None or not (table.trained or changed_tokenizer(source)):
         return stale
@@ -96,6 +113,16 @@ def _stale(source: Source) -> set[str]:
         regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
         stale |= {key} if copies or regrown or (source.tied and key in heads) else set()
     return stale
+
+
+def masked_architecture(source: Source, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ``config.json`` that say that there is the head of a masked language model."""
+    writer = FAMILIES[source.family].to_hf
+    assert writer is not None
+    own = writer(source.config, source.head)[0]["architectures"]
+    # XLM-R and CamemBERT are of the family RoBERTa, and have classes of their own.
+    name = re.sub(r"(Model|For[A-Z]\w*)$", "", (raw.get("architectures") or own)[0])
+    return {"architectures": [f"{name}ForMaskedLM"], "tie_word_embeddings": True}
 
 
 def own_format(source: Source) -> str:

@@ -37,9 +37,12 @@ _AXES = {
 
 def token_table(name: str, family: Family, leaves: Mapping[str, LazyLeaf]) -> TokenTable | None:
     """Return the table that the ids of this source's texts index; None for a model that reads no text."""
-    table = _table(leaves, "input_ids")
+    table, types = _table(leaves, "input_ids"), _table(leaves, "token_type_ids")
+    if table is None:
+        return None
     # There is no rule for another vocabulary of a two-tower model.
-    return None if table is None else TokenTable(table.shape[0], name, family.vocabulary in leaves)
+    grows = family.vocabulary in leaves
+    return TokenTable(table.shape[0], name, grows, types.shape[0] if types is not None else 0, family.no_pairs)
 
 
 def _table(leaves: Mapping[str, LazyLeaf], name: str) -> LazyLeaf | None:

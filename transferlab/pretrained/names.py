@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import LanguageModelConfig
+from transferlab.models.heads import LanguageModelConfig, MaskedLanguageModelConfig
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class NameTable:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
-    language_model: LanguageModelConfig | None = None
+    language_model: LanguageModelConfig | MaskedLanguageModelConfig | None = None
     tokens: bool = False
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import write_json
-from transferlab.models.heads import ClassifierConfig, TokenClassifierConfig
+from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, TokenClassifierConfig
 from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.classifiers import as_reference_classifier, labels_of
 from transferlab.pretrained.families import FAMILIES
@@ -267,7 +267,7 @@ def write_adapter(
             "is in its files. Merge the adapter instead: tl.save(adapted.merged(), …)."
         )
     with_head = head and bool(source.labels)
-    whole = head and source.head is not None
+    whole = head and source.head is not None and not isinstance(source.head, EmbeddingConfig)
     source = as_reference_classifier(source) if with_head else source
     family, own = FAMILIES[source.family], source.names
     assert own is not None

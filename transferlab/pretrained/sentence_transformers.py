@@ -6,6 +6,7 @@ its version 6, which reads those of all earlier ones.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from transferlab.data.text import read_sentence_settings
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import given_fields
+from transferlab.files import write_json
 from transferlab.models.heads import Pooling
 from transferlab.reading import read_json
 
@@ -89,6 +91,47 @@ def read_modules(directory: Path) -> Modules:
         return Modules(folder, prompt=prompt)
     _check_transformer(folder)
     return Modules(folder, _pooling(_folder(raw[1], path) / "config.json", prompt), "Normalize" in kinds, prompt)
+
+
+def write_modules(directory: Path, pooling: Pooling, normalise: bool, features: int, longest: int) -> None:
+    """Write the modules of a sentence encoder next to its model, in place of others, where they do not say the same already.
+
+    Args:
+        directory: of the model.
+        pooling: how tokens become one vector.
+        normalise: whether that is scaled to length 1.
+        features: of the vector.
+        longest: tokens of the longest text.
+
+    Raises:
+        TransferlabError: a pooling that sentence-transformers does not have.
+    """
+    modes = {ours: theirs for theirs, ours in _POOLINGS.items()}
+    if pooling not in modes:
+        raise TransferlabError(
+            f"sentence-transformers has no pooling '{pooling}', only {', '.join(modes)}. Keep the model as it is: tl.save(source, "
+            "directory, format='orbax')."
+        )
+    if (directory / MODULES).exists():
+        own = read_modules(directory)
+        if own.folder == directory and (own.pooling, own.normalise) == (pooling, normalise):
+            return
+    for old in directory.glob("[0-9]_*"):
+        shutil.rmtree(old)
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", **({"Normalize": "2_Normalize"} if normalise else {})}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(kinds.items())
+    ]
+    write_json(directory / MODULES, modules)
+    for path in (path for path in kinds.values() if path):
+        (directory / path).mkdir()
+    switches = {switch: mode == modes[pooling] for switch, mode in _OLD_MODES.items()}
+    write_json(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": features, **switches})
+    place, settings = read_sentence_settings(directory)
+    write_json(place, {"do_lower_case": False, **settings, "max_seq_length": longest})
+    if not (directory / PROMPTS).exists():
+        write_json(directory / PROMPTS, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
 
 
 def _kind(module: Mapping[str, Any], path: Path) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,10 @@ from transferlab.files import sha256_file
 from transferlab.models.backbone import run_stages
 from transferlab.models.heads import (
     ClassifierConfig,
+    EmbeddingConfig,
     HeadConfig,
     LanguageModelConfig,
+    MaskedLanguageModelConfig,
     Pooling,
     TokenClassifierConfig,
     pool,
@@ -109,6 +112,11 @@ class Source:
         """Plans for this source by their arguments: many runs of a study share one plan."""
         return {}
 
+    @cached_property
+    def resident(self) -> MutableMapping[Any, Any]:
+        """Leaves of this source that predictors hold on the device, for as long as one does: the next takes the same arrays."""
+        return WeakValueDictionary()
+
     @property
     def modality(self) -> str:
         """``text``, ``image`` or ``audio``, or ``image and text`` for a model of two towers."""
@@ -128,6 +136,13 @@ class Source:
     def definition(self) -> trees.Definition:
         """The checkpoint's own module (its head included), without arrays."""
         return trees.define(self.config.build(self.head))
+
+    @property
+    def features(self) -> int:
+        """Numbers in the vector of a text."""
+        ids = {"input_ids": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
+        definition = self.definition
+        return jax.eval_shape(self._evaluate, definition.params, definition.state, ids)["pooled"].shape[-1]
 
     @cached_property
     def params(self) -> trees.Tree:
@@ -351,7 +366,10 @@ class Source:
                 raise TransferlabError(
                     f"'{path}' has shape {leaves[path].shape}; {self.name} expects {tuple(leaf.shape)}."
                 )
-        return replace(self, config=config, head=head, leaves=leaves, names=names)
+        new = replace(self, config=config, head=head, leaves=leaves, names=names)
+        return (
+            replace(new, pooling=head.pooling, normalise=head.normalise) if isinstance(head, EmbeddingConfig) else new
+        )
 
     @property
     def table(self) -> str:
@@ -362,7 +380,7 @@ class Source:
     @property
     def tied(self) -> bool:
         """Whether the head's kernel is the table of tokens."""
-        return isinstance(self.head, LanguageModelConfig) and self.head.tied
+        return isinstance(self.head, LanguageModelConfig | MaskedLanguageModelConfig) and self.head.tied
 
     def names_for(self, head: HeadConfig | None) -> NameTable | None:
         """Return the table of names of files with this head: each kind of head has a key of its own."""
@@ -372,7 +390,7 @@ class Source:
         if isinstance(head, TokenClassifierConfig):
             return FAMILIES[self.family].token_names(names, head.hidden is not None)
         fitting = [table for table in self.dialect() if _names_head(table, head)]
-        if not fitting and isinstance(head, ClassifierConfig):
+        if not fitting and isinstance(head, (ClassifierConfig, EmbeddingConfig)):
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
         return fitting[0] if fitting else None
 
@@ -401,9 +419,12 @@ class Source:
     def sha256(self) -> str:
         """Hash over the sorted (path, dtype, shape, bytes) of all leaves, to which a run's checkpoint refers.
 
-        It is of the file's values: the same for every image size.
+        It is of the file's values: the same for every image size. The head of a masked language model is left out: earlier
+        versions did not read it.
         """
-        read = {path: replace(leaf, resize=None).read() for path, leaf in self.leaves.items()}
+        masked = isinstance(self.head, MaskedLanguageModelConfig)
+        leaves = {path: leaf for path, leaf in self.leaves.items() if not (masked and path.startswith("head/"))}
+        read = {path: replace(leaf, resize=None).read() for path, leaf in leaves.items()}
         return trees.sha256(trees.unflatten(read))
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -500,7 +521,7 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
         else:
             pooled = pool(model, carry, source.pooling)
             out["pooled"] = unit_length(pooled) if source.normalise else pooled
-        if source.head is not None:
+        if source.head is not None and not isinstance(source.head, EmbeddingConfig):
             out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
         return out
 
@@ -509,12 +530,12 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
 
 def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold this kind of head."""
-    if isinstance(head, ClassifierConfig):
+    if isinstance(head, (ClassifierConfig, EmbeddingConfig)):
         return names.language_model is None and not names.tokens
     if isinstance(head, TokenClassifierConfig):
         return names.tokens
     model = names.language_model
-    return model is not None and isinstance(head, LanguageModelConfig) and model.tied == head.tied
+    return model is not None and type(model) is type(head) and model.tied == getattr(head, "tied", None)
 
 
 def _backbone(names: NameTable) -> set[tuple[str, str]]:

@@ -12,9 +12,11 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.compute.host import interruptible
+from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import folder_named, write_json
 from transferlab.manifest import write_manifest
+from transferlab.models.heads import EmbeddingConfig
 from transferlab.pretrained.auxiliary_files import (
     changed_tokenizer,
     copy_auxiliary_files,
@@ -33,6 +35,7 @@ from transferlab.pretrained.formats.safetensors import SAFETENSORS_DTYPES, write
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.new_directory import new_directory
 from transferlab.pretrained.orbax_directory import write_orbax
+from transferlab.pretrained.sentence_transformers import write_modules
 from transferlab.pretrained.source import Source
 
 FORMATS = ("hf", "timm", "orbax")
@@ -126,6 +129,8 @@ def save(
                 raw = with_dtype(raw, dtype)
             write_json(temporary / "config.json", raw)
             write_weights(temporary, tensors, shard_bytes, metadata(source))
+            if isinstance(source.head, EmbeddingConfig) and isinstance(source.transform, TextTransform):
+                write_modules(temporary, source.pooling, source.normalise, source.features, source.transform.max_length)
         write_images_settings(source, temporary, kind)
         if sized or source.provenance.get("changes") or any(leaf.trained for leaf in source.leaves.values()):
             write_card(source, temporary, kind)
@@ -146,6 +151,11 @@ def _check(source: Source, directory: Path) -> None:
     reads, read = source.image_transform, again.image_transform
     if reads is not None and (read is None or (read.size, read.channels) != (reads.size, reads.channels)):
         raise TransferlabError(f"What was written reads images of another size: {read}, not {reads}.")
+    if isinstance(source.head, EmbeddingConfig) and (again.pooling, again.normalise) != (
+        source.pooling,
+        source.normalise,
+    ):
+        raise TransferlabError(f"What was written pools otherwise: by {again.pooling}, not {source.pooling}.")
     if again.labels != source.labels:
         raise TransferlabError("What was written has other labels.")
     ours, theirs = trees.flatten(asdict(source.config)), trees.flatten(asdict(again.config))

@@ -12,6 +12,8 @@ from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
 from transferlab.tasks.base import Task
 from transferlab.tasks.classification import Classification
+from transferlab.tasks.contrastive import Contrastive
+from transferlab.tasks.masked_language_model import MaskedLanguageModel
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
 from transferlab.tasks.token_labels import TokenLabels
@@ -29,7 +31,7 @@ def tasks() -> Mapping[str, type[Task]]:
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
 
 
-for _task in (Classification, MultiLabel, Regression, TokenLabels):
+for _task in (Classification, Contrastive, MaskedLanguageModel, MultiLabel, Regression, TokenLabels):
     check_arguments(_task)
 
 
@@ -59,18 +61,24 @@ def task_for(data: Dataset, source: Source) -> Task:
     return kind()
 
 
-def task_from(fields: Mapping[str, Any]) -> Task:
-    """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it.
+def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:
+    """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it or a config names it.
+
+    Args:
+        fields: name and fields.
+        where: starts the error message.
 
     Raises:
         TransferlabError: an unknown name or field, or a value that a field cannot have.
     """
     arguments = dict(fields)
-    return read(task_named(str(arguments.pop("name"))), arguments, "task")
+    return read(task_named(str(arguments.pop("name"))), arguments, where)
 
 
 __all__ = [
     "Classification",
+    "Contrastive",
+    "MaskedLanguageModel",
     "MultiLabel",
     "Regression",
     "Task",

@@ -41,17 +41,21 @@ def predict_rows(
         return _ragged(task, feed, indices, order, call)
     places = {int(i): place for place, i in enumerate(indices)}
     shapes = task.shapes(tuple(outputs))
-    out = {name: np.zeros((len(indices), *shape), np.float32) for name, shape in shapes.items()}
+    out: dict[str, np.ndarray] = {}
     counts = np.zeros(len(indices), np.int32)
     for batch in order:
         at = [places[int(i)] for i in feed.examples_of(batch.indices)]
         for name, values in call(batch).items():
+            if feed.views > 1:
+                values = values.reshape(-1, feed.views, *values.shape[1:])
+            if name not in out:
+                out[name] = np.zeros((len(indices), *values.shape[1:]), np.float32)
             np.add.at(out[name], at, values[: len(at)])
         np.add.at(counts, at, 1)
     if counts.max(initial=1) > 1:
         for values in out.values():
             values /= counts.reshape(-1, *[1] * (values.ndim - 1))
-    return dict(out)
+    return dict(out) or {name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()}
 
 
 def _ragged(

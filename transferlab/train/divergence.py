@@ -17,6 +17,8 @@ from transferlab.train.settings import Settings
 
 FINISHED = "finished"
 """Status of a run that reached its last step with finite values."""
+NOT_KEPT = "Fit it again, in another directory, with tl.adapt(…, keep_weights=True)."
+"""What mends a run without weights."""
 _PARTS = {"params": "parameter", "ema": "averaged parameter", "stats": "batch statistic", "optimizer": "optimizer's"}
 
 

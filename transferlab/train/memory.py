@@ -99,7 +99,10 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
         (run.order[step] for step in range(min(run.steps, MAX_SCANNED_BATCHES))), key=lambda batch: batch.bucket
     )
     inputs = run.feed.inputs(longest.indices[:1], longest.bucket, 1)
-    carry = {name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype) for name, value in inputs.items()}
+    # An example may have several rows of inputs.
+    carry = {
+        name: jax.ShapeDtypeStruct((rows * len(value), *value.shape[1:]), value.dtype) for name, value in inputs.items()
+    }
     if run.decision.cached:
         carry = jax.eval_shape(prefix_function(plan.definition, plan.frontier, program.compute), params, stats, carry)
     targets = run.batch_targets(Batch(longest.indices[:1], longest.bucket), 1)

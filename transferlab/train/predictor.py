@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -30,9 +30,28 @@ from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.tasks import Classification, Task, task_from
 from transferlab.tasks.prediction import predict_rows
-from transferlab.train.divergence import recorded
+from transferlab.train.divergence import NOT_KEPT, recorded
 from transferlab.train.identity import architecture, read_identity
 from transferlab.train.setup import plan_for
+from transferlab.transfer.plan import Plan
+
+
+@dataclass(frozen=True, repr=False)
+class Presented:
+    """What a task predicts of some examples, for people: ``print`` shows a line for each.
+
+    :meth:`Predictor.present` and :meth:`transferlab.train.Result.present` return one.
+
+    Attributes:
+        rows: each example's prediction as plain data: ``{"label": …, "probabilities": {label: …}}`` of a classifier.
+        lines: the same, each in a line.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    lines: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
 
 
 @check_arguments
@@ -40,7 +59,7 @@ from transferlab.train.setup import plan_for
 class Predictor:
     """A finished run: ``predictor(["some text"])`` returns one row of probabilities per example.
 
-    :func:`transferlab.open_run` returns one.
+    :func:`transferlab.open_run` returns one; so does ``Result.predictor``.
 
     Attributes:
         labels: label names, in the order of the columns.
@@ -72,7 +91,7 @@ class Predictor:
         return kinds[type(self.transform)]
 
     @check_arguments
-    def __call__(self, examples: Sequence[Any], rows: int = 32) -> Any:
+    def __call__(self, examples: Iterable[Any], rows: int = 32) -> Any:
         """Return what the task predicts for each example: of a classifier, an array (examples, labels) of probabilities; where
         examples differ in length, a :class:`~transferlab.data.ragged.Ragged`.
 
@@ -82,10 +101,9 @@ class Predictor:
             rows: how many examples are computed together.
 
         Raises:
-            TransferlabError: an example of another kind; its index is named.
+            TransferlabError: what is no list of examples, or an example of another kind; its index is named.
         """
-        if isinstance(examples, (str, bytes)):
-            raise TransferlabError(f"examples is a single text; pass a list: predictor([{str(examples)[:40]!r}]).")
+        examples = _listed(examples, self.modality)
         if not isinstance(rows, Integral) or rows < 1:
             raise TransferlabError(f"rows is {rows!r}; it must be an integer of at least 1.")
         content, records = as_records(examples, self.modality)
@@ -101,6 +119,20 @@ class Predictor:
         indices = np.arange(len(records))
         predictions = self.task.restore(predict_rows(self.task, self.labels, feed, indices, rows, call), self.fitted)
         return predictions[self.task.predicted]
+
+    @check_arguments
+    def present(self, examples: Iterable[Any], rows: int = 32) -> Presented:
+        """What is predicted of these examples, for people; arguments and errors are those of a call.
+
+        Example:
+            >>> print(tl.open_run("runs/lora").present(["a fine film"]))
+        """
+        examples = _listed(examples, self.modality)
+        each = [
+            self.task.present(row, self.labels, example)
+            for row, example in zip(self(examples, rows), examples, strict=True)
+        ]
+        return Presented(tuple(fields for fields, _ in each), tuple(line for _, line in each))
 
     @cached_property
     def _predict(self) -> Any:
@@ -140,7 +172,8 @@ def _open_run(directory: Path) -> Predictor:
     identity = read_identity(directory)
     if not (directory / "checkpoints").is_dir():
         raise TransferlabError(
-            f"{directory} kept its predictions but not its weights; a study keeps the weights of each arm's best run."
+            f"{directory} kept its predictions but not its weights; a study keeps the weights of each arm's best run. "
+            f"{NOT_KEPT}"
         )
     from transferlab.train.checkpoints import Checkpoints
 
@@ -164,15 +197,67 @@ def _open_run(directory: Path) -> Predictor:
             f"{directory}: this run trained other leaves than such a run does now: {', '.join(changed[:4])}. Open it with the "
             "version of transferlab that wrote it."
         )
-    fitted = identity.get("fitted", {})
-    params, state = plan.place(identity["seeds"]["initialisation"])
-    frozen = trees.split_by(params, plan.trainable)[1]
+    return predictor_of(
+        source, plan, trained, stats, seed=identity["seeds"]["initialisation"], outputs=outputs, task=task,
+        fitted=identity.get("fitted", {}), text_column=identity.get("text_column"),
+    )  # fmt: skip
+
+
+def predictor_of(
+    source: Source,
+    plan: Plan,
+    trained: trees.Tree,
+    stats: trees.Tree,
+    *,
+    seed: int,
+    outputs: tuple[str, ...],
+    task: Task,
+    fitted: Mapping[str, Any],
+    text_column: str | None,
+) -> Predictor:
+    """Return a run's predictor: what it trained, and the frozen leaves of its source, which its predictors share.
+
+    Args:
+        source: the base.
+        plan: of the run.
+        trained: the trained leaves that were tested.
+        stats: batch statistics; empty where there are none.
+        seed: of the initialisation.
+        outputs: labels or targets, in the order of the head's columns.
+        task: what it was trained for.
+        fitted: what the task learned of the training targets.
+        text_column: of the table that it was trained on, if there was one.
+    """
+    frozen = frozenset(leaf.path for leaf in plan.leaves if not leaf.trains)
+    params, state = plan.place(seed, source.resident, frozen)
+    whole = adapted(
+        source, task.export(trained, fitted), plan.initialised(seed), stats, plan.head, plan.definition.module
+    )
     assert source.transform is not None
     return Predictor(
-        outputs, source.transform, plan.definition, trees.join(trained, frozen), stats or state,
-        adapted(source, task.export(trained, fitted), plan.initialised(identity["seeds"]["initialisation"]), stats, plan.head, plan.definition.module),
-        identity.get("text_column") or "text", task, fitted,
+        outputs, source.transform, plan.definition, trees.join(trained, params), stats or state, whole,
+        text_column or "text", task, fitted,
     )  # fmt: skip
+
+
+def _listed(examples: Any, modality: str) -> list[Any]:
+    """The examples as a list, or an error that says what to pass."""
+    if isinstance(examples, (str, bytes)):
+        raise TransferlabError(f"examples is a single text; pass a list: predictor([{str(examples)[:40]!r}]).")
+    axes = getattr(examples, "ndim", 1)
+    if modality == "image" and axes == 3:
+        raise TransferlabError("examples is a single image; pass a list: predictor([image]).")
+    if (
+        isinstance(examples, (Mapping, Set))
+        or hasattr(examples, "columns")
+        or not isinstance(examples, Iterable)
+        or not axes
+    ):
+        raise TransferlabError(
+            f"examples is of type {type(examples).__name__}; pass a list of {modality}s. Of a table that is one column: "
+            "predictor(list(table['text']))."
+        )
+    return list(examples)
 
 
 def _find_base(base: dict[str, Any]) -> Source:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from transferlab import trees
+from transferlab import notebook, trees
 from transferlab.data.dataset import Dataset
 from transferlab.data.ragged import Ragged
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import atomic_path
 from transferlab.methods.adapted import Adapted
 from transferlab.pretrained.formats.npz import read_npz
@@ -23,14 +23,15 @@ from transferlab.pretrained.source import Source
 from transferlab.reading import check_file, read_object, reading
 from transferlab.tasks.base import Predictions, Task
 from transferlab.tasks.prediction import take
-from transferlab.train.divergence import FINISHED, Divergence, recorded
+from transferlab.train.divergence import FINISHED, NOT_KEPT, Divergence, recorded
+from transferlab.train.predictor import Predictor, Presented, open_run
 from transferlab.train.writers import read_metrics
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 """Reports progress: called with (finished steps, all steps, newest metrics)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The result of a run that has ended; if it diverged, ``test`` and ``predictions`` are NaN.
 
@@ -39,6 +40,8 @@ class Result:
     Example:
         >>> result = run.fit()
         >>> result.test["accuracy"], result.record["trainable_parameters"]
+        >>> result.predict(["a fine film", "a dull one"])  # a row of probabilities for each, columns as result.labels
+        >>> print(result.present(["a fine film"]))
         >>> tl.save(result.source, "adapted")
 
     Attributes:
@@ -48,14 +51,37 @@ class Result:
             ``probabilities`` (examples, labels) of a classifier.
         history: rows of metrics by step.
         record: the flat record that studies tabulate.
+        labels: names of what the head puts out: the columns of ``probabilities``, or the targets of a regression.
     """
 
     test: dict[str, float]
-    predictions: Predictions = field(repr=False)
-    history: list[dict[str, Any]] = field(repr=False)
-    record: dict[str, Any] = field(repr=False)
-    _tree: Callable[[], trees.Tree] | None = field(repr=False, default=None)
-    _adapted: Callable[[], Adapted] | None = field(repr=False, default=None)
+    predictions: Predictions
+    history: list[dict[str, Any]]
+    record: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    _open: Callable[[], Predictor] | None = None
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self._scores.items())
+        return f"Result({self.diverged or scores}; {self._about})"
+
+    def _repr_html_(self) -> str:
+        """The scores: what a notebook shows."""
+        rows = [{"score": name, "test split": value} for name, value in self._scores.items()]
+        return notebook.table(f"{self.diverged or self.status}; {self._about}", rows)
+
+    @property
+    def _scores(self) -> dict[str, float]:
+        """The scores by the names that people read; none where the run diverged."""
+        return {} if self.diverged else {name.replace("_", " "): value for name, value in self.test.items()}
+
+    @property
+    def _about(self) -> str:
+        """What was trained and tested, in a clause."""
+        tested, record = len(next(iter(self.predictions.values()), ())), self.record
+        trained = f"{record['trainable_parameters']:,} parameters trained, " if "trainable_parameters" in record else ""
+        steps = f"{record['steps']:,} steps in {record['seconds']:.3g} s, " if "steps" in record else ""
+        return f"{record.get('method', 'a run')}: {trained}{steps}{tested:,} test examples"
 
     @property
     def probabilities(self) -> Float[np.ndarray, "examples labels"]:
@@ -82,16 +108,53 @@ class Result:
         return recorded(self.record)
 
     @cached_property
-    def params(self) -> trees.Tree | None:
-        """The whole adapted tree; None for a run read from disk (:func:`transferlab.open_run` reads its weights) or that
-        diverged.
+    def predictor(self) -> Predictor:
+        """The run, to be used on new examples, as :func:`transferlab.open_run` returns it; it needs no directory.
+
+        Raises:
+            TransferlabError: it diverged, or its weights were not kept.
         """
-        return None if self._tree is None else self._tree()
+        if (divergence := self.diverged) is not None:
+            lower = f"dataclasses.replace(settings, learning_rate={divergence.learning_rate / 10:.3g})"
+            advice = f" Fit it again with a lower learning rate: {lower}." if divergence.updates else ""
+            raise TransferlabError(f"The run {divergence}; it has no weights to predict with.{advice}")
+        if self._open is None:
+            raise TransferlabError(f"This run kept its predictions but not its weights. {NOT_KEPT}")
+        return self._open()
+
+    @check_arguments
+    def predict(self, examples: Iterable[Any], rows: int = 32) -> Any:
+        """What the task predicts of new examples, as a call of :class:`transferlab.train.Predictor` returns it.
+
+        Of a classifier an array (examples, labels) of probabilities, with columns as in ``labels``. Nothing of the base is
+        kept twice.
+
+        Args:
+            examples: as the run was trained on.
+            rows: how many examples are computed together.
+
+        Raises:
+            TransferlabError: what is no list of examples; an example of another kind (its index is named); a run that
+                diverged, or whose weights were not kept.
+        """
+        return self.predictor(examples, rows)
+
+    @check_arguments
+    def present(self, examples: Iterable[Any], rows: int = 32) -> Presented:
+        """Like :meth:`predict`, for people: ``print`` shows a line for each example."""
+        return self.predictor.present(examples, rows)
 
     @cached_property
+    def params(self) -> trees.Tree | None:
+        """The whole adapted tree, whose outputs are in the units of the data; None where there are no weights."""
+        if self._open is None:
+            return None
+        return self.predictor.task.export(self.predictor.params, self.predictor.fitted)
+
+    @property
     def adapted(self) -> Adapted | None:
         """The base with whatever was trained as a whole, and the adapters, separately; None where ``params`` is."""
-        return None if self._adapted is None else self._adapted()
+        return None if self._open is None else self.predictor.adapted
 
     @property
     def source(self) -> Source | None:
@@ -153,27 +216,40 @@ def write_predictions(
 
 
 def read_result(directory: Path) -> Result:
-    """Read a finished run's result from its directory (without weights)."""
+    """Read a finished run's result from its directory; its weights are read when something is predicted."""
     record = read_record(directory / "result.json")
     path = directory / "predictions.npz"
     names = record.get("predictions", ["probabilities"])
     try:
-        with reading(path, ", ".join(map(repr, names))):
-            arrays = read_npz(check_file(path))
-            predictions: Predictions = {name: arrays[name].read() for name in names}
-            for name in names:
-                if f"{name}_offsets" in arrays:
-                    predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
-        for name, values in predictions.items():
-            if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
-                raise TransferlabError(
-                    f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
-                )
+        predictions, labels = read_predictions(path, names)
     except TransferlabError as error:
         raise TransferlabError(
             f"{error} Delete {directory / 'result.json'} and start the same command again: the run is then tested again."
         ) from None
-    return Result(record["test"], predictions, read_metrics(directory / "metrics.jsonl"), record)
+    kept = record.get("status", FINISHED) == FINISHED and (directory / "checkpoints").is_dir()
+    history = read_metrics(directory / "metrics.jsonl")
+    return Result(record["test"], predictions, history, record, labels, partial(open_run, directory) if kept else None)
+
+
+def read_predictions(path: Path, names: Sequence[str]) -> tuple[Predictions, tuple[str, ...]]:
+    """Read these predictions of a ``predictions.npz``, and the names of the outputs.
+
+    Raises:
+        TransferlabError: it is damaged, or lacks one of them.
+    """
+    with reading(path, ", ".join(map(repr, names))):
+        arrays = read_npz(check_file(path))
+        predictions: Predictions = {name: arrays[name].read() for name in names}
+        for name in names:
+            if f"{name}_offsets" in arrays:
+                predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
+        labels = tuple(map(str, arrays["label_names"].read())) if "label_names" in arrays else ()
+    for name, values in predictions.items():
+        if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
+            raise TransferlabError(
+                f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
+            )
+    return predictions, labels
 
 
 _FORMER = {"together": "population_size", "squeezed": "memory_note"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +129,16 @@ class Setup:
                 f"settings.accumulate is {settings.accumulate}, but the loss of {type(self.task).__name__} compares the examples of "
                 "a batch with each other: in parts it would be another. Leave it out, and lower batch_size if memory is short."
             )
+        if settings.patience is not None and not len(data.validation):
+            raise TransferlabError(
+                f"settings.patience is {settings.patience}, and '{data.name}' has no validation split, by which a run would stop. Set a "
+                "part of the labels aside: data.hold_out(0.2, seed=0)."
+            )
+        if settings.batch_size < 2 and not self.task.additive:
+            raise TransferlabError(
+                f"settings.batch_size is {settings.batch_size}, but {type(self.task).__name__} compares the examples of a batch with "
+                "each other: it needs at least 2, and learns more from 32: tl.train.Settings(batch_size=32)."
+            )
         self.steps = settings.total_steps(len(self.feed.rows_of(data.train)))
         self.execution = Execution(self.settings.remat, self.settings.accumulate)
         self.cache = shared_cache()
@@ -145,6 +155,7 @@ class Setup:
         if key not in self.source.plans:
             head = self.task.head(self.source, self.outputs, self.method)
             self.source.plans[key] = plan_for(self.source, head, self.method, self.initialise)
+        self.task.check_plan(self.source.plans[key], self.data)
         return self.source.plans[key]
 
     @cached_property
@@ -240,7 +251,8 @@ class Setup:
         """A batch's carry at the program's first stage: inputs, or rows of the frontier cache under ``key``."""
         if key is None:
             return self.feed.inputs(batch.indices, batch.bucket, rows)
-        return self.cache.rows(key, batch.indices, batch.bucket, rows, self._sequence_entries)
+        views = self.feed.views_of(batch.indices)
+        return self.cache.rows(key, views, batch.bucket, rows * self.feed.views, self._sequence_entries)
 
     def meta(self, step: int, pending: list[dict[str, Any]], seconds: float, flops: float) -> dict[str, Any]:
         """What a checkpoint records in addition to its arrays."""
@@ -262,16 +274,23 @@ class Setup:
 
     def cached_features_key(self) -> str | None:
         """The key of this run's carries, where the cache has them all and no frozen leaf depends on a seed."""
-        if self._frozen_leaves_changed or len(self.cache.missing(key := self._key({}, {}), self._rows)):
+        if self._frozen_leaves_changed or len(self.cache.missing(key := self._key({}, {}), self._views)):
             return None
         return key
 
-    def compute_features(self, params: trees.Tree, stats: trees.Tree) -> str:
-        """Compute the carries at the frontier that are not in the cache yet; return their key."""
+    def compute_features(
+        self, params: trees.Tree, stats: trees.Tree, counted: Callable[[int, int], None] = lambda done, total: None
+    ) -> str:
+        """Compute the carries at the frontier that are not in the cache yet; return their key.
+
+        ``counted`` is called with how many of the missing ones are done, and how many there are.
+        """
         key = self._key(params, stats)
-        missing = self.cache.missing(key, self._rows)
+        missing = self.cache.missing(key, self._views)
+        done = 0
         try:
             for indices, carry, spans in self.iterate_features(params, stats, missing):
+                counted(done := done + len(indices), len(missing))
                 sequences = [name for name in carry if name in self._sequence_entries]
                 self.cache.add(key, indices, carry, sequences, spans)
         finally:
@@ -282,8 +301,10 @@ class Setup:
     def iterate_features(
         self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
     ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
-        """Compute carries at the frontier; yield (rows, their carry, each row's span of the axis of length)."""
-        rows, feed, program = self.settings.batch_size, self.feed, self.program
+        """Compute carries at the frontier; yield (rows, their carry, each row's span of the axis of length). Rows are those of
+        single views.
+        """
+        rows, feed, program = self.settings.batch_size, self.feed.single, self.program
         if isinstance(feed, TextInputs) and feed.packs and can_pack(self.plan.definition):
             tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
             packed = feed.packed(indices, tokens, self.plan.definition.module.first_position)
@@ -309,6 +330,11 @@ class Setup:
         return np.concatenate(
             [self.feed.rows_of(part) for part in (self.data.train, self.data.validation, self.data.test)]
         )
+
+    @property
+    def _views(self) -> Int[np.ndarray, " n"]:
+        """The rows whose features are computed: those of all views."""
+        return self.feed.views_of(self._rows)
 
     @property
     def _frozen_leaves_changed(self) -> bool:

@@ -6,8 +6,8 @@ Whatever it cannot account for is an error that names the keys.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -133,7 +133,7 @@ class Plan:
         }
 
     def place(
-        self, seed: int, shared: dict[Any, Any] | None = None, only: Collection[str] | None = None
+        self, seed: int, shared: MutableMapping[Any, Any] | None = None, only: Collection[str] | None = None
     ) -> tuple[trees.Tree, trees.Tree]:
         """Return (params, state) in memory: copied leaves read once, the others initialised by one compiled program.
 
@@ -147,7 +147,7 @@ class Plan:
         shared = {} if shared is None else shared
         leaves = [leaf for leaf in self.leaves if only is None or leaf.kind == "state" or leaf.path in only]
         keys = {leaf.path: (self.definition, seed, leaf.path) for leaf in leaves if leaf.read is None}
-        values: dict[str, Any] = {path: shared[key] for path, key in keys.items() if key in shared}
+        values: dict[str, Any] = {path: value for path, key in keys.items() if (value := shared.get(key)) is not None}
         if new := [path for path in keys if path not in values]:
             values |= self.definition.initialise(new, jax.random.key(seed))
             shared.update({keys[path]: values[path] for path in new if values[path].size <= SMALL})
@@ -159,9 +159,9 @@ class Plan:
             if leaf.action != "copied":
                 values[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
             else:
-                if leaf.path not in shared:
-                    shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
-                values[leaf.path] = shared[leaf.path]
+                if (value := shared.get(leaf.path)) is None:
+                    value = shared[leaf.path] = trees.placed(leaf.read(), leaf.dtype, _named(leaf))
+                values[leaf.path] = value
         params = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "param"}
         state = {leaf.path: values[leaf.path] for leaf in leaves if leaf.kind == "state"}
         return trees.unflatten(params), trees.unflatten(state)
@@ -227,7 +227,7 @@ def plan(
     stages = module.all_stages()
     check_ownership(stages, everything)
     owned = [stage.owns for stage in module.backbone_stages()]
-    assigned = assign_groups(groups, params, owned)
+    assigned = assign_groups(_without_head(groups, params, method), params, owned)
     training = training_stages(stages, set(assigned))
     moving = _freeze_statistics(module, state, assigned)
     definition = trees.define(module)
@@ -244,7 +244,7 @@ def plan(
             reason = f"added by {method}"
         elif weights == "random":
             reason = "random weights were requested"
-        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
+        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep and head.labels:
             action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels", leaf.read
         elif path.startswith("head/"):
             action, keys, reason, read, derive = _head_leaf(source, head, shape, leaf)
@@ -305,6 +305,19 @@ def plan(
         method, weights, tuple(rows), tuple(unused), definition, assigned, head, frontier(stages, set(assigned)),
         tuple(stage.name for stage in stages), training, _resized_note(source, rows),
     )  # fmt: skip
+
+
+def _without_head(groups: tuple[Group, ...], params: Collection[str], method: str) -> tuple[Group, ...]:
+    """The groups; where the head has no parameters, as a sentence encoder's, those of other leaves, which must exist."""
+    if any(path.startswith("head/") for path in params):
+        return groups
+    rest = tuple(group for group in groups if str(group.selector) != "head")
+    if not rest:
+        raise TransferlabError(
+            f"The method '{method}' trains the head alone, and a head that pools has no parameters: nothing would train. Let the "
+            "backbone train: method=tl.methods.LoRA()."
+        )
+    return tuple(replace(group, selector="**") if str(group.selector) == "~head" else group for group in rest)
 
 
 def _resized_note(source: Source, rows: list[Leaf]) -> tuple[str, ...]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from transferlab.models.heads.classifier import Classifier, ClassifierConfig, HiddenLayer, Problem
 from transferlab.models.heads.embedding import Embedding, EmbeddingConfig
 from transferlab.models.heads.language_model import LanguageModel, LanguageModelConfig
+from transferlab.models.heads.masked_language_model import MaskedLanguageModel, MaskedLanguageModelConfig
 from transferlab.models.heads.pooling import Pooling, pool, read_hidden, unit_length
 from transferlab.models.heads.token_classifier import TokenClassifier, TokenClassifierConfig
 
-HeadConfig = ClassifierConfig | TokenClassifierConfig | LanguageModelConfig | EmbeddingConfig
+HeadConfig = (
+    ClassifierConfig | TokenClassifierConfig | LanguageModelConfig | MaskedLanguageModelConfig | EmbeddingConfig
+)
 """The heads that a model can be built with."""
 
-BuiltHead = Classifier | TokenClassifier | LanguageModel | Embedding
+BuiltHead = Classifier | TokenClassifier | LanguageModel | MaskedLanguageModel | Embedding
 
 
 def build_head(
@@ -41,6 +44,8 @@ __all__ = [
     "HiddenLayer",
     "LanguageModel",
     "LanguageModelConfig",
+    "MaskedLanguageModel",
+    "MaskedLanguageModelConfig",
     "Pooling",
     "Problem",
     "TokenClassifier",

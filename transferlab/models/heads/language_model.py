@@ -1,4 +1,4 @@
-"""Logits over the vocabulary."""
+"""Logits over the vocabulary, or likelihoods of labels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
 
 from transferlab.bounds import Positive
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Head, Stage
+from transferlab.models.heads.likelihood import selected_hidden, token_likelihoods
 from transferlab.models.layers import TruncatedNormal, parameter, zeros
 from transferlab.trees import submodule
 
@@ -61,11 +64,27 @@ class LanguageModel(Head):
         return (Stage("head", lambda carry, key: self.predict(model, carry), owns=("head",), borrows=borrows),)
 
     def predict(self, model: Model, carry: Carry) -> Carry:
-        """Add ``logits`` (batch, length, vocabulary) to the carry."""
-        hidden = carry["hidden"] if self.config.scale == 1.0 else carry["hidden"] * self.config.scale
-        logits = submodule(model, model.table).attend(hidden) if self.kernel is None else hidden @ self.kernel[...]
+        """Add ``logits`` (batch, length, vocabulary) to the carry; where it has ``labels``, their ``log_likelihood`` (nats) and
+        whether they are ``correct``, the likeliest tokens, instead.
+        """
+        hidden = selected_hidden(carry)
+        hidden = hidden if self.config.scale == 1.0 else hidden * self.config.scale
+        if "labels" not in carry:
+            logits = submodule(model, model.table).attend(hidden) if self.kernel is None else hidden @ self.kernel[...]
+            return {**carry, "logits": self._finished(logits)}
+        kernel = output_kernel(model, self.kernel)
+        likelihood, correct = token_likelihoods(hidden, carry["labels"], kernel, self._finished)
+        return {**carry, "log_likelihood": likelihood, "correct": correct}
+
+    def _finished(self, logits: Float[Array, "*tokens vocabulary"]) -> Float[Array, "*tokens vocabulary"]:
+        """The logits with their bias, and capped."""
         if self.bias is not None:
             logits = logits + self.bias[...]
         if self.config.soft_cap is not None:
             logits = jnp.tanh(logits / self.config.soft_cap) * self.config.soft_cap
-        return {**carry, "logits": logits}
+        return logits
+
+
+def output_kernel(model: Model, kernel: nnx.Param | None) -> Float[Array, "features vocabulary"]:
+    """The head's own kernel, or the embedding table where the two are tied."""
+    return submodule(model, model.table).embedding[...].T if kernel is None else kernel[...]

@@ -361,6 +361,7 @@ CLIP_TEXT = Family(
     # The token that stands for the text goes by its id.
     vocabulary="",
     whole_length=lambda config: config.pooled_token == "last",
+    no_pairs="it was trained on single captions, and its vector is that of the first token that ends a text",
 )
 
 CLIP = Family(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import HiddenLayer, Pooling
+from transferlab.models.heads import HiddenLayer, MaskedLanguageModelConfig, Pooling
 from transferlab.models.sizes import sizes_of
 from transferlab.pretrained.formats.gguf import Gguf
 from transferlab.pretrained.names import NameTable, token_names
@@ -50,6 +50,7 @@ class Family:
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
         to_timm: config → timm's architecture with its arguments and the name table of its files, as for ``to_hf``.
+        masked_head: config → the head of its masked language model in the reference implementation; None where it has none.
         modules: ``model_type`` → pairs (regular expression over a key of its files, what takes its place) where the modules
             of transformers 5, by which PEFT names what it adapts, are not named as in the files.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
@@ -58,6 +59,7 @@ class Family:
         encoder: config → that of the encoder alone, where a decoder follows.
         old_fields: what fields of its config were called in descriptions that were written before, and what they are now.
         vocabulary: path of the table that has a row for each token; a language model's head may have one too.
+        no_pairs: why it reads no pairs of texts, for errors; empty where it does.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Family:
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     whole_length: Callable[[Any], bool] = lambda config: False
     head_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
+    masked_head: Callable[[Any], MaskedLanguageModelConfig] | None = None
     token_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
     token_classifier: str = ""
     token_prefix: str = ""
@@ -89,6 +92,7 @@ class Family:
     input_kernel: str = ""
     encoder: Callable[[Any], Any] | None = None
     vocabulary: str = "embed/word/embedding"
+    no_pairs: str = ""
     old_fields: Mapping[str, str] = field(default_factory=dict)
     gguf_architectures: tuple[str, ...] = ()
     from_gguf: Callable[[Gguf], Any] = unread

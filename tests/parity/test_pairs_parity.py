@@ -1,0 +1,143 @@
+"""Pairs of texts against transformers: ids, token types and truncation of each tokenizer, and a loss of fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.checkpoints import write_bert
+from support.vocabularies import AWKWARD, pieces, write_bpe, write_sentencepiece, write_wordpiece
+
+import transferlab as tl
+from transferlab.data.columns import Classes
+from transferlab.data.dataset import Dataset
+from transferlab.data.text import TextTransform, read_tokenizer
+from transferlab.train import Settings
+
+transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
+torch = pytest.importorskip("torch")
+
+BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MPNET = ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")
+ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+TEXTS = [text for text in AWKWARD if text.strip()]
+PAIRS = [(first, second) for first in TEXTS for second in TEXTS[::3]]
+
+
+def compare(ours: TextTransform | None, theirs) -> None:
+    """Ids, types where the tokenizer gives them to its model, and the number of tokens that were cut."""
+    assert ours is not None
+    first, second = ([pair[side] for pair in PAIRS] for side in (0, 1))
+    want = theirs(first, second, truncation=True, max_length=ours.max_length)
+    whole = theirs(first, second)["input_ids"]
+    assert ours.types == ("token_type_ids" in want)
+    for i, (pair, one) in enumerate(zip(PAIRS, ours.encode(PAIRS), strict=True)):
+        assert list(one.ids) == want["input_ids"][i], pair
+        assert one.cut == len(whole[i]) - len(one.ids), pair
+        if ours.types:
+            assert list(one.types) == want["token_type_ids"][i], pair
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet"])
+def test_pairs_by_a_wordpiece_vocabulary_are_those_of_transformers(kind: str, side: str, tmp_path: Path) -> None:
+    write_wordpiece(tmp_path, MPNET if kind == "mpnet" else BERT)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"truncation_side": side}))
+    made = {"bert": "Bert", "distilbert": "DistilBert", "mpnet": "MPNet"}[kind]
+    theirs = getattr(transformers, f"{made}Tokenizer").from_pretrained(tmp_path)
+    compare(read_tokenizer(tmp_path, 24, kind=kind, types=kind == "bert"), theirs)
+    theirs.save_pretrained(tmp_path / "saved")
+    compare(read_tokenizer(tmp_path / "saved", 24, kind=kind, types=kind == "bert"), theirs)
+
+
+def test_pairs_by_a_bpe_vocabulary_have_robertas_two_separators(tmp_path: Path) -> None:
+    write_bpe(tmp_path, ROBERTA)
+    theirs = transformers.RobertaTokenizer.from_pretrained(tmp_path)
+    ours = read_tokenizer(tmp_path, 24, kind="roberta")
+    compare(ours, theirs)
+    assert ours is not None and ours.encode([("a", "b")])[0].ids.count(ours.tokenizer.token_to_id("</s>")) == 3
+    theirs.save_pretrained(tmp_path / "saved")
+    compare(read_tokenizer(tmp_path / "saved", 24, kind="roberta"), theirs)
+
+
+@pytest.mark.parametrize("kind", ["xlm-roberta", "camembert", "t5"])
+def test_pairs_by_a_sentencepiece_vocabulary_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    entries = pieces()
+    if kind == "t5":
+        entries = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *entries[3:]]
+        write_sentencepiece(tmp_path / "spiece.model", entries)
+        sentinels = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
+        theirs = transformers.T5Tokenizer(vocab=[*entries, *sentinels], extra_ids=100)
+    else:
+        write_sentencepiece(tmp_path / "sentencepiece.bpe.model", entries)
+        if kind == "xlm-roberta":
+            first, rest = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], entries[3:]
+            made = transformers.XLMRobertaTokenizer
+        else:
+            first, rest = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)], entries[1:]  # fmt: skip
+            made = transformers.CamembertTokenizer
+        theirs = made(vocab=[*first, *rest, ("<mask>", 0.0)])
+    compare(read_tokenizer(tmp_path, 24, kind=kind), theirs)
+    theirs.save_pretrained(tmp_path / "saved")
+    compare(read_tokenizer(tmp_path / "saved", 24, kind=kind), theirs)
+
+
+def test_a_bert_that_reads_by_another_models_tokenizer_gets_no_types_as_in_transformers(tmp_path: Path) -> None:
+    first = [(token, 0.0) for token in ROBERTA[:4]]
+    theirs = transformers.XLMRobertaTokenizer(vocab=[*first, *pieces()[3:], ("<mask>", 0.0)])
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    compare(read_tokenizer(tmp_path, 24, kind="bert"), theirs)
+
+
+WORDS = ("good", "bad", "film", "the", "a", "day", "was", "very")
+
+
+def pairs_of(count: int) -> Dataset:
+    """Pairs of which the second repeats the first, or not; of different lengths."""
+    rng = np.random.default_rng(0)
+    sides = [" ".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in range(2 * count)]
+    labels = rng.integers(0, 2, count).astype(np.int32)
+    records = [
+        {"id": f"row {i}", "text": sides[i], "text_pair": sides[i] if labels[i] else sides[count + i]}
+        for i in range(count)
+    ]
+    order = np.arange(count)
+    return Dataset("pairs", "pair", Classes(("other", "same"), labels), records, tuple(r["id"] for r in records),
+                   order[: count - 4], order[:0], order[count - 4 :], "pairs of words")  # fmt: skip
+
+
+def test_the_first_loss_and_gradient_on_pairs_are_those_of_berts_classifier(tmp_path: Path) -> None:
+    write_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    source, data = tl.load(tmp_path / "bert"), pairs_of(12)
+    method = tl.methods.Full(pooling="pooler", head_dropout=0.0)
+    settings = Settings(learning_rate=1e-3, steps=1, batch_size=8, log_every=1)
+    result = tl.adapt(source, data, method=method, settings=settings, directory=tmp_path / "run").fit()
+    assert result.source is not None
+    # transformers on the same batch, from the same start.
+    run = tl.adapt(source, data, method=method, settings=settings)
+    start = run.plan.place(0)[0]
+    tl.save(source.with_params(start, head=run.plan.head), tmp_path / "start")
+    model = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "start").train()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "start")
+    batch = [data.records[int(i)] for i in run.order[0].indices]
+    inputs = tokenizer([r["text"] for r in batch], [r["text_pair"] for r in batch], padding=True, return_tensors="pt")
+    assert inputs["token_type_ids"].max() == 1
+    labels = torch.tensor(data.labels[run.order[0].indices], dtype=torch.long)
+    loss = model(**inputs, labels=labels).loss
+    assert result.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    norm = float(torch.sqrt(sum((p.grad**2).sum() for p in model.parameters() if p.grad is not None)))
+    assert result.history[0]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    # What was trained goes back, with its tokenizer.
+    tl.save(result.source, tmp_path / "trained")
+    model = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "trained").eval()
+    tested = [data.records[int(i)] for i in data.test]
+    inputs = tokenizer([r["text"] for r in tested], [r["text_pair"] for r in tested], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model(**inputs).logits.softmax(-1).numpy()
+    np.testing.assert_allclose(result.predictions["probabilities"], theirs, atol=1e-5)
+    pairs = [(r["text"], r["text_pair"]) for r in tested]
+    np.testing.assert_allclose(tl.open_run(tmp_path / "run")(pairs), theirs, atol=1e-5)
