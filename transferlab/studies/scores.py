@@ -17,6 +17,7 @@ _WORDS = {
     "r2": "R²",
     "f1": "F1",
     "auroc": "AUROC",
+    "mrr": "MRR",
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
