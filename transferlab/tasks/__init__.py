@@ -15,6 +15,7 @@ from transferlab.tasks.classification import Classification
 from transferlab.tasks.contrastive import Contrastive
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
+from transferlab.tasks.sequence_to_sequence import SequenceToSequence
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
@@ -29,7 +30,7 @@ def tasks() -> Mapping[str, type[Task]]:
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
 
 
-for _task in (Classification, Contrastive, MultiLabel, Regression):
+for _task in (Classification, Contrastive, MultiLabel, Regression, SequenceToSequence):
     check_arguments(_task)
 
 
@@ -74,6 +75,7 @@ __all__ = [
     "Contrastive",
     "MultiLabel",
     "Regression",
+    "SequenceToSequence",
     "Task",
     "task_for",
     "task_from",
