@@ -169,3 +169,39 @@ def test_bad_configs_are_one_clear_error_and_touch_nothing(
     with pytest.raises(TransferlabError, match=said):
         _ = Study(read_config(config, [override, f"--config.workdir={tmp_path / 's'}"])).plans
     assert not (tmp_path / "s").exists()
+
+
+def test_fields_of_the_data_are_those_of_dataset(config: Path, tmp_path: Path) -> None:
+    read = read_config(config, ["--config.data.target=stars", "--config.data.text=('premise','hypothesis')"])
+    assert (read.data.target, read.data.text) == ("stars", ("premise", "hypothesis")) and read.data.source.endswith(
+        ".csv"
+    )
+    assert parse_config({**PLAIN, "data": {"source": "tweets", "target": None}}).data.target is None
+    with pytest.raises(TransferlabError, match=r"Unknown field config\.data\.txt\. Did you mean 'text'"):
+        parse_config({**PLAIN, "data": {"source": "tweets", "txt": "body"}})
+    with pytest.raises(TransferlabError, match=r"config\.data\.label_kind is 'clas'\. Did you mean 'classes'"):
+        read_config(config, ["--config.data.label_kind=clas"])
+    parts = {}
+    for split, n in (("train", 12), ("validation", 4), ("test", 6)):
+        parts[split] = str(tmp_path / f"{split}.csv")
+        lines = [f"the {split} text {i},{'ab'[i % 2]},x" for i in range(n)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["body,verdict,note", *lines]))
+    data = parse_config({**PLAIN, "data": {"source": parts, "text": "body", "target": "verdict"}}).data.open()
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [12, 4, 6]
+
+
+def test_a_study_recorded_before_keeps_its_columns_and_its_test_split(tmp_path: Path) -> None:
+    from transferlab.studies.directory import recorded_config
+
+    old = {**PLAIN, "text_column": "body", "label_column": "verdict", "white": None}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    read = parse_config(recorded_config(tmp_path))
+    assert (read.data.source, read.data.text, read.data.target, read.test_examples) == (
+        "tweets",
+        "body",
+        "verdict",
+        1000,
+    )
+    new = parse_config(PLAIN)
+    (tmp_path / "config.json").write_text(json.dumps(new.raw))
+    assert parse_config(recorded_config(tmp_path)).test_examples is None

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_mapping, check_names, read, read_values
 from transferlab.methods import METHODS, Scratch, method_named
-from transferlab.studies.settings import BASELINES, ArmConfig, StudyConfig
+from transferlab.studies.settings import AUTO, ArmConfig, StudyConfig
+from transferlab.tasks import task_from, tasks
 from transferlab.train.settings import Settings, current_names
 
 
@@ -75,6 +76,8 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     common = current_names(check_mapping(raw.get("train", {}), "config.train"), "config.train")
     arms = {name: _arm(name, arm, common) for name, arm in raw["methods"].items()}
     own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
+    if "task" in own:
+        raw["task"] = own["task"] = _task(own["task"])
     if isinstance(own["data"], str):
         own["data"] = {"source": own["data"]}
     values = read_values(StudyConfig, own, "config")
@@ -82,9 +85,10 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     raw |= {name: value for name, value in values.items() if isinstance(value, tuple)}
     raw["test_examples"] = values.get("test_examples")
     out = StudyConfig(**values, methods=arms, raw=raw)
+    known = {name for kind in tasks().values() for name in kind.baselines}
     for name in out.baselines:
-        if name not in BASELINES:
-            raise TransferlabError(f"config.baselines: unknown baseline '{name}'.{nearest(name, BASELINES)}")
+        if name not in known:
+            raise TransferlabError(f"config.baselines: unknown baseline '{name}'.{nearest(name, known)}")
         if name in arms:
             raise TransferlabError(f"config.methods.{name} has the name of a baseline; rename the arm.")
     for name in ("budgets", "seeds"):
@@ -104,6 +108,20 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
         if value is not None and value < 1:
             raise TransferlabError(f"config.{name} is {value}; it must be at least 1.")
     return out
+
+
+def _task(raw: Any) -> dict[str, Any]:
+    """The section ``config.task``: a name, or a mapping with ``name`` and the task's fields, checked where it is named."""
+    section = {"name": raw} if isinstance(raw, str) else dict(check_mapping(raw, "config.task"))
+    name = section.setdefault("name", AUTO)
+    if name == AUTO:
+        # Which of them it is follows from the data; until then a field of any task may be meant.
+        check_names(section, {"name", *(f.name for kind in tasks().values() for f in fields(kind))}, "config.task")
+    elif name not in tasks():
+        raise TransferlabError(f"config.task: unknown task '{name}'.{nearest(str(name), (AUTO, *tasks()))}")
+    else:
+        task_from(section, "config.task")
+    return section
 
 
 def _arm(name: str, fields_: Any, common: Mapping[str, Any]) -> ArmConfig:

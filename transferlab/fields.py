@@ -230,7 +230,7 @@ def check_fields(instance: Any, where: str = "") -> None:
         value = getattr(instance, name)
         if value is None and type(None) in parts:
             continue
-        if words and value not in words:
+        if words and value not in words and not (isinstance(value, Mapping) and any(map(_item, parts))):
             raise FieldError(f"{before}{name} is {short(value)}.{nearest(str(value), map(str, words))}")
         if numbers := [number for part in parts if (number := _number(part)) is not None]:
             # A field that may be an integer or a float is a number.

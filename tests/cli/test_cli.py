@@ -17,11 +17,12 @@ import pytest
 from transferlab.errors import TransferlabError
 
 
-def transferlab(*words: str | Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+def transferlab(*words: str | Path, timeout: float = 400, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "transferlab", *map(str, words)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
-    )
+        command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
+        env={**os.environ, **variables},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,20 @@ def test_a_study_runs_to_its_table_report_and_result(study: Path) -> None:
     for name in ("plan.json", "metrics.jsonl", "predictions.npz"):
         assert (study / "runs" / "full" / "40" / "0" / name).exists()
     assert list((study / "runs" / "full" / "40" / "0" / "events").iterdir())
+
+
+def test_a_study_opens_its_report_in_the_browser(study: Path, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "browser.py").write_text(f"import sys; open({str(tmp_path / 'opened')!r}, 'w').write(sys.argv[1])")
+    browser = f"{sys.executable} {tmp_path / 'browser.py'} %s"
+    done = transferlab("run", config, "--open", f"--config.workdir={study}", BROWSER=browser)
+    assert done.returncode == 0 and (tmp_path / "opened").read_text() == (study / "report.html").as_uri(), done.stderr
+    assert f"{study / 'report.html'}  " in done.stdout and "browser" not in done.stdout
+
+
+def test_where_no_browser_can_be_opened_the_reports_address_is_printed(study: Path) -> None:
+    done = transferlab("report", study, "--open", BROWSER="", DISPLAY="", PATH="")
+    said = f"No browser could be opened here. The report: {(study / 'report.html').as_uri()}"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == said, done.stderr
 
 
 def test_subsets_are_nested_and_shared_by_all_arms(study: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
+from transferlab.cli.browser import links
 from transferlab.cli.watch import Watcher
 from transferlab.studies.observer import Cell
 
@@ -39,6 +41,17 @@ def test_a_run_that_diverged_says_so_in_place_of_its_accuracy() -> None:
     watcher = Watcher(Console(file=out, width=100))
     watcher.finished(CELL, {"status": "diverged at step 7", "test": {"accuracy": None}, "seconds": 3.21})
     assert "seed 0  diverged at step 7     3.2 s" in out.getvalue()
+
+
+def test_paths_are_links_on_a_terminal_and_plain_elsewhere(tmp_path: Path) -> None:
+    page, other = tmp_path / "a report.html", tmp_path / "result.json"
+    for terminal in (True, False):
+        out = io.StringIO()
+        Console(file=out, force_terminal=terminal, color_system="truecolor" if terminal else None, width=20).print(
+            links([page, other]), soft_wrap=True
+        )
+        assert (f";{page.as_uri()}\x1b\\{page}\x1b]8;;" in out.getvalue()) == terminal
+        assert (out.getvalue() == f"{page}  {other}\n") != terminal
 
 
 def test_a_terminal_has_bars() -> None:

@@ -156,11 +156,11 @@ def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8))
 
 
-def labelled(folder: Path) -> Path:
+def labelled(folder: Path, seed: int = 0) -> Path:
     for label in ("a", "b"):
         (folder / label).mkdir()
         for i in range(3):
-            noise(10 * i + ord(label)).save(folder / label / f"{i}.{'jfif' if i else 'JPG'}", "JPEG")
+            noise(seed + 10 * i + ord(label)).save(folder / label / f"{i}.{'jfif' if i else 'JPG'}", "JPEG")
     return folder
 
 
@@ -168,18 +168,20 @@ def test_a_jpeg_of_another_suffix_is_found(tmp_path: Path) -> None:
     assert len(tl.dataset(labelled(tmp_path), test_examples=2).records) == 6
 
 
-def test_a_folder_of_splits_is_refused_and_one_of_them_suggested(tmp_path: Path) -> None:
-    for split in ("test", "Train", "val"):
+def test_folders_of_splits_are_kept_and_a_folder_deeper_is_refused(tmp_path: Path) -> None:
+    for number, split in enumerate(("test", "Train", "val")):
         (tmp_path / "img" / split).mkdir(parents=True)
-        labelled(tmp_path / "img" / split)
-    with pytest.raises(
-        TransferlabError, match=r"(?s)splits \(train, val, test\).* not read yet\. .*tl\.dataset\('.*/Train'\)"
-    ):
-        tl.dataset(tmp_path / "img")
+        labelled(tmp_path / "img" / split, 1000 * number)
+    data = tl.dataset(tmp_path / "img")
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [6, 6, 6] and "as given" in data.summary
+    assert [data.ids[i].split("/")[0] for i in data.validation] == ["val"] * 6 and data.label_names == ("a", "b")
     assert len(tl.dataset(tmp_path / "img" / "Train", test_examples=2).records) == 6
     # An archive that contains a folder of its own name.
     with pytest.raises(TransferlabError, match=r"img/Train/a/0\.JPG is a folder deeper"):
         tl.dataset(tmp_path)
+    labelled(tmp_path / "img", 5000)
+    with pytest.raises(TransferlabError, match=r"folders of splits \(Train, test, val\), and others \(a, b\).*"):
+        tl.dataset(tmp_path / "img")
 
 
 @pytest.mark.parametrize(

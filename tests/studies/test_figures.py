@@ -9,6 +9,7 @@ from support.studies import curves, study
 
 from transferlab.studies.figures import COLORS, colors, learning_curves, standalone, step_by_stage, training_curves
 from transferlab.studies.table import summarize
+from transferlab.tasks import Classification
 
 
 def texts(svg: str) -> list[str]:
@@ -27,7 +28,7 @@ def test_a_figure_refers_to_nothing_outside_its_page_and_takes_its_text_color() 
     summary = summarize(study())
     for svg in (
         learning_curves(summary, colors([r["name"] for r in summary])),
-        training_curves(curves(), colors(["lora", "full", "scratch"])),
+        training_curves(curves(), colors(["lora", "full", "scratch"]), Classification()),
     ):
         assert "currentColor" in svg
         assert "#010203" not in svg
@@ -48,9 +49,9 @@ def test_a_single_budget_and_seed_can_be_drawn() -> None:
 
 def test_training_curves_have_the_validation_and_no_figure_without_metrics() -> None:
     palette = colors(["scratch", "lora", "full"])
-    assert training_curves({}, palette) == ""
-    assert training_curves({"lora": [(16, 0, [])]}, palette) == ""
-    shown = texts(training_curves(curves(), palette))
+    assert training_curves({}, palette, Classification()) == ""
+    assert training_curves({"lora": [(16, 0, [])]}, palette, Classification()) == ""
+    shown = texts(training_curves(curves(), palette, Classification()))
     assert {"scratch, 256 labels", "lora, 256 labels", "full, 256 labels", "step"} <= set(shown)
 
 

@@ -12,6 +12,7 @@ from support.studies import ENVIRONMENT, curves, plan, study
 from transferlab.studies.figures import learning_curves, palette_of
 from transferlab.studies.report import write_report
 from transferlab.studies.table import summarize
+from transferlab.tasks import Classification
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 
@@ -60,7 +61,7 @@ def write(path: Path, records=None, **changes) -> tuple[str, Page]:
     arguments = {
         "records": records, "summary": summary, "curve": learning_curves(summary, palette_of(summary)), "plan": {"lora": plan()}, "curves": curves(),
         "environment": ENVIRONMENT, "hashes": {"source": {"tree_sha256": "ab12"}}, "config": {"data": "tweets"},
-        "title": "tweets", **changes,
+        "title": "tweets", "task": Classification(), "companion": "balanced_accuracy", **changes,
     }  # fmt: skip
     write_report(path / "report.html", **arguments)
     html = (path / "report.html").read_text("utf-8")
@@ -90,17 +91,16 @@ def test_report_shows_both_accuracies_the_multipliers_and_the_cost(tmp_path):
     assert "384×384" in page.text and "new head for 2 labels" in page.text and "cls.bias" in page.text
 
 
-@pytest.mark.parametrize(("classes", "chance"), [(2, ".5"), (4, ".25"), (3, ".333"), (50_000, "2e-05")])
-def test_report_says_what_a_constant_prediction_scores_with_as_many_classes(tmp_path, classes, chance):
-    _, page = write(tmp_path, classes=classes)
-    assert (
-        f"over the {classes:,} classes of the test split of the fraction that is recognized: {chance} for a constant prediction"
-        in page.text
-    )
+def test_report_says_what_a_score_is(tmp_path):
+    _, page = write(tmp_path, explained={"balanced_accuracy": "Mean over the 4 classes: .25 by chance."})
+    assert ".780 ±.025" in page.text and "Mean over the 4 classes: .25 by chance." in page.text
 
 
 def test_report_explains_the_lines_that_its_figure_has(tmp_path):
-    assert "Dashed: baselines" in write(tmp_path)[1].text and "Dotted: the fraction" in write(tmp_path)[1].text
+    assert (
+        "Dashed: baselines" in write(tmp_path)[1].text
+        and "Dotted: always predicting the most frequent label." in write(tmp_path)[1].text
+    )
     words = write(tmp_path, study(names=("lora", "majority")), curves=curves(("lora",)))[1].text
     assert "Dashed" not in words and "Dotted" in words
 

@@ -22,11 +22,13 @@ from transferlab.measure import data_multiplier, t_interval
 from transferlab.studies.figures import learning_curves, palette_of
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.report import answer, caveats
+from transferlab.studies.scores import Score
 from transferlab.studies.status import failure_lines
 from transferlab.studies.study import Study, run_study
 from transferlab.studies.table import markdown_page, results_csv, rich_table, shown, study_result, summarize
 
 Records = list[dict[str, Any]]
+ACCURACY, BALANCED = (Score(name, bounds=(0.0, 1.0)) for name in ("accuracy", "balanced_accuracy"))
 
 
 def diverged(records: Records, *cells: tuple[str, int, int], status: str = "diverged at step 7") -> Records:
@@ -49,10 +51,10 @@ def test_a_seed_that_diverged_counts_as_wrong_and_is_named() -> None:
     assert row["accuracy"] == pytest.approx((0.79 + 0 + 0.81) / 3)
     assert (row["low"], row["high"]) == pytest.approx(t_interval([0.79, 0.0, 0.81]))
     assert row["balanced_accuracy"] == pytest.approx((0.77 + 0 + 0.79) / 3)
-    assert row["finished_accuracy"] == pytest.approx(0.8)
+    assert row["finished_score"] == pytest.approx(0.8)
     assert row["over_scratch"]["pairs"] == 3
     assert row["over_scratch"]["mean"] == pytest.approx((0.79 + 0 + 0.81) / 3 - 0.6)
-    assert shown(row).startswith(".533 † ±1.1")
+    assert shown(row, ACCURACY).startswith(".533 † ±1.1")
     summary = summarize(records)
     line = (
         "lora at 64 labels: 1 of 3 runs have no scores: seed 1 diverged at step 7 (learning rate 0.003). In means and "
@@ -80,7 +82,7 @@ def test_an_arm_whose_runs_all_diverged_has_no_score(tmp_path: Path) -> None:
     gone = [("full", budget, seed) for budget in (16, 64, 256) for seed in (0, 1, 2)]
     records = diverged(study(), *gone, ("lora", 64, 0), ("lora", 64, 1), ("lora", 64, 2))
     row = row_of(records, "full", 256)
-    assert (row["diverged"], shown(row), shown(row, "balanced_accuracy", "balanced_low")) == (3, "diverged", "diverged")
+    assert (row["diverged"], shown(row, ACCURACY), shown(row, BALANCED)) == (3, "diverged", "diverged")
     assert "multiplier" not in row and "over_scratch" not in row
     summary = summarize(records)
     svg = learning_curves(summary, palette_of(summary))
@@ -97,7 +99,7 @@ def test_an_arm_whose_runs_all_diverged_has_no_score(tmp_path: Path) -> None:
 
 def test_a_baseline_that_fails_is_shown_as_failed(tmp_path: Path) -> None:
     records = diverged(study(), ("tfidf", 16, 0), ("tfidf", 16, 1), ("tfidf", 16, 2), status="failed: ValueError: no")
-    assert shown(row_of(records, "tfidf", 16)) == "failed"
+    assert shown(row_of(records, "tfidf", 16), ACCURACY) == "failed"
     assert "seed 2 failed: ValueError: no." in write(tmp_path, records)[1].text
 
 
@@ -147,12 +149,10 @@ WILD, CALM = {"learning_rate": 1e38}, {"learning_rate": 1e-2}
 def test_a_study_continues_past_runs_that_diverge_and_does_not_repeat_them(
     bert_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transferlab.evaluate import baselines
-
-    def broken(*arguments: Any) -> Any:
+    def broken(*arguments: Any, **more: Any) -> Any:
         raise ValueError("this solver needs more")
 
-    monkeypatch.setattr(baselines, "tfidf", broken)
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression.fit", broken)
     config = parse_config(
         config_of(
             bert_folder,

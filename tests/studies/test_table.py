@@ -12,6 +12,7 @@ from rich.console import Console
 from support.studies import study
 
 from transferlab.studies.report import _difference, caveats
+from transferlab.studies.scores import Score
 from transferlab.studies.table import (
     markdown_page,
     markdown_table,
@@ -23,6 +24,8 @@ from transferlab.studies.table import (
     study_result,
     summarize,
 )
+
+ACCURACY, BALANCED = (Score(name, bounds=(0.0, 1.0)) for name in ("accuracy", "balanced_accuracy"))
 
 
 def _rows(records, **kwargs):
@@ -99,10 +102,11 @@ def test_a_run_that_diverged_is_a_row_like_any_other():
 
 
 def test_a_wide_interval_loses_a_digit():
-    row = {"accuracy": 0.81, "low": 0.81 - 10.165, "interval": "t over seeds"}
-    assert shown(row) == ".810 ±10.165"
+    column = {"mean": 0.81, "low": 0.81 - 10.165, "high": 0.81 + 10.165}
+    row = {"scores": {"accuracy": column}, "interval": "t over seeds"}
+    assert shown(row, ACCURACY) == ".810 ±10.165"
     over = {"mean": -0.5, "low": -10.665, "high": 9.665, "pairs": 2}
-    assert _difference({"over_scratch": over}) == "−.500 ±10.165"
+    assert _difference({"over_scratch": over}, ACCURACY) == "−.500 ±10.165"
 
 
 def test_csv_has_a_line_per_run_and_reads_back():
@@ -124,10 +128,10 @@ def test_result_is_json_that_every_parser_reads():
 
 
 def test_markdown_holds_every_arm_and_its_half_width():
-    lines = markdown_table(summarize(study())).splitlines()
+    lines = markdown_table(summarize(study()), ACCURACY).splitlines()
     assert lines[0] == "| arm | 16 | 64 | 256 |"
     assert "| lora | .650 ±.025 | .800 ±.025 | .900 ±.025 |" in lines
-    assert ".780 ±.025" in markdown_table(summarize(study()), "balanced_accuracy")
+    assert ".780 ±.025" in markdown_table(summarize(study()), BALANCED)
 
 
 @pytest.mark.parametrize("budgets", [(16,), (16, 64, 256)])
@@ -167,12 +171,12 @@ def test_the_note_names_only_variances_that_are_shown():
 
 
 def test_wilsons_interval_is_printed_for_one_seed():
-    text = markdown_table(summarize(study(seeds=(1,)), test_examples=100))
+    text = markdown_table(summarize(study(seeds=(1,)), test_examples=100), ACCURACY)
     assert ".800 [.71, .87]" in text
 
 
 def test_the_markdown_page_has_every_table():
-    page = markdown_page(summarize(study()), "tweets")
+    page = markdown_page(summarize(study()), "tweets", "balanced_accuracy")
     assert page.startswith("# tweets\n")
     tables = page.split("\n\n")
     assert sum(part.startswith("|") for part in tables) == 4

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import transferlab as tl
 from transferlab.tasks import Classification
 from transferlab.tasks.base import StepBatch, means, total_loss
 
@@ -26,6 +29,14 @@ def mean_loss(task: Classification, logits: jax.Array, weight: np.ndarray = REAL
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x.astype(np.float64)).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize(("classes", "chance"), [(2, ".5"), (4, ".25"), (3, ".333")])
+def test_balanced_accuracy_says_what_a_constant_prediction_scores(tmp_path: Path, classes: int, chance: str) -> None:
+    rows = [f"text {i},label {i % classes}" for i in range(10 * classes)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
+    said = Classification().explain("balanced_accuracy", tl.dataset(tmp_path / "t.csv", test_examples=2 * classes))
+    assert f"over the {classes} classes of the test split" in said and f"recognized: {chance} for a constant" in said
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -20,8 +20,6 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.measure.regression import regression_scores
 from transferlab.models import ClassifierConfig
-from transferlab.studies.settings import ArmConfig, DataConfig, StudyConfig
-from transferlab.studies.study import Study
 from transferlab.tasks import Classification, Regression, task_for, task_from
 from transferlab.tasks.base import StepBatch
 from transferlab.train import Settings
@@ -144,15 +142,6 @@ def test_a_number_is_predicted_on_the_command_line(source, ratings: Path, tmp_pa
     assert 3000 < json.loads(line.output)["values"]["stars"] < 7000
     shown = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), "a good film"], catch_exceptions=False)
     assert re.match(r"stars \d+\.?\d*\ta good film\n", shown.output)
-
-
-def test_a_study_of_numbers_is_refused_with_the_call_that_trains_one(source, ratings: Path, bert_folder: Path) -> None:
-    arms = {"probe": ArmConfig(tl.methods.Probe(), QUICK)}
-    config = StudyConfig(str(bert_folder), DataConfig(str(ratings), target="stars"), arms, (16,), (0,))
-    with pytest.raises(
-        TransferlabError, match=r"(?s)compares arms by their accuracy.* has numbers \(stars from .*tl\.adapt"
-    ):
-        Study(config)
 
 
 @pytest.mark.parametrize("method", [tl.methods.Probe(pooling="pooler"), tl.methods.LoRA(rank=2, pooling="pooler")])

@@ -75,15 +75,17 @@ def cli() -> None:
 @click.option(
     "--profile", is_flag=True, help="First show where a step's time goes, for each arm; traces in DIR/profile."
 )
-def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
+@click.option("--open", "browse", is_flag=True, help="Show the report in a browser at the end.")
+def run(config: str, overrides: tuple[str, ...], profile: bool, browse: bool) -> None:
     """Run the study in CONFIG, or continue it.
 
-    Override fields with --config.path=value, as --config.methods.lora.rank=4 or --config.workdir=DIR.
+    Override fields with --config.path=value, as --config.methods.lora.rank=4, --config.task.name=regression or
+    --config.workdir=DIR.
     """
     from transferlab.cli.watch import run_watched
     from transferlab.config import read_config
 
-    run_watched(read_config(config, overrides), profile)
+    run_watched(read_config(config, overrides), profile, browse)
 
 
 @cli.command(context_settings=OVERRIDES)
@@ -93,7 +95,7 @@ def run(config: str, overrides: tuple[str, ...], profile: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
 def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) -> None:
     """Show what would be copied, initialised, frozen and trained; allocate nothing."""
-    from transferlab.cli.watch import SKIPPED_ARM, data_line
+    from transferlab.cli.watch import SKIPPED_ARM, data_line, task_line
     from transferlab.config import read_config
     from transferlab.studies.study import Study
 
@@ -105,6 +107,7 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
         click.echo(json.dumps({name: arm.to_dict() for name, arm in plans.items()}, indent=1))
         return
     click.echo(data_line(study.data))
+    click.echo(task_line(study.task))
     for arm in plans.values():
         _print(arm.table(whole))
     for name in study.skipped_arms:
@@ -113,14 +116,19 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
 
 @cli.command()
 @click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
-def report(study: Path) -> None:
+@click.option("--open", "browse", is_flag=True, help="Show the report in a browser.")
+def report(study: Path, browse: bool) -> None:
     """Rewrite the tables and report.html of the study in DIR, from its finished runs."""
-    from transferlab.cli.watch import show_result
+    from transferlab.cli.browser import open_in_browser
+    from transferlab.cli.watch import REPORT, show_result
     from transferlab.config import parse_config
     from transferlab.studies.directory import recorded_config
     from transferlab.studies.study import Study
+    from transferlab.transfer.show import console
 
     show_result(Study(parse_config(recorded_config(study))).report(), study)
+    if browse:
+        open_in_browser(study / REPORT, console())
 
 
 @cli.command()
@@ -240,6 +248,27 @@ def methods() -> None:
 
     rows = [(m.name, m.summary, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
     _listing(("method", "", "fields and defaults"), rows)
+
+
+@cli.command()
+def tasks() -> None:
+    """List the tasks, with what they read, predict and are scored by, their baselines and fields; ↓: smaller is better."""
+    from dataclasses import fields
+
+    from transferlab.tasks import tasks as known
+
+    rows = [
+        (
+            task.name,
+            task.target,
+            task.predicted,
+            ", ".join(name + (" ↓" if direction < 0 else "") for name, direction in task.scores.items()),
+            ", ".join(task.baselines),
+            ", ".join(f"{f.name}={f.default}" for f in fields(task)),
+        )
+        for task in known().values()
+    ]
+    _listing(("task", "reads", "predicts", "scores", "baselines", "fields and defaults"), rows)
 
 
 @cli.command()

@@ -62,18 +62,15 @@ def predict_all(
 
 def best_run(directory: Path) -> Path:
     """Return ``directory`` if it is a run; for a study, its best run that kept its weights, whose path is printed."""
-    from transferlab.studies.status import finished, status_of
+    from transferlab.studies.scores import score_line
+    from transferlab.studies.status import finished, oriented, status_of
 
     if (directory / "run.json").exists():
         return directory
     if not (directory / "runs").is_dir():
         raise TransferlabError(f"{directory} is neither a run nor a study (no run.json, no runs/).")
     records = [(read_record(path), path.parent) for path in sorted(directory.glob("runs/*/*/*/record.json"))]
-    scored = [
-        (record["test"]["accuracy"], path)
-        for record, path in records
-        if finished(record) and (path / "checkpoints").is_dir()
-    ]
+    scored = [(record, path) for record, path in records if finished(record) and (path / "checkpoints").is_dir()]
     if not scored:
         failed = [
             f"{path.relative_to(directory)} {status_of(record)}" for record, path in records if not finished(record)
@@ -81,8 +78,8 @@ def best_run(directory: Path) -> Path:
         raise TransferlabError(
             f"{directory} has no finished run that kept its weights." + (f" {'; '.join(failed)}." if failed else "")
         )
-    score, run = max(scored, key=lambda pair: pair[0])
-    click.echo(f"Run: {run} (test accuracy {score:.3f}, the best of {len(scored)} that kept their weights).", err=True)
+    record, run = max(scored, key=lambda pair: oriented(pair[0]))
+    click.echo(f"Run: {run} (test {score_line(record)}, the best of {len(scored)} that kept their weights).", err=True)
     return run
 
 

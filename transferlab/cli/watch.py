@@ -11,17 +11,21 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from transferlab.cli.browser import links, open_in_browser
 from transferlab.data.dataset import Dataset
 from transferlab.errors import printable
 from transferlab.studies.observer import Cell, Observer
+from transferlab.studies.scores import Score, score_line
 from transferlab.studies.settings import StudyConfig
 from transferlab.studies.status import failure_lines, finished, status_of
 from transferlab.studies.study import Study
 from transferlab.studies.table import reference_of, rich_table
+from transferlab.tasks import Task
 from transferlab.train.memory import Memory
 from transferlab.transfer.plan import Plan
 from transferlab.transfer.show import console as output
 
+REPORT = "report.html"
 SKIPPED_ARM = "Skipped: {}, whose largest_budget is below every budget of this study."
 
 
@@ -34,6 +38,7 @@ class Watcher(Observer):
         self.seen: set[str] = set()
         self.started = time.monotonic()
         self.count = self.done = 0
+        self.unit = "labels"
 
     def planned(self, arm: str, plan: Plan) -> None:
         self.console.print(plan.table())
@@ -61,12 +66,12 @@ class Watcher(Observer):
     def cells(self, cells: Sequence[Cell], what: str) -> None:
         if self.progress is not None:
             first = cells[0]
-            runs = f"{first.budget} labels · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs"
+            runs = f"{first.budget} {self.unit} · seed {first.seed}" if len(cells) == 1 else f"{len(cells)} runs"
             name = f"{first.arm} · {runs}" + ("" if what == "run" else f" · {what}")
             self.progress.reset(self.one, description=name, total=None, note="")
 
     def memory(self, cell: Cell, memory: Memory) -> None:
-        self._say(f"A step of {cell.arm} at {cell.budget} labels takes {memory}.", highlight=False)
+        self._say(f"A step of {cell.arm} at {cell.budget} {self.unit} takes {memory}.", highlight=False)
 
     def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         if self.progress is None:
@@ -77,9 +82,9 @@ class Watcher(Observer):
 
     def finished(self, cell: Cell, record: dict[str, Any]) -> None:
         self.done += 1
-        outcome = f"accuracy {record['test']['accuracy']:.3f}" if finished(record) else status_of(record)
+        outcome = score_line(record) if finished(record) else status_of(record)
         line = (
-            f"[{self.done:>3}/{self.count}] {cell.arm:<13} {cell.budget:>5} labels  seed {cell.seed}  "
+            f"[{self.done:>3}/{self.count}] {cell.arm:<13} {cell.budget:>5} {self.unit}  seed {cell.seed}  "
             f"{outcome}  {record['seconds']:6.1f} s"
         )
         self._say(line, highlight=False)
@@ -96,14 +101,18 @@ class Watcher(Observer):
             self.progress.stop()
 
 
-def run_watched(config: StudyConfig, profile: bool = False) -> None:
-    """Run a study on the terminal; with ``profile``, first a few steps of each arm under the profiler."""
+def run_watched(config: StudyConfig, profile: bool = False, browse: bool = False) -> None:
+    """Run a study on the terminal; with ``profile``, first a few steps of each arm under the profiler; with ``browse``, the
+    report opens in a browser at the end.
+    """
     use_compilation_cache()
     console = output(highlight=False)
     watcher = Watcher(console)
     started = time.monotonic()
     study = Study(config, watcher)
+    watcher.unit = study.task.budget_unit
     console.print(data_line(study.data))
+    console.print(task_line(study.task), highlight=False, markup=False)
     if profile:
         for arm, summary in study.profiles():
             console.print(f"Profile: {arm}", style="bold", markup=False)
@@ -114,11 +123,19 @@ def run_watched(config: StudyConfig, profile: bool = False) -> None:
         watcher.close()
     show_result(result, study.directory, console)
     console.print(f"{(time.monotonic() - started) / 60:.1f} minutes.")
+    if browse:
+        open_in_browser(study.directory / REPORT, console)
 
 
 def data_line(data: Dataset) -> str:
     """A line on how a study's data was read and split."""
     return f"Data: {data.name}: {data.summary}."
+
+
+def task_line(task: Task) -> str:
+    """A line on what a study's arms learn and are compared by."""
+    score = Score.of_task(task)
+    return f"Task: {task.name}, compared by {score.label}{score.better}."
 
 
 def show_result(result: Mapping[str, Any], directory: Path, console: Console | None = None) -> None:
@@ -130,11 +147,7 @@ def show_result(result: Mapping[str, Any], directory: Path, console: Console | N
     console.print(table)
     for line in failure_lines(result["summary"], reference_of(result["summary"])):
         console.print(line, markup=False, highlight=False)
-    console.print(
-        f"{directory / 'report.html'}  {directory / 'result.json'}  {directory / 'results.csv'}",
-        highlight=False,
-        markup=False,
-    )
+    console.print(links([directory / name for name in (REPORT, "result.json", "results.csv")]), soft_wrap=True)
 
 
 def use_compilation_cache() -> None:

@@ -38,6 +38,7 @@ class Compiled:
     Attributes:
         compilations: number of shapes that were compiled.
         seconds: time spent compiling.
+        since: when the compilation under way began (``time.perf_counter``); None where there is none.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Compiled:
         self._flops: dict[tuple, float] = {}
         self._lock = Lock()
         self.seconds = 0.0
+        self.since: float | None = None
 
     @property
     def compilations(self) -> int:
@@ -63,9 +65,12 @@ class Compiled:
         # Two threads that meet a new shape compile it once.
         with self._lock:
             if shapes not in self._programs:
-                start = time.perf_counter()
-                lowered = self._jit.lower(*args)
-                self._programs[shapes] = lowered.compile(compiler_options=compiler_options())
+                start = self.since = time.perf_counter()
+                try:
+                    lowered = self._jit.lower(*args)
+                    self._programs[shapes] = lowered.compile(compiler_options=compiler_options())
+                finally:
+                    self.since = None
                 if self._counted and shapes not in self._flops:
                     self._lowered[shapes] = lowered
                 self.seconds += time.perf_counter() - start

@@ -26,7 +26,7 @@ from transferlab.files import file_lock
 def data_source(entry: Entry) -> Any:
     """Return random access to a data set's examples. It is built on first use, once even if two processes ask for it."""
     directory = make_cache("tfds")
-    name = f"transferlab_{entry.name}"
+    name = _builder_name(entry)
     builder_class = _builder_class(entry)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     with file_lock(directory / f".{name}.lock"), warnings.catch_warnings():
@@ -44,10 +44,15 @@ def data_source(entry: Entry) -> Any:
     return source
 
 
+def _builder_name(entry: Entry) -> str:
+    """TFDS's names have no hyphens."""
+    return f"transferlab_{entry.name.replace('-', '_')}"
+
+
 @cache
 def _builder_class(entry: Entry) -> type:
     """TFDS registers a class by its name, once in a process."""
-    name = f"transferlab_{entry.name}"
+    name = _builder_name(entry)
     with registered.skip_registration():
         return type(name, (_Builder,), {"name": name, "entry": entry, "VERSION": tfds.core.Version(entry.version)})
 
@@ -61,8 +66,10 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> Any:
         entry = self.entry
         content = tfds.features.Text() if entry.modality == "text" else tfds.features.Image(shape=(None, None, 3))
-        features = {"id": tfds.features.Text(), entry.modality: content,
-                    "label": tfds.features.ClassLabel(names=list(entry.labels))}  # fmt: skip
+        # TFDS would keep a float64 in single precision.
+        number = {"target": tfds.features.Text()}
+        target = {"label": tfds.features.ClassLabel(names=list(entry.labels))} if entry.labels else number
+        features = {"id": tfds.features.Text(), entry.modality: content, **target}
         return tfds.core.DatasetInfo(
             builder=self,
             description=entry.about,
@@ -81,6 +88,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
                 image = example["image"]
                 rgb = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
                 example = {**example, "image": io.BytesIO(png(rgb))}
+            if "target" in example:
+                example = {**example, "target": repr(float(example["target"]))}
             yield example["id"], example
 
 

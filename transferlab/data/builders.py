@@ -27,11 +27,12 @@ class Entry:
         name: by which it is opened.
         about: its description.
         modality: what an example is.
-        labels: label names; an example's label is an index into them.
-        examples: yields ``{"id", "text" or "image" (uint8 array), "label"}``.
+        labels: label names; an example's label is an index into them. None where examples have a number.
+        examples: yields ``{"id", "text" or "image" (uint8 array), "label" or "target"}``.
         license, citation: of the data.
         artifact: the package that contains it, if one does.
         version: raised when the output of ``examples`` changes.
+        number: what the number of each example is, where it has one.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Entry:
     citation: str
     artifact: Artifact | None = None
     version: str = "1.0.0"
+    number: str | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -58,6 +60,13 @@ def rated_texts(archive: Path, member: str) -> Iterator[Example]:
 
     A mean of exactly 0 has no sign: those few rows are left out.
     """
+    for name, text, mean in _ratings(archive, member):
+        if mean:
+            yield {"id": name, "text": text, "label": int(mean > 0)}
+
+
+def _ratings(archive: Path, member: str) -> Iterator[tuple[str, str, float]]:
+    """The id, the text and the mean rating of each line."""
     with reading(archive), tarfile.open(archive) as opened:
         file = opened.extractfile(member)
         if file is None:
@@ -67,20 +76,21 @@ def rated_texts(archive: Path, member: str) -> Iterator[Example]:
         parts = line.split("\t")
         if len(parts) != 3:
             raise TransferlabError(f"{member}, line {number}: expected id, mean and text; got {len(parts)} columns.")
-        mean = float(parts[1])
-        if mean:
-            yield {"id": f"{number:06d}", "text": parts[2], "label": int(mean > 0)}
+        yield f"{number:06d}", parts[2], float(parts[1])
+
+
+def _hutto(file: str) -> tuple[Path, str]:
+    archive = fetch_artifact(_VADER) / "vaderSentiment-3.3.2" / "additional_resources" / "hutto_ICWSM_2014.tar.gz"
+    return archive, f"hutto_ICWSM_2014/{file}_GroundTruth.txt"
 
 
 def _sentiment(file: str) -> Callable[[], Iterator[Example]]:
-    def examples() -> Iterator[Example]:
-        root = fetch_artifact(_VADER)
-        yield from rated_texts(
-            root / "vaderSentiment-3.3.2" / "additional_resources" / "hutto_ICWSM_2014.tar.gz",
-            f"hutto_ICWSM_2014/{file}_GroundTruth.txt",
-        )
+    return lambda: rated_texts(*_hutto(file))
 
-    return examples
+
+def _tweet_ratings() -> Iterator[Example]:
+    for name, text, mean in _ratings(*_hutto("tweets")):
+        yield {"id": name, "text": text, "target": mean}
 
 
 def _animals() -> Iterator[Example]:
@@ -110,6 +120,8 @@ _HUTTO = (
 _SIGN = ("negative", "positive")
 _ENTRIES = (
     Entry("tweets", "sentiment of 4 200 tweets, the sign of 20 raters' mean", "text", _SIGN, _sentiment("tweets"), "MIT", _HUTTO, _VADER),
+    Entry("tweets-ratings", "sentiment of 4 200 tweets, the mean of 20 raters from -4 to 4", "text", (), _tweet_ratings, "MIT", _HUTTO, _VADER,
+          number="rating"),
     Entry("amazon", "sentiment of 3 708 sentences from product reviews", "text", _SIGN, _sentiment("amazonReviewSnippets"), "MIT", _HUTTO, _VADER),
     Entry("movies", "sentiment of 10 605 sentences from film reviews", "text", _SIGN, _sentiment("movieReviewSnippets"), "MIT", _HUTTO, _VADER),
     Entry("nyt", "sentiment of 5 190 sentences from newspaper editorials", "text", _SIGN, _sentiment("nytEditorialSnippets"), "MIT", _HUTTO, _VADER),

@@ -1,4 +1,4 @@
-"""Images in the cells of a table: the path of a file, what such a file holds, or the pixels."""
+"""Images and sounds in the cells of a table: the path of a file, what such a file holds, or the pixels or samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from transferlab.data.images import read_image
+from transferlab.data.sounds import read_sound
 from transferlab.errors import TransferlabError
 
 
@@ -24,9 +25,9 @@ def file_of(value: Any, folder: Path | None, where: str) -> Any:
     Raises:
         TransferlabError: nothing, or a path at which there is no file.
     """
-    if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
+    if isinstance(value, Mapping) and "array" not in value:
         value = value.get("bytes") or value.get("path")
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         raise TransferlabError(f"{where}: the file is missing. Fill it in or remove the row.")
     if not isinstance(value, (str, Path)):
         return value
@@ -51,3 +52,20 @@ def image_of(value: Any, where: str, white: float | int | None) -> UInt8[np.ndar
         )
     gray = pixels[..., None] if pixels.ndim == 2 else pixels
     return np.ascontiguousarray(np.broadcast_to(gray, (*gray.shape[:2], 3)))
+
+
+def sound_of(value: Any, where: str) -> tuple[Float[np.ndarray, "samples channels"], int]:
+    """Return the samples of a cell and their rate: a file, bytes, or ``{"array": …, "sampling_rate": …}`` as ``datasets`` has it.
+
+    Raises:
+        TransferlabError: anything else, or a file that cannot be read.
+    """
+    if isinstance(value, (Path, bytes)):
+        return read_sound(value, where)
+    rate = value.get("sampling_rate") if isinstance(value, Mapping) else None
+    samples = np.asarray(value["array"], np.float32) if rate else np.zeros(0, np.float32)
+    if not isinstance(rate, int) or rate < 1 or samples.ndim not in (1, 2) or not samples.size:
+        raise TransferlabError(
+            f"{where}: the sound is {str(value)[:60]!r}; expected a file, or {{'array': samples, 'sampling_rate': 16000}}."
+        )
+    return (samples[:, None] if samples.ndim == 1 else samples), rate

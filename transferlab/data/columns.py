@@ -318,7 +318,7 @@ class Texts(Target):
 
     @property
     def summary(self) -> str:
-        return f"the text '{''.join(self.names)}'"
+        return f"the text '{''.join(self.names)}' to write"
 
 
 @dataclass(frozen=True)

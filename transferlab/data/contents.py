@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from transferlab.data.cells import file_of, image_of
+from transferlab.data.cells import file_of, image_of, sound_of
 from transferlab.data.columns import Classes, NoTarget, Numbers, TagSets, Target
 from transferlab.data.examples import SPLITS, Examples, Lazy, same_image, same_text
 from transferlab.data.labels import read_target
 from transferlab.data.readers.base import Table
 from transferlab.data.roles import Roles
+from transferlab.data.sounds import mono
 from transferlab.data.tables import checked_text
 from transferlab.data.word_tags import are_word_tags, word_tags, words_of
 from transferlab.errors import TransferlabError, nearest
@@ -132,11 +135,41 @@ def _images(table: Table, columns: Sequence[Cells], white: float | int | None) -
     return Contents(record, same)
 
 
+def _sounds(table: Table, columns: Sequence[Cells], white: float | int | None) -> Contents:
+    del white
+    places = [f"{table.name}, {place}" for place, _ in columns[0]]
+    files = [file_of(value, table.folder_of(row), places[row]) for row, (_, value) in enumerate(columns[0])]
+    hashes, rates, seconds, several = [], Counter(), 0.0, 0
+    for file, place in zip(files, places, strict=True):
+        samples, rate = sound_of(file, place)
+        hashes.append(
+            hashlib.sha256(f"{rate} {samples.shape}".encode() + np.ascontiguousarray(samples).tobytes()).digest()
+        )
+        rates[rate] += 1
+        seconds += len(samples) / rate
+        several += samples.shape[1] > 1
+    shown = (
+        " and ".join(f"{rate:,} Hz" for rate in sorted(rates))
+        if len(rates) < 3
+        else f"{min(rates):,} to {max(rates):,} Hz"
+    )
+    notes = [f"{seconds / 60:.3g} minutes at {shown}"]
+    if several:
+        notes.append(f"{several:,} with several channels, which are averaged")
+
+    def record(i: int) -> dict[str, Any]:
+        samples, rate = sound_of(files[i], places[i])
+        return {"audio": mono(samples), "rate": rate}
+
+    return Contents(record, lambda i: (hashes[i], hashes[i]), notes=tuple(notes))
+
+
 _CONTENTS: dict[str, Callable[[Table, Sequence[Cells], float | None], Contents]] = {
     "text": _texts,
     "pair": _pairs,
     "words": _words,
     "image": _images,
+    "audio": _sounds,
 }
 """How each kind of content is read."""
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from jaxtyping import Int
 
+from transferlab import notebook
 from transferlab.compute.host import interruptible
 from transferlab.data.columns import Target
 from transferlab.data.contents import examples_of
@@ -22,6 +23,9 @@ from transferlab.data.roles import AUTO, Asked, roles_of
 from transferlab.data.sources import read_source
 from transferlab.data.splits import deduplicated, held_out, parts_of, stratified_order
 from transferlab.errors import TransferlabError, check_arguments, nearest
+
+NOUNS: dict[Content, str] = {"text": "text", "pair": "pair", "words": "sentence", "image": "image", "audio": "sound"}
+"""What an example of each content is called."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +75,13 @@ class Dataset:
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}: {self.summary})"
 
+    def _repr_html_(self) -> str:
+        """The summary, and the first training examples: what a notebook shows."""
+        rows = [dict(self.records[int(i)]) for i in self.train[:5]]
+        if self.target.kind == "classes":
+            rows = [{**row, "label": self.label_names[row["label"]]} for row in rows]
+        return notebook.table(f"{self.name}: {self.summary}", rows)
+
     @property
     def modality(self) -> Modality:
         """What a model reads of it: ``text``, ``image`` or ``audio``."""
@@ -106,17 +117,15 @@ class Dataset:
         split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
         used = sum(n for n, _ in parts)
         rest = f"; {len(self.ids) - used:,} are not used" if used < len(self.ids) else ""
-        half = (
-            "; half of the data is tested, test_examples sets how many"
-            if 2 * len(self.test) >= len(self.ids) - 1
-            else ""
-        )
+        halved = self.how != "as given" and 2 * len(self.test) >= len(self.ids) - 1 > 0
+        half = "; half of the data is tested, test_examples sets how many" if halved else ""
         other = f" ({self.conflicting:,} with another label than the one kept)" if self.conflicting else ""
         several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
         copies = f", {self.duplicates_removed:,} {several} left out{other}" if self.duplicates_removed else ""
         notes = "".join(f"; {note}" for note in self.notes)
+        joint = ", " if self.target.kind in ("texts", "none") else " of "
         return (
-            f"{len(self.ids):,} {self.modality}s of {self.target.summary}{copies}: {split}, "
+            f"{len(self.ids):,} {NOUNS[self.content]}{'s' if len(self.ids) != 1 else ''}{joint}{self.target.summary}{copies}: {split}, "
             f"{self.how}{half}{rest}{notes}"
         )
 
@@ -190,6 +199,7 @@ def dataset(
     target: str | Sequence[str] | None = AUTO,
     words: str | None = None,
     image: str | None = None,
+    audio: str | None = None,
     groups: str | None = None,
     splits: str | None = None,
     examples: int | None = None,
@@ -198,8 +208,8 @@ def dataset(
     split_seed: int = 0,
     label_kind: str = "auto",
     separator: str | None = None,
-    missing: Missing = "error",
-    documents: Documents | None = None,
+    missing: str = "error",
+    documents: str | None = None,
     white: float | int | None = None,
 ) -> Dataset:
     """Open a data set.
@@ -212,13 +222,14 @@ def dataset(
         source: a registered name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``, ``.json``), a folder with one
             sub-folder of images per label, a DataFrame, a dict of columns, a list of dicts; or one of these for each of
             ``train``, ``validation`` and ``test``, in a dict.
-        text: the column of texts, or two columns whose texts are a pair. Without it and ``words`` and ``image``,
+        text: the column of texts, or two columns whose texts are a pair. Without it, ``words``, ``image`` and ``audio``,
             the column ``text``, or the only one that holds texts.
         target: the column to predict, or several of numbers; None for none. Without it, the column ``label``, or the only
             one that is left. Integers of at most 20 values, each in at least two rows, are classes; other numbers are a
             regression; lists are tags, and lists next to ``words`` a tag for each word.
         words: the column of words, as lists or with white space between them.
         image: the column of images: paths relative to the table's folder, or what an image's file holds.
+        audio: the column of sounds, likewise; they keep their rate, and channels are averaged.
         groups: the column whose values stay on one side of every split, such as a user.
         splits: the column that says ``train``, ``validation`` or ``test``.
         examples: how many labels to train with, in all; None keeps every one.
@@ -264,7 +275,7 @@ def dataset(
         )
     if white is not None:
         check_white(white)
-    asked = Asked(_names("text", text), words, image, None, _names("target", target), groups, splits)
+    asked = Asked(_names("text", text), words, image, audio, _names("target", target), groups, splits)
     options = Options(asked.columns, asked.label, documents, white)
     whole = read_source(source, options)
     given = {"label_kind": label_kind != "auto", "separator": separator is not None, "missing": missing != "error"}

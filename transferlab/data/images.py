@@ -204,18 +204,21 @@ def image_files(folder: Path) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in SUFFIXES]
 
 
-def passed_over(folders: Sequence[Path]) -> str:
-    """Return how many files of these folders are not images, and the first; empty if there are none. It is also logged."""
+def passed_over(folders: Sequence[Path], suffixes: tuple[str, ...] = SUFFIXES, word: str = "image") -> str:
+    """Return how many files of these folders are not images, or not what else is read of them, and the first.
+
+    It is empty if there are none, and is also logged.
+    """
     ignored = [
         path
         for folder in folders
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix.lower() not in SUFFIXES and not path.name.startswith(".")
+        if path.is_file() and path.suffix.lower() not in suffixes and not path.name.startswith(".")
     ]
     if not ignored:
         return ""
-    single = f"1 file that is not an image, {ignored[0].name}"
-    text = single if len(ignored) == 1 else f"{len(ignored)} files that are not images, {ignored[0].name} among them"
+    single = f"1 file that is not {'an' if word == 'image' else 'a'} {word}, {ignored[0].name}"
+    text = single if len(ignored) == 1 else f"{len(ignored)} files that are not {word}s, {ignored[0].name} among them"
     logging.getLogger(__name__).warning("%s: passed over %s.", ignored[0].parent, text)
     return text
 

@@ -17,7 +17,7 @@ Missing = Literal["error", "drop"]
 """What a row without one of its columns is."""
 
 
-def complete(table: Table, roles: Roles, missing: Missing = "error") -> Table:
+def complete(table: Table, roles: Roles, missing: str = "error") -> Table:
     """Return the table without rows that lack a column they need; its notes count them.
 
     A validation or test split of which no row has a target is left out in either case: many published test sets keep theirs

@@ -154,7 +154,8 @@ def _guessed(table: Table, asked: Asked) -> dict[str, tuple[str, ...]]:
         if all(name in free for name in pair):
             return {"text": tuple(free[name] for name in pair)}
     found = [(kind, free[name]) for name, kind in _CONTENTS.items() if name in free]
-    found = [(kind, name) for kind, name in found if _holds_lists(table.columns[name]) == (kind == "words")]
+    lists = {kind: kind == "words" for kind in ("text", "words")}
+    found = [(kind, name) for kind, name in found if lists.get(kind) in (None, _holds_lists(table.columns[name]))]
     found = found or [("text", name) for name in free.values() if _are_texts(table.columns[name])]
     if len(found) != 1:
         several = f"several columns that may be the content ({', '.join(name for _, name in found)})"

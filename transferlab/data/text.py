@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer, normalizers
 
 from transferlab.bounds import Count, Natural
 from transferlab.data.added_tokens import add_tokens, read_settings
 from transferlab.data.clip_bpe import clip_tokenizer, is_clip_vocabulary
+from transferlab.data.special_tokens import continues_word, mask_id, special_ids
 from transferlab.data.tables import checked_text
 from transferlab.data.tokenizer_json import read_tokenizer_json
 from transferlab.data.vocabularies import apply_settings, default_tokens, gives_types, tokenizer_from_vocabulary
@@ -111,6 +113,7 @@ class TextTransform:
         prompt: put before each text, and before the first of a pair (sentence-transformers' default prompt).
         overlap: a longer text is read in windows of ``max_length`` tokens, of which neighbors have this many in common; None cuts
             it (:meth:`transferlab.pretrained.Source.with_windows`).
+        end_id: token that ends a text, where the model was trained with one.
 
     Example:
         >>> source.transform("A fine film.").ids  # doctest: +SKIP
@@ -126,6 +129,7 @@ class TextTransform:
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
     overlap: Natural | None = None
+    end_id: int | None = field(default=None, repr=False, compare=False)
     caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By the data set's hash."""
 
@@ -146,7 +150,9 @@ class TextTransform:
         """Tokenise many texts; an empty text has only its special tokens.
 
         A pair is put together as the tokenizer's own template says: separators, token types. Where it is too long, the longer text
-        is cut first, as in transformers. Of a list of words, each is tokenised by itself. All are of one kind.
+        is cut first, as in transformers. Of a list of words, each is tokenised by itself as within a text: with a space before it,
+        the first too, where the tokenizer makes that part of a word (``add_prefix_space=True`` of transformers' RoBERTa and GPT-2).
+        All are of one kind.
 
         Args:
             texts: to tokenise.
@@ -233,9 +239,29 @@ class TextTransform:
         return out
 
     def _prompted(self, text: Any) -> Any:
-        if not self.prompt or isinstance(text, list):
+        if isinstance(text, list):
+            before = self._before_words
+            return [word if word[:1].isspace() else before + word for word in text] if before else text
+        if not self.prompt:
             return text
         return (self.prompt + text[0], text[1]) if isinstance(text, tuple) else self.prompt + text
+
+    @cached_property
+    def _before_words(self) -> str:
+        """What stands before a word that is tokenised by itself, so that it has the tokens that it has within a text: nothing, or
+        the space that byte-level tokenizers keep as part of a word.
+        """
+        text = self._whole.encode("a a", add_special_tokens=False).ids
+        parts = [
+            self._whole.encode(["a", f"{before}a"], is_pretokenized=True, add_special_tokens=False).ids
+            for before in ("", " ")
+        ]
+        return " " if parts[0] != text and parts[1] == text else ""
+
+    @cached_property
+    def unlimited(self) -> TextTransform:
+        """The same tokenizer without a limit."""
+        return replace(self, tokenizer=self._whole, overlap=None)
 
     @cached_property
     def _whole(self) -> Tokenizer:
@@ -243,6 +269,32 @@ class TextTransform:
         whole = Tokenizer.from_str(self.tokenizer.to_str())
         whole.no_truncation()
         return whole
+
+    def untruncated(self) -> TextTransform:
+        """The same tokens of texts of any length, without the prompt of a sentence encoder."""
+        return replace(self, tokenizer=self._whole, max_length=sys.maxsize, prompt="", overlap=None)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of tokens that are no text: see :func:`transferlab.data.special_tokens.special_ids`."""
+        return special_ids(self.tokenizer, self.pad_id)
+
+    @cached_property
+    def mask_id(self) -> int | None:
+        """Id of the token that stands for one to be predicted, where the tokenizer and the model have one."""
+        id = mask_id(self.tokenizer)
+        return None if id is None or id >= self.vocabulary else id
+
+    @cached_property
+    def continues_word(self) -> Bool[np.ndarray, " vocabulary"]:
+        """Of each token, whether it continues a word."""
+        return continues_word(self.tokenizer)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that both the tokenizer and the model have."""
+        size = self.tokenizer.get_vocab_size()
+        return size if self.table is None else min(size, self.table.rows)
 
     @cached_property
     def _reader(self) -> Tokenizer:

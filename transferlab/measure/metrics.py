@@ -47,8 +47,7 @@ def cross_entropy(probabilities: Float[np.ndarray, "n labels"], labels: Int[np.n
     """
     if not len(labels):
         return float("nan")
-    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(true, 1e-12)).mean())
+    return float(per_example(probabilities, labels)["cross_entropy"].mean())
 
 
 def scores(
@@ -67,4 +66,15 @@ def scores(
         "accuracy": float(hit.mean()),
         "balanced_accuracy": _balanced(hit, labels),
         "cross_entropy": cross_entropy(probabilities, labels),
+    }
+
+
+def per_example(
+    probabilities: Float[np.ndarray, "n labels"], labels: Int[np.ndarray, " n"]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Return what :func:`accuracy` and :func:`cross_entropy` are means of: a hit, 0 or 1, and nats."""
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return {
+        "accuracy": _hits(probabilities, labels).astype(np.float64),
+        "cross_entropy": -np.log(np.maximum(true, 1e-12)),
     }

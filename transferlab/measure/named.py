@@ -4,7 +4,8 @@ A metric is a function of what is predicted, what is true and the names of the o
 
 - ``classes``: probabilities (examples, labels), indices (examples,), label names;
 - ``numbers``: values (examples, columns) both, column names;
-- ``tags``: probabilities (examples, tags), booleans (examples, tags), tag names.
+- ``tags``: probabilities (examples, tags), booleans (examples, tags), tag names;
+- ``word_tags``: of each example probabilities (words, tags), indices (words,), tag names.
 """
 
 from __future__ import annotations

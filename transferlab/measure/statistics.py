@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy  # Its submodules load on use, which saves half a second at the start.
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Num
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def mcnemar_exact(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray,
 
 
 def bootstrap_interval(
-    values: Float[np.ndarray, " n"],
+    values: Num[np.ndarray, " n"],
     statistic: Callable[[np.ndarray], float] = np.mean,
     level: float = 0.95,
     draws: int = 10_000,
@@ -107,11 +107,17 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval (low, high) of a statistic of one sample.
 
+    For a statistic of several arrays, ``values`` are the indices of their rows. Draws for which it is not defined (NaN) are
+    left out; where that is more than one in twenty, so is the interval.
+
     Example:
         >>> low, high = tl.measure.bootstrap_interval(np.array([0.1, 0.4, 0.3]), np.median, draws=1000)
     """
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(values), (draws, len(values)))
-    statistics = np.array([statistic(values[row]) for row in rows])
-    low, high = np.quantile(statistics, [0.5 - level / 2, 0.5 + level / 2])
+    statistics = values[rows].mean(-1) if statistic is np.mean else np.array([statistic(values[row]) for row in rows])
+    defined = statistics[~np.isnan(statistics)]
+    if len(defined) < 0.95 * draws:
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)

@@ -17,7 +17,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.files import write_json
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, MaskedLanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
@@ -176,9 +176,13 @@ def with_padding(source: Source, raw: dict[str, Any], directory: Path) -> dict[s
 
 
 def new_head(source: Source) -> bool:
-    """Whether the source has a classifier that is not in its files."""
-    leaf = source.leaves.get("head/kernel")
-    if leaf is None or not isinstance(source.head, ClassifierConfig):
+    """Whether the source has a classifier, or the head of a masked language model, that is not in its files."""
+    leaf = source.leaves.get(
+        "head/dense/kernel" if isinstance(source.head, MaskedLanguageModelConfig) else "head/kernel"
+    )
+    if leaf is None or not isinstance(
+        source.head, ClassifierConfig | MaskedLanguageModelConfig | TokenClassifierConfig
+    ):
         return False
     return leaf.trained or leaf.tensor is not source.tensors.get(leaf.key)
 

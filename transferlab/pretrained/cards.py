@@ -9,7 +9,13 @@ import json
 import re
 from pathlib import Path
 
-from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, LanguageModelConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.registry import REGISTRY
 from transferlab.pretrained.source import Source
 
@@ -77,6 +83,8 @@ def _facts(source: Source) -> list[str]:
     if isinstance(head, ClassifierConfig):
         facts.append(f"Labels, in the order of the logits: {', '.join(head.labels)}")
         facts.append(f"Head: over {head.pooling}" + (", with a hidden layer" if head.hidden else ""))
+    if isinstance(head, TokenClassifierConfig):
+        facts.append(f"Tags of each word, at its first sub-word, in the order of the logits: {', '.join(head.labels)}")
     if changes := source.provenance.get("changes", {}):
         facts.append(f"Changed in the base: {', '.join(sorted(changes))}")
     return [f"- {fact}" for fact in facts]
@@ -85,6 +93,10 @@ def _facts(source: Source) -> list[str]:
 def _task(source: Source) -> str:
     if isinstance(source.head, LanguageModelConfig):
         return "text-generation"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        return "fill-mask"
+    if isinstance(source.head, TokenClassifierConfig):
+        return "token-classification"
     if isinstance(source.head, EmbeddingConfig):
         return "sentence-similarity"
     if not isinstance(source.head, ClassifierConfig):
@@ -97,6 +109,10 @@ def _usage(source: Source, kind: str) -> list[str]:
     name = "SequenceClassification" if text else "ImageClassification"
     if isinstance(source.head, LanguageModelConfig):
         name = "CausalLM"
+    if isinstance(source.head, MaskedLanguageModelConfig):
+        name = "MaskedLM"
+    if isinstance(source.head, TokenClassifierConfig):
+        name = "TokenClassification"
     encoder = isinstance(source.head, EmbeddingConfig)
     auto = f"AutoModelFor{name}" if source.head is not None and not encoder else "AutoModel"
     labels = f", num_labels={len(source.labels)}" if source.labels else ""

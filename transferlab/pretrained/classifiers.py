@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, Problem
+from transferlab.models.heads import ClassifierConfig, MaskedLanguageModelConfig, Problem, TokenClassifierConfig
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -43,7 +44,10 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
     raw.pop("problem_type", None)
     raw |= labels_of(source)
     family = FAMILIES[source.family]
-    if family.to_hf is not None:
+    if isinstance(source.head, TokenClassifierConfig) and raw.get("architectures"):
+        name = re.sub(r"(EncoderModel|Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0])
+        raw["architectures"] = [f"{name}ForTokenClassification"]
+    elif family.to_hf is not None:
         raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
     elif raw.get("architectures"):
         task = "ForSequenceClassification" if family.modality == "text" else "ForImageClassification"
@@ -58,8 +62,14 @@ def check_head(source: Source, config: Any) -> None:
         TransferlabError: they differ in bias, pooling, hidden layer or normalization; the message says how to keep the head.
     """
     head, family = source.head, FAMILIES[source.family]
-    assert isinstance(head, ClassifierConfig)
     keep = "keep it as it is: tl.save(source, directory, format='orbax')"
+    if isinstance(head, TokenClassifierConfig):
+        if not family.token_classifier or head.hidden != family.token_hidden(config) or not head.bias:
+            raise TransferlabError(
+                f"The reference implementation has no such classifier of tokens in this family; {keep}."
+            )
+        return
+    assert isinstance(head, ClassifierConfig)
     if head.bias and not family.head_bias:
         raise TransferlabError(f"The reference classifier has no bias, but this head has one; {keep}.")
     pooling, hidden = family.head_pooling(config), family.head_hidden(config)
@@ -134,10 +144,18 @@ def with_reference_layers(source: Source) -> Source:
     """Return the source with the layers that the reference class with its head has.
 
     Where the reference classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
-    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped.
+    map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped. So is
+    the one below a new head of a masked language model.
     """
     head, family = source.head, FAMILIES[source.family]
     hidden = family.head_hidden(source.config)
+    masked = (
+        isinstance(head, MaskedLanguageModelConfig) and source.leaves["head/dense/kernel"].key not in source.tensors
+    )
+    if (masked or isinstance(head, TokenClassifierConfig)) and getattr(source.config, "pooler", False):
+        return _without_pooler(
+            source, {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
+        )
     if not isinstance(head, ClassifierConfig) or hidden is None or not getattr(source.config, "pooler", False):
         return source
     leaves = {path: leaf for path, leaf in source.leaves.items() if not path.startswith("pooler/")}
@@ -147,7 +165,11 @@ def with_reference_layers(source: Source) -> Source:
         for part in ("kernel", "bias"):
             path = f"head/dense/{part}"
             leaves[path] = replace(source.leaves[f"pooler/{part}"], key=keys.get(path, path), trained=True)
+    return _without_pooler(replace(source, head=head), leaves)
+
+
+def _without_pooler(source: Source, leaves: dict[str, LazyLeaf]) -> Source:
     dropped = tuple((leaf.key, NO_POOLER) for path, leaf in source.leaves.items()
                  if path.startswith("pooler/"))  # fmt: skip
     config = source.config.without_pooler()
-    return replace(source, config=config, head=head, leaves=leaves, unused=(*source.unused, *dropped))
+    return replace(source, config=config, leaves=leaves, unused=(*source.unused, *dropped))

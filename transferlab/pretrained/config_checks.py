@@ -60,6 +60,11 @@ def classifies(raw: Mapping[str, Any]) -> bool:
                    for name in raw.get("architectures") or ())  # fmt: skip
 
 
+def classifies_tokens(raw: Mapping[str, Any]) -> bool:
+    """Whether a head in the file classifies each token."""
+    return any(str(name).endswith("ForTokenClassification") for name in raw.get("architectures") or ())
+
+
 def label_names(raw: Mapping[str, Any], where: str = "config.json") -> tuple[str, ...]:
     """Return the label names of Hugging Face's ``config.json``, in the order of the logits; empty without any.
 

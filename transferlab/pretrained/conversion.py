@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, LanguageModelConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.auxiliary_files import changed_tokenizer, set_sizes
 from transferlab.pretrained.classifiers import NO_POOLER, check_head, labels_of, set_head, written_labels
 from transferlab.pretrained.families import FAMILIES
@@ -80,7 +86,11 @@ def native(
         raw["tie_word_embeddings"] = head.tied
         if hasattr(source.config, "scale_decoder_outputs"):
             raw["scale_decoder_outputs"] = source.config.scale_decoder_outputs
-    if isinstance(head, ClassifierConfig) and (added or head.labels != written_labels(raw, head)):
+    if isinstance(head, MaskedLanguageModelConfig) and added:
+        raw |= masked_architecture(source, raw)
+    if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (
+        added or head.labels != written_labels(raw, head)
+    ):
         set_head(raw, source, kind)
     return raw, out
 
@@ -88,6 +98,9 @@ def native(
 def _stale(source: Source) -> set[str]:
     """Keys of the source's files next to the model's own that became wrong by what was changed in the model."""
     stale = {key for key, why in source.unused if why == NO_POOLER}
+    copies = () if source.names is None else source.names.copies
+    trained = {path for path, leaf in source.leaves.items() if leaf.trained}
+    stale |= {key for key, _ in source.unused if any(p in trained and re.fullmatch(k, key) for k, p in copies)}
     table = source.leaves.get(source.table)
     if table is None or source.names is None or not (table.trained or changed_tokenizer(source)):
         return stale
@@ -100,6 +113,16 @@ def _stale(source: Source) -> set[str]:
         regrown = changed_tokenizer(source) and source.tensors[key].shape[:1] == (rows,)
         stale |= {key} if copies or regrown or (source.tied and key in heads) else set()
     return stale
+
+
+def masked_architecture(source: Source, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ``config.json`` that say that there is the head of a masked language model."""
+    writer = FAMILIES[source.family].to_hf
+    assert writer is not None
+    own = writer(source.config, source.head)[0]["architectures"]
+    # XLM-R and CamemBERT are of the family RoBERTa, and have classes of their own.
+    name = re.sub(r"(Model|For[A-Z]\w*)$", "", (raw.get("architectures") or own)[0])
+    return {"architectures": [f"{name}ForMaskedLM"], "tie_word_embeddings": True}
 
 
 def own_format(source: Source) -> str:
@@ -127,12 +150,12 @@ def converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Lazy
     if kind == "timm":
         assert family.to_timm is not None
         timm, names = family.to_timm(source.config)
-        if isinstance(source.head, ClassifierConfig):
+        if source.labels:
             check_head(source, source.config)
         return timm.written(source.image_transform, source.labels), _by_names(source, names)
     assert family.to_hf is not None
     raw, names = family.to_hf(source.config, source.head)
-    if isinstance(source.head, ClassifierConfig):
+    if source.labels:
         raw |= labels_of(source)
         check_head(source, family.from_hf(raw))
     return raw, _by_names(source, names)

@@ -14,7 +14,14 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_scalars
 from transferlab.pretrained.classifiers import problem_of
-from transferlab.pretrained.config_checks import check_depth, check_layers, check_plain, classifies, label_names
+from transferlab.pretrained.config_checks import (
+    check_depth,
+    check_layers,
+    check_plain,
+    classifies,
+    classifies_tokens,
+    label_names,
+)
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.families.big_vision import config_of
 from transferlab.pretrained.families.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
@@ -162,6 +169,8 @@ def from_directory(
         config = family.from_hf(raw) if timm is None else timm.config(family.from_timm)
         labels = label_names(raw, str(path)) if timm is None else timm.labels
         head_dropout, problem = family.head_dropout(raw), problem_of(raw)
+        tokens = classifies_tokens(raw)
+        token_dropout = family.token_dropout(raw) if tokens else 0.0
     check_layers(config, len(tensors), path)
     provenance = {"path": str(whole.resolve()), **provenance}
     settings = "tokenizer_config.json" if family.modality == "text" else "preprocessor_config.json"
@@ -179,7 +188,16 @@ def from_directory(
             f"{directory}: images of {images.size} pixels a side are not supported; expected 1 to {_LARGEST_IMAGE}."
         )
     described = Described(
-        transform, towers, modules.pooling, modules.normalise, labels, problem, head_dropout, classifies=classifies(raw)
+        transform,
+        towers,
+        modules.pooling,
+        modules.normalise,
+        labels,
+        problem,
+        head_dropout,
+        classifies=classifies(raw),
+        tokens=tokens,
+        token_dropout=token_dropout,
     )
     with reading(path):
         source = assemble(name, family, config, tensors, provenance, described)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, HeadConfig, Pooling, Problem
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HeadConfig,
+    MaskedLanguageModelConfig,
+    Pooling,
+    Problem,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.formats.tensors import LazyTensor, wrong_dtype
 from transferlab.pretrained.leaves import LazyLeaf
-from transferlab.pretrained.names import NameTable, entries_by_key
+from transferlab.pretrained.names import SAME, NameTable, entries_by_key
 from transferlab.pretrained.source import Source, Transform
 from transferlab.pretrained.transforms import with_channels
 from transferlab.pretrained.wrapped import AVERAGED, unwrapped
@@ -34,7 +41,8 @@ class Described:
         problem: what the head's outputs mean.
         head_dropout: rate before the head.
         head: of the file, where it is described; else it follows from the keys.
-        classifies: whether a head in the file is over whole examples.
+        classifies: whether a head in the file is over whole examples; ``tokens`` whether over each token, with
+            ``token_dropout`` before it.
     """
 
     transform: Transform | None = None
@@ -46,6 +54,8 @@ class Described:
     head_dropout: float = 0.0
     head: HeadConfig | None = None
     classifies: bool = True
+    tokens: bool = False
+    token_dropout: float = 0.0
 
 
 def assemble(
@@ -77,8 +87,12 @@ def assemble(
     towers = {tower: with_channels(reads, family, config) for tower, reads in described.towers.items()}
     if names is None:
         choices = family.names(config)
+        if described.tokens and family.token_classifier:
+            hidden = family.token_hidden(config) is not None
+            choices = tuple(family.token_names(table, hidden) for table in choices)
         tensors = unwrapped(choices, tensors)
-        names = max(choices, key=lambda table: hits(table, tensors))
+        fitting = [table for table in choices if _holds(table, tensors, described)]
+        names = max(fitting, key=lambda table: hits(table, tensors))
     matches, leftover = _match(names, tensors)
     config = family.adjust(config, set(matches))
     unused = []
@@ -87,7 +101,8 @@ def assemble(
     if tied and _is_table(matches, family.vocabulary):
         unused.append((matches.pop("head/kernel").key, "equal to the embedding table, to which it is tied"))
         names = max(tied, key=lambda table: hits(table, tensors))
-    if names.language_model is None and (not described.classifies or "head/kernel" not in matches):
+    classified = described.classifies or names.tokens
+    if names.language_model is None and (not classified or "head/kernel" not in matches):
         for path in [path for path in matches if path.startswith("head/")]:
             unused.append((matches.pop(path).key, "the head of another task than classifying"))
     head = described.head or _head(name, family, names, config, matches, described)
@@ -164,7 +179,9 @@ def _pooling(family: Family, config: Any, head: HeadConfig | None) -> Pooling:
     # A text encoder without a head pools by its pooler, or not at all; a model that writes text never has one.
     writes = own == "last" or family.encoder is not None
     text, pooler = family.modality == "text", getattr(config, "pooler", False)
-    by_pooler = head is None and (pooler or not writes) if text else pooler
+    # How tokens are predicted does not say how an example is pooled.
+    alone = head is None or isinstance(head, MaskedLanguageModelConfig)
+    by_pooler = alone and (pooler or not writes) if text else pooler
     return "pooler" if by_pooler else own
 
 
@@ -199,6 +216,8 @@ def _head(
 ) -> HeadConfig | None:
     """The checkpoint's own head, if it has one; a tied language-model head has no leaves, so its table of names implies it."""
     model = names.language_model
+    if isinstance(model, MaskedLanguageModelConfig):
+        return replace(model, bias="head/bias" in matches)
     if model is not None and (model.tied or "head/kernel" in matches):
         return model
     if model is not None or "head/kernel" not in matches:
@@ -206,6 +225,13 @@ def _head(
     n, labels = matches["head/kernel"].shape[1], described.labels
     if labels and len(labels) != n:
         raise TransferlabError(f"{name}: config.json names {len(labels)} labels, but the head has {n} rows.")
+    if names.tokens:
+        return TokenClassifierConfig(
+            labels or tuple(str(i) for i in range(n)),
+            described.token_dropout,
+            "head/bias" in matches,
+            family.token_hidden(config),
+        )
     return ClassifierConfig(
         labels or tuple(str(i) for i in range(n)),
         pooling=family.head_pooling(config),
@@ -214,6 +240,21 @@ def _head(
         hidden=family.head_hidden(config),
         problem=described.problem,
     )
+
+
+def _holds(names: NameTable, tensors: Mapping[str, LazyTensor], described: Described) -> bool:
+    """Whether a file can be read by this table: one with the head of a masked language model needs all of that, but for its bias,
+    and no classifier of examples, which comes first.
+    """
+    if not isinstance(names.language_model, MaskedLanguageModelConfig):
+        return True
+    matches, leftover = _match(names, tensors)
+    lacking = any(name.path.startswith("head/") and name.path not in {*matches, "head/bias"} for name in names.names)
+    width = matches["embed/word/embedding"].shape if "embed/word/embedding" in matches else (0, 0)
+    sizes = {"head/bias": width[:1], "head/dense/kernel": (width[-1],) * 2}
+    fits = all(matches[path].shape == size for path, size in sizes.items() if path in matches)
+    classifier = described.classifies and any(re.fullmatch(names.ignored[0][0], key) for key in leftover)
+    return fits and not lacking and not classifier
 
 
 def hits(names: NameTable, tensors: Mapping[str, LazyTensor]) -> int:
@@ -241,4 +282,10 @@ def _match(names: NameTable, tensors: Mapping[str, LazyTensor]) -> tuple[dict[st
                 other = matches[name.path].key
                 raise TransferlabError(f"Two keys of the file fill '{name.path}': '{other}' and '{key}'.")
             matches[name.path] = LazyLeaf(key, tensor, name.layout)
+    # Of a bias that a head holds twice, a file may have either.
+    for pattern, path in names.copies:
+        copy = next((key for key in leftover if path.startswith("head/") and re.fullmatch(pattern, key)), None)
+        if path not in matches and copy is not None:
+            leftover.remove(copy)
+            matches[path] = LazyLeaf(copy, tensors[copy], SAME)
     return matches, leftover

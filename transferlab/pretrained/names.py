@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import LanguageModelConfig
+from transferlab.models.heads import LanguageModelConfig, MaskedLanguageModelConfig
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class NameTable:
         ignored: pairs (regular expression over whole keys, reason): what a file may hold besides the model.
         copies: pairs (regular expression over whole keys, path of a leaf): a copy of that leaf that a file may hold, if it is equal.
         language_model: the head of the files that follow this table, where it predicts tokens.
+        tokens: whether their head classifies each token.
     """
 
     names: tuple[Entry, ...]
@@ -127,7 +128,25 @@ class NameTable:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
-    language_model: LanguageModelConfig | None = None
+    language_model: LanguageModelConfig | MaskedLanguageModelConfig | None = None
+    tokens: bool = False
+
+
+def token_names(names: NameTable, key: str, hidden: bool = False, prefix: str = "") -> NameTable:
+    """Return the table of files with the same backbone and a classifier of tokens.
+
+    Args:
+        names: of files with another head, or with none.
+        key: of that classifier; empty where the reference implementation has none.
+        hidden: whether it has the hidden layer of ``names``.
+        prefix: that all other keys have in such files alone.
+    """
+    last = ("head/kernel", "head/bias")
+    own = tuple(one for one in names.names if not one.path.startswith("head/") or (hidden and one.path not in last))
+    if key:
+        own += (Entry(last[0], f"{key}.weight", LINEAR), Entry(last[1], f"{key}.bias"))
+    prefixes = (prefix,) if prefix else names.prefixes
+    return replace(names, names=own, prefixes=prefixes, language_model=None, tokens=True)
 
 
 def with_prefix(names: NameTable, prefix: str, but: tuple[str, ...] = ()) -> NameTable:

@@ -17,7 +17,7 @@ from transferlab.errors import FieldError, TransferlabError
 from transferlab.fields import read_values
 from transferlab.files import write_json
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
-from transferlab.models.heads import HeadConfig
+from transferlab.models.heads import HeadConfig, TokenClassifierConfig
 from transferlab.pretrained.config_checks import check_depth, check_layers
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.orbax import read_orbax, write_tree
@@ -82,6 +82,8 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
         check_depth(described["config"], path)
         check_layers(config, len(described["keys"]), path)
         keys, names = described["keys"], family.names(config)[described["names"]]
+        if isinstance(head, TokenClassifierConfig):
+            names = family.token_names(names, head.hidden is not None)
         pooling, normalise = described["pooling"], described["normalise"]
         provenance = {**described["origin"], "path": str(directory.resolve()), **provenance}
     except FieldError as error:
@@ -151,6 +153,10 @@ def write_orbax(source: Source, directory: Path, dtype: str | None) -> None:
 def _table_number(source: Source) -> int:
     if source.names is None:
         return 0
-    # Compared by key: two layouts that do the same are not equal.
-    tables = [[(name.path, name.key) for name in table.names] for table in FAMILIES[source.family].names(source.config)]
-    return tables.index([(name.path, name.key) for name in source.names.names])
+
+    def keys(table: NameTable) -> list[tuple[str, str]]:
+        # Compared by key: two layouts that do the same are not equal. A table for tokens follows from that of another head.
+        tokens = source.names is not None and source.names.tokens
+        return [(name.path, name.key) for name in table.names if not (tokens and name.path.startswith("head/"))]
+
+    return [keys(table) for table in FAMILIES[source.family].names(source.config)].index(keys(source.names))

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import write_json
-from transferlab.models.heads import ClassifierConfig, EmbeddingConfig
+from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, TokenClassifierConfig
 from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.classifiers import as_reference_classifier, labels_of
 from transferlab.pretrained.families import FAMILIES
@@ -97,12 +97,16 @@ def read_adapter(directory: Path, source: Source) -> tuple[Source, dict[str, Pai
             f"{source.name} has no keys of a reference implementation, by which a PEFT adapter names its modules."
         )
     # Adapters of transformers 4 name modules as the files do.
+    dialect = source.dialect()
+    if config.task == "TOKEN_CLS":
+        family = FAMILIES[source.family]
+        dialect = (family.token_names(dialect[0], family.token_hidden(source.config) is not None),)
     tables = [
         (
             table,
             {_module_key(key, source): parts for key, parts in entries_by_key(table).items()} | entries_by_key(table),
         )
-        for table in source.dialect()
+        for table in dialect
     ]
     suffixes = {part: key for part, key in _PARTS.items() if config.use_dora or part != "magnitude_vector"}
     matrices: dict[str, dict[str, LazyTensor]] = {}
@@ -262,7 +266,7 @@ def write_adapter(
             f"{source.name} was changed as it was loaded ({', '.join(changes)}), and PEFT puts an adapter on the base as it "
             "is in its files. Merge the adapter instead: tl.save(adapted.merged(), …)."
         )
-    with_head = head and isinstance(source.head, ClassifierConfig)
+    with_head = head and bool(source.labels)
     whole = head and source.head is not None and not isinstance(source.head, EmbeddingConfig)
     source = as_reference_classifier(source) if with_head else source
     family, own = FAMILIES[source.family], source.names
@@ -348,6 +352,8 @@ def _task(source: Source, whole: bool) -> str | None:
     if not whole:
         return "FEATURE_EXTRACTION"
     family = FAMILIES[source.family]
+    if isinstance(source.head, TokenClassifierConfig):
+        return "TOKEN_CLS"
     if not isinstance(source.head, ClassifierConfig):
         return "CAUSAL_LM" if family.encoder is None else "SEQ_2_SEQ_LM"
     return "SEQ_CLS" if family.modality == "text" else None

@@ -132,8 +132,8 @@ class AdapterConfig:
 _FLAGS = ("use_rslora", "use_dora", "ensure_weight_tying")
 """Fields that are true or false; a string would count as true, whatever it says."""
 
-_TASKS = (None, "SEQ_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
-"""Values of ``task_type`` whose heads are read: over whole examples, or over the vocabulary."""
+_TASKS = (None, "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
+"""Values of ``task_type`` whose heads are read: over whole examples, over each token, or over the vocabulary."""
 
 _NOT_READ = (
     "lora_bias", "layer_replication", "alora_invocation_tokens", "trainable_token_indices",

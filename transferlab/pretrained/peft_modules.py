@@ -16,7 +16,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Problem
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Problem, TokenClassifierConfig
 from transferlab.pretrained.classifiers import problem_of
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
@@ -58,6 +58,8 @@ def with_modules(
     kinds = {table.language_model is None for table in tables}
     if len(kinds) > 1:
         raise TransferlabError(f"{where} holds a language model's head and a classifier; expected one of them.")
+    if tables and tables[0].tokens:
+        return source.with_params(trees.unflatten(dict(arrays)), head=_token_classifier(source, arrays, labels, where))
     if kinds == {True}:
         head, arrays = _classifier(source, arrays, labels, problem, where)
         return source.with_params(trees.unflatten(dict(arrays)), head=head)
@@ -86,6 +88,20 @@ def _with_tied(source: Source, arrays: Mapping[str, np.ndarray], tying: bool, wh
     # A head that is still the base's table was not trained.
     leaf = replace(apart.leaves[KERNEL], trained=kernel is not None)
     return replace(apart, leaves={**apart.leaves, KERNEL: leaf})
+
+
+def _token_classifier(
+    source: Source, arrays: Mapping[str, np.ndarray], labels: tuple[str, ...], where: str
+) -> TokenClassifierConfig:
+    if KERNEL not in arrays:
+        raise TransferlabError(f"{where} holds a part of a classifier, but not its last layer ('{KERNEL}').")
+    family, raw, n = FAMILIES[source.family], dict(source.raw or {}), arrays[KERNEL].shape[-1]
+    names = next(
+        (each for each in (labels, source.labels, label_names(raw)) if len(each) == n), tuple(map(str, range(n)))
+    )
+    return TokenClassifierConfig(
+        names, family.token_dropout(raw), "head/bias" in arrays, family.token_hidden(source.config)
+    )
 
 
 def _classifier(
@@ -170,7 +186,7 @@ def modules_to_save(
     """
     paths = set(trees.flatten(source.definition.params))
     trained = {path for path in paths if source.leaves[path].trained and not path.startswith("head/")}
-    if head and isinstance(source.head, ClassifierConfig):
+    if head and isinstance(source.head, (ClassifierConfig, TokenClassifierConfig)):
         trained |= {path for path in paths if path.startswith("head/")}
     elif head and isinstance(source.head, LanguageModelConfig):
         trained |= {path for path in paths if path.startswith("head/") and source.leaves[path].trained}

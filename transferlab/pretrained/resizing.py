@@ -12,7 +12,7 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import HeadConfig, LanguageModelConfig
+from transferlab.models.heads import HeadConfig, LanguageModelConfig, MaskedLanguageModelConfig
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.kernels import kernel_resize
 from transferlab.pretrained.leaves import LazyLeaf
@@ -105,7 +105,7 @@ def replace_tokenizer(old: Resizable, path: str | Path | None, add: Sequence[str
     if family.vocabulary not in old.leaves:
         raise TransferlabError(f"{old.name} ({family.name}) has no token table that can be resized.")
     tables = {family.vocabulary: 0}
-    if isinstance(old.head, LanguageModelConfig):
+    if isinstance(old.head, LanguageModelConfig | MaskedLanguageModelConfig):
         # A tied head has no kernel of its own.
         tables |= {leaf: axis for leaf, axis in (("head/kernel", 1), ("head/bias", 0)) if leaf in old.leaves}
     matched = token_map(texts.tokenizer, new.tokenizer, shapes[family.vocabulary][0], new_rows)

@@ -27,7 +27,9 @@ from transferlab.models.heads import (
     EmbeddingConfig,
     HeadConfig,
     LanguageModelConfig,
+    MaskedLanguageModelConfig,
     Pooling,
+    TokenClassifierConfig,
     pool,
     unit_length,
 )
@@ -96,8 +98,10 @@ class Source:
     def __post_init__(self) -> None:
         # Transform and table meet here for every source: an id beyond the table is refused when a text becomes ids.
         table = token_table(self.name, FAMILIES[self.family], self.leaves)
-        if isinstance(self.transform, TextTransform) and self.transform.table != table:
-            object.__setattr__(self, "transform", replace(self.transform, table=table))
+        ends = getattr(self.config, "eos_token_id", ())
+        end = ends[0] if isinstance(ends, tuple) and ends and table is not None and ends[0] < table.rows else None
+        if isinstance(self.transform, TextTransform) and (self.transform.table, self.transform.end_id) != (table, end):
+            object.__setattr__(self, "transform", replace(self.transform, table=table, end_id=end))
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
@@ -378,13 +382,15 @@ class Source:
     @property
     def tied(self) -> bool:
         """Whether the head's kernel is the table of tokens."""
-        return isinstance(self.head, LanguageModelConfig) and self.head.tied
+        return isinstance(self.head, LanguageModelConfig | MaskedLanguageModelConfig) and self.head.tied
 
     def names_for(self, head: HeadConfig | None) -> NameTable | None:
         """Return the table of names of files with this head: each kind of head has a key of its own."""
         names = self.names
         if names is None or head is None or _names_head(names, head):
             return names
+        if isinstance(head, TokenClassifierConfig):
+            return FAMILIES[self.family].token_names(names, head.hidden is not None)
         fitting = [table for table in self.dialect() if _names_head(table, head)]
         if not fitting and isinstance(head, (ClassifierConfig, EmbeddingConfig)):
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
@@ -415,9 +421,12 @@ class Source:
     def sha256(self) -> str:
         """Hash over the sorted (path, dtype, shape, bytes) of all leaves, to which a run's checkpoint refers.
 
-        It is of the file's values: the same for every image size.
+        It is of the file's values: the same for every image size. The head of a masked language model is left out: earlier
+        versions did not read it.
         """
-        read = {path: replace(leaf, resize=None).read() for path, leaf in self.leaves.items()}
+        masked = isinstance(self.head, MaskedLanguageModelConfig)
+        leaves = {path: leaf for path, leaf in self.leaves.items() if not (masked and path.startswith("head/"))}
+        read = {path: replace(leaf, resize=None).read() for path, leaf in leaves.items()}
         return trees.sha256(trees.unflatten(read))
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -524,9 +533,11 @@ def evaluation(source: Source, definition: trees.Definition) -> Any:
 def _names_head(names: NameTable, head: HeadConfig) -> bool:
     """Whether files that follow this table hold this kind of head."""
     if isinstance(head, (ClassifierConfig, EmbeddingConfig)):
-        return names.language_model is None
+        return names.language_model is None and not names.tokens
+    if isinstance(head, TokenClassifierConfig):
+        return names.tokens
     model = names.language_model
-    return model is not None and isinstance(head, LanguageModelConfig) and model.tied == head.tied
+    return model is not None and type(model) is type(head) and model.tied == getattr(head, "tied", None)
 
 
 def _backbone(names: NameTable) -> set[tuple[str, str]]:

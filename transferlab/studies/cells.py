@@ -14,12 +14,13 @@ import numpy as np
 from transferlab.compute.prefetch import THREADS
 from transferlab.data.dataset import Dataset
 from transferlab.files import remove_directory
-from transferlab.measure.metrics import scores
 from transferlab.pretrained.source import Source
 from transferlab.studies.observer import Cell, Observer
+from transferlab.studies.scores import Score
 from transferlab.studies.settings import ArmConfig, StudyConfig
-from transferlab.studies.status import finished
-from transferlab.tasks import Classification
+from transferlab.studies.status import finished, oriented
+from transferlab.tasks import Task
+from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints
 from transferlab.train.fit import fit_each
 from transferlab.train.grouping import MAX_POPULATION
@@ -43,6 +44,7 @@ class Cells:
         config: of the study.
         source: what its arms start from.
         data: what they train on, whole.
+        task: of all arms.
         directory: of the study.
         observer: to which progress is shown.
         plans: of each arm that has a run.
@@ -51,6 +53,7 @@ class Cells:
     config: StudyConfig
     source: Source
     data: Dataset
+    task: Task
     directory: Path
     observer: Observer
     plans: Mapping[str, Plan]
@@ -108,7 +111,7 @@ class Cells:
                 fields = {"status": f"diverged in all {len(arm.tune)} tuning trials", "settings": asdict(settings)}
                 fields["trainable_parameters"] = self.plans[cell.arm].trainable_parameters
             tuned = {"tuning_seconds": seconds, "tuning": tuning}
-            records.append({**_untested(cell, "method", arm.method.name), **tuned, **fields})
+            records.append({**self._untested(cell, "method", arm.method.name), **tuned, **fields})
         return records
 
     def _tune(self, cells: Sequence[Cell], arm: ArmConfig) -> list[tuple[Settings, dict[str, Any] | None, float]]:
@@ -129,7 +132,7 @@ class Cells:
         results = fit_each(runs, self.observer.step)
         trials = len(arm.tune)
         return [
-            _winner(arm, results[i * trials : (i + 1) * trials], len(split.validation))
+            _winner(arm, self.task, results[i * trials : (i + 1) * trials], len(split.validation))
             for i, split in enumerate(splits)
         ]
 
@@ -143,41 +146,66 @@ class Cells:
             data,
             method=arm.method,
             settings=settings,
+            task=self.task,
             seed=Seeds(cell.seed, cell.seed),
             directory=directory,
             keep_weights=keep_weights,
         )
 
     def _baseline(self, cell: Cell) -> dict[str, Any]:
-        # scikit-learn is imported only where there is a baseline, and before the clock starts.
-        from transferlab.evaluate import baselines
-
         self.observer.cells([cell], "baseline")
-        data = self.data.subset(cell.budget, cell.seed)
+        data, task = self.data.subset(cell.budget, cell.seed), self.task
         started = time.perf_counter()
-        record = _untested(cell, "baseline", cell.arm)
+        record = self._untested(cell, "baseline", cell.arm)
         try:
-            probabilities = baselines.probabilities(cell.arm, data)
+            predictions = task.baselines[cell.arm].predictions(task, data, self.source)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             # The arms do not need it; the table says that it failed.
             return {**record, "status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
         record["seconds"] = time.perf_counter() - started
-        if not np.isfinite(probabilities).all():
-            return {**record, "status": "failed: its probabilities are not finite"}
-        write_predictions(
-            cell.directory(self.directory), Classification(), data, data.label_names, {"probabilities": probabilities}
-        )
-        return {**record, "status": FINISHED, "test": scores(probabilities, data.labels[data.test])}
+        if not all_finite(predictions):
+            return {**record, "status": "failed: its predictions are not finite"}
+        write_predictions(cell.directory(self.directory), task, data, task.outputs(data), predictions)
+        return {**record, "status": FINISHED, "test": task.scored(predictions, data, data.test)}
+
+    def _untested(self, cell: Cell, kind: str, method: str) -> dict[str, Any]:
+        """A cell's record before anything is trained or tested."""
+        score = Score.of_task(self.task)
+        return {
+            "name": cell.arm,
+            "kind": kind,
+            "method": method,
+            "budget": cell.budget,
+            "seed": cell.seed,
+            "task": self.task.name,
+            "metric": score.name,
+            "direction": score.direction,
+            "status": "",
+            "diverged": None,
+            "test": dict.fromkeys([*self.task.scores, score.name], math.nan),
+            "trainable_parameters": 0,
+            "flops": 0.0,
+            "seconds": 0.0,
+            "population_size": 1,
+            "memory": {},
+            "memory_note": "",
+            "tuning_seconds": 0.0,
+            "steps": 0,
+            "settings": {},
+            "tuning": None,
+            "truncated": 0,
+            "compilations": 0,
+        }
 
     def keep_best(self, arm: str, cells: Sequence[Cell]) -> None:
-        """Keep the weights of the arm's best run (by test accuracy) alone; the others keep their predictions, if any."""
+        """Keep the weights of the arm's best run (by its test score) alone; the others keep their predictions, if any."""
         scored = []
         for cell in (cell for cell in cells if cell.arm == arm):
             directory = cell.directory(self.directory)
             if (directory / "record.json").exists() and (directory / "checkpoints").is_dir():
                 record = read_record(directory / "record.json")
                 if finished(record):
-                    scored.append((record["test"]["accuracy"], directory))
+                    scored.append((oriented(record), directory))
                 else:
                     drop_checkpoints(directory)
         scored.sort(key=lambda pair: pair[0], reverse=True)
@@ -186,23 +214,25 @@ class Cells:
 
 
 def _winner(
-    arm: ArmConfig, results: Sequence[Result], validation: int
+    arm: ArmConfig, task: Task, results: Sequence[Result], validation: int
 ) -> tuple[Settings, dict[str, Any] | None, float]:
-    """Return (settings, what to record, seconds) of the trial with the best validation accuracy at its end.
+    """Return (settings, what to record, seconds) of the trial with the best validation score at its end.
 
-    At its end, since the chosen settings then train on all labels, to the end. Ties go to the smaller cross-entropy. A trial
-    that diverged is never chosen; if all did, none is.
+    At its end, since the chosen settings then train on all labels, to the end. Ties go to the smaller tie-break of the task.
+    A trial that diverged is never chosen; if all did, none is.
     """
-    trials, scores = [], {}
+    trials, chances = [], {}
+    metric = Score.of_task(task).name
     for number, (changes, result) in enumerate(zip(arm.tune, results, strict=True)):
-        trial: dict[str, Any] = {"settings": plain_settings(changes), "accuracy": None, "cross_entropy": None}
+        trial: dict[str, Any] = {"settings": plain_settings(changes), metric: None, task.tie_break: None}
         if result.diverged is None:
-            last = next(row for row in reversed(result.history) if "validation_accuracy" in row)
-            scores[number] = (last["validation_accuracy"], -last["validation_cross_entropy"])
-            trial |= {"accuracy": last["validation_accuracy"], "cross_entropy": last["validation_cross_entropy"]}
+            last = next(row for row in reversed(result.history) if f"validation_{metric}" in row)
+            scores = {name: last[key] for name in (*task.scores, metric) if (key := f"validation_{name}") in last}
+            chances[number] = task.selection(scores, validation)
+            trial |= {name: scores[name] for name in (metric, task.tie_break)}
         trials.append({**trial, "status": result.status})
     # Results of an earlier version have no status, so that their scores may not be finite.
-    best = max(scores, key=lambda number: (math.isfinite(scores[number][1]), *scores[number]), default=None)
+    best = max(chances, key=lambda number: (math.isfinite(chances[number]), chances[number]), default=None)
     tuning = {
         "trials": len(arm.tune),
         "chosen": None if best is None else plain_settings(arm.tune[best]),
@@ -211,32 +241,6 @@ def _winner(
     }
     seconds = sum(result.record["seconds"] for result in results)
     return arm.train if best is None else replace(arm.train, **arm.tune[best]), tuning, seconds
-
-
-def _untested(cell: Cell, kind: str, method: str) -> dict[str, Any]:
-    """A cell's record before anything is trained or tested."""
-    return {
-        "name": cell.arm,
-        "kind": kind,
-        "method": method,
-        "budget": cell.budget,
-        "seed": cell.seed,
-        "status": "",
-        "diverged": None,
-        "test": dict.fromkeys(("accuracy", "balanced_accuracy", "cross_entropy"), math.nan),
-        "trainable_parameters": 0,
-        "flops": 0.0,
-        "seconds": 0.0,
-        "population_size": 1,
-        "memory": {},
-        "memory_note": "",
-        "tuning_seconds": 0.0,
-        "steps": 0,
-        "settings": {},
-        "tuning": None,
-        "truncated": 0,
-        "compilations": 0,
-    }
 
 
 def plain_settings(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def verify_inputs(directory: Path, config: StudyConfig, source: Source, data: Da
         "data": {"name": data.name, "mark": data.sha256},
     }
     # A config's paths may be relative to the directory that the study was started in.
-    for kind, name in (("source", config.source), ("data", config.data.source)):
+    for kind, name in (("source", config.source), ("data", str(config.data))):
         if Path(name).expanduser().exists():
             mine[kind]["path"] = str(Path(name).expanduser().resolve())
     path = directory / INPUTS

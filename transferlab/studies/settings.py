@@ -12,10 +12,11 @@ from transferlab.data.missing import Missing
 from transferlab.data.readers.base import Documents
 from transferlab.errors import check_arguments
 from transferlab.methods import Method
+from transferlab.tasks import Task
 from transferlab.train.settings import Settings
 
-BASELINES = ("majority", "tfidf", "pixels")
-"""Rows that a table can have besides the arms, without pretrained weights."""
+AUTO = "auto"
+"""The name of the task that follows from the data."""
 
 
 @check_arguments
@@ -46,18 +47,19 @@ class DataConfig:
     """The data of a study: what :func:`transferlab.dataset` takes.
 
     Attributes:
-        source: registry name or path.
-        text, target, words, image, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
+        source: registry name or path, or one for each of ``train``, ``validation`` and ``test``.
+        text, target, words, image, audio, groups, splits, label_kind, separator, missing, documents, white, split_seed: as there.
 
     Example:
         >>> DataConfig("reviews.csv", text="sentence", target="verdict")
     """
 
-    source: str
+    source: str | dict[str, str]
     text: str | tuple[str, ...] | None = None
     target: str | tuple[str, ...] | None = "auto"
     words: str | None = None
     image: str | None = None
+    audio: str | None = None
     groups: str | None = None
     splits: str | None = None
     label_kind: LabelKind = "auto"
@@ -68,7 +70,7 @@ class DataConfig:
     split_seed: int = 0
 
     def __str__(self) -> str:
-        return self.source
+        return self.source if isinstance(self.source, str) else ", ".join(self.source.values())
 
     def open(self, test_examples: int | None = None) -> Dataset:
         """Return the data; ``test_examples`` is the size of the test split."""
@@ -105,7 +107,9 @@ class StudyConfig:
         methods: arm name → arm.
         budgets: labels in all; subsets are nested and shared by all arms.
         seeds: each draws its own subset, initialisation and order.
-        baselines: ``majority``, ``tfidf`` (texts), ``pixels`` (images).
+        task: what all arms learn and are compared by: a task, or its ``name`` and fields; ``auto`` is the one of the data.
+        baselines: those of the task (:attr:`transferlab.tasks.Task.baselines`), as ``majority``, ``tfidf`` (texts), ``pixels``
+            (images).
         grid: ``quick`` (one setting per arm) or ``full`` (tuned, every arm at every budget and seed).
         test_examples: size of the test split, which is the same for all runs; None as for :func:`transferlab.dataset`.
         image_size: in pixels; None for the source's own.
@@ -120,6 +124,7 @@ class StudyConfig:
     methods: dict[str, ArmConfig]
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
+    task: Mapping[str, Any] | Task = field(default_factory=lambda: {"name": AUTO})
     baselines: tuple[str, ...] = ()
     grid: Literal["quick", "full"] = "quick"
     test_examples: int | None = None

@@ -6,9 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transferlab.studies.scores import FORMER, Score
 from transferlab.train.divergence import FINISHED
 
-COUNTED = "†: with runs that diverged; these count as predicting everything wrong."
+
+def oriented(record: Mapping[str, Any]) -> float:
+    """A finished record's score, with its sign turned where smaller is better; one that is not defined is the worst."""
+    value = record["test"][record.get("metric", FORMER["metric"])]
+    return record.get("direction", 1) * value if value is not None and math.isfinite(value) else -math.inf
+
+
+def counted_note(score: Score) -> str:
+    """What ``†`` means in a table of this score."""
+    if score.worst is None:
+        return "†: without the runs that diverged, which have no score; the mean overstates the arm."
+    return "†: with runs that diverged; these count as predicting everything wrong."
 
 
 def status_of(record: Mapping[str, Any]) -> str:
@@ -25,20 +37,20 @@ def finished(record: Mapping[str, Any]) -> bool:
     return status_of(record) == FINISHED
 
 
-def counted(record: Mapping[str, Any], score: str) -> float:
-    """A record's accuracy or balanced accuracy in means and intervals: 0 where there are no predictions.
+def counted(record: Mapping[str, Any], score: Score) -> float | None:
+    """A record's score in means and intervals: the worst there is where there are no predictions, None if that has no bound.
 
-    Without such runs, the mean of an unstable arm would be biased upward.
+    If such runs were left out wherever they can be counted, the mean of an unstable arm would be biased upward.
     """
-    return record["test"][score] if finished(record) else 0.0
+    return record["test"][score.name] if finished(record) else score.worst
 
 
-def failures_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def failures_of(records: Sequence[Mapping[str, Any]], score: Score) -> dict[str, Any]:
     """The fields of a summary's row on runs and tuning trials without scores, from the records of its arm and budget."""
-    accuracies = [record["test"]["accuracy"] for record in records if finished(record)]
+    values = [record["test"][score.name] for record in records if finished(record)]
     return {
-        "diverged": len(records) - len(accuracies),
-        "finished_accuracy": sum(accuracies) / len(accuracies) if accuracies else math.nan,
+        "diverged": len(records) - len(values),
+        "finished_score": sum(values) / len(values) if values else math.nan,
         "failures": [
             {
                 "seed": record["seed"],
@@ -66,15 +78,12 @@ def failure_lines(summary: Sequence[Mapping[str, Any]], reference: str | None) -
     """A sentence for each arm and budget that has runs or tuning trials without scores; each is named."""
     lines = []
     for row in summary:
-        arm = f"{row['name']} at {row['budget']:,} labels"
+        arm = f"{row['name']} at {row['budget']:,} {row['budget_unit']}"
         if row["diverged"]:
             runs = "; ".join(f"seed {one['seed']} {one['status']}{_rate(one)}" for one in row["failures"])
             text = f"{arm}: {row['diverged']} of {row['seeds']} runs have no scores: {runs}."
             if not none_finished(row):
-                text += (
-                    " In means and intervals they count as predicting everything wrong; the mean accuracy of the others is "
-                    f"{row['finished_accuracy']:.3f}."
-                )
+                text += _others(row, Score.of_rows(summary))
             if row["name"] == reference:
                 text += " Other arms are not compared with these runs, which would overstate the gain."
             lines.append(text)
@@ -85,6 +94,14 @@ def failure_lines(summary: Sequence[Mapping[str, Any]], reference: str | None) -
             )
             lines.append(f"{arm}: tuning trials that diverged, and were not chosen: {trials}.")
     return lines
+
+
+def _others(row: Mapping[str, Any], score: Score) -> str:
+    """How the runs without scores count, and what those with scores reached."""
+    others = f"the mean {score.label} of the others is {score.plain(row['finished_score'])}."
+    if score.worst is None:
+        return f" They are in no mean and no interval, which overstates the arm; {others}"
+    return f" In means and intervals they count as predicting everything wrong; {others}"
 
 
 def _rate(failure: Mapping[str, Any]) -> str:

@@ -7,22 +7,22 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from transferlab.compute.host import interruptible
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import file_lock, write_json, write_text
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
+from transferlab.studies.breakdown import predicted_by_arm
 from transferlab.studies.cells import Cells, plain_settings
 from transferlab.studies.directory import LOCK, study_directory, verify_directory, verify_inputs
 from transferlab.studies.environment import environment
 from transferlab.studies.observer import Cell, Observer
-from transferlab.studies.settings import StudyConfig
+from transferlab.studies.resampling import resampled
+from transferlab.studies.settings import AUTO, StudyConfig
 from transferlab.studies.status import finished
-from transferlab.studies.table import markdown_page, results_csv, study_result, summarize
-from transferlab.tasks import Classification, task_for
+from transferlab.studies.table import Interval, markdown_page, results_csv, study_result, summarize
+from transferlab.tasks import Task, task_for, task_from
 from transferlab.train.identity import TRIALS
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import read_record
@@ -45,6 +45,7 @@ class Study:
         directory: where runs, tables and the report are written.
         source: what its arms start from, opened.
         data: what they train on, whole.
+        task: of all arms, which says what they are compared by.
         plans: arm → :class:`transferlab.transfer.Plan`.
         cells: all runs, finished or not.
 
@@ -58,22 +59,40 @@ class Study:
         self.directory = study_directory(config)
         self.source = self._open_source()
         self.data = self._open_data()
+        self.task = self._task()
         self._check()
+
+    def _task(self) -> Task:
+        """The task that the config names, or that follows from the data, with the config's fields.
+
+        Raises:
+            TransferlabError: the data's target cannot be read as that task's.
+        """
+        given = self.config.task
+        if isinstance(given, Task):
+            task = given
+        else:
+            name = given.get("name", AUTO)
+            named = task_for(self.data, self.source).name if name == AUTO else name
+            task = task_from({**given, "name": named}, "config.task")
+        task.check(self.data, self.source)
+        task.outputs(self.data)
+        return task
 
     def _check(self) -> None:
         """Check the config against the data, so that nothing fails halfway through the table."""
-        if not isinstance(task_for(self.data, self.source), Classification):
-            raise TransferlabError(
-                f"A study compares arms by their accuracy, and '{self.data.name}' has {self.data.target.kind} "
-                f"({self.data.target.summary}). If each value is a class, set config.data.label_kind = 'classes'; else train a run of it "
-                "from Python:\n  >>> tl.adapt(source, data, method=tl.methods.LoRA()).fit()"
-            )
         config, available = self.config, len(self.data.train)
-        for name, modality in (("tfidf", "text"), ("pixels", "image")):
-            if name in config.baselines and self.data.modality != modality:
+        for name in config.baselines:
+            baseline = self.task.baselines.get(name)
+            if baseline is None:
                 raise TransferlabError(
-                    f"The baseline '{name}' reads {modality}s, but '{self.data.name}' holds {self.data.modality}s; remove it "
-                    "from config.baselines."
+                    f"config.baselines has '{name}', which the task {self.task.name} does not have; it has "
+                    f"{', '.join(self.task.baselines) or 'none'}."
+                )
+            if baseline.reads not in (None, self.data.modality):
+                raise TransferlabError(
+                    f"The baseline '{name}' reads {baseline.reads}s, but '{self.data.name}' holds {self.data.modality}s; remove "
+                    "it from config.baselines."
                 )
         for budget in config.budgets:
             if budget > available:
@@ -103,7 +122,7 @@ class Study:
             if cells:
                 budget, seed = min(cells)
                 subset = self.data.subset(budget, seed)
-                plan = adapt(self.source, subset, method=arm.method, settings=arm.train, seed=seed).plan
+                plan = adapt(self.source, subset, method=arm.method, settings=arm.train, task=self.task, seed=seed).plan
                 out[name] = replace(plan, method=name)
         return dict(sorted(out.items(), key=lambda item: (item[1].trainable_parameters, item[0])))
 
@@ -131,7 +150,7 @@ class Study:
 
     @cached_property
     def _runner(self) -> Cells:
-        return Cells(self.config, self.source, self.data, self.directory, self.observer, self.plans)
+        return Cells(self.config, self.source, self.data, self.task, self.directory, self.observer, self.plans)
 
     def run(self) -> dict[str, Any]:
         """Run all cells that are not finished, and write tables (JSON, CSV, Markdown), learning curves and ``report.html``.
@@ -204,11 +223,12 @@ class Study:
             "data": {"name": self.data.name, "sha256": self.data.sha256, **self.data.describe()},
         }
         manifest = {"config": self.config.raw, "environment": environment(), "hashes": hashes}
-        summary = summarize(records, test_examples=len(self.data.test))
+        summary = summarize(records, self.task, test_examples=len(self.data.test), resample=self._resampled)
         result = study_result(records, summary, manifest)
         write_json(self.directory / "result.json", result)
         write_text(self.directory / "results.csv", results_csv(records))
-        write_text(self.directory / "table.md", markdown_page(summary, self.config.name))
+        companion = self._companion
+        write_text(self.directory / "table.md", markdown_page(summary, self.config.name, companion))
         curve = learning_curves(summary, palette_of(summary))
         write_text(self.directory / "learning_curves.svg", standalone(curve))
         write_report(
@@ -222,11 +242,24 @@ class Study:
             hashes=hashes,
             config=self.config.raw,
             title=self.config.name,
-            classes=len(np.unique(self.data.labels[self.data.test])),
+            task=self.task,
+            companion=companion,
+            predicted=predicted_by_arm(records, self.task, self.directory),
+            explained={name: self.task.explain(name, self.data) for name in self.task.scores},
         )
         return result
 
     # -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _companion(self) -> str | None:
+        """The score that has a table next to the one that chooses: the task's, or its own first where that one chooses."""
+        chosen = self.task.chooses
+        return next((name for name in (self.task.companion, self.task.primary) if name and name != chosen), None)
+
+    def _resampled(self, record: dict[str, Any]) -> Interval:
+        cell = Cell(record["name"], record["budget"], record["seed"])
+        return resampled(cell.directory(self.directory), self.task, self.data)
 
     def _curves(self) -> dict[str, list[tuple[int, int, list[dict[str, Any]]]]]:
         curves: dict[str, list[tuple[int, int, list[dict[str, Any]]]]] = {}
@@ -248,7 +281,7 @@ class Study:
                     else 0
                 )
                 trial = read_metrics(directory / TRIALS / str(number) / "metrics.jsonl")
-                rows = rows + [row for row in trial if "validation_accuracy" in row]
+                rows = rows + [row for row in trial if any(name.startswith("validation_") for name in row)]
             curves.setdefault(cell.arm, []).append((cell.budget, cell.seed, rows))
         return curves
 

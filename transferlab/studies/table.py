@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,28 @@ from rich.table import Table
 
 from transferlab.errors import printable
 from transferlab.measure import data_multiplier, paired_difference, t_interval, wilson_interval
-from transferlab.studies.status import COUNTED, counted, failure_lines, failures_of, finished, none_finished, status_of
+from transferlab.studies.scores import Score, task_of
+from transferlab.studies.status import (
+    counted,
+    counted_note,
+    failure_lines,
+    failures_of,
+    finished,
+    none_finished,
+    status_of,
+)
+from transferlab.tasks import Task
 from transferlab.transfer.show import human_bytes
 
 Record = dict[str, Any]
 Row = dict[str, Any]
+Interval = tuple[float, float, str]
+"""Low, high, and which variance they show: a key of ``_VARIANCE``."""
 
 _VARIANCE = {
     "t over seeds": "±: 95 % t interval over seeds (subset, initialisation and order vary; test set fixed).",
     "Wilson over the test set": "[ ]: 95 % Wilson interval of a single seed: the variance of drawing the test set.",
+    "bootstrap over the test set": "[ ]: 95 % bootstrap interval of a single seed: the variance of drawing the test set.",
     "one seed": "A number alone is from a single seed and has no interval.",
 }
 
@@ -33,7 +47,9 @@ def variance_note(summary: Sequence[Row]) -> str:
     """Return which variance the intervals of these rows show; only kinds that occur are named."""
     kinds = {row["interval"] for row in summary}
     notes = [sentence for kind, sentence in _VARIANCE.items() if kind in kinds]
-    return " ".join([*notes, COUNTED] if any(row["diverged"] and not none_finished(row) for row in summary) else notes)
+    if any(row["diverged"] and not none_finished(row) for row in summary):
+        notes.append(counted_note(Score.of_rows(summary)))
+    return " ".join(notes)
 
 
 def reference_of(rows: Sequence[Record] | Sequence[Row]) -> str | None:
@@ -42,18 +58,28 @@ def reference_of(rows: Sequence[Record] | Sequence[Row]) -> str | None:
     return "scratch" if "scratch" in names else next(iter(names), None)
 
 
-def summarize(records: Sequence[Record], *, test_examples: int | None = None) -> list[Row]:
+def summarize(
+    records: Sequence[Record],
+    task: Task | None = None,
+    *,
+    test_examples: int | None = None,
+    resample: Callable[[Record], Interval] | None = None,
+) -> list[Row]:
     """Return one row per arm and budget, in the order in which they first appear in the records.
 
-    Each row has means and intervals of accuracy and balanced accuracy, the paired difference to the scratch arm over the
-    seeds that both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs without scores: in means
-    and intervals all their predictions count as wrong. Other arms are compared with finished runs of the scratch arm alone,
-    and rows without a finished run are not compared.
+    Each row has means and intervals of the task's scores, and, by the one that chooses (``metric``): the paired difference
+    to the scratch arm over the seeds that both have, the data multiplier over it, and mean cost. ``diverged`` counts the runs
+    without scores: in means and intervals they have the worst score that there is, or, where it has no bound, are left out.
+    Other arms are compared with finished runs of the scratch arm alone, and rows without a finished run are not compared.
 
     Args:
         records: of the runs.
-        test_examples: size of the test split, for the interval of a single seed.
+        task: theirs; by default the one that they name.
+        test_examples: size of the test split, for the interval of a single seed's proportion.
+        resample: the interval of a single seed's score over the test set, where the score is no proportion.
     """
+    task = task_of(records) if task is None else task
+    score = Score.of_task(task)
     reference = reference_of(records)
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
@@ -61,66 +87,100 @@ def summarize(records: Sequence[Record], *, test_examples: int | None = None) ->
     scratch: dict[int, dict[int, float]] = {}
     for record in records:
         if record["name"] == reference and finished(record):
-            scratch.setdefault(record["budget"], {})[record["seed"]] = record["test"]["accuracy"]
-    curve = {budget: list(by_seed.values()) for budget, by_seed in scratch.items()}
-    rows = []
-    for (name, budget), group in groups.items():
-        accuracies = [counted(r, "accuracy") for r in group]
-        balanced = [counted(r, "balanced_accuracy") for r in group]
-        low, high, kind = _interval(accuracies, test_examples)
-        balanced_low, balanced_high = t_interval(balanced)
-        if not any(map(finished, group)):
-            low, high, kind, balanced_low, balanced_high = math.nan, math.nan, "none", math.nan, math.nan
-        row: Row = {
-            "name": name,
-            "kind": group[0]["kind"],
-            "method": group[0]["method"],
-            "budget": budget,
-            "seeds": len(group),
-            **failures_of(group),
-            "accuracy": float(np.mean(accuracies)),
-            "low": low,
-            "high": high,
-            "interval": kind,
-            "balanced_accuracy": float(np.mean(balanced)),
-            "balanced_low": balanced_low,
-            "balanced_high": balanced_high,
-            "trainable_parameters": int(np.mean([r["trainable_parameters"] for r in group])),
-            "flops": float(np.mean([r["flops"] for r in group])),
-            "seconds": float(np.mean([r["seconds"] for r in group])),
-            "steps": float(np.mean([r["steps"] for r in group])),
-            "memory": max(sum(r.get("memory", {}).values()) for r in group),
+            scratch.setdefault(record["budget"], {})[record["seed"]] = record["test"][score.name]
+    return [
+        {
+            **_row(group, task, test_examples, resample),
+            **({} if name == reference else _compared(group, score, scratch)),
         }
-        if curve and name != reference and any(map(finished, group)):
-            ratio = data_multiplier(curve, accuracies, budget)
-            row["multiplier"] = {
-                "value": ratio.value, "low": ratio.low, "high": ratio.high, "censored": ratio.censored, "text": str(ratio),
-            }  # fmt: skip
-            both = [r for r in group if r["seed"] in scratch.get(budget, {})]
-            if both:
-                ours = [counted(r, "accuracy") for r in both]
-                paired = paired_difference(ours, [scratch[budget][r["seed"]] for r in both])
-                row["over_scratch"] = {
-                    "mean": paired.mean, "low": paired.low, "high": paired.high, "p_t": paired.p_t,
-                    "p_sign_flip": paired.p_sign_flip, "pairs": len(both),
-                }  # fmt: skip
-        rows.append(row)
-    return rows
+        for (name, _), group in groups.items()
+    ]
 
 
-def _interval(values: Sequence[float], test_examples: int | None) -> tuple[float, float, str]:
-    if len(values) > 1:
-        return *t_interval(values), "t over seeds"
-    if test_examples:
-        return *wilson_interval(round(values[0] * test_examples), test_examples), "Wilson over the test set"
-    return math.nan, math.nan, "one seed"
+def _row(
+    group: Sequence[Record], task: Task, test_examples: int | None, resample: Callable[[Record], Interval] | None
+) -> Row:
+    """An arm's row at one budget, by itself."""
+    first, score = group[0], Score.of_task(task)
+    scores = {
+        name: _mean(group, Score.of_task(task, name))
+        for name in dict.fromkeys([*task.scores, score.name])
+        if name in first["test"]
+    }
+    column, kind = scores[score.name], "t over seeds"
+    if not any(map(finished, group)):
+        kind = "none"
+    elif len(group) == 1:
+        column["low"], column["high"], kind = math.nan, math.nan, "one seed"
+        if score.proportion and test_examples:
+            hits = round(column["mean"] * test_examples)
+            column["low"], column["high"], kind = *wilson_interval(hits, test_examples), "Wilson over the test set"
+        elif resample is not None:
+            column["low"], column["high"], kind = resample(first)
+    baseline = task.baselines.get(first["name"]) if first["kind"] == "baseline" else None
+    return {
+        "name": first["name"],
+        "kind": first["kind"],
+        "method": first["method"],
+        "budget": first["budget"],
+        "seeds": len(group),
+        **failures_of(group, score),
+        "metric": score.name,
+        "low": column["low"],
+        "high": column["high"],
+        "interval": kind,
+        **{name: one["mean"] for name, one in scores.items()},
+        "scores": scores,
+        "constant": baseline.about if baseline is not None and baseline.constant else None,
+        "budget_unit": task.budget_unit,
+        "trainable_parameters": int(np.mean([r["trainable_parameters"] for r in group])),
+        "flops": float(np.mean([r["flops"] for r in group])),
+        "seconds": float(np.mean([r["seconds"] for r in group])),
+        "steps": float(np.mean([r["steps"] for r in group])),
+        "memory": max(sum(r.get("memory", {}).values()) for r in group),
+    }
+
+
+def _mean(group: Sequence[Record], score: Score) -> dict[str, Any]:
+    """A score's mean over runs, with its t interval over them, its direction and its bounds."""
+    values = [value for record in group if (value := counted(record, score)) is not None]
+    low, high = t_interval(values) if any(map(finished, group)) else (math.nan, math.nan)
+    mean = float(np.mean(values)) if values else math.nan
+    return {"mean": mean, "low": low, "high": high, "direction": score.direction, "bounds": list(score.bounds)}
+
+
+def _compared(group: Sequence[Record], score: Score, scratch: Mapping[int, Mapping[int, float]]) -> Row:
+    """An arm's data multiplier over scratch and its paired difference; empty where there is nothing to compare."""
+    values = {r["seed"]: value for r in group if (value := counted(r, score)) is not None}
+    curve = {budget: list(by_seed.values()) for budget, by_seed in scratch.items()}
+    defined = all(map(math.isfinite, [*values.values(), *itertools.chain(*curve.values())]))
+    if not curve or not any(map(finished, group)) or not defined:
+        return {}
+    # The multiplier looks for the budget at which scratch is as good, so that larger has to be better.
+    sign, budget = score.direction, group[0]["budget"]
+    rising = {n: [sign * value for value in one] for n, one in curve.items()}
+    ratio = data_multiplier(rising, [sign * value for value in values.values()], budget)
+    row: Row = {
+        "multiplier": {
+            "value": ratio.value, "low": ratio.low, "high": ratio.high, "censored": ratio.censored, "text": str(ratio),
+        }
+    }  # fmt: skip
+    theirs = scratch.get(budget, {})
+    both = [seed for seed in values if seed in theirs]
+    if both:
+        paired = paired_difference([values[seed] for seed in both], [theirs[seed] for seed in both])
+        row["over_scratch"] = {
+            "mean": paired.mean, "low": paired.low, "high": paired.high, "p_t": paired.p_t,
+            "p_sign_flip": paired.p_sign_flip, "pairs": len(both),
+        }  # fmt: skip
+    return row
 
 
 def results_csv(records: Sequence[Record]) -> str:
     """Return a CSV table with one line per run."""
-    columns = ("name", "kind", "method", "budget", "seed", "accuracy", "balanced_accuracy", "cross_entropy",
-               "trainable_parameters", "flops", "seconds", "steps", "compilations", "truncated", "learning_rate", "epochs",
-               "trials", "status")  # fmt: skip
+    scores = dict.fromkeys(name for record in records for name in record["test"])
+    columns = ("name", "kind", "method", "budget", "seed", *scores, "trainable_parameters", "flops", "seconds", "steps",
+               "compilations", "truncated", "learning_rate", "epochs", "trials", "status")  # fmt: skip
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -162,34 +222,31 @@ def pivot(summary: Sequence[Row]) -> tuple[list[str], list[int], dict[tuple[str,
     return names, budgets, {(row["name"], row["budget"]): row for row in summary}
 
 
-def shown(row: Row | None, name: str = "accuracy", low: str = "low") -> str:
+def shown(row: Row | None, score: Score) -> str:
     """``.847 ±.012`` over seeds, ``.847 [.81, .88]`` for one seed on a test set of known size, else the mean alone.
 
-    ``†`` marks a mean that includes runs that diverged; if all did, ``diverged`` is shown (``failed`` for a baseline).
+    ``†`` marks a mean of an arm with runs that diverged; if all did, ``diverged`` is shown (``failed`` for a baseline). A
+    dash is a score that is not defined.
     """
-    if row is None:
+    if row is None or score.name not in row["scores"]:
         return ""
     if none_finished(row):
         return "diverged" if row["kind"] == "method" else "failed"
-    mean, edge = row[name], row[low]
-    text = f"{mean:.3f}".removeprefix("0") + (" †" if row.get("diverged") else "")
-    if edge is None or not math.isfinite(edge):
+    column = row["scores"][score.name]
+    mean, low, high = column["mean"], column["low"], column["high"]
+    text = score.text(mean) + (" †" if row.get("diverged") else "")
+    if low is None or not math.isfinite(low):
         return text
-    if row["interval"] == "Wilson over the test set":
-        return text + without_zero(f" [{edge:.2f}, {row['high']:.2f}]")
-    half = mean - edge
-    return text if half < 0.0005 else f"{text} ±{without_zero(f'{half:.3f}')}"
-
-
-def without_zero(text: str) -> str:
-    """Fractions as tables print them: ``.914`` for ``0.914``."""
-    return re.sub(r"(?<!\d)0\.", ".", text)
+    if row["interval"].endswith("over the test set"):
+        return f"{text} [{score.text(low, 1)}, {score.text(high, 1)}]"
+    half = score.half(mean - low)
+    return text + (half if re.search("[1-9]", half) else "")
 
 
 def multiplier_at(name: str, budgets: Sequence[int], rows: Mapping[tuple[str, int], Row]) -> str:
     """The data multiplier at the largest budget at which it is known, as ``8.2× at 64``.
 
-    Where every budget gives only a bound, it is the highest lower bound (scratch never reached the accuracy), else the last.
+    Where every budget gives only a bound, it is the highest lower bound (scratch was never as good), else the last.
     """
     ratios = [(budget, rows.get((name, budget), {}).get("multiplier")) for budget in sorted(budgets)]
     ratios = [(budget, ratio) for budget, ratio in ratios if ratio]
@@ -217,8 +274,9 @@ def memory(row: Row) -> str:
 def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
     """Return the table for the terminal; a narrow one has the scores alone."""
     names, budgets, rows = pivot(summary)
+    score, unit = Score.of_rows(summary), summary[0]["budget_unit"]
     table = Table(
-        title="Test accuracy by labels", caption=escape(variance_note(summary)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        title=f"Test {score.label} by {unit}{score.better}", caption=escape(variance_note(summary)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         pad_edge=False,
     )  # fmt: skip
     table.title_justify = table.caption_justify = "left"  # type: ignore[assignment]
@@ -226,7 +284,7 @@ def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
     for budget in budgets:
         # Wraps at the space where the terminal is narrow: a number is never cut.
         table.add_column(f"{budget:,}", justify="right")
-    for column in () if narrow else ("labels saved", "trains", "s a run"):
+    for column in () if narrow else (f"{unit} saved", "trains", "s a run"):
         table.add_column(column, justify="right", no_wrap=True)
     kinds = {name: next(r["kind"] for r in summary if r["name"] == name) for name in names}
     for kind in ("baseline", "method"):
@@ -237,25 +295,32 @@ def rich_table(summary: Sequence[Row], narrow: bool = False) -> Table:
             # The multiplier's interval is in the report: here there is no space for it.
             saved = re.sub(r" \[.*?\]", "", multiplier_at(name, budgets, rows))
             more = () if narrow else (saved, parameters, f"{own[-1]['seconds']:.1f}")
-            table.add_row(*(escape(printable(cell)) for cell in (name, *(shown(row) for row in cells), *more)))
+            table.add_row(*(escape(printable(cell)) for cell in (name, *(shown(row, score) for row in cells), *more)))
         if kind == "baseline" and "baseline" in kinds.values():
             table.add_section()
     return table
 
 
-def markdown_table(summary: Sequence[Row], score: str = "accuracy") -> str:
-    """Return the table in Markdown; ``score`` is ``accuracy`` or ``balanced_accuracy``."""
+def markdown_table(summary: Sequence[Row], score: Score) -> str:
+    """Return the table of one score in Markdown."""
     names, budgets, rows = pivot(summary)
-    low = "low" if score == "accuracy" else "balanced_low"
     lines = [f"| arm | {' | '.join(f'{b:,}' for b in budgets)} |", f"|---|{'---:|' * len(budgets)}"]
     for name in names:
-        lines.append(f"| {name} | {' | '.join(shown(rows.get((name, b)), score, low) for b in budgets)} |")
+        lines.append(f"| {name} | {' | '.join(shown(rows.get((name, b)), score) for b in budgets)} |")
     return "\n".join(lines)
 
 
-def markdown_page(summary: Sequence[Row], title: str) -> str:
-    """Return the study's tables as one Markdown page: scores, data multipliers, and costs."""
+def markdown_page(summary: Sequence[Row], title: str, companion: str | None = None) -> str:
+    """Return the study's tables as one Markdown page: scores, data multipliers, and costs.
+
+    Args:
+        summary: of the study.
+        title: of the page.
+        companion: a second score that has a table.
+    """
     names, budgets, rows = pivot(summary)
+    score, unit = Score.of_rows(summary), summary[0]["budget_unit"]
+    second = None if companion is None else Score.of_rows(summary, companion)
     head = f"| arm | {' | '.join(f'{b:,}' for b in budgets)} |\n|---|{'---:|' * len(budgets)}"
 
     def worth(name: str) -> str:
@@ -269,18 +334,19 @@ def markdown_page(summary: Sequence[Row], title: str) -> str:
         for row in summary
         if row["kind"] == "method"
     ]
-    parts = [f"# {title}", "Test accuracy by labels", markdown_table(summary), variance_note(summary),
-             "\n".join(f"- {line}" for line in failure_lines(summary, reference_of(summary))),
-             "Balanced accuracy", markdown_table(summary, "balanced_accuracy")]  # fmt: skip
+    parts = [f"# {title}", f"Test {score.label} by {unit}{score.better}", markdown_table(summary, score), variance_note(summary),
+             "\n".join(f"- {line}" for line in failure_lines(summary, reference_of(summary)))]  # fmt: skip
+    if second is not None:
+        parts += [f"{second.title}{second.better}", markdown_table(summary, second)]
     if compared:
         parts += [
-            "Data multiplier: how many times more labels scratch needs for the same accuracy",
+            f"Data multiplier: how many times more {unit} scratch needs for the same {score.label}",
             "\n".join([head, *map(worth, compared)]),
         ]
     parts += [
         "A run, mean over seeds",
         "\n".join(
-            ["| arm | labels | seeds | trainable parameters | steps | operations | seconds | memory |",
+            [f"| arm | {unit} | seeds | trainable parameters | steps | operations | seconds | memory |",
              "|---|---:|---:|---:|---:|---:|---:|---:|", *costs]
         ),
     ]  # fmt: skip

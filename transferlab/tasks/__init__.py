@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
 from transferlab.tasks.base import Task
+from transferlab.tasks.causal_language_model import CausalLanguageModel
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.contrastive import Contrastive
+from transferlab.tasks.masked_language_model import MaskedLanguageModel
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
 from transferlab.tasks.sequence_to_sequence import SequenceToSequence
+from transferlab.tasks.token_labels import TokenLabels
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
@@ -30,7 +33,16 @@ def tasks() -> Mapping[str, type[Task]]:
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
 
 
-for _task in (Classification, Contrastive, MultiLabel, Regression, SequenceToSequence):
+for _task in (
+    CausalLanguageModel,
+    Classification,
+    Contrastive,
+    MaskedLanguageModel,
+    MultiLabel,
+    Regression,
+    SequenceToSequence,
+    TokenLabels,
+):
     check_arguments(_task)
 
 
@@ -60,23 +72,30 @@ def task_for(data: Dataset, source: Source) -> Task:
     return kind()
 
 
-def task_from(fields: Mapping[str, Any]) -> Task:
-    """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it.
+def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:
+    """Return the task that ``{"name": …, **fields}`` describes, as a run's directory records it or a config names it.
+
+    Args:
+        fields: name and fields.
+        where: starts the error message.
 
     Raises:
         TransferlabError: an unknown name or field, or a value that a field cannot have.
     """
     arguments = dict(fields)
-    return read(task_named(str(arguments.pop("name"))), arguments, "task")
+    return read(task_named(str(arguments.pop("name"))), arguments, where)
 
 
 __all__ = [
+    "CausalLanguageModel",
     "Classification",
     "Contrastive",
+    "MaskedLanguageModel",
     "MultiLabel",
     "Regression",
     "SequenceToSequence",
     "Task",
+    "TokenLabels",
     "task_for",
     "task_from",
     "task_named",

@@ -17,8 +17,9 @@ from transferlab.data.columns import Target
 from transferlab.data.inputs import Inputs, Transform, inputs_for
 from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, nearest
+from transferlab.evaluate.baselines import Baseline
 from transferlab.fields import check_fields
-from transferlab.measure.named import metric_named, metrics_by_kind, say_undefined
+from transferlab.measure.named import metrics_by_kind, say_undefined
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import HeadConfig, Problem
 from transferlab.tasks.heads import classifier
@@ -78,6 +79,20 @@ class Task:
     """The scores of every run: 1 where larger is better, -1 where smaller is. ``metric`` may add another."""
     tie_break: ClassVar[str] = "cross_entropy"
     """A score that is never negative, always defined, and better where smaller."""
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """The least and the largest value that a score can have; those that are not named are numbers in units of their own."""
+    proportions: ClassVar[tuple[str, ...]] = ()
+    """Scores that are the fraction of examples that are right."""
+    companion: ClassVar[str | None] = None
+    """A score that reports show next to the one that chooses."""
+    baselines: ClassVar[Mapping[str, Baseline]] = {}
+    """Rows of a study's table without pretrained weights, by name; the level of chance comes first."""
+    validation_loss: ClassVar[str | None] = None
+    """The score that is the loss of a split, in the same units: figures draw it with the training loss."""
+    loss_unit: ClassVar[str] = "loss"
+    """What the loss is measured in, on an axis."""
+    budget_unit: ClassVar[str] = "labels"
+    """What the examples of a study's budget are called."""
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms of the loss, each with its coefficient."""
     additive: ClassVar[bool] = True
@@ -170,6 +185,10 @@ class Task:
         """Whether it is the task for this data and source where none is given."""
         return cls.target == data.target.kind
 
+    def resolved(self, data: Dataset) -> Task:
+        """The task with what follows from the data filled in; a run has and records this one. By default as it is."""
+        return self
+
     def check(self, data: Dataset, source: Source) -> None:
         """Raise a TransferlabError where this source cannot do the task, or the data does not hold what it needs."""
         if data.content not in self.contents:
@@ -232,6 +251,10 @@ class Task:
         """By name: the shape of one example's prediction; of a ragged one, without the axis that differs."""
         return {self.predicted: (len(outputs),)}
 
+    def logged(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What follows from the means in a row of metrics and is logged with them; by default nothing."""
+        return {}
+
     def present(
         self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:
@@ -242,13 +265,32 @@ class Task:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError
 
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """By score: each example's part in it, for those scores that are the mean of such parts.
+
+        Intervals over the test set resample examples: these means all at once, other scores one draw at a time.
+        """
+        return {}
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """A sentence for reports on what a score is; empty where its name says it."""
+        return ""
+
     def scored(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
-        """:meth:`score`, and the score that chooses where it is none of those."""
-        scores = self.score(predictions, data, indices)
-        if self.chooses not in scores:
-            metric, true = metric_named(self.chooses, self.target), self.column(data).values[indices]
-            scores[metric.name], reason = metric.explained(predictions[self.predicted], true, self.outputs(data))
-            say_undefined(metric.name, reason)
+        """:meth:`score`, and the score that chooses where it is none of those. Why one is NaN is logged once. NaN without
+        examples, as of a trial's test.
+        """
+        if not len(indices):
+            return dict.fromkeys([*self.scores, self.chooses], np.nan)
+        scores, kind = self.score(predictions, data, indices), metrics_by_kind().get(self.target, {})
+        # Why one is not defined is found out, and said, only where one is not.
+        for name in [self.chooses, *(name for name, value in scores.items() if math.isnan(value))]:
+            if name in kind and not math.isfinite(scores.get(name, math.nan)):
+                true = self.column(data).values[indices]
+                scores[name], reason = kind[name].explained(predictions[self.predicted], true, self.outputs(data))
+                say_undefined(name, reason)
         return scores
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:

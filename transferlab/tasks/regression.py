@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from transferlab import trees
 from transferlab.bounds import Positive
+from transferlab.evaluate.baselines import MEAN, MEDIAN, PIXELS, TFIDF, Baseline
 from transferlab.measure.regression import regression_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import Problem
@@ -40,6 +42,13 @@ class Regression(Task):
     primary: ClassVar[str] = "rmse"
     tie_break: ClassVar[str] = "rmse"
     scores: ClassVar[Mapping[str, int]] = {"rmse": -1, "mae": -1, "r2": 1, "pearson": 1, "spearman": 1}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "rmse": (0.0, math.inf), "mae": (0.0, math.inf), "r2": (-math.inf, 1.0), "pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0),
+        "kendall": (-1.0, 1.0),
+    }  # fmt: skip
+    companion: ClassVar[str | None] = "spearman"
+    baselines: ClassVar[Mapping[str, Baseline]] = {"mean": MEAN, "median": MEDIAN, "tfidf": TFIDF, "pixels": PIXELS}
+    loss_unit: ClassVar[str] = "loss, standardized targets"
 
     def loss(self, out: Carry, batch: StepBatch) -> dict[str, Float[Array, ""]]:
         """The sum over examples of the mean over targets, in standard deviations."""
@@ -84,3 +93,21 @@ class Regression(Task):
     def score(self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]) -> dict[str, float]:
         """Means over the targets: see :func:`transferlab.measure.regression.regression_scores`."""
         return regression_scores(predictions["value"], self.column(data).values[indices])
+
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """The mean absolute error of each example."""
+        return {"mae": np.abs(predictions["value"] - self.column(data).values[indices]).mean(-1)}
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """What the two correlations compare, and the unit of errors."""
+        of = {
+            "spearman": "Rank correlation of predictions and targets",
+            "pearson": "Correlation of predictions and targets",
+        }
+        names = self.column(data).names
+        mean = f", the mean over {len(names)} targets" if len(names) > 1 else ""
+        if score in of:
+            return f"{of[score]}{mean}; not defined for a constant prediction."
+        return f"In the units of {', '.join(names[:5])}{mean}." if score in ("rmse", "mae") else ""

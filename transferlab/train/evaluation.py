@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.measure.named import all_scores
 from transferlab.measure.rows import Row, confusion_matrix, score_rows
 from transferlab.pretrained.formats.npz import read_npz
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.reading import check_file, read_object, reading
 from transferlab.tasks import Task, task_from
 
@@ -28,6 +32,7 @@ class Evaluation:
         undefined: why: a clause for each of those.
         rows: scores of each label, tag or column; see :func:`transferlab.measure.rows.score_rows`.
         confusion: of classes, how many examples of each true label (row) were predicted as each (column).
+        predicted, true: what was predicted of each example, and what it is, as metrics take them.
     """
 
     task: Task
@@ -36,17 +41,23 @@ class Evaluation:
     scores: dict[str, float]
     undefined: dict[str, str]
     rows: list[Row] = field(repr=False)
+    predicted: np.ndarray = field(repr=False)
+    true: np.ndarray = field(repr=False)
     confusion: Int[np.ndarray, "labels labels"] | None = field(repr=False, default=None)
 
 
 @check_arguments
-def evaluate_run(directory: str | Path) -> Evaluation:
+def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
     """Return every score that the ``predictions.npz`` of a run, or of a study's baseline, allows.
 
     Runs of earlier versions have them too. Nothing is loaded but the arrays and ``run.json``.
 
     Example:
         >>> tl.train.evaluate_run("runs/lora").scores["f1_macro"]
+
+    Args:
+        directory: of the run.
+        task: what it was trained for, where its directory does not say, as a baseline's: a classification otherwise.
 
     Raises:
         TransferlabError: there are no predictions, or they are damaged.
@@ -61,20 +72,31 @@ def evaluate_run(directory: str | Path) -> Evaluation:
     identity = read_object(folder / "run.json") if (folder / "run.json").exists() else {}
     with reading(folder / "run.json", "'task'"):
         # The metric that chose may be one that this version lacks.
-        task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
+        if task is None:
+            task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
     with reading(path):
         arrays = read_npz(check_file(path))
         if lacking := [name for name in (task.predicted, task.true) if name not in arrays]:
             raise TransferlabError(
                 f"{path} lacks '{lacking[0]}', which a {task.name} has; it holds {', '.join(arrays)}."
             )
-        predicted, true = arrays[task.predicted].read(), arrays[task.true].read()
+        predicted, true = (_entries(arrays, name) for name in (task.predicted, task.true))
+        values = predicted.values if isinstance(predicted, Ragged) else predicted
         own = arrays["label_names"].read().tolist() if "label_names" in arrays else identity.get("labels")
-        return _evaluated(task, predicted, true, tuple(map(str, own or range(predicted.shape[-1]))))
+        return _evaluated(task, predicted, true, tuple(map(str, own or range(values.shape[-1]))))
 
 
-def _evaluated(task: Task, predicted: np.ndarray, true: np.ndarray, names: tuple[str, ...]) -> Evaluation:
+def _entries(arrays: Mapping[str, LazyTensor], name: str) -> Any:
+    """What a run wrote under a name: one entry an example, which may differ in length."""
+    offsets = arrays.get(f"{name}_offsets")
+    return arrays[name].read() if offsets is None else Ragged(arrays[name].read(), offsets.read())
+
+
+def _evaluated(task: Task, predicted: Any, true: Any, names: tuple[str, ...]) -> Evaluation:
     kind = task.target
+    if isinstance(predicted, Ragged):
+        scores, undefined = all_scores(predicted, true, kind, names)
+        return Evaluation(task, names, len(true), scores, undefined, [])
     if len(predicted) != len(true) or predicted.shape[-1] != len(names):
         raise TransferlabError(
             f"'{task.predicted}' has the shape {predicted.shape}, for {len(true)} examples and {len(names)} outputs."
@@ -82,6 +104,7 @@ def _evaluated(task: Task, predicted: np.ndarray, true: np.ndarray, names: tuple
     true = true.astype({"classes": np.int64, "tags": bool}.get(kind, true.dtype))
     scores, undefined = all_scores(predicted, true, kind, names)
     if not np.isfinite(predicted).all():
-        return Evaluation(task, names, len(true), scores, undefined, [])
+        return Evaluation(task, names, len(true), scores, undefined, [], predicted, true)
     confusion = confusion_matrix(predicted, true) if kind == "classes" else None
-    return Evaluation(task, names, len(true), scores, undefined, score_rows(predicted, true, kind, names), confusion)
+    rows = score_rows(predicted, true, kind, names)
+    return Evaluation(task, names, len(true), scores, undefined, rows, predicted, true, confusion)

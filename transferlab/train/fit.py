@@ -29,10 +29,12 @@ from transferlab.train.engines import Engine
 from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
 from transferlab.train.identity import check_base, write_or_verify
 from transferlab.train.interrupt import StopRequest
+from transferlab.train.line import drawn
 from transferlab.train.loop import train
 from transferlab.train.member import Member, pending_metrics
 from transferlab.train.memory import fit_to_memory
 from transferlab.train.predictor import predictor_of
+from transferlab.train.progress import Progress
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
 from transferlab.train.state import State, evaluated
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 @check_arguments
 @interruptible()
-def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
+def fit_together(runs: Sequence[Setup], report: Report | None = None, quiet: bool = False) -> list[Result]:
     """Fit many runs and return their results in order. See :meth:`transferlab.train.Run.fit` for one.
 
     Example:
@@ -60,13 +62,16 @@ def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Re
 
     Args:
         runs: from :func:`transferlab.adapt`; those with directories need one each.
-        report: called with (step, steps in all, newest metrics) as training proceeds.
+        report: called with (step, steps in all, newest metrics) as training proceeds, in place of the line.
+        quiet: whether to show no line, which a terminal or a notebook has while it trains.
 
     Raises:
         Diverged: at least one run did; all results are in its ``results``, in order.
         TransferlabError, Interrupted: like :meth:`transferlab.train.Run.fit`.
     """
-    results = fit_each(runs, report)
+    progress = Progress(len(runs))
+    with nullcontext() if quiet or report is not None else drawn(progress.line):
+        results = fit_each(runs, report, progress)
     raise_diverged(
         results,
         {
@@ -78,8 +83,9 @@ def fit_together(runs: Sequence[Setup], report: Report | None = None) -> list[Re
     return results
 
 
-def fit_each(runs: Sequence[Setup], report: Report | None = None) -> list[Result]:
-    """Like :func:`fit_together`, but runs that diverged have a result too, whose ``status`` says so."""
+def fit_each(runs: Sequence[Setup], report: Report | None = None, progress: Progress | None = None) -> list[Result]:
+    """Like :func:`fit_together`, but runs that diverged have a result too, whose ``status`` says so, and nothing is drawn."""
+    progress = progress or Progress(len(runs))
     results: dict[int, Result] = {}
     pending: list[int] = []
     with ExitStack() as locks:
@@ -92,11 +98,13 @@ def fit_each(runs: Sequence[Setup], report: Report | None = None) -> list[Result
                     results[i] = read_result(run.directory)
                     continue
             pending.append(i)
-        results |= _fit_pending(runs, pending, report)
+        results |= _fit_pending(runs, pending, report, progress)
     return [results[i] for i in range(len(runs))]
 
 
-def _fit_pending(runs: Sequence[Setup], pending: Sequence[int], report: Report | None) -> dict[int, Result]:
+def _fit_pending(
+    runs: Sequence[Setup], pending: Sequence[int], report: Report | None, progress: Progress
+) -> dict[int, Result]:
     """Fit the runs with these indices."""
     results: dict[int, Result] = {}
     shared: dict[int, dict[Any, Any]] = {}
@@ -104,10 +112,14 @@ def _fit_pending(runs: Sequence[Setup], pending: Sequence[int], report: Report |
         if len(group) == 1:
             # A single run keeps no copy of the base in addition to its state, nor those of earlier groups.
             shared.clear()
-        ready = [(i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {})) for i in group]
+        ready = []
+        for i in group:
+            progress.prepares(runs[i], i)
+            ready.append((i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {}, progress)))
         for part in group_compatible(ready):
             for engine, members in engines_for(part):
-                for i, result in zip(members, _fit(engine, report), strict=True):
+                progress.trains(engine, members)
+                for i, result in zip(members, _fit(engine, report, progress), strict=True):
                     results[i] = result
     return results
 
@@ -117,7 +129,7 @@ def _base(shared: dict[int, dict[Any, Any]], run: Setup) -> dict[Any, Any]:
     return shared.setdefault(id(run.source), {})
 
 
-def _fit(engine: Engine, report: Report | None) -> list[Result]:
+def _fit(engine: Engine, report: Report | None, progress: Progress) -> list[Result]:
     """Train an engine's members, and test each once."""
     members = engine.members
     with StopRequest() as stop, ExitStack() as leaving:
@@ -136,6 +148,7 @@ def _fit(engine: Engine, report: Report | None) -> list[Result]:
 
         train(engine, stop, report, diverged)
     if len(ended) < len(members):
+        progress.tests(engine)
         states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
         predictions = engine.predict({i: member.run.data.test for i, member in enumerate(members)}, states)
         for i, member in enumerate(members):
@@ -153,7 +166,7 @@ def _chosen(member: Member, last: State) -> State:
     return last if member.best is None else jax.tree.map(jnp.asarray, member.best[2])
 
 
-def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
+def prepare(run: Setup, shared: dict[Any, Any], progress: Progress | None = None) -> tuple[Member, State]:
     """Return the run as a member, and the state from which it trains.
 
     A run begins with the first of these that exists:
@@ -166,6 +179,7 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
     Args:
         run: what trains.
         shared: leaves that are in memory already, of runs that train at the same time; newly placed ones are added.
+        progress: of the fit, which is told of features that are computed.
     """
     # A step that would not fit is computed in another way. This comes first, since it decides the program.
     if not run.features_on_device:
@@ -181,7 +195,7 @@ def prepare(run: Setup, shared: dict[Any, Any]) -> tuple[Member, State]:
         trainable, frozen = trees.split_by(params, run.program.paths)
         # Features at the frontier, which need the frozen leaves before it.
         if key is None and run.decision.cached:
-            key = run.compute_features(params, stats)
+            key = run.compute_features(params, stats, (progress or Progress()).features(run.program))
         # The optimizer's state, for the leaves that train.
         state = run.program.initial(trainable, stats)
     needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
@@ -219,6 +233,11 @@ def _resume(member: Member, state: State) -> State:
     if best is not None:
         kept, meta = restored if best == last else checkpoints.restore(best, state), checkpoints.meta(best)
         member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
+    # Earlier versions did not record what follows, and waited for nothing.
+    meta = checkpoints.meta(last)
+    member.highest = meta.get("highest", None if member.best is None else member.best[0])
+    member.waited = meta.get("waited", 0)
+    member.wait(last)
     return restored
 
 
@@ -258,6 +277,7 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
         "memory": memory,
         "memory_note": run.memory_note,
         "steps": run.steps,
+        "stopped_at": member.stopped,
         "compilations": sum(f.compilations for f in (program.step, program.scanned_steps, program.vmapped_step)),
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
         "settings": asdict(run.settings),

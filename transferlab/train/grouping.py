@@ -30,8 +30,9 @@ def group_concurrent(runs: Sequence[Setup], pending: Sequence[int]) -> list[list
     groups: dict[tuple, list[int]] = {}
     for i in pending:
         run = runs[i]
-        # A run that is not vectorized is a group by itself.
-        key = (id(run.program), run.settings.batch_size) if run.settings.vectorize != "never" else (i,)
+        # A run that is not vectorized is a group by itself. With weights of classes a run has targets that others lack.
+        together = (id(run.program), run.settings.batch_size, *run.fitted)
+        key = together if run.settings.vectorize != "never" else (i,)
         groups.setdefault(key, []).append(i)
     out = []
     for group in groups.values():

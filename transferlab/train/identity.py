@@ -12,6 +12,7 @@ from transferlab.errors import TransferlabError
 from transferlab.files import TEMPORARY, new_folder, write_json
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
+from transferlab.train.settings import Settings
 from transferlab.train.setup import Setup
 
 EXECUTION = ("memory_bytes", "vectorize")
@@ -37,10 +38,15 @@ def identity(run: Setup) -> dict[str, Any]:
         "text_column": data.text_column,
         "method": {"name": run.method.name, **asdict(run.method)},
         "transform": source.transform.describe() if source.transform else None,
-        "settings": {name: value for name, value in asdict(run.settings).items() if name not in EXECUTION},
+        "settings": settings_of(run.settings),
         "seeds": asdict(run.seeds),
         "trainable": list(run.plan.trainable),
     }  # fmt: skip
+
+
+def settings_of(settings: Settings) -> dict[str, Any]:
+    """Settings as plain data, without those that may differ when a run is continued."""
+    return {name: value for name, value in asdict(settings).items() if name not in EXECUTION}
 
 
 def architecture(source: Source) -> dict[str, Any]:
@@ -60,6 +66,9 @@ def write_or_verify(run: Setup, directory: Path) -> None:
     others = _others(directory)
     if path.exists():
         theirs = read_identity(directory)
+        if isinstance(settings := theirs.get("settings"), dict):
+            # An earlier version did what a setting that it did not have does by default.
+            theirs["settings"] = settings_of(Settings()) | settings
         # Fields that an earlier version did not record are not compared.
         differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:

@@ -23,16 +23,16 @@ from transferlab.train.state import State
 def train(
     engine: Engine, stop: StopRequest, report: Report | None, ended: Callable[[int], None] = lambda member: None
 ) -> None:
-    """Train every member to its last step, or to the step at which it diverged: ``ended`` is then called with its index.
+    """Train every member to its last step, to the end of its patience, or to the step at which it diverged: ``ended`` is then
+    called with its index.
 
-    A member that diverged keeps stepping where its steps are computed together with the others', which stay the same bit by
-    bit. Every step's metrics are checked before anything is scored or saved.
+    A member that diverged or stopped keeps stepping where its steps are computed together with the others', which stay the
+    same bit by bit. Every step's metrics are checked before anything is scored or saved.
 
     Raises:
         Interrupted: a stop was requested; members that keep checkpoints wrote one first.
     """
     members = engine.members
-    total = max(member.total for member in members)
     settings = members[0].run.settings
     program = members[0].run.program
     clock, saved = program.clock(), time.perf_counter()
@@ -54,6 +54,7 @@ def train(
         for i in live:
             for row in rows[i]:
                 members[i].writer.write(row)
+        total = max(member.total for member in members)
         if report is not None and live:
             report(done, total, rows[live[0]][-1] if rows[live[0]] else {})
         # The elapsed time is divided among those that still train.
@@ -86,13 +87,15 @@ def _take_score(
         return
     scores = member.score(predictions)
     named = {f"validation_{name}": value for name, value in scores.items()}
+    better = member.improves(member.run.task.selection(scores, len(member.run.data.validation)), done)
+    if member.stopped is not None:
+        rows += member.flush(done)
     if rows and rows[-1]["step"] == done:
         rows[-1].update(named)
     else:
         rows.append({"step": done, **named})
-    score = member.run.task.selection(scores, len(member.run.data.validation))
-    if member.best is None or score > member.best[0]:
+    if better and member.run.settings.keep == "best":
         copy = jax.tree.map(lambda x: np.array(x, copy=True), state())
         member.check_state(copy, done)
-        if member.diverged is None:
-            member.best = (score, done, copy, member.meta(done))
+        if member.diverged is None and member.highest is not None:
+            member.best = (member.highest, done, copy, member.meta(done))

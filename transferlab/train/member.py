@@ -42,7 +42,10 @@ class Member:
         pending: metrics of steps that are not in a row yet.
         seconds: wall-clock time so far, including earlier starts, without compilation; runs that train together share it evenly.
         flops: floating-point operations of its steps so far.
-        best: (score, step, state on the host, meta) of the best validation so far, where there is a validation split.
+        best: (score, step, state on the host, meta) of the best validation so far, where that is the state to keep.
+        highest: the score of the best validation so far.
+        waited: evaluations since then.
+        stopped: the step after which its patience ended.
         diverged: where it stopped being finite; from then on it is not trained, scored or saved.
         learning_rate: of its newest step.
     """
@@ -56,13 +59,16 @@ class Member:
     seconds: float = 0.0
     flops: float = 0.0
     best: tuple[float, int, State, dict[str, Any]] | None = None
+    highest: float | None = None
+    waited: int = 0
+    stopped: int | None = None
     diverged: Divergence | None = None
     learning_rate: float = math.nan
 
     @property
     def total(self) -> int:
-        """Steps of the whole run."""
-        return self.run.steps
+        """Steps of the whole run: those planned, or those after which it stopped."""
+        return self.run.steps if self.stopped is None else self.stopped
 
     def trains(self, done: int) -> bool:
         """Whether it takes the step after ``done``."""
@@ -70,7 +76,7 @@ class Member:
 
     def diverge(self, step: int, what: str, updates: int) -> None:
         """Remember where it stopped being finite."""
-        self.diverged = Divergence(step, self.total, what, self.learning_rate, updates)
+        self.diverged = Divergence(step, self.run.steps, what, self.learning_rate, updates)
 
     def check(self, first: int, metrics: Columns) -> Columns:
         """Check every step after ``first``; return their metrics, up to the step that diverged if one did."""
@@ -104,7 +110,7 @@ class Member:
     @property
     def _validations(self) -> list[int]:
         parts = self.run.settings.evaluations
-        return sorted({max(1, round(self.total * k / parts)) for k in range(1, parts + 1)})
+        return sorted({max(1, round(self.run.steps * k / parts)) for k in range(1, parts + 1)})
 
     def validates(self, done: int) -> bool:
         """Whether the validation split is scored after this step."""
@@ -124,12 +130,30 @@ class Member:
         before, last = first - len(self.pending), first + len(metrics["loss"])
         ends = [step for step in range((first // every + 1) * every, last + 1, every) if step != total]
         ends += [total] if last == total else []
-        rows = [
-            {"step": end, **row} for end, row in zip(ends, _windows(columns, [e - before for e in ends]), strict=True)
-        ]
+        windows = _windows(columns, [end - before for end in ends])
+        rows = [{"step": end, **row, **self.run.task.logged(row)} for end, row in zip(ends, windows, strict=True)]
         rest = [values[ends[-1] - before if ends else 0 :].tolist() for values in columns.values()]
         self.pending = [dict(zip(columns, row, strict=True)) for row in zip(*rest, strict=True)]
         return rows
+
+    def flush(self, done: int) -> list[dict[str, Any]]:
+        """The row of the steps that are in none yet."""
+        rest, self.pending = self.pending, []
+        columns = {name: np.array([row[name] for row in rest], np.float64) for name in (rest[0] if rest else ())}
+        return [{"step": done, **row} for row in _windows(columns, [len(rest)] if rest else [])]
+
+    def improves(self, score: float, done: int) -> bool:
+        """Whether this validation is the best so far; it stops where none has been for as long as its patience."""
+        better = self.highest is None or score > self.highest
+        self.highest, self.waited = (score, 0) if better else (self.highest, self.waited + 1)
+        self.wait(done)
+        return better
+
+    def wait(self, done: int) -> None:
+        """Stop after this step, if the patience has ended before the planned steps have."""
+        patience = self.run.settings.patience
+        if patience is not None and self.waited >= patience and done < self.run.steps:
+            self.stopped = done
 
     def score(self, predictions: Predictions) -> dict[str, float]:
         """Scores on the validation split."""
@@ -137,7 +161,8 @@ class Member:
 
     def meta(self, done: int) -> dict[str, Any]:
         """What a checkpoint after this step records in addition to its arrays."""
-        return self.run.meta(done, self.pending, self.seconds, self.flops)
+        waited = {"highest": self.highest, "waited": self.waited}
+        return {**self.run.meta(done, self.pending, self.seconds, self.flops), **waited}
 
     def save(self, state: Callable[[], State], done: int) -> None:
         """Write the best state, if it is not on disk yet, and then this one."""

@@ -346,11 +346,17 @@ class Program:
     @property
     def compile_seconds(self) -> float:
         """Time spent compiling any of its functions."""
-        functions = (
-            self.step, self.scanned_steps, self.vmapped_step, self.predict, self.scanned_predict, self.prefix,
-            self.packed_prefix,
-        )  # fmt: skip
-        return sum(function.seconds for function in functions)
+        return sum((function.seconds for function in self._used), 0.0)
+
+    @property
+    def compiling_since(self) -> float | None:
+        """When the compilation under way began (``time.perf_counter``); None where nothing is compiled."""
+        return min((function.since for function in self._used if function.since is not None), default=None)
+
+    @property
+    def _used(self) -> list[Compiled]:
+        """The functions that exist so far; asking makes none, so that any thread may."""
+        return [function for function in list(vars(self).values()) if isinstance(function, Compiled)]
 
     def clock(self) -> float:
         """Seconds on a clock that stops while any of its functions is compiled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import NoneType
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from transferlab import trees
+from transferlab import notebook, trees
 from transferlab.data.dataset import Dataset
 from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, check_arguments
@@ -31,7 +31,7 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 """Reports progress: called with (finished steps, all steps, newest metrics)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The result of a run that has ended; if it diverged, ``test`` and ``predictions`` are NaN.
 
@@ -55,11 +55,33 @@ class Result:
     """
 
     test: dict[str, float]
-    predictions: Predictions = field(repr=False)
-    history: list[dict[str, Any]] = field(repr=False)
-    record: dict[str, Any] = field(repr=False)
-    labels: tuple[str, ...] = field(repr=False, default=())
-    _open: Callable[[], Predictor] | None = field(repr=False, default=None)
+    predictions: Predictions
+    history: list[dict[str, Any]]
+    record: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    _open: Callable[[], Predictor] | None = None
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self._scores.items())
+        return f"Result({self.diverged or scores}; {self._about})"
+
+    def _repr_html_(self) -> str:
+        """The scores: what a notebook shows."""
+        rows = [{"score": name, "test split": value} for name, value in self._scores.items()]
+        return notebook.table(f"{self.diverged or self.status}; {self._about}", rows)
+
+    @property
+    def _scores(self) -> dict[str, float]:
+        """The scores by the names that people read; none where the run diverged."""
+        return {} if self.diverged else {name.replace("_", " "): value for name, value in self.test.items()}
+
+    @property
+    def _about(self) -> str:
+        """What was trained and tested, in a clause."""
+        tested, record = len(next(iter(self.predictions.values()), ())), self.record
+        trained = f"{record['trainable_parameters']:,} parameters trained, " if "trainable_parameters" in record else ""
+        steps = f"{record['steps']:,} steps in {record['seconds']:.3g} s, " if "steps" in record else ""
+        return f"{record.get('method', 'a run')}: {trained}{steps}{tested:,} test examples"
 
     @property
     def probabilities(self) -> Float[np.ndarray, "examples labels"]:
@@ -101,18 +123,19 @@ class Result:
         return self._open()
 
     @check_arguments
-    def predict(self, examples: Iterable[Any], rows: int = 32) -> Float[np.ndarray, "examples ..."]:
-        """What the task predicts of new texts, or of images as uint8 arrays (height, width, channels): a row for each.
+    def predict(self, examples: Iterable[Any], rows: int = 32) -> Any:
+        """What the task predicts of new examples, as a call of :class:`transferlab.train.Predictor` returns it.
 
-        Of a classifier the rows are probabilities, with columns as in ``labels``. Nothing of the base is kept twice.
+        Of a classifier an array (examples, labels) of probabilities, with columns as in ``labels``. Nothing of the base is
+        kept twice.
 
         Args:
             examples: as the run was trained on.
             rows: how many examples are computed together.
 
         Raises:
-            TransferlabError: what is no list of examples; an example that is not a text or an image (its index is named);
-                a run that diverged, or whose weights were not kept.
+            TransferlabError: what is no list of examples; an example of another kind (its index is named); a run that
+                diverged, or whose weights were not kept.
         """
         return self.predictor(examples, rows)
 
@@ -198,18 +221,7 @@ def read_result(directory: Path) -> Result:
     path = directory / "predictions.npz"
     names = record.get("predictions", ["probabilities"])
     try:
-        with reading(path, ", ".join(map(repr, names))):
-            arrays = read_npz(check_file(path))
-            predictions: Predictions = {name: arrays[name].read() for name in names}
-            for name in names:
-                if f"{name}_offsets" in arrays:
-                    predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
-            labels = tuple(map(str, arrays["label_names"].read())) if "label_names" in arrays else ()
-        for name, values in predictions.items():
-            if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
-                raise TransferlabError(
-                    f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
-                )
+        predictions, labels = read_predictions(path, names)
     except TransferlabError as error:
         raise TransferlabError(
             f"{error} Delete {directory / 'result.json'} and start the same command again: the run is then tested again."
@@ -217,6 +229,27 @@ def read_result(directory: Path) -> Result:
     kept = record.get("status", FINISHED) == FINISHED and (directory / "checkpoints").is_dir()
     history = read_metrics(directory / "metrics.jsonl")
     return Result(record["test"], predictions, history, record, labels, partial(open_run, directory) if kept else None)
+
+
+def read_predictions(path: Path, names: Sequence[str]) -> tuple[Predictions, tuple[str, ...]]:
+    """Read these predictions of a ``predictions.npz``, and the names of the outputs.
+
+    Raises:
+        TransferlabError: it is damaged, or lacks one of them.
+    """
+    with reading(path, ", ".join(map(repr, names))):
+        arrays = read_npz(check_file(path))
+        predictions: Predictions = {name: arrays[name].read() for name in names}
+        for name in names:
+            if f"{name}_offsets" in arrays:
+                predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
+        labels = tuple(map(str, arrays["label_names"].read())) if "label_names" in arrays else ()
+    for name, values in predictions.items():
+        if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
+            raise TransferlabError(
+                f"{path}: '{name}' has shape {values.shape}; expected an axis of examples and one more."
+            )
+    return predictions, labels
 
 
 _FORMER = {"together": "population_size", "squeezed": "memory_note"}

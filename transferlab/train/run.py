@@ -48,11 +48,15 @@ class Run(Setup):
         return memory_of(self)
 
     @check_arguments
-    def fit(self, report: Report | None = None) -> Result:
+    def fit(self, report: Report | None = None, quiet: bool = False) -> Result:
         """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
 
+        A terminal or a notebook has a line meanwhile: what compiles, the step and epoch, loss, validation score, speed and
+        time left. Nothing waits for it, and it is no part of the run.
+
         Args:
-            report: called with (step, steps in all, newest metrics) as training proceeds.
+            report: called with (step, steps in all, newest metrics) as training proceeds, in place of the line.
+            quiet: whether to show no line.
 
         Raises:
             Diverged: a loss, a gradient or a trained leaf is not finite. The directory records it, so that ``fit`` raises it
@@ -61,7 +65,7 @@ class Run(Setup):
                 disk is full.
             Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
         """
-        return fit_together([self], report)[0]
+        return fit_together([self], report, quiet)[0]
 
 
 @check_arguments
@@ -123,8 +127,8 @@ def adapt(
     task = _with_smoothing(task_for(data, source) if task is None else task, settings)
     folder = folder_named(directory, "directory") if directory is not None else None
     run = Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
-    # Raises now, and not in `fit`, whatever the plan cannot account for.
-    _ = run.transfer
+    # Raises now, and not in `fit`, whatever the plan cannot account for, or the task cannot learn of the targets.
+    _ = run.transfer, run.fitted
     return run
 
 

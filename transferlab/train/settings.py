@@ -94,6 +94,10 @@ class Settings:
         group_by_length: put texts of similar length in the same batch.
         log_every: steps between rows of metrics.
         evaluations: how often the validation split is scored, if there is one: evenly spaced, the last at the end.
+        keep: which state is tested and kept where there is a validation split: the ``best`` by the task's metric, or the
+            ``last``. Without one it is the last.
+        patience: stop after this many evaluations in a row without a better one; None never stops. Learning rate and
+            evaluations stay those of the planned steps.
         checkpoint_seconds: minimum time between checkpoints.
         checkpoint_steps: number of steps between checkpoints, instead.
         cache_bytes: most bytes that the carries of this run's examples may take in the frontier cache; beyond, they are
@@ -122,6 +126,8 @@ class Settings:
     group_by_length: bool = True
     log_every: Count = 10
     evaluations: Count = 10
+    keep: Literal["best", "last"] = "best"
+    patience: Count | None = None
     checkpoint_seconds: NonNegative = 60.0
     checkpoint_steps: Count | None = None
     cache_bytes: Natural = 16 << 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,7 @@ class Setup:
         data, settings = self.data, self.settings
         assert self.source.transform is not None
         self.task.check(data, self.source)
+        self.task = self.task.resolved(data)
         self.feed = self.task.inputs(
             data.records, self.source.transform, content=data.content, ids=data.ids, sha256=data.sha256, name=data.name
         )
@@ -127,6 +128,11 @@ class Setup:
             raise TransferlabError(
                 f"settings.accumulate is {settings.accumulate}, but the loss of {type(self.task).__name__} compares the examples of "
                 "a batch with each other: in parts it would be another. Leave it out, and lower batch_size if memory is short."
+            )
+        if settings.patience is not None and not len(data.validation):
+            raise TransferlabError(
+                f"settings.patience is {settings.patience}, and '{data.name}' has no validation split, by which a run would stop. Set a "
+                "part of the labels aside: data.hold_out(0.2, seed=0)."
             )
         if settings.batch_size < 2 and not self.task.additive:
             raise TransferlabError(
@@ -272,12 +278,19 @@ class Setup:
             return None
         return key
 
-    def compute_features(self, params: trees.Tree, stats: trees.Tree) -> str:
-        """Compute the carries at the frontier that are not in the cache yet; return their key."""
+    def compute_features(
+        self, params: trees.Tree, stats: trees.Tree, counted: Callable[[int, int], None] = lambda done, total: None
+    ) -> str:
+        """Compute the carries at the frontier that are not in the cache yet; return their key.
+
+        ``counted`` is called with how many of the missing ones are done, and how many there are.
+        """
         key = self._key(params, stats)
         missing = self.cache.missing(key, self._views)
+        done = 0
         try:
             for indices, carry, spans in self.iterate_features(params, stats, missing):
+                counted(done := done + len(indices), len(missing))
                 sequences = [name for name in carry if name in self._sequence_entries]
                 self.cache.add(key, indices, carry, sequences, spans)
         finally:

@@ -244,7 +244,7 @@ def plan(
             reason = f"added by {method}"
         elif weights == "random":
             reason = "random weights were requested"
-        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep:
+        elif path.startswith(("head/dense/", "head/norm/")) and leaf is not None and deep and head.labels:
             action, keys, reason, read = "copied", (leaf.key,), "the layer before the labels", leaf.read
         elif path.startswith("head/"):
             action, keys, reason, read, derive = _head_leaf(source, head, shape, leaf)
@@ -363,7 +363,7 @@ def _computed(head: HeadConfig) -> Any:
     """What a head computes from the features, apart from its outputs."""
     if isinstance(head, ClassifierConfig):
         return head.pooling, head.hidden, head.problem
-    return () if isinstance(head, TokenClassifierConfig) else head
+    return head.hidden if isinstance(head, TokenClassifierConfig) else head
 
 
 def _same_head(own: HeadConfig | None, head: HeadConfig) -> bool:

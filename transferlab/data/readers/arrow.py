@@ -152,7 +152,7 @@ def _file(path: Path) -> Any:
     check_file(path, limits.TABLE_BYTES)
     try:
         if path.suffix.lower() in PARQUET:
-            return parquet.read_table(path, partitioning=None)
+            return parquet.ParquetFile(path).read()
         with pyarrow.memory_map(str(path)) as file:
             try:
                 return pyarrow.ipc.open_file(file).read_all()

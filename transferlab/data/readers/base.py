@@ -26,7 +26,7 @@ class Options:
 
     columns: tuple[str, ...] = ()
     target: str | None = None
-    documents: Documents | None = None
+    documents: str | None = None
     white: float | int | None = None
 
 

@@ -13,6 +13,13 @@ from transferlab.errors import TransferlabError
 
 def joined(parts: Mapping[Split, Table]) -> Table:
     """Return one table of several splits, with a column that says which each row is in."""
+    mixed = {
+        name
+        for part in parts.values()
+        for name, classes in part.classes.items()
+        if any(other.classes.get(name) != classes for other in parts.values() if name in other.columns)
+    }
+    parts = {split: _named(part, mixed) for split, part in parts.items()}
     first = next(iter(parts.values()))
     names = list(dict.fromkeys(name for part in parts.values() for name in part.columns))
     where = "split" if "split" not in names else "split of the row"
@@ -26,12 +33,22 @@ def joined(parts: Mapping[Split, Table]) -> Table:
         columns=columns,
         places=[f"{place} of {split}" for split, part in parts.items() for place in part.places],
         roles={**first.roles, "splits": where},
-        classes={name: classes for name, classes in first.classes.items() if all(part.classes.get(name) == classes for part in parts.values())},
         typed=all(part.typed for part in parts.values()),
         folder=[part.folder_of(row) for part in parts.values() for row in range(len(part))],
         notes=tuple(dict.fromkeys(note for part in parts.values() for note in part.notes)),
         absent={name: split for split, part in parts.items() for name in names if name not in part.columns},
     )  # fmt: skip
+
+
+def _named(table: Table, columns: set[str]) -> Table:
+    """A table whose columns of indices are these columns' names of classes."""
+    names = {
+        name: [classes[i] if i is not None and i >= 0 else None for i in table.columns[name]]
+        for name, classes in table.classes.items()
+        if name in columns
+    }
+    classes = {name: of for name, of in table.classes.items() if name not in columns}
+    return replace(table, columns={**table.columns, **names}, classes=classes)
 
 
 def of_splits(name: str, parts: Mapping[str, Table]) -> Table:

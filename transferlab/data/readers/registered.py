@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transferlab.data.columns import Classes
+from transferlab.data.columns import Classes, Numbers, Target
 from transferlab.data.examples import Examples, Lazy, same_text
 from transferlab.data.readers.base import Options, Reader
 
@@ -42,7 +42,7 @@ def read_registered(name: str) -> Examples:
     def record(i: int) -> dict[str, Any]:
         raw = stored[i]
         example = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
-        return {"id": _text(raw["id"]), entry.modality: example, "label": int(raw["label"])}
+        return {"id": _text(raw["id"]), entry.modality: example, **target.record(i)}
 
     def identify(i: int) -> tuple[str, bytes, bytes]:
         raw = stored[i]
@@ -54,7 +54,11 @@ def read_registered(name: str) -> Examples:
         return _text(raw["id"]), same_text(text), text.encode()
 
     about = {"licence": entry.license, "citation": entry.citation, "version": entry.version}
-    target = Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
+    target: Target = (
+        Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
+        if entry.number is None
+        else Numbers((entry.number,), np.array([[float(_text(raw["target"]))] for raw in stored]))
+    )
     return Examples(name, entry.modality, target, Lazy(len(stored), record), identify, about)
 
 

@@ -101,7 +101,7 @@ class Classifier(Head):
         self.bias = parameter((len(config.labels),), zeros) if config.bias else None
         normal = TruncatedNormal(first)
         self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=normal)
-        self.norm = None if hidden is None else _norm(features, hidden)
+        self.norm = None if hidden is None else hidden_norm(features, hidden)
         self.config = config
         self.feature_stages = feature_stages
 
@@ -140,5 +140,6 @@ class Classifier(Head):
         return x if self.norm is None else self.norm(x)
 
 
-def _norm(features: int, hidden: HiddenLayer) -> LayerNorm | None:
+def hidden_norm(features: int, hidden: HiddenLayer) -> LayerNorm | None:
+    """The norm after a hidden layer, if it has one."""
     return None if hidden.norm is None else LayerNorm(features, hidden.norm, bias=hidden.norm_bias)

@@ -7,10 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 from transferlab.errors import TransferlabError, nearest
+from transferlab.fields import given_number
 from transferlab.models.causal import Rope
-from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.families.hugging_face import with_base_prefix
-from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.names import NameTable, token_names
 
 
 def rope_from_hf(given: Mapping[str, Any], theta: float, positions: int, where: str = "rope_parameters") -> Rope:
@@ -61,6 +62,11 @@ def language_model_heads(tied: bool) -> tuple[str, ...]:
     return ("", "lm_head", "score") if tied else ("lm_head", "score")
 
 
+def decoder_token_dropout(raw: Mapping[str, Any]) -> float:
+    """Return the rate before transformers' classifier of tokens."""
+    return given_number(raw, "classifier_dropout", given_number(raw, "hidden_dropout", 0.1))
+
+
 def decoder_to_hf(
     raw: Mapping[str, Any],
     names: Callable[[str], NameTable],
@@ -70,6 +76,7 @@ def decoder_to_hf(
     bare: str,
     generates: str,
     classifies: str,
+    tokens: str,
 ) -> tuple[dict[str, Any], NameTable]:
     """Return ``config.json`` and the name table of a decoder with this head.
 
@@ -81,7 +88,13 @@ def decoder_to_hf(
         bare: transformers' class of the decoder alone.
         generates: of the decoder with a head over tokens.
         classifies: of the decoder with a head over labels.
+        tokens: key of a head over the labels of each token; empty where transformers has no such class.
     """
+    if isinstance(head, TokenClassifierConfig) and tokens:
+        architecture = classifies.replace("Sequence", "Token")
+        return {"architectures": [architecture], **raw}, with_base_prefix(
+            token_names(names("score"), tokens), prefix, head
+        )
     if isinstance(head, ClassifierConfig):
         architecture, key = classifies, "score"
     elif head is None:

@@ -9,10 +9,10 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
 from transferlab.models.distilbert import DistilBertConfig
-from transferlab.models.heads import ClassifierConfig, HiddenLayer
-from transferlab.pretrained.families.encoders import encoder_names
+from transferlab.models.heads import ClassifierConfig, HeadConfig, HiddenLayer, MaskedLanguageModelConfig
+from transferlab.pretrained.families.encoders import encoder_names, masked_head, masked_tables
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.families.hugging_face import description
+from transferlab.pretrained.families.hugging_face import description, masked_description
 from transferlab.pretrained.names import OTHER_TASK, PRETRAINING_HEAD, NameTable
 
 RULES = """
@@ -38,6 +38,22 @@ def distilbert_names(config: DistilBertConfig) -> NameTable:
     )
 
 
+MASKED_RULES = """
+linear? head/dense                              vocab_transform
+norm?   head/norm                               vocab_layer_norm
+same?   head/bias                               vocab_projector.bias
+"""
+
+
+def distilbert_masked_names(config: DistilBertConfig) -> tuple[NameTable, NameTable]:
+    """Return the tables of ``DistilBertForMaskedLM``, tied and untied."""
+    return masked_tables(distilbert_names(config), _masked_head(config), MASKED_RULES, "vocab_projector", config)
+
+
+def _masked_head(config: DistilBertConfig) -> MaskedLanguageModelConfig:
+    return masked_head(config, config.hidden_act)
+
+
 _FIELDS: dict[str, tuple[str, type]] = {
     "dim": ("hidden_size", int),
     "n_layers": ("num_hidden_layers", int),
@@ -60,11 +76,13 @@ def distilbert_from_hf(raw: Mapping[str, Any]) -> DistilBertConfig:
     return DistilBertConfig(**{_FIELDS[name][0]: value for name, value in own.items()}, **shared)
 
 
-def _to_hf(config: DistilBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: DistilBertConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     theirs = {ours: name for name, (ours, _) in _FIELDS.items()}
     fields = {theirs.get(name, name): value for name, value in asdict(config).items()}
     raw = {"model_type": "distilbert", "pad_token_id": 0, **fields}
-    if head is not None:
+    if isinstance(head, MaskedLanguageModelConfig):
+        return masked_description("DistilBert", raw, distilbert_masked_names(config), head)
+    if isinstance(head, ClassifierConfig):
         raw["seq_classif_dropout"] = head.dropout
     return description("DistilBert", "SequenceClassification", raw, distilbert_names(config), head)
 
@@ -75,11 +93,14 @@ DISTILBERT = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("distilbert",),
-    names=lambda config: (distilbert_names(config),),
+    names=lambda config: (distilbert_names(config), *distilbert_masked_names(config)),
     from_hf=distilbert_from_hf,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "seq_classif_dropout", 0.2),
     head_hidden=lambda config: HiddenLayer("relu", stddevs=(config.initializer_range,) * 2),
+    masked_head=_masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "dropout", 0.1),
     to_hf=_to_hf,
     old_fields={name: ours for name, (ours, _) in _FIELDS.items()},
 )

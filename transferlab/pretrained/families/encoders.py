@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
 from transferlab.models.bert import BertConfig
-from transferlab.models.heads import HiddenLayer
+from transferlab.models.heads import HiddenLayer, MaskedLanguageModelConfig
 from transferlab.models.mpnet import MPNetConfig
 from transferlab.models.roberta import RobertaConfig
-from transferlab.pretrained.names import BUFFER, NameTable
+from transferlab.pretrained.names import BUFFER, OTHER_TASK, PRETRAINING_HEAD, NameTable
 from transferlab.pretrained.rules import leaves_of, named
 
 Pooled = TypeVar("Pooled", BertConfig, RobertaConfig, MPNetConfig)
@@ -36,6 +37,13 @@ linear? head                                    classifier.out_proj
 """
 """The classifier of RoBERTa and MPNet: a layer with tanh, and the logits."""
 
+MASKED_HEAD = """
+linear? head/dense                              {prefix}.dense
+norm?   head/norm                               {prefix}.{norm}
+same?   head/bias                               {bias}
+"""
+"""The head of a masked language model, whose kernel may be the table of tokens."""
+
 _LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 """Suffixes of old files, and what they are today."""
 
@@ -55,6 +63,37 @@ def encoder_names(text: str, config: Any, prefix: str, *ignored: tuple[str, str]
         renames=_LEGACY,
         ignored=((rf"({prefix}\.)?embeddings\.position_ids", BUFFER), *ignored),
     )
+
+
+def masked_tables(
+    table: NameTable, head: MaskedLanguageModelConfig, text: str, decoder: str, config: Any
+) -> tuple[NameTable, NameTable]:
+    """Return the tables of files with the head of a masked language model: its kernel the table of tokens, or its own.
+
+    Args:
+        table: of the same files with a classifier, whose keys these may hold too.
+        head: as the reference implementation has it.
+        text: the rules of the head but for its kernel.
+        decoder: the module of its kernel; files may hold a copy of the table there, and of the bias.
+        config: of the encoder.
+    """
+    leaves = leaves_of(config)
+    body = tuple(name for name in table.names if not name.path.startswith("head/"))
+    classifier = "|".join(re.escape(name.key) for name in table.names if name.path.startswith("head/"))
+    ignored = ((classifier, OTHER_TASK), *(pair for pair in table.ignored if pair[1] != PRETRAINING_HEAD))
+    ignored = (*ignored, (r"cls\.seq_relationship\..*", PRETRAINING_HEAD))
+    copies = ((rf"{re.escape(decoder)}\.bias", "head/bias"),)
+    tied = replace(
+        table, names=(*body, *named(text, leaves)), ignored=ignored, language_model=head,
+        copies=((rf"{re.escape(decoder)}\.weight", "embed/word/embedding"), *copies),
+    )  # fmt: skip
+    kernel = named(f"matrix? head/kernel {decoder}.weight", leaves)
+    return tied, replace(tied, names=(*tied.names, *kernel), copies=copies, language_model=replace(head, tied=False))
+
+
+def masked_head(config: Any, activation: str = "gelu") -> MaskedLanguageModelConfig:
+    """Return the head of a masked language model over this encoder in transformers."""
+    return MaskedLanguageModelConfig(activation, config.layer_norm_eps, stddev=config.initializer_range)
 
 
 def refuse_decoders(raw: Mapping[str, Any]) -> None:

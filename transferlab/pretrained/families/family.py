@@ -9,10 +9,10 @@ from typing import Any, Literal
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import HiddenLayer, Pooling
+from transferlab.models.heads import HiddenLayer, MaskedLanguageModelConfig, Pooling
 from transferlab.models.sizes import sizes_of
 from transferlab.pretrained.formats.gguf import Gguf
-from transferlab.pretrained.names import NameTable
+from transferlab.pretrained.names import NameTable, token_names
 from transferlab.pretrained.positions import Resize
 from transferlab.pretrained.timm import TimmConfig
 
@@ -43,9 +43,14 @@ class Family:
         head_dropout: ``config.json`` → rate of the dropout before that head.
         whole_length: config → whether every text is padded to the longest, and its padding read as text.
         head_hidden: config → the layer that that head has before its logits, or None.
+        token_hidden: config → the layer that its classifier of tokens has before its logits, or None.
+        token_classifier: name of that classifier in its files; empty where the reference implementation has none.
+        token_prefix: of all other keys in such files alone.
+        token_dropout: ``config.json`` → rate of the dropout before it.
         to_hf: (config, head or None) → Hugging Face's ``config.json`` and the name table of its files, for weights that
             came without one; None where this family writes none.
         to_timm: config → timm's architecture with its arguments and the name table of its files, as for ``to_hf``.
+        masked_head: config → the head of its masked language model in the reference implementation; None where it has none.
         modules: ``model_type`` → pairs (regular expression over a key of its files, what takes its place) where the modules
             of transformers 5, by which PEFT names what it adapts, are not named as in the files.
         resized: (config, shapes of the leaves, pixels) → the config for that image size, and the leaves to resize.
@@ -72,6 +77,11 @@ class Family:
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     whole_length: Callable[[Any], bool] = lambda config: False
     head_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
+    masked_head: Callable[[Any], MaskedLanguageModelConfig] | None = None
+    token_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
+    token_classifier: str = ""
+    token_prefix: str = ""
+    token_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     modules: Callable[[str], tuple[tuple[str, str], ...]] = lambda model_type: ()
     to_hf: Callable[[Any, Any], tuple[dict[str, Any], NameTable]] | None = None
     to_timm: Callable[[Any], tuple[TimmConfig, NameTable]] | None = None
@@ -86,6 +96,10 @@ class Family:
     old_fields: Mapping[str, str] = field(default_factory=dict)
     gguf_architectures: tuple[str, ...] = ()
     from_gguf: Callable[[Gguf], Any] = unread
+
+    def token_names(self, names: NameTable, hidden: bool) -> NameTable:
+        """The table of files with a classifier of tokens, as the reference implementation has it, by that of other files."""
+        return token_names(names, self.token_classifier, hidden, self.token_prefix)
 
     @property
     def sizes(self) -> dict[str, Callable[[], Any]]:

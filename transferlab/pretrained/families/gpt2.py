@@ -10,7 +10,12 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.gpt2 import GPT2Config
 from transferlab.models.heads import HeadConfig
-from transferlab.pretrained.families.decoders import decoder_to_hf, language_model_heads, token_ids
+from transferlab.pretrained.families.decoders import (
+    decoder_to_hf,
+    decoder_token_dropout,
+    language_model_heads,
+    token_ids,
+)
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import present_fields
 from transferlab.pretrained.names import BUFFER, OTHER_TASK, NameTable
@@ -55,6 +60,7 @@ def _to_hf(config: GPT2Config, head: HeadConfig | None) -> tuple[dict[str, Any],
     return decoder_to_hf(
         raw, partial(gpt2_names, config), head, "transformer.",
         bare="GPT2Model", generates="GPT2LMHeadModel", classifies="GPT2ForSequenceClassification",
+        tokens="classifier",
     )  # fmt: skip
 
 
@@ -68,5 +74,7 @@ GPT2 = Family(
     from_hf=gpt2_from_hf,
     head_pooling=lambda config: "last",
     head_bias=False,
+    token_classifier="classifier",
+    token_dropout=decoder_token_dropout,
     to_hf=_to_hf,
 )

@@ -7,8 +7,8 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import HeadConfig
-from transferlab.pretrained.names import NameTable, with_prefix
+from transferlab.models.heads import HeadConfig, MaskedLanguageModelConfig, TokenClassifierConfig
+from transferlab.pretrained.names import NameTable, token_names, with_prefix
 from transferlab.pretrained.timm import square
 
 
@@ -56,25 +56,50 @@ def with_base_prefix(names: NameTable, prefix: str, head: HeadConfig | None) -> 
     return names if head is None else with_prefix(names, prefix, but=("head/",))
 
 
+def masked_description(
+    name: str,
+    raw: Mapping[str, Any],
+    tables: tuple[NameTable, NameTable],
+    head: MaskedLanguageModelConfig,
+    *,
+    prefix: str | None = None,
+) -> tuple[dict[str, Any], NameTable]:
+    """Return ``config.json`` and the name table of ``NAMEForMaskedLM``; ``tables`` are those of a tied head and an untied one.
+
+    transformers holds the bias of an untied head twice, which is not written here.
+
+    Raises:
+        TransferlabError: an untied head.
+    """
+    if not head.tied:
+        raise TransferlabError(
+            f"{name}ForMaskedLM is written with its kernel tied to the table of tokens, and this head has its own. Keep the "
+            "model as it is: tl.save(source, directory, format='orbax')."
+        )
+    return description(name, "MaskedLM", raw, tables[0], head, prefix=prefix)
+
+
 def description(
     name: str,
-    task: Literal["ImageClassification", "SequenceClassification"],
+    task: Literal["ImageClassification", "SequenceClassification", "MaskedLM"],
     raw: Mapping[str, Any],
     names: NameTable,
     head: HeadConfig | None,
     *,
     prefix: str | None = None,
 ) -> tuple[dict[str, Any], NameTable]:
-    """Return ``config.json`` and the name table of a base model or a classifier.
+    """Return ``config.json`` and the name table of a base model, a classifier or a masked language model.
 
     Args:
         name: of transformers' classes: ``NAMEModel``, and ``NAMEForTASK`` with a head.
-        task: of the classifier.
+        task: of the head.
         raw: the fields of ``config.json``, without ``architectures``.
         names: the table of the base model's files.
-        head: of the classifier; None for the base model.
-        prefix: of the base model's keys inside the classifier; by default ``model_type`` and a dot.
+        head: None for the base model.
+        prefix: of the base model's keys inside the model with a head; by default ``model_type`` and a dot.
     """
     architecture = f"{name}{'Model' if head is None else f'For{task}'}"
+    if isinstance(head, TokenClassifierConfig):
+        architecture, names = f"{name}ForTokenClassification", token_names(names, "classifier", head.hidden is not None)
     table = with_base_prefix(names, f"{raw['model_type']}." if prefix is None else prefix, head)
     return {"architectures": [architecture], **raw}, table

@@ -9,7 +9,7 @@ from typing import Any
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import HeadConfig
 from transferlab.models.llama import LlamaConfig
-from transferlab.pretrained.families.decoders import decoder_to_hf, language_model_heads
+from transferlab.pretrained.families.decoders import decoder_to_hf, decoder_token_dropout, language_model_heads
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.llama_config import MODEL_TYPES, llama_from_hf
 from transferlab.pretrained.families.llama_gguf import ARCHITECTURES, llama_from_gguf, llama_gguf_names
@@ -96,6 +96,7 @@ def _to_hf(config: LlamaConfig, head: HeadConfig | None) -> tuple[dict[str, Any]
     return decoder_to_hf(
         raw, partial(llama_names, config), head, "model.", bare=f"{name}Model",
         generates=f"{name.removesuffix('Text')}ForCausalLM", classifies=f"{name}ForSequenceClassification",
+        tokens="" if kind == "gemma3_text" else "score",
     )  # fmt: skip
 
 
@@ -125,6 +126,8 @@ LLAMA = Family(
     from_hf=llama_from_hf,
     head_pooling=lambda config: "last",
     head_bias=False,
+    token_classifier="score",
+    token_dropout=decoder_token_dropout,
     to_hf=_to_hf,
     gguf_architectures=ARCHITECTURES,
     from_gguf=llama_from_gguf,

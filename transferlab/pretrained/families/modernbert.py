@@ -9,10 +9,16 @@ from typing import Any
 
 from transferlab.errors import TransferlabError
 from transferlab.fields import given_fields, given_number
-from transferlab.models.heads import ClassifierConfig, HiddenLayer
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HeadConfig,
+    HiddenLayer,
+    MaskedLanguageModelConfig,
+)
 from transferlab.models.modernbert import LAYER_TYPES, ModernBertConfig, alternating
+from transferlab.pretrained.families.encoders import masked_tables
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.families.hugging_face import description
+from transferlab.pretrained.families.hugging_face import description, masked_description
 from transferlab.pretrained.names import PRETRAINING_HEAD, NameTable
 from transferlab.pretrained.rules import leaves_of, named
 
@@ -25,18 +31,35 @@ linear  layers/{i}/attention/output             layers.{i}.attn.Wo
 linear  layers/{i}/mlp/{gate,up}                layers.{i}.mlp.Wi
 linear  layers/{i}/mlp/down                     layers.{i}.mlp.Wo
 norm    norm                                    final_norm
-matrix? head/dense/kernel                       head.dense.weight
-same?   head/norm/scale                         head.norm.weight
 linear? head                                    classifier
 """
 
 
 def modernbert_names(config: ModernBertConfig) -> NameTable:
     """Return the table for this config. The file fuses query, key and value, and gate and up."""
-    biases = [name for name, there in (("dense", config.classifier_bias), ("norm", config.norm_bias)) if there]
-    text = "\n".join([RULES, *(f"same? head/{name}/bias head.{name}.bias" for name in biases)])
+    text = f"{RULES}{_before_logits(config)}"
     ignored = ((r"decoder\.(weight|bias)", PRETRAINING_HEAD),)
     return NameTable(named(text, leaves_of(config)), prefixes=("model.",), ignored=ignored)
+
+
+def _before_logits(config: ModernBertConfig) -> str:
+    """The rules of the layer and the norm that its heads have before their logits."""
+    biases = [name for name, there in (("dense", config.classifier_bias), ("norm", config.norm_bias)) if there]
+    kernels = ("matrix? head/dense/kernel head.dense.weight", "same? head/norm/scale head.norm.weight")
+    return "\n".join([*kernels, *(f"same? head/{name}/bias head.{name}.bias" for name in biases)])
+
+
+def modernbert_masked_names(config: ModernBertConfig) -> tuple[NameTable, NameTable]:
+    """Return the tables of ``ModernBertForMaskedLM``, tied and untied; its classifier has the same layers before its logits."""
+    text = f"{_before_logits(config)}\nsame? head/bias decoder.bias"
+    return masked_tables(modernbert_names(config), _masked_head(config), text, "decoder", config)
+
+
+def _masked_head(config: ModernBertConfig) -> MaskedLanguageModelConfig:
+    return MaskedLanguageModelConfig(
+        config.classifier_activation, config.norm_eps, dense_bias=config.classifier_bias, norm_bias=config.norm_bias,
+        stddev=config.initializer_range / math.sqrt(2 * config.num_hidden_layers),
+    )  # fmt: skip
 
 
 def modernbert_from_hf(raw: Mapping[str, Any]) -> ModernBertConfig:
@@ -87,14 +110,16 @@ def _head_hidden(config: ModernBertConfig) -> HiddenLayer:
     )  # fmt: skip
 
 
-def _to_hf(config: ModernBertConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: ModernBertConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     fields = {**asdict(config), "layer_types": list(config.kinds)}
     thetas = fields.pop("global_rope_theta"), fields.pop("local_rope_theta")
     tables = {
         name: {"rope_type": "default", "rope_theta": theta} for name, theta in zip(LAYER_TYPES, thetas, strict=True)
     }
     raw = {"model_type": "modernbert", **fields, "rope_parameters": tables}
-    if head is not None:
+    if isinstance(head, MaskedLanguageModelConfig):
+        return masked_description("ModernBert", raw, modernbert_masked_names(config), head, prefix="model.")
+    if isinstance(head, ClassifierConfig):
         raw["classifier_dropout"] = head.dropout
     return description("ModernBert", "SequenceClassification", raw, modernbert_names(config), head, prefix="model.")
 
@@ -105,10 +130,14 @@ MODERNBERT = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("modernbert",),
-    names=lambda config: (modernbert_names(config),),
+    names=lambda config: (modernbert_names(config), *modernbert_masked_names(config)),
     from_hf=modernbert_from_hf,
     head_pooling=lambda config: config.pooling,
     head_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
     head_hidden=_head_hidden,
+    masked_head=_masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
+    token_hidden=_head_hidden,
     to_hf=_to_hf,
 )

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferlab.fields import given_number
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import HeadConfig, MaskedLanguageModelConfig
 from transferlab.models.mpnet import PAD, MPNetConfig
 from transferlab.pretrained.families.encoders import (
+    MASKED_HEAD,
     TANH_HEAD,
     adjust_pooler,
     encoder_from_hf,
     encoder_names,
+    masked_head,
+    masked_tables,
     tanh_layer,
     without_pooler,
 )
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.families.hugging_face import description
+from transferlab.pretrained.families.hugging_face import description, masked_description
 from transferlab.pretrained.names import OTHER_TASK, PRETRAINING_HEAD, NameTable
 
 RULES = f"""
@@ -44,6 +47,12 @@ def mpnet_names(config: MPNetConfig) -> NameTable:
     )
 
 
+def mpnet_masked_names(config: MPNetConfig) -> tuple[NameTable, NameTable]:
+    """Return the tables of ``MPNetForMaskedLM``, tied and untied."""
+    text = MASKED_HEAD.format(prefix="lm_head", norm="layer_norm", bias="lm_head.bias")
+    return masked_tables(mpnet_names(config), masked_head(config), text, "lm_head.decoder", config)
+
+
 def mpnet_from_hf(raw: Mapping[str, Any]) -> MPNetConfig:
     """Read Hugging Face's ``config.json``; what this family cannot represent is an error that names the field.
 
@@ -52,9 +61,11 @@ def mpnet_from_hf(raw: Mapping[str, Any]) -> MPNetConfig:
     return encoder_from_hf(MPNetConfig, raw, max_position_embeddings=512, layer_norm_eps=1e-12)
 
 
-def _to_hf(config: MPNetConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: MPNetConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     tokens = {"bos_token_id": 0, "pad_token_id": PAD, "eos_token_id": 2}
     raw = {"model_type": "mpnet", **tokens, **without_pooler(config)}
+    if isinstance(head, MaskedLanguageModelConfig):
+        return masked_description("MPNet", raw, mpnet_masked_names(config), head)
     return description("MPNet", "SequenceClassification", raw, mpnet_names(config), head)
 
 
@@ -64,11 +75,14 @@ MPNET = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "position_ids"),
     model_types=("mpnet",),
-    names=lambda config: (mpnet_names(config),),
+    names=lambda config: (mpnet_names(config), *mpnet_masked_names(config)),
     from_hf=mpnet_from_hf,
     adjust=adjust_pooler,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
     head_hidden=tanh_layer,
+    masked_head=masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: given_number(raw, "hidden_dropout_prob", 0.1),
     to_hf=_to_hf,
 )

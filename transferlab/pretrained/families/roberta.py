@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig
+from transferlab.models.heads import ClassifierConfig, HeadConfig, MaskedLanguageModelConfig
 from transferlab.models.roberta import RobertaConfig
 from transferlab.pretrained.families.encoders import (
     BERT_BODY,
+    MASKED_HEAD,
     TANH_HEAD,
     adjust_pooler,
     classifier_dropout,
     encoder_from_hf,
     encoder_names,
+    masked_head,
+    masked_tables,
     tanh_layer,
     without_pooler,
 )
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.families.hugging_face import description
+from transferlab.pretrained.families.hugging_face import description, masked_description
 from transferlab.pretrained.names import OTHER_TASK, PRETRAINING_HEAD, NameTable
 
 
@@ -32,6 +35,12 @@ def roberta_names(config: RobertaConfig) -> NameTable:
         (r"lm_head\..*", PRETRAINING_HEAD),
         (r"(qa_outputs|classifier)\.(weight|bias)", OTHER_TASK),
     )
+
+
+def roberta_masked_names(config: RobertaConfig) -> tuple[NameTable, NameTable]:
+    """Return the tables of ``RobertaForMaskedLM``, tied and untied."""
+    text = MASKED_HEAD.format(prefix="lm_head", norm="layer_norm", bias="lm_head.bias")
+    return masked_tables(roberta_names(config), masked_head(config), text, "lm_head.decoder", config)
 
 
 def roberta_from_hf(raw: Mapping[str, Any]) -> RobertaConfig:
@@ -47,9 +56,11 @@ def roberta_from_hf(raw: Mapping[str, Any]) -> RobertaConfig:
     )
 
 
-def _to_hf(config: RobertaConfig, head: ClassifierConfig | None) -> tuple[dict[str, Any], NameTable]:
+def _to_hf(config: RobertaConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
     raw = {"model_type": "roberta", "bos_token_id": 0, "eos_token_id": 2, **without_pooler(config)}
-    if head is not None:
+    if isinstance(head, MaskedLanguageModelConfig):
+        return masked_description("Roberta", raw, roberta_masked_names(config), head)
+    if isinstance(head, ClassifierConfig):
         raw["classifier_dropout"] = head.dropout
     return description("Roberta", "SequenceClassification", raw, roberta_names(config), head)
 
@@ -60,11 +71,14 @@ ROBERTA = Family(
     modality="text",
     inputs=("input_ids", "attention_mask", "token_type_ids", "position_ids"),
     model_types=("roberta", "xlm-roberta", "camembert"),
-    names=lambda config: (roberta_names(config),),
+    names=lambda config: (roberta_names(config), *roberta_masked_names(config)),
     from_hf=roberta_from_hf,
     adjust=adjust_pooler,
     head_pooling=lambda config: "first",
     head_dropout=lambda raw: classifier_dropout(raw, 0.1),
     head_hidden=tanh_layer,
+    masked_head=masked_head,
+    token_classifier="classifier",
+    token_dropout=lambda raw: classifier_dropout(raw, 0.1),
     to_hf=_to_hf,
 )

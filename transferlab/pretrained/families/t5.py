@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from transferlab.errors import TransferlabError
+from transferlab.fields import given_number
 from transferlab.models.t5 import T5Config
 from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.families.hugging_face import present_fields
@@ -118,4 +119,7 @@ T5 = Family(
     adjust=_adjust,
     encoder=T5Config.encoder_only,
     vocabulary=_TABLE,
+    token_classifier="classifier",
+    token_prefix="transformer.",
+    token_dropout=lambda raw: given_number(raw, "classifier_dropout", 0.0),
 )

@@ -27,6 +27,11 @@ class Engine(Protocol):
         """The runs that it trains."""
         ...
 
+    @property
+    def computed(self) -> int:
+        """How many steps the device has finished: ``done`` may be ahead of it. Nothing waits, and any thread may ask."""
+        ...
+
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         """Take steps until ``upto``, or until a stop is requested; return each member's metrics."""
         ...

@@ -31,8 +31,8 @@ class ScannedEngine(Population):
     """Runs that share cached carries of one vector per example: all on the device, many steps in one call."""
 
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
-        # Members on the same batches are adjacent, and share them.
-        self._order = [(id(member.run.order), member.total) for member in members]
+        # Members on the same batches and targets are adjacent, and share them.
+        self._order = [(id(member.run.order), str(member.run.fitted), member.total) for member in members]
         super().__init__(members, states, sorted(range(len(members)), key=lambda i: self._order[i]))
         first, examples = members[0], {}
         for member in members:
@@ -44,6 +44,10 @@ class ScannedEngine(Population):
         self._table = jax.device_put(table)
         self._length = 0
         self._host: State | None = None
+
+    @property
+    def computed(self) -> int:
+        return self.done  # Each call waits for its metrics.
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         out: list[dict[str, list[np.ndarray]]] = [{} for _ in self.members]
@@ -59,7 +63,7 @@ class ScannedEngine(Population):
             self._host = None
             for name, values in jax.device_get(metrics).items():
                 for i, column in zip(self._slots, values, strict=True):
-                    out[i].setdefault(name, []).append(column[: self.members[i].total - self.done][:n])
+                    out[i].setdefault(name, []).append(column[: max(0, self.members[i].total - self.done)][:n])
             self.done += n
             if report is not None and self.done < upto:
                 report(self.done, max(m.total for m in self.members), {})

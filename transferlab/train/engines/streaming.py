@@ -30,10 +30,16 @@ class StreamingEngine:
             member.run.order, lambda batch: cast(dict[str, Any], make_batch(member, batch)), self.done
         )
         self._ahead: Any = None
+        self._pending: list[Any] = []
+
+    @property
+    def computed(self) -> int:
+        return self.done - sum(not metrics["loss"].is_ready() for metrics in self._pending)
 
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         member = self.members[0]
-        run, pending = member.run, []
+        run = member.run
+        pending = self._pending = []
         # A row of metrics is written when it is complete.
         every = run.settings.log_every
         upto = min(upto, (self.done // every + 1) * every)

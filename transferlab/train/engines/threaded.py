@@ -31,6 +31,10 @@ class ThreadedEngine:
         # The one with the most steps leads: its progress is reported for all.
         self._order = sorted(range(len(members)), key=lambda i: -members[i].total)
 
+    @property
+    def computed(self) -> int:
+        return max(engine.computed for engine in self._each)
+
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         lead, *others = live = [i for i in self._order if self.members[i].trains(self.done)]
         out: list[Columns] = [{} for _ in self.members]

@@ -25,6 +25,11 @@ class VmappedEngine(Population):
     def __init__(self, members: Sequence[Member], states: Sequence[State]):
         super().__init__(members, states)
         self._batches = self._stream()
+        self._pending: list[tuple[list[int], Any]] = []
+
+    @property
+    def computed(self) -> int:
+        return self.done - sum(not metrics["loss"].is_ready() for _, metrics in self._pending)
 
     def _stream(self) -> Iterator[dict[str, Any]]:
         members = [self.members[i] for i in self._slots]
@@ -41,7 +46,7 @@ class VmappedEngine(Population):
     def advance(self, upto: int, stop: StopRequest, report: Report | None) -> list[Columns]:
         every = self.members[0].run.settings.log_every
         upto = min(upto, (self.done // every + 1) * every)
-        pending: list[tuple[list[int], Any]] = []
+        pending = self._pending = []
         while self.done < upto and not stop.asked:
             if self._compact():
                 self._batches = self._stream()
