@@ -141,7 +141,7 @@ def test_predictions_hold_every_word_and_evaluation_reads_them(finished) -> None
 
 
 def test_what_is_written_is_a_token_classifier_and_keeps_rows_by_tag(finished, tmp_path: Path) -> None:
-    run, result, _ = finished
+    _, result, _ = finished
     source = tl.load(tl.save(result.source, tmp_path / "tagger"))
     raw = json.loads((tmp_path / "tagger" / "config.json").read_text())
     assert raw["architectures"] == ["BertForTokenClassification"] and raw["id2label"]["0"] == "B-bad"
@@ -181,7 +181,7 @@ def test_parts_of_speech_are_scored_by_words(source) -> None:
 
 
 def test_what_cannot_be_tagged_is_one_error(source, films) -> None:
-    with pytest.raises(TransferlabError, match="needs lists of words with a tag for each, and .* holds text"):
+    with pytest.raises(TransferlabError, match=r"needs lists of words with a tag for each, and .* holds text"):
         tl.adapt(source, films, task=TokenLabels())
     same = [{"words": ["a", str(i)], "tags": ["O", "O"]} for i in range(9)]
     with pytest.raises(TransferlabError, match="same tag"):
