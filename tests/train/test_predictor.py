@@ -120,7 +120,7 @@ def test_what_cannot_be_predicted_is_one_error(source, films, tmp_path: Path) ->
         ({"text": ["a film"]}, r"of type dict; pass a list of texts.*predictor\(list\(table\['text'\]\)\)"),
         ({"a film"}, "of type set"),
         (np.array("a film"), "of type ndarray"),
-        ([3], r"texts\[0\]: the text is 3"),
+        ([3], r"examples\[0\]: the text is 3"),
     ):
         with pytest.raises(TransferlabError, match=said):
             result.predict(cast("list[str]", wrong))
