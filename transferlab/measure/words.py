@@ -6,7 +6,7 @@ may say another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from transferlab.measure import metrics
 from transferlab.measure.named import Undefined, metric
 from transferlab.measure.spans import scheme_of, span_scores
 
-Examples = Sequence[np.ndarray]
-"""An array (words, …) of each example, as a :class:`~transferlab.data.ragged.Ragged` is."""
+Examples = Collection[np.ndarray]
+"""An array (words, …) of each example, as in a :class:`~transferlab.data.ragged.Ragged`."""
 
 
 def word_scores(probabilities: Examples, true: Examples) -> dict[str, float]:

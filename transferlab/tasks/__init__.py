@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
 from transferlab.tasks.base import Task
+from transferlab.tasks.causal_language_model import CausalLanguageModel
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.contrastive import Contrastive
 from transferlab.tasks.masked_language_model import MaskedLanguageModel
@@ -31,7 +32,15 @@ def tasks() -> Mapping[str, type[Task]]:
     return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
 
 
-for _task in (Classification, Contrastive, MaskedLanguageModel, MultiLabel, Regression, TokenLabels):
+for _task in (
+    CausalLanguageModel,
+    Classification,
+    Contrastive,
+    MaskedLanguageModel,
+    MultiLabel,
+    Regression,
+    TokenLabels,
+):
     check_arguments(_task)
 
 
@@ -76,6 +85,7 @@ def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:
 
 
 __all__ = [
+    "CausalLanguageModel",
     "Classification",
     "Contrastive",
     "MaskedLanguageModel",
