@@ -49,7 +49,7 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
     tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(max_steps=1), directory=tmp_path / "run").fit()
     predictor = tl.open_run(tmp_path / "run")
     for wrong, said in (
-        ([None], r"examples\[0\]: the text is None"),
+        ([None], r"examples\[0\]: the text is missing"),
         (["a", 3], r"examples\[1\]: the text is 3"),
         (["caf\udce9"], r"examples\[0\]: the text holds half of a character"),
     ):
