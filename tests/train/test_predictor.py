@@ -63,7 +63,7 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
     (tmp_path / "new.csv").write_text("text\ngood film\n")
     done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")])
     assert done.exit_code == 1 and "has no column 'sentence'" in done.output
-    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--text-column=text"])
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--text=text"])
     assert done.exit_code == 0 and "good film" in done.stdout
 
 
