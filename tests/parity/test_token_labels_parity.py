@@ -142,9 +142,10 @@ def tokenizer(kind: str, folder: Path):
     if kind in ("xlm-roberta", "t5"):
         # transformers reads such a file only through another package: here it gets the result.
         first = ["<s>", "<pad>", "</s>", "<unk>"] if kind == "xlm-roberta" else ["<pad>", "</s>", "<unk>"]
-        vocabulary = [*((token, 0.0) for token in first), *pieces()[3:]]
+        entries = pieces()
+        vocabulary = [*((token, 0.0) for token in first), *entries[3:]]
         if kind == "xlm-roberta":
-            write_sentencepiece(folder / "sentencepiece.bpe.model", pieces())
+            write_sentencepiece(folder / "sentencepiece.bpe.model", entries)
             return transformers.XLMRobertaTokenizer(vocab=[*vocabulary, ("<mask>", 0.0)])
         write_sentencepiece(folder / "spiece.model", vocabulary)
         sentinels = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
