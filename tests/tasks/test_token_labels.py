@@ -79,8 +79,6 @@ def test_every_word_has_a_prediction_whatever_the_padding_and_the_rows(source) -
 
 
 def test_all_sub_words_are_trained_on_where_asked(source) -> None:
-    data = tagged(6, test_examples=2)
-    data.records[0]["words"]
     feed = TokenLabels().inputs([{"id": "a", "words": ["good-film", "bad"]}], source.transform, content="words")
     columns = {"tag": np.array([np.array([1, 0], np.int32), None], object)[:1]}
     batch = Batch(np.array([0]), 16)
