@@ -223,3 +223,61 @@ def test_lists_are_tags_and_numbers_are_a_regression_in_memory() -> None:
     assert isinstance(tl.dataset({"text": texts, "label": [["a"], ["b"], ["a", "b"]] * 8}).target, TagSets)
     data = tl.dataset({"text": texts, "score": np.linspace(0, 1, 24)})
     assert isinstance(data.target, Numbers) and "score: 24 distinct numbers in 24 rows, a regression" in data.summary
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([1, "a", 2.5, 1], "row 2: the label is \"a\", but in row 1 it is 1. A column cannot mix texts with numbers"),
+        ([object(), 1, 1, 1], "row 1: the label is '<object .*, which is neither a text nor a number"),
+        ([{"a": 1}] * 4, "row 1: the label is {'a': 1}"),
+        ([[["a"]], [["b"]]] * 2, "row 1: the label is "),
+        ([0.5] * 4, "every example has the label '0.5'"),
+        ([float("inf"), 1, 2, 1], "row 1: the label is Infinity, which is not a class"),
+    ],
+)  # fmt: skip
+def test_targets_that_are_none_are_one_error(labels: list[Any], said: str) -> None:
+    with pytest.raises(TransferlabError, match=said):
+        tl.dataset({"text": [f"text {i}" for i in range(4)], "label": labels})
+
+
+def test_lists_as_numpy_writes_them_are_lists(tmp_path: Path) -> None:
+    from transferlab.data.literals import list_in
+
+    assert list_in("['EU' 'rejects']") == ["EU", "rejects"] and list_in("[0 -1 2]") == [0, -1, 2]
+    assert list_in('["a", null]') == ["a", None] and list_in("['a',\n 'b']") == ["a", "b"] and list_in("[]") == []
+    for text in ("[sic] yes", "[ laughter ]", "[1 2 ... 3 4]", "['a'", "[f'a']", "[['a']]", "a"):
+        assert list_in(text) is None, text
+    rows = [f"\"['EU' 'w{i}']\",\"['B-ORG' 'O']\",['x' 'y{i % 2}']" for i in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["tokens,tags,topics", *rows]))
+    data = tl.dataset(tmp_path / "t.csv", words="tokens", target="tags")
+    assert data.records[1] == {"id": "row 2", "words": ["EU", "w1"], "word_tags": ["B-ORG", "O"]}
+    data = tl.dataset(tmp_path / "t.csv", text="tokens", target="topics")
+    assert data.target.names == ("x", "y0", "y1")
+    long = "[" + " ".join(f"'w{i}'" for i in range(3)) + " ... 'w9']"
+    with pytest.raises(TransferlabError, match=r"row 1: the words are .*; expected a list"):
+        tl.dataset({"words": [long, "a b"], "tags": [["O"], ["O", "O"]]}, words="words", target="tags")
+
+
+def test_columns_that_are_there_twice_are_refused_where_they_are_guessed(tmp_path: Path) -> None:
+    rows = [f"a film {i},{i % 2},1,2" for i in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label,label,note", *rows]))
+    with pytest.raises(TransferlabError, match="has 2 columns 'label'; rename all but one"):
+        tl.dataset(tmp_path / "t.csv")
+    (tmp_path / "u.csv").write_text("\n".join(["text,label,note,note", *rows]))
+    assert len(tl.dataset(tmp_path / "u.csv", text="text", target="label").ids) == 10
+    (tmp_path / "v.csv").write_text("\n".join(["text,label,,", *rows]))
+    assert len(tl.dataset(tmp_path / "v.csv").ids) == 10
+    (tmp_path / "w.jsonl").write_text('{"text": "a", "label": 1, "label": 2}\n')
+    with pytest.raises(TransferlabError, match="line 1: 'label' is given more than once"):
+        tl.dataset(tmp_path / "w.jsonl")
+
+
+def test_sources_that_are_none_and_groups_that_are_labels_are_errors() -> None:
+    with pytest.raises(TransferlabError, match="Two of val, dev are the same split"):
+        tl.dataset({"val": rows(), "dev": rows()})
+    with pytest.raises(TransferlabError, match="expected a name, a path, or data in memory"):
+        tl.dataset("")
+    table = {"text": [f"t {i}" for i in range(12)], "label": ["a", "b"] * 6, "user": ["x", "y"] * 6}
+    with pytest.raises(TransferlabError, match="Groups and labels coincide"):
+        tl.dataset(table, groups="user")

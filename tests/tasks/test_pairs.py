@@ -55,7 +55,7 @@ def test_the_longer_text_of_a_pair_is_cut_first_and_cut_tokens_are_counted(sourc
     [
         (("good", " "), "row 7: the second text of the pair is empty"),
         (("", "good"), "row 7: the first text of the pair is empty"),
-        (("good", None), "row 7: the text is None, not a string"),
+        (("good", None), "row 7: the text is missing"),
         (("good", "bad", "film"), "row 7 has 3 texts; a pair has two"),
     ],
 )

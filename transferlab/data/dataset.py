@@ -117,18 +117,15 @@ class Dataset:
         split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
         used = sum(n for n, _ in parts)
         rest = f"; {len(self.ids) - used:,} are not used" if used < len(self.ids) else ""
-        half = (
-            "; half of the data is tested, test_examples sets how many"
-            if 2 * len(self.test) >= len(self.ids) - 1
-            else ""
-        )
+        halved = self.how != "as given" and 2 * len(self.test) >= len(self.ids) - 1 > 0
+        half = "; half of the data is tested, test_examples sets how many" if halved else ""
         other = f" ({self.conflicting:,} with another label than the one kept)" if self.conflicting else ""
         several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
         copies = f", {self.duplicates_removed:,} {several} left out{other}" if self.duplicates_removed else ""
         notes = "".join(f"; {note}" for note in self.notes)
         joint = ", " if self.target.kind in ("texts", "none") else " of "
         return (
-            f"{len(self.ids):,} {NOUNS[self.content]}s{joint}{self.target.summary}{copies}: {split}, "
+            f"{len(self.ids):,} {NOUNS[self.content]}{'s' if len(self.ids) != 1 else ''}{joint}{self.target.summary}{copies}: {split}, "
             f"{self.how}{half}{rest}{notes}"
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab.data.columns import Classes, Numbers, TagSets, Target, Texts
+from transferlab.data.literals import list_in
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
@@ -106,7 +107,9 @@ def _tags(value: Any, separator: str | None) -> list[str] | None:
     """The tags of a row: a list, a text that is a list as Python or JSON writes it, or what a separator splits; else None."""
     if isinstance(value, str) and separator is not None:
         return [part.strip() for part in value.split(separator) if part.strip()]
-    if isinstance(value, str) and value.strip()[:1] in ("[", "(", "{") and _is_list(value.strip()):
+    if isinstance(value, str) and (items := list_in(value)) is not None:
+        value = items
+    elif isinstance(value, str) and value.strip()[:1] in ("[", "(", "{") and _is_list(value.strip()):
         value = ast.literal_eval(value.strip())
     if not isinstance(value, (list, tuple, set)):
         return None
@@ -140,7 +143,7 @@ def _classes(
     for text, (row, _) in zip(spelled, values, strict=True):
         row_of.setdefault(text, row)
     check_alike(str(path), row_of)
-    _check_types(path, values)
+    _check_types(path, values, kind)
     names = {text: text.strip() for text in row_of}
     numbers = {text: number for text, name in names.items() if (number := _number(name)) is not None}
     words = [text for text in names if text not in numbers]
@@ -204,17 +207,22 @@ def check_alike(where: str, names: Iterable[str]) -> None:
             raise TransferlabError(f"{where}: the labels {other!r} and {name!r} {difference}.")
 
 
-def _check_types(path: str, values: Sequence[tuple[str, Any]]) -> None:
-    """Raise where a column has both JSON's ``true`` and numbers: Python and most writers take ``true`` for 1."""
+def _check_types(path: str, values: Sequence[tuple[str, Any]], kind: str) -> None:
+    """Raise where a column mixes ``true`` with numbers, which Python and most writers take for 1, or numbers with words."""
     truths = [(row, value) for row, value in values if isinstance(value, bool)]
     numbers = [(row, value) for row, value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    words = [(row, value) for row, value in values if isinstance(value, str) and _number(value.strip()) is None]
+    what, mending = "true or false with numbers", "write one or the other."
+    if kind == "auto" and words and not truths:
+        truths, what = words, "texts with numbers"
+        mending = "write all in one way, or pass label_kind='classes' if each value is a class."
     if truths and numbers:
         (row, value), (other, number) = truths[0], numbers[0]
         if len(truths) > len(numbers):
             (row, value), (other, number) = (other, number), (row, value)
         raise TransferlabError(
             f"{path}, {row}: the label is {json.dumps(value)}, but in {other} it is {json.dumps(number)}. A column "
-            "cannot mix true or false with numbers; write one or the other."
+            f"cannot mix {what}; {mending}"
         )
 
 
@@ -226,6 +234,8 @@ def _spelled(value: Any, where: str) -> str:
         raise TransferlabError(f"{where}: the label is {json.dumps(value)}, which is not a class.")
     if value is None or (isinstance(value, str) and not value.strip()):
         raise TransferlabError(f"{where}: the label is empty.")
+    if not isinstance(value, (str, int, float)):
+        raise TransferlabError(f"{where}: the label is {str(value)[:60]!r}, which is neither a text nor a number.")
     if not isinstance(value, str):
         return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
     text = value.strip()
@@ -244,6 +254,8 @@ def _spelled(value: Any, where: str) -> str:
 
 
 def _is_list(text: str) -> bool:
+    if list_in(text) is not None:
+        return True
     try:
         return isinstance(ast.literal_eval(text), (list, tuple, dict, set))
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -21,6 +21,9 @@ def read_source(source: Any, options: Options) -> Table | Examples:
         TransferlabError: nothing is there, no reader knows it, or a row or file cannot be read; it is named.
     """
     if are_splits(source):
+        ours = [SPLITS[str(name).lower()] for name in source]
+        if len(set(ours)) < len(ours):
+            raise TransferlabError(f"Two of {', '.join(map(str, source))} are the same split.")
         return joined({SPLITS[str(name).lower()]: _part(name, part, options) for name, part in source.items()})
     found = _found(source)
     reader = reader_of(found)
@@ -54,6 +57,8 @@ def _found(source: Any) -> Any:
     if not isinstance(source, (str, Path)):
         return source
     text = str(source)
+    if not text.strip():
+        raise TransferlabError(f"The data is {text!r}; expected a name, a path, or data in memory.")
     path = Path(text).expanduser()
     if text in DATASETS or (":" in text and reader_of(text) is not None):
         return text

@@ -249,6 +249,8 @@ def parts_of(
     groups = None if unique.groups is None else unique.groups[train]
     held, rest = held_out(strata[train], seed + 2_000_003, size, groups)
     parts |= {"test": train[held], "train": train[rest]}
+    if groups is not None:
+        _check_labels(unique, parts, "Groups and labels coincide: draw the split without groups=, or from more groups.")
     how = "stratified" if len(np.unique(strata)) > 1 else "at random"
     how = f"{how}, by group" if groups is not None else how
     return parts, how if given is None else f"{how} from the training split given"
@@ -260,16 +262,8 @@ def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
         raise TransferlabError(
             f"No example is left in the training split{gone}. Give one named 'train', with examples that no other has."
         )
-    target = unique.target
+    _check_labels(unique, parts, "Remove them, or split anew: leave out the splits.")
     for name in ("validation", "test"):
-        if isinstance(target, Classes):
-            lacking = np.setdiff1d(target.values[parts[name]], target.values[parts["train"]])
-            if len(lacking):
-                count = int(np.isin(target.values[parts[name]], lacking).sum())
-                raise TransferlabError(
-                    f"The {name} split has the label '{target.names[lacking[0]]}', which no training example has "
-                    f"({count:,} such examples, of {len(lacking)} labels). Remove them, or split anew: leave out the splits."
-                )
         if unique.groups is not None:
             both = sorted(set(unique.groups[parts["train"]]) & set(unique.groups[parts[name]]))
             if both:
@@ -277,6 +271,21 @@ def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
                     f"{len(both):,} groups, such as {both[0]!r}, are in the training and the {name} split as given. Leave out "
                     "groups=, or leave out the splits so that they are drawn by group."
                 )
+
+
+def _check_labels(unique: Unique, parts: dict[Split, Any], mending: str) -> None:
+    """Check that every class that is tested or validated is trained."""
+    target = unique.target
+    if not isinstance(target, Classes):
+        return
+    for name in ("validation", "test"):
+        lacking = np.setdiff1d(target.values[parts[name]], target.values[parts["train"]])
+        if len(lacking):
+            count = int(np.isin(target.values[parts[name]], lacking).sum())
+            raise TransferlabError(
+                f"The {name} split has the label '{target.names[lacking[0]]}', which no training example has "
+                f"({count:,} such examples, of {len(lacking)} labels). {mending}"
+            )
 
 
 def _without_examples(before: Target, after: Target) -> list[str]:

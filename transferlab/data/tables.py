@@ -22,7 +22,7 @@ _SEPARATORS = ",;\t|"
 Row = tuple[int, dict[str, Any]]
 
 
-def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) -> list[Row]:
+def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None, *, unique: bool = False) -> list[Row]:
     """Return (row number, fields) of a table that must have these columns.
 
     The first data row is 1; in a file of JSON lines the number is the line's. Whether double quotes enclose fields in a
@@ -32,6 +32,7 @@ def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) ->
     Args:
         path: of the file.
         columns: that it must have, each once; empty where its header is to say what there is.
+        unique: whether no column may be repeated, not even another than those.
         label: the column whose values repeat from row to row, which tells rows from texts of several lines.
 
     Raises:
@@ -43,9 +44,9 @@ def read_rows(path: Path, columns: tuple[str, ...], label: str | None = None) ->
         raise TransferlabError(f"{path}: unknown kind of table '{path.suffix}'; expected {', '.join(SUFFIXES)}.")
     text = read_text(path)
     if kind in (".csv", ".tsv"):
-        return _separated_rows(path, kind, text, columns, label)
+        return _separated_rows(path, kind, text, columns, label, unique)
     rows = _json_list(path, text, columns) if kind == ".json" else None
-    return _json_rows(path, text, columns) if rows is None else rows
+    return _json_rows(path, text, columns, unique) if rows is None else rows
 
 
 def read_text(path: Path) -> str:
@@ -91,7 +92,7 @@ def checked_text(value: Any, where: str) -> str:
     return value
 
 
-def _json_rows(path: Path, text: str, columns: tuple[str, ...]) -> list[Row]:
+def _json_rows(path: Path, text: str, columns: tuple[str, ...], unique: bool) -> list[Row]:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -105,6 +106,7 @@ def _json_rows(path: Path, text: str, columns: tuple[str, ...]) -> list[Row]:
             for column in columns:
                 if column not in row:
                     raise TransferlabError(f"{path}, line {number}: there is no '{column}'.{nearest(column, row)}")
+            for column in row if unique and len(row) < len(pairs) else columns:
                 if sum(name == column for name, _ in pairs) > 1:
                     raise TransferlabError(f"{path}, line {number}: '{column}' is given more than once.")
             rows.append((number, row))
@@ -150,7 +152,9 @@ class _Reading:
     problem: str = ""
 
 
-def _separated_rows(path: Path, kind: str, text: str, columns: tuple[str, ...], label: str | None) -> list[Row]:
+def _separated_rows(
+    path: Path, kind: str, text: str, columns: tuple[str, ...], label: str | None, unique: bool
+) -> list[Row]:
     if not text.strip():
         raise TransferlabError(f"{path} is empty.")
     usual = "\t" if kind == ".tsv" else ","
@@ -162,6 +166,8 @@ def _separated_rows(path: Path, kind: str, text: str, columns: tuple[str, ...], 
             raise TransferlabError(
                 f"{path} has no column '{column}'.{other}{_headerless(reading, columns) or nearest(column, reading.names)}"
             )
+    # A spreadsheet may have columns without a name, which nobody asks for.
+    for column in dict.fromkeys(filter(None, reading.names)) if unique else columns:
         if (count := reading.names.count(column)) > 1:
             raise TransferlabError(f"{path} has {count} columns '{column}'; rename all but one.")
     if reading.problem:

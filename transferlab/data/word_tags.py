@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from transferlab.data.columns import WordTags
 from transferlab.data.labels import check_alike, ordered
+from transferlab.data.literals import list_in
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
@@ -19,20 +19,15 @@ IGNORED = (None, -100, "-100")
 
 
 def listed(value: Any) -> list[Any] | None:
-    """Return a cell's items: a list, a text that is a list as JSON or Python writes it, or what white space separates.
+    """Return a cell's items: a list, a text that is one (:func:`list_in`), or what white space separates.
 
     None stands for any other value.
     """
-    if isinstance(value, str) and value.strip()[:1] in ("[", "("):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                return value.split()  # a sentence may begin with a bracket
     if isinstance(value, str):
-        return value.split()
+        if (items := list_in(value)) is not None:
+            return items
+        # NumPy leaves out the middle of a long list when it writes one; other sentences may begin with a bracket.
+        return None if value.strip()[:1] == "[" and " ... " in value.replace("\n", " ") else value.split()
     return list(value) if isinstance(value, (list, tuple)) else None
 
 

@@ -20,7 +20,8 @@ class TableReader(Reader):
         return isinstance(source, Path) and source.suffix.lower() in SUFFIXES and not source.is_dir()
 
     def read(self, source: Path, options: Options) -> Table:
-        rows = read_rows(source, options.columns, options.target or "label")
+        # Where columns are guessed, none may be there twice.
+        rows = read_rows(source, options.columns, options.target or "label", unique=len(options.columns) < 2)
         names = list(dict.fromkeys(name for _, row in rows for name in row))
         for number, row in rows:
             for name in options.columns:
