@@ -119,6 +119,7 @@ def test_an_adapter_of_tokens_goes_to_peft_and_back(tmp_path: Path, source) -> N
     result = tl.adapt(
         source, tagged(60), method=tl.methods.LoRA(rank=2), settings=tl.train.Settings(steps=3, batch_size=8)
     ).fit()
+    assert result.adapted is not None
     result.adapted.save_adapter(tmp_path / "adapter")
     labels = {"num_labels": 4}
     base = transformers.AutoModelForTokenClassification.from_pretrained(source.name, **labels)
@@ -141,9 +142,10 @@ def tokenizer(kind: str, folder: Path):
     if kind in ("xlm-roberta", "t5"):
         # transformers reads such a file only through another package: here it gets the result.
         first = ["<s>", "<pad>", "</s>", "<unk>"] if kind == "xlm-roberta" else ["<pad>", "</s>", "<unk>"]
-        vocabulary = [*((token, 0.0) for token in first), *pieces()[3:]]
+        entries = pieces()
+        vocabulary = [*((token, 0.0) for token in first), *entries[3:]]
         if kind == "xlm-roberta":
-            write_sentencepiece(folder / "sentencepiece.bpe.model", pieces())
+            write_sentencepiece(folder / "sentencepiece.bpe.model", entries)
             return transformers.XLMRobertaTokenizer(vocab=[*vocabulary, ("<mask>", 0.0)])
         write_sentencepiece(folder / "spiece.model", vocabulary)
         sentinels = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
@@ -171,7 +173,7 @@ def test_words_are_cut_as_transformers_cuts_them(kind: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("scheme", ["bio", "iobes", "bilou"])
 def test_spans_are_those_of_seqeval(scheme) -> None:
     seqeval = pytest.importorskip("seqeval.scheme")
-    from seqeval.metrics.sequence_labeling import get_entities
+    get_entities = pytest.importorskip("seqeval.metrics.sequence_labeling").get_entities
 
     prefixes, strict = {
         "bio": ("BI", seqeval.IOB2),

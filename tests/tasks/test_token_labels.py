@@ -79,8 +79,6 @@ def test_every_word_has_a_prediction_whatever_the_padding_and_the_rows(source) -
 
 
 def test_all_sub_words_are_trained_on_where_asked(source) -> None:
-    data = tagged(6, test_examples=2)
-    data.records[0]["words"]
     feed = TokenLabels().inputs([{"id": "a", "words": ["good-film", "bad"]}], source.transform, content="words")
     columns = {"tag": np.array([np.array([1, 0], np.int32), None], object)[:1]}
     batch = Batch(np.array([0]), 16)
@@ -141,7 +139,7 @@ def test_predictions_hold_every_word_and_evaluation_reads_them(finished) -> None
 
 
 def test_what_is_written_is_a_token_classifier_and_keeps_rows_by_tag(finished, tmp_path: Path) -> None:
-    run, result, _ = finished
+    _, result, _ = finished
     source = tl.load(tl.save(result.source, tmp_path / "tagger"))
     raw = json.loads((tmp_path / "tagger" / "config.json").read_text())
     assert raw["architectures"] == ["BertForTokenClassification"] and raw["id2label"]["0"] == "B-bad"
@@ -181,7 +179,7 @@ def test_parts_of_speech_are_scored_by_words(source) -> None:
 
 
 def test_what_cannot_be_tagged_is_one_error(source, films) -> None:
-    with pytest.raises(TransferlabError, match="needs lists of words with a tag for each, and .* holds text"):
+    with pytest.raises(TransferlabError, match=r"needs lists of words with a tag for each, and .* holds text"):
         tl.adapt(source, films, task=TokenLabels())
     same = [{"words": ["a", str(i)], "tags": ["O", "O"]} for i in range(9)]
     with pytest.raises(TransferlabError, match="same tag"):
