@@ -96,6 +96,11 @@ def test_numbers_have_as_many_digits_as_their_unit_needs(scale: float, shown: st
     assert "| mean | – | – | – |" in page  # a constant has no rank correlation
 
 
+def test_a_correlation_below_zero_has_a_minus_sign_and_zero_has_none() -> None:
+    score = Score("r2", bounds=(-math.inf, 1.0))
+    assert [score.text(value) for value in (-0.332, -0.0004, 0.5, math.nan)] == ["−.332", ".000", ".500", "–"]
+
+
 def test_the_axis_says_that_smaller_is_better_and_chance_is_a_line() -> None:
     summary = summarize(records())
     svg = learning_curves(summary, palette_of(summary))
