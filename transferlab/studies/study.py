@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.resampling import resampled
 from transferlab.studies.settings import AUTO, StudyConfig
 from transferlab.studies.status import finished
-from transferlab.studies.table import Interval, markdown_page, results_csv, study_result, summarize
+from transferlab.studies.table import Interval, Row, markdown_page, results_csv, study_result, summarize
 from transferlab.tasks import Task, task_for, task_from
 from transferlab.train.identity import TRIALS
 from transferlab.train.profile import Profile, profile
@@ -233,7 +233,7 @@ class Study:
         result = study_result(records, summary, manifest)
         write_json(self.directory / "result.json", result)
         write_text(self.directory / "results.csv", results_csv(records))
-        companion = self._companion
+        companion = self._companion(summary)
         write_text(self.directory / "table.md", markdown_page(summary, self.config.name, companion))
         curve = learning_curves(summary, palette_of(summary))
         write_text(self.directory / "learning_curves.svg", standalone(curve))
@@ -257,11 +257,10 @@ class Study:
 
     # -----------------------------------------------------------------------------------------------------------
 
-    @property
-    def _companion(self) -> str | None:
+    def _companion(self, summary: Sequence[Row]) -> str | None:
         """The score that has a table next to the one that chooses: the task's, or its own first where that one chooses."""
-        chosen = self.task.chooses
-        return next((name for name in (self.task.companion, self.task.primary) if name and name != chosen), None)
+        others = [name for name in (self.task.companion, self.task.primary) if name and name != self.task.chooses]
+        return next((name for name in others if all(name in row["scores"] for row in summary)), None)
 
     def _resampled(self, record: dict[str, Any]) -> Interval:
         cell = Cell(record["name"], record["budget"], record["seed"])
