@@ -224,7 +224,7 @@ def test_a_study_of_tags_has_a_baseline_for_each_tag_and_intervals_of_one_seed(
 def test_a_study_of_words_is_compared_by_its_spans_with_the_most_frequent_tag_of_a_word(
     bert_folder: Path, tmp_path: Path
 ) -> None:
-    words = [["good", "film", str(i), *["great", "bad"][: i % 3]] for i in range(60)]
+    words = [["good", "the", "film", str(i), *["great", "bad"][: i % 3]] for i in range(60)]
     rows = [
         {"words": one, "tags": ["B-x" if word in ("good", "great", "bad") else "O" for word in one]} for one in words
     ]
