@@ -57,6 +57,11 @@ class Contrastive(Task):
     predicted: ClassVar[str] = "embedding"
     primary: ClassVar[str] = "recall_at_1"
     scores: ClassVar[Mapping[str, int]] = {"recall_at_1": 1, "recall_at_10": 1, "mrr": 1, "cross_entropy": -1}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("recall_at_1", "recall_at_10", "mrr"), (0.0, 1.0)
+    )
+    companion: ClassVar[str | None] = "mrr"
+    budget_unit: ClassVar[str] = "examples"
     additive: ClassVar[bool] = False
 
     # What is traced ------------------------------------------------------------------------------------------------

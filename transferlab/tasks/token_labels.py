@@ -18,6 +18,7 @@ from transferlab.data.ragged import Ragged
 from transferlab.data.text import TextTransform
 from transferlab.data.words import WordInputs, word_inputs
 from transferlab.errors import TransferlabError
+from transferlab.evaluate.baselines import COMMON_TAG, WORD_TAG, Baseline
 from transferlab.measure.spans import misfit, scheme_of, span_scores
 from transferlab.measure.words import named_tags, word_scores
 from transferlab.models.backbone import Carry
@@ -64,6 +65,14 @@ class TokenLabels(Task):
     scores: ClassVar[Mapping[str, int]] = {
         "span_f1": 1, "span_precision": 1, "span_recall": 1, "accuracy": 1, "f1_macro": 1, "cross_entropy": -1,
     }  # fmt: skip
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("span_f1", "span_precision", "span_recall", "accuracy", "f1_macro"), (0.0, 1.0)
+    )
+    companion: ClassVar[str | None] = "f1_macro"
+    baselines: ClassVar[Mapping[str, Baseline]] = {"majority": COMMON_TAG, "word": WORD_TAG}
+    validation_loss: ClassVar[str | None] = "cross_entropy"
+    loss_unit: ClassVar[str] = "cross-entropy, nats"
+    budget_unit: ClassVar[str] = "examples"
 
     # What is traced ------------------------------------------------------------------------------------------------
 
