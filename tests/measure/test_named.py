@@ -45,6 +45,7 @@ WANTED = {
         "f1_micro": reference.f1_score(LABELS, CHOSEN, average="micro"),
         "f1_weighted": reference.f1_score(LABELS, CHOSEN, average="weighted"),
         "matthews": reference.matthews_corrcoef(LABELS, CHOSEN),
+        "kappa": reference.cohen_kappa_score(LABELS, CHOSEN),
         "auroc": reference.roc_auc_score(LABELS, EXACT, multi_class="ovr", average="macro"),
         "average_precision": reference.average_precision_score(np.eye(4)[LABELS], PROBABILITIES, average="macro"),
         "calibration_error": None,
@@ -83,7 +84,7 @@ ARRAYS: dict[str, tuple[np.ndarray, np.ndarray]] = {
 def test_every_metric_is_that_of_scikit_learn_or_scipy(kind: str) -> None:
     predicted, true = ARRAYS[kind]
     scores, undefined = all_scores(predicted, true, kind, NAMES)
-    assert not undefined and scores.keys() == WANTED[kind].keys()
+    assert not undefined and scores.keys() >= WANTED[kind].keys()
     for name, wanted in WANTED[kind].items():
         if wanted is not None:
             assert scores[name] == pytest.approx(wanted, rel=1e-5), name
@@ -163,33 +164,41 @@ def test_what_does_not_fit_is_one_error(predicted, true, name, message) -> None:
         measure.score(predicted, true, name)
 
 
-ADDED = '''"""Agreement beyond chance."""
-
-from transferlab.measure.named import metric
+ADDED = '''from transferlab.measure.named import metric
 
 
-@metric("classes", "scikit-learn: cohen_kappa_score")
-def kappa(probabilities, labels, names):
-    """Cohen's kappa of the most probable label."""
-    from sklearn.metrics import cohen_kappa_score
-
-    return cohen_kappa_score(labels, probabilities.argmax(-1))
+@metric("classes", "scikit-learn: zero_one_loss", larger=False)
+def errors(probabilities, labels, names):
+    """Fraction of examples whose most probable label is not the true one."""
+    return (probabilities.argmax(-1) != labels).mean()
 '''
 
 
 def test_a_metric_is_one_file_and_no_other_edit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "agreement.py").write_text(ADDED)
+    (tmp_path / "errors.py").write_text(ADDED)
     monkeypatch.setattr(measure, "__path__", [*measure.__path__, str(tmp_path)])
     metrics_by_kind.cache_clear()
     try:
-        wanted = reference.cohen_kappa_score(LABELS, CHOSEN)
-        assert measure.score(PROBABILITIES, LABELS, "kappa") == pytest.approx(wanted)
-        task = tl.tasks.Classification(metric="kappa")
-        assert task.direction == 1
-        assert len(ADDED.splitlines()) < 12
-    finally:
-        sys.modules.pop("transferlab.measure.agreement", None)
+        assert measure.score(PROBABILITIES, LABELS, "errors") == pytest.approx(reference.zero_one_loss(LABELS, CHOSEN))
+        task = tl.tasks.Classification(metric="errors")
+        assert task.direction == -1 and len(ADDED.splitlines()) < 10
+        (tmp_path / "others.py").write_text(ADDED)
         metrics_by_kind.cache_clear()
+        with pytest.raises(TransferlabError, match="Two metrics of classes are called 'errors'"):
+            tl.tasks.Classification(metric="errors")
+    finally:
+        for name in ("errors", "others"):
+            sys.modules.pop(f"transferlab.measure.{name}", None)
+        metrics_by_kind.cache_clear()
+
+
+def test_the_table_of_metrics_says_what_they_are() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8").partition("## Metrics")[2]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) >= sum(map(len, WANTED.values()))
+    for name, kind, what, source in rows:
+        one = metrics_by_kind()[kind][name.strip("`")]
+        assert what == one.summary.rstrip(".") + ("" if one.larger else "; smaller is better") and source == one.source
 
 
 def test_metrics_are_known_before_scikit_learn_and_scipy_stats_are_loaded() -> None:

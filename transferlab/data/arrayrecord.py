@@ -69,6 +69,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         # TFDS would keep a float64 in single precision.
         number = {"target": tfds.features.Text()}
         target = {"label": tfds.features.ClassLabel(names=list(entry.labels))} if entry.labels else number
+        if entry.words:
+            target = {"tags": tfds.features.Text()}
         features = {"id": tfds.features.Text(), entry.modality: content, **target}
         return tfds.core.DatasetInfo(
             builder=self,

@@ -116,6 +116,12 @@ def _fill(
     return rows, rest
 
 
+def best_fit(lengths: Int[np.ndarray, " n"], width: int) -> list[list[int]]:
+    """Return rows of at most ``width`` tokens that hold each of these texts once, the longest first; each is a list of indices."""
+    order = np.argsort(-lengths, kind="stable").tolist()
+    return _fill(order, lengths, width, 0, max(1, len(order)))[0]
+
+
 def _batch(
     texts: Sequence[Encoded], rows: list[list[int]], high: int, width: int, most: int, pad: int, types: bool, first: int
 ) -> Packed:

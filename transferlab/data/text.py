@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -112,6 +113,7 @@ class TextTransform:
         prompt: put before each text, and before the first of a pair (sentence-transformers' default prompt).
         overlap: a longer text is read in windows of ``max_length`` tokens, of which neighbors have this many in common; None cuts
             it (:meth:`transferlab.pretrained.Source.with_windows`).
+        end_id: token that ends a text, where the model was trained with one.
 
     Example:
         >>> source.transform("A fine film.").ids  # doctest: +SKIP
@@ -127,6 +129,7 @@ class TextTransform:
     table: TokenTable | None = field(default=None, repr=False, compare=False)
     prompt: str = ""
     overlap: Natural | None = None
+    end_id: int | None = field(default=None, repr=False, compare=False)
     caches: dict[str, TokenCache] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By the data set's hash."""
 
@@ -266,6 +269,10 @@ class TextTransform:
         whole = Tokenizer.from_str(self.tokenizer.to_str())
         whole.no_truncation()
         return whole
+
+    def untruncated(self) -> TextTransform:
+        """The same tokens of texts of any length, without the prompt of a sentence encoder."""
+        return replace(self, tokenizer=self._whole, max_length=sys.maxsize, prompt="", overlap=None)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

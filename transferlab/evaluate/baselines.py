@@ -30,12 +30,18 @@ class Baseline:
         predict: (task, data) → predictions for the test split, learned from the training split.
         reads: the modality that it needs; None for any.
         constant: whether it predicts the same of every example: the level of chance, a dotted line in figures.
+        of_source: whether ``predict`` takes the source too, as (task, data, source), whose tokens it counts.
     """
 
     about: str
-    predict: Callable[[Any, Dataset], Predictions]
+    predict: Callable[..., Predictions]
     reads: Literal["text", "image"] | None = None
     constant: bool = False
+    of_source: bool = False
+
+    def predictions(self, task: Any, data: Dataset, source: Any) -> Predictions:
+        """Predictions for the test split, for this source where that matters."""
+        return self.predict(task, data, source) if self.of_source else self.predict(task, data)
 
 
 # Constants -----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,8 @@ A metric is a function of what is predicted, what is true and the names of the o
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
-import pkgutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.plugins import members
 
 _LOG = logging.getLogger(__name__)
 Function = Callable[[Any, Any, Sequence[str]], float]
@@ -94,17 +93,16 @@ def metric(kind: str, source: str, *, larger: bool = True) -> Callable[[Function
 
 @cache
 def metrics_by_kind() -> Mapping[str, Mapping[str, Metric]]:
-    """Return kind of target → name → metric: all in this folder's files, in the order in which they stand there.
+    """Return kind of target → name → metric: all in this folder's files, in the order in which they stand there, and those that
+    installed packages add.
 
     Raises:
         TransferlabError: two of a kind have one name.
     """
     found: dict[str, dict[str, Metric]] = {}
-    folder = importlib.import_module(__name__.rpartition(".")[0])
-    for module in pkgutil.iter_modules(folder.__path__):
-        for value in vars(importlib.import_module(f"{folder.__name__}.{module.name}")).values():
-            if isinstance(value, Metric) and found.setdefault(value.kind, {}).setdefault(value.name, value) != value:
-                raise TransferlabError(f"Two metrics of {value.kind} are called '{value.name}'.")
+    for value in members(__name__.rpartition(".")[0]):
+        if isinstance(value, Metric) and found.setdefault(value.kind, {}).setdefault(value.name, value) != value:
+            raise TransferlabError(f"Two metrics of {value.kind} are called '{value.name}'.")
     return found
 
 

@@ -83,7 +83,7 @@ def brier(probabilities: Probabilities, true: Tags, names: Sequence[str]) -> flo
 
 @metric("tags", "scikit-learn: log_loss", larger=False)
 def cross_entropy(probabilities: Probabilities, true: Tags, names: Sequence[str]) -> float:
-    """Mean negative log-probability of each decision, in nats; probabilities are 1e-12 from 0 and 1."""
+    """Mean negative log-probability of each decision, in nats; probabilities are at least 1e-12 from 0 and 1."""
     p = probabilities.astype(np.float64).clip(1e-12, 1 - 1e-12)
     return float(-np.where(true, np.log(p), np.log1p(-p)).mean())
 

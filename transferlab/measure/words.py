@@ -6,7 +6,7 @@ may say another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from transferlab.measure import metrics
 from transferlab.measure.named import Undefined, metric
 from transferlab.measure.spans import scheme_of, span_scores
 
-Examples = Sequence[np.ndarray]
-"""An array (words, …) of each example, as a :class:`~transferlab.data.ragged.Ragged` is."""
+Examples = Collection[np.ndarray]
+"""An array (words, …) of each example, as in a :class:`~transferlab.data.ragged.Ragged`."""
 
 
 def word_scores(probabilities: Examples, true: Examples) -> dict[str, float]:
@@ -77,8 +77,9 @@ def named_tags(
     probabilities: Examples, true: Examples, names: Sequence[str]
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Return the predicted and the true tags of each example's scored words."""
-    predicted = [[names[i] for i in one.argmax(-1)[tags >= 0]] for one, tags in zip(probabilities, true, strict=True)]
-    return predicted, [[names[i] for i in tags[tags >= 0]] for tags in true]
+    guesses = [one.argmax(-1)[tags >= 0] for one, tags in zip(probabilities, true, strict=True)]
+    predicted = [[names[i] for i in one.tolist()] for one in guesses]
+    return predicted, [[names[i] for i in tags[tags >= 0].tolist()] for tags in true]
 
 
 def _spans(probabilities: Examples, true: Examples, names: Sequence[str]) -> dict[str, float]:

@@ -132,14 +132,17 @@ def rotate(
 def visible(carry: Carry, window: int | None = None) -> Bool[Array, "batch queries keys"]:
     """The keys that each token may see: itself and earlier ones that are not padding, fewer than ``window`` positions back.
 
-    With a cache, the keys are its slots.
+    With a cache, the keys are its slots. Of a row with several texts, whose ``segments`` (batch, length) number them from 1, each
+    token sees its own text alone; padding, 0, is a text of its own, so that no softmax is over nothing.
     """
     cache = carry.get("cache")
     mask, positions, start = carry["mask"], carry["positions"], 0
     if cache is not None:
         mask, positions, start = cache["mask"], cache["positions"], cache["start"]
     slots = start + jnp.arange(carry["mask"].shape[1])
-    seen = (jnp.arange(mask.shape[1]) <= slots[:, None]) & mask[:, None, :]
+    segments = carry.get("segments")
+    own = mask[:, None, :] if segments is None else segments[:, :, None] == segments[:, None, :]
+    seen = (jnp.arange(mask.shape[1]) <= slots[:, None]) & own
     if window is not None:
         seen = seen & (carry["positions"][:, :, None] - positions[:, None, :] < window)
     return seen
@@ -182,7 +185,8 @@ def remember(
 
 
 def token_inputs(inputs: Carry) -> Carry:
-    """Return ``mask`` and ``positions`` from a decoder's inputs, and the cache, if there is one, with both written to it.
+    """Return ``mask`` and ``positions`` from a decoder's inputs, ``segments`` of rows with several texts, and the cache, if there
+    is one, with mask and positions written to it.
 
     Without ``position_ids``, positions count from 0 whatever the mask, as in transformers' forward passes.
     """
@@ -192,6 +196,8 @@ def token_inputs(inputs: Carry) -> Carry:
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
     out: Carry = {"mask": mask, "positions": positions.astype(jnp.int32)}
+    if "segments" in inputs:
+        out["segments"] = inputs["segments"]
     if "cache" in inputs:
         cache = inputs["cache"]
         at = (0, cache["start"])
@@ -206,10 +212,10 @@ def token_inputs(inputs: Carry) -> Carry:
 class Decoder(Model):
     """A tower ``embed → layers/0 → … → norm`` whose layers attend to earlier positions, and an optional head.
 
-    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``, ``cache``.
+    Inputs: ``input_ids`` (batch, length) and, optionally, ``attention_mask``, ``position_ids``, ``segments``, ``cache``.
     """
 
-    sequence_entries = ("hidden", "mask", "positions")
+    sequence_entries = ("hidden", "mask", "positions", "segments")
     poolings = ("last", "mean", "first", "stages")
 
     embed: Any

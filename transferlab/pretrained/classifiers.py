@@ -44,11 +44,13 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
     raw.pop("problem_type", None)
     raw |= labels_of(source)
     family = FAMILIES[source.family]
-    if family.to_hf is not None:
+    if isinstance(source.head, TokenClassifierConfig) and raw.get("architectures"):
+        name = re.sub(r"(EncoderModel|Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0])
+        raw["architectures"] = [f"{name}ForTokenClassification"]
+    elif family.to_hf is not None:
         raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
     elif raw.get("architectures"):
         task = "ForSequenceClassification" if family.modality == "text" else "ForImageClassification"
-        task = "ForTokenClassification" if isinstance(source.head, TokenClassifierConfig) else task
         raw["architectures"] = [re.sub(r"(Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0]) + task]
     check_head(source, family.from_hf(raw))
 

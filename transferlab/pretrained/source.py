@@ -98,8 +98,10 @@ class Source:
     def __post_init__(self) -> None:
         # Transform and table meet here for every source: an id beyond the table is refused when a text becomes ids.
         table = token_table(self.name, FAMILIES[self.family], self.leaves)
-        if isinstance(self.transform, TextTransform) and self.transform.table != table:
-            object.__setattr__(self, "transform", replace(self.transform, table=table))
+        ends = getattr(self.config, "eos_token_id", ())
+        end = ends[0] if isinstance(ends, tuple) and ends and table is not None and ends[0] < table.rows else None
+        if isinstance(self.transform, TextTransform) and (self.transform.table, self.transform.end_id) != (table, end):
+            object.__setattr__(self, "transform", replace(self.transform, table=table, end_id=end))
 
     @cached_property
     def recorded(self) -> dict[str, Any]:

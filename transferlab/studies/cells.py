@@ -158,7 +158,7 @@ class Cells:
         started = time.perf_counter()
         record = self._untested(cell, "baseline", cell.arm)
         try:
-            predictions = task.baselines[cell.arm].predict(task, data)
+            predictions = task.baselines[cell.arm].predictions(task, data, self.source)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             # The arms do not need it; the table says that it failed.
             return {**record, "status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}

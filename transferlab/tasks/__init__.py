@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
+from transferlab.plugins import members
 from transferlab.tasks.base import Task
+from transferlab.tasks.causal_language_model import CausalLanguageModel
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.contrastive import Contrastive
 from transferlab.tasks.masked_language_model import MaskedLanguageModel
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
+from transferlab.tasks.sequence_to_sequence import SequenceToSequence
 from transferlab.tasks.token_labels import TokenLabels
 
 if TYPE_CHECKING:
@@ -25,14 +26,34 @@ if TYPE_CHECKING:
 
 @cache
 def tasks() -> Mapping[str, type[Task]]:
-    """Return every task by its name: those of this folder's files."""
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
-    return {kind.name: kind for kind in kinds if issubclass(kind, Task) and kind.name}
+    """Return every task by its name: those of this folder's files, and those that installed packages add.
+
+    Raises:
+        TransferlabError: two of one name.
+    """
+    kinds: dict[str, type[Task]] = {}
+    for kind in members(__name__):
+        if isinstance(kind, type) and issubclass(kind, Task) and kind.name:
+            if (other := kinds.get(kind.name)) is kind:
+                continue
+            if other is not None:
+                raise TransferlabError(
+                    f"Two tasks are called '{kind.name}': {other.__module__}.{other.__name__} and {kind.__module__}.{kind.__name__}."
+                )
+            kinds[kind.name] = kind
+            check_arguments(kind)
+    return kinds
 
 
-for _task in (Classification, Contrastive, MaskedLanguageModel, MultiLabel, Regression, TokenLabels):
-    check_arguments(_task)
+tasks()
+
+
+def __getattr__(name: str) -> Any:
+    """A task of a file that is not imported here by name, as that of another package."""
+    for kind in tasks().values():
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def task_named(name: str) -> type[Task]:
@@ -76,11 +97,13 @@ def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:
 
 
 __all__ = [
+    "CausalLanguageModel",
     "Classification",
     "Contrastive",
     "MaskedLanguageModel",
     "MultiLabel",
     "Regression",
+    "SequenceToSequence",
     "Task",
     "TokenLabels",
     "task_for",

@@ -81,8 +81,8 @@ class MaskedLanguageModel(LanguageTask):
 
     @classmethod
     def fits(cls, data: Dataset, source: Source) -> bool:
-        """Texts without a target, and an encoder with a mask token."""
-        encoder = FAMILIES[source.family].masked_head is not None
+        """Texts without a target, and an encoder with a mask token; pairs are for a contrastive loss."""
+        encoder = FAMILIES[source.family].masked_head is not None and data.content != "pair"
         return super().fits(data, source) and encoder and getattr(source.transform, "mask_id", None) is not None
 
     def check(self, data: Dataset, source: Source) -> None:
@@ -104,7 +104,7 @@ class MaskedLanguageModel(LanguageTask):
         if not any(self._units(feed, int(i)).max(initial=-1) >= 0 for i in data.train):
             raise TransferlabError(
                 f"None of the {len(data.train)} training texts of '{data.name}' has a token that can be hidden: they are empty, or "
-                "all of their tokens are special or unknown. Name the column of texts: tl.dataset(…, text_column=…)."
+                "all of their tokens are special or unknown. Name the column of texts: tl.dataset(…, text='sentence', target=None)."
             )
 
     def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> MaskedLanguageModelConfig:
@@ -122,17 +122,16 @@ class MaskedLanguageModel(LanguageTask):
         (rows,): a hash of the row's tokens; ``vocabulary`` (rows, 2): how many tokens there are, and which one masks.
         """
         assert isinstance(feed, TextInputs)
-        feed.prepare(batch.indices)
         units, text = np.full((rows, batch.bucket), -1, np.int32), np.zeros(rows, np.uint32)
-        for row, index in enumerate(map(int, batch.indices)):
-            units[row, feed.span(index, batch.bucket)] = self._units(feed, index)
-            text[row] = zlib.crc32(np.array(feed.encoded(index).ids, np.int32).tobytes())
+        for row, number in enumerate(map(int, batch.indices)):
+            units[row, feed.span(number, batch.bucket)] = self._units(feed, number)
+            text[row] = zlib.crc32(np.array(feed.window(number).ids, np.int32).tobytes())
         vocabulary = np.array([[feed.transform.vocabulary, feed.transform.mask_id]], np.int32)
         return {"units": units, "text": text, "vocabulary": np.repeat(vocabulary, rows, axis=0)}
 
-    def _units(self, feed: TextInputs, index: int) -> Int[np.ndarray, " tokens"]:
-        """The number of each of an example's tokens, or of its word, from 0; -1 at special tokens."""
-        encoded, transform = feed.encoded(index), feed.transform
+    def _units(self, feed: TextInputs, row: int) -> Int[np.ndarray, " tokens"]:
+        """The number of each of a row's tokens, or of its word, from 0; -1 at special tokens."""
+        encoded, transform = feed.window(row), feed.transform
         ids = np.array(encoded.ids, np.int64)
         text = ~np.isin(ids, list(transform.special_ids))
         begins = text
@@ -145,12 +144,12 @@ class MaskedLanguageModel(LanguageTask):
         self, predictions: Mapping[str, np.ndarray], feed: Inputs, batch: Batch
     ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
         """The hidden tokens of each row, in the order of the text."""
-        for row, index in enumerate(map(int, batch.indices)):
+        for row, (number, example) in enumerate(zip(batch.indices, feed.examples_of(batch.indices), strict=True)):
             position = predictions["position"][row]
             order = np.argsort(position)[(position < 0).sum() :]
-            start = feed.span(index, batch.bucket).start
             arrays = {name: values[row][order] for name, values in predictions.items()}
-            yield index, 0, {**arrays, "position": arrays["position"] - start}
+            arrays["position"] = arrays["position"] - feed.span(int(number), batch.bucket).start
+            yield int(example), int(number), arrays
 
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """Those of every language model, and ``position``."""

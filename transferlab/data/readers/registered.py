@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transferlab.data.columns import Classes, Numbers, Target
+from transferlab.data.columns import Classes, Numbers, Target, WordTags
 from transferlab.data.examples import Examples, Lazy, same_text
 from transferlab.data.readers.base import Options, Reader
 
@@ -42,7 +42,8 @@ def read_registered(name: str) -> Examples:
     def record(i: int) -> dict[str, Any]:
         raw = stored[i]
         example = _text(raw["text"]) if entry.modality == "text" else read_image(raw["image"])
-        return {"id": _text(raw["id"]), entry.modality: example, **target.record(i)}
+        content = {"words": _text(raw["text"]).split(" ")} if entry.words else {entry.modality: example}
+        return {"id": _text(raw["id"]), **content, **target.record(i)}
 
     def identify(i: int) -> tuple[str, bytes, bytes]:
         raw = stored[i]
@@ -55,11 +56,22 @@ def read_registered(name: str) -> Examples:
 
     about = {"licence": entry.license, "citation": entry.citation, "version": entry.version}
     target: Target = (
-        Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
+        _word_tags(entry.labels, [_text(raw["tags"]).split(" ") for raw in stored])
+        if entry.words
+        else Classes(entry.labels, np.array([int(raw["label"]) for raw in stored], np.int32))
         if entry.number is None
         else Numbers((entry.number,), np.array([[float(_text(raw["target"]))] for raw in stored]))
     )
-    return Examples(name, entry.modality, target, Lazy(len(stored), record), identify, about)
+    return Examples(
+        name, "words" if entry.words else entry.modality, target, Lazy(len(stored), record), identify, about
+    )
+
+
+def _word_tags(names: tuple[str, ...], tags: list[list[str]]) -> WordTags:
+    values, index = np.empty(len(tags), object), {name: i for i, name in enumerate(names)}
+    for i, each in enumerate(tags):
+        values[i] = np.array([index[tag] for tag in each], np.int32)
+    return WordTags(names, values)
 
 
 def _text(value: Any) -> str:
