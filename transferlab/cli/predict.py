@@ -47,13 +47,13 @@ def predict_all(
     names, examples = [], []
     for name, example in _examples(inputs, predictor.modality, text_column or predictor.text_column, white):
         names.append(name)
-        examples.append(example)
+        examples.append(predictor.task.example(example) if predictor.modality == "text" else example)
     if not examples:
         raise TransferlabError("There is nothing to predict: the files contain no examples.")
     presented = predictor.present(examples)
     for name, fields, line in zip(names, presented.rows, presented.lines, strict=True):
         click.echo(json.dumps({"input": name, **fields}) if as_json else f"{line}\t{' '.join(name.splitlines())}")
-    if isinstance(predictor.transform, TextTransform):
+    if isinstance(predictor.transform, TextTransform) and isinstance(examples[0], str):
         cut = sum(one.cut > 0 for one in predictor.transform.encode(examples))
         if cut:
             limit = predictor.transform.max_length

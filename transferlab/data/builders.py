@@ -123,7 +123,9 @@ def universal_tag(tag: str) -> str:
 
 
 def _brown() -> Iterator[Example]:
-    files = sorted(path for path in (fetch_artifact(_BROWN) / "package").iterdir() if re.fullmatch(r"c[a-r]\d\d", path.name))
+    files = sorted(
+        path for path in (fetch_artifact(_BROWN) / "package").iterdir() if re.fullmatch(r"c[a-r]\d\d", path.name)
+    )
     tags: dict[str, str] = {}
     for path in files:
         with reading(path):
@@ -131,7 +133,11 @@ def _brown() -> Iterator[Example]:
         for number, line in enumerate(lines, 1):
             pairs = [(word, tag) for word, slash, tag in (token.rpartition("/") for token in line) if word and slash]
             names = [tags.setdefault(tag, universal_tag(tag)) for _, tag in pairs]
-            yield {"id": f"{path.name}-{number:04d}", "text": " ".join(word for word, _ in pairs), "tags": " ".join(names)}
+            yield {
+                "id": f"{path.name}-{number:04d}",
+                "text": " ".join(word for word, _ in pairs),
+                "tags": " ".join(names),
+            }
 
 
 def _animals() -> Iterator[Example]:

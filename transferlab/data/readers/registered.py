@@ -62,7 +62,9 @@ def read_registered(name: str) -> Examples:
         if entry.number is None
         else Numbers((entry.number,), np.array([[float(_text(raw["target"]))] for raw in stored]))
     )
-    return Examples(name, "words" if entry.words else entry.modality, target, Lazy(len(stored), record), identify, about)
+    return Examples(
+        name, "words" if entry.words else entry.modality, target, Lazy(len(stored), record), identify, about
+    )
 
 
 def _word_tags(names: tuple[str, ...], tags: list[list[str]]) -> WordTags:
