@@ -68,4 +68,4 @@ def test_an_entry_point_that_cannot_be_loaded_is_named(monkeypatch) -> None:
 
 def test_a_name_that_is_no_task_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Regresion'"):
-        tasks.Regresion
+        _ = tasks.Regresion

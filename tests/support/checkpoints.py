@@ -175,3 +175,46 @@ def write_decoder(folder: Path, kind: str, *, scale: float = 0.4, **changes) -> 
     (folder / "config.json").write_text(json.dumps(raw))
     save_file(tensors, str(folder / "model.safetensors"))
     return tensors
+
+
+T5_SIZES = {
+    "model_type": "t5", "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 2,
+    "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16, "dropout_rate": 0.0,
+    "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def write_t5(folder: Path, **changes) -> Path:
+    """Write config, random weights under transformers' keys, and a tokenizer whose texts end with ``</s>``."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    from transferlab import trees
+    from transferlab.pretrained.families.t5 import t5_from_hf, t5_names
+    from transferlab.pretrained.names import to_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {**T5_SIZES, **changes}
+    config = t5_from_hf(raw)
+    tied = config.scale_decoder_outputs
+    rng = np.random.default_rng(0)
+    shapes = trees.flatten(trees.define(config.build(config.language_model(tied))).params)
+    leaves = {path: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
+    (folder / "config.json").write_text(json.dumps(raw))
+    save_file(to_file(t5_names(config, tied), leaves), str(folder / "model.safetensors"))
+    vocabulary = {w: i for i, w in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "model_max_length": 64,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

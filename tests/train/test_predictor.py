@@ -49,7 +49,7 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
     tl.adapt(source, data, method=tl.methods.Probe(), settings=Settings(max_steps=1), directory=tmp_path / "run").fit()
     predictor = tl.open_run(tmp_path / "run")
     for wrong, said in (
-        ([None], r"examples\[0\]: the text is None"),
+        ([None], r"examples\[0\]: the text is missing"),
         (["a", 3], r"examples\[1\]: the text is 3"),
         (["caf\udce9"], r"examples\[0\]: the text holds half of a character"),
     ):
@@ -63,7 +63,7 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
     (tmp_path / "new.csv").write_text("text\ngood film\n")
     done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")])
     assert done.exit_code == 1 and "has no column 'sentence'" in done.output
-    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--text-column=text"])
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--text=text"])
     assert done.exit_code == 0 and "good film" in done.stdout
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_predicted_is_one_error(source, films, tmp_path: Path) ->
         ({"text": ["a film"]}, r"of type dict; pass a list of texts.*predictor\(list\(table\['text'\]\)\)"),
         ({"a film"}, "of type set"),
         (np.array("a film"), "of type ndarray"),
-        ([3], r"texts\[0\]: the text is 3"),
+        ([3], r"examples\[0\]: the text is 3"),
     ):
         with pytest.raises(TransferlabError, match=said):
             result.predict(cast("list[str]", wrong))

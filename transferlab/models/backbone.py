@@ -73,6 +73,7 @@ class Stage:
         owns: path prefixes of the leaves that live in this stage.
         borrows: path prefixes of leaves that it uses but another stage owns.
         random: whether it draws anything while it trains (dropout, stochastic depth).
+        takes_inputs: whether further inputs of the model enter here, as those of a decoder; it is never before the frontier.
         single_query: ``run`` of a layer for one token of each example, whose ``hidden`` is then (batch, 1, features).
     """
 
@@ -81,6 +82,7 @@ class Stage:
     owns: tuple[str, ...] = ()
     borrows: tuple[str, ...] = ()
     random: bool = False
+    takes_inputs: bool = False
     single_query: Callable[[Carry, Key | None, Token], Carry] | None = None
 
 
@@ -240,7 +242,8 @@ def run_stage(
 
 
 def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) -> int:
-    """Return the index of the first stage that owns or borrows a trainable leaf (``len(stages)`` if none does).
+    """Return the index of the first stage that owns or borrows a trainable leaf, or that takes further inputs (``len(stages)`` if
+    none does).
 
     A stage without a trainable leaf runs in evaluation and so draws nothing: all stages before the frontier are a
     pure function of the example.
@@ -253,7 +256,7 @@ def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) ->
     from transferlab.selectors import owns
 
     for number, stage in enumerate(stages):
-        if any(owns(stage.owns + stage.borrows, path) for path in trainable):
+        if stage.takes_inputs or any(owns(stage.owns + stage.borrows, path) for path in trainable):
             return number
     return len(stages)
 

@@ -305,12 +305,14 @@ class T5(Model):
         table, random = "encoder/embed", self.config.dropout_rate > 0
         stages = [Stage(table, self.encoder.embed, owns=(table,), random=random), *self.encoder.stages("encoder")]
         if self.decoder is not None:
-            stages.append(Stage("decoder/embed", self.embed_target, borrows=(table,), random=random))
+            stages.append(Stage("decoder/embed", self.embed_target, borrows=(table,), random=random, takes_inputs=True))
             stages += self.decoder.stages("decoder")
         return tuple(stages)
 
     def embed_target(self, carry: Carry, key: Key | None) -> Carry:
-        """From the encoder's last carry to the decoder's first."""
+        """From the encoder's last carry to the decoder's first; ``labels`` without decoder inputs are these, shifted."""
+        if "labels" in carry and "decoder_input_ids" not in carry:
+            carry = {**carry, "decoder_input_ids": shift_right(carry["labels"], self.config)}
         if "decoder_input_ids" not in carry:
             raise TransferlabError(
                 "T5 with its decoder needs 'decoder_input_ids'. To run only the encoder:\n  >>> source = source.encoder()"
@@ -347,7 +349,8 @@ def relative_buckets(config: T5Config, length: int, bidirectional: bool) -> Int[
 
 
 def shift_right(labels: Int[Array, "batch length"], config: T5Config) -> Int[Array, "batch length"]:
-    """Return the ``decoder_input_ids`` that predict these labels: shifted right by one, with padding for -100 (ignored).
+    """Return the ``decoder_input_ids`` that predict these labels: shifted right by one, with padding for negative ones
+    (ignored).
 
     Example:
         >>> tl.models.shift_right(jnp.array([[7, 1, -100]]), tl.models.T5Config.small())
@@ -355,4 +358,4 @@ def shift_right(labels: Int[Array, "batch length"], config: T5Config) -> Int[Arr
     """
     start = jnp.full((labels.shape[0], 1), config.decoder_start_token_id, labels.dtype)
     shifted = jnp.concatenate([start, labels[:, :-1]], axis=1)
-    return jnp.where(shifted == -100, config.pad_token_id, shifted)
+    return jnp.where(shifted < 0, config.pad_token_id, shifted)

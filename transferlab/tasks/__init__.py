@@ -16,6 +16,7 @@ from transferlab.tasks.contrastive import Contrastive
 from transferlab.tasks.masked_language_model import MaskedLanguageModel
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
+from transferlab.tasks.sequence_to_sequence import SequenceToSequence
 from transferlab.tasks.token_labels import TokenLabels
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ __all__ = [
     "MaskedLanguageModel",
     "MultiLabel",
     "Regression",
+    "SequenceToSequence",
     "Task",
     "TokenLabels",
     "task_for",

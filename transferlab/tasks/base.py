@@ -110,6 +110,11 @@ class Task:
             _ = self.direction
 
     @property
+    def writes(self) -> int:
+        """Tokens of the longest text that the model writes, where what it predicts are texts; 0 where it predicts other things."""
+        return 0
+
+    @property
     def chooses(self) -> str:
         """The name of the score that chooses the best state."""
         return self.metric or self.primary

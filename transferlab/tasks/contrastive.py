@@ -20,6 +20,7 @@ from transferlab.measure.retrieval import retrieval_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import EmbeddingConfig
 from transferlab.tasks.base import Predictions, StepBatch, Task
+from transferlab.tasks.heads import check_whole_texts
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
@@ -93,6 +94,7 @@ class Contrastive(Task):
 
     def check(self, data: Dataset, source: Source) -> None:
         super().check(data, source)
+        check_whole_texts(self, source)
         if data.target.kind != "none":
             raise TransferlabError(
                 f"Contrastive takes every pair as one that belongs together, and '{data.name}' has a target ({data.summary}). Open it "

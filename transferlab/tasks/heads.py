@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transferlab.data.text import TextTransform
+from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig, Problem
 from transferlab.pretrained.families import FAMILIES
 
@@ -20,6 +22,15 @@ def ranked(prediction: np.ndarray, outputs: Sequence[str]) -> tuple[dict[str, fl
     order = prediction.argsort()[::-1]
     by_name = {outputs[int(i)]: float(prediction[int(i)]) for i in order}
     return by_name, "  ".join(f"{name} {p:.3f}" for name, p in list(by_name.items())[:5])
+
+
+def check_whole_texts(task: object, source: Source) -> None:
+    """Raise a TransferlabError where the source reads long texts in windows, of which this task would take the first alone."""
+    if isinstance(source.transform, TextTransform) and source.transform.overlap is not None:
+        raise TransferlabError(
+            f"{type(task).__name__} reads each text as a whole, not in windows. Use the source without with_windows, which cuts what is "
+            f"longer than {source.transform.max_length} tokens, and counts it."
+        )
 
 
 def classifier(

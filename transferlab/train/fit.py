@@ -27,7 +27,7 @@ from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.engines import Engine
 from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
-from transferlab.train.identity import check_base, write_or_verify
+from transferlab.train.identity import check_base, text_column, write_or_verify
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.line import drawn
 from transferlab.train.loop import train
@@ -292,6 +292,14 @@ def _finish(
     memory: dict[str, int],
 ) -> Result:
     run = member.run
+    # Not the whole state: the optimizer's part of it is given back.
+    opened = partial(
+        predictor_of, run.source, run.plan, evaluated(trained), trained.get("stats", {}), seed=run.seeds.initialisation,
+        outputs=run.outputs, task=run.task, fitted=run.fitted, text_column=text_column(run.data),
+    )  # fmt: skip
+    if run.task.writes:
+        texts = opened().written(run.feed.single, run.data.test, run.settings.batch_size)
+        predictions = {**predictions, run.task.predicted: np.array(texts, str)}
     test = run.task.scored(predictions, run.data, run.data.test)
     record = _record(member, test, population_size, memory)
     if run.directory is not None:
@@ -303,11 +311,6 @@ def _finish(
         elif member.checkpoints is not None:
             member.checkpoints.finish()
 
-    # Not the whole state: the optimizer's part of it is given back.
-    opened = partial(
-        predictor_of, run.source, run.plan, evaluated(trained), trained.get("stats", {}), seed=run.seeds.initialisation,
-        outputs=run.outputs, task=run.task, fitted=run.fitted, text_column=run.data.text_column,
-    )  # fmt: skip
     return Result(test, predictions, member.writer.rows, record, run.outputs, opened)
 
 

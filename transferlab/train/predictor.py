@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.compute.host import interruptible
@@ -18,9 +19,10 @@ from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch
 from transferlab.data.examples import Modality, as_records
 from transferlab.data.images import ImageTransform
-from transferlab.data.inputs import Transform
+from transferlab.data.inputs import Inputs, TextInputs, Transform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
+from transferlab.evaluate.sequences import write_texts
 from transferlab.fields import read
 from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
@@ -69,7 +71,7 @@ class Predictor:
         state: batch statistics.
         adapted: its base with whatever was trained as a whole, and its adapters, separately; ``adapted.merged()`` is a
             :class:`transferlab.pretrained.source.Source`.
-        text_column: of the table that it was trained on.
+        text_column: of the table that it was trained on; two of pairs.
         task: what it was trained for.
         fitted: what the task learned of the training targets.
     """
@@ -80,7 +82,7 @@ class Predictor:
     params: trees.Tree = field(repr=False)
     state: trees.Tree = field(repr=False)
     adapted: Adapted = field(repr=False)
-    text_column: str = "text"
+    text_column: str | Sequence[str] = "text"
     task: Task = field(default_factory=Classification)
     fitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -93,7 +95,7 @@ class Predictor:
     @check_arguments
     def __call__(self, examples: Iterable[Any], rows: int = 32) -> Any:
         """Return what the task predicts for each example: of a classifier, an array (examples, labels) of probabilities; where
-        examples differ in length, a :class:`~transferlab.data.ragged.Ragged`.
+        examples differ in length, a :class:`~transferlab.data.ragged.Ragged`; of a model that writes, a list of texts.
 
         Args:
             examples: texts; pairs of texts, as tuples; lists of words; images as uint8 arrays (height, width, channels); or audio
@@ -109,6 +111,8 @@ class Predictor:
         content, records = as_records(examples, self.modality)
         rows = min(rows, max(len(records), 1))
         feed = self.task.inputs(records, self.transform, content=content)
+        if self.task.writes:
+            return self.written(feed, np.arange(len(records)), rows)
 
         def call(batch: Batch) -> dict[str, np.ndarray]:
             targets = self.task.collate({}, feed, batch, rows) if self.task.reads_targets else {}
@@ -119,6 +123,12 @@ class Predictor:
         indices = np.arange(len(records))
         predictions = self.task.restore(predict_rows(self.task, self.labels, feed, indices, rows, call), self.fitted)
         return predictions[self.task.predicted]
+
+    def written(self, feed: Inputs, indices: Int[np.ndarray, " n"], rows: int) -> list[str]:
+        """The text that the model writes for each of these examples, the likeliest token each time."""
+        assert isinstance(feed, TextInputs)
+        longest = min(self.task.writes, feed.transform.max_length)
+        return write_texts(self.definition, self.params, self.state, feed, indices, rows, longest)
 
     @check_arguments
     def present(self, examples: Iterable[Any], rows: int = 32) -> Presented:
@@ -213,7 +223,7 @@ def predictor_of(
     outputs: tuple[str, ...],
     task: Task,
     fitted: Mapping[str, Any],
-    text_column: str | None,
+    text_column: str | Sequence[str] | None,
 ) -> Predictor:
     """Return a run's predictor: what it trained, and the frozen leaves of its source, which its predictors share.
 
