@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from support.corpora import corpus, decoder_source, masked_source, sentences
 
 import transferlab as tl
+from transferlab.cli.main import cli
 from transferlab.data.batches import Batch
 from transferlab.data.documents import Documents
 from transferlab.data.ragged import Ragged
@@ -95,6 +98,18 @@ def test_a_run_learns_is_opened_generates_and_predicts_each_text(tmp_path: Path)
     assert result.source is not None and tl.generate(result.source, "good great", max_new_tokens=3).tokens
     tl.save(result.source, tmp_path / "saved")
     assert json.loads((tmp_path / "saved/config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
+
+
+def test_a_file_of_texts_is_read_trained_on_and_predicted_on_the_command_line(tmp_path: Path) -> None:
+    texts = sentences(40)
+    (tmp_path / "corpus.txt").write_text("\n".join(texts))
+    source, data = decoder_source(tmp_path / "model"), tl.dataset(tmp_path / "corpus.txt", documents="line")
+    tl.adapt(source, data, settings=replace(QUICK, steps=2), directory=tmp_path / "run").fit()
+    out = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), "good film the day", " ".join(texts)])
+    assert out.exit_code == 0, out.output
+    first, second = out.output.splitlines()
+    assert first.startswith("perplexity ") and "of 5 tokens" in first and "truncated" not in out.output
+    assert f"of {sum(len(text.split()) for text in texts) + 1} tokens" in second
 
 
 def test_lora_and_a_tied_head_train_the_adapters_alone(tmp_path: Path) -> None:
