@@ -22,7 +22,7 @@ from transferlab.errors import TransferlabError
 from transferlab.tasks import CausalLanguageModel, task_for
 from transferlab.train import Settings
 
-QUICK = Settings(learning_rate=1e-2, steps=30, batch_size=4, log_every=10, evaluations=2)
+QUICK = Settings(learning_rate=3e-2, steps=80, batch_size=8, log_every=20, evaluations=2)
 
 
 def documents(source: tl.Source, texts: list[str], length: int) -> Documents:
@@ -87,7 +87,7 @@ def test_a_run_learns_is_opened_generates_and_predicts_each_text(tmp_path: Path)
     tokens = [len(text.split()) + 1 for text in texts[-20:]]
     assert isinstance(predicted, Ragged) and np.diff(predicted.offsets).tolist() == tokens
     entropy = -predicted.values.mean()
-    assert result.test["cross_entropy"] == pytest.approx(entropy) and entropy < 2.3 < np.log(18)
+    assert result.test["cross_entropy"] == pytest.approx(entropy) and entropy < 1.8 < np.log(18)
     assert result.test["perplexity"] == pytest.approx(np.exp(entropy))
     size = sum(len(text.encode()) for text in texts[-20:])
     assert result.test["bits_per_byte"] == pytest.approx(entropy * sum(tokens) / np.log(2) / size)
@@ -114,7 +114,8 @@ def test_a_file_of_texts_is_read_trained_on_and_predicted_on_the_command_line(tm
 
 def test_lora_and_a_tied_head_train_the_adapters_alone(tmp_path: Path) -> None:
     source, data = decoder_source(tmp_path / "model"), corpus(sentences(40), test=10)
-    run = tl.adapt(source, data, method=tl.methods.LoRA(rank=2), settings=QUICK, task=CausalLanguageModel(32))
+    settings = replace(QUICK, steps=4)
+    run = tl.adapt(source, data, method=tl.methods.LoRA(rank=2), settings=settings, task=CausalLanguageModel(32))
     assert run.plan.trainable and all("/lora/" in path for path in run.plan.trainable)
     assert run.fit().test["cross_entropy"] < np.log(40)
 
