@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.checkpoints import write_bert
-from support.typed import found
+from support.typed import as_text, found
 
 import transferlab as tl
 from transferlab.data.columns import NoTarget
@@ -74,4 +74,4 @@ def test_sentence_transformers_gives_the_vectors_of_what_is_written(normalise: b
     model = sentence_transformers.SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
     texts = [data.records[int(i)][side] for i in data.test for side in ("text", "text_pair")]
     np.testing.assert_allclose(model.encode(texts).reshape(4, 2, -1), result.predictions["embedding"], atol=1e-5)
-    assert model.max_seq_length == source.transform.max_length
+    assert model.max_seq_length == as_text(source.transform).max_length

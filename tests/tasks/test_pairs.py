@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from support.checkpoints import write_clip, write_decoder
 from support.typed import as_text
 
 import transferlab as tl
+from transferlab.cli.main import cli
 from transferlab.data.columns import Classes, Numbers, TagSets, Target
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
@@ -113,3 +115,19 @@ def test_a_prompt_is_put_before_the_first_text_of_a_pair(source) -> None:
 
     prompted = replace(as_text(source.transform), prompt="the ")
     assert prompted.encode([("film", "day")]) == as_text(source.transform).encode([("the film", "day")])
+
+
+def test_a_table_of_pairs_is_learned_and_predicted_on_the_command_line(source, tmp_path: Path) -> None:
+    rows = [f"{SIDES[i]},{SIDES[i] if SAME[i] else SIDES[60 + i]},{'same' if SAME[i] else 'other'}" for i in range(60)]
+    (tmp_path / "p.csv").write_text("\n".join(["premise,hypothesis,label", *rows]))
+    data = tl.dataset(tmp_path / "p.csv", text=("premise", "hypothesis"), target="label")
+    tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK, directory=tmp_path / "run").fit()
+    (tmp_path / "q.csv").write_text("premise,hypothesis\ngood film,good film\nbad day,the film\n")
+    run = ["predict", str(tmp_path / "run")]
+    table = CliRunner().invoke(cli, [*run, str(tmp_path / "q.csv")], catch_exceptions=False)
+    given = CliRunner().invoke(cli, [*run, "good film", "good film", "bad day", "the film"], catch_exceptions=False)
+    assert table.output == given.output and "\tbad day | the film\n" in given.output
+    odd = CliRunner().invoke(cli, [*run, "good film"])
+    assert "'good film' has no second one: give two texts for each pair" in odd.output
+    one = CliRunner().invoke(cli, [*run, str(tmp_path / "q.csv"), "--text", "premise"])
+    assert "reads pairs of texts, and --text is given 1 times. As in: --text premise --text hypothesis" in one.output

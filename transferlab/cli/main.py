@@ -135,12 +135,17 @@ def report(study: Path, browse: bool) -> None:
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--text", help="The column of tables; by default the one that RUN was trained on.")
+@click.option(
+    "--text", multiple=True, help="The column of tables, twice for pairs; by default those that RUN was trained on."
+)
 @click.option("--white", type=float, help="The value that is white in images of more than 8 bits: 4095 for 12 bits.")
-def predict(run_directory: Path, inputs: tuple[str, ...], as_json: bool, text: str | None, white: float | None) -> None:
+def predict(
+    run_directory: Path, inputs: tuple[str, ...], as_json: bool, text: tuple[str, ...], white: float | None
+) -> None:
     """Predict labels, numbers or tags with a finished RUN.
 
-    INPUTS are texts, image files, folders of them, or files of many texts: .txt (one text per line), .csv, .tsv or .jsonl.
+    INPUTS are texts (of pairs: two for each), images or sounds, folders of them, or files of many texts: .txt (one text per
+    line), .csv, .tsv or .jsonl.
     RUN is the directory of one run, or of a study, whose best run is used.
     """
     from transferlab.cli.predict import predict_all

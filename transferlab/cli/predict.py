@@ -1,4 +1,4 @@
-"""``transferlab predict``: read texts or images, one by one or by the file, and print labels with probabilities."""
+"""``transferlab predict``: read texts, images or sounds, one by one or by the file, and print what a run predicts of each."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from transferlab.train.result import read_record
 
 
 def predict_all(
-    directory: Path, inputs: Sequence[str], as_json: bool, text_column: str | None = None, white: float | None = None
+    directory: Path, inputs: Sequence[str], as_json: bool, text_columns: Sequence[str] = (), white: float | None = None
 ) -> None:
     """Print one line per example: what the run's task predicts of it, as probabilities of labels.
 
     Args:
         directory: of a run or a study.
-        inputs: texts, images, or files of them.
+        inputs: texts (of pairs: two for each), images, sounds, or files of them.
         as_json: print JSON lines.
-        text_column: of tables; the one that the run was trained on by default.
+        text_columns: of tables, two of pairs; those that the run was trained on by default.
         white: the value that is white in images of more than 8 bits.
     """
     from transferlab.data.text import TextTransform
@@ -39,15 +39,24 @@ def predict_all(
         check_white(white)
     predictor = open_run(best_run(directory))
     tables = [text for text in inputs if Path(text).suffix.lower() in SUFFIXES]
-    if text_column is not None and (predictor.modality == "image" or not tables):
+    reads = {"text": "texts", "image": "images", "audio": "sounds"}[predictor.modality]
+    if text_columns and (predictor.modality != "text" or not tables):
         raise TransferlabError(
             f"--text is for tables ({', '.join(SUFFIXES)}) of texts; "
-            + ("this run reads images." if predictor.modality == "image" else "there is none among the inputs.")
+            + ("there is none among the inputs." if predictor.modality == "text" else f"this run reads {reads}.")
         )
     if white is not None and predictor.modality != "image":
-        raise TransferlabError("--white is for images; this run reads texts.")
+        raise TransferlabError(f"--white is for images; this run reads {reads}.")
+    own = predictor.text_column
+    columns = (own,) if isinstance(own, str) else tuple(own)
+    if text_columns and len(text_columns) != len(columns):
+        what = "a text" if len(columns) == 1 else "pairs of texts"
+        wanted = " ".join(f"--text {column}" for column in columns)
+        raise TransferlabError(
+            f"This run reads {what}, and --text is given {len(text_columns)} times. As in: {wanted}."
+        )
     names, examples = [], []
-    for name, example in _examples(inputs, predictor.modality, text_column or predictor.text_column, white):
+    for name, example in _examples(inputs, predictor.modality, tuple(text_columns) or columns, white):
         names.append(name)
         examples.append(example)
     if not examples:
@@ -86,7 +95,10 @@ def best_run(directory: Path) -> Path:
     return run
 
 
-def _examples(inputs: Sequence[str], modality: str, text_column: str, white: float | None) -> Iterator[tuple[str, Any]]:
+def _examples(
+    inputs: Sequence[str], modality: str, columns: tuple[str, ...], white: float | None
+) -> Iterator[tuple[str, Any]]:
+    given: list[str] = []
     for number, text in enumerate(inputs, 1):
         path = Path(text)
         suffix = path.suffix.lower()
@@ -94,19 +106,28 @@ def _examples(inputs: Sequence[str], modality: str, text_column: str, white: flo
             exists = text != "" and path.exists()  # no text at all is not the current directory
         except (OSError, ValueError):
             exists = False  # A long text, or one with a NUL, is not a file name.
-        if modality == "image":
+        if modality != "text":
             if not exists:
-                raise TransferlabError(f"There is no image file '{text}'.")
-            yield from _images(path, white)
+                raise TransferlabError(f"There is no {'image' if modality == 'image' else 'sound'} file '{text}'.")
+            yield from _images(path, white) if modality == "image" else _sounds(path)
         elif exists and suffix in (".txt", *SUFFIXES):
-            yield from _table(path, text_column)
+            yield from _table(path, columns)
         elif not exists and suffix in (".txt", *SUFFIXES, *IMAGES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
         elif exists and (path.is_dir() or suffix or "/" in text):
             known = ", ".join((".txt", *SUFFIXES))
             raise TransferlabError(f"'{text}' exists, but is not a file of texts; those end in {known}.")
-        else:
+        elif len(columns) == 1:
             yield text, checked_text(text, f"Input {number}")
+        else:
+            given.append(checked_text(text, f"Input {number}"))
+            if len(given) == len(columns):
+                yield " | ".join(given), tuple(given)
+                given = []
+    if given:
+        raise TransferlabError(
+            f"This run reads pairs of texts, and '{given[0]}' has no second one: give two texts for each pair."
+        )
 
 
 def _images(path: Path, white: float | None) -> Iterator[tuple[str, Any]]:
@@ -122,11 +143,28 @@ def _images(path: Path, white: float | None) -> Iterator[tuple[str, Any]]:
         yield os.fsencode(file).decode("utf-8", "replace"), read_image(file, white)
 
 
-def _table(path: Path, text_column: str) -> Iterator[tuple[str, str]]:
+def _sounds(path: Path) -> Iterator[tuple[str, Any]]:
+    from transferlab.data.sounds import SUFFIXES as SOUNDS
+    from transferlab.data.sounds import mono, read_sound
+
+    every = path.rglob("*") if path.is_dir() else [path]
+    files = sorted(file for file in every if file == path or file.suffix.lower() in SOUNDS)
+    if not files:
+        raise TransferlabError(f"{path} holds no sounds ({', '.join(SOUNDS)}).")
+    for file in files:
+        samples, rate = read_sound(file, str(file))
+        yield os.fsencode(file).decode("utf-8", "replace"), (mono(samples), rate)
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     if path.suffix.lower() == ".txt":
+        if len(columns) > 1:
+            raise TransferlabError(
+                f"{path} has a text a line, and this run reads pairs; give a table ({', '.join(SUFFIXES)})."
+            )
         lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
         yield from ((line, line) for line in lines if line.strip())
         return
-    for number, row in read_rows(path, (text_column,)):
-        text = checked_text(row[text_column], f"{path}, row {number}")
-        yield text, text
+    for number, row in read_rows(path, columns):
+        texts = tuple(checked_text(row[column], f"{path}, row {number}") for column in columns)
+        yield " | ".join(texts), texts if len(texts) > 1 else texts[0]

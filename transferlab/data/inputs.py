@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
+from transferlab.compute.prefetch import prefetch_map
 from transferlab.data.audio import AudioTransform, resampled
 from transferlab.data.images import ImageTransform
 from transferlab.data.packing import NARROWEST, Packed, pack
@@ -180,20 +181,36 @@ class ImageInputs(Inputs):
 
 @dataclass(eq=False)
 class AudioInputs(Inputs):
-    """Audio, resampled to the rate of the model and transformed when read."""
+    """Audio, resampled to the rate of the model and transformed when read, a few examples at a time."""
 
     transform: AudioTransform
+    _cut: dict[int, bool] = field(default_factory=dict, init=False, repr=False)
+    """Of each example that was read: whether it is longer than what the model hears."""
 
     def truncated(self, indices: Int[np.ndarray, " n"]) -> int:
-        records = (self.examples[int(i)] for i in indices)
-        return sum(len(record["audio"]) > self.transform.seconds * record["rate"] for record in records)
+        for i in map(int, indices):
+            if i not in self._cut:
+                self._read(i)
+        return sum(self._cut[int(i)] for i in indices)
 
     def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
         features = np.zeros((size, self.transform.frames, self.transform.bands), np.float32)
-        for row, i in enumerate(rows):
-            record = self.examples[int(i)]
-            features[row] = self.transform(resampled(record["audio"], record["rate"], self.transform.rate))
+        for row, heard in enumerate(prefetch_map(self._heard, [int(i) for i in rows])):
+            features[row] = heard
         return {"input_features": features}
+
+    def _read(self, index: int) -> Mapping[str, Any]:
+        record = self.examples[index]
+        self._cut[index] = len(record["audio"]) > self.transform.seconds * record["rate"]
+        return record
+
+    def _heard(self, index: int) -> np.ndarray:
+        record = self._read(index)
+        try:
+            return self.transform(resampled(record["audio"], record["rate"], self.transform.rate))
+        except TransferlabError as error:
+            name = self.ids[index] if self.ids else record.get("id", f"Example {index}")
+            raise TransferlabError(f"{name}: {error}") from None
 
 
 def inputs_for(

@@ -27,7 +27,7 @@ from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.engines import Engine
 from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
-from transferlab.train.identity import check_base, write_or_verify
+from transferlab.train.identity import check_base, text_column, write_or_verify
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.line import drawn
 from transferlab.train.loop import train
@@ -295,7 +295,7 @@ def _finish(
     # Not the whole state: the optimizer's part of it is given back.
     opened = partial(
         predictor_of, run.source, run.plan, evaluated(trained), trained.get("stats", {}), seed=run.seeds.initialisation,
-        outputs=run.outputs, task=run.task, fitted=run.fitted, text_column=run.data.text_column,
+        outputs=run.outputs, task=run.task, fitted=run.fitted, text_column=text_column(run.data),
     )  # fmt: skip
     if run.task.writes:
         texts = opened().written(run.feed.single, run.data.test, run.settings.batch_size)

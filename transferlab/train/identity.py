@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
 from transferlab.files import TEMPORARY, new_folder, write_json
 from transferlab.pretrained.source import Source
@@ -35,7 +36,7 @@ def identity(run: Setup) -> dict[str, Any]:
         "task": {"name": run.task.name, **asdict(run.task)},
         "labels": list(run.outputs),
         "fitted": run.fitted,
-        "text_column": data.text_column,
+        "text_column": text_column(data),
         "method": {"name": run.method.name, **asdict(run.method)},
         "transform": source.transform.describe() if source.transform else None,
         "settings": settings_of(run.settings),
@@ -47,6 +48,11 @@ def identity(run: Setup) -> dict[str, Any]:
 def settings_of(settings: Settings) -> dict[str, Any]:
     """Settings as plain data, without those that may differ when a run is continued."""
     return {name: value for name, value in asdict(settings).items() if name not in EXECUTION}
+
+
+def text_column(data: Dataset) -> str | list[str] | None:
+    """Return the column of the text, or both of a pair's, from which a table is read when the run predicts; None where there is none."""
+    return list(data.columns.get("content", ("text", "text_pair"))) if data.content == "pair" else data.text_column
 
 
 def architecture(source: Source) -> dict[str, Any]:

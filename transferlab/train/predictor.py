@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -71,7 +71,7 @@ class Predictor:
         state: batch statistics.
         adapted: its base with whatever was trained as a whole, and its adapters, separately; ``adapted.merged()`` is a
             :class:`transferlab.pretrained.source.Source`.
-        text_column: of the table that it was trained on.
+        text_column: of the table that it was trained on; two of pairs.
         task: what it was trained for.
         fitted: what the task learned of the training targets.
     """
@@ -82,7 +82,7 @@ class Predictor:
     params: trees.Tree = field(repr=False)
     state: trees.Tree = field(repr=False)
     adapted: Adapted = field(repr=False)
-    text_column: str = "text"
+    text_column: str | Sequence[str] = "text"
     task: Task = field(default_factory=Classification)
     fitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -223,7 +223,7 @@ def predictor_of(
     outputs: tuple[str, ...],
     task: Task,
     fitted: Mapping[str, Any],
-    text_column: str | None,
+    text_column: str | Sequence[str] | None,
 ) -> Predictor:
     """Return a run's predictor: what it trained, and the frozen leaves of its source, which its predictors share.
 
