@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.checkpoints import write_vit
+from support.checkpoints import WORDS, write_vit
 from support.corpora import corpus, decoder_source, masked_source, sentences
 from support.runs import flat
 
@@ -125,7 +125,8 @@ def test_a_batch_with_nothing_hidden_has_no_loss_and_no_gradient(bert: tl.Source
 
 
 def test_texts_alone_are_learned_and_parts_of_a_batch_add_up(bert: tl.Source, tmp_path: Path) -> None:
-    texts = sentences(120)
+    # Of one word each, so that the text around a hidden token says what it is.
+    texts = [" ".join([WORDS[i % 14]] * (4 + i % 9)) for i in range(120)]
     data = corpus(texts, test=30)
     task = task_for(data, bert)
     assert isinstance(task, MaskedLanguageModel)
@@ -135,7 +136,7 @@ def test_texts_alone_are_learned_and_parts_of_a_batch_add_up(bert: tl.Source, tm
                                                   for own, text in zip(likelihood, texts[-30:], strict=True))  # fmt: skip
     assert all((np.diff(own) > 0).all() and own[0] >= 1 for own in position)
     assert result.test["perplexity"] == pytest.approx(np.exp(-likelihood.values.mean()))
-    assert result.test["cross_entropy"] < np.log(14) < np.log(64)
+    assert result.test["cross_entropy"] < 2.2 < np.log(14)
     again = tl.open_run(tmp_path / "run")(texts[-30:][::-1], rows=7)
     np.testing.assert_allclose(np.concatenate(list(again)[::-1]), likelihood.values, atol=1e-5)
     assert {leaf.path: leaf.action for leaf in tl.adapt(bert, data).plan.leaves}["head/dense/kernel"] == "initialised"
