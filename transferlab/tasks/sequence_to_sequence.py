@@ -54,6 +54,13 @@ class SequenceToSequence(Task):
     predicted: ClassVar[str] = "text"
     primary: ClassVar[str] = "perplexity"
     scores: ClassVar[Mapping[str, int]] = {"perplexity": -1, "cross_entropy": -1, "token_accuracy": 1}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "perplexity": (1.0, float("inf")), "cross_entropy": (0.0, float("inf")), "token_accuracy": (0.0, 1.0),
+        "exact_match": (0.0, 1.0), "token_f1": (0.0, 1.0),
+    }  # fmt: skip
+    validation_loss: ClassVar[str | None] = "cross_entropy"
+    loss_unit: ClassVar[str] = "cross-entropy, nats a token"
+    budget_unit: ClassVar[str] = "examples"
     reads_targets: ClassVar[bool] = True
 
     @property
