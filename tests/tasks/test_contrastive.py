@@ -221,3 +221,13 @@ def test_labels_are_no_pairs(source) -> None:
     labels = Classes(("no", "yes"), np.arange(60, dtype=np.int32) % 2)
     with pytest.raises(TransferlabError, match="has a target"):
         tl.adapt(source, replace(data, target=labels), task=Contrastive())
+
+
+def test_chance_finds_at_random_and_words_find_the_same_words(source) -> None:
+    data, task = pairs(), Contrastive()
+    chance, words = (
+        task.score(task.baselines[name].predictions(task, data, source), data, data.test)
+        for name in ("chance", "tfidf")
+    )
+    assert chance["recall_at_1"] == pytest.approx(1 / 20) and chance["cross_entropy"] == pytest.approx(np.log(20))
+    assert words["recall_at_1"] > 0.5

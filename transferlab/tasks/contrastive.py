@@ -16,6 +16,8 @@ from transferlab.data.inputs import Inputs, TextInputs, Transform
 from transferlab.data.text import TextTransform, TokenCache
 from transferlab.data.views import PairViews, Sides
 from transferlab.errors import TransferlabError
+from transferlab.evaluate.baselines import Baseline
+from transferlab.evaluate.texts import CHANCE, NEAREST
 from transferlab.measure.retrieval import per_query, retrieval_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import EmbeddingConfig
@@ -57,9 +59,10 @@ class Contrastive(Task):
     predicted: ClassVar[str] = "embedding"
     primary: ClassVar[str] = "recall_at_1"
     scores: ClassVar[Mapping[str, int]] = {"recall_at_1": 1, "recall_at_10": 1, "mrr": 1, "cross_entropy": -1}
-    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **dict.fromkeys(("recall_at_1", "recall_at_10", "mrr"), (0.0, 1.0)), "cross_entropy": (0.0, float("inf"))
-    }  # fmt: skip
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("recall_at_1", "recall_at_10", "mrr"), (0.0, 1.0)
+    )
+    baselines: ClassVar[Mapping[str, Baseline]] = {"chance": CHANCE, "tfidf": NEAREST}
     loss_unit: ClassVar[str] = "cross-entropy in the batch, nats"
     budget_unit: ClassVar[str] = "examples"
     additive: ClassVar[bool] = False

@@ -16,6 +16,8 @@ from transferlab.data.inputs import Inputs, TextInputs, Transform
 from transferlab.data.sequences import SequenceInputs, Targets
 from transferlab.data.text import TextTransform, TokenCache
 from transferlab.errors import TransferlabError
+from transferlab.evaluate.baselines import Baseline
+from transferlab.evaluate.texts import FREQUENT
 from transferlab.measure.texts import exact_match, token_f1
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import HeadConfig, LanguageModelConfig
@@ -54,10 +56,10 @@ class SequenceToSequence(Task):
     predicted: ClassVar[str] = "text"
     primary: ClassVar[str] = "perplexity"
     scores: ClassVar[Mapping[str, int]] = {"perplexity": -1, "cross_entropy": -1, "token_accuracy": 1}
-    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "perplexity": (1.0, float("inf")), "cross_entropy": (0.0, float("inf")), "token_accuracy": (0.0, 1.0),
-        "exact_match": (0.0, 1.0), "token_f1": (0.0, 1.0),
-    }  # fmt: skip
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("token_accuracy", "exact_match", "token_f1"), (0.0, 1.0)
+    )
+    baselines: ClassVar[Mapping[str, Baseline]] = {"frequent": FREQUENT}
     validation_loss: ClassVar[str | None] = "cross_entropy"
     loss_unit: ClassVar[str] = "cross-entropy, nats a token"
     budget_unit: ClassVar[str] = "examples"
