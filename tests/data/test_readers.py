@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import types
 import wave
@@ -485,3 +486,24 @@ def test_each_reader_says_what_it_reads_and_a_new_file_is_a_new_reader() -> None
     found = readers()
     assert len({reader.name for reader in found}) == len(found) >= 9
     assert [reader.last for reader in found] == sorted(reader.last for reader in found)
+
+
+def test_opening_a_table_imports_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"a film {i},{i % 2}\n" for i in range(9)))
+    code = (
+        "import sys, transferlab as tl; tl.dataset(sys.argv[1]); heavy = {'pandas', 'pyarrow', 'datasets', 'soundfile', "
+        "'tensorflow_datasets', 'sklearn', 'scipy', 'matplotlib', 'jax'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "t.csv")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_a_folder_s_run_records_no_column_of_text(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            image(i + 10 * ord(label)).save(tmp_path / label / f"{i}.png")
+    assert tl.dataset(tmp_path).text_column is None
+    assert tl.dataset({"body": TABLE["text"], "label": TABLE["label"]}).text_column == "body"

@@ -150,3 +150,21 @@ def test_a_report_is_the_same_from_any_working_directory(config: Path, table: Pa
         )
     finally:
         os.chdir(before)
+
+
+@pytest.mark.parametrize(
+    "probe",
+    ["{'train': {'steps': 4, 'patience': 2}}", "{'train': {'steps': 4}, 'tune': ({'patience': 2}, {'keep': 'last'})}"],
+)
+def test_patience_is_refused_before_anything_trains_where_no_labels_are_set_aside(
+    config: Path, tmp_path: Path, probe: str
+) -> None:
+    study = Study(small(config, tmp_path / "study", "grid=full", f"methods={{'probe': {probe}}}"))
+    with pytest.raises(TransferlabError, match=r"settings.patience is 2, and .* has no validation split"):
+        study.run()
+    assert not list((tmp_path / "study").glob("runs/probe/**/run.json"))
+
+
+def test_keep_is_a_field_of_a_config(config: Path, tmp_path: Path) -> None:
+    read = small(config, tmp_path, "methods={'probe': {'train': {'steps': 4, 'keep': 'last'}}}")
+    assert read.methods["probe"].train.keep == "last"

@@ -101,7 +101,7 @@ def test_lora_and_a_tied_head_train_the_adapters_alone(tmp_path: Path) -> None:
     source, data = decoder_source(tmp_path / "model"), corpus(sentences(40), test=10)
     run = tl.adapt(source, data, method=tl.methods.LoRA(rank=2), settings=QUICK, task=CausalLanguageModel(32))
     assert run.plan.trainable and all("/lora/" in path for path in run.plan.trainable)
-    assert run.fit().test["cross_entropy"] < 3.0
+    assert run.fit().test["cross_entropy"] < np.log(40)
 
 
 @pytest.mark.parametrize(

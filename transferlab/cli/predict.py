@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
+from transferlab.data.examples import as_records
 from transferlab.data.images import SUFFIXES as IMAGES
 from transferlab.data.tables import SUFFIXES, checked_text, read_rows, read_text
 from transferlab.errors import TransferlabError
@@ -63,8 +65,9 @@ def predict_all(
     for name, fields, line in zip(names, presented.rows, presented.lines, strict=True):
         click.echo(json.dumps({"input": name, **fields}) if as_json else f"{line}\t{' '.join(name.splitlines())}")
     if isinstance(predictor.transform, TextTransform):
-        cut = sum(one.cut > 0 for one in predictor.transform.encode(examples))
-        if cut:
+        content, records = as_records(examples, predictor.modality)
+        feed = predictor.task.inputs(records, predictor.transform, content=content)
+        if cut := feed.truncated(np.arange(len(records))):
             limit = predictor.transform.max_length
             click.echo(f"{cut} of {len(examples)} texts are longer than {limit} tokens, and were truncated.", err=True)
 

@@ -89,8 +89,8 @@ class Dataset:
 
     @property
     def text_column(self) -> str | None:
-        """The column of the text, or of a pair's first; None where it is no table."""
-        return next(iter(self.columns.get("content", ())), None)
+        """The column of the text, or of a pair's first; None where it is no table of texts."""
+        return next(iter(self.columns.get("content", ())), None) if self.modality == "text" else None
 
     @property
     def labels(self) -> Int[np.ndarray, " examples"]:

@@ -100,7 +100,10 @@ def roles_of(table: Table, asked: Asked) -> Roles:
     if not len(table):
         raise TransferlabError(f"'{table.name}' has no examples.")
     content, columns = _content(table, asked)
-    other = (asked.groups, asked.splits or _stated(table, "splits"))
+    stated = table.roles.get("splits")
+    if stated and asked.splits:
+        raise TransferlabError(f"{table.name} has splits of its own; leave out splits={asked.splits!r}.")
+    other = (asked.groups, asked.splits or (_several(stated)[0] if stated else None))
     target = _target(table, asked, columns, other)
     taken = [*columns, *target]
     if twice := next((name for name in taken if taken.count(name) > 1), None):
@@ -124,10 +127,6 @@ def roles_of(table: Table, asked: Asked) -> Roles:
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _stated(table: Table, role: str) -> Any:
-    return table.roles.get(role)
 
 
 def _content(table: Table, asked: Asked) -> tuple[Content, tuple[str, ...]]:

@@ -26,7 +26,8 @@ def language_scores(
     }
     if utf8_bytes is None:
         return scores
-    return {**scores, "bits_per_byte": entropy * len(log_likelihood) / np.log(2) / utf8_bytes if utf8_bytes else np.nan}
+    bits = entropy * len(log_likelihood) / np.log(2)
+    return {**scores, "bits_per_byte": float(bits / utf8_bytes) if utf8_bytes else np.nan}
 
 
 def perplexity(cross_entropy: float) -> float:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from transferlab import limits
 from transferlab.errors import TransferlabError, nearest
 from transferlab.files import write_json
-from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, TokenClassifierConfig
+from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, MaskedLanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.cards import write_card
 from transferlab.pretrained.classifiers import as_reference_classifier, labels_of
 from transferlab.pretrained.families import FAMILIES
@@ -265,6 +265,11 @@ def write_adapter(
         raise TransferlabError(
             f"{source.name} was changed as it was loaded ({', '.join(changes)}), and PEFT puts an adapter on the base as it "
             "is in its files. Merge the adapter instead: tl.save(adapted.merged(), …)."
+        )
+    if head and isinstance(source.head, MaskedLanguageModelConfig):
+        raise TransferlabError(
+            "A PEFT adapter does not hold the head of a masked language model, which shares the table of tokens. Write the adapters "
+            "alone, adapted.save_adapter(directory, head=False), or the whole model, tl.save(adapted.merged(), directory)."
         )
     with_head = head and bool(source.labels)
     whole = head and source.head is not None and not isinstance(source.head, EmbeddingConfig)

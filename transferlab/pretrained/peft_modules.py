@@ -16,7 +16,14 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import ClassifierConfig, HeadConfig, LanguageModelConfig, Problem, TokenClassifierConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HeadConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    Problem,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.classifiers import problem_of
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
@@ -64,14 +71,17 @@ def with_modules(
         head, arrays = _classifier(source, arrays, labels, problem, where)
         return source.with_params(trees.unflatten(dict(arrays)), head=head)
     if not source.tied:
-        head = source.head if not tables or isinstance(source.head, LanguageModelConfig) else tables[0].language_model
+        head = source.head if not tables or isinstance(source.head, _OVER_TOKENS) else tables[0].language_model
         return source.with_params(trees.unflatten(dict(arrays)), head=head)
     return _with_tied(source, arrays, tying, where)
 
 
+_OVER_TOKENS = (LanguageModelConfig, MaskedLanguageModelConfig)
+
+
 def _with_tied(source: Source, arrays: Mapping[str, np.ndarray], tying: bool, where: str) -> Source:
     """A base whose head is its table: they are untied where the adapter holds only one of them, or two that differ."""
-    assert isinstance(source.head, LanguageModelConfig)
+    assert isinstance(source.head, _OVER_TOKENS)
     flat = dict(arrays)
     table, kernel = flat.get(source.table), flat.get(KERNEL)
     equal = table is not None and kernel is not None and np.array_equal(table, kernel.T)

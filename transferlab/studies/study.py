@@ -122,8 +122,14 @@ class Study:
             if cells:
                 budget, seed = min(cells)
                 subset = self.data.subset(budget, seed)
-                plan = adapt(self.source, subset, method=arm.method, settings=arm.train, task=self.task, seed=seed).plan
-                out[name] = replace(plan, method=name)
+                # What is tuned trains on all labels too: settings that cannot are an error now, not after the trials.
+                tune = arm.tune if self.config.grid == "full" else ()
+                chosen = [replace(arm.train, **changes) for changes in ({}, *tune)]
+                runs = [
+                    adapt(self.source, subset, method=arm.method, settings=settings, task=self.task, seed=seed)
+                    for settings in chosen
+                ]
+                out[name] = replace(runs[0].plan, method=name)
         return dict(sorted(out.items(), key=lambda item: (item[1].trainable_parameters, item[0])))
 
     @property

@@ -14,7 +14,7 @@ from transferlab.measure.language import perplexity
 from transferlab.models.backbone import Carry
 from transferlab.models.causal import Decoder
 from transferlab.pretrained.families import FAMILIES
-from transferlab.tasks.base import Predictions, StepBatch, Task
+from transferlab.tasks.base import StepBatch, Task
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
@@ -57,10 +57,6 @@ class LanguageTask(Task):
                 "source of texts, as tl.load('minilm-l6')."
             )
         super().check(data, source)
-
-    def truth(self, data: Dataset) -> Predictions:
-        """Nothing: what is predicted is part of the examples."""
-        return {}
 
     def shapes(self, outputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """``log_likelihood`` and ``correct``, a number for each token."""

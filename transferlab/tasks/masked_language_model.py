@@ -104,7 +104,7 @@ class MaskedLanguageModel(LanguageTask):
         if not any(self._units(feed, int(i)).max(initial=-1) >= 0 for i in data.train):
             raise TransferlabError(
                 f"None of the {len(data.train)} training texts of '{data.name}' has a token that can be hidden: they are empty, or "
-                "all of their tokens are special or unknown. Name the column of texts: tl.dataset(…, text_column=…)."
+                "all of their tokens are special or unknown. Name the column of texts: tl.dataset(…, text='sentence', target=None)."
             )
 
     def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> MaskedLanguageModelConfig:

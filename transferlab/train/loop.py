@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from transferlab.tasks.base import Predictions
+from transferlab.tasks.prediction import all_finite
 from transferlab.train.engines.engine import Engine
 from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.member import Member
@@ -82,7 +83,7 @@ def _take_score(
     member: Member, rows: list[dict[str, Any]], done: int, predictions: Predictions, state: Callable[[], State]
 ) -> None:
     """Put a validation's scores in its row, and keep the state if it is the best so far."""
-    if not all(np.isfinite(values).all() for values in predictions.values()):
+    if not all_finite(predictions):
         member.diverge(done, "the predictions for the validation split are not finite", done)
         return
     scores = member.score(predictions)
