@@ -60,7 +60,11 @@ def targets(task: str) -> list[Any]:
 def dataset(task: str, modality: str, folder: Path):
     if modality == "text":
         table, roles = columns(task)
-        table = {name: values for name, values in table.items() if task in ("pairs", "contrastive", "sequence_to_sequence") or name != "other"}
+        table = {
+            name: values
+            for name, values in table.items()
+            if task in ("pairs", "contrastive", "sequence_to_sequence") or name != "other"
+        }
         return tl.dataset(table, test_examples=6, **roles)
     rng = np.random.default_rng(0)
     if modality == "image":
@@ -113,7 +117,12 @@ def chosen() -> list[tuple[str, str]]:
         return list(cells)
     diagonal = [(task, FIRST.get(task, "bert")) for task in TASKS]
     families = [("regression" if i % 2 else "classification", family) for i, family in enumerate(FAMILY_CONFIGS)]
-    refused = [("token_labels", "vit"), ("causal_language_model", "bert"), ("masked_language_model", "gpt2"), ("contrastive", "whisper")]
+    refused = [
+        ("token_labels", "vit"),
+        ("causal_language_model", "bert"),
+        ("masked_language_model", "gpt2"),
+        ("contrastive", "whisper"),
+    ]
     return list(dict.fromkeys([*diagonal, *families, *refused]))
 
 
@@ -165,7 +174,9 @@ def test_a_cell_of_the_table(task: str, family: str, sources, tmp_path: Path) ->
     with pytest.raises(Stopped):
         run.fit(report=stop)
     result = run.fit()
-    assert all(np.isfinite(value) for name, value in result.test.items() if name in ("cross_entropy", "rmse", "accuracy"))
+    assert all(
+        np.isfinite(value) for name, value in result.test.items() if name in ("cross_entropy", "rmse", "accuracy")
+    )
     for name, values in whole.predictions.items():
         equal(values, result.predictions[name])
     again = tl.open_run(tmp_path / "run")
@@ -177,7 +188,9 @@ def test_a_cell_of_the_table(task: str, family: str, sources, tmp_path: Path) ->
         np.testing.assert_allclose(got, want.values if isinstance(want, Ragged) else want, atol=2e-5)
     saved = tl.load(tl.save(result.source, tmp_path / "saved", format="hf" if sign == "✓" else "orbax"))
     trained = {path: leaf for path, leaf in result.source.leaves.items() if not path.startswith("pooler/")}
-    assert saved.leaves.keys() - result.source.leaves.keys() <= {path for path in saved.leaves if path.startswith("pooler/")}
+    assert saved.leaves.keys() - result.source.leaves.keys() <= {
+        path for path in saved.leaves if path.startswith("pooler/")
+    }
     assert task == "contrastive" or type(saved.head) is type(result.source.head)
     for path, leaf in trained.items():
         np.testing.assert_array_equal(saved.leaves[path].read(), leaf.read(), err_msg=path)
