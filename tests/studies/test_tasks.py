@@ -229,12 +229,14 @@ def test_a_study_of_words_is_compared_by_its_spans_with_the_most_frequent_tag_of
         {"words": one, "tags": ["B-x" if word in ("good", "great", "bad") else "O" for word in one]} for one in words
     ]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    raw = config_of(bert_folder, tmp_path / "t.jsonl", tmp_path / "s", target="tags", baselines=("majority", "word"))
+    raw = config_of(
+        bert_folder, tmp_path / "t.jsonl", tmp_path / "s", target="tags", baselines=("majority", "frequent_tag")
+    )
     raw["data"]["words"], raw["train"]["steps"], raw["seeds"], raw["methods"] = "words", 2, (0,), {"probe": {}}
     result = run_study(parse_config(raw))
     rows = {row["name"]: row for row in result["summary"]}
     assert {row["metric"] for row in rows.values()} == {"span_f1"}
-    assert rows["word"]["span_f1"] == 1.0 and rows["majority"]["span_f1"] < 0.5
+    assert rows["frequent_tag"]["span_f1"] == 1.0 and rows["majority"]["span_f1"] < 0.5
     assert rows["probe"]["interval"] == "bootstrap over the test set"
     page = (tmp_path / "s" / "report.html").read_text()
     assert "<h2>Span F1 by examples</h2>" in page and "With 20 examples" not in page  # there is no scratch arm

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, UInt8
 
-from transferlab.data.ragged import Ragged
-
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
 
@@ -59,26 +57,6 @@ def _frequencies(task: Any, data: Dataset) -> Predictions:
 def _constant(statistic: Callable[..., np.ndarray]) -> Callable[[Any, Dataset], Predictions]:
     def predict(task: Any, data: Dataset) -> Predictions:
         return {"value": np.tile(statistic(task.column(data).values[data.train], axis=0), (len(data.test), 1))}
-
-    return predict
-
-
-def _tag_frequencies(task: Any, data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """How often each word of the training split has each tag, and how often each tag occurs."""
-    column, counts = task.column(data), {}
-    for i in map(int, data.train):
-        for word, tag in zip(data.records[i]["words"], column.values[i], strict=True):
-            if tag >= 0:
-                counts.setdefault(word, np.zeros(len(column.names), np.float32))[tag] += 1
-    return counts, np.sum([*counts.values()], axis=0)
-
-
-def _tags(of_word: bool) -> Callable[[Any, Dataset], Predictions]:
-    def predict(task: Any, data: Dataset) -> Predictions:
-        counts, all_tags = _tag_frequencies(task, data)
-        known = counts if of_word else {}
-        rows = [[known.get(word, all_tags) for word in data.records[int(i)]["words"]] for i in data.test]
-        return {"probabilities": Ragged.of([np.array([row / row.sum() for row in one]) for one in rows])}
 
     return predict
 
@@ -209,8 +187,4 @@ MEAN = Baseline("always predicting the mean of the training targets", _constant(
 MEDIAN = Baseline("always predicting the median of the training targets", _constant(np.median), constant=True)
 TFIDF = Baseline("a linear model on TF-IDF of words", _linear(_words, 10.0), "text")
 """Logistic regression has C = 10: scikit-learn's C = 1 underfits rows of unit length."""
-COMMON_TAG = Baseline("always predicting the most frequent tag", _tags(of_word=False), "text", constant=True)
-WORD_TAG = Baseline(
-    "the most frequent tag of each word, and of all words for one that was not seen", _tags(of_word=True), "text"
-)
 PIXELS = Baseline("a linear model on raw pixels", _linear(_pixels, 1.0), "image")

@@ -33,7 +33,7 @@ class LanguageTask(Task):
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"perplexity": (1.0, math.inf), "accuracy": (0.0, 1.0)}
     companion: ClassVar[str | None] = "accuracy"
     validation_loss: ClassVar[str | None] = "cross_entropy"
-    loss_unit: ClassVar[str] = "cross-entropy, nats a token"
+    loss_unit: ClassVar[str] = "cross-entropy, nats per token"
     budget_unit: ClassVar[str] = "texts"
 
     def weights(self, batch: StepBatch) -> dict[str, Float[Array, ""]]:
