@@ -68,7 +68,7 @@ def test_long_documents_are_split_and_no_token_is_lost(tmp_path: Path) -> None:
     feed = documents(source, texts, 16)
     rows = feed.rows_of(np.arange(20))
     parts = [part for row in rows for part in feed.parts(int(row))]
-    assert all(feed.length_of(int(row)) <= 16 for row in rows)
+    assert all(feed.length(int(row)) <= 16 for row in rows)
     assert max(len(text.split()) for text in texts) > 48  # beyond what the source itself reads
     for example, text in enumerate(texts):
         own = sorted((part for part in parts if part.example == example), key=lambda part: part.start)
