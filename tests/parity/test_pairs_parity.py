@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.checkpoints import write_bert
+from support.typed import found
 from support.vocabularies import AWKWARD, pieces, write_bpe, write_sentencepiece, write_wordpiece
 
 import transferlab as tl
-from transferlab.data.columns import Classes
+from transferlab.data.columns import Classes, Numbers
 from transferlab.data.dataset import Dataset
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.train import Settings
@@ -141,3 +143,20 @@ def test_the_first_loss_and_gradient_on_pairs_are_those_of_berts_classifier(tmp_
     np.testing.assert_allclose(result.predictions["probabilities"], theirs, atol=1e-5)
     pairs = [(r["text"], r["text_pair"]) for r in tested]
     np.testing.assert_allclose(tl.open_run(tmp_path / "run")(pairs), theirs, atol=1e-5)
+
+
+def test_a_regression_of_pairs_is_a_cross_encoder_of_sentence_transformers(tmp_path: Path) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    data = pairs_of(12)
+    similarity = Numbers(("similarity",), 5.0 * data.labels[:, None] + np.arange(12)[:, None] / 12)
+    method, settings = (
+        tl.methods.Full(pooling="pooler"),
+        Settings(learning_rate=1e-3, steps=2, batch_size=4, log_every=1),
+    )
+    source = tl.load(write_bert(tmp_path / "bert"))
+    result = tl.adapt(source, replace(data, target=similarity), method=method, settings=settings).fit()
+    tl.save(found(result.source), tmp_path / "cross-encoder")
+    model = sentence_transformers.CrossEncoder(str(tmp_path / "cross-encoder"), device="cpu")
+    tested = [data.records[int(i)] for i in data.test]
+    scores = model.predict([(record["text"], record["text_pair"]) for record in tested])
+    np.testing.assert_allclose(scores, result.predictions["value"][:, 0], rtol=1e-4)

@@ -17,7 +17,7 @@ import transferlab as tl
 from transferlab.data.columns import Classes, NoTarget
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
-from transferlab.measure.retrieval import retrieval_scores
+from transferlab.measure.retrieval import per_query, retrieval_scores
 from transferlab.tasks import Contrastive, task_for
 from transferlab.tasks.base import StepBatch, total_loss
 from transferlab.train import Settings
@@ -179,6 +179,8 @@ def test_scores_are_those_of_ranks_and_ties_are_in_random_order() -> None:
     assert scores["mrr"] == pytest.approx((1 / ranks).mean())
     logits = 20 * cosines
     assert scores["cross_entropy"] == pytest.approx((np.log(np.exp(logits).sum(1)) - np.diag(logits)).mean())
+    each = per_query(queries, documents, ids, 20.0)
+    assert {name: values.mean() for name, values in each.items()} == pytest.approx(scores)
     collapsed = retrieval_scores(np.ones((30, 4)), np.ones((30, 4)), ids, 20.0)
     assert collapsed["recall_at_1"] == pytest.approx(1 / 30) and collapsed["recall_at_10"] == pytest.approx(10 / 30)
     assert collapsed["mrr"] == pytest.approx(np.mean(1 / np.arange(1, 31)))
@@ -219,3 +221,13 @@ def test_labels_are_no_pairs(source) -> None:
     labels = Classes(("no", "yes"), np.arange(60, dtype=np.int32) % 2)
     with pytest.raises(TransferlabError, match="has a target"):
         tl.adapt(source, replace(data, target=labels), task=Contrastive())
+
+
+def test_chance_finds_at_random_and_words_find_the_same_words(source) -> None:
+    data, task = pairs(), Contrastive()
+    chance, words = (
+        task.score(task.baselines[name].predictions(task, data, source), data, data.test)
+        for name in ("chance", "tfidf")
+    )
+    assert chance["recall_at_1"] == pytest.approx(1 / 20) and chance["cross_entropy"] == pytest.approx(np.log(20))
+    assert words["recall_at_1"] > 0.5

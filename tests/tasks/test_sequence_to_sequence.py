@@ -145,3 +145,14 @@ def test_a_source_that_cannot_write_is_refused(t5: Path, source, films, tmp_path
 def test_scores_of_texts() -> None:
     assert exact_match(["a  fine day", "a"], ["a fine day", "A"]) == 0.5
     assert token_f1(["the the cat", ""], ["the cat", ""]) == pytest.approx((0.8 + 1.0) / 2)
+
+
+def test_the_baseline_knows_how_frequent_tokens_and_targets_are(t5: Path) -> None:
+    data, task, source = written(), SequenceToSequence(), tl.load(t5)
+    scores = task.score(task.baselines["frequent"].predictions(task, data, source), data, data.test)
+    transform = as_text(source.transform)
+    tokens = [token for i in data.train for token in transform(data.records[int(i)]["target_text"]).ids]
+    counts = np.bincount(tokens, minlength=24) + 1.0
+    tested = [token for i in data.test for token in transform(data.records[int(i)]["target_text"]).ids]
+    assert scores["cross_entropy"] == pytest.approx(-np.log(counts / counts.sum())[tested].mean())
+    assert scores["token_accuracy"] == pytest.approx(np.mean(np.array(tested) == counts.argmax()))

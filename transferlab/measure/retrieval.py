@@ -9,13 +9,14 @@ CHUNK = 1024
 """Queries whose similarities are in memory together."""
 
 
-def retrieval_scores(
+def per_query(
     queries: Float[np.ndarray, "n features"],
     documents: Float[np.ndarray, "n features"],
     ids: Int[np.ndarray, "n 2"],
     scale: float,
-) -> dict[str, float]:
-    """Return ``recall_at_1``, ``recall_at_10``, ``mrr`` and ``cross_entropy`` (nats) of finding each query's document among all.
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Return each query's ``recall_at_1``, ``recall_at_10``, ``mrr`` and ``cross_entropy`` (nats) of finding its document among
+    all; a score is the mean over queries.
 
     Vectors are compared by the cosine of their angle. A document that is the query's own by its text is not counted against it
     (:func:`same_text`). Among documents that are equally similar the order is random: scores are means over all orders, so
@@ -28,7 +29,8 @@ def retrieval_scores(
         scale: factor on the cosines before the softmax.
     """
     queries, documents = _unit(queries), _unit(documents)
-    sums = np.zeros(4)
+    names = ("recall_at_1", "recall_at_10", "mrr", "cross_entropy")
+    parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in names}
     for start in range(0, len(queries), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(queries)))
         cosines = queries[rows] @ documents.T
@@ -36,14 +38,26 @@ def retrieval_scores(
         others = ~same_text(ids[rows], ids)
         better, equal = ((others & holds).sum(1) for holds in (cosines > own, cosines == own))
         logits = np.where(others, scale * (cosines - own), -np.inf)
-        sums += [
-            _within(1, better, equal).sum(),
-            _within(10, better, equal).sum(),
-            sum(np.mean(1.0 / np.arange(b + 1, b + e + 2)) for b, e in zip(better, equal, strict=True)),
-            np.logaddexp(0.0, np.logaddexp.reduce(logits, axis=1)).sum(),
-        ]
-    names = ("recall_at_1", "recall_at_10", "mrr", "cross_entropy")
-    return dict(zip(names, (sums / max(1, len(queries))).tolist(), strict=True))
+        chunk = (
+            _within(1, better, equal),
+            _within(10, better, equal),
+            np.array([np.mean(1.0 / np.arange(b + 1, b + e + 2)) for b, e in zip(better, equal, strict=True)]),
+            np.logaddexp(0.0, np.logaddexp.reduce(logits, axis=1)),
+        )
+        for name, values in zip(names, chunk, strict=True):
+            parts[name].append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def retrieval_scores(
+    queries: Float[np.ndarray, "n features"],
+    documents: Float[np.ndarray, "n features"],
+    ids: Int[np.ndarray, "n 2"],
+    scale: float,
+) -> dict[str, float]:
+    """Return the means over queries of :func:`per_query`, which takes the same arguments; NaN without queries."""
+    each = per_query(queries, documents, ids, scale)
+    return {name: float(values.mean()) if len(values) else float("nan") for name, values in each.items()}
 
 
 def same_text(rows: Int[np.ndarray, "n 2"], columns: Int[np.ndarray, "m 2"]) -> Bool[np.ndarray, "n m"]:

@@ -101,6 +101,9 @@ def labels_of(source: Source) -> dict[str, Any]:
     table = {"id2label": {str(i): label for i, label in enumerate(labels)}}
     table |= {"label2id": {label: i for i, label in enumerate(labels)}}
     problem = getattr(source.head, "problem", _PLAIN)
+    if problem == "regression" and len(labels) == 1 and source.modality == "text":
+        # Else sentence-transformers' CrossEncoder puts one output through a sigmoid.
+        table |= {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
     # transformers takes a head of one output for a regression, unless it is told what it is.
     return table if problem == _PLAIN and len(labels) > 1 else table | {"problem_type": problem}
 

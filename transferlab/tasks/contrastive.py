@@ -16,7 +16,9 @@ from transferlab.data.inputs import Inputs, TextInputs, Transform
 from transferlab.data.text import TextTransform, TokenCache
 from transferlab.data.views import PairViews, Sides
 from transferlab.errors import TransferlabError
-from transferlab.measure.retrieval import retrieval_scores
+from transferlab.evaluate.baselines import Baseline
+from transferlab.evaluate.texts import CHANCE, NEAREST
+from transferlab.measure.retrieval import per_query, retrieval_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import EmbeddingConfig
 from transferlab.tasks.base import Predictions, StepBatch, Task
@@ -57,6 +59,13 @@ class Contrastive(Task):
     predicted: ClassVar[str] = "embedding"
     primary: ClassVar[str] = "recall_at_1"
     scores: ClassVar[Mapping[str, int]] = {"recall_at_1": 1, "recall_at_10": 1, "mrr": 1, "cross_entropy": -1}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("recall_at_1", "recall_at_10", "mrr"), (0.0, 1.0)
+    )
+    companion: ClassVar[str | None] = "mrr"
+    baselines: ClassVar[Mapping[str, Baseline]] = {"chance": CHANCE, "tfidf": NEAREST}
+    loss_unit: ClassVar[str] = "cross-entropy in the batch, nats"
+    budget_unit: ClassVar[str] = "examples"
     additive: ClassVar[bool] = False
 
     # What is traced ------------------------------------------------------------------------------------------------
@@ -157,9 +166,24 @@ class Contrastive(Task):
         The two views of a single text are equal in evaluation: it is always found, and ``cross_entropy`` says how far the others
         are from it.
         """
-        vectors = np.asarray(predictions["embedding"])
-        first, second = (vectors[:, 0], vectors[:, 1]) if vectors.ndim == 3 else (vectors, vectors)
-        return retrieval_scores(first, second, self.truth(data)["ids"][indices], self.scale)
+        return retrieval_scores(*_views(predictions), self.truth(data)["ids"][indices], self.scale)
+
+    def contributions(
+        self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """Each example's part in every score, among all of these."""
+        return per_query(*_views(predictions), self.truth(data)["ids"][indices], self.scale)
+
+    def explain(self, score: str, data: Dataset) -> str:
+        """Among how many texts is searched, and what the views of single texts are worth."""
+        if data.content == "text":
+            return "Both views of a text are equal in evaluation, so that it is always found; cross-entropy says how far others are."
+        return f"Each first text's partner is searched among the {len(data.test):,} of the test split."
+
+
+def _views(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    vectors = np.asarray(predictions["embedding"])
+    return (vectors[:, 0], vectors[:, 1]) if vectors.ndim == 3 else (vectors, vectors)
 
 
 def _negatives(batch: StepBatch, turned: bool = False) -> Bool[Array, "rows rows"]:

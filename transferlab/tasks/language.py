@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -29,7 +30,7 @@ class LanguageTask(Task):
     predicted: ClassVar[str] = "log_likelihood"
     primary: ClassVar[str] = "perplexity"
     ragged: ClassVar[bool] = True
-    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"accuracy": (0.0, 1.0)}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"perplexity": (1.0, math.inf), "accuracy": (0.0, 1.0)}
     companion: ClassVar[str | None] = "accuracy"
     validation_loss: ClassVar[str | None] = "cross_entropy"
     loss_unit: ClassVar[str] = "cross-entropy, nats per token"

@@ -16,6 +16,8 @@ from transferlab.data.inputs import Inputs, TextInputs, Transform
 from transferlab.data.sequences import SequenceInputs, Targets
 from transferlab.data.text import TextTransform, TokenCache
 from transferlab.errors import TransferlabError
+from transferlab.evaluate.baselines import Baseline
+from transferlab.evaluate.texts import FREQUENT
 from transferlab.measure.texts import exact_match, token_f1
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import HeadConfig, LanguageModelConfig
@@ -54,6 +56,13 @@ class SequenceToSequence(Task):
     predicted: ClassVar[str] = "text"
     primary: ClassVar[str] = "perplexity"
     scores: ClassVar[Mapping[str, int]] = {"perplexity": -1, "cross_entropy": -1, "token_accuracy": 1}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("token_accuracy", "exact_match", "token_f1"), (0.0, 1.0)
+    )
+    baselines: ClassVar[Mapping[str, Baseline]] = {"frequent": FREQUENT}
+    validation_loss: ClassVar[str | None] = "cross_entropy"
+    loss_unit: ClassVar[str] = "cross-entropy, nats a token"
+    budget_unit: ClassVar[str] = "examples"
     reads_targets: ClassVar[bool] = True
 
     @property
