@@ -34,6 +34,7 @@ def test_packed_rows_have_the_loss_of_each_document_alone(kind: str, tmp_path: P
     model.save_pretrained(tmp_path / "model")
     write_words(tmp_path / "model", ("<pad>", "<unk>", "<s>", "</s>"))
     source, data, task = tl.load(tmp_path / "model"), corpus(sentences(9, longest=24)), CausalLanguageModel(length=40)
+    assert source.transform is not None
     feed = task.inputs(data.records, source.transform)
     rows = feed.rows_of(data.train)
     assert len(rows) < 6

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from transferlab.models import MaskedLanguageModelConfig
 from transferlab.models.backbone import key_for
 from transferlab.pretrained.families import FAMILIES
 from transferlab.tasks import MaskedLanguageModel
+from transferlab.tasks.base import StepBatch
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
@@ -47,11 +47,12 @@ def masked_batch(config) -> dict[str, np.ndarray]:
         "vocabulary": np.repeat([[config.vocab_size, 3]], len(units), axis=0),
         "text": np.arange(len(units), dtype=np.uint32),
     }
-    step = {
+    step: StepBatch = {
         "inputs": {name: jnp.asarray(x) for name, x in batch.items()},
-        "targets": jax.tree.map(jnp.asarray, targets),
+        "targets": {name: jnp.asarray(x) for name, x in targets.items()},
+        "weight": jnp.ones(len(units)),
     }
-    return MaskedLanguageModel(rate=0.25).prepare({**step, "weight": jnp.ones(len(units))}, key_for(0, 1))["inputs"]
+    return MaskedLanguageModel(rate=0.25).prepare(step, key_for(0, 1))["inputs"]
 
 
 def theirs(model, batch) -> tuple[np.ndarray, float]:

@@ -43,19 +43,22 @@ class Documents(TextInputs):
     """Texts as rows of several documents each, filled by best fit. Every choice of texts has rows of its own.
 
     Attributes:
-        length: of the longest row, in tokens.
+        width: of the longest row, in tokens.
     """
 
-    length: int = field(default=1024, kw_only=True)
+    width: int = field(default=1024, kw_only=True)
     _rows: list[list[Part]] = field(default_factory=list, init=False, repr=False)
     _choices: dict[bytes, Int[np.ndarray, " rows"]] = field(default_factory=dict, init=False, repr=False)
 
-    packs = False
+    @property
+    def packs(self) -> bool:
+        """False: its rows are packed already."""
+        return False
 
     @property
     def key(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What rows of these numbers hold: it depends on which texts were chosen before."""
-        return f"documents {self.length} {hashlib.sha256(b'|'.join(self._choices)).hexdigest()}"
+        return f"documents {self.width} {hashlib.sha256(b'|'.join(self._choices)).hexdigest()}"
 
     def document(self, index: int) -> Int[np.ndarray, " tokens"]:
         """Return all tokens of one text.
@@ -84,15 +87,15 @@ class Documents(TextInputs):
         if choice not in self._choices:
             self.prepare(indices)
             parts = [part for index in indices for part in self._parts(int(index))]
-            rows = best_fit(np.array([len(part) for part in parts], np.int64), self.length)
+            rows = best_fit(np.array([len(part) for part in parts], np.int64), self.width)
             self._choices[choice] = np.arange(len(self._rows), len(self._rows) + len(rows))
             self._rows += [[parts[number] for number in row] for row in rows]
         return self._choices[choice]
 
     def _parts(self, index: int) -> list[Part]:
         tokens = self.document(index)
-        starts = range(0, len(tokens) - 1, self.length)
-        return [Part(index, start, tokens[start : start + self.length + 1]) for start in starts]
+        starts = range(0, len(tokens) - 1, self.width)
+        return [Part(index, start, tokens[start : start + self.width + 1]) for start in starts]
 
     def parts(self, row: int) -> list[Part]:
         """Return what is in a row, in its order."""
@@ -103,12 +106,12 @@ class Documents(TextInputs):
         return np.array([self._rows[int(row)][0].example for row in rows], np.int64)
 
     def buckets(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        longest = max((self.length_of(int(row)) for row in rows), default=1)
+        longest = max((self.length(int(row)) for row in rows), default=1)
         # One length for all: nearly all rows are full.
-        width = min(size for size in (*BUCKETS, self.length) if size >= longest)
+        width = min(size for size in (*BUCKETS, self.width) if size >= longest)
         return np.full(len(rows), width, np.int32)
 
-    def length_of(self, row: int) -> int:
+    def length(self, row: int) -> int:
         """Return the number of tokens of a row."""
         return sum(map(len, self._rows[row]))
 
@@ -117,7 +120,7 @@ class Documents(TextInputs):
         return 0
 
     def span(self, row: int, bucket: int) -> slice:
-        return slice(0, self.length_of(row))
+        return slice(0, self.length(row))
 
     def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
         """``input_ids``, ``position_ids``, which begin again with each document, and ``segments``, the number of the document in its

@@ -94,7 +94,7 @@ class CausalLanguageModel(LanguageTask):
             raise TransferlabError(f"CausalLanguageModel continues texts, and these are {names.get('content')}.")
         sha256, length = names.get("sha256", ""), self.length or min(transform.max_length, LONGEST)
         cache = transform.caches.setdefault(f"documents {sha256}", TokenCache()) if sha256 else TokenCache()
-        return Documents(examples, transform.untruncated(), cache, ids=names.get("ids", ()), length=length)
+        return Documents(examples, transform.untruncated(), cache, ids=names.get("ids", ()), width=length)
 
     def head(self, source: Source, outputs: tuple[str, ...], method: Method) -> LanguageModelConfig:
         """The head of the source's file, or as its family has it."""
