@@ -181,6 +181,10 @@ def test_fields_of_the_data_are_those_of_dataset(config: Path, tmp_path: Path) -
         parse_config({**PLAIN, "data": {"source": "tweets", "txt": "body"}})
     with pytest.raises(TransferlabError, match=r"config\.data\.label_kind is 'clas'\. Did you mean 'classes'"):
         read_config(config, ["--config.data.label_kind=clas"])
+    with pytest.raises(
+        TransferlabError, match=r"config\.label_column is a field of .*'source': 'tweets', 'target': 'stars'"
+    ):
+        parse_config({**PLAIN, "label_column": "stars"})
     parts = {}
     for split, n in (("train", 12), ("validation", 4), ("test", 6)):
         parts[split] = str(tmp_path / f"{split}.csv")

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_mapping, check_names, read, read_values
 from transferlab.methods import METHODS, Scratch, method_named
-from transferlab.studies.settings import AUTO, ArmConfig, StudyConfig
+from transferlab.studies.settings import AUTO, FLAT, ArmConfig, StudyConfig
 from transferlab.tasks import task_from, tasks
 from transferlab.train.settings import Settings, current_names
 
@@ -67,6 +67,11 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     """
     raw = {str(key): _plain(value) for key, value in raw.items()}
     known = {f.name for f in fields(StudyConfig)} - {"raw"} | {"train"}
+    if moved := next((name for name in FLAT if name in raw), None):
+        source = raw.get("data", "…")
+        raise TransferlabError(
+            f"config.{moved} is a field of the data: config.data = {{'source': {source!r}, {FLAT[moved]!r}: {raw[moved]!r}}}."
+        )
     check_names(raw, known, "config")
     for name in ("source", "data", "methods", "budgets", "seeds"):
         if name not in raw:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferlab.data.builders import DATASETS, Entry, rated_texts
+from transferlab.data.builders import DATASETS, Entry, rated_texts, universal_tag
 from transferlab.errors import TransferlabError
 
 TEXTS = ["a fine day", "", "naïve café 🙂", "a\ttab"]
@@ -131,3 +131,21 @@ def test_the_digits_are_scikit_learns_images() -> None:
     scaled = examples[7]["image"].astype(np.float64) * 16 / 255
     np.testing.assert_allclose(scaled, digits.images[7], atol=0.04)  # pyright: ignore[reportAttributeAccessIssue]
     assert [e["label"] for e in examples] == digits.target.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_tags_of_brown_become_universal_parts_of_speech() -> None:
+    tags = {"nn-tl": "NOUN", "np$": "NOUN", "pp$": "DET", "md*": "VERB", "*": "ADV", "ppss+bez": "PRON", "fw-in": "X", ".-hl": ".",
+            "bedz*": "VERB", "nil": "X", "jj-tl-hl": "ADJ"}  # fmt: skip
+    assert {tag: universal_tag(tag) for tag in tags} == tags
+
+
+def test_words_with_tags_are_built_and_come_back_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transferlab as tl
+
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path))
+    rows = [{"id": f"{i:02d}", "text": f"naïve w{i}", "tags": "B A" if i % 2 else "A A"} for i in range(20)]
+    made = Entry("made-words", "made for a test", "text", ("A", "B"), lambda: iter(rows), "CC0", "nobody", words=True)
+    monkeypatch.setitem(DATASETS, "made-words", made)
+    data = tl.dataset("made-words", test_examples=4)
+    assert data.content == "words" and len(data.ids) == 20
+    assert data.records[3] == {"id": "03", "words": ["naïve", "w3"], "word_tags": ["B", "A"]}

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 
 import transferlab as tl
 from transferlab.evaluate.baselines import ALPHAS, logistic, one_against_rest, pixel_features, ridge, word_features
-from transferlab.tasks import Classification, MultiLabel, Regression
+from transferlab.tasks import Classification, MultiLabel, Regression, TokenLabels
 
 WORDS = ("good", "bad", "film", "day", "the", "plot")
 
@@ -103,3 +103,16 @@ def test_a_tag_that_no_training_example_has_is_never_predicted() -> None:
     tags = np.array([[1, 0, 1], [1, 0, 1], [0, 0, 1], [0, 0, 1]], bool)
     found = one_against_rest(train, tags, test, c=10.0)
     assert found[0, 0] > 0.5 > found[1, 0] and found[:, 1].tolist() == [0, 0] and found[:, 2].tolist() == [1, 1]
+
+
+def test_a_word_gets_its_most_frequent_tag_and_an_unknown_one_that_of_all_words() -> None:
+    rows = [{"words": ["Ada", "runs"], "tags": ["NOUN", "VERB"]}, {"words": ["runs", "help"], "tags": ["NOUN", "VERB"]}]
+    rows += [{"words": ["runs", "far", str(i)], "tags": ["VERB", "ADV", "VERB"]} for i in range(6)]
+    data = tl.dataset({"train": rows, "test": [{"words": ["runs", "Ada", "never"], "tags": ["VERB", "NOUN", "ADV"]}]})
+    task = TokenLabels().resolved(data)
+    word, majority = (
+        task.baselines[name].predict(task, data)["probabilities"] for name in ("frequent_tag", "majority")
+    )
+    tags = task.outputs(data)
+    assert [tags[i] for i in word[0].argmax(-1)] == ["VERB", "NOUN", "VERB"]
+    assert [tags[i] for i in majority[0].argmax(-1)] == ["VERB"] * 3

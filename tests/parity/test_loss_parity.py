@@ -48,7 +48,7 @@ def compare(task: Task, targets: dict[str, np.ndarray], loss: torch.nn.Module, t
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_class_weights_and_smoothing_are_those_of_cross_entropy_loss(smoothing: float, weighted: bool) -> None:
-    targets = {"label": LABELS.astype(np.int32)}
+    targets: dict[str, np.ndarray] = {"label": LABELS.astype(np.int32)}
     if weighted:
         targets["weight"] = WEIGHTS[LABELS]
         targets |= {"class_weights": np.broadcast_to(WEIGHTS, (6, 4))} if smoothing else {}

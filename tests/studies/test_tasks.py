@@ -96,6 +96,11 @@ def test_numbers_have_as_many_digits_as_their_unit_needs(scale: float, shown: st
     assert "| mean | – | – | – |" in page  # a constant has no rank correlation
 
 
+def test_a_correlation_below_zero_has_a_minus_sign_and_zero_has_none() -> None:
+    score = Score("r2", bounds=(-math.inf, 1.0))
+    assert [score.text(value) for value in (-0.332, -0.0004, 0.5, math.nan)] == ["−.332", ".000", ".500", "–"]
+
+
 def test_the_axis_says_that_smaller_is_better_and_chance_is_a_line() -> None:
     summary = summarize(records())
     svg = learning_curves(summary, palette_of(summary))
@@ -214,6 +219,27 @@ def test_a_study_of_tags_has_a_baseline_for_each_tag_and_intervals_of_one_seed(
     assert next(row for row in again if row["name"] == "probe")["low"] == 0.123
     kept.write_text(json.dumps({**written, "low": 0.123, "predictions": "of another run"}))
     assert Study(parse_config(raw)).report()["summary"] == result["summary"]
+
+
+def test_a_study_of_words_is_compared_by_its_spans_with_the_most_frequent_tag_of_a_word(
+    bert_folder: Path, tmp_path: Path
+) -> None:
+    words = [["good", "film", str(i), *["great", "bad"][: i % 3]] for i in range(60)]
+    rows = [
+        {"words": one, "tags": ["B-x" if word in ("good", "great", "bad") else "O" for word in one]} for one in words
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    raw = config_of(
+        bert_folder, tmp_path / "t.jsonl", tmp_path / "s", target="tags", baselines=("majority", "frequent_tag")
+    )
+    raw["data"]["words"], raw["train"]["steps"], raw["seeds"], raw["methods"] = "words", 2, (0,), {"probe": {}}
+    result = run_study(parse_config(raw))
+    rows = {row["name"]: row for row in result["summary"]}
+    assert {row["metric"] for row in rows.values()} == {"span_f1"}
+    assert rows["frequent_tag"]["span_f1"] == 1.0 and rows["majority"]["span_f1"] < 0.5
+    assert rows["probe"]["interval"] == "bootstrap over the test set"
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert "<h2>Span F1 by examples</h2>" in page and "With 20 examples" not in page  # there is no scratch arm
 
 
 @pytest.mark.parametrize(

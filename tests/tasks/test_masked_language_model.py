@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.checkpoints import write_vit
+from support.checkpoints import WORDS, write_vit
 from support.corpora import corpus, decoder_source, masked_source, sentences
 from support.runs import flat
 
@@ -26,7 +26,7 @@ from transferlab.tasks.masking import masked
 from transferlab.train import Settings
 from transferlab.train.setup import plan_for
 
-QUICK = Settings(learning_rate=1e-2, steps=40, batch_size=8, log_every=20)
+QUICK = Settings(learning_rate=1e-2, steps=100, batch_size=16, log_every=25)
 
 
 def keys(rows: int) -> jax.Array:
@@ -125,7 +125,8 @@ def test_a_batch_with_nothing_hidden_has_no_loss_and_no_gradient(bert: tl.Source
 
 
 def test_texts_alone_are_learned_and_parts_of_a_batch_add_up(bert: tl.Source, tmp_path: Path) -> None:
-    texts = sentences(120)
+    # Of one word each, so that the text around a hidden token says what it is.
+    texts = [" ".join([WORDS[i % 14]] * (4 + i % 9)) for i in range(120)]
     data = corpus(texts, test=30)
     task = task_for(data, bert)
     assert isinstance(task, MaskedLanguageModel)
@@ -135,15 +136,20 @@ def test_texts_alone_are_learned_and_parts_of_a_batch_add_up(bert: tl.Source, tm
                                                   for own, text in zip(likelihood, texts[-30:], strict=True))  # fmt: skip
     assert all((np.diff(own) > 0).all() and own[0] >= 1 for own in position)
     assert result.test["perplexity"] == pytest.approx(np.exp(-likelihood.values.mean()))
-    assert result.test["cross_entropy"] < 3.0 < np.log(64) and result.test["accuracy"] > 1 / 14
+    assert result.test["cross_entropy"] < 2.2 < np.log(14)
     again = tl.open_run(tmp_path / "run")(texts[-30:][::-1], rows=7)
     np.testing.assert_allclose(np.concatenate(list(again)[::-1]), likelihood.values, atol=1e-5)
     assert {leaf.path: leaf.action for leaf in tl.adapt(bert, data).plan.leaves}["head/dense/kernel"] == "initialised"
-    short = replace(QUICK, steps=3)
-    one = tl.adapt(bert, data, settings=short).fit()
-    parts = tl.adapt(bert, data, settings=replace(short, accumulate=4, remat=True)).fit()
-    no_dropout = one.history[0]["loss"] == pytest.approx(parts.history[0]["loss"], rel=0.2)
-    assert no_dropout and one.test["cross_entropy"] == pytest.approx(parts.test["cross_entropy"], rel=0.2)
+
+
+def test_a_batch_in_parts_has_the_loss_of_the_whole(tmp_path: Path) -> None:
+    quiet = masked_source(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    data, settings = corpus(sentences(24), test=8), Settings(learning_rate=1e-3, steps=2, batch_size=8, log_every=1)
+    one = tl.adapt(quiet, data, settings=settings).fit()
+    parts = tl.adapt(quiet, data, settings=replace(settings, accumulate=4, remat=True)).fit()
+    for row, other in zip(one.history, parts.history, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert row["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
 
 
 def test_a_trained_head_is_kept_by_the_next_run(bert: tl.Source, tmp_path: Path) -> None:

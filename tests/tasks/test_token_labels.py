@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from support.checkpoints import write_bert
 from support.words import NAMES, tagged
 
 import transferlab as tl
+from transferlab.cli.main import cli
 from transferlab.data.batches import Batch
 from transferlab.data.ragged import Ragged
 from transferlab.data.text import Encoded
@@ -191,3 +194,27 @@ def test_what_cannot_be_tagged_is_one_error(source, films) -> None:
         feed.rows_of(np.arange(1))
     with pytest.raises(TransferlabError, match=r"Pass lists of words: predictor\(\[text.split\(\)\]\)"):
         TokenLabels().inputs([{"id": "a", "text": "b"}], source.transform, content="text")
+
+
+def test_a_text_of_the_command_line_is_split_at_white_space(finished) -> None:
+    run, _, _ = finished
+    done = CliRunner().invoke(cli, ["predict", str(run.directory), "a good  film", "the bad day"])
+    lines = done.output.splitlines()
+    assert done.exit_code == 0 and [len(line.split("\t")[0].split()) for line in lines] == [3, 3]
+    assert re.fullmatch(r"a_\S+ good_\S+ film_\S+\ta good  film", lines[0])
+
+
+def test_the_baseline_gives_each_word_the_tag_that_it_had_most_often() -> None:
+    rows = [
+        {"words": ["a", "b"], "tags": ["X", "Y"]},
+        {"words": ["a", "a", "b"], "tags": ["X", "Z", "Y"]},
+        {"words": ["b", "b"], "tags": ["Y", "Y"]},
+    ]
+    test = [{"words": ["a", "b", "new"], "tags": ["X", "Y", "Z"]}]
+    data = tl.dataset({"train": rows, "test": test}, words="words", target="tags")
+    task = TokenLabels(scheme="none")
+    each = task.baselines["frequent_tag"].predictions(task, data, None)["probabilities"]
+    assert [data.target.names[i] for i in each[0].argmax(-1)] == ["X", "Y", "Y"]
+    np.testing.assert_allclose(each.values.sum(-1), 1, rtol=1e-6)
+    chance = task.baselines["majority"].predictions(task, data, None)
+    assert task.scored(chance, data, data.test)["accuracy"] == pytest.approx(1 / 3)

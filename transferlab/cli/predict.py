@@ -58,7 +58,7 @@ def predict_all(
     names, examples = [], []
     for name, example in _examples(inputs, predictor.modality, tuple(text_columns) or columns, white):
         names.append(name)
-        examples.append(example)
+        examples.append(predictor.task.example(example) if isinstance(example, str) else example)
     if not examples:
         raise TransferlabError("There is nothing to predict: the files contain no examples.")
     presented = predictor.present(examples)

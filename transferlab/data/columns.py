@@ -55,8 +55,8 @@ class Target:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Counts or ranges, as plain data."""
-        raise NotImplementedError
+        """Counts or ranges, as plain data; nothing of texts, or where there is no target."""
+        return {}
 
     def check(self, where: str) -> None:
         """Raise a TransferlabError where nothing can be learned of it: a single class, or one number everywhere."""

@@ -276,19 +276,25 @@ def dataset(
     if white is not None:
         check_white(white)
     asked = Asked(_names("text", text), words, image, audio, _names("target", target), groups, splits)
-    options = Options(asked.columns, asked.label, documents, white)
-    whole = read_source(source, options)
-    given = {"label_kind": label_kind != "auto", "separator": separator is not None, "missing": missing != "error"}
+    whole = read_source(source, Options(asked.columns, asked.label, documents, white))
     if isinstance(whole, Table):
         roles = roles_of(whole, asked)
         whole = examples_of(complete(whole, roles, missing), roles, label_kind, separator, white)
-    elif refused := next((name for name, value in {**asked.given, **given}.items() if value), None):
-        raise TransferlabError(
-            f"{refused} is {locals()[refused]!r}, but '{whole.name}' is a named data set and not a table. Leave it out:\n"
-            f"  >>> tl.dataset({whole.name!r})"
-        )
+    else:
+        usual = {"label_kind": "auto", "separator": None, "missing": "error"}
+        given = {"label_kind": label_kind, "separator": separator, "missing": missing}
+        _refuse(whole.name, asked.given | {name: value for name, value in given.items() if value != usual[name]})
     data = split(whole, test_examples, split_seed)
     return data if examples is None else data.subset(examples, seed)
+
+
+def _refuse(name: str, given: Mapping[str, Any]) -> None:
+    """Raise for arguments that are for tables, of a data set that has a name."""
+    for argument, value in given.items():
+        raise TransferlabError(
+            f"{argument} is {value!r}, but '{name}' is a named data set and not a table. Leave it out:\n"
+            f"  >>> tl.dataset({name!r})"
+        )
 
 
 def _names(argument: str, value: Any) -> Any:

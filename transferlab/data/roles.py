@@ -48,9 +48,9 @@ class Asked:
         return None if self.target in (None, AUTO) else _several(self.target)[0]
 
     @property
-    def given(self) -> dict[str, bool]:
-        """Whether each is named."""
-        return {of.name: getattr(self, of.name) != of.default for of in fields(self)}
+    def given(self) -> dict[str, Any]:
+        """Those that are named, and how."""
+        return {of.name: getattr(self, of.name) for of in fields(self) if getattr(self, of.name) != of.default}
 
     @property
     def columns(self) -> tuple[str, ...]:

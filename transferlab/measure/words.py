@@ -78,8 +78,9 @@ def named_tags(
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Return the predicted and the true tags of each example's scored words."""
     guesses = [one.argmax(-1)[tags >= 0] for one, tags in zip(probabilities, true, strict=True)]
-    predicted = [[names[i] for i in one.tolist()] for one in guesses]
-    return predicted, [[names[i] for i in tags[tags >= 0].tolist()] for tags in true]
+    named = dict(enumerate(names))
+    predicted = [[named[i] for i in one.tolist()] for one in guesses]
+    return predicted, [[named[i] for i in tags[tags >= 0].tolist()] for tags in true]
 
 
 def _spans(probabilities: Examples, true: Examples, names: Sequence[str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from transferlab.studies.breakdown import Predicted
 from transferlab.studies.figures import COLORS, INK, STYLE, literal, svg_of
 
-LABELS, POINTS, BINS = 30, 1000, 10
+LABELS, POINTS, BINS = 30, 500, 10
 """Most labels of a confusion matrix, most points of a scatter plot, and bins of a calibration curve."""
 
 

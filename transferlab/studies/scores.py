@@ -17,6 +17,7 @@ _WORDS = {
     "r2": "R²",
     "f1": "F1",
     "auroc": "AUROC",
+    "mrr": "MRR",
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
@@ -106,7 +107,9 @@ class Score:
         if self.decimals < 0:
             return f"{value:.{4 - fewer}g}"
         plain = f"{value:.{max(0, self.decimals - fewer)}f}"
-        return without_zero(plain) if self.is_fraction else plain
+        if not re.search("[1-9]", plain):
+            plain = plain.removeprefix("-")  # rounded to zero
+        return (without_zero(plain) if self.is_fraction else plain).replace("-", "−")
 
     def plain(self, value: float) -> str:
         """As prose writes it: ``0.847``."""

@@ -77,7 +77,7 @@ class Study:
             task = task_from({**given, "name": named}, "config.task")
         task.check(self.data, self.source)
         task.outputs(self.data)
-        return task
+        return task.resolved(self.data)
 
     def _check(self) -> None:
         """Check the config against the data, so that nothing fails halfway through the table."""

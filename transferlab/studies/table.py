@@ -105,7 +105,7 @@ def _row(
     scores = {
         name: _mean(group, Score.of_task(task, name))
         for name in dict.fromkeys([*task.scores, score.name])
-        if name in first["test"]
+        if all(name in record["test"] for record in group)
     }
     column, kind = scores[score.name], "t over seeds"
     if not any(map(finished, group)):

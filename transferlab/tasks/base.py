@@ -255,6 +255,10 @@ class Task:
         """What follows from the means in a row of metrics and is logged with them; by default nothing."""
         return {}
 
+    def example(self, text: str) -> Any:
+        """An example from a text of the command line or a file; by default the text itself."""
+        return text
+
     def present(
         self, prediction: np.ndarray, outputs: tuple[str, ...], example: Any = None
     ) -> tuple[dict[str, Any], str]:

@@ -62,6 +62,7 @@ class Contrastive(Task):
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
         ("recall_at_1", "recall_at_10", "mrr"), (0.0, 1.0)
     )
+    companion: ClassVar[str | None] = "mrr"
     baselines: ClassVar[Mapping[str, Baseline]] = {"chance": CHANCE, "tfidf": NEAREST}
     loss_unit: ClassVar[str] = "cross-entropy in the batch, nats"
     budget_unit: ClassVar[str] = "examples"

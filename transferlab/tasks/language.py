@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -29,6 +30,11 @@ class LanguageTask(Task):
     predicted: ClassVar[str] = "log_likelihood"
     primary: ClassVar[str] = "perplexity"
     ragged: ClassVar[bool] = True
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"perplexity": (1.0, math.inf), "accuracy": (0.0, 1.0)}
+    companion: ClassVar[str | None] = "accuracy"
+    validation_loss: ClassVar[str | None] = "cross_entropy"
+    loss_unit: ClassVar[str] = "cross-entropy, nats per token"
+    budget_unit: ClassVar[str] = "texts"
 
     def weights(self, batch: StepBatch) -> dict[str, Float[Array, ""]]:
         """The number of predicted tokens; those of padding rows do not count."""

@@ -18,6 +18,8 @@ from transferlab.data.ragged import Ragged
 from transferlab.data.text import TextTransform
 from transferlab.data.words import WordInputs, word_inputs
 from transferlab.errors import TransferlabError
+from transferlab.evaluate.baselines import Baseline
+from transferlab.evaluate.frequent_tags import FREQUENT_TAG, MAJORITY_TAG
 from transferlab.measure.spans import misfit, scheme_of, span_scores
 from transferlab.measure.words import named_tags, word_scores
 from transferlab.models.backbone import Carry
@@ -64,6 +66,15 @@ class TokenLabels(Task):
     scores: ClassVar[Mapping[str, int]] = {
         "span_f1": 1, "span_precision": 1, "span_recall": 1, "accuracy": 1, "f1_macro": 1, "cross_entropy": -1,
     }  # fmt: skip
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("span_f1", "span_precision", "span_recall", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted"),
+        (0.0, 1.0),
+    )
+    companion: ClassVar[str | None] = "f1_macro"
+    baselines: ClassVar[Mapping[str, Baseline]] = {"majority": MAJORITY_TAG, "frequent_tag": FREQUENT_TAG}
+    validation_loss: ClassVar[str | None] = "cross_entropy"
+    loss_unit: ClassVar[str] = "cross-entropy, nats"
+    budget_unit: ClassVar[str] = "examples"
 
     # What is traced ------------------------------------------------------------------------------------------------
 
@@ -137,6 +148,10 @@ class TokenLabels(Task):
                 raise TransferlabError(
                     f"{data.name}, {data.ids[i]}: {words} words, but {len(tags)} tags; there must be one for each."
                 )
+
+    def example(self, text: str) -> list[str]:
+        """The words of a text: what white space separates."""
+        return text.split()
 
     def inputs(self, examples: Sequence[Mapping[str, Any]], transform: Transform, **names: Any) -> Inputs:
         """See :class:`transferlab.data.words.WordInputs`."""

@@ -41,8 +41,8 @@ class Evaluation:
     scores: dict[str, float]
     undefined: dict[str, str]
     rows: list[Row] = field(repr=False)
-    predicted: np.ndarray = field(repr=False)
-    true: np.ndarray = field(repr=False)
+    predicted: Any = field(repr=False)
+    true: Any = field(repr=False)
     confusion: Int[np.ndarray, "labels labels"] | None = field(repr=False, default=None)
 
 
@@ -96,7 +96,7 @@ def _evaluated(task: Task, predicted: Any, true: Any, names: tuple[str, ...]) ->
     kind = task.target
     if isinstance(predicted, Ragged):
         scores, undefined = all_scores(predicted, true, kind, names)
-        return Evaluation(task, names, len(true), scores, undefined, [])
+        return Evaluation(task, names, len(true), scores, undefined, [], predicted, true)
     if len(predicted) != len(true) or predicted.shape[-1] != len(names):
         raise TransferlabError(
             f"'{task.predicted}' has the shape {predicted.shape}, for {len(true)} examples and {len(names)} outputs."
