@@ -166,5 +166,5 @@ def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         yield from ((line, line) for line in lines if line.strip())
         return
     for number, row in read_rows(path, columns):
-        texts = tuple(checked_text(row[column], f"{path}, row {number}") for column in columns)
-        yield " | ".join(texts), texts if len(texts) > 1 else texts[0]
+        texts = [checked_text(row[column], f"{path}, row {number}") for column in columns]
+        yield " | ".join(texts), tuple(texts) if len(texts) > 1 else texts[0]

@@ -28,7 +28,8 @@ def _words(task: Any, data: Dataset) -> Predictions:
         return [text for record in records for text in (record["text"], record.get("text_pair", record["text"]))]
 
     vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=WORDS, token_pattern=r"\S+").fit(sides(data.train))
-    vectors = vectorizer.transform(sides(data.test)).toarray().astype(np.float32)
+    sparse: Any = vectorizer.transform(sides(data.test))
+    vectors = sparse.toarray().astype(np.float32)
     return {"embedding": vectors.reshape(len(data.test), 2, -1)}
 
 
