@@ -173,9 +173,9 @@ def test_bad_configs_are_one_clear_error_and_touch_nothing(
 
 def test_fields_of_the_data_are_those_of_dataset(config: Path, tmp_path: Path) -> None:
     read = read_config(config, ["--config.data.target=stars", "--config.data.text=('premise','hypothesis')"])
-    assert (read.data.target, read.data.text) == ("stars", ("premise", "hypothesis")) and read.data.source.endswith(
-        ".csv"
-    )
+    assert (read.data.target, read.data.text) == ("stars", ("premise", "hypothesis")) and str(
+        read.data.source
+    ).endswith(".csv")
     assert parse_config({**PLAIN, "data": {"source": "tweets", "target": None}}).data.target is None
     with pytest.raises(TransferlabError, match=r"Unknown field config\.data\.txt\. Did you mean 'text'"):
         parse_config({**PLAIN, "data": {"source": "tweets", "txt": "body"}})

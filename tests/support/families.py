@@ -56,8 +56,12 @@ def write_family(folder: Path, kind: str, *, pair: bool = True) -> Path:
     head = None if writes is None else writes.language_model
     rng = np.random.default_rng(0)
     shapes = {**trees.flatten((module := trees.define(config.build(head))).params), **trees.flatten(module.state)}
-    leaves = {path: np.abs(rng.normal(0, 0.3, leaf.shape)).astype(np.float32) if path.endswith("variance")
-              else rng.normal(0, 0.3, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}  # fmt: skip
+    leaves = {
+        path: np.ones(leaf.shape, np.float32)
+        if path.endswith(("variance", "scale"))
+        else rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+        for path, leaf in shapes.items()
+    }
     prefix = names.prefixes[-1] if writes is not None and names.prefixes else ""
     tensors = {
         key if key.startswith("lm_head") else prefix + key: value for key, value in to_file(names, leaves).items()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.families import FAMILY_CONFIGS, write_family
+from support.typed import found
 
 import transferlab as tl
 from transferlab.data.ragged import Ragged
@@ -49,6 +50,10 @@ def columns(task: str) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     return table, {"text": ("text", "other") if task == "pairs" else "text", "target": "target"}
 
 
+def open_table(table: dict[str, list[Any]], **roles: Any) -> tl.data.Dataset:
+    return tl.dataset(table, **roles)
+
+
 def targets(task: str) -> list[Any]:
     if task == "regression":
         return [100.0 + 7.3 * i for i in range(ROWS)]
@@ -65,7 +70,7 @@ def dataset(task: str, modality: str, folder: Path):
             for name, values in table.items()
             if task in ("pairs", "contrastive", "sequence_to_sequence") or name != "other"
         }
-        return tl.dataset(table, test_examples=6, **roles)
+        return open_table(table, test_examples=6, **roles)
     rng = np.random.default_rng(0)
     if modality == "image":
         from PIL import Image
@@ -80,7 +85,7 @@ def dataset(task: str, modality: str, folder: Path):
         for file in files:
             wavfile.write(file, 16000, rng.integers(-9000, 9000, 800).astype(np.int16))
     table = {modality: [str(file) for file in files], "target": targets(task)}
-    return tl.dataset(table, target="target", test_examples=6, **{modality: modality})
+    return open_table(table, target="target", test_examples=6, **{modality: modality})
 
 
 TASKS: dict[str, Callable[[], Task | None]] = {
@@ -94,6 +99,14 @@ TASKS: dict[str, Callable[[], Task | None]] = {
     "sequence_to_sequence": lambda: None,
     "contrastive": lambda: None,
 }
+TEXTS = (
+    "pairs",
+    "token_labels",
+    "masked_language_model",
+    "causal_language_model",
+    "sequence_to_sequence",
+    "contrastive",
+)
 FIRST = {"causal_language_model": "gpt2", "sequence_to_sequence": "t5"}
 
 
@@ -159,6 +172,9 @@ def test_a_cell_of_the_table(task: str, family: str, sources, tmp_path: Path) ->
         source = source.encoder()
     data = dataset(task, source.modality, tmp_path)
     method = tl.methods.Full()
+    if source.modality != "text" and task in TEXTS:
+        assert sign == "–"  # it is of texts
+        return
     if sign == "–":
         with pytest.raises(TransferlabError) as refused:
             tl.adapt(source, data, method=method, task=TASKS[task](), settings=SETTINGS)
@@ -186,12 +202,11 @@ def test_a_cell_of_the_table(task: str, family: str, sources, tmp_path: Path) ->
         got = predicted.values if isinstance(predicted, Ragged) else predicted
         want = result.predictions[run.task.predicted]
         np.testing.assert_allclose(got, want.values if isinstance(want, Ragged) else want, atol=2e-5)
-    saved = tl.load(tl.save(result.source, tmp_path / "saved", format="hf" if sign == "✓" else "orbax"))
-    trained = {path: leaf for path, leaf in result.source.leaves.items() if not path.startswith("pooler/")}
-    assert saved.leaves.keys() - result.source.leaves.keys() <= {
-        path for path in saved.leaves if path.startswith("pooler/")
-    }
-    assert task == "contrastive" or type(saved.head) is type(result.source.head)
+    adapted = found(result.source)
+    saved = tl.load(tl.save(adapted, tmp_path / "saved", format="hf" if sign == "✓" else "orbax"))
+    trained = {path: leaf for path, leaf in adapted.leaves.items() if not path.startswith("pooler/")}
+    assert saved.leaves.keys() - adapted.leaves.keys() <= {path for path in saved.leaves if path.startswith("pooler/")}
+    assert task == "contrastive" or type(saved.head) is type(adapted.head)
     for path, leaf in trained.items():
         np.testing.assert_array_equal(saved.leaves[path].read(), leaf.read(), err_msg=path)
 

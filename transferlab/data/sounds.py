@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import warnings
 from pathlib import Path
@@ -63,7 +64,7 @@ def _wav(content: bytes) -> tuple[np.ndarray, int] | None:
 
 def _other(content: bytes, where: str) -> tuple[np.ndarray, int]:
     try:
-        import soundfile
+        soundfile = importlib.import_module("soundfile")
     except (ImportError, OSError):
         raise TransferlabError(
             f"{where}: sounds other than WAV of integers or floats are read with soundfile, which is not installed:\n"

@@ -44,8 +44,10 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
     raw.pop("problem_type", None)
     raw |= labels_of(source)
     family = FAMILIES[source.family]
-    if isinstance(source.head, TokenClassifierConfig) and raw.get("architectures"):
-        name = re.sub(r"(EncoderModel|Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0])
+    if isinstance(source.head, TokenClassifierConfig) and (raw.get("architectures") or family.to_hf is None):
+        # T5's, MT5's and UMT5's classes are named by the model type in capitals.
+        own = (raw.get("architectures") or [str(raw.get("model_type", "")).upper()])[0]
+        name = re.sub(r"(EncoderModel|Model|LMHeadModel|For[A-Z]\w*)$", "", own)
         raw["architectures"] = [f"{name}ForTokenClassification"]
     elif family.to_hf is not None:
         raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]

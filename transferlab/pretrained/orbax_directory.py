@@ -154,9 +154,12 @@ def _table_number(source: Source) -> int:
     if source.names is None:
         return 0
 
-    def keys(table: NameTable) -> list[tuple[str, str]]:
-        # Compared by key: two layouts that do the same are not equal. A table for tokens follows from that of another head.
-        tokens = source.names is not None and source.names.tokens
-        return [(name.path, name.key) for name in table.names if not (tokens and name.path.startswith("head/"))]
+    tokens = source.names.tokens
+
+    def keys(table: NameTable) -> set[tuple[str, str]]:
+        # Compared by key: two layouts that do the same are not equal. A table for tokens follows from that of another head, and may
+        # name what was dropped since.
+        pairs = {(name.path, name.key) for name in table.names}
+        return {(p, key) for p, key in pairs if p in source.leaves and not p.startswith("head/")} if tokens else pairs
 
     return [keys(table) for table in FAMILIES[source.family].names(source.config)].index(keys(source.names))

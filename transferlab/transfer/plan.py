@@ -207,7 +207,7 @@ def plan(
         TransferlabError: with every leaf, key, selector or group that cannot be accounted for.
     """
     config = source.config
-    if head.pooling != "pooler" and getattr(config, "pooler", False):
+    if head.pooling != "pooler" and getattr(config, "pooler", False) and hasattr(config, "without_pooler"):
         config = config.without_pooler()
     if head.pooling != "embedding" and getattr(config, "projection_dim", None):
         config = config.without_projection()

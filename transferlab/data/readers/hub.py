@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from transferlab.data.readers.arrow import of_object
@@ -28,7 +29,7 @@ class HubReader(Reader):
                 f"'{source}' is no name on the hub; expected hf:owner/name or hf:owner/name/configuration."
             )
         try:
-            import datasets
+            datasets = importlib.import_module("datasets")
         except ImportError:
             raise TransferlabError(
                 f"'{source}' is read with the library datasets, which is not installed:\n  pip install 'transferlab[hf]'"
