@@ -38,8 +38,10 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def write_family(folder: Path, kind: str, *, pair: bool = True) -> Path:
-    """Write config, weights under transformers' keys and preprocessing of one of ``FAMILY_CONFIGS``; return the folder."""
+def write_family(folder: Path, kind: str, **changes: Any) -> Path:
+    """Write config (with these changes), weights under transformers' keys and preprocessing of one of ``FAMILY_CONFIGS``; return the
+    folder.
+    """
     from safetensors.numpy import save_file
 
     from transferlab import trees
@@ -47,7 +49,7 @@ def write_family(folder: Path, kind: str, *, pair: bool = True) -> Path:
     from transferlab.pretrained.names import to_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    raw = FAMILY_CONFIGS[kind]
+    raw = {**FAMILY_CONFIGS[kind], **changes}
     family = next(family for family in FAMILIES.values() if raw["model_type"] in family.model_types)
     config = family.from_hf(raw)
     tables = family.names(config)

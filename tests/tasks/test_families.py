@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError
 from transferlab.tasks import Task
 from transferlab.train import Settings
+from transferlab.trees import walk
 
 WORDS = ("good", "great", "fine", "bad", "poor", "sad", "film", "day")
 ROWS = 24
@@ -209,6 +211,29 @@ def test_a_cell_of_the_table(task: str, family: str, sources, tmp_path: Path) ->
     assert task == "contrastive" or type(saved.head) is type(adapted.head)
     for path, leaf in trained.items():
         np.testing.assert_array_equal(saved.leaves[path].read(), leaf.read(), err_msg=path)
+
+
+NO_DROPOUT = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "t5": {"dropout_rate": 0.0},
+}
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "contrastive"])
+def test_a_batch_in_parts_and_with_padding_trains_as_the_whole(task: str, tmp_path: Path) -> None:
+    kind = FIRST.get(task, "bert")
+    source = tl.load(write_family(tmp_path / kind, kind, **NO_DROPOUT[kind]))
+    data = dataset(task, "text", tmp_path)
+    settings = replace(SETTINGS, batch_size=12, optimizer=tl.train.Optimizer("sgd"), learning_rate=0.1)
+    assert len(data.train) % 12
+    trees = []
+    for accumulate in (1, 3):
+        chosen = replace(settings, accumulate=accumulate)
+        trees.append(tl.adapt(source, data, task=TASKS[task](), settings=chosen).fit().params)
+    whole, parts = (dict(walk(tree)) for tree in trees)
+    for path, leaf in whole.items():
+        np.testing.assert_allclose(parts[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 def example_of(record: dict[str, Any]) -> Any:
