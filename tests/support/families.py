@@ -60,7 +60,7 @@ def write_family(folder: Path, kind: str, **changes: Any) -> Path:
     shapes = {**trees.flatten((module := trees.define(config.build(head))).params), **trees.flatten(module.state)}
     leaves = {
         path: np.ones(leaf.shape, np.float32)
-        if path.endswith(("variance", "scale"))
+        if path.endswith(("var", "scale"))
         else rng.normal(0, 0.3, leaf.shape).astype(np.float32)
         for path, leaf in shapes.items()
     }
