@@ -281,3 +281,14 @@ def test_sources_that_are_none_and_groups_that_are_labels_are_errors() -> None:
     table = {"text": [f"t {i}" for i in range(12)], "label": ["a", "b"] * 6, "user": ["x", "y"] * 6}
     with pytest.raises(TransferlabError, match="Groups and labels coincide"):
         tl.dataset(table, groups="user")
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8])
+def test_samples_that_are_integers_are_not_taken_for_sound(kind: type) -> None:
+    from transferlab.data.examples import as_records
+
+    samples = np.arange(10).astype(kind)
+    with pytest.raises(TransferlabError, match=r"examples\[0\] has samples of u?int\d+; expected floats from -1 to 1"):
+        as_records([(samples, 8000)], "audio")
+    _, records = as_records([(samples / 32768, np.int64(8000))], "audio")
+    assert records[0]["rate"] == 8000 and records[0]["audio"].max() == np.float32(9 / 32768)
