@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from support.checkpoints import write_bert, write_clip
 from support.typed import as_text, found
 
 import transferlab as tl
+from transferlab.cli.main import cli
 from transferlab.data.columns import Classes, NoTarget
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
@@ -109,6 +111,11 @@ def test_pairs_are_found_better_than_before_and_a_finished_run_gives_vectors(sou
     predictor = tl.open_run(tmp_path / "run")
     np.testing.assert_allclose(predictor([(r["text"], r["text_pair"]) for r in records]), vectors, atol=1e-5)
     np.testing.assert_allclose(predictor([r["text"] for r in records]), vectors[:, 0], atol=1e-5)
+    # On the command line a text alone has a vector, too, and so has each line of a file.
+    (tmp_path / "new.txt").write_text("good film\nbad day\n")
+    for given, count in (("good film", 1), (str(tmp_path / "new.txt"), 2)):
+        said = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), given], catch_exceptions=False)
+        assert said.exit_code == 0 and said.output.count("\tgood film\n") == 1 and said.output.count("\n") == count
     # A finished run is read again.
     again = tl.adapt(source, data, method=tl.methods.LoRA(rank=4), settings=QUICK, directory=tmp_path / "run").fit()
     np.testing.assert_array_equal(again.predictions["embedding"], vectors)

@@ -100,6 +100,9 @@ def test_predictions_that_cannot_be_scored_are_one_error(tmp_path) -> None:
     np.savez(tmp_path / "predictions.npz", label=np.zeros(3, int), probabilities=np.ones((4, 2)))
     with pytest.raises(TransferlabError, match=r"shape \(4, 2\), for 3 examples and 2 outputs"):
         tl.train.evaluate_run(tmp_path)
+    for task in (tl.tasks.MaskedLanguageModel(), tl.tasks.Contrastive(), tl.tasks.SequenceToSequence()):
+        with pytest.raises(TransferlabError, match=rf"a run of the task {task.name}, and .* are in .*result.json"):
+            tl.train.evaluate_run(tmp_path, task)
 
 
 @pytest.mark.parametrize("task", [Regression(metric="kendall"), MultiLabel(metric="hamming")])

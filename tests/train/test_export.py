@@ -71,7 +71,7 @@ def test_a_run_becomes_a_peft_adapter(run: Path, tmp_path: Path) -> None:
         (["convert", "{model}", "{out}", "--format", "onnx"], "'onnx' cannot be written"),
         (["convert", "{model}", "{out}", "--format", "peft"], "has no adapters"),
         (["convert", "{model}", "{out}", "--shard-size", "5XB"], "'5XB' is not a size"),
-        (["convert", "{model}", "{model}"], "is not empty"),
+        (["convert", "{model}", "{model}"], "on the command line --overwrite"),
         (["convert", "{model}", "s3://bucket/x"], "is not a local directory"),
         (["export", "{model}", "{out}"], "neither a run nor a study"),
         (["export", "{run}", "{out}", "--format", "peft", "--self-contained"], "without their base"),

@@ -56,7 +56,9 @@ def predict_all(
             f"This run reads {what}, and --text is given {len(text_columns)} times. As in: {wanted}."
         )
     names, examples = [], []
-    for name, example in _examples(inputs, predictor.modality, tuple(text_columns) or columns, white):
+    for name, example in _examples(
+        inputs, predictor.modality, tuple(text_columns) or columns, white, predictor.task.texts_apart
+    ):
         names.append(name)
         examples.append(predictor.task.example(example) if isinstance(example, str) else example)
     if not examples:
@@ -96,7 +98,7 @@ def best_run(directory: Path) -> Path:
 
 
 def _examples(
-    inputs: Sequence[str], modality: str, columns: tuple[str, ...], white: float | None
+    inputs: Sequence[str], modality: str, columns: tuple[str, ...], white: float | None, apart: bool
 ) -> Iterator[tuple[str, Any]]:
     given: list[str] = []
     for number, text in enumerate(inputs, 1):
@@ -111,13 +113,13 @@ def _examples(
                 raise TransferlabError(f"There is no {'image' if modality == 'image' else 'sound'} file '{text}'.")
             yield from _images(path, white) if modality == "image" else _sounds(path)
         elif exists and suffix in (".txt", *SUFFIXES):
-            yield from _table(path, columns)
+            yield from _table(path, columns, apart)
         elif not exists and suffix in (".txt", *SUFFIXES, *IMAGES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
         elif exists and (path.is_dir() or suffix or "/" in text):
             known = ", ".join((".txt", *SUFFIXES))
             raise TransferlabError(f"'{text}' exists, but is not a file of texts; those end in {known}.")
-        elif len(columns) == 1:
+        elif len(columns) == 1 or (apart and len(inputs) == 1):
             yield text, checked_text(text, f"Input {number}")
         else:
             given.append(checked_text(text, f"Input {number}"))
@@ -156,9 +158,9 @@ def _sounds(path: Path) -> Iterator[tuple[str, Any]]:
         yield os.fsencode(file).decode("utf-8", "replace"), (mono(samples), rate)
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def _table(path: Path, columns: tuple[str, ...], apart: bool) -> Iterator[tuple[str, Any]]:
     if path.suffix.lower() == ".txt":
-        if len(columns) > 1:
+        if len(columns) > 1 and not apart:
             raise TransferlabError(
                 f"{path} has a text a line, and this run reads pairs; give a table ({', '.join(SUFFIXES)})."
             )

@@ -27,7 +27,7 @@ def new_directory(target: Path, overwrite: bool = False) -> Iterator[Path]:
         raise TransferlabError(f"{target} is a file, expected a directory. Pass the path of a new or empty directory.")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise TransferlabError(
-            f"{target} is not empty. Pass another directory, or replace it: tl.save(…, overwrite=True)."
+            f"{target} is not empty. Pass another directory, or replace it: tl.save(…, overwrite=True), on the command line --overwrite."
         )
     if target.is_dir() and any(target.iterdir()):
         check_replaceable(target)

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.measure.named import all_scores
+from transferlab.measure.named import all_scores, metrics_by_kind
 from transferlab.measure.rows import Row, confusion_matrix, score_rows
 from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.formats.tensors import LazyTensor
@@ -60,7 +60,7 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
         task: what it was trained for, where its directory does not say, as a baseline's: a classification otherwise.
 
     Raises:
-        TransferlabError: there are no predictions, or they are damaged.
+        TransferlabError: there are no predictions, they are damaged, or the task is one of texts, which have no such metrics.
     """
     folder = Path(directory)
     path = folder / "predictions.npz"
@@ -74,6 +74,11 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
         # The metric that chose may be one that this version lacks.
         if task is None:
             task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
+    if task.target not in (kinds := metrics_by_kind()):
+        raise TransferlabError(
+            f"{folder} is a run of the task {task.name}, and evaluate_run scores {', '.join(kinds)} alone. Its own scores are in "
+            f"{folder / 'result.json'}, under 'test'."
+        )
     with reading(path):
         arrays = read_npz(check_file(path))
         if lacking := [name for name in (task.predicted, task.true) if name not in arrays]:
