@@ -134,7 +134,7 @@ class Predictor:
                 f"This run was trained on pairs of texts, and examples[0] is {first!r:.60}. Pass tuples of two texts: "
                 "predictor([('a man sleeps', 'somebody rests')])."
             )
-        if not pairs and content == "pair" and not self.task.texts_apart:
+        if not pairs and content == "pair" and "text" in self.task.contents and not self.task.texts_apart:
             raise TransferlabError(
                 f"This run was trained on single texts, and examples[0] is a pair: {first!r:.60}. Pass texts: predictor(['a text'])."
             )
