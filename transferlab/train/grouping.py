@@ -31,7 +31,7 @@ def group_concurrent(runs: Sequence[Setup], pending: Sequence[int]) -> list[list
     for i in pending:
         run = runs[i]
         # A run that is not vectorized is a group by itself. With weights of classes a run has targets that others lack.
-        together = (id(run.program), run.settings.batch_size, *run.fitted)
+        together = (id(run.program), run.settings.batch_size, *run.fitted, run.feed.shapes)
         key = together if run.settings.vectorize != "never" else (i,)
         groups.setdefault(key, []).append(i)
     out = []
