@@ -269,6 +269,16 @@ class Task:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError
 
+    def metrics_of_fields(self, predicted: Any, true: Any, names: Sequence[str]) -> dict[str, float]:
+        """Metrics of its kind of target that its fields compute in another way than the functions of their names; by default none.
+
+        Args:
+            predicted: as metrics take it (:mod:`transferlab.measure.named`).
+            true: likewise.
+            names: of the outputs.
+        """
+        return {}
+
     def contributions(
         self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
     ) -> dict[str, Float[np.ndarray, " n"]]:
