@@ -45,6 +45,8 @@ def test_where_smaller_is_better_the_smaller_is_chosen() -> None:
     task = Classification(metric="calibration_error")
     better, worse, none = ({"calibration_error": x, "cross_entropy": 1.0} for x in (0.1, 0.2, math.nan))
     assert task.selection(better, 10) > task.selection(worse, 10) > task.selection(none, 10)
+    # Among states for which it is not defined, each difference of the tie-break counts.
+    assert task.selection({**none, "cross_entropy": 0.65}, 10) > task.selection({**none, "cross_entropy": 0.66}, 10)
 
 
 def test_the_best_state_is_the_best_by_a_metric_by_name(source, films, tmp_path) -> None:
