@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError, check_arguments
-from transferlab.measure.named import all_scores
+from transferlab.measure.named import all_scores, metrics_by_kind
 from transferlab.measure.rows import Row, confusion_matrix, score_rows
 from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.formats.tensors import LazyTensor
@@ -60,7 +60,7 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
         task: what it was trained for, where its directory does not say, as a baseline's: a classification otherwise.
 
     Raises:
-        TransferlabError: there are no predictions, or they are damaged.
+        TransferlabError: there are no predictions, or they are damaged; or their task has no metrics by name, as language models.
     """
     folder = Path(directory)
     path = folder / "predictions.npz"
@@ -74,6 +74,11 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
         # The metric that chose may be one that this version lacks.
         if task is None:
             task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
+    if task.target not in metrics_by_kind():
+        raise TransferlabError(
+            f"{folder} is a run of the task {task.name}, which has no metrics by name. Its scores are in {folder / 'result.json'}: "
+            "tl.adapt(…).fit().test, with the same directory, reads them."
+        )
     with reading(path):
         arrays = read_npz(check_file(path))
         if lacking := [name for name in (task.predicted, task.true) if name not in arrays]:
@@ -95,7 +100,11 @@ def _entries(arrays: Mapping[str, LazyTensor], name: str) -> Any:
 def _evaluated(task: Task, predicted: Any, true: Any, names: tuple[str, ...]) -> Evaluation:
     kind = task.target
     if isinstance(predicted, Ragged):
+        if not np.isfinite(predicted.values).all():
+            why = dict.fromkeys(metrics_by_kind()[kind], "the predictions are not finite")
+            return Evaluation(task, names, len(true), dict.fromkeys(why, np.nan), why, [], predicted, true)
         scores, undefined = all_scores(predicted, true, kind, names)
+        scores |= task.metrics_of_fields(predicted, true, names)
         return Evaluation(task, names, len(true), scores, undefined, [], predicted, true)
     if len(predicted) != len(true) or predicted.shape[-1] != len(names):
         raise TransferlabError(
