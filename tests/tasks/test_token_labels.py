@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.checkpoints import write_bert
+from support.typed import savez
 from support.words import NAMES, tagged
 
 import transferlab as tl
@@ -148,7 +149,10 @@ def test_spans_are_scored_later_by_the_scheme_and_as_strictly_as_in_the_run(tmp_
     # A span that begins with I is none in the strict way, and is one in conlleval's.
     probabilities, offsets = np.eye(3, dtype=np.float32)[[1, 2]], np.array([0, 2])
     entries = {"tag": np.array([1, 2]), "tag_offsets": offsets, "label_names": np.array(names)}
-    np.savez(tmp_path / "predictions.npz", probabilities=probabilities, probabilities_offsets=offsets, **entries)
+    savez(
+        tmp_path / "predictions.npz",
+        {"probabilities": probabilities, "probabilities_offsets": offsets, **entries},
+    )
     found = tl.train.evaluate_run(tmp_path)
     assert found.scores["span_f1"] == 0.0 and found.scores["accuracy"] == 1.0
     lenient = tl.train.evaluate_run(tmp_path, TokenLabels(scheme="bio"))
