@@ -45,6 +45,8 @@ def test_where_smaller_is_better_the_smaller_is_chosen() -> None:
     task = Classification(metric="calibration_error")
     better, worse, none = ({"calibration_error": x, "cross_entropy": 1.0} for x in (0.1, 0.2, math.nan))
     assert task.selection(better, 10) > task.selection(worse, 10) > task.selection(none, 10)
+    # Among states for which it is not defined, each difference of the tie-break counts.
+    assert task.selection({**none, "cross_entropy": 0.65}, 10) > task.selection({**none, "cross_entropy": 0.66}, 10)
 
 
 def test_the_best_state_is_the_best_by_a_metric_by_name(source, films, tmp_path) -> None:
@@ -100,9 +102,16 @@ def test_predictions_that_cannot_be_scored_are_one_error(tmp_path) -> None:
     np.savez(tmp_path / "predictions.npz", label=np.zeros(3, int), probabilities=np.ones((4, 2)))
     with pytest.raises(TransferlabError, match=r"shape \(4, 2\), for 3 examples and 2 outputs"):
         tl.train.evaluate_run(tmp_path)
-    for task in (tl.tasks.MaskedLanguageModel(), tl.tasks.Contrastive(), tl.tasks.SequenceToSequence()):
-        with pytest.raises(TransferlabError, match=rf"a run of the task {task.name}, and .* are in .*result.json"):
-            tl.train.evaluate_run(tmp_path, task)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "masked_language_model", "sequence_to_sequence"])
+def test_a_task_without_metrics_by_name_is_one_error_that_says_where_its_scores_are(tmp_path, name: str) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"task": {"name": name}, "labels": []}))
+    np.savez(tmp_path / "predictions.npz", label_names=np.zeros(0, str))
+    with pytest.raises(
+        TransferlabError, match=rf"{name}, which has no metrics by name. Its scores are in .*result.json"
+    ):
+        tl.train.evaluate_run(tmp_path)
 
 
 @pytest.mark.parametrize("task", [Regression(metric="kendall"), MultiLabel(metric="hamming")])

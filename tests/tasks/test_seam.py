@@ -149,3 +149,24 @@ def test_the_prediction_of_a_long_text_is_the_mean_over_its_windows(source, tmp_
     inputs = wide.transform.pad(row_texts, max(len(one.ids) for one in row_texts), len(row_texts))
     each = predictor._predict(predictor.params, predictor.state, inputs, {})["probabilities"]
     np.testing.assert_allclose(predictor([longest])[0], np.asarray(each).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("long", ["every split", "the test split alone"])
+def test_a_probe_on_windows_reads_all_of_them_however_it_is_computed(source, tmp_path: Path, long: str) -> None:
+    """Its features are one vector a window, which a program of many runs would take for one an example."""
+    texts = [f"{'good' if i % 2 else 'bad'} film {i}" for i in range(40)]
+    splits = ["test" if i < 10 else "train" for i in range(40)]
+    rows = [
+        {"text": f"{text} {'film day ' * 40}" if long == "every split" or split == "test" else text, "label": text.split()[0], "split": split}
+        for text, split in zip(texts, splits, strict=True)
+    ]  # fmt: skip
+    data = tl.dataset(rows, splits="split")
+    wide = source.with_windows(overlap=2)
+    assert len(tl.adapt(wide, data).feed.rows_of(data.test)) > len(data.test)
+    together, alone = (
+        tl.adapt(wide, data, method=tl.methods.Probe(), settings=replace(QUICK, vectorize=how)).fit()
+        for how in ("auto", "never")
+    )
+    np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-6)
+    read = [data.records[int(i)]["text"] for i in data.test]
+    np.testing.assert_allclose(together.predict(read), together.probabilities, atol=1e-6)

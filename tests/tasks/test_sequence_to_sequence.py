@@ -156,3 +156,16 @@ def test_the_baseline_knows_how_frequent_tokens_and_targets_are(t5: Path) -> Non
     tested = [token for i in data.test for token in transform(data.records[int(i)]["target_text"]).ids]
     assert scores["cross_entropy"] == pytest.approx(-np.log(counts / counts.sum())[tested].mean())
     assert scores["token_accuracy"] == pytest.approx(np.mean(np.array(tested) == counts.argmax()))
+
+
+def test_runs_on_data_of_other_lengths_train_as_they_would_alone(t5: Path) -> None:
+    """A program of many runs has one shape of targets for each padded length of texts."""
+    source, data = tl.load(t5), [written(), written(longest=30, seed=1)]
+
+    def fitted(vectorize: str) -> list[np.ndarray]:
+        settings = replace(QUICK, steps=10, vectorize=vectorize)  # pyright: ignore[reportArgumentType]
+        runs = [tl.adapt(source, one, settings=settings) for one in data]
+        return [np.asarray(result.predictions["log_likelihood"]) for result in tl.fit_together(runs)]
+
+    for together, alone in zip(fitted("always"), fitted("never"), strict=True):
+        np.testing.assert_allclose(together, alone, rtol=1e-4)

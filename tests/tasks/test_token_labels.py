@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.checkpoints import write_bert
+from support.typed import savez
 from support.words import NAMES, tagged
 
 import transferlab as tl
@@ -139,6 +140,33 @@ def test_predictions_hold_every_word_and_evaluation_reads_them(finished) -> None
     assert {name: scores[name] for name in result.test} == pytest.approx(result.test)
     record = json.loads((run.directory / "result.json").read_text())
     assert record["metric"] == "span_f1" and record["truncated"] == 0
+
+
+def test_spans_are_scored_later_by_the_scheme_and_as_strictly_as_in_the_run(tmp_path: Path) -> None:
+    names = ["B-bad", "I-bad", "O"]
+    run = {"task": {"name": "token_labels", "scheme": "bio", "strict": True}, "labels": names}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    # A span that begins with I is none in the strict way, and is one in conlleval's.
+    probabilities, offsets = np.eye(3, dtype=np.float32)[[1, 2]], np.array([0, 2])
+    entries = {"tag": np.array([1, 2]), "tag_offsets": offsets, "label_names": np.array(names)}
+    savez(
+        tmp_path / "predictions.npz",
+        {"probabilities": probabilities, "probabilities_offsets": offsets, **entries},
+    )
+    found = tl.train.evaluate_run(tmp_path)
+    assert found.scores["span_f1"] == 0.0 and found.scores["accuracy"] == 1.0
+    lenient = tl.train.evaluate_run(tmp_path, TokenLabels(scheme="bio"))
+    assert lenient.scores["span_f1"] == 1.0
+
+
+def test_a_run_that_diverged_has_no_scores(tmp_path: Path) -> None:
+    predictions, _ = TokenLabels().failed(("B-bad", "O"), 2)
+    values = predictions["probabilities"]
+    assert isinstance(values, Ragged)
+    np.savez(tmp_path / "predictions.npz", probabilities=values.values, probabilities_offsets=values.offsets,
+             tag=np.zeros(5, np.int32), tag_offsets=np.array([0, 2, 5]), label_names=np.array(["B-bad", "O"]))  # fmt: skip
+    found = tl.train.evaluate_run(tmp_path, TokenLabels(scheme="bio"))
+    assert np.isnan(list(found.scores.values())).all() and set(found.undefined) == set(found.scores)
 
 
 def test_what_is_written_is_a_token_classifier_and_keeps_rows_by_tag(finished, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -80,6 +80,20 @@ def test_steps_since_the_last_row_are_in_the_row_at_which_it_stops(source, noise
     assert row["step"] == stopped == len(losses) < 50 and "validation_cross_entropy" in row
     sizes = [len(run.order[step].indices) for step in range(stopped)]
     assert row["loss"] == pytest.approx(np.average(losses, weights=sizes), rel=1e-5)
+
+
+def test_the_row_at_which_it_stops_has_all_that_other_rows_have(source, noise) -> None:
+    @dataclass(frozen=True)
+    class Doubled(Classification):
+        name: ClassVar[str] = ""
+
+        def logged(self, means: Mapping[str, float]) -> dict[str, float]:
+            return {"twice": 2 * means["loss"]}
+
+    settings = replace(HASTY, log_every=50)
+    result = tl.adapt(source, noise, method=tl.methods.Probe(), task=Doubled(), settings=settings).fit()
+    (row,) = [row for row in result.history if "loss" in row]
+    assert row["step"] == result.record["stopped_at"] and row["twice"] == 2 * row["loss"]
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

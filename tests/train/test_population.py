@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.checkpoints import write_bert
 
 import transferlab as tl
 from transferlab import trees
@@ -196,6 +197,20 @@ def test_only_runs_of_one_program_are_put_together(source, films) -> None:
     assert [result.record["population_size"] for result in results] == [1, 1, 1, 1]
     assert [result.record["method"] for result in results] == ["lora", "probe", "probe", "probe"]
     assert not np.allclose(results[1].probabilities, results[2].probabilities)
+
+
+@pytest.mark.parametrize("method", [tl.methods.LoRA(rank=2), tl.methods.Probe()], ids=["lora", "probe"])
+def test_runs_of_sources_with_other_weights_are_not_put_together(source, films, tmp_path, method) -> None:
+    """They have one architecture, hence one program; a population has the frozen leaves of its first member."""
+    other = tl.load(write_bert(tmp_path / "other", seed=1))
+
+    def fitted(vectorize: str) -> list[np.ndarray]:
+        settings = Settings(learning_rate=3e-2, steps=8, batch_size=8, vectorize=vectorize)  # pyright: ignore[reportArgumentType]
+        pair = [tl.adapt(one, films.subset(40, 0), method=method, settings=settings) for one in (source, other)]
+        assert pair[0].program is pair[1].program
+        return [result.probabilities for result in fit_together(pair)]
+
+    np.testing.assert_allclose(fitted("always"), fitted("never"), atol=2e-5)
 
 
 def test_a_stopped_population_loses_no_step(source, films, tmp_path, monkeypatch) -> None:

@@ -48,6 +48,11 @@ class Inputs:
     those of row i are the rows from ``views * i`` on of :attr:`single`."""
 
     @property
+    def shapes(self) -> tuple[Any, ...]:
+        """What the shapes of a batch depend on in addition to its padded length; runs that step together have it in common."""
+        return ()
+
+    @property
     def single(self) -> Inputs:
         """The same inputs with one view a row, for whatever is computed of each view by itself."""
         return self

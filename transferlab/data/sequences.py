@@ -41,6 +41,10 @@ class SequenceInputs(Inputs):
     def single(self) -> Inputs:
         return self.texts
 
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        return tuple(self.lengths.items())
+
     @cached_property
     def lengths(self) -> dict[int, int]:
         """Padded length of texts → that of their targets; both rise."""

@@ -271,6 +271,16 @@ class Task:
         """Scores of the predictions (restored) for these examples, all of :attr:`scores`."""
         raise NotImplementedError
 
+    def metrics_of_fields(self, predicted: Any, true: Any, names: Sequence[str]) -> dict[str, float]:
+        """Metrics of its kind of target that its fields compute in another way than the functions of their names; by default none.
+
+        Args:
+            predicted: as metrics take it (:mod:`transferlab.measure.named`).
+            true: likewise.
+            names: of the outputs.
+        """
+        return {}
+
     def contributions(
         self, predictions: Predictions, data: Dataset, indices: Int[np.ndarray, " n"]
     ) -> dict[str, Float[np.ndarray, " n"]]:
@@ -305,8 +315,11 @@ class Task:
         Among states that are equal by the metric, or for which it is not defined, the smaller :attr:`tie_break` decides.
         """
         value, other = self.direction * scores[self.chooses], scores[self.tie_break]
+        if not math.isfinite(value):
+            # Next to so large a number, a millionth of a tie-break is lost to rounding.
+            return -1e9 - other / (1 + other)
         # Less than any difference that a table shows.
-        return (value if math.isfinite(value) else -1e9) - 1e-6 * other / (1 + other)
+        return value - 1e-6 * other / (1 + other)
 
     def failed(self, outputs: tuple[str, ...], examples: int) -> tuple[Predictions, dict[str, float]]:
         """What is recorded of a run that predicts nothing: NaN for every prediction and score."""

@@ -214,10 +214,13 @@ class TokenLabels(Task):
         """
         names, true = self.outputs(data), self.column(data).values[indices]
         probabilities = predictions["probabilities"]
-        spans = {}
-        if self.scheme not in ("auto", "none"):
-            spans = span_scores(*named_tags(probabilities, true, names), self.scheme, self.strict)
-        return spans | word_scores(probabilities, true)
+        return self.metrics_of_fields(probabilities, true, names) | word_scores(probabilities, true)
+
+    def metrics_of_fields(self, predicted: Any, true: Any, names: Sequence[str]) -> dict[str, float]:
+        """Those of spans, by its scheme and as strictly as it says."""
+        if self.scheme in ("auto", "none"):
+            return {}
+        return span_scores(*named_tags(predicted, true, names), self.scheme, self.strict)
 
 
 def _weight(batch: StepBatch) -> Float[Array, "batch length"]:

@@ -60,7 +60,7 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
         task: what it was trained for, where its directory does not say, as a baseline's: a classification otherwise.
 
     Raises:
-        TransferlabError: there are no predictions, they are damaged, or the task is one of texts, which have no such metrics.
+        TransferlabError: there are no predictions, or they are damaged; or their task has no metrics by name, as language models.
     """
     folder = Path(directory)
     path = folder / "predictions.npz"
@@ -74,10 +74,10 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
         # The metric that chose may be one that this version lacks.
         if task is None:
             task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
-    if task.target not in (kinds := metrics_by_kind()):
+    if task.target not in metrics_by_kind():
         raise TransferlabError(
-            f"{folder} is a run of the task {task.name}, and evaluate_run scores {', '.join(kinds)} alone. Its own scores are in "
-            f"{folder / 'result.json'}, under 'test'."
+            f"{folder} is a run of the task {task.name}, which has no metrics by name. Its scores are in {folder / 'result.json'}: "
+            "tl.adapt(…).fit().test, with the same directory, reads them."
         )
     with reading(path):
         arrays = read_npz(check_file(path))
@@ -100,7 +100,11 @@ def _entries(arrays: Mapping[str, LazyTensor], name: str) -> Any:
 def _evaluated(task: Task, predicted: Any, true: Any, names: tuple[str, ...]) -> Evaluation:
     kind = task.target
     if isinstance(predicted, Ragged):
+        if not np.isfinite(predicted.values).all():
+            why = dict.fromkeys(metrics_by_kind()[kind], "the predictions are not finite")
+            return Evaluation(task, names, len(true), dict.fromkeys(why, np.nan), why, [], predicted, true)
         scores, undefined = all_scores(predicted, true, kind, names)
+        scores |= task.metrics_of_fields(predicted, true, names)
         return Evaluation(task, names, len(true), scores, undefined, [], predicted, true)
     if len(predicted) != len(true) or predicted.shape[-1] != len(names):
         raise TransferlabError(

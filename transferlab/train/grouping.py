@@ -30,8 +30,9 @@ def group_concurrent(runs: Sequence[Setup], pending: Sequence[int]) -> list[list
     groups: dict[tuple, list[int]] = {}
     for i in pending:
         run = runs[i]
-        # A run that is not vectorized is a group by itself. With weights of classes a run has targets that others lack.
-        together = (id(run.program), run.settings.batch_size, *run.fitted)
+        # A run that is not vectorized is a group by itself. With weights of classes a run has targets that others lack. Members share
+        # their frozen leaves, and two sources of one architecture have a program in common, but no weights.
+        together = (id(run.program), id(run.source), run.settings.batch_size, *run.fitted, run.feed.shapes)
         key = together if run.settings.vectorize != "never" else (i,)
         groups.setdefault(key, []).append(i)
     out = []

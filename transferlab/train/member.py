@@ -140,7 +140,8 @@ class Member:
         """The row of the steps that are in none yet."""
         rest, self.pending = self.pending, []
         columns = {name: np.array([row[name] for row in rest], np.float64) for name in (rest[0] if rest else ())}
-        return [{"step": done, **row} for row in _windows(columns, [len(rest)] if rest else [])]
+        windows = _windows(columns, [len(rest)] if rest else [])
+        return [{"step": done, **row, **self.run.task.logged(row)} for row in windows]
 
     def improves(self, score: float, done: int) -> bool:
         """Whether this validation is the best so far; it stops where none has been for as long as its patience."""

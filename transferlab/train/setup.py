@@ -215,8 +215,13 @@ class Setup:
 
     @property
     def features_on_device(self) -> bool:
-        """Whether all carries are vectors that are put on the device, so that many such runs can step as one program."""
-        return self.decision.cached and not self.decision.has_sequences and self.settings.vectorize != "never"
+        """Whether all carries are vectors that are put on the device, so that many such runs can step as one program.
+
+        Not where an example is several rows or views, which that program does not put together.
+        """
+        examples = np.concatenate([self.data.train, self.data.validation, self.data.test])
+        vectors = self.decision.cached and not self.decision.has_sequences and self.settings.vectorize != "never"
+        return vectors and np.array_equal(self._views, examples)
 
     @property
     def runs_concurrently(self) -> bool:
