@@ -108,7 +108,9 @@ def test_predictions_that_cannot_be_scored_are_one_error(tmp_path) -> None:
 def test_a_task_without_metrics_by_name_is_one_error_that_says_where_its_scores_are(tmp_path, name: str) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"task": {"name": name}, "labels": []}))
     np.savez(tmp_path / "predictions.npz", label_names=np.zeros(0, str))
-    with pytest.raises(TransferlabError, match=rf"{name}, which has no metrics by name. Its scores are in .*result.json"):
+    with pytest.raises(
+        TransferlabError, match=rf"{name}, which has no metrics by name. Its scores are in .*result.json"
+    ):
         tl.train.evaluate_run(tmp_path)
 
 
