@@ -223,7 +223,7 @@ def test_a_study_killed_in_the_middle_continues_with_the_same_line(config: Path,
 
 def test_plan_stops_before_training_and_writes_nothing(config: Path, tmp_path: Path) -> None:
     done = transferlab("plan", config, f"--config.workdir={tmp_path / 's'}")
-    assert "160 texts of 2 labels (down: 80, up: 80): 120 to train, 40 to test, stratified." in done.stdout.replace(
+    assert "160 texts of 2 labels (down: 54, up: 106): 120 to train, 40 to test, stratified." in done.stdout.replace(
         "\n", ""
     )
     assert done.returncode == 0 and "Plan: full" in done.stdout and "Plan: scratch" in done.stdout, done.stderr
@@ -303,8 +303,8 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 
 def test_a_file_of_another_kind_is_refused_rather_than_read_as_a_text(study: Path, tmp_path: Path) -> None:
-    (tmp_path / "data.json").write_text("{}")
-    for place in (tmp_path / "data.json", tmp_path):
+    (tmp_path / "data.xml").write_text("<x/>")
+    for place in (tmp_path / "data.xml", tmp_path):
         done = transferlab("predict", study, place)
         assert done.returncode == 1 and "exists, but is not a file of texts" in done.stderr, done.stderr
 

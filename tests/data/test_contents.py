@@ -233,7 +233,7 @@ def test_lists_are_tags_and_numbers_are_a_regression_in_memory() -> None:
         ([{"a": 1}] * 4, "row 1: the label is {'a': 1}"),
         ([[["a"]], [["b"]]] * 2, "row 1: the label is "),
         ([0.5] * 4, "every example has the label '0.5'"),
-        ([float("inf"), 1, 2, 1], "row 1: the label is Infinity, which is not a class"),
+        ([float("inf"), 1, 2, 1], "row 1: the label is Infinity, which is neither a class nor a finite number"),
     ],
 )  # fmt: skip
 def test_targets_that_are_none_are_one_error(labels: list[Any], said: str) -> None:
@@ -281,3 +281,75 @@ def test_sources_that_are_none_and_groups_that_are_labels_are_errors() -> None:
     table = {"text": [f"t {i}" for i in range(12)], "label": ["a", "b"] * 6, "user": ["x", "y"] * 6}
     with pytest.raises(TransferlabError, match="Groups and labels coincide"):
         tl.dataset(table, groups="user")
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8])
+def test_samples_that_are_integers_are_not_taken_for_sound(kind: type) -> None:
+    from transferlab.data.examples import as_records
+
+    samples = np.arange(10).astype(kind)
+    with pytest.raises(TransferlabError, match=r"examples\[0\] has samples of u?int\d+; expected floats from -1 to 1"):
+        as_records([(samples, 8000)], "audio")
+    _, records = as_records([(samples / 32768, np.int64(8000))], "audio")
+    assert records[0]["rate"] == 8000 and records[0]["audio"].max() == np.float32(9 / 32768)
+
+
+TEXTS = [f"some text {i}" for i in range(24)]
+
+
+def test_columns_of_0_and_1_are_tags_if_the_caller_says_so() -> None:
+    table = {"text": TEXTS, "rude": [1, 0, 1.0, 0] * 6, "toxic": ["0", "true", "False", "1"] * 6}
+    data = tl.dataset(table, target=("rude", "toxic"), label_kind="tags")
+    assert isinstance(data.target, TagSets) and data.target.names == ("rude", "toxic")
+    assert data.target.values[:4].tolist() == [[True, False], [False, True], [True, False], [False, True]]
+    with pytest.raises(TransferlabError, match="row 2: rude is '2', where 0 or 1 says whether it has the tag"):
+        tl.dataset(table | {"rude": [1, 2, 1, 0] * 6}, target=("rude", "toxic"), label_kind="tags")
+    numbers = tl.dataset(table | {"toxic": [0, 1] * 12}, target=("rude", "toxic"))
+    assert isinstance(numbers.target, Numbers)
+    assert "rude, toxic are 0 or 1, taken as numbers; if each is a tag, pass label_kind='tags'" in numbers.summary
+
+
+def test_a_separator_that_no_cell_has_is_said() -> None:
+    table = {"text": TEXTS, "tags": ["a,b", "b", "c", "a,c"] * 6}
+    assert "no cell of tags has the separator ';'" in tl.dataset(table, separator=";").summary
+    assert "separator" not in tl.dataset(table, separator=",").summary
+
+
+def test_a_column_of_splits_that_is_not_used_is_said() -> None:
+    table = {"text": TEXTS, "label": ["a", "b"] * 12, "Part": ["train"] * 18 + ["Test"] * 6}
+    assert "the splits in 'Part' are not used; splits='Part' keeps them" in tl.dataset(table).summary
+    assert "not used" not in tl.dataset(table, splits="Part").summary
+    assert "not used" not in tl.dataset(table, target="Part").summary
+
+
+def test_a_table_without_column_names_does_not_lose_its_first_row(tmp_path: Path) -> None:
+    rows = [f"{text},{'ab'[i % 2]}" for i, text in enumerate(TEXTS)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    with pytest.raises(TransferlabError, match="no line of column names: the first line has 'some text 0' and 'a'"):
+        tl.dataset(tmp_path / "t.csv")
+    assert len(tl.dataset(tmp_path / "t.csv", text="some text 0", target="a").ids) == 23
+    (tmp_path / "n.csv").write_text("\n".join(["0,1", *(f"{text},{i % 2}" for i, text in enumerate(TEXTS))]))
+    assert len(tl.dataset(tmp_path / "n.csv").ids) == 24
+
+
+def test_a_misspelled_split_is_not_read_as_a_column() -> None:
+    part = {"text": TEXTS, "label": ["a", "b"] * 12}
+    for parts in ({"train": part, "tset": part}, {"train": "a.csv", "tset": "b.csv"}):
+        with pytest.raises(TransferlabError, match=r"'tset' is not a split; .* Did you mean 'test'\?"):
+            tl.dataset(parts)
+
+
+def test_rows_without_words_or_a_target_are_left_out_if_the_caller_says_so() -> None:
+    words: list[Any] = [["some", f"word{i}"] for i in range(12)]
+    table = {"words": [[], "", *words], "tags": [[], "", *([["O", "X"]] * 12)]}
+    data = tl.dataset(table, words="words", target="tags", missing="drop")
+    assert len(data.ids) == 12 and "14 rows: 2 without words left out" in data.summary
+    for gap in ({"text": [None, *TEXTS[1:]]}, {"label": ["", *["a", "b", "a"] * 7, "b", "b"]}):
+        with pytest.raises(TransferlabError, match=r"row 1: the .* Fill it in, or leave such rows out: missing='drop'"):
+            tl.dataset({"text": TEXTS, "label": ["a", "b"] * 12} | gap)
+
+
+def test_an_error_about_columns_does_not_suggest_the_one_that_joining_splits_added() -> None:
+    part = {"a": ["x"] * 6, "b": ["y"] * 6}
+    with pytest.raises(TransferlabError, match=r"its columns are a, b\. Name the content:\n.*text='a', target='b'"):
+        tl.dataset({"train": part, "test": part})

@@ -237,5 +237,5 @@ def test_a_feature_extractors_fields_are_honored(films, tmp_path: Path) -> None:
     path.unlink()
     (tmp_path / "config.json").write_text(json.dumps(RAW))
     save_file(to_file(whisper_names(TINY), leaves_of(TINY)), str(tmp_path / "model.safetensors"))
-    with pytest.raises(TransferlabError, match="reads audio, and there are no audio data sets yet"):
+    with pytest.raises(TransferlabError, match="contains texts, but the source reads audio"):
         tl.adapt(tl.load(tmp_path), films)

@@ -157,7 +157,10 @@ def test_a_text_tower_is_adapted_like_any_other(folder: Path, films) -> None:
 
 
 def test_two_towers_are_not_adapted_as_one(folder: Path, films) -> None:
-    with pytest.raises(TransferlabError, match=r"has several towers; adapt one: tl\.load\('.*', tower='vision'\)"):
+    with pytest.raises(
+        TransferlabError,
+        match=r"has several towers, which cannot train together yet.*; adapt one: tl\.load\('.*', tower='vision'\)",
+    ):
         tl.adapt(tl.load(folder), films)
 
 

@@ -149,8 +149,8 @@ def test_a_layer_that_neither_base_nor_adapter_holds_is_named(tmp_path: Path) ->
     with pytest.raises(TransferlabError, match=r"reads the pooler, which is in neither .* nor the adapter"):
         tl.load_adapter(place, source)
     path = place / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "TOKEN_CLS"}))
-    with pytest.raises(TransferlabError, match="task_type is 'TOKEN_CLS', whose head cannot be read"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "QUESTION_ANS"}))
+    with pytest.raises(TransferlabError, match="task_type is 'QUESTION_ANS', whose head cannot be read"):
         tl.load_adapter(place, source)
 
 

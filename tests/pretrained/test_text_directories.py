@@ -18,7 +18,7 @@ from transferlab.errors import TransferlabError
 from transferlab.fields import check_scalars
 from transferlab.manifest import MANIFEST
 from transferlab.methods import Full, LoRA, Probe
-from transferlab.models import ClassifierConfig, EfficientNetConfig, ViTConfig
+from transferlab.models import ClassifierConfig, EfficientNetConfig, TokenClassifierConfig, ViTConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.timm import TimmConfig
@@ -173,10 +173,27 @@ def test_a_backbone_without_a_head_or_a_pooler_can_be_adapted(kind: str, tmp_pat
 def test_a_head_over_tokens_is_not_taken_for_one_over_texts(tmp_path: Path) -> None:
     write(tmp_path, "modernbert", architectures=["ModernBertForTokenClassification"])
     source = tl.load(tmp_path)
-    assert source.head is None and source.labels == ()
-    assert {key for key, _ in source.unused} == {
+    assert (
+        isinstance(source.head, TokenClassifierConfig)
+        and source.labels == ("bad", "fair", "good")
+        and not source.unused
+    )
+    # A new classifier of texts takes none of it.
+    plan = plan_for(source, ("bad", "fair", "good"), Probe())
+    assert {leaf.action for leaf in plan.leaves if leaf.path.startswith("head/")} == {"initialised"}
+    assert {key for key, _ in plan.unused} == {
         "classifier.weight", "classifier.bias", "head.dense.weight", "head.norm.weight"
     }  # fmt: skip
+
+
+def test_a_classifier_of_texts_with_the_labels_of_one_of_tokens_is_written_as_one(tmp_path: Path) -> None:
+    write(tmp_path / "in", "modernbert", architectures=["ModernBertForTokenClassification"])
+    source = tl.load(tmp_path / "in")
+    plan = plan_for(source, ("bad", "fair", "good"), Full())
+    adapted = source.with_params({"head": plan.place(0)[0]["head"]}, head=plan.head)
+    again = tl.load(save(adapted, tmp_path / "out"))
+    raw = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert raw["architectures"] == ["ModernBertForSequenceClassification"] and again.head == plan.head
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,9 @@ def test_classes_numbers_and_tags_of_pairs_are_learned_and_predicted(source, tar
     np.testing.assert_allclose(again, predictions, atol=1e-5)
     swapped = tl.open_run(tmp_path / "run")([(record["text_pair"], record["text"]) for record in tested])
     assert np.abs(swapped - predictions).max() > 100 * np.abs(again - predictions).max()
+    for other in ("good film", ["good film", "the day"]):
+        with pytest.raises(TransferlabError, match=r"trained on pairs of texts, and examples\[0\] is .*tuples of two"):
+            result.predict([other])
 
 
 def test_a_prompt_is_put_before_the_first_text_of_a_pair(source) -> None:

@@ -57,6 +57,10 @@ def test_a_predictor_names_examples_that_are_not_texts_and_knows_its_column(sour
             predictor(wrong)
     with pytest.raises(TransferlabError, match=r"pass a list: predictor\(\['a film'\]\)"):
         predictor("a film")
+    with pytest.raises(TransferlabError, match=r"trained on single texts, and examples\[0\] is a pair: \('a', 'b'\)"):
+        predictor([("a", "b")])
+    with pytest.raises(TransferlabError, match=r"trained on texts, and examples\[0\] is a list of words: \['a', 'b'\]"):
+        predictor([["a", "b"]])
     (tmp_path / "new.tsv").write_text('id\tsentence\n1\t"good film\n2\tbad film"\n')
     done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "new.tsv")])
     assert [line.split("\t")[1] for line in done.stdout.splitlines()] == ['"good film', 'bad film"']

@@ -14,7 +14,7 @@ import numpy as np
 from transferlab.data.cells import file_of, image_of, sound_of
 from transferlab.data.columns import Classes, NoTarget, Numbers, TagSets, Target
 from transferlab.data.examples import SPLITS, Examples, Lazy, same_image, same_text
-from transferlab.data.labels import read_target
+from transferlab.data.labels import LEAVE_OUT, read_target
 from transferlab.data.readers.base import Table
 from transferlab.data.roles import Roles
 from transferlab.data.sounds import mono
@@ -74,6 +74,20 @@ def examples_of(
     if label_kind == "auto" and isinstance(target, Numbers) and len(target.names) == 1:
         distinct = len(np.unique(target.values))
         guessed = (*guessed, f"{target.names[0]}: {distinct:,} distinct numbers in {len(table):,} rows, a regression")
+    if (
+        label_kind == "auto"
+        and isinstance(target, Numbers)
+        and len(target.names) > 1
+        and set(target.values.flat) <= {0, 1}
+    ):
+        guessed = (
+            *guessed,
+            f"{', '.join(target.names)} are 0 or 1, taken as numbers; if each is a tag, pass label_kind='tags'",
+        )
+    if separator is not None and not any(
+        separator in str(value) for name in roles.target for value in table.columns[name]
+    ):
+        guessed = (*guessed, f"no cell of {', '.join(roles.target)} has the separator {separator!r}")
     named = {"content": roles.columns, "target": roles.target}
     return Examples(
         table.name, roles.content, target, Lazy(len(table), record), identify, dict(table.about), named,
@@ -83,21 +97,25 @@ def examples_of(
     )  # fmt: skip
 
 
+def _text(value: Any, where: str) -> str:
+    if value is None:
+        raise TransferlabError(f"{where}: the text is missing. {LEAVE_OUT}")
+    return checked_text(value, where)
+
+
 def _texts(table: Table, columns: Sequence[Cells], white: float | int | None) -> Contents:
     del white
-    texts = [checked_text(value, f"{table.name}, {place}") for place, value in columns[0]]
+    texts = [_text(value, f"{table.name}, {place}") for place, value in columns[0]]
     return Contents(lambda i: {"text": texts[i]}, lambda i: (same_text(texts[i]), texts[i].encode()))
 
 
 def _pairs(table: Table, columns: Sequence[Cells], white: float | int | None) -> Contents:
     del white
-    sides = [[checked_text(value, f"{table.name}, {place}") for place, value in column] for column in columns]
+    sides = [[_text(value, f"{table.name}, {place}") for place, value in column] for column in columns]
     for side, column in zip(sides, columns, strict=True):
         for text, (place, _) in zip(side, column, strict=True):
             if not text.strip():
-                raise TransferlabError(
-                    f"{table.name}, {place}: one text of the pair is empty. Fill it in or remove the row."
-                )
+                raise TransferlabError(f"{table.name}, {place}: one text of the pair is empty. {LEAVE_OUT}")
     pairs = list(zip(*sides, strict=True))
 
     def same(i: int) -> tuple[bytes, bytes]:
@@ -210,7 +228,7 @@ def _indices(name: str, values: Cells, classes: tuple[str, ...]) -> Classes | Ta
     for row, (place, value) in enumerate(values):
         for index in value if isinstance(value, list) else [value]:
             if index is None or index == -1:
-                raise TransferlabError(f"{name}, {place}: the label is missing. Fill it in or remove the row.")
+                raise TransferlabError(f"{name}, {place}: the label is missing. {LEAVE_OUT}")
             if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(classes):
                 raise TransferlabError(
                     f"{name}, {place}: the label is {index!r}; expected one from 0 to {len(classes) - 1}."
@@ -224,7 +242,7 @@ def _indices(name: str, values: Cells, classes: tuple[str, ...]) -> Classes | Ta
 def _groups(name: str, values: Cells) -> np.ndarray:
     for place, value in values:
         if value is None or value == "":
-            raise TransferlabError(f"{name}, {place}: its group is missing. Give it one of its own, or remove the row.")
+            raise TransferlabError(f"{name}, {place}: its group is missing. {LEAVE_OUT}")
     return np.array(
         [value if isinstance(value, str) else json.dumps(value, default=str) for _, value in values], object
     )

@@ -224,7 +224,7 @@ def dataset(
             ``train``, ``validation`` and ``test``, in a dict.
         text: the column of texts, or two columns whose texts are a pair. Without it, ``words``, ``image`` and ``audio``,
             the column ``text``, or the only one that holds texts.
-        target: the column to predict, or several of numbers; None for none. Without it, the column ``label``, or the only
+        target: the column to predict, or several of numbers or, with ``label_kind="tags"``, of 0 and 1, a tag each; None for none. Without it, the column ``label``, or the only
             one that is left. Integers of at most 20 values, each in at least two rows, are classes; other numbers are a
             regression; lists are tags, and lists next to ``words`` a tag for each word.
         words: the column of words, as lists or with white space between them.

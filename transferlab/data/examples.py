@@ -100,7 +100,14 @@ def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, di
         return "image", {"image": example}
     if modality == "audio":
         match example:
-            case (np.ndarray() as waveform, int() as rate) if waveform.ndim == 1:
+            case (np.ndarray() as waveform, int() | np.integer() as rate) if waveform.ndim == 1:
+                if waveform.dtype.kind != "f":
+                    # As they are, samples of 16 bits would be 32,768 times too loud.
+                    raise TransferlabError(
+                        f"{name} has samples of {waveform.dtype}; expected floats from -1 to 1. Divide by the largest "
+                        "that the type holds: (samples / 32768, rate) of 16 bits."
+                    )
+                rate = int(rate)
                 return "audio", {"audio": waveform.astype(np.float32, copy=False), "rate": rate}
         raise TransferlabError(
             f"{name} is {repr(example)[:60]}; audio is a pair (array of samples, samples per second), as "

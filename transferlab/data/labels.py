@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from transferlab.data.columns import Classes, Numbers, TagSets, Target, Texts
 from transferlab.data.literals import list_in
@@ -26,6 +26,8 @@ MOST_CLASSES = 20
 """Integers of more distinct values are taken for a quantity; texts of more must repeat."""
 
 _INSIST = "If each value is a class, pass label_kind='classes'; if it is a text to write, label_kind='text'."
+LEAVE_OUT = "Fill it in, or leave such rows out: missing='drop'."
+"""The end of an error about a row that lacks something."""
 MISSING = {"nan", "-nan", "NaN", "-NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL"}
 """Strings that pandas and spreadsheets write, and read, for a missing value."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
@@ -45,7 +47,7 @@ def read_target(
 
     Integers of at most 20 distinct values, each in at least two rows, are classes; other numbers, and percentages, are
     numbers. Lists, or texts that ``separator`` splits, are tags. Other texts, and dates, are classes unless there are nearly as many as rows.
-    Several columns are numbers. No column is no target. A text to be written is one only if ``kind`` says so.
+    Several columns are numbers, or with ``tags`` a tag each, 0 or 1. No column is no target. A text to be written is one only if ``kind`` says so.
 
     Args:
         path: the table's name, for errors.
@@ -60,6 +62,9 @@ def read_target(
     """
     if len(columns) > 1 and kind in ("auto", "numbers"):
         return Numbers(tuple(columns), np.stack([_numbers(path, name, rows) for name, rows in columns.items()], axis=1))
+    if len(columns) > 1 and kind == "tags":
+        marks = [_marks(path, name, rows) for name, rows in columns.items()]
+        return TagSets(tuple(columns), np.stack(marks, axis=1))
     if len(columns) > 1:
         raise TransferlabError(f"{path}: several columns ({', '.join(columns)}) are numbers; label_kind is '{kind}'.")
     ((name, values),) = columns.items()
@@ -103,6 +108,19 @@ def _numbers(path: str, column: str, values: Sequence[tuple[str, Any]]) -> Float
     return out
 
 
+def _marks(path: str, column: str, values: Sequence[tuple[str, Any]]) -> Bool[np.ndarray, " rows"]:
+    """A column that says which rows have a tag: 0 or 1, or false or true."""
+    known = {"0": False, "1": True, "false": False, "true": True}
+    texts = [_spelled(value, f"{path}, {row}").strip().lower() for row, value in values]
+    texts = [text.removesuffix(".0") for text in texts]
+    for (row, value), text in zip(values, texts, strict=True):
+        if text not in known:
+            raise TransferlabError(
+                f"{path}, {row}: {column} is {str(value)[:60]!r}, where 0 or 1 says whether it has the tag."
+            )
+    return np.array([known[text] for text in texts], bool)
+
+
 def _tags(value: Any, separator: str | None) -> list[str] | None:
     """The tags of a row: a list, a text that is a list as Python or JSON writes it, or what a separator splits; else None."""
     if isinstance(value, str) and separator is not None:
@@ -124,6 +142,8 @@ def _tag_sets(path: str, values: Sequence[tuple[str, Any]], lists: Sequence[list
                 "separates them, pass it: separator='|'."
             )
         for tag in tags:
+            if not tag.strip():
+                raise TransferlabError(f"{path}, {row}: a tag of {str(value)[:60]!r} is empty. Remove it.")
             _spelled(tag, f"{path}, {row}")
     check_alike(str(path), {tag: None for tags in lists for tag in tags or ()})
     names = ordered(tag for tags in lists for tag in tags or ())
@@ -231,9 +251,11 @@ def _spelled(value: Any, where: str) -> str:
     if isinstance(value, (list, dict)):
         raise TransferlabError(f"{where}: the label is {value!r}, where other rows have a single text or number.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise TransferlabError(f"{where}: the label is {json.dumps(value)}, which is not a class.")
+        raise TransferlabError(
+            f"{where}: the label is {json.dumps(value)}, which is neither a class nor a finite number."
+        )
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise TransferlabError(f"{where}: the label is empty.")
+        raise TransferlabError(f"{where}: the label is empty. {LEAVE_OUT}")
     if not isinstance(value, (str, int, float)):
         raise TransferlabError(f"{where}: the label is {str(value)[:60]!r}, which is neither a text nor a number.")
     if not isinstance(value, str):

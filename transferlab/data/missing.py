@@ -38,7 +38,11 @@ def complete(table: Table, roles: Roles, missing: str = "error") -> Table:
     left, notes = np.ones(len(table), bool), []
     for column in (*roles.columns, *roles.target, *([roles.groups] if roles.groups else [])):
         gaps = _gaps(
-            table, column, spelled=column in roles.target, blank=column not in roles.columns or len(roles.columns) > 1
+            table,
+            column,
+            spelled=column in roles.target,
+            blank=column not in roles.columns or roles.content in ("pair", "words"),
+            unlisted=column in roles.columns,
         )
         if count := int((gaps & left).sum()):
             notes.append(f"{len(table):,} rows: {count:,} without {column} left out")
@@ -62,7 +66,7 @@ def _labelled(table: Table, roles: Roles) -> Table:
     return replace(table.take(np.flatnonzero(splits != "").tolist()), notes=(*table.notes, *notes))
 
 
-def _gaps(table: Table, column: str, *, spelled: bool, blank: bool) -> np.ndarray:
+def _gaps(table: Table, column: str, *, spelled: bool, blank: bool, unlisted: bool = False) -> np.ndarray:
     """Which rows have no value there.
 
     Args:
@@ -70,12 +74,15 @@ def _gaps(table: Table, column: str, *, spelled: bool, blank: bool) -> np.ndarra
         column: its name.
         spelled: whether ``NA`` and its like are missing values, too.
         blank: whether an empty text is one.
+        unlisted: whether an empty list is one.
     """
     classes = column in table.classes
 
     def gap(value: Any) -> bool:
         if isinstance(value, str):
             return (blank and not value.strip()) or (spelled and value.strip() in MISSING)
+        if isinstance(value, (list, tuple)):
+            return unlisted and not value
         return value is None or (classes and value == -1) or (isinstance(value, float) and math.isnan(value))
 
     return np.array([gap(value) for value in table.columns[column]], bool)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from transferlab.data.examples import Content
+from transferlab.data.examples import SPLITS, Content
 from transferlab.data.readers.base import Table
 from transferlab.errors import TransferlabError, nearest
 
@@ -72,7 +72,7 @@ class Roles:
         columns: of the content: two for a pair, else one.
         target: columns; none of them is no target.
         groups, splits: columns, if there are such.
-        guessed: which columns were taken without being asked for, for the summary; empty if none was.
+        guessed: which columns were taken without being asked for, and whose splits were not, for the summary; empty if none was.
     """
 
     content: Content
@@ -122,6 +122,8 @@ def roles_of(table: Table, asked: Asked) -> Roles:
         guesses.append(f"{content}: {' and '.join(columns)}")
     if asked.target == AUTO and target and target[0] not in ("label", table.roles.get("target")):
         guesses.append(f"target: {target[0]}")
+    if other[1] is None and (unused := _unused_splits(table, (*taken, *other))):
+        guesses.append(f"the splits in '{unused}' are not used; splits={unused!r} keeps them")
     return Roles(content, columns, target, *other, "; ".join(guesses))
 
 
@@ -187,11 +189,33 @@ def _target(table: Table, asked: Asked, content: tuple[str, ...], other: Sequenc
     found = usual or left
     if len(found) > 1:
         raise _unclear(table, f"several columns that may be the target ({', '.join(found)})", "target")
+    if found and not usual and _is_example(table, content[0], found[0]):
+        raise TransferlabError(
+            f"{table.name} seems to have no line of column names: the first line has {content[0][:40]!r} and {found[0]!r}, "
+            "and the latter is a value of its column, too. Write the names in front, as text,label; or name these columns "
+            "if that is what they are called."
+        )
     return tuple(found)
 
 
+def _is_example(table: Table, content: str, target: str) -> bool:
+    """Whether what a file without types has for column names is its first example: a text of several words, and a target that is there again."""
+    return not table.typed and " " in content.strip() and target in table.columns[target]
+
+
+def _unused_splits(table: Table, roles: Sequence[str | None]) -> str | None:
+    """A column without a role that says which split each row is in."""
+    for name, values in table.columns.items():
+        found = {value.strip().lower() if isinstance(value, str) else "" for value in values}
+        if name not in roles and len(found) > 1 and found <= set(SPLITS):
+            return name
+    return None
+
+
 def _unclear(table: Table, why: str, role: str) -> TransferlabError:
-    names = list(table.columns)
+    # The column that says which split a row is in may be one that joining tables added.
+    splits = table.roles.get("splits")
+    names = [name for name in table.columns if name != splits]
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     text, target = names[0] if names else "…", names[-1] if names else "…"
     return TransferlabError(

@@ -25,6 +25,7 @@ def read_source(source: Any, options: Options) -> Table | Examples:
         if len(set(ours)) < len(ours):
             raise TransferlabError(f"Two of {', '.join(map(str, source))} are the same split.")
         return joined({SPLITS[str(name).lower()]: _part(name, part, options) for name, part in source.items()})
+    _check_splits(source)
     found = _found(source)
     reader = reader_of(found)
     if reader is None:
@@ -48,6 +49,15 @@ def are_splits(source: Any) -> bool:
         and all(str(name).lower() in SPLITS for name in source)
         and not any(isinstance(part, list) and not (part and isinstance(part[0], Mapping)) for part in source.values())
     )
+
+
+def _check_splits(source: Any) -> None:
+    """Raise for a mapping of tables or paths of which one name is a split and another is not, so that it is not read as columns."""
+    if not isinstance(source, Mapping) or not any(str(name).lower() in SPLITS for name in source):
+        return
+    if all(isinstance(part, (str, Path, Mapping)) or hasattr(part, "columns") for part in source.values()):
+        other = next(str(name) for name in source if str(name).lower() not in SPLITS)
+        raise TransferlabError(f"'{other}' is not a split; expected train, validation or test.{nearest(other, SPLITS)}")
 
 
 def _found(source: Any) -> Any:

@@ -23,6 +23,7 @@ from transferlab.models.heads import (
 )
 from transferlab.pretrained.auxiliary_files import changed_tokenizer, set_sizes
 from transferlab.pretrained.classifiers import NO_POOLER, check_head, labels_of, set_head, written_labels
+from transferlab.pretrained.config_checks import classifies_tokens
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.safetensors import safetensors_metadata
 from transferlab.pretrained.formats.tensors import LazyTensor, check_finite, narrowed
@@ -71,7 +72,10 @@ def native(
     head_keys = {key for key, parts in groups.items() if parts[0][0].path.startswith("head/")}
     # The head of another task can have the same key as this one.
     unused = {key for key, _ in source.unused}
-    added = any(key not in source.tensors or key in unused for key in head_keys)
+    # The file's own head, where another took its place.
+    lost = {key for key in out if key not in groups and key not in unused}
+    out = {key: tensor for key, tensor in out.items() if key not in lost}
+    added = bool(lost) or any(key not in source.tensors or key in unused for key in head_keys)
     if added:
         out = _prefixed(out, source, raw, head_keys)
     head = source.head
@@ -89,7 +93,9 @@ def native(
     if isinstance(head, MaskedLanguageModelConfig) and added:
         raw |= masked_architecture(source, raw)
     if isinstance(head, (ClassifierConfig, TokenClassifierConfig)) and (
-        added or head.labels != written_labels(raw, head)
+        added
+        or head.labels != written_labels(raw, head)
+        or (kind == "hf" and classifies_tokens(raw) != isinstance(head, TokenClassifierConfig))
     ):
         set_head(raw, source, kind)
     return raw, out

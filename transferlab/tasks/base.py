@@ -68,6 +68,8 @@ class Task:
     (:mod:`transferlab.data.columns`)."""
     contents: ClassVar[tuple[str, ...]] = ("text", "pair", "image", "audio")
     """What its examples may hold (:data:`transferlab.data.examples.Content`)."""
+    texts_apart: ClassVar[bool] = False
+    """Whether the two texts of a pair are read one by one, so that a single text is read as each of them was."""
     problem: ClassVar[Problem] = "single_label_classification"
     """What a classifier's outputs mean."""
     predicted: ClassVar[str] = "probabilities"

@@ -56,6 +56,7 @@ class Contrastive(Task):
     name: ClassVar[str] = "contrastive"
     target: ClassVar[str] = "none"
     contents: ClassVar[tuple[str, ...]] = ("text", "pair")
+    texts_apart: ClassVar[bool] = True
     predicted: ClassVar[str] = "embedding"
     primary: ClassVar[str] = "recall_at_1"
     scores: ClassVar[Mapping[str, int]] = {"recall_at_1": 1, "recall_at_10": 1, "mrr": 1, "cross_entropy": -1}

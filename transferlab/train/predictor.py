@@ -17,7 +17,7 @@ from transferlab import trees
 from transferlab.compute.host import interruptible
 from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch
-from transferlab.data.examples import Modality, as_records
+from transferlab.data.examples import Content, Modality, as_records
 from transferlab.data.images import ImageTransform
 from transferlab.data.inputs import Inputs, TextInputs, Transform
 from transferlab.data.text import TextTransform
@@ -109,6 +109,8 @@ class Predictor:
         if not isinstance(rows, Integral) or rows < 1:
             raise TransferlabError(f"rows is {rows!r}; it must be an integer of at least 1.")
         content, records = as_records(examples, self.modality)
+        if records:
+            self._check_content(content, examples[0])
         rows = min(rows, max(len(records), 1))
         feed = self.task.inputs(records, self.transform, content=content)
         if self.task.writes:
@@ -123,6 +125,24 @@ class Predictor:
         indices = np.arange(len(records))
         predictions = self.task.restore(predict_rows(self.task, self.labels, feed, indices, rows, call), self.fitted)
         return predictions[self.task.predicted]
+
+    def _check_content(self, content: Content, first: Any) -> None:
+        """Raise for examples that hold something else than those of training, which a model would read without complaint."""
+        pairs = not isinstance(self.text_column, str)
+        if pairs and content != "pair" and not self.task.texts_apart:
+            raise TransferlabError(
+                f"This run was trained on pairs of texts, and examples[0] is {first!r:.60}. Pass tuples of two texts: "
+                "predictor([('a man sleeps', 'somebody rests')])."
+            )
+        if not pairs and content == "pair" and not self.task.texts_apart:
+            raise TransferlabError(
+                f"This run was trained on single texts, and examples[0] is a pair: {first!r:.60}. Pass texts: predictor(['a text'])."
+            )
+        if content == "words" and "text" in self.task.contents and "words" not in self.task.contents:
+            raise TransferlabError(
+                f"This run was trained on texts, and examples[0] is a list of words: {first!r:.60}. Pass texts: "
+                "predictor([' '.join(words)])."
+            )
 
     def written(self, feed: Inputs, indices: Int[np.ndarray, " n"], rows: int) -> list[str]:
         """The text that the model writes for each of these examples, the likeliest token each time."""
