@@ -147,8 +147,8 @@ def test_spans_are_scored_later_by_the_scheme_and_as_strictly_as_in_the_run(tmp_
     (tmp_path / "run.json").write_text(json.dumps(run))
     # A span that begins with I is none in the strict way, and is one in conlleval's.
     probabilities, offsets = np.eye(3, dtype=np.float32)[[1, 2]], np.array([0, 2])
-    entries = {"tag": np.array([1, 2]), "tag_offsets": offsets, "label_names": np.array(names)}
-    np.savez(tmp_path / "predictions.npz", probabilities=probabilities, probabilities_offsets=offsets, **entries)
+    np.savez(tmp_path / "predictions.npz", probabilities=probabilities, probabilities_offsets=offsets, tag=np.array([1, 2]),
+             tag_offsets=offsets, label_names=np.array(names))  # fmt: skip
     found = tl.train.evaluate_run(tmp_path)
     assert found.scores["span_f1"] == 0.0 and found.scores["accuracy"] == 1.0
     lenient = tl.train.evaluate_run(tmp_path, TokenLabels(scheme="bio"))
