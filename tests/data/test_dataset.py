@@ -310,3 +310,16 @@ def test_an_argument_for_tables_is_refused_for_a_named_data_set(given: dict[str,
         tl.dataset("digits", **given)
     with pytest.raises(TransferlabError, match=r"white is 255, but 'digits' \(name of a data set\) does not take it"):
         tl.dataset("digits", white=255)
+
+
+def test_what_training_lacks_is_said_of_tags_and_refused_of_numbers() -> None:
+    def rows(*targets):
+        return [{"text": f"film {i} of {targets}", "target": target} for i, target in enumerate(targets)]
+
+    data = tl.dataset({"train": rows(["a"], ["b"], ["a"]), "test": rows(["a", "c"], ["b"])})
+    assert "no training example has the tag c" in data.summary
+    words = [{"words": ["Ada", "runs", str(i)], "tags": ["B", "O", "O"]} for i in range(4)]
+    data = tl.dataset({"train": words, "test": [{"words": ["Bob", "sits"], "tags": ["B", "V"]}]})
+    assert "no training example has the tag V" in data.summary
+    with pytest.raises(TransferlabError, match=r"The training split as given: target is 1\.5 in every example"):
+        tl.dataset({"train": rows(1.5, 1.5, 1.5), "test": rows(2.5, 3.25, 0.125)})

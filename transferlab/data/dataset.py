@@ -21,7 +21,7 @@ from transferlab.data.missing import Missing, complete
 from transferlab.data.readers.base import Documents, Options, Table
 from transferlab.data.roles import AUTO, Asked, roles_of
 from transferlab.data.sources import read_source
-from transferlab.data.splits import deduplicated, held_out, parts_of, stratified_order
+from transferlab.data.splits import deduplicated, held_out, parts_of, stratified_order, tags_not_trained
 from transferlab.errors import TransferlabError, check_arguments, nearest
 
 NOUNS: dict[Content, str] = {"text": "text", "pair": "pair", "words": "sentence", "image": "image", "audio": "sound"}
@@ -319,7 +319,7 @@ def split(whole: Examples, test_examples: int | None = None, split_seed: int = 0
         whole.name, whole.content, unique.target, _View(whole.records, unique.kept), unique.ids,
         train=parts["train"], validation=parts["validation"], test=parts["test"],
         sha256=unique.sha256, duplicates_removed=unique.duplicates, conflicting=unique.conflicting, about=whole.about,
-        columns=whole.columns, notes=(*whole.notes, *unique.notes), groups=unique.groups, how=how,
+        columns=whole.columns, notes=(*whole.notes, *unique.notes, *tags_not_trained(unique.target, parts)), groups=unique.groups, how=how,
     )  # fmt: skip
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from transferlab.data.columns import Classes, Numbers, Target
+from transferlab.data.columns import Classes, Numbers, TagSets, Target, WordTags
 from transferlab.data.examples import Examples, Split
 from transferlab.errors import TransferlabError
 
@@ -263,6 +264,7 @@ def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
             f"No example is left in the training split{gone}. Give one named 'train', with examples that no other has."
         )
     _check_labels(unique, parts, "Remove them, or split anew: leave out the splits.")
+    unique.target.take(parts["train"]).check("The training split as given")
     for name in ("validation", "test"):
         if unique.groups is not None:
             both = sorted(set(unique.groups[parts["train"]]) & set(unique.groups[parts[name]]))
@@ -286,6 +288,19 @@ def _check_labels(unique: Unique, parts: dict[Split, Any], mending: str) -> None
                 f"The {name} split has the label '{target.names[lacking[0]]}', which no training example has "
                 f"({count:,} such examples, of {len(lacking)} labels). {mending}"
             )
+
+
+def tags_not_trained(target: Target, parts: Mapping[Split, Int[np.ndarray, " part"]]) -> list[str]:
+    """A clause on tags that no training example has: they are scored, and never predicted."""
+    if not isinstance(target, (TagSets, WordTags)):
+        return []
+    kind = "tags" if isinstance(target, TagSets) else "word_tags"
+    counts = {name: target.take(part).describe()[kind] for name, part in parts.items()}
+    lacking = [tag for tag in target.names if not counts["train"][tag] and sum(part[tag] for part in counts.values())]
+    if not lacking:
+        return []
+    shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+    return [f"no training example has the tag{'s' if len(lacking) > 1 else ''} {shown}"]
 
 
 def _without_examples(before: Target, after: Target) -> list[str]:
