@@ -283,8 +283,8 @@ def test_predict_reads_images_with_the_white_that_it_is_given(tmp_path: Path) ->
 
     (tmp_path / "a.png").write_bytes(saved(GREY))
     for place in (tmp_path, tmp_path / "a.png"):
-        ((name, image),) = _examples([str(place)], "image", ("text",), 4095.0)
+        ((name, image),) = _examples([str(place)], "image", ("text",), 4095.0, True)
         assert name == str(tmp_path / "a.png") and image[0, :, 0].tolist() == [0, 62, 125, 255]
     (tmp_path / "none").mkdir()
     with pytest.raises(TransferlabError, match="none holds no images"):
-        list(_examples([str(tmp_path / "none")], "image", ("text",), None))
+        list(_examples([str(tmp_path / "none")], "image", ("text",), None, True))

@@ -30,15 +30,20 @@ def read_source(source: Any, options: Options) -> Table | Examples:
     reader = reader_of(found)
     if reader is None:
         kinds = "; ".join(reader.name for reader in readers())
-        raise TransferlabError(f"'{str(source)[:80]}' is data of no kind that is read: {kinds}.")
+        raise TransferlabError(f"'{_shown(source)}' is data of no kind that is read: {kinds}.")
     for name in ("documents", "white"):
         value = getattr(options, name)
         if value is not None and name not in reader.takes:
             raise TransferlabError(
-                f"{name} is {value!r}, but '{str(source)[:80]}' ({reader.name}) does not take it. Leave it out."
+                f"{name} is {value!r}, but '{_shown(source)}' ({reader.name}) does not take it. Leave it out."
             )
-    with reading(str(source)[:80]):
+    with reading(_shown(source)):
         return reader.read(found, options)
+
+
+def _shown(source: Any) -> str:
+    """A source in an error: a name or path whole, the beginning of data in memory."""
+    return str(source) if isinstance(source, (str, Path)) else str(source)[:80]
 
 
 def are_splits(source: Any) -> bool:
