@@ -26,9 +26,8 @@ def get_config() -> ConfigDict:
     config.baselines = ("mean", "tfidf")
     config.train = ConfigDict({"batch_size": 32})
 
-    # With more or larger updates, 384 features fit the noise in the ratings of as many tweets.
-    probe = {"steps": 200, "learning_rate": 3e-3, "weight_decay": 0.0, "warmup": 0.0, "schedule": "cosine"}
-    probe_rates = ({"learning_rate": 3e-3}, {"learning_rate": 1e-2, "weight_decay": 1.0})
+    probe = {"steps": 400, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup": 0.0, "schedule": "cosine"}
+    probe_rates = ({"learning_rate": 1e-2}, {"learning_rate": 3e-3})
     deep = {"epochs": 10, "max_steps": 60}
     few = {"largest_budget": 256, "first_seeds": 3}
     config.methods = ConfigDict(

@@ -51,8 +51,8 @@ class Target:
         return [self.kind, self.names]
 
     def strata(self) -> Int[np.ndarray, " examples"]:
-        """A number for each example; splits hold each number in its proportion."""
-        raise NotImplementedError
+        """A number for each example; splits hold each number in its proportion. By default all have the same."""
+        return np.zeros(len(self), np.int64)
 
     def describe(self) -> dict[str, Any]:
         """Counts or ranges, as plain data; nothing of texts, or where there is no target."""
@@ -310,9 +310,6 @@ class Texts(Target):
     def record(self, index: int) -> dict[str, Any]:
         return {"target_text": self.values[index]}
 
-    def strata(self) -> Int[np.ndarray, " examples"]:
-        return np.zeros(len(self), np.int64)
-
     def texts(self) -> Texts:
         return self
 
@@ -333,9 +330,6 @@ class NoTarget(Target):
 
     def record(self, index: int) -> dict[str, Any]:
         return {}
-
-    def strata(self) -> Int[np.ndarray, " examples"]:
-        return np.zeros(len(self), np.int64)
 
     def none(self) -> NoTarget:
         return self

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from transferlab.data.batches import Batch, evaluation_order
 from transferlab.data.inputs import Inputs
 from transferlab.data.ragged import Ragged
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.tasks.base import Predictions, Task
 
 
@@ -78,6 +79,12 @@ def all_finite(predictions: Predictions) -> bool:
     """Whether no prediction is infinite or NaN; texts are finite."""
     arrays: list[Any] = [part.values if isinstance(part, Ragged) else part for part in predictions.values()]
     return all(np.isfinite(values).all() for values in arrays if values.dtype.kind == "f")
+
+
+def read_entries(arrays: Mapping[str, LazyTensor], name: str) -> Any:
+    """Return what a run wrote under a name in ``predictions.npz``: one entry an example, a :class:`Ragged` where they differ in length."""
+    offsets = arrays.get(f"{name}_offsets")
+    return arrays[name].read() if offsets is None else Ragged(arrays[name].read(), offsets.read())
 
 
 def take(values: np.ndarray | Ragged, indices: Int[np.ndarray, " n"]) -> np.ndarray | Ragged:

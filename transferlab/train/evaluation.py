@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.measure.named import all_scores, metrics_by_kind
 from transferlab.measure.rows import Row, confusion_matrix, score_rows
 from transferlab.pretrained.formats.npz import read_npz
-from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.reading import check_file, read_object, reading
 from transferlab.tasks import Task, task_from
+from transferlab.tasks.prediction import read_entries
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,10 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
             raise TransferlabError(
                 f"{path} lacks '{lacking[0]}', which a {task.name} has; it holds {', '.join(arrays)}."
             )
-        predicted, true = (_entries(arrays, name) for name in (task.predicted, task.true))
+        predicted, true = (read_entries(arrays, name) for name in (task.predicted, task.true))
         values = predicted.values if isinstance(predicted, Ragged) else predicted
         own = arrays["label_names"].read().tolist() if "label_names" in arrays else identity.get("labels")
         return _evaluated(task, predicted, true, tuple(map(str, own or range(values.shape[-1]))))
-
-
-def _entries(arrays: Mapping[str, LazyTensor], name: str) -> Any:
-    """What a run wrote under a name: one entry an example, which may differ in length."""
-    offsets = arrays.get(f"{name}_offsets")
-    return arrays[name].read() if offsets is None else Ragged(arrays[name].read(), offsets.read())
 
 
 def _evaluated(task: Task, predicted: Any, true: Any, names: tuple[str, ...]) -> Evaluation:

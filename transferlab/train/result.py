@@ -22,7 +22,7 @@ from transferlab.pretrained.formats.npz import read_npz
 from transferlab.pretrained.source import Source
 from transferlab.reading import check_file, read_object, reading
 from transferlab.tasks.base import Predictions, Task
-from transferlab.tasks.prediction import take
+from transferlab.tasks.prediction import read_entries, take
 from transferlab.train.divergence import FINISHED, NOT_KEPT, Divergence, recorded
 from transferlab.train.predictor import Predictor, Presented, open_run
 from transferlab.train.writers import read_metrics
@@ -239,10 +239,7 @@ def read_predictions(path: Path, names: Sequence[str]) -> tuple[Predictions, tup
     """
     with reading(path, ", ".join(map(repr, names))):
         arrays = read_npz(check_file(path))
-        predictions: Predictions = {name: arrays[name].read() for name in names}
-        for name in names:
-            if f"{name}_offsets" in arrays:
-                predictions[name] = Ragged(arrays[name].read(), arrays[f"{name}_offsets"].read())
+        predictions: Predictions = {name: read_entries(arrays, name) for name in names}
         labels = tuple(map(str, arrays["label_names"].read())) if "label_names" in arrays else ()
     for name, values in predictions.items():
         if isinstance(values, np.ndarray) and values.ndim < (2 if name == "probabilities" else 1):
