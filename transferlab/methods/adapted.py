@@ -17,9 +17,10 @@ from transferlab.files import folder_named
 from transferlab.methods.lora import LowRank
 from transferlab.models.layers import Linear
 from transferlab.pretrained.loading import load
+from transferlab.pretrained.outputs import evaluation
 from transferlab.pretrained.peft import Pair, base_name, read_adapter, write_adapter
 from transferlab.pretrained.peft_config import AdapterConfig
-from transferlab.pretrained.source import Source, evaluation
+from transferlab.pretrained.source import Source
 
 
 @dataclass(frozen=True)

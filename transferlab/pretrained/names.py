@@ -9,7 +9,14 @@ from functools import cache
 import numpy as np
 
 from transferlab.errors import TransferlabError
-from transferlab.models.heads import LanguageModelConfig, MaskedLanguageModelConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    HeadConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    TokenClassifierConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,15 @@ class NameTable:
     copies: tuple[tuple[str, str], ...] = ()
     language_model: LanguageModelConfig | MaskedLanguageModelConfig | None = None
     tokens: bool = False
+
+    def holds(self, head: HeadConfig) -> bool:
+        """Whether files that follow this table hold this kind of head."""
+        if isinstance(head, (ClassifierConfig, EmbeddingConfig)):
+            return self.language_model is None and not self.tokens
+        if isinstance(head, TokenClassifierConfig):
+            return self.tokens
+        model = self.language_model
+        return model is not None and type(model) is type(head) and model.tied == getattr(head, "tied", None)
 
 
 def token_names(names: NameTable, key: str, hidden: bool = False, prefix: str = "") -> NameTable:

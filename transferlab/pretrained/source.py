@@ -21,7 +21,6 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import sha256_file
-from transferlab.models.backbone import run_stages
 from transferlab.models.heads import (
     ClassifierConfig,
     EmbeddingConfig,
@@ -30,14 +29,13 @@ from transferlab.models.heads import (
     MaskedLanguageModelConfig,
     Pooling,
     TokenClassifierConfig,
-    pool,
-    unit_length,
 )
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.inputs import check_inputs, token_table
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import SAME, NameTable
+from transferlab.pretrained.outputs import evaluation
 from transferlab.pretrained.resizing import Resizable, replace_tokenizer, resize_inputs
 
 Transform = TextTransform | ImageTransform | AudioTransform
@@ -387,11 +385,11 @@ class Source:
     def names_for(self, head: HeadConfig | None) -> NameTable | None:
         """Return the table of names of files with this head: each kind of head has a key of its own."""
         names = self.names
-        if names is None or head is None or _names_head(names, head):
+        if names is None or head is None or names.holds(head):
             return names
         if isinstance(head, TokenClassifierConfig):
             return FAMILIES[self.family].token_names(names, head.hidden is not None)
-        fitting = [table for table in self.dialect() if _names_head(table, head)]
+        fitting = [table for table in self.dialect() if table.holds(head)]
         if not fitting and isinstance(head, (ClassifierConfig, EmbeddingConfig)):
             fitting = [table for table in FAMILIES[self.family].names(self.config) if table.language_model is None]
         return fitting[0] if fitting else None
@@ -502,42 +500,6 @@ class Source:
     @cached_property
     def _evaluate(self) -> Any:
         return evaluation(self, self.definition)
-
-
-def evaluation(source: Source, definition: trees.Definition) -> Any:
-    """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters."""
-
-    @jax.jit
-    def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        model = definition.merge(params, state, compute=source.dtype)
-        stages = model.all_stages()
-        stop = len(model.backbone_stages())
-        carry = run_stages(model, inputs, 0, stop)
-        if source.towers:
-            hidden = [f"{name}/hidden" for name in source.towers]
-            return {name: carry[name] for name in (*hidden, "image_embedding", "text_embedding", "logits")}
-        out = {name: carry[name] for name in ("hidden", "encoded", "embedding") if name in carry}
-        if source.pooling == "pooler":
-            if "pooled" in carry:
-                out["pooled"] = carry["pooled"]
-        else:
-            pooled = pool(model, carry, source.pooling)
-            out["pooled"] = unit_length(pooled) if source.normalise else pooled
-        if source.head is not None and not isinstance(source.head, EmbeddingConfig):
-            out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
-        return out
-
-    return evaluate
-
-
-def _names_head(names: NameTable, head: HeadConfig) -> bool:
-    """Whether files that follow this table hold this kind of head."""
-    if isinstance(head, (ClassifierConfig, EmbeddingConfig)):
-        return names.language_model is None and not names.tokens
-    if isinstance(head, TokenClassifierConfig):
-        return names.tokens
-    model = names.language_model
-    return model is not None and type(model) is type(head) and model.tied == getattr(head, "tied", None)
 
 
 def _backbone(names: NameTable) -> set[tuple[str, str]]:
