@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import transferlab
@@ -71,3 +74,26 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     except CycleError as error:
         circle = " → ".join(error.args[1])
         raise AssertionError(f"{circle} is a circle") from None
+
+
+def test_no_test_imports_at_its_top_what_the_extra_test_does_not_install() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    named = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+        *project["optional-dependencies"]["tables"],
+    ]
+    installed = {re.split(r"[\[<>=~! ]", requirement)[0].lower().replace("_", "-") for requirement in named}
+    # What these bring with them and is their interface: jax's arrays, Flax's state, Orbax's files.
+    installed |= {"jaxlib", "ml-dtypes", "absl-py"}
+    distributions = packages_distributions()
+    wrong = [
+        f"{path.relative_to(ROOT.parent)}:{node.lineno} imports {module}; pytest.importorskip skips the file without it"
+        for path in (ROOT.parent / "tests").rglob("*.py")
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)])
+        for top in [module.split(".")[0]]
+        if top in distributions and not installed & {name.lower().replace("_", "-") for name in distributions[top]}
+    ]
+    assert not wrong, wrong

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from transferlab.tasks import Classification, MultiLabel
 from transferlab.tasks.base import StepBatch, Task, total_loss
+
+torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 4)).astype(np.float32) * 3
