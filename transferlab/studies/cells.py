@@ -14,6 +14,7 @@ import numpy as np
 from transferlab.compute.prefetch import THREADS
 from transferlab.data.dataset import Dataset
 from transferlab.files import remove_directory
+from transferlab.measure.named import say_undefined
 from transferlab.pretrained.source import Source
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.scores import Score
@@ -219,7 +220,7 @@ def _winner(
     """Return (settings, what to record, seconds) of the trial with the best validation score at its end.
 
     At its end, since the chosen settings then train on all labels, to the end. Ties go to the smaller tie-break of the task.
-    A trial that diverged is never chosen; if all did, none is.
+    A trial that diverged is never chosen; if all did, none is. One without a score is chosen where none has one: the first.
     """
     trials, chances = [], {}
     metric = Score.of_task(task).name
@@ -231,8 +232,14 @@ def _winner(
             chances[number] = task.selection(scores, validation)
             trial |= {name: scores[name] for name in (metric, task.tie_break)}
         trials.append({**trial, "status": result.status})
-    # Results of an earlier version have no status, so that their scores may not be finite.
-    best = max(chances, key=lambda number: (math.isfinite(chances[number]), chances[number]), default=None)
+    # A task of one's own, or a result of an earlier version, may say NaN, which is neither larger nor smaller.
+    best = max(
+        chances, key=lambda number: chances[number] if math.isfinite(chances[number]) else -math.inf, default=None
+    )
+    if best is not None and not math.isfinite(chances[best]):
+        say_undefined(
+            metric, "no tuning trial has a value of it to choose by, so that the first one's settings are taken"
+        )
     tuning = {
         "trials": len(arm.tune),
         "chosen": None if best is None else plain_settings(arm.tune[best]),
