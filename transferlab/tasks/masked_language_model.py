@@ -44,7 +44,8 @@ class MaskedLanguageModel(LanguageTask):
     Attributes:
         rate: fraction of a text's tokens that are selected, at least one; of those 80 % are seen as the mask token, 10 % as a random
             one, 10 % as they are.
-        whole_words: select words with all of their tokens.
+        whole_words: select words with all of their tokens, and pass over those with more tokens than are selected of the text.
+            Where every word has more, some tokens of one are selected.
     """
 
     rate: Annotated[float, Bounds(0.0, 1.0, above=True, below=True)] = 0.15
