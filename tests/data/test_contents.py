@@ -157,12 +157,24 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
 def test_what_is_in_two_given_splits_leaves_the_training_split() -> None:
     table = rows(30)
     test = [*table[24:], table[0], table[1], table[0]]
-    data = tl.dataset(
-        {"train": table[:20], "validation": [*table[20:24], table[25]], "test": test}, text="premise", target="label"
+    # The validation split has one example of the test split, one of the training split, and one that all three have.
+    validation = [*table[20:24], table[25], table[2], table[1]]
+    data = tl.dataset({"train": table[:20], "validation": validation, "test": test}, text="premise", target="label")
+    assert (len(data.train), len(data.validation), len(data.test)) == (17, 7, 9)
+    assert data.duplicates_removed == 3 and data.notes[-3:] == (
+        "2 training examples were also in the test split",
+        "2 training examples were also in the validation split",
+        "2 validation examples are also in the test split",
     )
-    assert (len(data.train), len(data.validation), len(data.test)) == (18, 5, 9)
-    assert data.duplicates_removed == 2 and "2 training examples were also in another split" in data.summary
-    assert "1 validation examples are also in the test split" in data.summary
+    assert "; 2 training examples were also in the validation split; 2 validation" in data.summary
+    # Cut from what is left, a validation part has nothing in common with either.
+    cut = data.hold_out(0.25, seed=0)
+    texts = [{data.records[int(i)]["text"] for i in part} for part in (cut.train, cut.validation, cut.test)]
+    assert all(texts) and not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+    one = tl.dataset(
+        {"train": table[:21], "validation": table[20:24], "test": table[24:]}, text="premise", target="label"
+    )
+    assert one.notes[-1] == "1 training example was also in the validation split"
 
 
 def test_given_splits_that_do_not_go_together_are_errors() -> None:
@@ -176,6 +188,11 @@ def test_given_splits_that_do_not_go_together_are_errors() -> None:
         TransferlabError, match="1 groups, such as 'u5', are in the training and the test split as given"
     ):
         tl.dataset({"train": table[:22], "test": table[22:]}, text="premise", target="label", groups="user")
+    with pytest.raises(
+        TransferlabError, match="1 groups, such as 'u6', are in the validation and the test split as given"
+    ):
+        parts = {"train": table[:8], "validation": table[24:26], "test": table[26:]}
+        tl.dataset(parts, text="premise", target="label", groups="user")
     with pytest.raises(
         TransferlabError, match=r"row 3: fold is 'trian'; expected train, validation or test. Did you mean 'train'"
     ):
