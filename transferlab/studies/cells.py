@@ -31,6 +31,9 @@ from transferlab.train.run import Run, Seeds, adapt
 from transferlab.train.settings import Settings
 from transferlab.transfer.plan import Plan
 
+TUNED_ON = 0.2
+"""The fraction of a budget's labels on which settings are chosen."""
+
 RECORDED = (
     "trainable_parameters", "flops", "seconds", "population_size", "memory", "memory_note", "steps", "settings", "truncated", "compilations",
 )  # fmt: skip
@@ -119,7 +122,7 @@ class Cells:
         """For each cell, choose settings on a fifth of the budget's labels; the best then trains on all of them."""
         splits = []
         for cell in cells:
-            split = self.data.subset(cell.budget, cell.seed).hold_out(0.2, cell.seed)
+            split = self.data.subset(cell.budget, cell.seed).hold_out(TUNED_ON, cell.seed)
             splits.append(replace(split, test=np.zeros(0, np.int64)))
         self.observer.cells(cells, "tuning")
         runs = [
