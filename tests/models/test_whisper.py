@@ -21,6 +21,7 @@ from transferlab.data.audio import mel_filters
 from transferlab.errors import TransferlabError
 from transferlab.models import ClassifierConfig, WhisperConfig, run_stages
 from transferlab.models.backbone import check_ownership
+from transferlab.models.heads import HiddenLayer
 from transferlab.pretrained.families.whisper import ctranslate2_names, read_audio, whisper_from_hf, whisper_names
 from transferlab.pretrained.names import to_file
 
@@ -44,6 +45,23 @@ def definition():
 @pytest.fixture(scope="module")
 def params(definition):
     return trees.unflatten(definition.initialise(trees.flatten(definition.params), jax.random.key(0)))
+
+
+def test_weighted_stages_are_a_mean_by_a_softmax_of_their_weights_then_projected() -> None:
+    hidden = HiddenLayer("linear", size=7)
+    head = ClassifierConfig(("a", "b", "c"), pooling="weighted stages", hidden=hidden)
+    definition = trees.define(TINY.build(head))
+    rng = np.random.default_rng(0)
+    flat = {path: rng.normal(0, 0.3, leaf.shape) for path, leaf in trees.flatten(definition.params).items()}
+    assert flat["head/layer_weights"].shape == (3,) and flat["head/dense/kernel"].shape == (12, 7)
+    model = definition.merge(trees.unflatten({path: jnp.asarray(x, jnp.float32) for path, x in flat.items()}))
+    stages, carry = [stage.name for stage in model.backbone_stages()], {"input_features": FEATURES}
+    # The embeddings, all layers but the last, and the last after the norm.
+    means = [np.asarray(run_stages(model, carry, 0, stages.index(name) + 1)["hidden"]).mean(1) for name in ("embed", "layers/0", "norm")]  # fmt: skip
+    weights = np.exp(flat["head/layer_weights"]) / np.exp(flat["head/layer_weights"]).sum()
+    pooled = np.einsum("s,sbf->bf", weights, np.stack(means))
+    want = (pooled @ flat["head/dense/kernel"] + flat["head/dense/bias"]) @ flat["head/kernel"] + flat["head/bias"]
+    np.testing.assert_allclose(model(carry)["logits"], want, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from test_bert_parity import randomised
 import transferlab as tl
 from transferlab import trees
 from transferlab.data import AudioTransform
+from transferlab.methods.adapted import Adapted
 from transferlab.models import WhisperConfig
 from transferlab.pretrained.families.whisper import whisper_names
 from transferlab.pretrained.names import to_file
+from transferlab.pretrained.peft import Pair
+from transferlab.train.setup import plan_for
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="parity tests need the extra 'parity'")
@@ -67,17 +71,103 @@ def test_encoder_states_equal_transformers_in_both_directions(size: str, tmp_pat
     near(encoded(again, features), tl.load(tmp_path)({"input_features": features})["hidden"], way="written")
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-def test_the_encoder_of_transformers_classifier_is_read(weighted: bool, tmp_path: Path) -> None:
-    size = SIZES["one head, 128 bands, tanh gelu"]
-    config = transformers.WhisperConfig(**size, **DECODER, classifier_proj_size=6, use_weighted_layer_sum=weighted)
+LABELS = ("bark", "meow", "moo")
+SMALL = SIZES["one head, 128 bands, tanh gelu"]
+three = partial(near, what="logits")
+
+
+def classifier(folder: Path, **changes):
+    """transformers' classifier with random weights, in a directory."""
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    config = transformers.WhisperConfig(**SMALL, **DECODER, **labels, **changes)
     model = randomised(transformers.WhisperForAudioClassification(config))
-    model.save_pretrained(tmp_path)
-    source = tl.load(tmp_path)
-    heads = {f"{name}.{part}" for name in ("projector", "classifier") for part in ("weight", "bias")}
-    assert {key for key, _ in source.unused} == heads | ({"layer_weights"} if weighted else set())
-    features = np.random.default_rng(0).normal(size=(2, 62, 128)).astype(np.float32)
-    near(source({"input_features": features})["hidden"], encoded(model, features))
+    if changes.get("use_weighted_layer_sum"):
+        torch.nn.init.normal_(model.layer_weights)
+    model.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=128, chunk_length=1).save_pretrained(folder)
+    return model
+
+
+def logits_of(model, features: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model.eval()(torch.tensor(features).transpose(1, 2)).logits.numpy()
+
+
+def batch() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(3, 62, 128)).astype(np.float32)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_transformers_classifier_is_read_with_its_head_and_written_back(weighted: bool, tmp_path: Path) -> None:
+    model = classifier(tmp_path / "theirs", classifier_proj_size=6, use_weighted_layer_sum=weighted)
+    source = tl.load(tmp_path / "theirs")
+    assert not source.unused and source.labels == LABELS
+    near(source({"input_features": batch()})["hidden"], encoded(model, batch()))
+    three(source({"input_features": batch()})["logits"], logits_of(model, batch()))
+    # With other weights, in both directions.
+    leaves = {path: leaf.read() + np.float32(0.01) for path, leaf in source.leaves.items()}
+    changed = source.with_params(trees.unflatten(leaves))
+    kind = transformers.WhisperForAudioClassification
+    again, said = kind.from_pretrained(tl.save(changed, tmp_path / "ours"), output_loading_info=True)
+    assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), said
+    three(logits_of(again, batch()), changed({"input_features": batch()})["logits"], way="written")
+
+
+@pytest.mark.parametrize("method", [tl.methods.LoRA(), tl.methods.Probe()], ids=lambda method: method.name)
+@pytest.mark.parametrize("base", ["generation", "model", "classifier", "weighted classifier", "CTranslate2"])
+def test_a_classifier_of_sounds_has_the_same_logits_in_transformers(base: str, method, tmp_path: Path) -> None:
+    config = transformers.WhisperConfig(**SMALL, **DECODER)
+    if "classifier" in base:
+        classifier(tmp_path / "base", use_weighted_layer_sum=base.startswith("weighted"))
+    elif base == "model":
+        randomised(transformers.WhisperModel(config)).save_pretrained(tmp_path / "base")
+    else:
+        randomised(transformers.WhisperForConditionalGeneration(config)).save_pretrained(tmp_path / "base")
+    source = tl.load(tmp_path / "base")
+    if base == "CTranslate2":
+        # Whose keys have a bias, and which comes without a config of transformers.
+        rng = np.random.default_rng(1)
+        module = trees.define(replace(source.config, key_bias=True).build())
+        leaves = {path: leaf.read() for path, leaf in source.leaves.items()}
+        leaves |= {path: rng.normal(size=leaf.shape).astype(np.float32)
+                   for path, leaf in trees.flatten(module.params).items() if path not in leaves}  # fmt: skip
+        file = tl.save(tl.load(tmp_path / "base"), tmp_path / "orbax", format="orbax")
+        made = tl.load(file)
+        config = replace(source.config, key_bias=True)
+        source = replace(made, config=config, raw=None, names=None, tensors={}).with_params(trees.unflatten(leaves))
+    made, rng = plan_for(source, ("no", "yes", "perhaps"), method), np.random.default_rng(0)
+    head = {path: rng.normal(size=leaf.shape).astype(np.float32) * 0.3
+            for path, leaf in trees.flatten(made.definition.params).items() if path.startswith("head/")}  # fmt: skip
+    source = source.with_params(trees.unflatten(head), head=made.head)
+    assert made.head.hidden is None or made.head.hidden.size == 256
+    out = tl.save(source, tmp_path / "out", format="hf")
+    kind = transformers.AutoModelForAudioClassification
+    model, said = kind.from_pretrained(out, output_loading_info=True)
+    assert type(model) is transformers.WhisperForAudioClassification
+    assert not any(said[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), said
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "perhaps"}
+    three(logits_of(model, batch()), source({"input_features": batch()})["logits"], way="written")
+    assert tl.load(out).labels == ("no", "yes", "perhaps")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(out)
+    assert extractor.feature_size == 128 and as_audio(tl.load(out).transform) == as_audio(source.transform)
+
+
+def test_an_adapter_with_its_classifier_of_sounds_is_the_same_in_peft(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    classifier(tmp_path / "base")
+    source, rng = tl.load(tmp_path / "base"), np.random.default_rng(0)
+    made = plan_for(source, LABELS[:2], tl.methods.LoRA())
+    head = {path: rng.normal(size=leaf.shape).astype(np.float32) * 0.3
+            for path, leaf in trees.flatten(made.definition.params).items() if path.startswith("head/")}  # fmt: skip
+    path = "layers/1/attention/query/kernel"
+    pair = Pair(rng.normal(size=(16, 2)).astype(np.float32), rng.normal(size=(2, 16)).astype(np.float32), 0.5)
+    adapted = Adapted(source.with_params(trees.unflatten(head), head=made.head), {path: pair})
+    adapted.save_adapter(tmp_path / "adapter")
+    kind = transformers.WhisperForAudioClassification
+    theirs = peft.PeftModel.from_pretrained(kind.from_pretrained(tmp_path / "base", num_labels=2, ignore_mismatched_sizes=True), tmp_path / "adapter")  # fmt: skip
+    want = adapted({"input_features": batch()})["logits"]
+    three(logits_of(theirs.get_base_model(), batch()), want, form="PEFT", way="written")
+    three(tl.load_adapter(tmp_path / "adapter")({"input_features": batch()})["logits"], want, form="PEFT")
 
 
 @pytest.mark.parametrize("bands", [80, 128])

@@ -227,6 +227,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     **{name: partial(_activate, name) for name in _SMOOTH},
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
+    "linear": lambda x: x,
 }
 """Activations by the names that Hugging Face configs use. The smooth ones compute in float32 and keep only their input."""
 

@@ -44,6 +44,8 @@ class WhisperConfig:
         max_source_positions: positions after the second convolution, which halves the frames: 1500 for 30 seconds.
         dropout, attention_dropout, activation_dropout: rates while it trains.
         key_bias: whether keys have a bias; files that fuse query, key and value contain one, of zeros.
+        classifier_proj_size: width of the projection before the logits of transformers' classifier.
+        use_weighted_layer_sum: whether that classifier reads all layers, each by a learned weight.
 
     Example:
         >>> model = tl.models.WhisperConfig.tiny().build()
@@ -61,6 +63,8 @@ class WhisperConfig:
     activation_dropout: Rate = 0.0
     init_std: NonNegative = 0.02
     key_bias: bool = False
+    classifier_proj_size: Count = 256
+    use_weighted_layer_sum: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "WhisperConfig")
@@ -188,14 +192,18 @@ class Whisper(Model):
     frames use the first positions.
     """
 
-    poolings = ("mean", "stages")
+    poolings = ("mean", "stages", "weighted stages")
 
     def __init__(self, config: WhisperConfig, head: HeadConfig | None = None):
         self.config = config
         self.embed = Embed(config)
         self.layers = nnx.List([Layer(config) for _ in range(config.encoder_layers)])
         self.norm = LayerNorm(config.d_model, 1e-5)
-        self.head = build_head(head, config.d_model, feature_stages=self.feature_stages())
+        stages = self.feature_stages()
+        if head is not None and head.pooling == "weighted stages":
+            # As in transformers, where the states of the last layer are those after the norm.
+            stages = (*stages[:-2], stages[-1])
+        self.head = build_head(head, config.d_model, feature_stages=stages)
 
     def feature_stages(self) -> tuple[str, ...]:
         """The stages whose pooled hidden states describe an example."""

@@ -13,13 +13,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.files import write_json
 from transferlab.models.heads import ClassifierConfig, MaskedLanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.families import FAMILIES
-from transferlab.pretrained.preprocessing import read_preprocessor, write_preprocessor
+from transferlab.pretrained.preprocessing import PREPROCESSOR, PROCESSOR, read_preprocessor, write_preprocessor
 from transferlab.pretrained.sentence_transformers import MODULES, read_modules
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
@@ -259,6 +260,21 @@ def write_images_settings(source: Source, directory: Path, kind: str) -> None:
     if transform is None or kind == "timm" or read_preprocessor(directory, transform.channels) == transform:
         return
     write_preprocessor(directory, transform)
+
+
+def write_sound_settings(source: Source, directory: Path) -> None:
+    """Write how the source hears sounds, unless files that came with it say so."""
+    transform = source.transform
+    if not isinstance(transform, AudioTransform) or any(
+        (directory / name).exists() for name in (PROCESSOR, PREPROCESSOR)
+    ):
+        return
+    seconds = int(transform.seconds) if float(transform.seconds).is_integer() else transform.seconds
+    fields = {
+        "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": transform.bands, "sampling_rate": transform.rate,
+        "n_fft": transform.window, "hop_length": transform.hop, "chunk_length": seconds,
+    }  # fmt: skip
+    write_json(directory / PREPROCESSOR, fields)
 
 
 def write_tokenizer(source: Source, directory: Path) -> None:

@@ -7,11 +7,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
+import numpy as np
+
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.heads import ClassifierConfig, MaskedLanguageModelConfig, Problem, TokenClassifierConfig
+from transferlab.models.heads import (
+    ClassifierConfig,
+    HiddenLayer,
+    MaskedLanguageModelConfig,
+    Problem,
+    TokenClassifierConfig,
+)
 from transferlab.pretrained.config_checks import label_names
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.leaves import LazyLeaf
+from transferlab.pretrained.names import SAME
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -50,7 +60,8 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
         name = re.sub(r"(EncoderModel|Model|LMHeadModel|For[A-Z]\w*)$", "", own)
         raw["architectures"] = [f"{name}ForTokenClassification"]
     elif family.to_hf is not None:
-        raw["architectures"] = family.to_hf(source.config, source.head)[0]["architectures"]
+        written = family.to_hf(source.config, source.head)[0]
+        raw |= {name: written[name] for name in ("architectures", *family.head_fields)}
     elif raw.get("architectures"):
         task = "ForSequenceClassification" if family.modality == "text" else "ForImageClassification"
         raw["architectures"] = [re.sub(r"(Model|LMHeadModel|For[A-Z]\w*)$", "", raw["architectures"][0]) + task]
@@ -150,10 +161,14 @@ def with_reference_layers(source: Source) -> Source:
 
     Where the reference classifier has a hidden layer, its class has no pooler. A classifier over the pooler (tanh of a linear
     map of the first token) is that classifier, with the pooler as its hidden layer; the pooler below another head is dropped. So is
-    the one below a new head of a masked language model.
+    the one below a new head of a masked language model. A hidden layer without an activation, which the head lacks, is the identity.
     """
+    if getattr(source.config, "key_bias", False):
+        source = _without_key_bias(source)
     head, family = source.head, FAMILIES[source.family]
     hidden = family.head_hidden(source.config)
+    if isinstance(head, ClassifierConfig) and hidden is not None and hidden.activation == "linear":
+        return source if head.hidden is not None else _with_identity(source, head, hidden)
     masked = (
         isinstance(head, MaskedLanguageModelConfig) and source.leaves["head/dense/kernel"].key not in source.tensors
     )
@@ -171,6 +186,29 @@ def with_reference_layers(source: Source) -> Source:
             path = f"head/dense/{part}"
             leaves[path] = replace(source.leaves[f"pooler/{part}"], key=keys.get(path, path), trained=True)
     return _without_pooler(replace(source, head=head), leaves)
+
+
+def _with_identity(source: Source, head: ClassifierConfig, hidden: HiddenLayer) -> Source:
+    """The same classifier with a projection before its logits that changes nothing."""
+    width = source.leaves["head/kernel"].shape[0]
+    keys = {} if source.names is None else {name.path: name.key for name in source.names.names}
+    leaves = dict(source.leaves)
+    for part, value in (("kernel", np.eye(width, dtype=np.float32)), ("bias", np.zeros(width, np.float32))):
+        path = f"head/dense/{part}"
+        tensor = LazyTensor(value.shape, value.dtype, lambda value=value: value)
+        leaves[path] = LazyLeaf(keys.get(path, path), tensor, SAME, trained=True)
+    head = replace(head, hidden=replace(hidden, size=width))
+    return replace(source, head=head, config=replace(source.config, classifier_proj_size=width), leaves=leaves)
+
+
+def _without_key_bias(source: Source) -> Source:
+    """The source without the bias of its keys, which adds the same to all scores of a query: their softmax stays."""
+    dropped = {path: leaf for path, leaf in source.leaves.items() if path.endswith("attention/key/bias")}
+    leaves = {path: leaf for path, leaf in source.leaves.items() if path not in dropped}
+    unused = tuple((leaf.key, "a bias of keys, which changes no output") for leaf in dropped.values())
+    return replace(
+        source, config=replace(source.config, key_bias=False), leaves=leaves, unused=(*source.unused, *unused)
+    )
 
 
 def _without_pooler(source: Source, leaves: dict[str, LazyLeaf]) -> Source:

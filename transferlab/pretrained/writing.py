@@ -26,6 +26,7 @@ from transferlab.pretrained.auxiliary_files import (
     with_padding,
     write_changed_tokenizer,
     write_images_settings,
+    write_sound_settings,
     write_tokenizer,
 )
 from transferlab.pretrained.cards import write_card
@@ -132,6 +133,8 @@ def save(
             if isinstance(source.head, EmbeddingConfig) and isinstance(source.transform, TextTransform):
                 write_modules(temporary, source.pooling, source.normalise, source.features, source.transform.max_length)
         write_images_settings(source, temporary, kind)
+        if kind == "hf":
+            write_sound_settings(source, temporary)
         if sized or source.provenance.get("changes") or any(leaf.trained for leaf in source.leaves.values()):
             write_card(source, temporary, kind)
         if kind == "orbax":

@@ -26,13 +26,14 @@ def build_head(
         config: of the head.
         features: width of the hidden states of one stage.
         vocabulary: number of tokens, for a language model.
-        feature_stages: names of the stages whose features a classifier that pools ``stages`` reads.
+        feature_stages: names of the stages whose features a classifier that pools ``stages`` or ``weighted stages`` reads.
     """
     if config is None:
         return None
-    if config.pooling != "stages":
+    if config.pooling not in ("stages", "weighted stages"):
         return config.build(features, vocabulary=vocabulary)
-    return config.build(features * len(feature_stages), feature_stages=feature_stages)
+    together = len(feature_stages) if config.pooling == "stages" else 1
+    return config.build(features * together, feature_stages=feature_stages)
 
 
 __all__ = [

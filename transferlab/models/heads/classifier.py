@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transferlab.bounds import NonNegative, Positive, Rate
+from transferlab.bounds import Count, NonNegative, Positive, Rate
 from transferlab.fields import check_fields
 from transferlab.models.backbone import Carry, Head, Stage, Token
 from transferlab.models.heads.pooling import Pooling, pool, unit_length
@@ -30,12 +30,13 @@ class HiddenLayer:
     """A layer between the pooled features and the logits, as in some heads of transformers.
 
     Attributes:
-        activation: after its linear map, which keeps the width.
+        activation: after its linear map.
         bias: whether the linear map has a bias.
         norm: eps of a LayerNorm after the activation; None leaves the norm out.
         norm_bias: whether that norm has a bias.
         dropout_before: whether the head's dropout also acts on the pooled features, not only on this layer's output.
         stddevs: with which this layer's kernel and that of the logits are drawn; not used by a head read from a file.
+        size: its width; None keeps that of the pooled features.
     """
 
     activation: str
@@ -44,6 +45,7 @@ class HiddenLayer:
     norm_bias: bool = False
     dropout_before: bool = False
     stddevs: tuple[NonNegative, ...] = field(default=(0.02, 0.02), compare=False)
+    size: Count | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "HiddenLayer")
@@ -57,8 +59,9 @@ class ClassifierConfig:
         labels: label names, in the order of the logits.
         pooling: ``mean`` over unmasked tokens or over the image, ``first`` token, ``last`` unmasked token whichever side
             is padded, ``first and mean`` concatenated (as in DINOv2's linear evaluation), the model's own ``pooler``, its
-            ``embedding`` in a space shared by images and texts, or ``stages``: the pooled features of every feature stage,
-            each scaled to unit length, concatenated (in the spirit of Head2Toe, Evci et al. 2022).
+            ``embedding`` in a space shared by images and texts, ``stages``: the pooled features of every feature stage,
+            each scaled to unit length, concatenated (in the spirit of Head2Toe, Evci et al. 2022), or ``weighted stages``: their
+            mean, by a softmax over a learned weight of each, as transformers' audio classifiers with ``use_weighted_layer_sum``.
         normalise: scale the pooled vector to unit length (as sentence-transformers' ``Normalize``).
         dropout: on the pooled features, while the head trains.
         bias: whether a bias is added; transformers' classifiers on decoders have none.
@@ -88,7 +91,8 @@ class ClassifierConfig:
 
 
 class Classifier(Head):
-    """``logits = pooled @ kernel + bias``; kernel (features, labels). A hidden layer (``dense``, ``norm``) comes before it.
+    """``logits = pooled @ kernel + bias``; kernel (features, labels). A hidden layer (``dense``, ``norm``) comes before it, and
+    before that ``layer_weights`` (stages,), where it pools ``weighted stages``.
 
     The kernel is drawn as BERT's is (Devlin et al. 2019). Zeros would do for a probe, but MiniLM trained from scratch on
     256 tweets stayed at the majority rate with a head of zeros (.693 to .700), and reached .725 with a drawn one.
@@ -97,11 +101,14 @@ class Classifier(Head):
     def __init__(self, features: int, config: ClassifierConfig, feature_stages: tuple[str, ...]):
         hidden = config.hidden
         first, last = (0.02, 0.02) if hidden is None else hidden.stddevs
-        self.kernel = parameter((features, len(config.labels)), TruncatedNormal(last))
+        width = features if hidden is None or hidden.size is None else hidden.size
+        self.kernel = parameter((width, len(config.labels)), TruncatedNormal(last))
         self.bias = parameter((len(config.labels),), zeros) if config.bias else None
         normal = TruncatedNormal(first)
-        self.dense = None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=normal)
-        self.norm = None if hidden is None else hidden_norm(features, hidden)
+        self.dense = None if hidden is None else Linear(features, width, bias=hidden.bias, initialiser=normal)
+        self.norm = None if hidden is None else hidden_norm(width, hidden)
+        weighted = config.pooling == "weighted stages"
+        self.layer_weights = parameter((len(feature_stages),), zeros) if weighted else None
         self.config = config
         self.feature_stages = feature_stages
 
@@ -116,8 +123,10 @@ class Classifier(Head):
         """The token that it pools, where it pools only one."""
         return None if self.feature_stages else model.pooled_token(self.config.pooling)
 
-    def pool(self, model: Model, carry: Carry) -> Float[Array, "batch features"]:
-        """One vector per example."""
+    def pool(self, model: Model, carry: Carry) -> Float[Array, "batch *features"]:
+        """One vector per example; of weighted stages one for each of them."""
+        if self.layer_weights is not None:
+            return jnp.stack([carry[f"pooled {name}"] for name in self.feature_stages], axis=1)
         if self.feature_stages:
             return jnp.concatenate([unit_length(carry[f"pooled {name}"]) for name in self.feature_stages], axis=-1)
         pooled = pool(model, carry, self.config.pooling)
@@ -126,6 +135,8 @@ class Classifier(Head):
     def classify(self, carry: Carry, key: Key | None) -> Carry:
         """Add ``logits`` to the carry."""
         pooled = carry["pooled"]
+        if self.layer_weights is not None:
+            pooled = jnp.einsum("s,bsf->bf", jax.nn.softmax(self.layer_weights[...]), pooled)
         if self.config.hidden is not None:
             pooled = self._hidden(pooled, self.config.hidden, key)
         logits = dropout(pooled, self.config.dropout, key) @ self.kernel[...]

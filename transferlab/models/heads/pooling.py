@@ -12,7 +12,7 @@ from transferlab.models.backbone import Carry, last_token
 if TYPE_CHECKING:
     from transferlab.models.backbone import Model
 
-Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "embedding", "stages"]
+Pooling = Literal["mean", "first", "last", "first and mean", "pooler", "embedding", "stages", "weighted stages"]
 
 
 def pool(model: Model, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:

@@ -55,12 +55,13 @@ class TokenClassifier(Head):
     def __init__(self, features: int, config: TokenClassifierConfig):
         hidden = config.hidden
         first, last = (0.02, config.stddev) if hidden is None else hidden.stddevs
-        self.kernel = parameter((features, len(config.labels)), TruncatedNormal(last))
+        width = features if hidden is None or hidden.size is None else hidden.size
+        self.kernel = parameter((width, len(config.labels)), TruncatedNormal(last))
         self.bias = parameter((len(config.labels),), zeros) if config.bias else None
         self.dense = (
-            None if hidden is None else Linear(features, features, bias=hidden.bias, initialiser=TruncatedNormal(first))
+            None if hidden is None else Linear(features, width, bias=hidden.bias, initialiser=TruncatedNormal(first))
         )
-        self.norm = None if hidden is None else hidden_norm(features, hidden)
+        self.norm = None if hidden is None else hidden_norm(width, hidden)
         self.config = config
 
     def stages(self, model: Model) -> tuple[Stage, ...]:

@@ -43,6 +43,7 @@ class Family:
         head_dropout: ``config.json`` → rate of the dropout before that head.
         whole_length: config → whether every text is padded to the longest, and its padding read as text.
         head_hidden: config → the layer that that head has before its logits, or None.
+        head_fields: of its ``config.json`` that say what layers that head has.
         token_hidden: config → the layer that its classifier of tokens has before its logits, or None.
         token_classifier: name of that classifier in its files; empty where the reference implementation has none.
         token_prefix: of all other keys in such files alone.
@@ -77,6 +78,7 @@ class Family:
     head_dropout: Callable[[Mapping[str, Any]], float] = lambda raw: 0.0
     whole_length: Callable[[Any], bool] = lambda config: False
     head_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
+    head_fields: tuple[str, ...] = ()
     masked_head: Callable[[Any], MaskedLanguageModelConfig] | None = None
     token_hidden: Callable[[Any], HiddenLayer | None] = lambda config: None
     token_classifier: str = ""

@@ -81,7 +81,7 @@ def masked_description(
 
 def description(
     name: str,
-    task: Literal["ImageClassification", "SequenceClassification", "MaskedLM"],
+    task: Literal["ImageClassification", "SequenceClassification", "AudioClassification", "MaskedLM"],
     raw: Mapping[str, Any],
     names: NameTable,
     head: HeadConfig | None,

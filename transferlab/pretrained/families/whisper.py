@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from transferlab.data.audio import AudioTransform
 from transferlab.errors import TransferlabError
+from transferlab.models.heads import HeadConfig, HiddenLayer
 from transferlab.models.whisper import WhisperConfig
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.families.hugging_face import present_fields
+from transferlab.pretrained.families.hugging_face import description, present_fields
 from transferlab.pretrained.names import NameTable
 from transferlab.pretrained.preprocessing import processor_settings
 from transferlab.pretrained.rules import leaves_of, named
@@ -26,6 +27,9 @@ norm    layers/{i}/attention/norm                       layers.{i}.self_attn_lay
 linear  layers/{i}/mlp/{up,down}                        layers.{i}.{fc1,fc2}
 norm    layers/{i}/mlp/norm                             layers.{i}.final_layer_norm
 norm    norm                                            layer_norm
+linear? head/dense                                      projector
+same?   head/layer_weights                              layer_weights
+linear? head                                            classifier
 """
 
 # With dots for the slashes of its keys.
@@ -46,10 +50,6 @@ def whisper_names(config: WhisperConfig) -> NameTable:
     ignored = (
         (r"(model\.)?decoder\..*", _DECODER),
         (r"proj_out\.weight", _DECODER),
-        (
-            r"(projector|classifier)\.(weight|bias)|layer_weights",
-            "transformers' classifier, which has a projection of its own and is not built",
-        ),
     )
     leaves = leaves_of(replace(config, key_bias=False))
     return NameTable(named(_RULES, leaves), ("model.encoder.", "encoder."), ignored=ignored)
@@ -72,6 +72,22 @@ def whisper_from_hf(raw: Mapping[str, Any]) -> WhisperConfig:
     if raw.get("scale_embedding"):
         raise TransferlabError("config.json: scale_embedding is true; Whisper's published files have it false.")
     return WhisperConfig(**present_fields(WhisperConfig, raw, without=("key_bias",)))
+
+
+def _to_hf(config: WhisperConfig, head: HeadConfig | None) -> tuple[dict[str, Any], NameTable]:
+    """What ``WhisperForAudioClassification`` is; of the encoder alone transformers has no class."""
+    if head is None:
+        raise TransferlabError(
+            "transformers has no class of Whisper's encoder alone. Keep it as it is: tl.save(source, directory, format='orbax')."
+        )
+    raw = {"model_type": "whisper", **asdict(config)}
+    del raw["key_bias"]
+    return description("Whisper", "AudioClassification", raw, whisper_names(config), head, prefix="encoder.")
+
+
+def _projection(config: WhisperConfig) -> HiddenLayer:
+    """The projection of transformers' classifier. It projects before it pools; the mean of what is projected is the same."""
+    return HiddenLayer("linear", stddevs=(config.init_std,) * 2, size=config.classifier_proj_size)
 
 
 def read_audio(directory: Path) -> AudioTransform | None:
@@ -111,4 +127,8 @@ WHISPER = Family(
     from_hf=whisper_from_hf,
     adjust=_adjust,
     transform=lambda config: AudioTransform(config.num_mel_bins, seconds=config.max_source_positions / 50),
+    head_pooling=lambda config: "weighted stages" if config.use_weighted_layer_sum else "mean",
+    head_hidden=_projection,
+    head_fields=("classifier_proj_size", "use_weighted_layer_sum"),
+    to_hf=_to_hf,
 )
