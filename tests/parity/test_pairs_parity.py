@@ -11,6 +11,7 @@ import pytest
 from support.checkpoints import write_bert
 from support.typed import found
 from support.vocabularies import AWKWARD, pieces, write_bpe, write_sentencepiece, write_wordpiece
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 import transferlab as tl
 from transferlab.data.columns import Classes, Numbers
@@ -86,6 +87,35 @@ def test_pairs_by_a_sentencepiece_vocabulary_are_those_of_transformers(kind: str
     compare(read_tokenizer(tmp_path / "saved", 24, kind=kind), theirs)
 
 
+def modernbert(folder: Path, **settings) -> None:
+    """ModernBERT's tokenizer: bytes, BERT's special tokens, one separator, and types that its model does not get."""
+    write_bpe(folder, BERT)
+    made = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(token, special=True) for token in BERT])
+    ids = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    pair = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=ids)
+    made.save(str(folder / "tokenizer.json"))
+    for file in ("vocab.json", "merges.txt"):
+        (folder / file).unlink()
+    named = {f"{token[1:-1].lower()}_token": token for token in BERT}
+    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**named, **fields, "model_max_length": 24, **settings}))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_pairs_of_modernbert_are_those_of_transformers(side: str, tmp_path: Path) -> None:
+    modernbert(tmp_path, truncation_side=side)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = read_tokenizer(tmp_path, 24, kind="modernbert", types=False)
+    compare(ours, theirs)
+    assert ours is not None and ours.encode([("a", "b")])[0].ids.count(3) == 2
+    theirs.save_pretrained(tmp_path / "saved")
+    compare(read_tokenizer(tmp_path / "saved", 24, kind="modernbert", types=False), theirs)
+
+
 def test_a_bert_that_reads_by_another_models_tokenizer_gets_no_types_as_in_transformers(tmp_path: Path) -> None:
     first = [(token, 0.0) for token in ROBERTA[:4]]
     theirs = transformers.XLMRobertaTokenizer(vocab=[*first, *pieces()[3:], ("<mask>", 0.0)])
@@ -143,6 +173,26 @@ def test_the_first_loss_and_gradient_on_pairs_are_those_of_berts_classifier(tmp_
     np.testing.assert_allclose(result.predictions["probabilities"], theirs, atol=1e-5)
     pairs = [(r["text"], r["text_pair"]) for r in tested]
     np.testing.assert_allclose(tl.open_run(tmp_path / "run")(pairs), theirs, atol=1e-5)
+
+
+def test_the_logits_of_pairs_are_those_of_modernberts_classifier(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 3, "local_attention": 6,
+             "vocab_size": 330, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
+    torch.manual_seed(0)
+    transformers.ModernBertModel(transformers.ModernBertConfig(**sizes)).save_pretrained(tmp_path / "base")
+    modernbert(tmp_path / "base")
+    data, settings = pairs_of(12), Settings(learning_rate=1e-3, steps=2, batch_size=4, log_every=1)
+    result = tl.adapt(tl.load(tmp_path / "base"), data, settings=settings).fit()
+    out = tl.save(found(result.source), tmp_path / "trained")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(out).eval()
+    assert type(model) is transformers.ModernBertForSequenceClassification
+    tested = [data.records[int(i)] for i in data.test]
+    sides = [[record[side] for record in tested] for side in ("text", "text_pair")]
+    inputs = transformers.AutoTokenizer.from_pretrained(out)(*sides, padding=True, truncation=True, return_tensors="pt")
+    assert set(inputs) == {"input_ids", "attention_mask"} and not inputs["attention_mask"].all()
+    with torch.no_grad():
+        theirs = model(**inputs).logits.softmax(-1).numpy()
+    np.testing.assert_allclose(result.predictions["probabilities"], theirs, atol=1e-5)
 
 
 def test_a_regression_of_pairs_is_a_cross_encoder_of_sentence_transformers(tmp_path: Path) -> None:
