@@ -64,7 +64,9 @@ def test_the_first_loss_and_gradient_are_those_of_multiple_negatives_ranking(sym
 
 @pytest.mark.parametrize("normalise", [False, True])
 def test_sentence_transformers_gives_the_vectors_of_what_is_written(normalise: bool, tmp_path: Path) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="pip install --no-deps sentence-transformers"
+    )
     from dataclasses import replace
 
     source, data = tl.load(write_bert(tmp_path / "bert")), pairs(12)

@@ -196,7 +196,9 @@ def test_the_logits_of_pairs_are_those_of_modernberts_classifier(tmp_path: Path)
 
 
 def test_a_regression_of_pairs_is_a_cross_encoder_of_sentence_transformers(tmp_path: Path) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="pip install --no-deps sentence-transformers"
+    )
     data = pairs_of(12)
     similarity = Numbers(("similarity",), 5.0 * data.labels[:, None] + np.arange(12)[:, None] / 12)
     method, settings = (

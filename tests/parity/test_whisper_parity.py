@@ -17,7 +17,7 @@ import transferlab as tl
 from transferlab import trees
 from transferlab.data import AudioTransform
 from transferlab.methods.adapted import Adapted
-from transferlab.models import WhisperConfig
+from transferlab.models import ClassifierConfig, WhisperConfig
 from transferlab.pretrained.families.whisper import whisper_names
 from transferlab.pretrained.names import to_file
 from transferlab.pretrained.peft import Pair
@@ -139,7 +139,8 @@ def test_a_classifier_of_sounds_has_the_same_logits_in_transformers(base: str, m
     head = {path: rng.normal(size=leaf.shape).astype(np.float32) * 0.3
             for path, leaf in trees.flatten(made.definition.params).items() if path.startswith("head/")}  # fmt: skip
     source = source.with_params(trees.unflatten(head), head=made.head)
-    assert made.head.hidden is None or made.head.hidden.size == 256
+    hidden = made.head.hidden if isinstance(made.head, ClassifierConfig) else None
+    assert hidden is None if method.linear_head else hidden is not None and hidden.size == 256
     out = tl.save(source, tmp_path / "out", format="hf")
     kind = transformers.AutoModelForAudioClassification
     model, said = kind.from_pretrained(out, output_loading_info=True)
