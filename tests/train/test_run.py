@@ -122,3 +122,18 @@ def test_a_name_in_place_of_an_object_is_one_error(source, films, wrong: dict, s
     arguments = {"source": source, "data": films, "method": None, "settings": None, "seed": 0, **wrong}
     with pytest.raises(TransferlabError, match=said):
         _check_kinds(**arguments)
+
+
+def test_what_follows_from_a_run_cannot_be_made_untrue_afterwards(source, films) -> None:
+    run = tl.adapt(source, films.subset(40, 0), settings=QUICK)
+    for name, value in (("settings", replace(QUICK, epochs=1)), ("task", tl.tasks.MultiLabel()), ("steps", 3)):
+        with pytest.raises(TransferlabError, match=rf"run.{name} cannot be set: .*tl\.adapt"):
+            setattr(run, name, value)
+    run.memory_note = "in parts"
+    assert run.settings == QUICK and run.memory_note == "in parts"
+
+
+def test_runs_of_one_kind_share_a_plan_which_is_kept_once(bert_folder: Path, films) -> None:
+    source = tl.load(bert_folder)
+    first, second = (tl.adapt(source, films.subset(n, 0), settings=QUICK, seed=n) for n in (40, 60))
+    assert first.transfer is second.transfer and list(source.plans.values()) == [first.transfer]

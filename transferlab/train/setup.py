@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -77,12 +77,16 @@ def plan_for(source: Source, head: HeadConfig | Sequence[str], method: Method, i
     return source.plans[key]
 
 
+SETTABLE = ("execution", "memory_note", "cache")
+"""What of a run may be set once it is made: nothing follows from it before it starts."""
+
+
 @dataclass(eq=False, repr=False)
 class Setup:
     """One arm at one budget and one seed: what a run is, and how it is computed. :func:`transferlab.train.adapt` returns it
     as a :class:`transferlab.train.Run`, which can be started.
 
-    Only ``execution``, ``memory_note`` and ``cache`` may be set afterwards.
+    Only :data:`SETTABLE` may be set afterwards.
 
     Attributes:
         source: where the weights come from.
@@ -144,19 +148,24 @@ class Setup:
         self.cache = shared_cache()
         self._programs: dict[Execution, Program] = {}
 
-    @property
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_programs" in vars(self) and name in {one.name for one in fields(self)}.difference(SETTABLE):
+            raise TransferlabError(
+                f"run.{name} cannot be set: plan, steps and inputs already follow from what it was. Make another run: tl.adapt(…)."
+            )
+        super().__setattr__(name, value)
+
+    @cached_property
     def transfer(self) -> Plan:
         """The plan before the frontier's cache is decided on; runs of one source, task and method share it.
 
         Raises:
             TransferlabError: the source has no place for such a head, or leaves and keys cannot be accounted for.
         """
-        key = (self.task, self.outputs, self.method, self.initialise)
-        if key not in self.source.plans:
-            head = self.task.head(self.source, self.outputs, self.method)
-            self.source.plans[key] = plan_for(self.source, head, self.method, self.initialise)
-        self.task.check_plan(self.source.plans[key], self.data)
-        return self.source.plans[key]
+        head = self.task.head(self.source, self.outputs, self.method)
+        plan = plan_for(self.source, head, self.method, self.initialise)
+        self.task.check_plan(plan, self.data)
+        return plan
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
