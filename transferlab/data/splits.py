@@ -198,7 +198,7 @@ def deduplicated(examples: Examples) -> Unique:
     )  # fmt: skip
 
 
-SHARED = (("train", "test"), ("train", "validation"), ("validation", "test"))
+SHARED: tuple[tuple[Split, Split], ...] = (("train", "test"), ("train", "validation"), ("validation", "test"))
 """Given splits that may share examples: those of the first that are also in the second are counted."""
 
 
@@ -211,7 +211,7 @@ def _held(examples: Examples, splits: np.ndarray) -> dict[str, dict[bytes, str]]
     return held
 
 
-def _shared(across: Mapping[tuple[str, str], int]) -> list[str]:
+def _shared(across: Mapping[tuple[Split, Split], int]) -> list[str]:
     """A clause for each pair of given splits that have examples in common; those that train are left out."""
     out = []
     for (one, other), count in across.items():
@@ -279,8 +279,10 @@ def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
         )
     _check_labels(unique, parts, "Remove them, or split anew: leave out the splits.")
     unique.target.take(parts["train"]).check("The training split as given")
+    if unique.groups is None:
+        return
     groups = unique.groups
-    for one, other in SHARED if groups is not None else ():
+    for one, other in SHARED:
         both = sorted(set(groups[parts[one]]) & set(groups[parts[other]]))
         if both:
             noun = "training" if one == "train" else one
