@@ -154,6 +154,15 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
     assert "stratified from the training split given" in drawn.summary
 
 
+@pytest.mark.parametrize(("name", "value"), [("test_examples", 5), ("split_seed", 3)])
+def test_a_draw_that_is_asked_for_where_a_test_split_is_given_is_an_error(name: str, value: int) -> None:
+    table, given = rows(30), {name: value}
+    with pytest.raises(TransferlabError, match=rf"{name} is {value}, but the test split is given \(6 examples\)"):
+        tl.dataset({"train": table[:24], "test": table[24:]}, text="premise", target="label", **given)
+    drawn = tl.dataset({"train": table[:24], "validation": table[24:]}, text="premise", target="label", **given)
+    assert len(drawn.test) == 5
+
+
 def test_what_is_in_two_given_splits_leaves_the_training_split() -> None:
     table = rows(30)
     test = [*table[24:], table[0], table[1], table[0]]
@@ -232,7 +241,8 @@ def test_lists_are_tags_and_numbers_are_a_regression_in_memory() -> None:
         ([object(), 1, 1, 1], "row 1: the label is '<object .*, which is neither a text nor a number"),
         ([{"a": 1}] * 4, "row 1: the label is {'a': 1}"),
         ([[["a"]], [["b"]]] * 2, "row 1: the label is "),
-        ([0.5] * 4, "every example has the label '0.5'"),
+        ([0.5] * 4, "the target is '0.5' in every example, so there is nothing to learn"),
+        ([["a"]] * 4, "every example has the same tags \\(a\\), so there is nothing to learn"),
         ([float("inf"), 1, 2, 1], "row 1: the label is Infinity, which is neither a class nor a finite number"),
     ],
 )  # fmt: skip

@@ -331,6 +331,37 @@ def test_a_text_is_cut_into_documents(tmp_path: Path, documents: Any, texts: lis
     assert data.ids[-1] == {None: "line 6", "line": "line 6", "file": "line 1"}[documents]
 
 
+@pytest.mark.parametrize(
+    ("text", "suffix"),
+    [
+        ("Jane B-PER\nDoe I-PER\nsleeps O\n\nRome B-LOC\nis O\n", ".conll"),
+        ("-DOCSTART- -X- O\n\nJane NNP B-PER\nsleeps VBZ O\n\nRome NNP B-LOC\n", ".conll"),
+        ("Jane\tname\nsleeps\tverb\n\nRome\tname\nis\tverb\n", ".conll"),
+        ("a DT\nfilm NN\n\nthe DT\nday NN\n", ".conll"),
+        ("# text = Jane sleeps\n" + "1\tJane\tJane\tPROPN\t_\t_\t2\tnsubj\t_\t_\n" * 3, ".conllu"),
+        ("a fine film\tgood\na dull one\tbad\na long day\tbad\n", ".tsv"),
+    ],
+)
+def test_words_with_tags_in_a_text_file_are_not_read_as_texts(tmp_path: Path, text: str, suffix: str) -> None:
+    for path in (tmp_path / "t.txt", tmp_path / "folder" / "t.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        with pytest.raises(TransferlabError, match=rf"t\.txt: each line is .* ends in \{suffix};.* documents='line'"):
+            tl.dataset(path if path.parent == tmp_path else path.parent)
+    assert tl.dataset(tmp_path / "t.txt", documents="line").target.kind == "none"
+
+
+@pytest.mark.parametrize(
+    "text", ["John Smith\nMary Jones\n\nJane Doe\nMax Doe\n", "Oh no\nOh yes\nOh no\nOh\n", "A B\nC B\nD B\nE B\n"]
+)
+def test_lines_with_as_many_words_each_are_texts(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.txt").write_text(text)
+    assert len(tl.dataset(tmp_path / "t.txt", documents=None if "\n\n" in text else "line").ids) > 1
+    from transferlab.data.readers.text import check_prose
+
+    check_prose(tmp_path / "t.txt")
+
+
 def test_documents_is_for_texts_and_an_empty_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("\n \n")
     with pytest.raises(TransferlabError, match=r"t\.txt' has no examples: it is empty"):

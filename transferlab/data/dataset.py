@@ -117,7 +117,8 @@ class Dataset:
         split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
         used = sum(n for n, _ in parts)
         rest = f"; {len(self.ids) - used:,} are not used" if used < len(self.ids) else ""
-        halved = self.how != "as given" and 2 * len(self.test) >= len(self.ids) - 1 > 0
+        said = self.how == "as given" or "half" in self.how
+        halved = not said and 2 * len(self.test) >= len(self.ids) - 1 > 0
         half = "; half of the data is tested, test_examples sets how many" if halved else ""
         other = f" ({self.conflicting:,} with another label than the one kept)" if self.conflicting else ""
         several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
