@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transferlab.data.columns import Target
+from transferlab.data.sounds import mono, samples_in
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
@@ -59,8 +60,8 @@ def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, li
     """Return (what they hold, a record for each) of examples outside a data set.
 
     Args:
-        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or pairs of float32 arrays
-            (samples,) and samples per second; all of one kind.
+        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or sounds
+            (:func:`transferlab.data.sounds.samples_in`), whose channels are averaged; all of one kind.
         modality: that they must be of.
 
     Raises:
@@ -99,20 +100,8 @@ def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, di
             )
         return "image", {"image": example}
     if modality == "audio":
-        match example:
-            case (np.ndarray() as waveform, int() | np.integer() as rate) if waveform.ndim == 1:
-                if waveform.dtype.kind != "f":
-                    # As they are, samples of 16 bits would be 32,768 times too loud.
-                    raise TransferlabError(
-                        f"{name} has samples of {waveform.dtype}; expected floats from -1 to 1. Divide by the largest "
-                        "that the type holds: (samples / 32768, rate) of 16 bits."
-                    )
-                rate = int(rate)
-                return "audio", {"audio": waveform.astype(np.float32, copy=False), "rate": rate}
-        raise TransferlabError(
-            f"{name} is {repr(example)[:60]}; audio is a pair (array of samples, samples per second), as "
-            "soundfile.read(file) returns it."
-        )
+        samples, rate = samples_in(example, name)
+        return "audio", {"audio": mono(samples), "rate": rate}
     match example:
         case (str() as text, str() as other) if isinstance(example, tuple):
             return "pair", {"text": text, "text_pair": other}
