@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transferlab.data.columns import Target
+from transferlab.data.sounds import mono, samples_in
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
@@ -55,17 +56,23 @@ class Examples:
     splits: np.ndarray | None = None
 
 
-def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, list[dict[str, Any]]]:
+def as_records(
+    examples: Sequence[Any], modality: Modality, words: bool = False
+) -> tuple[Content, list[dict[str, Any]]]:
     """Return (what they hold, a record for each) of examples outside a data set.
 
     Args:
-        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or pairs of float32 arrays
-            (samples,) and samples per second; all of one kind.
+        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or sounds
+            (:func:`transferlab.data.sounds.samples_in`), whose channels are averaged; all of one kind.
         modality: that they must be of.
+        words: whether each must be a list of words; tuples and arrays of them are lists.
 
     Raises:
         TransferlabError: an example of another kind, or another modality; its index is named.
     """
+    if words:
+        lists = [_word_list(example, f"examples[{i}]", examples) for i, example in enumerate(examples)]
+        return "words", [{"id": f"examples[{i}]", "words": each} for i, each in enumerate(lists)]
     kinds: dict[Content, int] = {}
     records = []
     for i, example in enumerate(examples):
@@ -78,6 +85,23 @@ def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, li
             )
         records.append({"id": f"examples[{i}]", **record})
     return (next(iter(kinds)) if kinds else modality), records
+
+
+def _word_list(example: Any, name: str, examples: Sequence[Any]) -> list[str]:
+    """The words of one example."""
+    if isinstance(example, str):
+        single = all(isinstance(word, str) and word.split() == [word] for word in examples)
+        advice = f"predictor([{list(examples[:3])}])" if single else "predictor([text.split() for text in texts])"
+        raise TransferlabError(f"{name} is the text {example[:40]!r}; expected a list of words: {advice}.")
+    listed = isinstance(example, (list, tuple)) or (isinstance(example, np.ndarray) and example.ndim == 1)
+    if not listed or not all(isinstance(word, str) for word in example):
+        raise TransferlabError(f"{name} is {repr(example)[:60]}; expected a list of words, as ['Jane', 'sleeps'].")
+    if not len(example):
+        raise TransferlabError(f"{name} has no words. Leave it out.")
+    for number, word in enumerate(example, 1):
+        if not checked_text(word, f"{name}, word {number}").strip():
+            raise TransferlabError(f"{name}: word {number} is empty. Remove it.")
+    return [str(word) for word in example]
 
 
 _KINDS: dict[Content, str] = {
@@ -99,20 +123,8 @@ def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, di
             )
         return "image", {"image": example}
     if modality == "audio":
-        match example:
-            case (np.ndarray() as waveform, int() | np.integer() as rate) if waveform.ndim == 1:
-                if waveform.dtype.kind != "f":
-                    # As they are, samples of 16 bits would be 32,768 times too loud.
-                    raise TransferlabError(
-                        f"{name} has samples of {waveform.dtype}; expected floats from -1 to 1. Divide by the largest "
-                        "that the type holds: (samples / 32768, rate) of 16 bits."
-                    )
-                rate = int(rate)
-                return "audio", {"audio": waveform.astype(np.float32, copy=False), "rate": rate}
-        raise TransferlabError(
-            f"{name} is {repr(example)[:60]}; audio is a pair (array of samples, samples per second), as "
-            "soundfile.read(file) returns it."
-        )
+        samples, rate = samples_in(example, name)
+        return "audio", {"audio": mono(samples), "rate": rate}
     match example:
         case (str() as text, str() as other) if isinstance(example, tuple):
             return "pair", {"text": text, "text_pair": other}
