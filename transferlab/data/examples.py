@@ -6,11 +6,14 @@ import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from transferlab.data.cells import image_of, sound_of
 from transferlab.data.columns import Target
+from transferlab.data.sounds import mono
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
@@ -55,16 +58,17 @@ class Examples:
     splits: np.ndarray | None = None
 
 
-def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, list[dict[str, Any]]]:
+def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, Lazy]:
     """Return (what they hold, a record for each) of examples outside a data set.
 
     Args:
-        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or pairs of float32 arrays
-            (samples,) and samples per second; all of one kind.
+        examples: texts, pairs of texts (tuples), lists of words; images as paths or uint8 arrays (height, width, channels); or
+            sounds as paths or pairs of float32 arrays (samples,) and samples per second; all of one kind. A file is read when
+            its record is, so that those of many paths are never in memory together.
         modality: that they must be of.
 
     Raises:
-        TransferlabError: an example of another kind, or another modality; its index is named.
+        TransferlabError: an example of another kind, or another modality, or no file; its index is named.
     """
     kinds: dict[Content, int] = {}
     records = []
@@ -77,7 +81,18 @@ def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, li
                 f"examples[{at}] is {_KINDS[first]}, and examples[{i}] {_KINDS[other]}; all must be of one kind."
             )
         records.append({"id": f"examples[{i}]", **record})
-    return (next(iter(kinds)) if kinds else modality), records
+    return (next(iter(kinds)) if kinds else modality), Lazy(len(records), lambda i: _opened(records[i]))
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with what its file holds, where it has one."""
+    match record:
+        case {"image": Path() as file}:
+            return {**record, "image": image_of(file, str(file), None)}
+        case {"audio": Path() as file}:
+            samples, rate = sound_of(file, str(file))
+            return {**record, "audio": mono(samples), "rate": rate}
+    return record
 
 
 _KINDS: dict[Content, str] = {
@@ -90,11 +105,16 @@ _KINDS: dict[Content, str] = {
 
 
 def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, dict[str, Any]]:
+    if modality != "text" and isinstance(example, (str, Path)):
+        file = Path(example).expanduser()
+        if not file.is_file():
+            raise TransferlabError(f"{name}: there is no file '{file}'.")
+        return modality, {modality: file}
     if modality == "image":
         if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
             kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
             raise TransferlabError(
-                f"{name} is {kind}; an image is a uint8 array (height, width, channels), as "
+                f"{name} is {kind}; an image is a path, or a uint8 array (height, width, channels), as "
                 "transferlab.data.images.read_image(file) returns it."
             )
         return "image", {"image": example}
@@ -110,7 +130,7 @@ def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, di
                 rate = int(rate)
                 return "audio", {"audio": waveform.astype(np.float32, copy=False), "rate": rate}
         raise TransferlabError(
-            f"{name} is {repr(example)[:60]}; audio is a pair (array of samples, samples per second), as "
+            f"{name} is {repr(example)[:60]}; a sound is a path, or a pair (array of samples, samples per second), as "
             "soundfile.read(file) returns it."
         )
     match example:

@@ -98,8 +98,8 @@ class Predictor:
         examples differ in length, a :class:`~transferlab.data.ragged.Ragged`; of a model that writes, a list of texts.
 
         Args:
-            examples: texts; pairs of texts, as tuples; lists of words; images as uint8 arrays (height, width, channels); or audio
-                as (float32 array (samples,), samples per second). As the run was trained on.
+            examples: texts; pairs of texts, as tuples; lists of words; images as paths or uint8 arrays (height, width, channels);
+                or sounds as paths or (float32 array (samples,), samples per second). As the run was trained on.
             rows: how many examples are computed together.
 
         Raises:
