@@ -6,10 +6,12 @@ import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from transferlab.data.cells import image_of, sound_of
 from transferlab.data.columns import Target
 from transferlab.data.sounds import mono, samples_in
 from transferlab.data.tables import checked_text
@@ -58,17 +60,18 @@ class Examples:
 
 def as_records(
     examples: Sequence[Any], modality: Modality, words: bool = False
-) -> tuple[Content, list[dict[str, Any]]]:
+) -> tuple[Content, Lazy | list[dict[str, Any]]]:
     """Return (what they hold, a record for each) of examples outside a data set.
 
     Args:
-        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or sounds
-            (:func:`transferlab.data.sounds.samples_in`), whose channels are averaged; all of one kind.
+        examples: texts, pairs of texts (tuples), lists of words; images as paths or uint8 arrays (height, width, channels); or
+            sounds as paths or in memory (:func:`transferlab.data.sounds.samples_in`), whose channels are averaged; all of one
+            kind. A file is read when its record is, so that those of many paths are never in memory together.
         modality: that they must be of.
         words: whether each must be a list of words; tuples and arrays of them are lists.
 
     Raises:
-        TransferlabError: an example of another kind, or another modality; its index is named.
+        TransferlabError: an example of another kind, or another modality, or no file; its index is named.
     """
     if words:
         lists = [_word_list(example, f"examples[{i}]", examples) for i, example in enumerate(examples)]
@@ -84,7 +87,18 @@ def as_records(
                 f"examples[{at}] is {_KINDS[first]}, and examples[{i}] {_KINDS[other]}; all must be of one kind."
             )
         records.append({"id": f"examples[{i}]", **record})
-    return (next(iter(kinds)) if kinds else modality), records
+    return (next(iter(kinds)) if kinds else modality), Lazy(len(records), lambda i: _opened(records[i]))
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with what its file holds, where it has one."""
+    match record:
+        case {"image": Path() as file}:
+            return {**record, "image": image_of(file, str(file), None)}
+        case {"audio": Path() as file}:
+            samples, rate = sound_of(file, str(file))
+            return {**record, "audio": mono(samples), "rate": rate}
+    return record
 
 
 def _word_list(example: Any, name: str, examples: Sequence[Any]) -> list[str]:
@@ -114,11 +128,16 @@ _KINDS: dict[Content, str] = {
 
 
 def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, dict[str, Any]]:
+    if modality != "text" and isinstance(example, (str, Path)):
+        file = Path(example).expanduser()
+        if not file.is_file():
+            raise TransferlabError(f"{name}: there is no file '{file}'.")
+        return modality, {modality: file}
     if modality == "image":
         if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
             kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
             raise TransferlabError(
-                f"{name} is {kind}; an image is a uint8 array (height, width, channels), as "
+                f"{name} is {kind}; an image is a path, or a uint8 array (height, width, channels), as "
                 "transferlab.data.images.read_image(file) returns it."
             )
         return "image", {"image": example}

@@ -198,7 +198,7 @@ def deduplicated(examples: Examples) -> Unique:
     )  # fmt: skip
 
 
-SHARED = (("train", "test"), ("train", "validation"), ("validation", "test"))
+SHARED: tuple[tuple[Split, Split], ...] = (("train", "test"), ("train", "validation"), ("validation", "test"))
 """Given splits that may share examples: those of the first that are also in the second are counted."""
 
 
@@ -287,8 +287,9 @@ def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
         )
     _check_labels(unique, parts, "Remove them, or split anew: leave out the splits.")
     unique.target.take(parts["train"]).check("The training split as given")
-    groups = unique.groups
-    for one, other in SHARED if groups is not None else ():
+    if (groups := unique.groups) is None:
+        return
+    for one, other in SHARED:
         both = sorted(set(groups[parts[one]]) & set(groups[parts[other]]))
         if both:
             noun = "training" if one == "train" else one

@@ -98,8 +98,9 @@ class Predictor:
         examples differ in length, a :class:`~transferlab.data.ragged.Ragged`; of a model that writes, a list of texts.
 
         Args:
-            examples: texts; pairs of texts, as tuples; lists of words; images as uint8 arrays (height, width, channels); or sounds
-                as (floats from -1 to 1, samples per second), channels on the second axis. As the run was trained on.
+            examples: texts; pairs of texts, as tuples; lists of words; images as paths or uint8 arrays (height, width, channels);
+                or sounds as paths or (floats from -1 to 1, samples per second), channels on the second axis. As the run was
+                trained on.
             rows: how many examples are computed together.
 
         Raises:
