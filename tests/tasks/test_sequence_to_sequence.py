@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -115,10 +116,11 @@ def test_a_source_writes_texts_as_its_run_does(t5: Path, source) -> None:
     ids = as_text(tl.load(t5).transform).encode(texts[:1])[0].ids
     padded = {"input_ids": np.array([[*ids, 0, 0]]), "attention_mask": np.array([[1] * len(ids) + [0, 0]])}
     assert alone.tokens[0] == made.tokens[0] == tl.generate(found(result.source), padded, max_new_tokens=6).tokens[0]
-    for given, said in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"temperature": 1.0}, "temperature is 1, .*Leave it out"),
         ({"stop": (1, 2)}, r"stop is \(1, 2\)"),
-    ):
+    ]
+    for given, said in wrong:
         with pytest.raises(TransferlabError, match=said):
             tl.generate(tl.load(t5), "a film", **given)
     for other in (source, tl.load(t5).encoder()):
