@@ -244,7 +244,7 @@ def parts_of(
 
     Raises:
         TransferlabError: given splits without training examples, with a label in another split that training lacks, or with
-            a group on both sides.
+            a group on both sides; a size or a seed of a draw where a test split is given.
     """
     everything = np.arange(len(unique.ids))
     given = unique.splits
@@ -255,6 +255,12 @@ def parts_of(
     if given is not None:
         _check_given(unique, parts)
     if len(parts["test"]):
+        for name, value in (("test_examples", test_examples), ("split_seed", seed or None)):
+            if value is not None:
+                raise TransferlabError(
+                    f"{name} is {value}, but the test split is given ({len(parts['test']):,} examples), and none is drawn. Leave out "
+                    f"{name}, or leave out the splits."
+                )
         return parts, "as given"
     train, strata = parts["train"], unique.target.strata()
     n, half = len(train), len(train) // 2
@@ -268,7 +274,9 @@ def parts_of(
         _check_labels(unique, parts, "Groups and labels coincide: draw the split without groups=, or from more groups.")
     how = "stratified" if len(np.unique(strata)) > 1 else "at random"
     how = f"{how}, by group" if groups is not None else how
-    return parts, how if given is None else f"{how} from the training split given"
+    how = how if given is None else f"{how} from the training split given"
+    capped = test_examples is not None and test_examples > half
+    return parts, f"{how}, at most half (test_examples is {test_examples:,})" if capped else how
 
 
 def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
@@ -279,9 +287,8 @@ def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
         )
     _check_labels(unique, parts, "Remove them, or split anew: leave out the splits.")
     unique.target.take(parts["train"]).check("The training split as given")
-    if unique.groups is None:
+    if (groups := unique.groups) is None:
         return
-    groups = unique.groups
     for one, other in SHARED:
         both = sorted(set(groups[parts[one]]) & set(groups[parts[other]]))
         if both:
