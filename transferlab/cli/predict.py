@@ -14,6 +14,7 @@ import numpy as np
 from transferlab.data.contents import examples_of
 from transferlab.data.examples import Content, Modality, as_records
 from transferlab.data.images import SUFFIXES as IMAGES
+from transferlab.data.labels import LEAVE_OUT
 from transferlab.data.readers import reader_of
 from transferlab.data.readers.arrow import ARROW, PARQUET, ArrowReader
 from transferlab.data.readers.base import Options, Table
@@ -219,7 +220,11 @@ def _rows(path: Path, columns: tuple[str, ...], content: Content, white: float |
     roles = roles_of(table, asked)
     if roles.content != content and (roles.content, content) != ("text", "words"):  # white space separates words
         raise TransferlabError(f"{path} holds {roles.content}, and this run reads {content}.")
-    for record in examples_of(table, roles, white=white).records:
+    try:
+        examples = examples_of(table, roles, white=white)
+    except TransferlabError as error:
+        raise TransferlabError(str(error).replace(LEAVE_OUT, "Fill it in, or leave the row out.")) from None
+    for record in examples.records:
         place = f"{path}, {record['id']}"
         match record:
             case {"text": text, "text_pair": other}:
