@@ -95,7 +95,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'transferlab' has no attribute '{name}'; import it as transferlab.{name}")
     from transferlab.errors import no_attribute
 
-    if name[:1].isupper():  # a class, which is in one of the folders
+    if not name.startswith("_"):
         for folder in _FOLDERS:
             if name in getattr(importlib.import_module(f"transferlab.{folder}"), "__all__", ()):
                 raise AttributeError(f"module 'transferlab' has no attribute '{name}'; it is tl.{folder}.{name}")

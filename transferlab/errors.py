@@ -7,9 +7,10 @@ import heapq
 import inspect
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from itertools import islice
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from transferlab import limits
@@ -78,6 +79,20 @@ def _alike(parts: set[str], name: str, choice: str) -> tuple[int, int, int]:
     return len(parts & words), -len(parts ^ words), -abs(len(name) - len(choice))
 
 
+def shown(value: object) -> str:
+    """Return a wrong argument as an error shows it: a text or number as it is, a class by its name, else what kind of thing it is.
+
+    Example:
+        >>> shown("lora"), shown(dict), shown(object())
+        ("'lora'", 'the class dict', 'a value of type object')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, (str, int, float, PurePath)):
+        return repr(str(value)[:60])
+    return f"a value of type {type(value).__name__}"
+
+
 def no_attribute(module: str, name: str, choices: Iterable[str]) -> AttributeError:
     """Return the error of a module that lacks a name, with the nearest that it has; for its ``__getattr__``."""
     near = "" if name.startswith("_") else f".{nearest(name, choices)}"
@@ -94,10 +109,14 @@ def beyond_range(name: str, dtype: str, how: str) -> TransferlabError:
     return TransferlabError(f"{name} has values beyond the range of {dtype}{hint}.")
 
 
-def check_arguments(target: Call) -> Call:
+def check_arguments(target: Call, elsewhere: Callable[[str], str] = lambda name: "") -> Call:
     """Decorate a public function, or a class, so that an unknown argument is an error that names the nearest.
 
     A class is changed in place.
+
+    Args:
+        target: the function or class.
+        elsewhere: of an unknown argument: a sentence with the line that gives it where it belongs; empty for any other.
 
     Raises:
         TransferlabError: on a call, an argument that is unknown, missing, or given twice.
@@ -115,11 +134,12 @@ def check_arguments(target: Call) -> Call:
     def checked(*args: Any, **kwargs: Any) -> Any:
         for name in kwargs:
             if name not in names and not free:
-                raise TransferlabError(f"{target.__qualname__} takes no '{name}'.{_nearest_argument(name, names)}")
+                near = elsewhere(name) or _nearest_argument(name, names)
+                raise TransferlabError(f"{target.__qualname__} takes no '{name}'.{near}")
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TransferlabError(f"{target.__qualname__}: {error}.") from None
+            raise TransferlabError(f"{target.__qualname__}: {error}.{_by_name(str(error), signature)}") from None
         return call(*args, **kwargs)
 
     if not isinstance(target, type):
@@ -129,8 +149,27 @@ def check_arguments(target: Call) -> Call:
     return cls
 
 
+_ELSEWHERE = {
+    "model": "source", "dataset": "data", "output_dir": "directory", "label": "target", "labels": "target", "y": "target",
+    "lr": "learning_rate", "num_train_epochs": "epochs", "r": "rank", "n": "examples",
+}  # fmt: skip
+"""Arguments as other libraries call them, and our names."""
+
+
+def _by_name(error: str, signature: inspect.Signature) -> str:
+    """Where there are too many arguments without a name: which may have none, and how others are given."""
+    kinds = signature.parameters.values()
+    named = [parameter.name for parameter in kinds if parameter.kind is parameter.KEYWORD_ONLY]
+    if "too many positional" not in error or not named:
+        return ""
+    free = [p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+    return f" Only {', '.join(free) or 'none'} may be given without a name; the others are given by it, as {named[0]}=…"
+
+
 def _nearest_argument(name: str, names: list[str]) -> str:
     """As :func:`nearest`; where none is close, the choice with a word that is: ``text_column`` for ``txet``."""
+    if (ours := _ELSEWHERE.get(name)) in names:
+        return f" Did you mean '{ours}'?"
     words = {word: choice for choice in names for word in choice.split("_")}
     if not difflib.get_close_matches(name, names, n=1, cutoff=0.5) and (
         close := difflib.get_close_matches(name, words, n=1, cutoff=0.6)

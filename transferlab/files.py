@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, shown
 
 
 def sha256_file(path: Path) -> str:
@@ -28,8 +28,10 @@ def folder_named(name: str | Path, argument: str) -> Path:
     """Return the path of a folder to write to.
 
     Raises:
-        TransferlabError: the name is empty, which would be the current folder.
+        TransferlabError: the name is empty, which would be the current folder, or no name.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TransferlabError(f"{argument} is {shown(name)}; give a folder's name, as {argument}='runs/mine'.")
     if not str(name).strip():
         raise TransferlabError(f"{argument} is {str(name)!r}; give the folder's name ('.' is the current one).")
     return Path(name)

@@ -75,3 +75,21 @@ def test_predict_refuses_the_name_of_a_column_where_there_is_no_table(run: Path,
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "1.png")
     done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path / "1.png"), "--text", "body"])
     assert done.exit_code == 1 and "--text is for tables" in done.output and "reads images" in done.output
+
+
+def test_images_in_the_rows_of_a_table_are_predicted(run: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "1.png")
+    parquet.write_table(pyarrow.table({"image": [(tmp_path / "1.png").read_bytes()] * 2}), tmp_path / "rows.parquet")
+    (tmp_path / "rows.csv").write_text("image\n1.png\n")
+    done = CliRunner().invoke(
+        cli, ["predict", str(run), *(str(tmp_path / f"rows.{kind}") for kind in ("parquet", "csv"))]
+    )
+    assert [line.split("\t")[1] for line in done.stdout.splitlines()] == [
+        f"{tmp_path / 'rows.parquet'}, row 1", f"{tmp_path / 'rows.parquet'}, row 2", f"{tmp_path / 'rows.csv'}, row 1",
+    ]  # fmt: skip
+    (tmp_path / "texts.csv").write_text("text\na fine film\n")
+    done = CliRunner().invoke(cli, ["predict", str(run), str(tmp_path / "texts.csv")])
+    assert done.exit_code == 1 and "texts.csv holds text, and this run reads image" in done.output

@@ -311,6 +311,21 @@ def test_sources_that_are_none_and_groups_that_are_labels_are_errors() -> None:
         tl.dataset(table, groups="user")
 
 
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((8, 6, 3)), r"type float64; .*\(image \* 255\)\.round\(\)\.astype\(numpy\.uint8\)"),
+        (np.zeros((3, 8, 6), np.uint8), r"shape \(3, 8, 6\) .*image\.transpose\(1, 2, 0\)"),
+        (np.zeros((8, 6, 4), np.uint8), r"shape \(8, 6, 4\) .*image\[\.\.\., :3\]"),
+        (np.full((8, 6, 3), 200), r"type int64; .*image\.astype\(numpy\.uint8\)"),
+    ],
+)  # fmt: skip
+def test_an_array_that_is_no_image_is_an_error_with_the_line_that_makes_it_one(image: np.ndarray, said: str) -> None:
+    fine = np.arange(144, dtype=np.uint8).reshape(8, 6, 3)
+    with pytest.raises(TransferlabError, match=rf"list, row 2: the image has .*{said}"):
+        tl.dataset([{"image": fine, "label": "a"}, {"image": image, "label": "b"}])
+
+
 _WAVE = np.linspace(-1, 1, 12, dtype=np.float32)
 
 

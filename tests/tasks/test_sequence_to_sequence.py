@@ -196,3 +196,12 @@ def test_runs_on_data_of_other_lengths_train_as_they_would_alone(t5: Path) -> No
 
     for together, alone in zip(fitted("always"), fitted("never"), strict=True):
         np.testing.assert_allclose(together, alone, rtol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
+def test_a_score_of_what_is_written_cannot_choose_and_the_error_says_why(metric: str) -> None:
+    with pytest.raises(
+        TransferlabError,
+        match=rf"'{metric}', .*test split alone.* Choose from: cross_entropy, perplexity, token_accuracy",
+    ):
+        SequenceToSequence(metric=metric)

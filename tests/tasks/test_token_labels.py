@@ -275,3 +275,39 @@ def test_the_baseline_gives_each_word_the_tag_that_it_had_most_often() -> None:
     np.testing.assert_allclose(each.values.sum(-1), 1, rtol=1e-6)
     chance = task.baselines["majority"].predictions(task, data, None)
     assert task.scored(chance, data, data.test)["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_files_and_folders_of_words_are_predicted_as_a_data_set_reads_them(finished, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    run, _, _ = finished
+    (tmp_path / "conll").mkdir()
+    (tmp_path / "conll" / "a.conll").write_text("a\tO\ngood\tO\n\nthe O\n".replace(" ", "\t"))
+    (tmp_path / "conll" / "b.conll").write_text("film O\n")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a good\nfilm")
+    parquet.write_table(pyarrow.table({"words": [["a", "good"], ["film"]]}), tmp_path / "w.parquet")
+    parquet.write_table(pyarrow.table({"tokens": [["a", "good"]]}), tmp_path / "t.parquet")
+    (tmp_path / "w.jsonl").write_text('{"words": ["a", "good"]}\n{"words": "the film"}\n')
+    (tmp_path / "c.txt").write_text("a\tB-X\ngood\tO\nfilm\tO\n")
+
+    def words(*arguments: str) -> list[str]:
+        done = CliRunner().invoke(cli, ["predict", str(run.directory), *arguments])
+        assert done.exit_code == 0, done.output
+        return [line.split("\t")[1] for line in done.output.splitlines()]
+
+    assert words(str(tmp_path / "conll" / "a.conll")) == ["a good", "the"]
+    assert words(str(tmp_path / "conll")) == ["a good", "the", "film"]
+    assert words(str(tmp_path / "texts")) == ["a good film"]
+    assert words(str(tmp_path / "w.parquet"), str(tmp_path / "w.jsonl")) == ["a good", "film", "a good", "the film"]
+    assert words(str(tmp_path / "t.parquet"), "--text=tokens") == ["a good"]
+    (tmp_path / "texts" / "b.csv").write_text("words\na film\n")
+    for name, said in (
+        ("t.parquet", "has no column 'words', as the data of this run had. Choose from: tokens. --text names another"),
+        ("c.txt", "each line is a word and its tags"),
+        ("texts", "holds texts, as a.txt, and tables, as b.csv. Give them one by one"),
+        ("no.parquet", "There is no file"),
+    ):
+        done = CliRunner().invoke(cli, ["predict", str(run.directory), str(tmp_path / name)])
+        assert done.exit_code == 1 and said in done.output, done.output

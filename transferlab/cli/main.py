@@ -144,8 +144,8 @@ def predict(
 ) -> None:
     """Predict labels, numbers or tags with a finished RUN.
 
-    INPUTS are texts (of pairs: two for each), images or sounds, folders of them, or files of many texts: .txt (one text per
-    line), .csv, .tsv or .jsonl.
+    INPUTS are texts (of pairs: two for each), images or sounds, folders of them, or files of many: .txt (one text per line), .csv,
+    .tsv, .jsonl, .parquet, .arrow or .conll.
     RUN is the directory of one run, or of a study, whose best run is used.
     """
     from transferlab.cli.predict import predict_all

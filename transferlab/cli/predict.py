@@ -11,11 +11,25 @@ from typing import Any
 import click
 import numpy as np
 
-from transferlab.data.examples import as_records
+from transferlab.data.contents import examples_of
+from transferlab.data.examples import Content, Modality, as_records
 from transferlab.data.images import SUFFIXES as IMAGES
-from transferlab.data.tables import SUFFIXES, checked_text, read_rows, read_text
-from transferlab.errors import TransferlabError
+from transferlab.data.labels import LEAVE_OUT
+from transferlab.data.readers import reader_of
+from transferlab.data.readers.arrow import ARROW, PARQUET, ArrowReader
+from transferlab.data.readers.base import Options, Table
+from transferlab.data.readers.conll import SUFFIXES as CONLL
+from transferlab.data.readers.folder import FolderReader
+from transferlab.data.readers.table import TableReader
+from transferlab.data.readers.text import TextReader, check_prose
+from transferlab.data.roles import Asked, roles_of
+from transferlab.data.tables import SUFFIXES, checked_text, read_text
+from transferlab.errors import TransferlabError, nearest
+from transferlab.reading import reading
 from transferlab.train.result import read_record
+
+FILES = (*PARQUET, *ARROW, *CONLL, ".gz", ".bz2", ".xz", ".zip")
+"""Suffixes of files of rows, besides tables as text."""
 
 
 def predict_all(
@@ -25,7 +39,7 @@ def predict_all(
 
     Args:
         directory: of a run or a study.
-        inputs: texts (of pairs: two for each), images, sounds, or files of them.
+        inputs: texts (of pairs: two for each), images, sounds, files and folders of them, or of rows that hold them.
         as_json: print JSON lines.
         text_columns: of tables, two of pairs; those that the run was trained on by default.
         white: the value that is white in images of more than 8 bits.
@@ -38,11 +52,11 @@ def predict_all(
 
         check_white(white)
     predictor = open_run(best_run(directory))
-    tables = [text for text in inputs if Path(text).suffix.lower() in SUFFIXES]
+    tables = [text for text in inputs if Path(text).suffix.lower() in (*SUFFIXES, *FILES) or os.path.isdir(text)]
     reads = {"text": "texts", "image": "images", "audio": "sounds"}[predictor.modality]
     if text_columns and (predictor.modality != "text" or not tables):
         raise TransferlabError(
-            f"--text is for tables ({', '.join(SUFFIXES)}) of texts; "
+            f"--text is for tables ({', '.join((*SUFFIXES, *FILES))}) of texts; "
             + ("there is none among the inputs." if predictor.modality == "text" else f"this run reads {reads}.")
         )
     if white is not None and predictor.modality != "image":
@@ -56,8 +70,9 @@ def predict_all(
             f"This run reads {what}, and --text is given {len(text_columns)} times. As in: {wanted}."
         )
     names, examples = [], []
+    words = predictor.task.contents == ("words",)
     for name, example in _examples(
-        inputs, predictor.modality, tuple(text_columns) or columns, white, predictor.task.texts_apart
+        inputs, predictor.modality, tuple(text_columns) or columns, white, predictor.task.texts_apart, words
     ):
         names.append(name)
         examples.append(predictor.task.example(example) if isinstance(example, str) else example)
@@ -67,7 +82,7 @@ def predict_all(
     for name, fields, line in zip(names, presented.rows, presented.lines, strict=True):
         click.echo(json.dumps({"input": name, **fields}) if as_json else f"{line}\t{' '.join(name.splitlines())}")
     if isinstance(predictor.transform, TextTransform):
-        content, records = as_records(examples, predictor.modality)
+        content, records = as_records(examples, predictor.modality, words)
         feed = predictor.task.inputs(records, predictor.transform, content=content)
         if cut := feed.truncated(np.arange(len(records))):
             limit = predictor.transform.max_length
@@ -98,9 +113,15 @@ def best_run(directory: Path) -> Path:
 
 
 def _examples(
-    inputs: Sequence[str], modality: str, columns: tuple[str, ...], white: float | None, apart: bool
+    inputs: Sequence[str],
+    modality: Modality,
+    columns: tuple[str, ...],
+    white: float | None,
+    apart: bool,
+    words: bool = False,
 ) -> Iterator[tuple[str, Any]]:
     given: list[str] = []
+    content: Content = modality if modality != "text" else "words" if words else "pair" if len(columns) > 1 else "text"
     for number, text in enumerate(inputs, 1):
         path = Path(text)
         suffix = path.suffix.lower()
@@ -108,16 +129,23 @@ def _examples(
             exists = text != "" and path.exists()  # no text at all is not the current directory
         except (OSError, ValueError):
             exists = False  # A long text, or one with a NUL, is not a file name.
+        table = exists and not path.is_dir() and reader_of(path) is not None
         if modality != "text":
             if not exists:
                 raise TransferlabError(f"There is no {'image' if modality == 'image' else 'sound'} file '{text}'.")
-            yield from _images(path, white) if modality == "image" else _sounds(path)
-        elif exists and suffix in (".txt", *SUFFIXES):
-            yield from _table(path, columns, apart)
-        elif not exists and suffix in (".txt", *SUFFIXES, *IMAGES) and " " not in text:
+            if table or isinstance(reader_of(path), ArrowReader):
+                yield from _rows(path, (), content, white)
+            else:
+                yield from _images(path, white) if modality == "image" else _sounds(path)
+        elif table and suffix == ".txt":
+            yield from _lines(path, len(columns) > 1 and not apart, words)
+        elif exists and (table or path.is_dir()):
+            for file in _tables(path):
+                yield from _rows(file, columns, content, white)
+        elif not exists and suffix in (".txt", *SUFFIXES, *FILES, *IMAGES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
-        elif exists and (path.is_dir() or suffix or "/" in text):
-            known = ", ".join((".txt", *SUFFIXES))
+        elif exists and (suffix or "/" in text):
+            known = ", ".join((".txt", *SUFFIXES, *FILES))
             raise TransferlabError(f"'{text}' exists, but is not a file of texts; those end in {known}.")
         elif len(columns) == 1 or (apart and len(inputs) == 1):
             yield text, checked_text(text, f"Input {number}")
@@ -158,15 +186,70 @@ def _sounds(path: Path) -> Iterator[tuple[str, Any]]:
         yield os.fsencode(file).decode("utf-8", "replace"), (mono(samples), rate)
 
 
-def _table(path: Path, columns: tuple[str, ...], apart: bool) -> Iterator[tuple[str, Any]]:
-    if path.suffix.lower() == ".txt":
-        if len(columns) > 1 and not apart:
-            raise TransferlabError(
-                f"{path} has a text a line, and this run reads pairs; give a table ({', '.join(SUFFIXES)})."
-            )
-        lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
-        yield from ((line, line) for line in lines if line.strip())
-        return
-    for number, row in read_rows(path, columns):
-        texts = [checked_text(row[column], f"{path}, row {number}") for column in columns]
-        yield " | ".join(texts), tuple(texts) if len(texts) > 1 else texts[0]
+def _lines(path: Path, pairs: bool, words: bool) -> Iterator[tuple[str, Any]]:
+    """A text a line."""
+    if pairs:
+        raise TransferlabError(
+            f"{path} has a text a line, and this run reads pairs; give a table ({', '.join(SUFFIXES)})."
+        )
+    if words:
+        check_prose(path)
+    lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
+    yield from ((line, line) for line in lines if line.strip())
+
+
+def _rows(path: Path, columns: tuple[str, ...], content: Content, white: float | None) -> Iterator[tuple[str, Any]]:
+    """What the rows of a file or folder hold, read as :func:`transferlab.dataset` reads it.
+
+    Columns are those that are named, or else those that the source itself states, as CoNLL does, or that are called as usual.
+    """
+    reader = reader_of(path)
+    assert reader is not None
+    with reading(path):
+        table = reader.read(path, Options(columns if isinstance(reader, TableReader) else (), white=white))
+    assert isinstance(table, Table)  # only a name is read as examples
+    stated = {"text", "words"} & table.roles.keys()
+    if lacking := [name for name in columns if name not in table.columns and not stated]:
+        raise TransferlabError(
+            f"{table.name} has no column '{lacking[0]}', as the data of this run had.{nearest(lacking[0], table.columns)} --text names "
+            "another."
+        )
+    named = columns and not (stated and any(name not in table.columns for name in columns))
+    kind = {"pair": "text"}.get(content, content)
+    asked = Asked(**{kind: columns if len(columns) > 1 else columns[0]} if named else {}, target=None)  # pyright: ignore[reportArgumentType]
+    roles = roles_of(table, asked)
+    if roles.content != content and (roles.content, content) != ("text", "words"):  # white space separates words
+        raise TransferlabError(f"{path} holds {roles.content}, and this run reads {content}.")
+    try:
+        examples = examples_of(table, roles, white=white)
+    except TransferlabError as error:
+        raise TransferlabError(str(error).replace(LEAVE_OUT, "Fill it in, or leave the row out.")) from None
+    for record in examples.records:
+        place = f"{path}, {record['id']}"
+        match record:
+            case {"text": text, "text_pair": other}:
+                yield f"{text} | {other}", (text, other)
+            case {"text": text}:
+                yield text, text
+            case {"words": words}:
+                yield " ".join(words), words
+            case {"image": image}:
+                yield place, image
+            case {"audio": samples, "rate": rate}:
+                yield place, (samples, rate)
+
+
+def _tables(path: Path) -> list[Path]:
+    """The files of a folder, in its sub-folders too, that are read by themselves; the path itself where they are read together."""
+    if not path.is_dir() or not isinstance(reader_of(path), FolderReader):
+        return [path]
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".") and reader_of(file)
+    )
+    texts = [file for file in files if isinstance(reader_of(file), TextReader)]
+    if texts and len(texts) < len(files):
+        other = next(file for file in files if file not in texts)
+        raise TransferlabError(
+            f"{path} holds texts, as {texts[0].name}, and tables, as {other.name}. Give them one by one."
+        )
+    return [path] if texts else files or [path]

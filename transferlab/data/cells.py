@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from transferlab.data.images import read_image
+from transferlab.data.images import line_for_pixels, read_image
 from transferlab.data.sounds import read_sound, samples_in
 from transferlab.errors import TransferlabError
 
@@ -49,6 +49,7 @@ def image_of(value: Any, where: str, white: float | int | None) -> UInt8[np.ndar
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
         raise TransferlabError(
             f"{where}: the image has shape {pixels.shape} and type {pixels.dtype}; expected uint8 of height × width, or × 3."
+            f"{line_for_pixels(pixels)}"
         )
     gray = pixels[..., None] if pixels.ndim == 2 else pixels
     return np.ascontiguousarray(np.broadcast_to(gray, (*gray.shape[:2], 3)))

@@ -83,7 +83,9 @@ class Target:
         Raises:
             TransferlabError: it cannot be read so.
         """
-        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), not a number.")
+        raise TransferlabError(
+            f"The target is {self.kind} ({_few(self.names)}), not a number. Where it is one, open the data with label_kind='numbers'."
+        )
 
     def tags(self) -> TagSets:
         """The same target as tags.
@@ -111,7 +113,9 @@ class Target:
         Raises:
             TransferlabError: it cannot be read so.
         """
-        raise TransferlabError(f"The target is {self.kind} ({_few(self.names)}), not a text.")
+        raise TransferlabError(
+            f"The target is {self.kind} ({_few(self.names)}), not a text. If it is one to write, open the data with label_kind='text'."
+        )
 
     def none(self) -> NoTarget:
         """No target: what is predicted is part of the example itself."""

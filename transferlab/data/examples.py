@@ -13,6 +13,7 @@ import numpy as np
 
 from transferlab.data.cells import image_of, sound_of
 from transferlab.data.columns import Target
+from transferlab.data.images import line_for_pixels
 from transferlab.data.sounds import mono, samples_in
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
@@ -138,7 +139,7 @@ def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, di
             kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
             raise TransferlabError(
                 f"{name} is {kind}; an image is a path, or a uint8 array (height, width, channels), as "
-                "transferlab.data.images.read_image(file) returns it."
+                f"transferlab.data.images.read_image(file) returns it.{line_for_pixels(example)}"
             )
         return "image", {"image": example}
     if modality == "audio":

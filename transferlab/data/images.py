@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -293,3 +293,16 @@ def png(image: UInt8[np.ndarray, "height width *channels"]) -> bytes:
     out = io.BytesIO()
     Image.fromarray(image).save(out, "PNG")
     return out.getvalue()
+
+
+def line_for_pixels(pixels: Any) -> str:
+    """Return what makes an array an image of uint8 (height, width, channels), after a space; empty where nothing is known to."""
+    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
+        return ""
+    if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
+        return " Of fractions from 0 to 1: (image * 255).round().astype(numpy.uint8)."
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] > 4:
+        return " Channels come last: image.transpose(1, 2, 0)."
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        return " Without transparency: image[..., :3]."
+    return " Of values from 0 to 255: image.astype(numpy.uint8)." if pixels.dtype != np.uint8 else ""

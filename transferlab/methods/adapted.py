@@ -39,7 +39,10 @@ class Adapted:
     """
 
     source: Source
-    pairs: Mapping[str, Pair] = field(default_factory=dict, repr=False)
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Adapted({self.source!r} with {len(self.pairs):,} adapters)"
 
     @cached_property
     def definition(self) -> trees.Definition:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transferlab.compute.host import interruptible
-from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest, shown
 from transferlab.fetching import fetch_bucket
 from transferlab.pretrained.directories import from_directory, from_file, from_gguf, from_tree
 from transferlab.pretrained.families import FAMILIES
@@ -63,6 +63,10 @@ def load(
         raise TransferlabError(
             f"dtype '{dtype}' is not supported for parameters in memory.{nearest(str(dtype), DTYPES)}"
         )
+    if not isinstance(name, (str, Path)):
+        raise TransferlabError(
+            f"name is {shown(name)}; pass a registered name, a path, or hf:owner/name, as tl.load('minilm-l6')."
+        )
     text = str(name)
     if "#" in text and not Path(text).expanduser().exists():
         text, _, part = text.rpartition("#")
@@ -106,9 +110,8 @@ def _load(text: str, config: Any, entry: str | None = None) -> Source:
     if path.is_file():
         return from_file(path, text, config, entry)
     if "/" in text or path.suffix:
-        raise TransferlabError(
-            f"There is no file or directory '{text}'. For a model on the hub: tl.load('hf:owner/name')"
-        )
+        hub = text if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else "owner/name"
+        raise TransferlabError(f"There is no file or directory '{text}'. For a model on the hub: tl.load('hf:{hub}')")
     raise TransferlabError(f"Unknown model '{text}'.{nearest(text, REGISTRY)} Or pass a path, or hf:owner/name.")
 
 

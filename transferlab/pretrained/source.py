@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
+from transferlab.data.reads import read_by
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.files import sha256_file
@@ -43,7 +45,7 @@ Transform = TextTransform | ImageTransform | AudioTransform
 
 
 @check_arguments
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """A pretrained model, weights unread; :func:`load` opens one.
 
@@ -79,19 +81,19 @@ class Source:
     name: str
     family: str
     config: Any
-    head: HeadConfig | None = field(repr=False)
-    leaves: dict[str, LazyLeaf] = field(repr=False)
-    unused: tuple[tuple[str, str], ...] = field(repr=False)
-    transform: Transform | None = field(repr=False)
+    head: HeadConfig | None
+    leaves: dict[str, LazyLeaf]
+    unused: tuple[tuple[str, str], ...]
+    transform: Transform | None
     pooling: Pooling
     normalise: bool
-    provenance: dict[str, Any] = field(repr=False)
-    dtype: str = field(default="float32", repr=False)
-    raw: Mapping[str, Any] | None = field(default=None, repr=False)
-    names: NameTable | None = field(default=None, repr=False)
-    tensors: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
-    files: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
-    towers: Mapping[str, Transform | None] = field(default_factory=dict, repr=False)
+    provenance: dict[str, Any]
+    dtype: str = "float32"
+    raw: Mapping[str, Any] | None = None
+    names: NameTable | None = None
+    tensors: Mapping[str, LazyTensor] = field(default_factory=dict)
+    files: Mapping[str, Path | str] = field(default_factory=dict)
+    towers: Mapping[str, Transform | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Transform and table meet here for every source: an id beyond the table is refused when a text becomes ids.
@@ -100,6 +102,21 @@ class Source:
         end = ends[0] if isinstance(ends, tuple) and ends and table is not None and ends[0] < table.rows else None
         if isinstance(self.transform, TextTransform) and (self.transform.table, self.transform.end_id) != (table, end):
             object.__setattr__(self, "transform", replace(self.transform, table=table, end_id=end))
+
+    def __repr__(self) -> str:
+        return f"Source({self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """Name, family, size, what it reads and its head, in one line: ``'minilm-l6': bert, 22,713,216 parameters, reads …``."""
+        count = sum(math.prod(leaf.shape) for leaf in trees.flatten(self.params).values())
+        kind, labels = (
+            type(self.head).__name__.removesuffix("Config"),
+            f" of {len(self.labels):,} labels" if self.labels else "",
+        )
+        head = "no head" if self.head is None else f"head: {kind}{labels}"
+        reads = read_by(self.transform) or f"{self.modality}{'' if self.towers else ', without preprocessing'}"
+        return f"{self.name!r}: {self.family}, {count:,} parameters, reads {reads}, {head}"
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
@@ -460,6 +477,11 @@ class Source:
             first = FAMILIES[self.family].inputs[0]
             raise TransferlabError(
                 f"{self.name} takes arrays by name, as {{'{first}': …}}, not a {type(inputs).__name__}."
+                + (
+                    " Of a text: source({'input_ids': [source.tokenizer.encode('a text').ids]})."
+                    if self.tokenizer is not None
+                    else ""
+                )
             )
         for tower, model in self.definition.module.towers().items():
             if model.inputs[0] not in inputs:

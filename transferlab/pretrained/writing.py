@@ -13,7 +13,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.compute.host import interruptible
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest, shown
 from transferlab.files import folder_named, write_json
 from transferlab.manifest import write_manifest
 from transferlab.models.heads import EmbeddingConfig
@@ -90,7 +90,11 @@ def save(
             f"'{directory}' is not a local directory. Save to a local one and copy it to the bucket."
         )
     if not isinstance(source, Source):
-        raise TransferlabError(f"source is {str(source)[:60]!r}; pass a source, as tl.save(result.source, 'folder').")
+        merged = "its adapters merged" if hasattr(source, "merged") else ""
+        advice = "tl.save(adapted.merged(), 'folder')" if merged else "tl.save(result.source, 'folder')"
+        raise TransferlabError(
+            f"source is {shown(source)}; pass a source{f', {merged}' if merged else ''}, as {advice}."
+        )
     target = folder_named(directory, "directory").expanduser()
     if params is not None or state is not None:
         source = source.with_params(params or {}, state)

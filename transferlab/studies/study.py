@@ -9,7 +9,7 @@ from typing import Any
 
 from transferlab.compute.host import interruptible
 from transferlab.data.dataset import Dataset
-from transferlab.errors import TransferlabError, check_arguments
+from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import file_lock, write_json, write_text
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
@@ -54,6 +54,10 @@ class Study:
     """
 
     def __init__(self, config: StudyConfig, observer: Observer | None = None):
+        if not isinstance(config, StudyConfig):
+            raise TransferlabError(
+                f"config is {shown(config)}; read it first: tl.run_study(transferlab.config.read_config('configs/tweets.py'))."
+            )
         self.config = config
         self.observer = observer or Observer()
         self.directory = study_directory(config)

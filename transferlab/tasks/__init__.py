@@ -79,11 +79,35 @@ def task_for(data: Dataset, source: Source) -> Task:
     """
     kind = next((kind for kind in tasks().values() if kind.fits(data, source)), None)
     if kind is None:
-        known = ", ".join(f"tl.tasks.{kind.__name__}()" for kind in tasks().values())
         raise TransferlabError(
-            f"No task fits '{data.name}' ({data.summary}) and {source.name}. Pass task=, one of {known}."
+            f"No task fits '{data.name}' ({data.summary}) and {source.name}, which reads {_NOUNS.get(source.modality, source.modality)}. "
+            + _possible(data, source)
         )
     return kind()
+
+
+_NOUNS = {"text": "texts", "image": "images", "audio": "sounds"}
+
+
+def _possible(data: Dataset, source: Source) -> str:
+    """What to do where no task fits: those that this source can do on such data, or another source, or a target."""
+    if data.modality != source.modality:
+        return f"Load a source that reads {_NOUNS[data.modality]}."
+    reading = [kind for kind in tasks().values() if data.content in kind.contents]
+    possible, reasons = [], []
+    for kind in [kind for kind in reading if kind.target in (data.target.kind, "none")]:
+        try:
+            kind().check(data, source)
+            possible.append(f"tl.tasks.{kind.__name__}()")
+        except TransferlabError as error:
+            reasons.append(f"{kind.__name__}: {error}")
+    if possible:
+        return f"Pass task={' or task='.join(possible)}."
+    targets = sorted({kind.target for kind in reading} - {"none"})
+    return (
+        " ".join(reasons)
+        or f"Tasks on {data.content} need a target ({', '.join(targets)}): tl.dataset(…, target='label')."
+    )
 
 
 def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:

@@ -126,20 +126,26 @@ class Task:
         """1 where more of the score that chooses is better, -1 where less is.
 
         Raises:
-            TransferlabError: there is no such metric, or it is one of other tasks; the nearest is named.
+            TransferlabError: there is no such metric, it is one of other tasks, or of the test split alone; the nearest is named.
         """
         kinds = metrics_by_kind()
         if self.chooses in self.scores:
             return self.scores[self.chooses]
         if (metric := kinds.get(self.target, {}).get(self.chooses)) is not None:
             return 1 if metric.larger else -1
+        choices = {*self.scores, *kinds.get(self.target, {})}
+        if self.chooses in self.bounds:
+            raise TransferlabError(
+                f"metric is '{self.chooses}', which is measured on the test split alone, for which texts are written; a state is chosen "
+                f"on the validation split, for which none are. Choose from: {', '.join(sorted(choices))}."
+            )
         others = [
             f"tl.tasks.{task.__name__}"
             for task in Task.__subclasses__()
             if self.chooses in task.scores or self.chooses in kinds.get(task.target, {})
         ]
         whose = f", which {' and '.join(others)} {'have' if len(others) > 1 else 'has'}" if others else ""
-        near = nearest(self.chooses, {*self.scores, *kinds.get(self.target, {})})
+        near = nearest(self.chooses, choices)
         raise TransferlabError(f"{type(self).__name__} has no metric '{self.chooses}'{whose}.{near}")
 
     # What is traced ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.compute.devices import cpu_device
 from transferlab.compute.host import interruptible
-from transferlab.errors import check_arguments
+from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.measure.named import say_undefined
 from transferlab.tasks.base import Predictions
@@ -70,6 +70,15 @@ def fit_together(runs: Sequence[Setup], report: Report | None = None, quiet: boo
         Diverged: at least one run did; all results are in its ``results``, in order.
         TransferlabError, Interrupted: like :meth:`transferlab.train.Run.fit`.
     """
+    if not isinstance(runs, Sequence) or not all(isinstance(run, Setup) for run in runs):
+        raise TransferlabError(
+            f"runs is {shown(runs)}; pass a list of runs: tl.fit_together([tl.adapt(source, data)])."
+        )
+    if report is not None and not callable(report):
+        raise TransferlabError(
+            f"report is {shown(report)}; pass a function, as lambda step, steps, metrics: print(step). How long it trains is a setting: "
+            "tl.adapt(source, data, settings=tl.train.Settings(epochs=3))."
+        )
     progress = Progress(len(runs))
     with nullcontext() if quiet or report is not None else drawn(progress.line):
         results = fit_each(runs, report, progress)

@@ -20,8 +20,9 @@ from transferlab.data.batches import Batch
 from transferlab.data.examples import Content, Modality, as_records
 from transferlab.data.images import ImageTransform
 from transferlab.data.inputs import Inputs, TextInputs, Transform
+from transferlab.data.reads import read_by
 from transferlab.data.text import TextTransform
-from transferlab.errors import TransferlabError, check_arguments
+from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.evaluate.sequences import write_texts
 from transferlab.fields import read
 from transferlab.methods import method_from
@@ -57,7 +58,7 @@ class Presented:
 
 
 @check_arguments
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictor:
     """A finished run: ``predictor(["some text"])`` returns one row of probabilities per example.
 
@@ -76,15 +77,27 @@ class Predictor:
         fitted: what the task learned of the training targets.
     """
 
-    labels: tuple[str, ...] = field(repr=False)
-    transform: Transform = field(repr=False)
-    definition: trees.Definition = field(repr=False)
-    params: trees.Tree = field(repr=False)
-    state: trees.Tree = field(repr=False)
-    adapted: Adapted = field(repr=False)
+    labels: tuple[str, ...]
+    transform: Transform
+    definition: trees.Definition
+    params: trees.Tree
+    state: trees.Tree
+    adapted: Adapted
     text_column: str | Sequence[str] = "text"
     task: Task = field(default_factory=Classification)
-    fitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        labels = ", ".join(self.labels[:5]) + (", …" if len(self.labels) > 5 else "")
+        return (
+            f"Predictor({type(self.task).__name__}{f' of {labels}' if labels else ''}, trained on {self.adapted.source.name!r}: reads "
+            f"{read_by(self.transform)})"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Only of what there is none."""
+        called = "; call it: predictor(['a text'])" if name == "predict" else ""
+        raise AttributeError(f"'Predictor' object has no attribute '{name}'{called}")
 
     @property
     def modality(self) -> Modality:
@@ -195,6 +208,11 @@ def open_run(directory: str | Path) -> Predictor:
         TransferlabError: there is no finished run (or it diverged), its weights were not kept, or its base is missing or
             has changed.
     """
+    if not isinstance(directory, (str, Path)):
+        raise TransferlabError(
+            f"directory is {shown(directory)}; pass that of a finished run, as tl.open_run('runs/mine'). A result in memory predicts "
+            "by itself: result.predict(['a text'])."
+        )
     with reading(Path(directory)):
         return _open_run(Path(directory))
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from transferlab.compute.host import interruptible
 from transferlab.data.dataset import Dataset, dataset
-from transferlab.errors import TransferlabError, check_arguments
+from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import folder_named
-from transferlab.methods import Full, Method
+from transferlab.methods import METHODS, Full, Method
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
-from transferlab.tasks import Classification, Task, task_for
+from transferlab.tasks import Classification, Task, task_for, tasks
 from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory, memory_of
 from transferlab.train.result import Report, Result
@@ -43,12 +44,37 @@ class Run(Setup):
         execution, memory_note, cache, feed, task: those of :class:`transferlab.train.setup.Setup`.
     """
 
+    def __repr__(self) -> str:
+        """What is trained, on what and how, a line each; a terminal and a notebook show it."""
+        settings, task = self.settings, self.task
+        kept = "best validated" if len(self.data.validation) and settings.keep == "best" else "last"
+        rate = f"learning rate {settings.learning_rate:g}, {settings.optimizer.name}"
+        trained, every = self.transfer.trainable_parameters, self.transfer.parameters
+        lines = {
+            "source": self.source.summary,
+            "data": f"{self.data.name!r}: {self.data.summary}",
+            "task": f"{type(task).__name__}, scored by {task.chooses}; the {kept} state is tested",
+            "method": str(self.method),
+            "trains": f"{trained:,} of {every:,} parameters ({trained / every:.2%})",
+            "steps": f"{self.steps:,}, each of {settings.batch_size} examples; {rate}",
+            "writes": str(self.directory or "nothing; directory='runs/mine' keeps plan, metrics and weights"),
+        }
+        return "\n".join(["Run", *(f"  {name:<7} {text}" for name, text in lines.items())])
+
     @property
     def memory(self) -> Memory:
         """What a step will take on the device, from the compiled program; nothing is allocated."""
         return memory_of(self)
 
-    @check_arguments
+    def __getattr__(self, name: str) -> Any:
+        """Only of what there is none: a result's are named."""
+        if not name.startswith("_") and (name in Result.__dataclass_fields__ or hasattr(Result, name)):
+            raise AttributeError(
+                f"A run has no '{name}' before it is fitted; its result has: result = run.fit(); result.{name}"
+            )
+        raise AttributeError(f"'Run' object has no attribute '{name}'")
+
+    @partial(check_arguments, elsewhere=lambda name: _elsewhere(name))
     def fit(self, report: Report | None = None, quiet: bool = False) -> Result:
         """Train, test once, and return the result; an interrupted run in ``directory`` is continued, a finished one read.
 
@@ -69,7 +95,22 @@ class Run(Setup):
         return fit_together([self], report, quiet)[0]
 
 
-@check_arguments
+def _elsewhere(name: str) -> str:
+    """Where an argument belongs that is none of ``adapt`` or ``fit``: to the settings, the method or the task."""
+    names = {of.name for of in fields(Settings)}
+    setting = {"lr": "learning_rate", "num_epochs": "epochs", "num_train_epochs": "epochs"}.get(name, name)
+    if setting in names:
+        return f" It is a setting: tl.adapt(source, data, settings=tl.train.Settings({setting}=…))."
+    for kind, place, classes in (("method", "methods", METHODS.values()), ("task", "tasks", tasks().values())):
+        for each in classes:
+            if name in {of.name for of in fields(each)}:
+                return (
+                    f" It is part of the {kind}: tl.adapt(source, data, {kind}=tl.{place}.{each.__name__}({name}=…))."
+                )
+    return ""
+
+
+@partial(check_arguments, elsewhere=_elsewhere)
 @interruptible()
 def adapt(
     source: Source | str | Path,
@@ -147,7 +188,7 @@ def _check_kinds(source: Any, method: Any, settings: Any, seed: Any, task: Any =
         ("seed", seed, Integral | Seeds, "pass an integer, or tl.train.Seeds(initialisation=0, order=1)"),
     ):
         if not isinstance(value, kind):
-            raise TransferlabError(f"{name} is {str(value)[:60]!r}; {advice}.")
+            raise TransferlabError(f"{name} is {shown(value)}; {advice}.")
 
 
 def _with_smoothing(task: Task, settings: Settings) -> Task:

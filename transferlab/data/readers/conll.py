@@ -12,6 +12,8 @@ from transferlab.data.readers.base import Options, Reader, Table
 from transferlab.data.tables import read_text
 from transferlab.errors import TransferlabError
 
+SUFFIXES = (".conll", ".conllu", ".iob", ".iob2", ".bio")
+"""Suffixes of CoNLL files, in any case."""
 UNIVERSAL = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 """Columns of CoNLL-U (universaldependencies.org/format.html)."""
 _COMMENT = re.compile(r"#\s*(id|sent_id|text|newdoc|newpar|global)\b")
@@ -29,8 +31,7 @@ class ConllReader(Reader):
     name = "CoNLL (.conll, .conllu, .iob, .bio)"
 
     def recognises(self, source: Any) -> bool:
-        suffixes = (".conll", ".conllu", ".iob", ".iob2", ".bio")
-        return isinstance(source, Path) and not source.is_dir() and source.suffix.lower() in suffixes
+        return isinstance(source, Path) and not source.is_dir() and source.suffix.lower() in SUFFIXES
 
     def read(self, source: Path, options: Options) -> Table:
         del options
