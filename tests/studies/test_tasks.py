@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.corpora import decoder_source, masked_source, sentences
 
 import transferlab as tl
 from transferlab.cli.main import cli
@@ -259,6 +260,43 @@ def test_a_study_of_words_is_compared_by_its_spans_with_the_most_frequent_tag_of
     assert rows["probe"]["interval"] == "bootstrap over the test set"
     page = (tmp_path / "s" / "report.html").read_text()
     assert "<h2>Span F1 by examples</h2>" in page and "With 20 examples" not in page  # there is no scratch arm
+
+
+@pytest.mark.parametrize(
+    ("make", "baselines", "scores"),
+    [
+        (masked_source, ("unigram",), {"perplexity", "cross_entropy", "accuracy"}),
+        (decoder_source, ("ngram", "zero_shot"), {"perplexity", "cross_entropy", "bits_per_byte", "accuracy"}),
+    ],
+)
+def test_a_study_of_texts_alone_is_compared_by_perplexity_and_predicts_with_the_smallest(
+    make, baselines: tuple[str, ...], scores: set[str], tmp_path: Path
+) -> None:
+    make(tmp_path / "model")
+    (tmp_path / "corpus.txt").write_text("\n\n".join(sentences(70, longest=14)))
+    raw = config_of(tmp_path / "model", tmp_path / "corpus.txt", tmp_path / "s", baselines=baselines, grid="full")
+    tune = ({"learning_rate": 1e-2}, {"learning_rate": 1e-7})
+    raw |= {"data": str(tmp_path / "corpus.txt"), "methods": {"lora": {"rank": 2}, "scratch": {"tune": tune}}}
+    raw |= {"test_examples": 20, "budgets": (10, 40)}
+    raw["train"]["steps"] = 4
+    result = run_study(parse_config(raw))
+    rows = {(row["name"], row["budget"]): row for row in result["summary"]}
+    assert set(rows) == {(name, budget) for name in (*baselines, "lora", "scratch") for budget in (10, 40)}
+    assert {row["metric"] for row in rows.values()} == {"perplexity"}
+    assert all(set(row["test"]) == scores for row in result["arms"])
+    if "zero_shot" in baselines:
+        # The same texts, whatever was drawn to train on.
+        assert len({row["test"]["perplexity"] for row in result["arms"] if row["name"] == "zero_shot"}) == 1
+    tuned = [row["tuning"] for row in result["arms"] if row["name"] == "scratch"]
+    assert all(one["chosen"] == {"learning_rate": 1e-2} for one in tuned)
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert "<h2>Perplexity by texts, ↓ better</h2>" in page and "<h2>Accuracy</h2>" in page
+    assert "With 40 texts, lora reaches a test perplexity of" in page
+    assert "| arm | 10 | 40 |" in (tmp_path / "s" / "table.md").read_text()
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "s"), "good film the day"], catch_exceptions=False)
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("s/runs/*/40/*/record.json")]
+    best = min(one["test"]["perplexity"] for one in records if one["kind"] == "method")
+    assert f"(test perplexity {best:.4g}, the best of" in done.output and "\nperplexity " in done.output
 
 
 @pytest.mark.parametrize(

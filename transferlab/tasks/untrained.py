@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
@@ -49,17 +48,14 @@ def _unigram(task: Any, data: Dataset, source: Source) -> Predictions:
     for row in feed.rows_of(data.train):
         ids = np.array(feed.window(int(row)).ids, np.int64)
         np.add.at(counts, ids[~np.isin(ids, special)], 1.0)
-    log_frequency = jnp.asarray(np.log(counts / counts.sum()), jnp.float32)
+    log_frequency, likeliest = np.log(counts / counts.sum()).astype(np.float32), int(counts.argmax())
+    evaluation = jax.jit(task.evaluation)
 
-    @jax.jit
     def predict(inputs: Carry, targets: dict[str, Any]) -> Carry:
-        hidden = task.evaluation(inputs, targets)
-        labels = hidden["labels"]
-        return {
-            "log_likelihood": jnp.where(labels >= 0, log_frequency[labels], 0.0),
-            "correct": (labels == log_frequency.argmax()).astype(jnp.float32),
-            "position": hidden["selected"],
-        }
+        hidden = evaluation(inputs, targets)
+        labels, position = np.asarray(hidden["labels"]), np.asarray(hidden["selected"])
+        correct = (labels == likeliest).astype(np.float32)
+        return {"log_likelihood": log_frequency[labels], "correct": correct, "position": position}
 
     return _predictions(task, data, feed, predict)
 
@@ -81,7 +77,5 @@ def _zero_shot(task: Any, data: Dataset, source: Source) -> Predictions:
     )
 
 
-UNIGRAM = Baseline(
-    "predicting each token with its frequency", _unigram, "text", constant=True, of_source=True
-)  # fmt: skip
+UNIGRAM = Baseline("predicting each token with its frequency", _unigram, "text", constant=True, of_source=True)
 ZERO_SHOT = Baseline("the source as it is, without any training", _zero_shot, "text", of_source=True)
