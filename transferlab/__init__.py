@@ -25,6 +25,7 @@ _FACE = {
     "fit_together": "transferlab.train.fit",
     "generate": "transferlab.evaluate.generation",
     "inspect_checkpoint": "transferlab.pretrained.inspection",
+    "labels": "transferlab.selectors",
     "load": "transferlab.pretrained.loading",
     "load_adapter": "transferlab.methods.adapted",
     "open_run": "transferlab.train.predictor",
@@ -46,6 +47,7 @@ __all__ = [
     "fit_together",
     "generate",
     "inspect_checkpoint",
+    "labels",
     "load",
     "load_adapter",
     "measure",
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.loading import load
     from transferlab.pretrained.writing import save
-    from transferlab.selectors import select
+    from transferlab.selectors import labels, select
     from transferlab.studies.study import run_study
     from transferlab.train.fit import fit_together
     from transferlab.train.predictor import open_run
