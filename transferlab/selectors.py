@@ -97,6 +97,7 @@ def select(text: str | Selector) -> Selector:
     return Selector(text, tree)
 
 
+@check_arguments
 def labels(tree: Any, groups: Mapping[str, str | Selector], rest: str | None = None) -> Any:
     """Return the tree with the name of a group at each leaf, for ``optax.partition``.
 
