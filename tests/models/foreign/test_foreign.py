@@ -56,7 +56,8 @@ def reference(kind: str, params: trees.Tree, state: trees.Tree) -> jax.Array:
         module.eval()
         return module(X)
     if kind == "linen":
-        return foreign.LinenResidual().apply({"params": params, "batch_stats": state}, X)
+        out: Any = foreign.LinenResidual().apply({"params": params, "batch_stats": state}, X)
+        return out
     layers = [params["layers"][str(i)] for i in range(foreign.DEPTH)]
     return foreign.function({**params, "layers": layers}, X)
 
@@ -93,7 +94,7 @@ def test_leaves_start_as_the_module_starts_them_and_alone_as_together(kind: str)
         own = foreign.Residual(nnx.Rngs(jax.random.key(3)))
         assert np.array_equal(own.layers[11].linear.kernel[...], params["layers"]["11"]["linear"]["kernel"])
     if kind == "linen":
-        own = foreign.LinenResidual().init(jax.random.key(3), X)["params"]
+        own: Any = foreign.LinenResidual().init(jax.random.key(3), X)["params"]
         drawn = network.initialise(["layers_11/linear/kernel"], jax.random.key(3))["layers_11/linear/kernel"]
         assert drawn.shape == own["layers_11"]["linear"]["kernel"].shape and float(jnp.std(drawn)) > 0.1
     assert set(trees.flatten(state)) == set(trees.flatten(network.state))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -46,12 +45,12 @@ class ForeignNetwork:
         """Whether every stage says how it is run."""
         return all(step.run is not None for step in self.stages)
 
-    @cached_property
+    @property
     def params(self) -> Tree:
         """What may train, as a tree of ``jax.ShapeDtypeStruct``."""
         return trees.unflatten(self.module.params)
 
-    @cached_property
+    @property
     def state(self) -> Tree:
         """What moves without a gradient, as a tree of ``jax.ShapeDtypeStruct``."""
         return trees.unflatten(self.module.state)
