@@ -156,7 +156,7 @@ def test_an_override_is_a_python_literal_or_else_its_text(config: Path) -> None:
         ("--config.seeds=(0,-1)", "seeds is"),
         ("--config.test_examples=0", "test_examples is 0"),
         ("--config.baselines=('pixels',)", "reads images"),
-        ("--config.budgets=(12,1)", "1 labels of .*: every example has the label"),
+        ("--config.budgets=(12,1)", "1 labels of .*: the target is .* in every example"),
         ("--config.train=3", "config.train is 3"),
         ("--config.methods.probe.train=3", "probe.train is 3"),
         ("--config.methods.probe.tune=(3,)", r"probe.tune\[0\] is 3"),

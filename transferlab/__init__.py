@@ -13,7 +13,7 @@ Names are imported when they are first used, so ``import transferlab`` (and ``tr
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -109,7 +109,16 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_FACE[name]), name)
     if name in _FOLDERS:
         return importlib.import_module(f"transferlab.{name}")
-    raise AttributeError(f"module 'transferlab' has no attribute '{name}'")
+    if importlib.util.find_spec(f"transferlab.{name}") is not None:
+        # Import itself asks first, and goes on where there is no attribute.
+        raise AttributeError(f"module 'transferlab' has no attribute '{name}'; import it as transferlab.{name}")
+    from transferlab.errors import no_attribute
+
+    if name[:1].isupper():  # a class, which is in one of the folders
+        for folder in _FOLDERS:
+            if name in getattr(importlib.import_module(f"transferlab.{folder}"), "__all__", ()):
+                raise AttributeError(f"module 'transferlab' has no attribute '{name}'; it is tl.{folder}.{name}")
+    raise no_attribute(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:

@@ -78,6 +78,12 @@ def _alike(parts: set[str], name: str, choice: str) -> tuple[int, int, int]:
     return len(parts & words), -len(parts ^ words), -abs(len(name) - len(choice))
 
 
+def no_attribute(module: str, name: str, choices: Iterable[str]) -> AttributeError:
+    """Return the error of a module that lacks a name, with the nearest that it has; for its ``__getattr__``."""
+    near = "" if name.startswith("_") else f".{nearest(name, choices)}"
+    return AttributeError(f"module '{module}' has no attribute '{name}'{near}")
+
+
 class FieldError(TransferlabError):
     """A field of a dataclass has a value that it cannot have; code that read it from a file adds the file's name."""
 

@@ -12,6 +12,7 @@ from support.checkpoints import write_vit
 
 import transferlab as tl
 from transferlab.cli.main import cli
+from transferlab.data.examples import as_records
 from transferlab.errors import TransferlabError
 
 
@@ -49,13 +50,25 @@ def test_a_predictor_names_an_example_that_is_not_an_image(run: Path) -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     assert predictor([image]).shape == (1, 2)
     for wrong, said in (
-        ([None], r"examples\[0\] is None; an image is a uint8 array"),
+        ([None], r"examples\[0\] is None; an image is a path, or a uint8 array"),
         ([image, image / 255], r"examples\[1\] is float64 \(16, 16, 3\)"),
         (list(image), r"examples\[0\] is uint8 \(16, 3\)"),
-        (["1.png"], r"examples\[0\] is '1.png'"),
+        ([image, "1.png"], r"examples\[1\]: there is no file '1.png'"),
     ):
         with pytest.raises(TransferlabError, match=said):
             predictor(wrong)
+
+
+def test_a_predictor_reads_images_from_their_paths(run: Path, tmp_path: Path) -> None:
+    predictor, file = tl.open_run(run), tmp_path / "1.png"
+    image = np.random.default_rng(0).integers(0, 256, (20, 18, 3), np.uint8)
+    Image.fromarray(image).save(file)
+    of_array = predictor([image, image])
+    np.testing.assert_array_equal(predictor([str(file), image]), of_array)
+    np.testing.assert_array_equal(predictor(tmp_path.glob("*.png")), of_array[:1])
+    file.write_bytes(b"no image")
+    with pytest.raises(TransferlabError, match=r"1\.png"):
+        as_records([file], "image")[1][0]
 
 
 def test_predict_refuses_the_name_of_a_column_where_there_is_no_table(run: Path, tmp_path: Path) -> None:

@@ -154,15 +154,37 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
     assert "stratified from the training split given" in drawn.summary
 
 
+@pytest.mark.parametrize(("name", "value"), [("test_examples", 5), ("split_seed", 3)])
+def test_a_draw_that_is_asked_for_where_a_test_split_is_given_is_an_error(name: str, value: int) -> None:
+    given: dict[str, Any] = {name: value}
+    table = rows(30)
+    with pytest.raises(TransferlabError, match=rf"{name} is {value}, but the test split is given \(6 examples\)"):
+        tl.dataset({"train": table[:24], "test": table[24:]}, text="premise", target="label", **given)
+    drawn = tl.dataset({"train": table[:24], "validation": table[24:]}, text="premise", target="label", **given)
+    assert len(drawn.test) == 5
+
+
 def test_what_is_in_two_given_splits_leaves_the_training_split() -> None:
     table = rows(30)
     test = [*table[24:], table[0], table[1], table[0]]
-    data = tl.dataset(
-        {"train": table[:20], "validation": [*table[20:24], table[25]], "test": test}, text="premise", target="label"
+    # The validation split has one example of the test split, one of the training split, and one that all three have.
+    validation = [*table[20:24], table[25], table[2], table[1]]
+    data = tl.dataset({"train": table[:20], "validation": validation, "test": test}, text="premise", target="label")
+    assert (len(data.train), len(data.validation), len(data.test)) == (17, 7, 9)
+    assert data.duplicates_removed == 3 and data.notes[-3:] == (
+        "2 training examples were also in the test split",
+        "2 training examples were also in the validation split",
+        "2 validation examples are also in the test split",
     )
-    assert (len(data.train), len(data.validation), len(data.test)) == (18, 5, 9)
-    assert data.duplicates_removed == 2 and "2 training examples were also in another split" in data.summary
-    assert "1 validation examples are also in the test split" in data.summary
+    assert "; 2 training examples were also in the validation split; 2 validation" in data.summary
+    # Cut from what is left, a validation part has nothing in common with either.
+    cut = data.hold_out(0.25, seed=0)
+    texts = [{data.records[int(i)]["text"] for i in part} for part in (cut.train, cut.validation, cut.test)]
+    assert all(texts) and not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+    one = tl.dataset(
+        {"train": table[:21], "validation": table[20:24], "test": table[24:]}, text="premise", target="label"
+    )
+    assert one.notes[-1] == "1 training example was also in the validation split"
 
 
 def test_given_splits_that_do_not_go_together_are_errors() -> None:
@@ -176,6 +198,11 @@ def test_given_splits_that_do_not_go_together_are_errors() -> None:
         TransferlabError, match="1 groups, such as 'u5', are in the training and the test split as given"
     ):
         tl.dataset({"train": table[:22], "test": table[22:]}, text="premise", target="label", groups="user")
+    with pytest.raises(
+        TransferlabError, match="1 groups, such as 'u6', are in the validation and the test split as given"
+    ):
+        parts = {"train": table[:8], "validation": table[24:26], "test": table[26:]}
+        tl.dataset(parts, text="premise", target="label", groups="user")
     with pytest.raises(
         TransferlabError, match=r"row 3: fold is 'trian'; expected train, validation or test. Did you mean 'train'"
     ):
@@ -232,7 +259,8 @@ def test_lists_are_tags_and_numbers_are_a_regression_in_memory() -> None:
         ([object(), 1, 1, 1], "row 1: the label is '<object .*, which is neither a text nor a number"),
         ([{"a": 1}] * 4, "row 1: the label is {'a': 1}"),
         ([[["a"]], [["b"]]] * 2, "row 1: the label is "),
-        ([0.5] * 4, "every example has the label '0.5'"),
+        ([0.5] * 4, "the target is '0.5' in every example, so there is nothing to learn"),
+        ([["a"]] * 4, "every example has the same tags \\(a\\), so there is nothing to learn"),
         ([float("inf"), 1, 2, 1], "row 1: the label is Infinity, which is neither a class nor a finite number"),
     ],
 )  # fmt: skip
@@ -283,15 +311,54 @@ def test_sources_that_are_none_and_groups_that_are_labels_are_errors() -> None:
         tl.dataset(table, groups="user")
 
 
-@pytest.mark.parametrize("kind", [np.int16, np.uint8])
-def test_samples_that_are_integers_are_not_taken_for_sound(kind: type) -> None:
+_WAVE = np.linspace(-1, 1, 12, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sound", "said"),
+    [
+        ({"array": (_WAVE * 32767).astype(np.int16), "sampling_rate": 8000}, r"samples of int16; .*, samples / 32768\."),
+        ({"array": np.zeros(9, np.uint8), "sampling_rate": 8000}, r"samples of uint8; .*, \(samples - 128\.0\) / 128\."),
+        ({"array": [1, 2, 3000], "sampling_rate": 8000}, r"samples of int64; .* of 16 bits: samples / 32768\."),
+        ({"array": _WAVE * 32767, "sampling_rate": 8000}, r"samples up to 32,767; .*samples / 32768\."),
+        ({"array": _WAVE > 0, "sampling_rate": 8000}, "the samples have type bool"),
+        ({"array": _WAVE + 1j, "sampling_rate": 8000}, "the samples have type complex64"),
+        ({"array": "a.wav", "sampling_rate": 8000}, "the samples have type <U5"),
+        ({"array": [[1.0], [1.0, 0.5]], "sampling_rate": 8000}, "the samples have type object"),
+        ({"array": np.where(_WAVE > 0.9, np.nan, _WAVE), "sampling_rate": 8000}, "1 of 12 samples .* 11 is nan.*nan_to_num"),
+        ({"array": np.where(_WAVE < 0, -np.inf, _WAVE), "sampling_rate": 8000}, "6 of 12 samples .* 0 is -inf"),
+        ({"array": _WAVE[:0], "sampling_rate": 8000}, "the sound has no samples. Leave it out"),
+        ({"array": np.stack([_WAVE, _WAVE]), "sampling_rate": 8000}, r"shape \(2, 12\); .*samples\.T has it"),
+        ({"array": _WAVE[:, None, None], "sampling_rate": 8000}, r"shape \(12, 1, 1\)"),
+        ({"array": _WAVE}, r"the sound's rate is None; .*as in \(samples, 16000\)"),
+        ({"array": _WAVE, "rate": 8000}, "It is under 'rate': call it 'sampling_rate'"),
+        ({"array": _WAVE, "sampling_rate": 8000.0}, r"the sound's rate is 8000\.0; .*Pass 8000"),
+        ({"array": _WAVE, "sampling_rate": True}, "the sound's rate is True"),
+        ({"array": _WAVE, "sampling_rate": 0}, "the sound's rate is 0"),
+        (_WAVE, r"12 samples without their rate; .*a pair \(samples, 16000\)"),
+        ((8000, _WAVE), "the rate comes first, as scipy.io.wavfile.read returns it"),
+    ],
+)  # fmt: skip
+def test_a_sound_in_memory_that_is_none_is_an_error_that_says_what_mends_it(sound: Any, said: str) -> None:
     from transferlab.data.examples import as_records
 
-    samples = np.arange(10).astype(kind)
-    with pytest.raises(TransferlabError, match=r"examples\[0\] has samples of u?int\d+; expected floats from -1 to 1"):
-        as_records([(samples, 8000)], "audio")
-    _, records = as_records([(samples / 32768, np.int64(8000))], "audio")
-    assert records[0]["rate"] == 8000 and records[0]["audio"].max() == np.float32(9 / 32768)
+    fine = {"array": _WAVE / 2, "sampling_rate": 8000}
+    with pytest.raises(TransferlabError, match=rf"list, row 2: .*{said}"):
+        tl.dataset([{"audio": fine, "label": "a"}, {"audio": sound, "label": "b"}])
+    with pytest.raises(TransferlabError, match=rf"examples\[1\]: .*{said}"):
+        as_records([fine, sound], "audio")
+
+
+def test_a_sound_in_memory_is_read_alike_in_a_data_set_and_in_a_prediction() -> None:
+    from transferlab.data.examples import as_records
+
+    stereo = np.stack([_WAVE, np.zeros_like(_WAVE)], axis=1).astype(np.float64)
+    for sound in ((stereo, 8000), {"array": stereo, "sampling_rate": np.int64(8000)}, (_WAVE / 2, np.int32(8000))):
+        rows = [{"audio": one, "label": label} for one, label in zip((sound, (_WAVE, 8000)), "ab", strict=True)]
+        record = tl.dataset(rows).records[0]
+        _, (other,) = as_records([sound], "audio")
+        assert record["audio"].tolist() == other["audio"].tolist() == pytest.approx((_WAVE / 2).tolist())
+        assert record["rate"] == other["rate"] == 8000 and other["audio"].dtype == np.float32
 
 
 TEXTS = [f"some text {i}" for i in range(24)]

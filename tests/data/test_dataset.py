@@ -77,9 +77,9 @@ def test_more_labels_than_there_are_is_an_error_that_gives_both_numbers(tmp_path
 
 
 def test_a_single_class_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TransferlabError, match="every example has the label 'no'"):
+    with pytest.raises(TransferlabError, match="the target is 'no' in every example"):
         tl.dataset(write(tmp_path / "t.csv", [(text, "no") for text, _ in ROWS]))
-    with pytest.raises(TransferlabError, match=r"1 labels of .*: every example has the label 'no'"):
+    with pytest.raises(TransferlabError, match=r"1 labels of .*: the target is 'no' in every example"):
         tl.dataset(write(tmp_path / "u.csv", ROWS), test_examples=20).subset(1, 0)
 
 
@@ -87,7 +87,7 @@ def test_a_class_whose_texts_are_all_duplicates_is_reported(tmp_path: Path) -> N
     copies = [(text, "2") for text, _ in ROWS[:4]]
     with pytest.raises(
         TransferlabError,
-        match=r"every example has the label '1'.* \(label '2': all 4 were duplicates of other examples\)",
+        match=r"the target is '1' in every example.* \(label '2': all 4 were duplicates of other examples\)",
     ):
         tl.dataset(write(tmp_path / "t.csv", [*((text, "1") for text, _ in ROWS), *copies]))
     data = tl.dataset(write(tmp_path / "t.csv", [*ROWS, *copies]), test_examples=20)

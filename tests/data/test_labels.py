@@ -202,6 +202,6 @@ def test_how_a_data_set_was_read_is_one_line(tmp_path: Path) -> None:
     )
     assert "32 to train, 8 to test, stratified" in repr(tl.dataset(tmp_path / "t.csv"))
     halved = tl.dataset(tmp_path / "t.csv", test_examples=100)
-    assert "20 to train, 20 to test, stratified; half of the data is tested, test_examples sets how many" in repr(
-        halved
-    )
+    assert repr(halved).endswith("20 to train, 20 to test, stratified, at most half (test_examples is 100))")
+    few = tl.dataset({"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]})
+    assert few.summary.endswith("2 to test, stratified; half of the data is tested, test_examples sets how many")

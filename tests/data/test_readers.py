@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import subprocess
@@ -61,6 +62,85 @@ def test_json_that_is_no_table_is_named(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(TransferlabError, match=said):
             tl.dataset(path)
+
+
+_ROWS = [{"text": f"a text {i}", "label": "ab"[i % 2]} for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        ({"version": 1, "data": _ROWS}, r"holds its rows under data\. .*\n  >>> tl\.dataset\(json\.load\(open\('.*'\)\)\['data'\]\)$"),
+        ({"data": {"rows": _ROWS}}, r"under data\.rows\. .*\)\['data'\]\['rows'\]\)$"),
+        ({"train": _ROWS, "test": _ROWS[:2]}, r"under train and test\. .*'\]\), or, .*splits, together:\n  >>> tl.dataset\(json"),
+        ({"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}, r"tl\.dataset\(pandas\.read_json\('.*t\.json'\)\)"),
+        ({"columns": ["text", "label"], "data": [["a", 1]]}, r"pandas\.read_json\('.*t\.json', orient='split'\)"),
+        ([{"meta": {"body": "a b"}, "label": 1}], r"'meta' holds objects\. .*'meta\.body':\n.*pandas\.json_normalize\(rows\)"),
+        (["a text", "another"], r"row 1: .*tl\.dataset\(\{'text': json\.load"),
+    ],
+)  # fmt: skip
+def test_json_of_another_layout_is_an_error_with_the_line_that_opens_it(tmp_path: Path, whole: Any, said: str) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(whole))
+    with pytest.raises(TransferlabError, match=rf"(?s){said}"):
+        tl.dataset(tmp_path / "t.json")
+
+
+def test_json_that_ends_early_is_named_with_its_line(tmp_path: Path) -> None:
+    for text, line in (('[\n{"text": "a",\n', 3), ('{"text": ["a"],\n "label": ', 2)):
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(TransferlabError, match=rf"t\.json, line {line}: not JSON \(Expecting"):
+            tl.dataset(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("t.xlsx", r"tl\.dataset\(pandas\.read_excel\('.*t\.xlsx'\)\)"),
+        ("t.ODS", r"tl\.dataset\(pandas\.read_excel\('.*t\.ODS'\)\)"),
+        ("t.pkl", r"if you trust who wrote it.*\n  >>> tl\.dataset\(pandas\.read_pickle\("),
+        ("t.db", r"tl\.dataset\(pandas\.read_sql\('SELECT \* FROM reviews', sqlite3\.connect\('.*t\.db'\)\)\)"),
+        ("t.npz", r"numpy\.load\("),
+        ("t.tar", "Unpack it"),
+        ("t.md", r"ends in \.txt"),
+        ("t.odd", r"table \(\.csv, \.tsv"),
+    ],
+)
+def test_a_file_of_no_kind_that_is_read_is_an_error_with_the_line_that_opens_it(
+    tmp_path: Path, name: str, line: str
+) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(TransferlabError, match=rf"(?s){name}' is data of no kind that is read[.:] .*{line}"):
+        tl.dataset(tmp_path / name)
+    if name == "t.xlsx":
+        (tmp_path / "t.xlsx.gz").write_bytes(gzip.compress(b"anything"))
+        with pytest.raises(TransferlabError, match=r"(?s)holds 't\.xlsx', .*pandas\.read_excel"):
+            tl.dataset(tmp_path / "t.xlsx.gz")
+
+
+def test_texts_in_memory_without_columns_are_an_error_with_the_line_that_names_them() -> None:
+    for texts in (np.array(["a b", "c d"]), (text for text in ("a b", "c d"))):
+        with pytest.raises(
+            TransferlabError, match=r"no kind that is read\. .*\n  >>> tl\.dataset\(\{'text': list\(texts\), "
+        ):
+            tl.dataset(texts)
+    with pytest.raises(TransferlabError, match=r"row 1 is 'a b'; .*\n  >>> tl\.dataset\(\{'text': texts"):
+        tl.dataset(["a b", "c d"])
+
+
+def test_columns_may_have_numbers_for_names() -> None:
+    rows = [{0: f"a text {i}", np.int64(1): "ab"[i % 2], 2: i // 2} for i in range(8)]
+    named = tl.dataset(rows, text=0, target=1, groups=2)
+    assert named.columns == {"content": ("0",), "target": ("1",)} and named.groups is not None
+    for same in (
+        tl.dataset({0: [row[0] for row in rows], 1: [row[1] for row in rows]}),
+        tl.dataset(rows, text="0", target="1"),
+    ):
+        assert same.target.summary == named.target.summary == "2 labels (a: 4, b: 4)"
+    for twice in ([{0: "a b", "0": "x"}], {0: ["a b"], "0": ["x"]}):
+        with pytest.raises(TransferlabError, match="has 2 columns '0'; rename all but one"):
+            tl.dataset(twice)
+    with pytest.raises(TransferlabError, match="text is True; it must be a column's name"):
+        tl.dataset(rows, text=True)
 
 
 def test_a_table_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
@@ -329,6 +409,37 @@ def test_a_text_is_cut_into_documents(tmp_path: Path, documents: Any, texts: lis
     data = tl.dataset(tmp_path / "t.txt", documents=documents)
     assert [data.records[i]["text"] for i in range(len(data.ids))] == texts and isinstance(data.target, NoTarget)
     assert data.ids[-1] == {None: "line 6", "line": "line 6", "file": "line 1"}[documents]
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix"),
+    [
+        ("Jane B-PER\nDoe I-PER\nsleeps O\n\nRome B-LOC\nis O\n", ".conll"),
+        ("-DOCSTART- -X- O\n\nJane NNP B-PER\nsleeps VBZ O\n\nRome NNP B-LOC\n", ".conll"),
+        ("Jane\tname\nsleeps\tverb\n\nRome\tname\nis\tverb\n", ".conll"),
+        ("a DT\nfilm NN\n\nthe DT\nday NN\n", ".conll"),
+        ("# text = Jane sleeps\n" + "1\tJane\tJane\tPROPN\t_\t_\t2\tnsubj\t_\t_\n" * 3, ".conllu"),
+        ("a fine film\tgood\na dull one\tbad\na long day\tbad\n", ".tsv"),
+    ],
+)
+def test_words_with_tags_in_a_text_file_are_not_read_as_texts(tmp_path: Path, text: str, suffix: str) -> None:
+    for path in (tmp_path / "t.txt", tmp_path / "folder" / "t.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        with pytest.raises(TransferlabError, match=rf"t\.txt: each line is .* ends in \{suffix};.* documents='line'"):
+            tl.dataset(path if path.parent == tmp_path else path.parent)
+    assert tl.dataset(tmp_path / "t.txt", documents="line").target.kind == "none"
+
+
+@pytest.mark.parametrize(
+    "text", ["John Smith\nMary Jones\n\nJane Doe\nMax Doe\n", "Oh no\nOh yes\nOh no\nOh\n", "A B\nC B\nD B\nE B\n"]
+)
+def test_lines_with_as_many_words_each_are_texts(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.txt").write_text(text)
+    assert len(tl.dataset(tmp_path / "t.txt", documents=None if "\n\n" in text else "line").ids) > 1
+    from transferlab.data.readers.text import check_prose
+
+    check_prose(tmp_path / "t.txt")
 
 
 def test_documents_is_for_texts_and_an_empty_text_is_named(tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_numbers_are_drawn_against_their_predictions_with_a_row_for_each_column(
     assert "median error ↓" in header and confusion_figure(predicted) == ""
 
 
+def test_of_many_numbers_those_of_the_largest_error_are_shown(tmp_path: Path) -> None:
+    names = np.array([f"column {i}" for i in range(ROWS + 10)])
+    true = np.random.default_rng(0).normal(size=(30, len(names)))
+    folder = tmp_path / "runs" / "lora" / "64" / "0"
+    folder.mkdir(parents=True)
+    np.savez(folder / "predictions.npz", value=true + np.arange(len(names)) / 10, target=true, label_names=names)
+    predicted = predicted_by_arm([{**record("lora", 64, 0, 0.5), "task": "regression"}], Regression(), tmp_path)["lora"]
+    _, rows, rest = output_rows(predicted, Regression())
+    assert rest == 10 and {row[0] for row in rows} == set(names[10:].tolist())
+
+
 @pytest.fixture(scope="module")
 def study(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("studies") / "films"

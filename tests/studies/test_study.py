@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import transferlab as tl
 from transferlab.config import parse_config, read_config
 from transferlab.errors import TransferlabError
 from transferlab.studies.directory import recorded_config, verify_directory
@@ -72,6 +75,42 @@ def test_an_added_seed_adds_its_runs_to_the_existing_ones(study: Path, config: P
 def test_another_setting_of_an_arm_that_ran_is_refused_by_its_name(study: Path, config: Path) -> None:
     with pytest.raises(TransferlabError, match=r"methods\.probe"):
         Study(small(config, study, "methods.probe.train.steps=5")).run()
+
+
+@pytest.mark.parametrize(
+    ("tags", "often", "wrong"),
+    [("abcdefgh", 0.15, {(4, 0), (4, 1), (4, 3), (4, 4), (4, 5), (8, 1), (8, 4), (8, 5)}), ("abcdef", 0.3, None)],
+)
+def test_subsets_that_a_task_cannot_train_on_are_all_named_before_anything_runs(
+    bert_folder: Path, tmp_path: Path, tags: str, often: float, wrong: set[tuple[int, int]] | None
+) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "t.jsonl"
+    rows = [{"text": f"film {i}", "label": [tag for tag in tags if rng.random() < often]} for i in range(160)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    raw = {
+        "source": str(bert_folder), "data": {"source": str(path)}, "budgets": (4, 8), "seeds": tuple(range(6)), "workdir": str(tmp_path / "s"),
+        "task": {"positive_weights": "balanced"}, "grid": "full",
+        "methods": {"probe": {"tune": ({"learning_rate": 1e-2},)}}, "train": {"steps": 1, "batch_size": 4},
+    }  # fmt: skip
+    data = tl.dataset(path)
+    wanted = {}
+    for budget in raw["budgets"]:
+        for seed in raw["seeds"]:
+            subset = data.subset(budget, seed)
+            for name, part in (("", subset), ("the tuning trials of ", subset.hold_out(0.2, seed))):
+                has = data.target.values[part.train].sum(0)
+                if ((has == 0) | (has == len(part.train))).any():
+                    wanted[budget, seed] = f"{name}{budget} labels with seed {seed}"
+                    break
+    # Other seeds than the first, and trials alone.
+    assert wanted.keys() == wrong if wrong else any(place.startswith("the") for place in wanted.values())
+    with pytest.raises(TransferlabError, match="positive_weights is 'balanced', and no training example has") as error:
+        Study(parse_config(raw))
+    said = str(error.value)
+    for place in wanted.values():
+        assert re.search(rf"(^|, ){place}(,|:)", said, re.MULTILINE), place
+    assert len(re.findall(r"\d labels with seed", said)) == len(wanted)
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_directory_records_the_config_that_it_ran(study: Path, config: Path) -> None:

@@ -18,6 +18,7 @@ from transferlab.cli.main import cli
 from transferlab.config import parse_config, read_config
 from transferlab.errors import TransferlabError
 from transferlab.measure import data_multiplier, t_interval
+from transferlab.studies.cells import _winner
 from transferlab.studies.directory import recorded_config
 from transferlab.studies.figures import learning_curves, palette_of
 from transferlab.studies.report import answer, caveats, figure_lines
@@ -27,6 +28,7 @@ from transferlab.studies.status import oriented
 from transferlab.studies.study import Study, run_study
 from transferlab.studies.table import markdown_page, markdown_table, summarize, variance_note
 from transferlab.tasks import Classification, MultiLabel, Regression
+from transferlab.train.result import Result
 
 RMSE = {"mean": 1.2, "scratch": 1.0, "probe": 0.8, "lora": 1.3}
 RATE = {16: 1.0, 64: 0.9, 256: 0.8}
@@ -131,6 +133,23 @@ def test_a_score_that_is_not_defined_is_never_the_best() -> None:
     constant["test"]["spearman"] = math.nan
     assert oriented(constant) == -math.inf
     assert oriented(record("lora", 16, 0, 1.0)) > oriented(record("lora", 16, 1, 1.1))
+
+
+def test_a_tuning_trial_with_a_score_is_chosen_before_those_without() -> None:
+    arm = parse_config({**config_of(Path("m"), Path("d"), Path("w")), "methods": {"probe": {"tune": ({"steps": 1}, {"steps": 2}, {"steps": 3})}}}).methods["probe"]  # fmt: skip
+    task = Regression(metric="spearman")
+
+    def chosen(*values: tuple[float, float]) -> Any:
+        results = [
+            Result({}, {}, [{f"validation_{name}": value for name, value in {**dict.fromkeys(task.scores, 0.0), "spearman": one, "rmse": other}.items()}], {"seconds": 1.0, "status": "finished"}, ())
+            for one, other in values
+        ]  # fmt: skip
+        return _winner(arm, task, results, 10)[1]["chosen"]  # pyright: ignore[reportOptionalSubscript]
+
+    nan = math.nan
+    assert chosen((nan, nan), (-0.9, nan), (nan, 1e-9)) == {"steps": 2}
+    assert chosen((nan, nan), (nan, 2.0), (nan, 1.0)) == {"steps": 3}
+    assert chosen((nan, nan), (nan, nan), (nan, nan)) == {"steps": 1}
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------

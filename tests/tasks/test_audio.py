@@ -107,5 +107,5 @@ def test_an_encoder_trains_whole_and_an_interrupted_run_ends_as_if_it_were_not(w
 def test_a_sound_without_samples_is_named(whisper: Path) -> None:
     data = replace(sounds(), sha256="a broken one")
     data.records[5] = {**data.records[5], "audio": np.zeros(0, np.float32)}  # pyright: ignore[reportIndexIssue]
-    with pytest.raises(TransferlabError, match=r"5\.wav: The audio has no samples"):
+    with pytest.raises(TransferlabError, match=r"5\.wav: audio: the sound has no samples"):
         tl.adapt(tl.load(whisper), data, method=tl.methods.Probe(), settings=QUICK).fit()

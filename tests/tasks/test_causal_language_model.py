@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -21,6 +21,8 @@ from transferlab.data.ragged import Ragged
 from transferlab.errors import TransferlabError
 from transferlab.tasks import CausalLanguageModel, task_for
 from transferlab.train import Settings
+from transferlab.transfer.cache import FrontierCache
+from transferlab.transfer.groups import Group
 
 QUICK = Settings(learning_rate=3e-2, steps=80, batch_size=8, log_every=20, evaluations=2)
 
@@ -148,3 +150,39 @@ def test_sources_that_do_not_continue_text_are_refused(tmp_path: Path) -> None:
         tl.adapt(masked_source(tmp_path / "bert"), data, task=CausalLanguageModel())
     with pytest.raises(TransferlabError, match=r"at most 48 tokens. Pass tl.tasks.CausalLanguageModel\(length=48\)"):
         tl.adapt(decoder_source(tmp_path / "gpt2"), data, task=CausalLanguageModel(length=64))
+
+
+@dataclass(frozen=True)
+class LastLayer(tl.methods.Full):
+    def groups(self) -> tuple[Group, ...]:
+        return (Group("layers/1"),)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma"])
+def test_frozen_layers_of_packed_rows_are_computed_once_and_the_run_is_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of another subset in the same cache: its rows have the same numbers, and hold other texts."""
+    # So small a model would be recomputed.
+    monkeypatch.setattr("transferlab.transfer.frontier.FLOPS_PER_BYTE", 0.0)
+    source, cache, texts = decoder_source(tmp_path / "model", kind), FrontierCache(), corpus(sentences(60), test=8)
+    # Not Adam: it scales a gradient that is rounding noise up to the size of any other.
+    settings = replace(QUICK, learning_rate=0.1, steps=10, optimizer=tl.train.Optimizer("sgd"))
+    for method in (LastLayer(), tl.methods.LoRA(rank=2, targets="layers/1/attention/{query,value}/kernel")):
+        for data in (texts.subset(20, 0), texts.subset(20, 1)):
+            runs = [
+                tl.adapt(
+                    source, data, method=method, settings=replace(settings, **changes), task=CausalLanguageModel(32)
+                )
+                for changes in ({}, {"cache_bytes": 0})
+            ]
+            runs[0].cache = cache
+            cached, recomputed = (run.fit() for run in runs)
+            assert runs[0].decision.cached and not runs[1].decision.cached
+            assert runs[0].program.frontier > 0 and runs[1].program.frontier == 0
+            for name in ("log_likelihood", "correct"):
+                one, other = cached.predictions[name], recomputed.predictions[name]
+                np.testing.assert_array_equal(one.offsets, other.offsets)
+                np.testing.assert_allclose(one.values, other.values, atol=2e-5)
+            losses = [[row["loss"] for row in result.history if "loss" in row] for result in (cached, recomputed)]
+            np.testing.assert_allclose(*losses, atol=1e-5)

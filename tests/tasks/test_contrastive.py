@@ -99,6 +99,51 @@ def test_an_example_without_a_negative_has_no_weight() -> None:
     assert step(VECTORS, [[0, 1], [0, 1], [0, 1], [6, 7]], [1] * 4, Contrastive())[0] > 0
 
 
+def in_float64(ids: list[list[int]], weight: list[float], scale: float) -> float:
+    """The symmetric loss of VECTORS by its definition: of each direction, the mean over the examples that have a negative in it."""
+    unit = VECTORS.astype(np.float64).reshape(-1, 2, 5)
+    unit = unit / np.linalg.norm(unit, axis=-1, keepdims=True)
+    means = []
+    for own, other in ((0, 1), (1, 0)):
+        losses = []
+        for i, row in enumerate(ids):
+            negatives = [
+                j
+                for j, pair in enumerate(ids)
+                if weight[j] and pair[0] != row[0] and pair[1] != row[1] and pair[other] != row[own]
+            ]
+            if weight[i] and negatives:
+                logits = scale * unit[[i, *negatives], other] @ unit[i, own]
+                losses.append(np.log(np.exp(logits).sum()) - logits[0])
+        means.append(np.mean(losses))
+    return float(np.mean(means))
+
+
+@pytest.mark.parametrize(
+    ("ids", "weight"),
+    [
+        (
+            [[0, 1], [2, 0], [0, 0], [0, 0]],
+            [1, 1, 0, 0],
+        ),  # the first has a negative in one direction, the second in the other
+        ([[0, 1], [2, 0], [3, 0], [0, 4]], [1, 1, 1, 1]),  # the first has none by its first text
+        ([[0, 1], [0, 1], [2, 0], [5, 6]], [1, 1, 1, 0]),  # twins, of a text that is another's partner, and padding
+        ([[0, 1], [2, 3], [2, 0], [5, 5]], [1, 1, 1, 1]),
+    ],
+)
+def test_each_direction_of_a_symmetric_loss_counts_the_examples_with_a_negative_in_it(ids, weight) -> None:
+    task = Contrastive(scale=5.0, symmetric=True)
+    loss, gradient = step(VECTORS, ids, weight, task)
+    assert loss == pytest.approx(in_float64(ids, weight, 5.0), rel=1e-5)
+    assert not gradient.reshape(4, -1)[np.array(weight) == 0].any()
+    # It is the mean of both losses alone.
+    turned = VECTORS.reshape(4, 2, 5)[:, ::-1].reshape(8, 5)
+    one, other = (
+        step(v, i, weight, Contrastive(scale=5.0))[0] for v, i in ((VECTORS, ids), (turned, [p[::-1] for p in ids]))
+    )
+    assert loss == pytest.approx((one + other) / 2, rel=1e-5)
+
+
 def test_pairs_are_found_better_than_before_and_a_finished_run_gives_vectors(source, tmp_path: Path) -> None:
     data = pairs()
     assert isinstance(task_for(data, source), Contrastive)

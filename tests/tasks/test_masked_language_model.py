@@ -84,6 +84,29 @@ def test_whole_words_are_hidden_or_not() -> None:
             assert (units[0, places] == unit).sum() == (units[0] == unit).sum()
 
 
+def test_a_word_longer_than_what_is_hidden_is_passed_over() -> None:
+    # 20 tokens, of which 3 are to be hidden; the words have 12, 4, 1, 2 and 1.
+    sizes = np.array([12, 4, 1, 2, 1])
+    units = np.full((200, 24), -1)
+    units[:, 2:22] = np.repeat(np.arange(5), sizes)
+    _, _, labels, selected = hide(units)
+    hidden = [units[0, row[row >= 0]].tolist() for row in selected]
+    assert all(hidden) and {unit for row in hidden for unit in row} == {2, 3, 4}
+    assert all(row.count(unit) == sizes[unit] for row in hidden for unit in row)
+    assert {len(row) for row in hidden} <= {1, 2, 3} and (labels[:, 0] >= 0).all()
+
+
+def test_of_a_text_of_long_words_alone_some_tokens_are_hidden_however_it_is_padded() -> None:
+    units = np.repeat(np.array([[0] * 9 + [1] * 11]), 50, axis=0)
+    _, seen, labels, selected = hide(units)
+    assert ((selected >= 0).sum(1) == 3).all() and {len(set(units[0, row[:3]])) for row in selected} == {1}
+    assert {int(units[0, row[0]]) for row in selected} == {0, 1}
+    wide = np.pad(units, ((0, 0), (0, 40)), constant_values=-1)
+    _, far, other, _ = hide(wide)
+    np.testing.assert_array_equal(far[:, :20], seen)
+    np.testing.assert_array_equal(other[:, :3], labels[:, :3])
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> tl.Source:
     return masked_source(tmp_path_factory.mktemp("models") / "bert")

@@ -10,7 +10,7 @@ import pytest
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.tasks import Classification, MultiLabel, Regression
+from transferlab.tasks import CausalLanguageModel, Classification, MultiLabel, Regression
 from transferlab.train import Settings
 
 
@@ -47,6 +47,25 @@ def test_where_smaller_is_better_the_smaller_is_chosen() -> None:
     assert task.selection(better, 10) > task.selection(worse, 10) > task.selection(none, 10)
     # Among states for which it is not defined, each difference of the tie-break counts.
     assert task.selection({**none, "cross_entropy": 0.65}, 10) > task.selection({**none, "cross_entropy": 0.66}, 10)
+
+
+def test_a_score_that_is_defined_is_better_than_none_whatever_the_tie_break() -> None:
+    mae, accuracy, words = Regression(metric="mae"), Classification(), CausalLanguageModel()
+    # Of numbers with large units, too, and of a tie-break that is not defined or without bound.
+    for value, tie in ((1e12, 1.0), (1.0, math.nan), (1.0, math.inf)):
+        assert mae.selection({"mae": value, "rmse": tie}, 10) > mae.selection({"mae": math.nan, "rmse": 0.0}, 10)
+        assert accuracy.selection({"accuracy": 0.0, "cross_entropy": tie}, 10) > accuracy.selection(
+            {"accuracy": math.nan, "cross_entropy": 0.0}, 10
+        )
+    known, unknown = ({"accuracy": 0.5, "cross_entropy": x} for x in (9.0, math.nan))
+    assert accuracy.selection(known, 10) > accuracy.selection(unknown, 10)
+    assert accuracy.selection({**unknown, "accuracy": 0.6}, 10) > accuracy.selection(known, 10)
+    losses = [{"perplexity": math.exp(min(x, 700)), "cross_entropy": x} for x in (2.0, 3.0, 1e9)]
+    order = [words.selection(scores, 10) for scores in losses]
+    assert order == sorted(order, reverse=True)
+    # What has neither is no candidate.
+    for task, name in ((mae, "mae"), (accuracy, "accuracy"), (words, "perplexity")):
+        assert task.selection({name: math.nan, task.tie_break: math.nan}, 10) == -math.inf < min(order)
 
 
 def test_the_best_state_is_the_best_by_a_metric_by_name(source, films, tmp_path) -> None:

@@ -196,7 +196,7 @@ def test_a_task_of_the_wrong_kind_or_with_settings_of_another_is_refused(source,
     data = tl.dataset(ratings, target="stars", test_examples=60)
     for task in ("regression", Regression):
         with pytest.raises(TransferlabError, match=r"task is .*; pass one of tl\.tasks, as tl\.tasks\.Regression\(\)"):
-            _check_kinds(source, data, None, None, 0, task)
+            _check_kinds(source, None, None, 0, task)
     smooth = Settings(label_smoothing=0.1, steps=1)
     with pytest.raises(TransferlabError, match=r"settings\.label_smoothing is 0\.1, and the task is Regression"):
         tl.adapt(source, data, settings=smooth)

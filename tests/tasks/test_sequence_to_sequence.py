@@ -101,6 +101,31 @@ def test_the_cached_decoder_writes_what_the_whole_decoder_finds_likeliest(t5: Pa
         assert text == transform.tokenizer.decode([id for id in ids[1:] if id != 1])
 
 
+def test_a_source_writes_texts_as_its_run_does(t5: Path, source) -> None:
+    data = written()
+    result = tl.adapt(
+        tl.load(t5), data, settings=replace(QUICK, steps=2), task=SequenceToSequence(longest_target=6)
+    ).fit()
+    texts = [data.records[int(i)]["text"] for i in data.test]
+    made = tl.generate(found(result.source), texts, max_new_tokens=6)
+    assert list(made.texts) == result.predictions["text"].tolist()
+    assert all((row[-1] == 1) == ended and len(row) <= 6 for row, ended in zip(made.tokens, made.stopped, strict=True))
+    # Neither padding nor the side of padding changes what is written.
+    alone = tl.generate(found(result.source), texts[0], max_new_tokens=6)
+    ids = as_text(tl.load(t5).transform).encode(texts[:1])[0].ids
+    padded = {"input_ids": np.array([[*ids, 0, 0]]), "attention_mask": np.array([[1] * len(ids) + [0, 0]])}
+    assert alone.tokens[0] == made.tokens[0] == tl.generate(found(result.source), padded, max_new_tokens=6).tokens[0]
+    for given, said in (
+        ({"temperature": 1.0}, "temperature is 1, .*Leave it out"),
+        ({"stop": (1, 2)}, r"stop is \(1, 2\)"),
+    ):
+        with pytest.raises(TransferlabError, match=said):
+            tl.generate(tl.load(t5), "a film", **given)
+    for other in (source, tl.load(t5).encoder()):
+        with pytest.raises(TransferlabError, match=r"cannot generate text: .*Load a decoder"):
+            tl.generate(other, "a film")
+
+
 def test_adapters_and_a_frozen_encoder_write_too(t5: Path) -> None:
     class Decoder(tl.methods.Full):
         def groups(self):

@@ -224,6 +224,35 @@ def test_what_cannot_be_tagged_is_one_error(source, films) -> None:
         TokenLabels().inputs([{"id": "a", "text": "b"}], source.transform, content="text")
 
 
+@pytest.mark.parametrize(
+    ("examples", "said"),
+    [
+        ("a good film", r"pass a list: predictor\(\['a good film'\.split\(\)\]\)"),
+        (["a good film"], r"examples\[0\] is the text 'a good film'; .*predictor\(\[text\.split\(\) for text in texts\]\)"),
+        (["a", "good", "film"], r"expected a list of words: predictor\(\[\['a', 'good', 'film'\]\]\)"),
+        ([["good"], []], r"examples\[1\] has no words\. Leave it out"),
+        ([["good", " "]], r"examples\[0\]: word 2 is empty\. Remove it"),
+        ([["good", 3]], r"examples\[0\] is \['good', 3\]; expected a list of words"),
+        ([["good"], "film"], r"examples\[1\] is the text 'film'"),
+        ({"words": [["good"]]}, r"pass a list of lists of words\. .*predictor\(list\(table\['words'\]\)\)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_lists_of_words_is_an_error_that_says_what_to_pass(finished, examples, said: str) -> None:
+    run, _, _ = finished
+    for predict in (run.fit().predict, tl.open_run(run.directory).present):
+        with pytest.raises(TransferlabError, match=said):
+            predict(examples)
+
+
+def test_lists_of_words_may_be_tuples_and_arrays_and_none_at_all(finished) -> None:
+    run, _, _ = finished
+    predictor = tl.open_run(run.directory)
+    for same in ([("good", "film")], [np.array(["good", "film"])]):
+        np.testing.assert_array_equal(predictor(same)[0], predictor([["good", "film"]])[0])
+    none = predictor([])
+    assert len(none) == 0 and none.values.shape == (0, len(predictor.labels)) and predictor.present([]).lines == ()
+
+
 def test_a_text_of_the_command_line_is_split_at_white_space(finished) -> None:
     run, _, _ = finished
     done = CliRunner().invoke(cli, ["predict", str(run.directory), "a good  film", "the bad day"])

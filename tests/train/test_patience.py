@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
+from transferlab.measure.named import say_undefined
 from transferlab.tasks import Classification
 from transferlab.train import Interrupted, Settings
 from transferlab.train.checkpoints import Checkpoints
@@ -108,6 +110,44 @@ def test_what_is_tested_and_kept_is_what_keep_says(source, noise, tmp_path: Path
     whole = adapted(source, noise, patience=None, keep="last", steps=60).fit()
     assert whole.record["stopped_at"] is None
     assert not np.allclose(whole.probabilities, result.probabilities, atol=1e-3)
+
+
+def partly(defined: set[int]) -> Classification:
+    """A task whose validations have scores at these alone, counted from 1."""
+    done: list[int] = []
+
+    @dataclass(frozen=True)
+    class Partly(Classification):
+        name: ClassVar[str] = ""
+
+        def scored(self, predictions, data, indices) -> dict[str, float]:
+            scores = super().scored(predictions, data, indices)
+            if len(indices) != len(data.validation):
+                return scores
+            done.append(len(done) + 1)
+            return scores if done[-1] in defined else dict.fromkeys(scores, math.nan)
+
+    return Partly()
+
+
+def test_a_state_with_a_score_is_kept_before_those_without(source, noise, tmp_path: Path) -> None:
+    settings = replace(HASTY, steps=40, evaluations=20, patience=None)
+    run = tl.adapt(source, noise, method=tl.methods.Probe(), task=partly({4, 9}), settings=settings, directory=tmp_path)
+    scores = {step: score for step, score in validations(run.fit()).items() if math.isfinite(score)}
+    assert list(scores) == [8, 18] and Checkpoints(tmp_path / "checkpoints").chosen() in scores
+
+
+def test_where_no_validation_has_a_score_the_last_state_is_kept_and_it_is_said_once(
+    source, noise, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    say_undefined.cache_clear()
+    for name, patience, last in (("long", None, 40), ("short", 3, 6)):
+        settings = replace(HASTY, steps=40, evaluations=20, patience=patience)
+        directory = tmp_path / name
+        result = tl.adapt(source, noise, method=tl.methods.Probe(), task=partly(set()), settings=settings, directory=directory).fit()  # fmt: skip
+        assert (result.record["stopped_at"] or 40) == last == Checkpoints(directory / "checkpoints").chosen()
+    said = [record.getMessage() for record in caplog.records if "last state is kept" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith("accuracy is not defined here, NaN: no validation has a value of it")
 
 
 ENGINES = {

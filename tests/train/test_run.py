@@ -114,11 +114,22 @@ def test_a_number_out_of_its_range_is_one_error(make, said: str) -> None:
         ({"method": "lora"}, "pass one of tl.methods"),
         ({"settings": {"steps": 3}}, "pass a Settings"),
         ({"seed": "a"}, "pass an integer, or tl.train.Seeds"),
-        ({"source": "minilm-l6"}, "open it first, as tl.load"),
-        ({"data": "tweets"}, "open it first, as tl.dataset"),
+        ({"source": 3}, "source is .3.; pass a name or a directory, as .minilm-l6."),
     ],
 )
-def test_a_name_in_place_of_an_object_is_one_error(source, films, wrong: dict, said: str) -> None:
-    arguments = {"source": source, "data": films, "method": None, "settings": None, "seed": 0, **wrong}
+def test_an_argument_of_the_wrong_kind_is_one_error(source, wrong: dict, said: str) -> None:
+    arguments = {"source": source, "method": None, "settings": None, "seed": 0, **wrong}
     with pytest.raises(TransferlabError, match=said):
         _check_kinds(**arguments)
+
+
+def test_a_source_and_data_are_opened_by_their_names(bert_folder: Path, table: Path, films) -> None:
+    named = tl.adapt(str(bert_folder), table, settings=QUICK)
+    assert isinstance(named.task, tl.tasks.Classification) and named.data.sha256 == films.sha256
+    for wrong, said in (
+        ({"source": "berd"}, "Unknown model 'berd'"),
+        ({"data": "revews.csv"}, "There is no file or folder 'revews.csv'"),
+        ({"data": None}, "'None' is data of no kind that is read"),
+    ):
+        with pytest.raises(TransferlabError, match=re.escape(said)):
+            tl.adapt(**{"source": bert_folder, "data": table, **wrong})  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab.bounds import Count, Positive
+from transferlab.data.sounds import checked_samples
 from transferlab.errors import TransferlabError
 from transferlab.fields import check_fields
 
@@ -64,7 +65,7 @@ class AudioTransform:
             rate: its samples per second; by default the model's.
 
         Raises:
-            TransferlabError: another sampling rate, several channels, no samples, or values that are not finite.
+            TransferlabError: another sampling rate, several channels, no samples, or values that are not finite floats from -1 to 1.
         """
         if rate is not None and rate != self.rate:
             raise TransferlabError(
@@ -73,10 +74,9 @@ class AudioTransform:
             )
         if np.ndim(waveform) != 1:
             raise TransferlabError(
-                f"The audio has shape {np.shape(waveform)}; this model reads one channel: (samples,)."
+                f"The audio has shape {np.shape(waveform)}; this model reads one channel, (samples,): waveform.mean(axis=1)."
             )
-        if not len(waveform) or not np.isfinite(waveform).all():
-            raise TransferlabError("The audio has no samples, or samples that are not finite.")
+        waveform = checked_samples(waveform, "audio")
         audio = np.zeros(self._samples)
         audio[: len(waveform)] = waveform[: self._samples]
         padded = np.pad(audio, self.window // 2, mode="reflect")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from transferlab.data.images import read_image
-from transferlab.data.sounds import read_sound
+from transferlab.data.sounds import read_sound, samples_in
 from transferlab.errors import TransferlabError
 
 
@@ -55,17 +55,9 @@ def image_of(value: Any, where: str, white: float | int | None) -> UInt8[np.ndar
 
 
 def sound_of(value: Any, where: str) -> tuple[Float[np.ndarray, "samples channels"], int]:
-    """Return the samples of a cell and their rate: a file, bytes, or ``{"array": …, "sampling_rate": …}`` as ``datasets`` has it.
+    """Return the samples of a cell and their rate: a file, bytes, or samples in memory (:func:`transferlab.data.sounds.samples_in`).
 
     Raises:
         TransferlabError: anything else, or a file that cannot be read.
     """
-    if isinstance(value, (Path, bytes)):
-        return read_sound(value, where)
-    rate = value.get("sampling_rate") if isinstance(value, Mapping) else None
-    samples = np.asarray(value["array"], np.float32) if rate else np.zeros(0, np.float32)
-    if not isinstance(rate, int) or rate < 1 or samples.ndim not in (1, 2) or not samples.size:
-        raise TransferlabError(
-            f"{where}: the sound is {str(value)[:60]!r}; expected a file, or {{'array': samples, 'sampling_rate': 16000}}."
-        )
-    return (samples[:, None] if samples.ndim == 1 else samples), rate
+    return read_sound(value, where) if isinstance(value, (Path, bytes)) else samples_in(value, where)

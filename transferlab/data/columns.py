@@ -138,8 +138,9 @@ class Classes(Target):
     def check(self, where: str) -> None:
         present = np.unique(self.values)
         if len(present) == 1:
+            # One value does not say whether it is a class or a number.
             raise TransferlabError(
-                f"{where}: every example has the label '{self.names[present[0]]}'; a classifier needs at least two classes."
+                f"{where}: the target is '{self.names[present[0]]}' in every example, so there is nothing to learn."
             )
 
     def strata(self) -> Int[np.ndarray, " examples"]:
@@ -242,6 +243,9 @@ class TagSets(Target):
     def check(self, where: str) -> None:
         if not len(self.names):
             raise TransferlabError(f"{where}: no example has a tag.")
+        if len(self) > 1 and (self.values == self.values[0]).all():
+            same = _few([self.names[tag] for tag in np.flatnonzero(self.values[0])]) or "none"
+            raise TransferlabError(f"{where}: every example has the same tags ({same}), so there is nothing to learn.")
 
     def tags(self) -> TagSets:
         return self
@@ -309,6 +313,12 @@ class Texts(Target):
 
     def record(self, index: int) -> dict[str, Any]:
         return {"target_text": self.values[index]}
+
+    def check(self, where: str) -> None:
+        if len(self) > 1 and (self.values == self.values[0]).all():
+            raise TransferlabError(
+                f"{where}: {''.join(self.names)} is {self.values[0][:60]!r} in every example, so there is nothing to learn."
+            )
 
     def texts(self) -> Texts:
         return self

@@ -117,7 +117,8 @@ class Dataset:
         split = ", ".join(f"{n:,} to {what}" for n, what in parts if n or what != "validate")
         used = sum(n for n, _ in parts)
         rest = f"; {len(self.ids) - used:,} are not used" if used < len(self.ids) else ""
-        halved = self.how != "as given" and 2 * len(self.test) >= len(self.ids) - 1 > 0
+        said = self.how == "as given" or "half" in self.how
+        halved = not said and 2 * len(self.test) >= len(self.ids) - 1 > 0
         half = "; half of the data is tested, test_examples sets how many" if halved else ""
         other = f" ({self.conflicting:,} with another label than the one kept)" if self.conflicting else ""
         several = "duplicates" if self.duplicates_removed > 1 else "duplicate"
@@ -195,13 +196,13 @@ class Dataset:
 def dataset(
     source: Any,
     *,
-    text: str | Sequence[str] | None = None,
-    target: str | Sequence[str] | None = AUTO,
-    words: str | None = None,
-    image: str | None = None,
-    audio: str | None = None,
-    groups: str | None = None,
-    splits: str | None = None,
+    text: str | int | Sequence[str | int] | None = None,
+    target: str | int | Sequence[str | int] | None = AUTO,
+    words: str | int | None = None,
+    image: str | int | None = None,
+    audio: str | int | None = None,
+    groups: str | int | None = None,
+    splits: str | int | None = None,
     examples: int | None = None,
     seed: int = 0,
     test_examples: int | None = None,
@@ -275,7 +276,9 @@ def dataset(
         )
     if white is not None:
         check_white(white)
-    asked = Asked(_names("text", text), words, image, audio, _names("target", target), groups, splits)
+    single = {"words": words, "image": image, "audio": audio, "groups": groups, "splits": splits}
+    columns = {argument: _name(argument, name) for argument, name in single.items()}
+    asked = Asked(text=_names("text", text), target=_names("target", target), **columns)
     whole = read_source(source, Options(asked.columns, asked.label, documents, white))
     if isinstance(whole, Table):
         roles = roles_of(whole, asked)
@@ -298,13 +301,22 @@ def _refuse(name: str, given: Mapping[str, Any]) -> None:
 
 
 def _names(argument: str, value: Any) -> Any:
-    """One column's name, or several different ones as a tuple."""
+    """One column's name, or several different ones as a tuple. A table without names, as a DataFrame may be, numbers its columns."""
     if value is None or isinstance(value, str):
         return value
-    names: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else ()
+    names: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    names = tuple(str(name) if isinstance(name, Integral) and not isinstance(name, bool) else name for name in names)
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise TransferlabError(f"{argument} is {value!r}; it must be a column's name, or several different ones.")
     return names if len(names) > 1 else "".join(names)
+
+
+def _name(argument: str, value: Any) -> str | None:
+    """One column's name."""
+    name = _names(argument, value)
+    if isinstance(name, tuple):
+        raise TransferlabError(f"{argument} is {value!r}; it must be the name of one column.")
+    return name
 
 
 def split(whole: Examples, test_examples: int | None = None, split_seed: int = 0) -> Dataset:

@@ -6,11 +6,14 @@ import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from transferlab.data.cells import image_of, sound_of
 from transferlab.data.columns import Target
+from transferlab.data.sounds import mono, samples_in
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
@@ -55,17 +58,24 @@ class Examples:
     splits: np.ndarray | None = None
 
 
-def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, list[dict[str, Any]]]:
+def as_records(
+    examples: Sequence[Any], modality: Modality, words: bool = False
+) -> tuple[Content, Lazy | list[dict[str, Any]]]:
     """Return (what they hold, a record for each) of examples outside a data set.
 
     Args:
-        examples: texts, pairs of texts (tuples), lists of words, uint8 arrays (height, width, channels), or pairs of float32 arrays
-            (samples,) and samples per second; all of one kind.
+        examples: texts, pairs of texts (tuples), lists of words; images as paths or uint8 arrays (height, width, channels); or
+            sounds as paths or in memory (:func:`transferlab.data.sounds.samples_in`), whose channels are averaged; all of one
+            kind. A file is read when its record is, so that those of many paths are never in memory together.
         modality: that they must be of.
+        words: whether each must be a list of words; tuples and arrays of them are lists.
 
     Raises:
-        TransferlabError: an example of another kind, or another modality; its index is named.
+        TransferlabError: an example of another kind, or another modality, or no file; its index is named.
     """
+    if words:
+        lists = [_word_list(example, f"examples[{i}]", examples) for i, example in enumerate(examples)]
+        return "words", [{"id": f"examples[{i}]", "words": each} for i, each in enumerate(lists)]
     kinds: dict[Content, int] = {}
     records = []
     for i, example in enumerate(examples):
@@ -77,7 +87,35 @@ def as_records(examples: Sequence[Any], modality: Modality) -> tuple[Content, li
                 f"examples[{at}] is {_KINDS[first]}, and examples[{i}] {_KINDS[other]}; all must be of one kind."
             )
         records.append({"id": f"examples[{i}]", **record})
-    return (next(iter(kinds)) if kinds else modality), records
+    return (next(iter(kinds)) if kinds else modality), Lazy(len(records), lambda i: _opened(records[i]))
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with what its file holds, where it has one."""
+    match record:
+        case {"image": Path() as file}:
+            return {**record, "image": image_of(file, str(file), None)}
+        case {"audio": Path() as file}:
+            samples, rate = sound_of(file, str(file))
+            return {**record, "audio": mono(samples), "rate": rate}
+    return record
+
+
+def _word_list(example: Any, name: str, examples: Sequence[Any]) -> list[str]:
+    """The words of one example."""
+    if isinstance(example, str):
+        single = all(isinstance(word, str) and word.split() == [word] for word in examples)
+        advice = f"predictor([{list(examples[:3])}])" if single else "predictor([text.split() for text in texts])"
+        raise TransferlabError(f"{name} is the text {example[:40]!r}; expected a list of words: {advice}.")
+    listed = isinstance(example, (list, tuple)) or (isinstance(example, np.ndarray) and example.ndim == 1)
+    if not listed or not all(isinstance(word, str) for word in example):
+        raise TransferlabError(f"{name} is {repr(example)[:60]}; expected a list of words, as ['Jane', 'sleeps'].")
+    if not len(example):
+        raise TransferlabError(f"{name} has no words. Leave it out.")
+    for number, word in enumerate(example, 1):
+        if not checked_text(word, f"{name}, word {number}").strip():
+            raise TransferlabError(f"{name}: word {number} is empty. Remove it.")
+    return [str(word) for word in example]
 
 
 _KINDS: dict[Content, str] = {
@@ -90,29 +128,22 @@ _KINDS: dict[Content, str] = {
 
 
 def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, dict[str, Any]]:
+    if modality != "text" and isinstance(example, (str, Path)):
+        file = Path(example).expanduser()
+        if not file.is_file():
+            raise TransferlabError(f"{name}: there is no file '{file}'.")
+        return modality, {modality: file}
     if modality == "image":
         if not isinstance(example, np.ndarray) or example.dtype != np.uint8 or example.ndim != 3 or not example.size:
             kind = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else repr(example)[:60]
             raise TransferlabError(
-                f"{name} is {kind}; an image is a uint8 array (height, width, channels), as "
+                f"{name} is {kind}; an image is a path, or a uint8 array (height, width, channels), as "
                 "transferlab.data.images.read_image(file) returns it."
             )
         return "image", {"image": example}
     if modality == "audio":
-        match example:
-            case (np.ndarray() as waveform, int() | np.integer() as rate) if waveform.ndim == 1:
-                if waveform.dtype.kind != "f":
-                    # As they are, samples of 16 bits would be 32,768 times too loud.
-                    raise TransferlabError(
-                        f"{name} has samples of {waveform.dtype}; expected floats from -1 to 1. Divide by the largest "
-                        "that the type holds: (samples / 32768, rate) of 16 bits."
-                    )
-                rate = int(rate)
-                return "audio", {"audio": waveform.astype(np.float32, copy=False), "rate": rate}
-        raise TransferlabError(
-            f"{name} is {repr(example)[:60]}; audio is a pair (array of samples, samples per second), as "
-            "soundfile.read(file) returns it."
-        )
+        samples, rate = samples_in(example, name)
+        return "audio", {"audio": mono(samples), "rate": rate}
     match example:
         case (str() as text, str() as other) if isinstance(example, tuple):
             return "pair", {"text": text, "text_pair": other}

@@ -217,7 +217,14 @@ def _unclear(table: Table, why: str, role: str) -> TransferlabError:
     splits = table.roles.get("splits")
     names = [name for name in table.columns if name != splits]
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    text, target = names[0] if names else "…", names[-1] if names else "…"
+    objects = ((name, value) for name in names for value in table.columns[name] if isinstance(value, Mapping) and value)
+    if nested := next(objects, None):
+        field = f"{nested[0]}.{next(iter(nested[1]))}"
+        return TransferlabError(
+            f"{table.name} has {why}: its columns are {shown}, and '{nested[0]}' holds objects. Make columns of their fields, such as "
+            f"'{field}':\n  >>> tl.dataset(pandas.json_normalize(rows))"
+        )
+    text, target = names[0] if names else "…", names[-1] if len(names) > 1 else None
     return TransferlabError(
         f"{table.name} has {why}: its columns are {shown}. Name the {role}:\n"
         f"  >>> tl.dataset(…, text={text!r}, target={target!r})"

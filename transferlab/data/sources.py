@@ -10,6 +10,7 @@ from transferlab.data.examples import SPLITS, Examples
 from transferlab.data.readers import reader_of, readers
 from transferlab.data.readers.base import Options, Table
 from transferlab.data.readers.joining import joined
+from transferlab.data.unread import line_for
 from transferlab.errors import TransferlabError, nearest
 from transferlab.reading import reading
 
@@ -29,8 +30,9 @@ def read_source(source: Any, options: Options) -> Table | Examples:
     found = _found(source)
     reader = reader_of(found)
     if reader is None:
-        kinds = "; ".join(reader.name for reader in readers())
-        raise TransferlabError(f"'{_shown(source)}' is data of no kind that is read: {kinds}.")
+        what = f"'{_shown(source)}'" if isinstance(found, (str, int, float, Path)) else f"A {type(found).__name__}"
+        line, kinds = line_for(found), "; ".join(reader.name for reader in readers())
+        raise TransferlabError(f"{what} is data of no kind that is read{f'. {line}' if line else f': {kinds}.'}")
     for name in ("documents", "white"):
         value = getattr(options, name)
         if value is not None and name not in reader.takes:

@@ -155,20 +155,24 @@ def deduplicated(examples: Examples) -> Unique:
     """
     target, splits = examples.target, examples.splits
     digest = hashlib.sha256(json.dumps([examples.content, *target.header]).encode())
-    seen, notes = ({}, []) if splits is None else _held(examples, splits)
+    held = {} if splits is None else _held(examples, splits)
     if splits is not None:
         digest.update(json.dumps(splits.tolist()).encode())
-    held = set(seen)
+    # An example that is both tested and validated has the target that it is tested with.
+    seen: dict[bytes, str] = {content: key for found in held.values() for content, key in found.items()}
+    across = dict.fromkeys(SHARED, 0)
     kept, ids = [], []
-    duplicates = conflicting = empty = across = 0
+    duplicates = conflicting = empty = 0
     for i in range(len(examples.records)):
         name, content, read = examples.identify(i)
         key = target.key(i)
         empty += not content
-        if splits is None or splits[i] == "train":
+        own = "train" if splits is None else splits[i]
+        for one, other in SHARED:
+            across[one, other] += one == own and content in held.get(other, ())
+        if own == "train":
             if content in seen:
                 duplicates += 1
-                across += content in held
                 conflicting += seen[content] != key
                 continue
             seen[content] = key
@@ -186,28 +190,38 @@ def deduplicated(examples: Examples) -> Unique:
         raise TransferlabError(f"{error} ({'; '.join(gone)})" if gone else str(error)) from None
     if empty:
         gone.insert(0, f"{empty:,} texts are empty, of which one is kept" if empty > 1 else "1 text is empty")
-    if across:
-        notes.append(f"{across:,} training examples were also in another split")
     alike = _alike_but_for_case(target.names) if isinstance(target, Classes) else _may_be_classes(rest)
     groups = None if examples.groups is None else examples.groups[kept]
     return Unique(
         kept, tuple(ids), rest, groups, None if splits is None else splits[kept], digest.hexdigest(), duplicates, conflicting,
-        (*notes, *gone, *alike),
+        (*_shared(across), *gone, *alike),
     )  # fmt: skip
 
 
-def _held(examples: Examples, splits: np.ndarray) -> tuple[dict[bytes, str], list[str]]:
-    """What is tested or validated, with its target, and a clause on what is both."""
-    tested: dict[bytes, str] = {}
-    validated: dict[bytes, str] = {}
-    both = 0
-    for split, found in (("test", tested), ("validation", validated)):
+SHARED: tuple[tuple[Split, Split], ...] = (("train", "test"), ("train", "validation"), ("validation", "test"))
+"""Given splits that may share examples: those of the first that are also in the second are counted."""
+
+
+def _held(examples: Examples, splits: np.ndarray) -> dict[str, dict[bytes, str]]:
+    """By split: what is validated and what is tested, with its target."""
+    held: dict[str, dict[bytes, str]] = {"validation": {}, "test": {}}
+    for split, found in held.items():
         for i in np.flatnonzero(splits == split).tolist():
-            content = examples.identify(i)[1]
-            both += split == "validation" and content in tested
-            found.setdefault(content, examples.target.key(i))
-    clause = [f"{both:,} validation examples are also in the test split"] if both else []
-    return validated | tested, clause
+            found.setdefault(examples.identify(i)[1], examples.target.key(i))
+    return held
+
+
+def _shared(across: Mapping[tuple[str, str], int]) -> list[str]:
+    """A clause for each pair of given splits that have examples in common; those that train are left out."""
+    out = []
+    for (one, other), count in across.items():
+        noun = "training" if one == "train" else one
+        verbs = ("was", "were") if one == "train" else ("is", "are")
+        if count:
+            out.append(
+                f"{count:,} {noun} example{'s' if count > 1 else ''} {verbs[count > 1]} also in the {other} split"
+            )
+    return out
 
 
 MOST_TESTED = 1000
@@ -230,7 +244,7 @@ def parts_of(
 
     Raises:
         TransferlabError: given splits without training examples, with a label in another split that training lacks, or with
-            a group on both sides.
+            a group on both sides; a size or a seed of a draw where a test split is given.
     """
     everything = np.arange(len(unique.ids))
     given = unique.splits
@@ -241,6 +255,12 @@ def parts_of(
     if given is not None:
         _check_given(unique, parts)
     if len(parts["test"]):
+        for name, value in (("test_examples", test_examples), ("split_seed", seed or None)):
+            if value is not None:
+                raise TransferlabError(
+                    f"{name} is {value}, but the test split is given ({len(parts['test']):,} examples), and none is drawn. Leave out "
+                    f"{name}, or leave out the splits."
+                )
         return parts, "as given"
     train, strata = parts["train"], unique.target.strata()
     n, half = len(train), len(train) // 2
@@ -254,7 +274,9 @@ def parts_of(
         _check_labels(unique, parts, "Groups and labels coincide: draw the split without groups=, or from more groups.")
     how = "stratified" if len(np.unique(strata)) > 1 else "at random"
     how = f"{how}, by group" if groups is not None else how
-    return parts, how if given is None else f"{how} from the training split given"
+    how = how if given is None else f"{how} from the training split given"
+    capped = test_examples is not None and test_examples > half
+    return parts, f"{how}, at most half (test_examples is {test_examples:,})" if capped else how
 
 
 def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
@@ -265,14 +287,16 @@ def _check_given(unique: Unique, parts: dict[Split, Any]) -> None:
         )
     _check_labels(unique, parts, "Remove them, or split anew: leave out the splits.")
     unique.target.take(parts["train"]).check("The training split as given")
-    for name in ("validation", "test"):
-        if unique.groups is not None:
-            both = sorted(set(unique.groups[parts["train"]]) & set(unique.groups[parts[name]]))
-            if both:
-                raise TransferlabError(
-                    f"{len(both):,} groups, such as {both[0]!r}, are in the training and the {name} split as given. Leave out "
-                    "groups=, or leave out the splits so that they are drawn by group."
-                )
+    if (groups := unique.groups) is None:
+        return
+    for one, other in SHARED:
+        both = sorted(set(groups[parts[one]]) & set(groups[parts[other]]))
+        if both:
+            noun = "training" if one == "train" else one
+            raise TransferlabError(
+                f"{len(both):,} groups, such as {both[0]!r}, are in the {noun} and the {other} split as given. Leave out "
+                "groups=, or leave out the splits so that they are drawn by group."
+            )
 
 
 def _check_labels(unique: Unique, parts: dict[Split, Any], mending: str) -> None:

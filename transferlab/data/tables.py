@@ -117,8 +117,14 @@ def _json_list(path: Path, text: str, columns: tuple[str, ...]) -> list[Row] | N
     """The rows of a list of objects, or of a mapping of columns; None for a file of JSON lines of that name."""
     try:
         whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        if not _is_object(text.lstrip().split("\n", 1)[0]):
+            raise TransferlabError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
+        return None
     except (ValueError, RecursionError):
         return None
+    if isinstance(whole, dict):
+        _check_layout(path, whole)
     if isinstance(whole, dict) and whole and all(isinstance(values, list) for values in whole.values()):
         lengths = {name: len(values) for name, values in whole.items()}
         if len(set(lengths.values())) > 1:
@@ -128,11 +134,56 @@ def _json_list(path: Path, text: str, columns: tuple[str, ...]) -> list[Row] | N
         return None
     for number, row in enumerate(whole, 1):
         if not isinstance(row, dict):
-            raise TransferlabError(f"{path}, row {number}: expected a JSON object; got {str(row)[:40]!r}.")
+            line = f" Of texts alone make a column:\n  >>> tl.dataset({{'text': json.load(open({str(path)!r}))}})"
+            raise TransferlabError(
+                f"{path}, row {number}: expected a JSON object; got {str(row)[:40]!r}.{line if isinstance(row, str) else ''}"
+            )
         for column in columns:
             if column not in row:
                 raise TransferlabError(f"{path}, row {number}: there is no '{column}'.{nearest(column, row)}")
     return list(enumerate(whole, 1))
+
+
+def _check_layout(path: Path, whole: dict[str, Any]) -> None:
+    """Raise for an object whose rows are under a key, or that pandas writes by default: it is no mapping of columns."""
+    load = f"json.load(open({str(path)!r}))"
+    if keys := _rows_under(whole):
+        under = "".join(f"[{part!r}]" for part in keys[0])
+        names = " and ".join(".".join(key) for key in keys)
+        together = f", or, if they are splits, together:\n  >>> tl.dataset({load})" if len(keys) > 1 else ""
+        raise TransferlabError(
+            f"{path} holds its rows under {names}. Open them:\n  >>> tl.dataset({load}{under}){together}"
+        )
+    split = set(whole) <= {"columns", "data", "index"} and len(whole) > 1
+    values = list(whole.values())
+    if split or (values and all(isinstance(value, dict) for value in values) and len({*map(tuple, values)}) == 1):
+        form = ", orient='split'" if split else ""
+        raise TransferlabError(
+            f"{path} is laid out as pandas writes a DataFrame. Open it as one:\n  >>> tl.dataset(pandas.read_json({str(path)!r}{form}))"
+        )
+
+
+def _rows_under(whole: dict[str, Any], depth: int = 3) -> list[tuple[str, ...]]:
+    """The keys of lists of objects in an object that has no columns besides; a key for each level."""
+    found = [(key,) for key, value in whole.items() if _are_rows(value)]
+    columns = [value for value in whole.values() if isinstance(value, list) and not _are_rows(value)]
+    if found and not any(len(column) == len(whole[key]) for (key,) in found for column in columns):
+        return found
+    inside = (
+        [(key, value) for key, value in whole.items() if isinstance(value, dict)] if not found and depth > 1 else []
+    )
+    return [(key, *deeper) for key, value in inside for deeper in _rows_under(value, depth - 1)]
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 class _Pairs(list[tuple[str, Any]]):

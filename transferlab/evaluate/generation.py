@@ -16,6 +16,7 @@ from transferlab import trees
 from transferlab.bounds import Bounds, Natural, NonNegative
 from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
+from transferlab.evaluate.sequences import greedy_program, is_sequence_model
 from transferlab.fields import check_fields
 from transferlab.models.backbone import last_token, run_stages
 from transferlab.models.causal import Decoder
@@ -73,7 +74,7 @@ def generate(
     seed: int = 0,
     stop: Sequence[int] | None = None,
 ) -> Generated:
-    """Continue each prompt with a language model.
+    """Continue each prompt with a language model; an encoder and a decoder (T5) write what follows from it.
 
     The prompts of a call are one batch; a continuation depends neither on the other prompts nor on padding.
 
@@ -90,21 +91,27 @@ def generate(
         top_k: sample only from this many of the most likely tokens; 0 is all.
         top_p: of those, only the most likely that together have this probability.
         seed: of the sampling.
-        stop: ids of the tokens that end a text; by default the checkpoint's ``eos_token_id``.
+        stop: ids of the tokens that end a text; by default the checkpoint's ``eos_token_id``, or what its tokenizer ends texts with.
 
     Returns:
         A :class:`transferlab.evaluate.generation.Generated`: tokens, texts, and whether each ended by itself.
 
     Raises:
-        TransferlabError: a source without such a head, a prompt without tokens, or more tokens than the model has
-            positions.
+        TransferlabError: a source without such a head, a prompt without tokens, more tokens than the model has
+            positions, or a temperature for an encoder and a decoder.
     """
-    if not isinstance(source.head, LanguageModelConfig) or not isinstance(source.definition.module, Decoder):
-        raise TransferlabError(f"{source.name} cannot generate text: it has no language-model head over a decoder.")
+    pair = is_sequence_model(source.definition)
+    if not isinstance(source.head, LanguageModelConfig) or not (pair or isinstance(source.definition.module, Decoder)):
+        raise TransferlabError(
+            f"{source.name} ({source.family}) cannot generate text: it has no language-model head over a decoder. Load a decoder, as "
+            "tl.load('smollm2-135m'), or a T5."
+        )
     if max_new_tokens < 1:
         raise TransferlabError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
     sampling = Sampling(temperature, top_k, top_p)
     ids, mask = _tokens(source, [prompts] if isinstance(prompts, str) else prompts)
+    if pair:
+        return _written(source, ids, mask, max_new_tokens, sampling, stop)
     longest = source.config.max_position_embeddings
     if (most := int(mask.sum(1).max()) + max_new_tokens) > longest:
         fit = longest - most + max_new_tokens
@@ -124,6 +131,30 @@ def generate(
     decode = source.tokenizer.decode if source.tokenizer is not None else lambda ids: ""
     texts = tuple(decode([t for t in row if t not in ends]) for row in tokens)
     return Generated(tokens, texts, tuple(row[-1] in ends for row in tokens))
+
+
+def _written(
+    source: Source, ids: np.ndarray, mask: np.ndarray, count: int, sampling: Sampling, stop: Sequence[int] | None
+) -> Generated:
+    """What an encoder and a decoder write of texts: the likeliest token each time."""
+    if sampling.temperature:
+        raise TransferlabError(
+            f"temperature is {sampling.temperature:g}, but {source.name}, an encoder and a decoder, writes the likeliest token each time. "
+            "Leave it out."
+        )
+    if stop is None and isinstance(source.transform, TextTransform):
+        stop = source.transform("a").ids[-1:]
+    if stop is None or len(stop) != 1:
+        raise TransferlabError(f"stop is {stop!r}, but {source.name} needs one token that ends a text, as stop=[1].")
+    (end,) = map(int, stop)
+    inputs = {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask.astype(np.int32))}
+    rows = np.asarray(greedy_program(source.definition, count)(*source.arrays, inputs, jnp.int32(end)))
+    ends = [np.flatnonzero(row == end)[:1] for row in rows]
+    tokens = tuple(tuple(row[: at[0] + 1 if len(at) else None].tolist()) for row, at in zip(rows, ends, strict=True))
+    decode = source.tokenizer.decode if source.tokenizer is not None else lambda ids: ""
+    return Generated(
+        tokens, tuple(decode([t for t in row if t != end]) for row in tokens), tuple(bool(len(at)) for at in ends)
+    )
 
 
 def _tokens(source: Source, prompts: Sequence[str] | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -116,5 +116,5 @@ def _attended(attention: Attention, x: Array, keys: tuple[Array, ...], mask: Arr
 
 
 def is_sequence_model(definition: trees.Definition) -> bool:
-    """Whether :func:`write_texts` can write with it."""
+    """Whether :func:`greedy_program` can write with it."""
     return isinstance(definition.module, T5) and definition.module.decoder is not None

@@ -1,5 +1,8 @@
 """Pure functions of arrays: scores, intervals and paired tests, learning curves and data multipliers."""
 
+from typing import Any
+
+from transferlab.errors import no_attribute
 from transferlab.measure.curves import Multiplier, area_under_learning_curve, data_multiplier
 from transferlab.measure.metrics import accuracy, balanced_accuracy, cross_entropy, scores
 from transferlab.measure.named import Metric, metric, metric_named, metrics_by_kind, score
@@ -35,3 +38,11 @@ __all__ = [
     "t_interval",
     "wilson_interval",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise no_attribute(__name__, name, __all__)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

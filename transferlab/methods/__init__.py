@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest, no_attribute
 from transferlab.methods.base import Method
 from transferlab.methods.full import Full
 from transferlab.methods.lora import LoRA
@@ -42,4 +42,8 @@ __all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_from
 
 
 def __getattr__(name: str) -> Any:
-    raise AttributeError(f"There is no method '{name}'.{nearest(name, __all__)}")
+    raise no_attribute(__name__, name, __all__)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

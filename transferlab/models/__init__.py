@@ -1,6 +1,8 @@
 """Model families as Flax NNX modules on the stage protocol: ``Config.size().build(head)``, with readable paths."""
 
-from transferlab.errors import check_arguments
+from typing import Any
+
+from transferlab.errors import check_arguments, no_attribute
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.bit import Bit, BitConfig
@@ -85,3 +87,11 @@ __all__ = [
     "run_stages",
     "shift_right",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise no_attribute(__name__, name, __all__)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -113,7 +113,8 @@ def output_rows(best: Predicted, task: Task) -> tuple[list[str], list[list[str]]
     columns = [key for key in rows[0] if key != "name"]
     worst = next((key for key in ("f1", task.chooses, task.primary) if key in columns), columns[0])
     if len(rows) > ROWS:
-        rows = sorted(rows, key=lambda row: -1.0 if math.isnan(row[worst]) else row[worst])[:ROWS]
+        direction = _column(task, worst).direction
+        rows = sorted(rows, key=lambda row: direction * row[worst] if math.isfinite(row[worst]) else -math.inf)[:ROWS]
     table = [[row["name"]] for row in rows]
     header = []
     for key in columns:

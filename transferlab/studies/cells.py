@@ -14,6 +14,7 @@ import numpy as np
 from transferlab.compute.prefetch import THREADS
 from transferlab.data.dataset import Dataset
 from transferlab.files import remove_directory
+from transferlab.measure.named import say_undefined
 from transferlab.pretrained.source import Source
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.scores import Score
@@ -29,6 +30,9 @@ from transferlab.train.result import Result, read_record, write_predictions
 from transferlab.train.run import Run, Seeds, adapt
 from transferlab.train.settings import Settings
 from transferlab.transfer.plan import Plan
+
+TUNED_ON = 0.2
+"""The fraction of a budget's labels on which settings are chosen."""
 
 RECORDED = (
     "trainable_parameters", "flops", "seconds", "population_size", "memory", "memory_note", "steps", "settings", "truncated", "compilations",
@@ -118,7 +122,7 @@ class Cells:
         """For each cell, choose settings on a fifth of the budget's labels; the best then trains on all of them."""
         splits = []
         for cell in cells:
-            split = self.data.subset(cell.budget, cell.seed).hold_out(0.2, cell.seed)
+            split = self.data.subset(cell.budget, cell.seed).hold_out(TUNED_ON, cell.seed)
             splits.append(replace(split, test=np.zeros(0, np.int64)))
         self.observer.cells(cells, "tuning")
         runs = [
@@ -219,7 +223,7 @@ def _winner(
     """Return (settings, what to record, seconds) of the trial with the best validation score at its end.
 
     At its end, since the chosen settings then train on all labels, to the end. Ties go to the smaller tie-break of the task.
-    A trial that diverged is never chosen; if all did, none is.
+    A trial that diverged is never chosen; if all did, none is. One without a score is chosen where none has one: the first.
     """
     trials, chances = [], {}
     metric = Score.of_task(task).name
@@ -231,8 +235,14 @@ def _winner(
             chances[number] = task.selection(scores, validation)
             trial |= {name: scores[name] for name in (metric, task.tie_break)}
         trials.append({**trial, "status": result.status})
-    # Results of an earlier version have no status, so that their scores may not be finite.
-    best = max(chances, key=lambda number: (math.isfinite(chances[number]), chances[number]), default=None)
+    # A task of one's own, or a result of an earlier version, may say NaN, which is neither larger nor smaller.
+    best = max(
+        chances, key=lambda number: chances[number] if math.isfinite(chances[number]) else -math.inf, default=None
+    )
+    if best is not None and not math.isfinite(chances[best]):
+        say_undefined(
+            metric, "no tuning trial has a value of it to choose by, so that the first one's settings are taken"
+        )
     tuning = {
         "trials": len(arm.tune),
         "chosen": None if best is None else plain_settings(arm.tune[best]),

@@ -14,7 +14,7 @@ from transferlab.files import file_lock, write_json, write_text
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.studies.breakdown import predicted_by_arm
-from transferlab.studies.cells import Cells, plain_settings
+from transferlab.studies.cells import TUNED_ON, Cells, plain_settings
 from transferlab.studies.directory import LOCK, study_directory, verify_directory, verify_inputs
 from transferlab.studies.environment import environment
 from transferlab.studies.observer import Cell, Observer
@@ -100,9 +100,38 @@ class Study:
                     f"config.budgets has {budget} labels, but '{config.data}' has {available} for training "
                     f"({len(self.data.test)} more are the test split); budgets can be {available} at most."
                 )
-        for seed in config.seeds:
-            # Subsets are nested: if the smallest has every class, all have.
-            self.data.subset(min(config.budgets), seed)
+        self._check_subsets()
+
+    def _check_subsets(self) -> None:
+        """Check every subset of the data that a run or a tuning trial trains on.
+
+        Raises:
+            TransferlabError: the task cannot train on some; each budget and seed is named.
+        """
+        config, task = self.config, self.task
+        # Subsets are nested: if the smallest has several classes, all have.
+        cells = {(min(config.budgets), seed): False for seed in config.seeds}
+        if task.fit(self.data):
+            for arm in config.methods.values():
+                tuned = config.grid == "full" and bool(arm.tune)
+                cells |= {cell: cells.get(cell, False) or tuned for cell in config.arms_at(arm, len(self.data.train))}
+        problems: dict[str, list[str]] = {}
+        for (budget, seed), tuned in sorted(cells.items()):
+            try:
+                subset = self.data.subset(budget, seed)
+                task.fit(subset)
+            except TransferlabError as error:
+                problems.setdefault(str(error), []).append(f"{budget:,} {task.budget_unit} with seed {seed}")
+                continue
+            try:
+                if tuned:
+                    task.fit(subset.hold_out(TUNED_ON, seed))
+            except TransferlabError as error:
+                part = f"the tuning trials of {budget:,} {task.budget_unit} with seed {seed}"
+                problems.setdefault(str(error), []).append(part)
+        if problems:
+            lines = [f"{', '.join(places)}: {problem}" for problem, places in problems.items()]
+            raise TransferlabError("\n".join(["Some runs of the study could not train.", *lines]))
 
     def _open_source(self) -> Source:
         source = load(self.config.source)

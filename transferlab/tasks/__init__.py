@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from transferlab.errors import TransferlabError, check_arguments, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest, no_attribute
 from transferlab.fields import read
 from transferlab.plugins import members
 from transferlab.tasks.base import Task
@@ -53,7 +53,11 @@ def __getattr__(name: str) -> Any:
     for kind in tasks().values():
         if kind.__name__ == name:
             return kind
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise no_attribute(__name__, name, __dir__())
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(kind.__name__ for kind in tasks().values())})
 
 
 def task_named(name: str) -> type[Task]:

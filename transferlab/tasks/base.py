@@ -312,14 +312,15 @@ class Task:
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """A number that is larger for the better of two states, from their scores on the validation split.
 
-        Among states that are equal by the metric, or for which it is not defined, the smaller :attr:`tie_break` decides.
+        Among states that are equal by the metric, or for which it is not defined, the smaller :attr:`tie_break` decides; one
+        that is not defined is the largest. A state for which neither is defined is -inf, and never the best.
         """
         value, other = self.direction * scores[self.chooses], scores[self.tie_break]
-        if not math.isfinite(value):
-            # Next to so large a number, a millionth of a tie-break is lost to rounding.
-            return -1e9 - other / (1 + other)
-        # Less than any difference that a table shows.
-        return value - 1e-6 * other / (1 + other)
+        if math.isfinite(value):
+            # Less than any difference that a table shows.
+            return value - 1e-6 * tie(other)
+        # Below every value that there is, in whatever unit. Next to so large a number a millionth would be lost to rounding.
+        return -1e300 * (1 + tie(other)) if math.isfinite(other) else -math.inf
 
     def failed(self, outputs: tuple[str, ...], examples: int) -> tuple[Predictions, dict[str, float]]:
         """What is recorded of a run that predicts nothing: NaN for every prediction and score."""
@@ -339,6 +340,11 @@ def total_loss(
         (coefficient * sums[name] / jnp.where(weights[name] > 0, weights[name], 1.0) for name, coefficient in task.terms.items()),
         jnp.zeros(()),
     )  # fmt: skip
+
+
+def tie(other: float) -> float:
+    """A tie-break as a number from 0 to 1, larger for the worse; 1 where it is not defined."""
+    return other / (1 + other) if math.isfinite(other) else 1.0
 
 
 def means(pairs: Float[np.ndarray, "*steps 2"]) -> Float[np.ndarray, "*steps"]:

@@ -23,6 +23,7 @@ from transferlab.models.causal import Decoder
 from transferlab.models.heads import LanguageModelConfig
 from transferlab.tasks.base import Predictions, StepBatch
 from transferlab.tasks.language import LanguageTask, refuse_source
+from transferlab.tasks.untrained import ZERO_SHOT
 
 if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
@@ -52,7 +53,7 @@ class CausalLanguageModel(LanguageTask):
     name: ClassVar[str] = "causal_language_model"
     contents: ClassVar[tuple[str, ...]] = ("text",)
     reads_targets: ClassVar[bool] = True
-    baselines: ClassVar[Mapping[str, Baseline]] = {"ngram": NGRAM}
+    baselines: ClassVar[Mapping[str, Baseline]] = {"ngram": NGRAM, "zero_shot": ZERO_SHOT}
     scores: ClassVar[Mapping[str, int]] = {"perplexity": -1, "cross_entropy": -1, "bits_per_byte": -1, "accuracy": 1}
 
     def prepare(self, batch: StepBatch, key: Key[Array, ""]) -> StepBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +16,7 @@ from transferlab.bounds import Rate
 from transferlab.evaluate.baselines import MAJORITY, PIXELS, TFIDF, Baseline
 from transferlab.measure import metrics as measure
 from transferlab.models.backbone import Carry
-from transferlab.tasks.base import Predictions, StepBatch, Task
+from transferlab.tasks.base import Predictions, StepBatch, Task, tie
 from transferlab.tasks.heads import ranked
 from transferlab.tasks.weights import ClassWeights, class_weights
 
@@ -135,7 +136,6 @@ class Classification(Task):
 
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """Accuracy decides, in examples; among equals the smaller cross-entropy, which never weighs as much as one example."""
-        if self.chooses != "accuracy":
+        if self.chooses != "accuracy" or not math.isfinite(scores["accuracy"]):
             return super().selection(scores, examples)
-        loss = scores["cross_entropy"]
-        return round(scores["accuracy"] * examples) - loss / (1 + loss)
+        return round(scores["accuracy"] * examples) - tie(scores["cross_entropy"])

@@ -47,7 +47,8 @@ class Contrastive(Task):
 
     Attributes:
         scale: one over the temperature.
-        symmetric: the mean of two losses, of finding the second text by the first and the first by the second, as CLIP's.
+        symmetric: the mean of two losses, of finding the second text by the first and the first by the second, as CLIP's; each is
+            the mean over the examples that have a negative in its direction.
     """
 
     scale: Positive = 20.0
@@ -78,18 +79,30 @@ class Contrastive(Task):
         return {**batch, "inputs": inputs}
 
     def weights(self, batch: StepBatch) -> dict[str, Float[Array, ""]]:
-        """The number of examples that have a negative."""
-        return {"loss": _counted(batch).sum()}
+        """The number of examples that have a negative; of two directions, the mean of both numbers."""
+        numbers = [_counted(batch, negatives).sum() for negatives in self._directions(batch)]
+        return {"loss": sum(numbers, jnp.zeros(())) / len(numbers)}
 
     def loss(self, out: Carry, batch: StepBatch) -> dict[str, Float[Array, ""]]:
-        """The sum over examples of the cross-entropy of its own second text among the batch's, in nats."""
+        """The sum over examples of the cross-entropy of its own second text among the batch's, in nats.
+
+        Of two directions, the mean of their means, times the weight: one may have a negative where the other has none.
+        """
         vectors = out["embedding"].astype(jnp.float32)
         unit = vectors * jax.lax.rsqrt(jnp.maximum((vectors**2).sum(-1, keepdims=True), 1e-24))
         logits = self.scale * unit[0::2] @ unit[1::2].T
-        loss = _cross_entropy(logits, _negatives(batch))
-        if self.symmetric:
-            loss = (loss + _cross_entropy(logits.T, _negatives(batch, turned=True))) / 2
-        return {"loss": (loss * _counted(batch)).sum()}
+        mean = jnp.zeros(())
+        directions = self._directions(batch)
+        for negatives, among in zip(directions, (logits, logits.T), strict=False):
+            counted = _counted(batch, negatives)
+            number = counted.sum()
+            mean += (_cross_entropy(among, negatives) * counted).sum() / jnp.where(number > 0, number, 1.0)
+        return {"loss": mean / len(directions) * self.weights(batch)["loss"]}
+
+    def _directions(self, batch: StepBatch) -> list[Bool[Array, "rows rows"]]:
+        """The negatives of each first text among the second ones, and with ``symmetric`` of each second among the first."""
+        negatives = _negatives(batch)
+        return [negatives, _negatives(batch, turned=True)] if self.symmetric else [negatives]
 
     def predict(self, out: Carry) -> dict[str, Float[Array, "batch ..."]]:
         """``embedding`` of each text (rows, features)."""
@@ -195,9 +208,9 @@ def _negatives(batch: StepBatch, turned: bool = False) -> Bool[Array, "rows rows
     return ~same & (batch["weight"] > 0)
 
 
-def _counted(batch: StepBatch) -> Float[Array, " rows"]:
+def _counted(batch: StepBatch, negatives: Bool[Array, "rows rows"]) -> Float[Array, " rows"]:
     """The weight of each example; 0 for one without a negative."""
-    return jnp.where(_negatives(batch).any(1), batch["weight"], 0.0)
+    return jnp.where(negatives.any(1), batch["weight"], 0.0)
 
 
 def _cross_entropy(logits: Float[Array, "rows rows"], negatives: Bool[Array, "rows rows"]) -> Float[Array, " rows"]:

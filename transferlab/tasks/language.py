@@ -83,7 +83,7 @@ class LanguageTask(Task):
     def selection(self, scores: Mapping[str, float], examples: int) -> float:
         """The smaller cross-entropy, which orders states as perplexity does and is never too large."""
         if (self.metric or self.primary) == "perplexity":
-            return -scores["cross_entropy"] if np.isfinite(scores["cross_entropy"]) else -1e9
+            scores = {**scores, "perplexity": scores["cross_entropy"]}
         return super().selection(scores, examples)
 
 

@@ -16,6 +16,7 @@ from transferlab.bounds import Bounds
 from transferlab.data.batches import Batch
 from transferlab.data.inputs import Inputs, TextInputs
 from transferlab.errors import TransferlabError
+from transferlab.evaluate.baselines import Baseline
 from transferlab.measure.language import language_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import MaskedLanguageModelConfig
@@ -23,6 +24,7 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.tasks.base import Predictions, StepBatch
 from transferlab.tasks.language import LanguageTask, refuse_source
 from transferlab.tasks.masking import masked
+from transferlab.tasks.untrained import UNIGRAM
 from transferlab.trees import key_of
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ class MaskedLanguageModel(LanguageTask):
     Attributes:
         rate: fraction of a text's tokens that are selected, at least one; of those 80 % are seen as the mask token, 10 % as a random
             one, 10 % as they are.
-        whole_words: select words with all of their tokens.
+        whole_words: select words with all of their tokens, and pass over those with more tokens than are selected of the text.
+            Where every word has more, some tokens of one are selected.
     """
 
     rate: Annotated[float, Bounds(0.0, 1.0, above=True, below=True)] = 0.15
@@ -54,6 +57,7 @@ class MaskedLanguageModel(LanguageTask):
     contents: ClassVar[tuple[str, ...]] = ("text", "pair", "words")
     fixed_inputs: ClassVar[bool] = False
     reads_targets: ClassVar[bool] = True
+    baselines: ClassVar[Mapping[str, Baseline]] = {"unigram": UNIGRAM}
     scores: ClassVar[Mapping[str, int]] = {"perplexity": -1, "cross_entropy": -1, "accuracy": 1}
 
     def prepare(self, batch: StepBatch, key: Key[Array, ""]) -> StepBatch:

@@ -38,6 +38,9 @@ def masked(
 ) -> Masking:
     """Select ``max(1, round(rate · tokens))`` tokens of each row and hide them; of a row without text none.
 
+    No unit is cut in two, so that they may be fewer; one that is longer than that number is passed over, as in BERT's
+    ``create_pretraining_data.py``. Where all are longer, so many tokens of one are selected.
+
     What is drawn for a token depends on its row's key and on its number in the row's text, not on the padding.
 
     Args:
@@ -52,9 +55,11 @@ def masked(
     positions = min(length, math.ceil(rate * length))
     text = units >= 0
     tokens = text.sum(1)
-    order = jnp.where(text, _bits(keys, 0, units) >> 1, jnp.uint32(2**32 - 1))
-    places = jnp.argsort(order, axis=1)
     wanted = jnp.where(tokens > 0, jnp.maximum(1, jnp.floor(rate * tokens + 0.5)), 0).astype(jnp.int32)
+    # Units that are too long come after all that are not, and what is no text comes last.
+    later = jnp.where(_sizes(units) > wanted[:, None], jnp.uint32(2**31), jnp.uint32(0))
+    order = jnp.where(text, (_bits(keys, 0, units) >> 2) + later, jnp.uint32(2**32 - 1))
+    places = jnp.argsort(order, axis=1)
     wanted = _whole_units(jnp.take_along_axis(units, places, axis=1), wanted, positions)
     rank = jnp.argsort(places, axis=1)
     number = jnp.cumsum(text, axis=1)
@@ -70,13 +75,21 @@ def masked(
 def _whole_units(
     units: Int[Array, "batch length"], wanted: Int[Array, " batch"], positions: int
 ) -> Int[Array, " batch"]:
-    """The largest number of tokens up to ``wanted`` that cuts no unit in two; of a first unit that is longer, its length."""
+    """The largest number of tokens up to ``wanted`` that cuts no unit in two; ``wanted`` where the first is longer."""
     after = jnp.pad(units, ((0, 0), (0, 1)), constant_values=-1)[:, 1 : positions + 1]
     count = jnp.arange(1, positions + 1)
     ends = (units[:, :positions] != after) & (units[:, :positions] >= 0)
     below = jnp.where(ends & (count <= wanted[:, None]), count, 0).max(1)
-    first = jnp.where(ends, count, positions + 1).min(1)
-    return jnp.where(below > 0, below, jnp.where((first <= positions) & (wanted > 0), first, 0))
+    return jnp.where(below > 0, below, wanted)
+
+
+def _sizes(units: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """How many tokens the unit of each token has; of what is no text, any number."""
+
+    def sizes(row: Array) -> Array:
+        return jax.ops.segment_sum(jnp.ones_like(row), row, num_segments=len(row))[row]
+
+    return jax.vmap(sizes)(units)
 
 
 def _bits(keys: Key[Array, " batch"], purpose: int, numbers: Int[Array, "batch length"]) -> Array:

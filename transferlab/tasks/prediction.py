@@ -39,7 +39,7 @@ def predict_rows(
     rows = feed.rows_of(indices)
     order = evaluation_order(rows, feed.buckets(rows), size)
     if task.ragged:
-        return _ragged(task, feed, indices, order, call)
+        return _ragged(task, outputs, feed, indices, order, call)
     places = {int(i): place for place, i in enumerate(indices)}
     shapes = task.shapes(tuple(outputs))
     out: dict[str, np.ndarray] = {}
@@ -61,6 +61,7 @@ def predict_rows(
 
 def _ragged(
     task: Task,
+    outputs: Sequence[str],
     feed: Inputs,
     indices: Int[np.ndarray, " n"],
     order: Sequence[Batch],
@@ -72,6 +73,9 @@ def _ragged(
             parts[example].append((start, arrays))
     joined = [[arrays for _, arrays in sorted(parts[int(i)], key=lambda part: part[0])] for i in indices]
     names = next((arrays[0] for arrays in joined if arrays), {})
+    if not names:
+        shapes, offsets = task.shapes(tuple(outputs)), np.zeros(len(indices) + 1, np.int64)
+        return {name: Ragged(np.zeros((0, *shape), np.float32), offsets) for name, shape in shapes.items()}
     return {name: Ragged.of([np.concatenate([one[name] for one in arrays]) for arrays in joined]) for name in names}
 
 

@@ -1,5 +1,8 @@
 """Training: settings, the compiled step, the loop, checkpoints, and opening a finished run."""
 
+from typing import Any
+
+from transferlab.errors import no_attribute
 from transferlab.train.evaluation import Evaluation, evaluate_run
 from transferlab.train.interrupt import Interrupted
 from transferlab.train.optimizers import Optimizer
@@ -23,3 +26,11 @@ __all__ = [
     "evaluate_run",
     "open_run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise no_attribute(__name__, name, __all__)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,6 +22,7 @@ from transferlab.compute.devices import cpu_device
 from transferlab.compute.host import interruptible
 from transferlab.errors import check_arguments
 from transferlab.files import file_lock, remove_directory, write_json
+from transferlab.measure.named import say_undefined
 from transferlab.tasks.base import Predictions
 from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
@@ -163,6 +164,10 @@ def _fit(engine: Engine, report: Report | None, progress: Progress) -> list[Resu
 
 def _chosen(member: Member, last: State) -> State:
     """The state to test: the best on the validation split where there is one, else the last."""
+    run = member.run
+    undefined = len(run.data.validation) > 0 and member.highest is None and member.diverged is None
+    if undefined and run.settings.keep == "best":
+        say_undefined(run.task.chooses, "no validation has a value of it to choose by, so that the last state is kept")
     return last if member.best is None else jax.tree.map(jnp.asarray, member.best[2])
 
 

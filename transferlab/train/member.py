@@ -144,8 +144,11 @@ class Member:
         return [{"step": done, **row, **self.run.task.logged(row)} for row in windows]
 
     def improves(self, score: float, done: int) -> bool:
-        """Whether this validation is the best so far; it stops where none has been for as long as its patience."""
-        better = self.highest is None or score > self.highest
+        """Whether this validation is the best so far; it stops where none has been for as long as its patience.
+
+        One without a score is never the best: where none has one, the last state is kept.
+        """
+        better = math.isfinite(score) and (self.highest is None or not score <= self.highest)
         self.highest, self.waited = (score, 0) if better else (self.highest, self.waited + 1)
         self.wait(done)
         return better

@@ -98,17 +98,19 @@ class Predictor:
         examples differ in length, a :class:`~transferlab.data.ragged.Ragged`; of a model that writes, a list of texts.
 
         Args:
-            examples: texts; pairs of texts, as tuples; lists of words; images as uint8 arrays (height, width, channels); or audio
-                as (float32 array (samples,), samples per second). As the run was trained on.
+            examples: texts; pairs of texts, as tuples; lists of words; images as paths or uint8 arrays (height, width, channels);
+                or sounds as paths or (floats from -1 to 1, samples per second), channels on the second axis. As the run was
+                trained on.
             rows: how many examples are computed together.
 
         Raises:
             TransferlabError: what is no list of examples, or an example of another kind; its index is named.
         """
-        examples = _listed(examples, self.modality)
+        words = self._reads_words
+        examples = _listed(examples, self.modality, words)
         if not isinstance(rows, Integral) or rows < 1:
             raise TransferlabError(f"rows is {rows!r}; it must be an integer of at least 1.")
-        content, records = as_records(examples, self.modality)
+        content, records = as_records(examples, self.modality, words)
         if records:
             self._check_content(content, examples[0])
         rows = min(rows, max(len(records), 1))
@@ -125,6 +127,11 @@ class Predictor:
         indices = np.arange(len(records))
         predictions = self.task.restore(predict_rows(self.task, self.labels, feed, indices, rows, call), self.fitted)
         return predictions[self.task.predicted]
+
+    @property
+    def _reads_words(self) -> bool:
+        """Whether an example is a list of words, and never a text."""
+        return self.task.contents == ("words",)
 
     def _check_content(self, content: Content, first: Any) -> None:
         """Raise for examples that hold something else than those of training, which a model would read without complaint."""
@@ -157,7 +164,7 @@ class Predictor:
         Example:
             >>> print(tl.open_run("runs/lora").present(["a fine film"]))
         """
-        examples = _listed(examples, self.modality)
+        examples = _listed(examples, self.modality, self._reads_words)
         each = [
             self.task.present(row, self.labels, example)
             for row, example in zip(self(examples, rows), examples, strict=True)
@@ -270,10 +277,11 @@ def predictor_of(
     )  # fmt: skip
 
 
-def _listed(examples: Any, modality: str) -> list[Any]:
+def _listed(examples: Any, modality: str, words: bool = False) -> list[Any]:
     """The examples as a list, or an error that says what to pass."""
     if isinstance(examples, (str, bytes)):
-        raise TransferlabError(f"examples is a single text; pass a list: predictor([{str(examples)[:40]!r}]).")
+        shown = f"{str(examples)[:40]!r}{'.split()' if words else ''}"
+        raise TransferlabError(f"examples is a single text; pass a list: predictor([{shown}]).")
     axes = getattr(examples, "ndim", 1)
     if modality == "image" and axes == 3:
         raise TransferlabError("examples is a single image; pass a list: predictor([image]).")
@@ -283,9 +291,10 @@ def _listed(examples: Any, modality: str) -> list[Any]:
         or not isinstance(examples, Iterable)
         or not axes
     ):
+        what, column = ("lists of words", "words") if words else (f"{modality}s", "text")
         raise TransferlabError(
-            f"examples is of type {type(examples).__name__}; pass a list of {modality}s. Of a table that is one column: "
-            "predictor(list(table['text']))."
+            f"examples is of type {type(examples).__name__}; pass a list of {what}. Of a table that is one column: "
+            f"predictor(list(table['{column}']))."
         )
     return list(examples)
 

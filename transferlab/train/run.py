@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from transferlab.compute.host import interruptible
-from transferlab.data.dataset import Dataset
+from transferlab.data.dataset import Dataset, dataset
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import folder_named
 from transferlab.methods import Full, Method
+from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task, task_for
 from transferlab.train.fit import fit_together
@@ -71,8 +72,8 @@ class Run(Setup):
 @check_arguments
 @interruptible()
 def adapt(
-    source: Source,
-    data: Dataset,
+    source: Source | str | Path,
+    data: Any,
     *,
     method: Method | None = None,
     settings: Settings | None = None,
@@ -89,12 +90,14 @@ def adapt(
         >>> source, data = tl.load("minilm-l6"), tl.dataset("tweets", examples=64, seed=0)
         >>> result = tl.adapt(source, data, method=tl.methods.LoRA(rank=8)).fit()
         >>> result.test["accuracy"]
+        >>> tl.adapt("minilm-l6", "reviews.csv").fit()  # both opened by their names
 
     See also :func:`transferlab.fit_together` for many runs, and :func:`transferlab.open_run` for a finished one.
 
     Args:
-        source: from :func:`transferlab.load`.
-        data: from :func:`transferlab.dataset`.
+        source: from :func:`transferlab.load`; or what it opens, as a name or a directory.
+        data: from :func:`transferlab.dataset`; or what it opens without further arguments, as a path or a DataFrame. Several runs
+            share what they have in common where both are opened first.
         method: how to adapt; :class:`transferlab.methods.Full` by default.
         settings: how to train; the method's ``defaults`` otherwise.
         seed: of both initialisation and order, or :class:`transferlab.train.Seeds` for one of each.
@@ -110,7 +113,9 @@ def adapt(
     Raises:
         TransferlabError: an argument of the wrong kind, or leaves and keys that the plan cannot account for.
     """
-    _check_kinds(source, data, method, settings, seed, task)
+    _check_kinds(source, method, settings, seed, task)
+    source = source if isinstance(source, Source) else load(source)
+    data = data if isinstance(data, Dataset) else dataset(data)
     method = Full() if method is None else method
     settings = Settings(**method.defaults) if settings is None else settings
     seeds = seed if isinstance(seed, Seeds) else Seeds(int(seed), int(seed))
@@ -132,11 +137,10 @@ def adapt(
     return run
 
 
-def _check_kinds(source: Any, data: Any, method: Any, settings: Any, seed: Any, task: Any = None) -> None:
-    """Raise an error that says what to pass where an argument is of the wrong kind, such as a name."""
+def _check_kinds(source: Any, method: Any, settings: Any, seed: Any, task: Any = None) -> None:
+    """Raise an error that says what to pass where an argument is of the wrong kind, before anything is opened."""
     for name, value, kind, advice in (
-        ("source", source, Source, "open it first, as tl.load('minilm-l6')"),
-        ("data", data, Dataset, "open it first, as tl.dataset('tweets')"),
+        ("source", source, Source | str | Path, "pass a name or a directory, as 'minilm-l6', or what tl.load returns"),
         ("method", method, Method | None, "pass one of tl.methods, as tl.methods.LoRA(rank=8)"),
         ("settings", settings, Settings | None, "pass a Settings, as tl.train.Settings(epochs=3)"),
         ("task", task, Task | None, "pass one of tl.tasks, as tl.tasks.Regression()"),

@@ -33,8 +33,7 @@ class FrameReader(Reader):
 
 def _of_columns(source: Any) -> dict[str, list[Any]]:
     names = list(source if isinstance(source, Mapping) else source.columns)
-    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise TransferlabError(f"The {type(source).__name__} has {names.count(repeated[0])} columns '{repeated[0]}'.")
+    _check_names(type(source).__name__, names)
     columns = {}
     for name in names:
         values = source[name]
@@ -47,8 +46,21 @@ def _of_columns(source: Any) -> dict[str, list[Any]]:
 def _of_rows(rows: Sequence[Any]) -> dict[str, list[Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            raise TransferlabError(
-                f"row {number} is {str(row)[:60]!r}; expected a dict of its fields, as in [{{'text': 'fine', 'label': 1}}]."
+            texts = all(isinstance(row, str) for row in rows)
+            advice = (
+                "\n  >>> tl.dataset({'text': texts, 'label': labels})"
+                if texts
+                else ", as in [{'text': 'fine', 'label': 1}]."
             )
-    names = dict.fromkeys(str(name) for row in rows for name in row)
-    return {name: [plain(row.get(name)) for row in rows] for name in names}
+            what = "a dict of its fields, or columns:" if texts else "a dict of its fields"
+            raise TransferlabError(f"row {number} is {str(row)[:60]!r}; expected {what}{advice}")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    _check_names("list of dicts", names)
+    return {str(name): [plain(row.get(name)) for row in rows] for name in names}
+
+
+def _check_names(what: str, names: Sequence[Any]) -> None:
+    """Check that no two columns have one name, as 0 and "0" have."""
+    spelled = [str(name) for name in names]
+    if repeated := next((name for name in spelled if spelled.count(name) > 1), None):
+        raise TransferlabError(f"The {what} has {spelled.count(repeated)} columns '{repeated}'; rename all but one.")

@@ -16,6 +16,7 @@ from typing import Any
 from transferlab import limits
 from transferlab.data.readers import reader_of
 from transferlab.data.readers.base import Options, Reader, Table
+from transferlab.data.unread import line_for
 from transferlab.errors import TransferlabError
 from transferlab.reading import check_file, check_zip
 
@@ -38,7 +39,9 @@ class CompressedReader(Reader):
                 _copy(source, file, copy)
             reader = reader_of(inside)
             if reader is None or isinstance(reader, CompressedReader):
-                raise TransferlabError(f"{source} holds '{name}', which is of no kind that is read.")
+                raise TransferlabError(
+                    f"{source} holds '{name}', which is of no kind that is read. {line_for(Path(name))}".rstrip()
+                )
             try:
                 table = reader.read(inside, options)
             except TransferlabError as error:

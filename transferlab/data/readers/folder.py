@@ -12,7 +12,7 @@ from transferlab.data import images, sounds
 from transferlab.data.examples import SPLITS
 from transferlab.data.labels import check_alike, ordered
 from transferlab.data.readers.base import Options, Reader, Table
-from transferlab.data.readers.text import documents_of
+from transferlab.data.readers.text import check_prose, documents_of
 from transferlab.errors import TransferlabError
 
 
@@ -87,6 +87,9 @@ def _kind(path: Path) -> Files:
 
 def _documents(path: Path, options: Options) -> Table:
     """Texts without labels."""
+    if options.documents is None:
+        for file in _TEXTS.among(path):
+            check_prose(file)
     how = options.documents or "file"
     found = [(file, line, text) for file in _TEXTS.among(path) for line, text in documents_of(file, how)]
     places = [file.name if how == "file" else f"{file.name}, line {line}" for file, line, _ in found]
