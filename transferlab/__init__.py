@@ -38,6 +38,7 @@ _FACE = {
     "run_study": "transferlab.studies.study",
     "select": "transferlab.selectors",
     "stage": "transferlab.models.foreign.stages",
+    "train_step": "transferlab.train.step",
     "zero_shot_classifier": "transferlab.evaluate.zero_shot",
     "save": "transferlab.pretrained.writing",
 }
@@ -75,6 +76,7 @@ __all__ = [
     "studies",
     "tasks",
     "train",
+    "train_step",
     "transfer",
     "zero_shot_classifier",
 ]
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     from transferlab.train.fit import fit_together
     from transferlab.train.predictor import open_run
     from transferlab.train.run import adapt
+    from transferlab.train.step import train_step
     from transferlab.transfer.grafting import Derived, graft
     from transferlab.transfer.groups import Group
     from transferlab.trees import define
