@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
+from transferlab.pytrees import named_leaves
 from transferlab.selectors import select, selector_text
 from transferlab.transfer.groups import Group
 
@@ -75,3 +83,79 @@ def test_a_list_of_names_is_the_same_selector_as_their_union() -> None:
         tl.methods.LoRA(targets=[])
     with pytest.raises(TransferlabError, match="The selector of a group is"):
         Group([])
+
+
+TREES = {
+    "nested dicts": lambda tree: tree,
+    "lists, whose positions are names": lambda tree: {**tree, "layers": list(tree["layers"].values())},
+    "integer keys": lambda tree: {**tree, "layers": {int(i): layer for i, layer in tree["layers"].items()}},
+    "an nnx.State": lambda tree: nnx.State(jax.tree.map(nnx.Param, tree)),
+}
+
+
+@pytest.fixture(params=TREES)
+def parameters(request: pytest.FixtureRequest) -> Any:
+    layers = {str(i): {"kernel": jnp.full((2, 2), float(i)), "bias": jnp.zeros(2)} for i in range(12)}
+    return TREES[request.param]({"embed": jnp.ones(3), "head": {"kernel": jnp.ones((2, 2))}, "layers": layers})
+
+
+def test_a_mask_and_labels_have_the_structure_of_any_tree(parameters: Any) -> None:
+    mask = tl.select("layers/{1,11}/** | head").mask(parameters)
+    assert jax.tree.structure(mask) == jax.tree.structure(parameters)
+    assert [path for path, leaf in named_leaves(mask)[0].items() if leaf] == sorted(
+        ["head/kernel", *(f"layers/{i}/{leaf}" for i in (1, 11) for leaf in ("bias", "kernel"))], key=natural
+    )
+    names = named_leaves(tl.labels(parameters, {"deep": "layers/11", "head": "head"}, rest="frozen"))[0]
+    assert names["layers/11/bias"] == "deep" and names["head/kernel"] == "head" and names["layers/1/bias"] == "frozen"
+
+
+def natural(path: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in path.split("/")]
+
+
+ADAM = optax.adam(1.0)
+WAYS = {
+    "partition with set_to_zero": lambda tree: optax.partition(
+        {"train": ADAM, "frozen": optax.set_to_zero()}, tl.labels(tree, {"train": "head"}, rest="frozen")
+    ),
+    "masked, and the complement set to zero": lambda tree: optax.chain(
+        optax.masked(ADAM, tl.select("head").mask(tree)),
+        optax.masked(optax.set_to_zero(), tl.select("~head").mask(tree)),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_frozen_leaves_stay_to_the_bit_under_optax(parameters: Any, way: str) -> None:
+    rule = WAYS[way](parameters)
+    grads = jax.tree.map(jnp.ones_like, parameters)
+    updates, _ = rule.update(grads, rule.init(parameters), parameters)
+    before, after = named_leaves(parameters)[0], named_leaves(optax.apply_updates(parameters, updates))[0]
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert moved == {"head/kernel"}
+
+
+def test_masked_alone_moves_what_it_leaves_out_as_its_docstring_says() -> None:
+    tree = {"head": jnp.zeros(2), "trunk": jnp.zeros(2)}
+    rule = optax.masked(ADAM, tl.select("head").mask(tree))
+    updates, _ = rule.update(jax.tree.map(jnp.ones_like, tree), rule.init(tree), tree)
+    assert float(updates["trunk"][0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("groups", "rest", "words"),
+    [
+        ({"a": "bias", "b": "head"}, "rest", "'head/bias' is in two groups, 'a' and 'b'"),
+        ({"a": "head"}, None, "1 of 2 leaves are in no group, as 'trunk'"),
+        ({"a": "haed"}, "rest", "matches no leaf.*head/bias"),
+        ({"a": "depth < 1"}, "rest", "no stages were given"),
+    ],
+)
+def test_labels_account_for_every_leaf_once(groups: dict[str, str], rest: str | None, words: str) -> None:
+    with pytest.raises(TransferlabError, match=words):
+        tl.labels({"head": {"bias": 1.0}, "trunk": 2.0}, groups, rest=rest)
+
+
+def test_two_leaves_with_one_path_are_refused() -> None:
+    with pytest.raises(TransferlabError, match="Two leaves of the tree have the path 'a/0'"):
+        tl.select("a").mask({"a": {"0": 1.0}, "a/0": 2.0})

@@ -19,23 +19,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _FACE = {
+    "Derived": "transferlab.transfer.grafting",
+    "Group": "transferlab.transfer.groups",
     "adapt": "transferlab.train.run",
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
     "fit_together": "transferlab.train.fit",
+    "function_network": "transferlab.models.foreign.network",
     "generate": "transferlab.evaluate.generation",
+    "graft": "transferlab.transfer.grafting",
     "inspect_checkpoint": "transferlab.pretrained.inspection",
+    "labels": "transferlab.selectors",
+    "linen_network": "transferlab.models.foreign.network",
     "load": "transferlab.pretrained.loading",
     "load_adapter": "transferlab.methods.adapted",
+    "network": "transferlab.models.foreign.network",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
     "select": "transferlab.selectors",
+    "stage": "transferlab.models.foreign.stages",
+    "train_step": "transferlab.train.step",
     "zero_shot_classifier": "transferlab.evaluate.zero_shot",
     "save": "transferlab.pretrained.writing",
 }
 _FOLDERS = ("data", "evaluate", "measure", "methods", "models", "pretrained", "studies", "tasks", "train", "transfer")
 
 __all__ = [
+    "Derived",
+    "Group",
     "TransferlabError",
     "__version__",
     "adapt",
@@ -44,21 +55,28 @@ __all__ = [
     "define",
     "evaluate",
     "fit_together",
+    "function_network",
     "generate",
+    "graft",
     "inspect_checkpoint",
+    "labels",
+    "linen_network",
     "load",
     "load_adapter",
     "measure",
     "methods",
     "models",
+    "network",
     "open_run",
     "pretrained",
     "run_study",
     "save",
     "select",
+    "stage",
     "studies",
     "tasks",
     "train",
+    "train_step",
     "transfer",
     "zero_shot_classifier",
 ]
@@ -70,14 +88,18 @@ if TYPE_CHECKING:
     from transferlab.evaluate.generation import generate
     from transferlab.evaluate.zero_shot import zero_shot_classifier
     from transferlab.methods.adapted import load_adapter
+    from transferlab.models.foreign import function_network, linen_network, network, stage
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.loading import load
     from transferlab.pretrained.writing import save
-    from transferlab.selectors import select
+    from transferlab.selectors import labels, select
     from transferlab.studies.study import run_study
     from transferlab.train.fit import fit_together
     from transferlab.train.predictor import open_run
     from transferlab.train.run import adapt
+    from transferlab.train.step import train_step
+    from transferlab.transfer.grafting import Derived, graft
+    from transferlab.transfer.groups import Group
     from transferlab.trees import define
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from transferlab.errors import FieldError, TransferlabError, check_arguments, nearest
 
@@ -53,6 +53,27 @@ class Selector:
         depths = {path: _depth(path, backbone) for path in everything}
         return _evaluate(self.tree, everything, depths, self.text, len(backbone))
 
+    def mask(self, tree: Any, stages: Sequence[Sequence[str]] | None = None) -> Any:
+        """Return the tree with True at the leaves that match and False elsewhere, for ``optax.masked`` and its like.
+
+        ``optax.masked(tx, mask)`` alone passes the gradients of the other leaves on as their updates, so that they move:
+        chain it with ``optax.masked(optax.set_to_zero(), …)`` of the complement, or take :func:`labels` and ``optax.partition``.
+
+        Args:
+            tree: any pytree of parameters: nested dicts, an ``nnx.State``, Linen's ``params``, an Equinox module.
+            stages: as for :meth:`match`; by default those of the tree, if it is a source or a network.
+
+        Raises:
+            TransferlabError: a pattern that matches no leaf, or a depth that no stage has.
+
+        Example:
+            >>> tl.select("head").mask({"head": {"bias": 0}, "trunk": {"bias": 0}})
+            {'head': {'bias': True}, 'trunk': {'bias': False}}
+        """
+        leaves, rebuild = _named(tree)
+        matches = self.match(leaves, stages_of(tree) if stages is None else stages)
+        return rebuild({path: path in matches for path in leaves})
+
 
 @check_arguments
 def select(text: str | Selector) -> Selector:
@@ -74,6 +95,58 @@ def select(text: str | Selector) -> Selector:
     if rest:
         raise TransferlabError(f"Selector '{text}': unexpected '{_show(rest[0])}'.")
     return Selector(text, tree)
+
+
+@check_arguments
+def labels(tree: Any, groups: Mapping[str, str | Selector], rest: str | None = None) -> Any:
+    """Return the tree with the name of a group at each leaf, for ``optax.partition``.
+
+    Args:
+        tree: any pytree of parameters: nested dicts, an ``nnx.State``, Linen's ``params``, an Equinox module.
+        groups: name → selector of its leaves; a leaf may be in one of them.
+        rest: the name of all other leaves; None where every leaf must be in a group.
+
+    Raises:
+        TransferlabError: a selector that matches no leaf, a leaf in two groups, or one in none where ``rest`` is None.
+
+    Example:
+        >>> params = {"lora": {"a": 1.0}, "head": {"bias": 2.0}, "kernel": 3.0}
+        >>> names = tl.labels(params, {"adapter": "lora", "head": "head"}, rest="frozen")
+        >>> names
+        {'head': {'bias': 'head'}, 'kernel': 'frozen', 'lora': {'a': 'adapter'}}
+        >>> rules = {"adapter": optax.adam(1e-3), "head": optax.adam(1e-2), "frozen": optax.set_to_zero()}
+        >>> optimizer = optax.partition(rules, names)
+    """
+    leaves, rebuild = _named(tree)
+    stages, names = stages_of(tree), {}
+    for name, selector in groups.items():
+        for path in sorted(select(selector).match(leaves, stages)):
+            if path in names:
+                raise TransferlabError(
+                    f"'{path}' is in two groups, '{names[path]}' and '{name}'. Exclude it from one: "
+                    f"'({groups[names[path]]}) & ~({selector})'."
+                )
+            names[path] = name
+    lost = [path for path in leaves if path not in names]
+    if rest is None and lost:
+        raise TransferlabError(
+            f"{len(lost)} of {len(leaves)} leaves are in no group, as '{lost[0]}'. Say what they are, as rest='frozen'."
+        )
+    return rebuild({path: names.get(path, rest) for path in leaves})
+
+
+def stages_of(tree: Any) -> tuple[Sequence[str], ...]:
+    """Return what each stage of a source or network owns, from the input on; nothing of another tree."""
+    return tuple(stage.owns for stage in getattr(tree, "stages", ()))
+
+
+def _named(tree: Any) -> tuple[dict[str, Any], Any]:
+    from transferlab.pytrees import named_leaves
+
+    leaves, rebuild = named_leaves(tree)
+    if not leaves:
+        raise TransferlabError(f"The tree, {str(tree)[:60]!r}, has no leaves to select.")
+    return leaves, rebuild
 
 
 Selectable: TypeAlias = str | Selector | Sequence[str] | AbstractSet[str]

@@ -183,22 +183,29 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     return out
 
 
-def placed(array: np.ndarray, dtype: Any, name: str = "An array") -> jax.Array:
+def placed(
+    array: np.ndarray, dtype: Any, name: str = "An array", sharding: jax.sharding.Sharding | None = None
+) -> jax.Array:
     """Return a host array on the device in this dtype: one copy, whatever its order, and never a view of host memory.
 
-    On CPU, JAX takes over a contiguous array instead of copying it, and that may be a mapped file.
+    On CPU, JAX takes over a contiguous array instead of copying it, and that may be a mapped file. With a ``sharding`` each
+    device of this process gets its part alone.
 
     Raises:
         TransferlabError: the array, called ``name`` in the message, has finite values beyond the range of this dtype.
     """
-    if array.flags.c_contiguous and jax.default_backend() == "cpu":
+    if sharding is None and array.flags.c_contiguous and jax.default_backend() == "cpu":
         raw = np.empty(array.nbytes + 64, np.uint8)
         start = -raw.ctypes.data % 64  # JAX takes over aligned memory, and copies anything else once more
         own = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         np.copyto(own, array)
         array = own
     with np.errstate(over="ignore"):
-        out = jax.device_put(array)  # which makes float32 of float64
+        if sharding is None:
+            out = jax.device_put(array)  # which makes float32 of float64
+        else:
+            single = jax.dtypes.canonicalize_dtype(array.dtype)
+            out = jax.make_array_from_callback(array.shape, sharding, lambda part: np.array(array[part], single))
     out = out if out.dtype == jnp.dtype(dtype) else out.astype(dtype)
     if _narrows(array.dtype, out.dtype) and not bool(jnp.isfinite(out).all()) and np.isfinite(array).all():
         raise beyond_range(name, out.dtype.name, "load it")

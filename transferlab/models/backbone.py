@@ -6,9 +6,9 @@ A carry is a flat dict of arrays whose first axis is the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,20 @@ class Stage:
     random: bool = False
     takes_inputs: bool = False
     single_query: Callable[[Carry, Key | None, Token], Carry] | None = None
+
+
+@runtime_checkable
+class Owner(Protocol):
+    """What ownership, depth and the frontier are worked out from: a :class:`Stage`, or what is known of one without its run."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def owns(self) -> tuple[str, ...]: ...
+    @property
+    def borrows(self) -> tuple[str, ...]: ...
+    @property
+    def takes_inputs(self) -> bool: ...
 
 
 RIDERS = ("labels", "selected")
@@ -241,7 +255,7 @@ def run_stage(
     return carry
 
 
-def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) -> int:
+def frontier(stages: Sequence[Owner], trainable: frozenset[str] | set[str]) -> int:
     """Return the index of the first stage that owns or borrows a trainable leaf, or that takes further inputs (``len(stages)`` if
     none does).
 
@@ -261,14 +275,14 @@ def frontier(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) ->
     return len(stages)
 
 
-def training_stages(stages: tuple[Stage, ...], trainable: frozenset[str] | set[str]) -> frozenset[str]:
+def training_stages(stages: Sequence[Owner], trainable: frozenset[str] | set[str]) -> frozenset[str]:
     """Return the names of the stages that own a trainable leaf: the ones in which dropout and statistics act."""
     from transferlab.selectors import owns
 
     return frozenset(stage.name for stage in stages if any(owns(stage.owns, path) for path in trainable))
 
 
-def check_ownership(stages: tuple[Stage, ...], paths: Mapping[str, Any]) -> None:
+def check_ownership(stages: Sequence[Owner], paths: Mapping[str, Any]) -> None:
     """Check that every leaf is owned by exactly one stage; freezing by depth would silently miss it otherwise.
 
     Raises:

@@ -3,11 +3,12 @@
 from typing import Any
 
 from transferlab.errors import no_attribute
+from transferlab.transfer.grafting import Derived, Graft, graft
 from transferlab.transfer.groups import Group
 from transferlab.transfer.leaf import Leaf
 from transferlab.transfer.plan import Plan, plan
 
-__all__ = ["Group", "Leaf", "Plan", "plan"]
+__all__ = ["Derived", "Graft", "Group", "Leaf", "Plan", "graft", "plan"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-Action = Literal["copied", "resized", "derived", "initialised"]
+from transferlab.trees import leaf_bytes
+
+Action = Literal["copied", "resized", "derived", "initialised", "kept"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Leaf:
         lr_scale, decay: factors on the run's learning rate and weight decay.
         schedule: the group's own schedule and warm-up, where it has any.
         bytes: size in memory.
-        read: the value of a leaf that is copied or resized.
+        read: the value of a leaf that is copied, resized or kept as the target has it, or derived of others alone.
         derive: what is drawn for the leaf → its value, of one that is derived.
     """
 
@@ -44,3 +46,10 @@ class Leaf:
     schedule: str = ""
     read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
     derive: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def plain(cls, path: str, kind: Literal["param", "state"], shape: Any) -> Leaf:
+        """A leaf of this shape and dtype of which nothing else is known: it would be initialised, and is frozen."""
+        return cls(
+            path, kind, tuple(shape.shape), str(shape.dtype), "initialised", (), "", False, 0.0, 0.0, leaf_bytes(shape)
+        )

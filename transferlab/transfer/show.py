@@ -58,11 +58,11 @@ def plan_table(plan: Shown, whole: bool) -> Table:
     for name in ("leaf", "shape", "action", "from", "trains", "lr ×", "decay", "size"):
         right = name in ("shape", "lr ×", "decay", "size")
         table.add_column(name, justify="right" if right else "left", overflow="ellipsis", no_wrap=name != "from")
-    for label, group in _rows(plan, whole):
+    for label, group in leaf_rows(plan.leaves, plan.stages, whole):
         first = group[0]
         shape = "×".join(map(str, first.shape)) if len(group) == 1 else f"{len(group)} leaves"
         cells = (
-            label, shape, first.action, _origin(group), "trains" if first.trains else "frozen",
+            label, shape, first.action, origin_of(group), "trains" if first.trains else "frozen",
             _rate(first), _decay(group),
             human_bytes(sum(leaf.bytes for leaf in group)),
         )  # fmt: skip
@@ -70,13 +70,14 @@ def plan_table(plan: Shown, whole: bool) -> Table:
     return table
 
 
-def _rows(plan: Shown, whole: bool) -> list[tuple[str, list[Leaf]]]:
+def leaf_rows(leaves: tuple[Leaf, ...], stages: tuple[str, ...], whole: bool) -> list[tuple[str, list[Leaf]]]:
+    """Return (label, leaves) of each row of a table: a stage's leaves that are treated alike, and equal stages, share one."""
     if whole:
-        return [(leaf.path, [leaf]) for leaf in plan.leaves]
+        return [(leaf.path, [leaf]) for leaf in leaves]
     merged: dict[tuple, tuple[list[str], list[Leaf]]] = {}
-    for group in collapse(plan.leaves, plan.stages):
+    for group in collapse(leaves, stages):
         # Stages that differ in their number alone and get the same treatment share a row: layers/0 … layers/5.
-        stage = _stage_of(group[0].path, plan.stages)
+        stage = _stage_of(group[0].path, stages)
         family = re.sub(r"\d+", "#", stage)
         kind = re.sub(r"\d+", "#", group[0].path) if len(group) == 1 else ""
         first = group[0]
@@ -84,10 +85,10 @@ def _rows(plan: Shown, whole: bool) -> list[tuple[str, list[Leaf]]]:
             family, kind, first.action, first.trains, first.lr_scale, first.schedule,
             first.reason if len(group) == 1 else "",
         )  # fmt: skip
-        names, leaves = merged.setdefault(row, ([], []))
+        names, sharing = merged.setdefault(row, ([], []))
         names.append(group[0].path if len(group) == 1 else stage)
-        leaves.extend(group)
-    return [(_span(names), leaves) for names, leaves in merged.values()]
+        sharing.extend(group)
+    return [(_span(names), sharing) for names, sharing in merged.values()]
 
 
 def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Leaf]]:
@@ -115,7 +116,8 @@ def _span(names: list[str]) -> str:
     return unique[0] if len(unique) == 1 else f"{unique[0]} … {unique[-1]}"
 
 
-def _origin(group: list[Leaf]) -> str:
+def origin_of(group: list[Leaf]) -> str:
+    """Return where these leaves come from: keys, or the reasons why there are none."""
     keys = list(dict.fromkeys(key for leaf in group for key in leaf.source))
     if len(group) == 1:
         return " ".join([*keys, f"({group[0].reason})" if group[0].reason else ""]).strip()
