@@ -216,7 +216,8 @@ def _rows(path: Path, columns: tuple[str, ...], content: Content, white: float |
         )
     named = columns and not (stated and any(name not in table.columns for name in columns))
     kind = {"pair": "text"}.get(content, content)
-    asked = Asked(**{kind: columns if len(columns) > 1 else columns[0]} if named else {}, target=None)  # pyright: ignore[reportArgumentType]
+    given: dict[str, Any] = {kind: "".join(columns) if len(columns) == 1 else columns} if named else {}
+    asked = Asked(**given, target=None)
     roles = roles_of(table, asked)
     if roles.content != content and (roles.content, content) != ("text", "words"):  # white space separates words
         raise TransferlabError(f"{path} holds {roles.content}, and this run reads {content}.")
