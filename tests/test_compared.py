@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import wavfile
-from support.checkpoints import WORDS, write_bert
+from support.checkpoints import WORDS
 from support.families import write_family
 
 ROOT = Path(__file__).parents[1]

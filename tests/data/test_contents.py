@@ -156,8 +156,8 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("test_examples", 5), ("split_seed", 3)])
 def test_a_draw_that_is_asked_for_where_a_test_split_is_given_is_an_error(name: str, value: int) -> None:
-    given: dict[str, Any] = {name: value}
     table = rows(30)
+    given: dict[str, Any] = {name: value}
     with pytest.raises(TransferlabError, match=rf"{name} is {value}, but the test split is given \(6 examples\)"):
         tl.dataset({"train": table[:24], "test": table[24:]}, text="premise", target="label", **given)
     drawn = tl.dataset({"train": table[:24], "validation": table[24:]}, text="premise", target="label", **given)
