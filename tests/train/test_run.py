@@ -144,7 +144,7 @@ def test_a_source_and_data_are_opened_by_their_names(bert_folder: Path, table: P
     for wrong, said in (
         ({"source": "berd"}, "Unknown model 'berd'"),
         ({"data": "revews.csv"}, "There is no file or folder 'revews.csv'"),
-        ({"data": None}, "'None' is data of no kind that is read"),
+        ({"data": None}, "A NoneType is data of no kind that is read"),
     ):
         with pytest.raises(TransferlabError, match=re.escape(said)):
             tl.adapt(**{"source": bert_folder, "data": table, **wrong})  # pyright: ignore[reportArgumentType]
