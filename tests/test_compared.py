@@ -34,6 +34,8 @@ def files(folder: Path) -> None:
     some = texts()
     labels = ["good" if i % 2 else "bad" for i in range(40)]
     table(folder / "reviews.csv", "text,label", list(zip(some, labels, strict=True)))
+    table(folder / "train.csv", "text,label", list(zip(some, labels, strict=True))[:30])
+    table(folder / "test.csv", "text,label", list(zip(some, labels, strict=True))[30:])
     table(folder / "ratings.csv", "text,stars", [(text, round(0.5 + i * 0.11, 2)) for i, text in enumerate(some)])
     table(folder / "pairs.csv", "premise,hypothesis,label", list(zip(some, some[::-1], labels, strict=True)))
     tags = ["funny|short", "funny", "short"]
@@ -103,9 +105,7 @@ def test_our_program_trains_scores_and_predicts(kind: str, disk: Path, monkeypat
     monkeypatch.chdir(disk)
     names: dict[str, Any] = {}
     if kind == "A pandas DataFrame":
-        import pandas as pd
-
-        names["df"] = pd.read_csv("reviews.csv")
+        names["df"] = pytest.importorskip("pandas").read_csv("reviews.csv")
     *lines, scores, prediction = PROGRAMS[kind]["ours"].strip().splitlines()
     exec("\n".join(lines), names)
     test, predicted = eval(scores, names), eval(prediction, names)
