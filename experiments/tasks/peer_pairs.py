@@ -1,0 +1,59 @@
+"""What transformers and scikit-learn reach on the rows of the study ``pairs``.
+
+python experiments/tasks/peer_pairs.py [linear]                     # needs the extra `parity`, and pairs_data.py's files
+
+- Fine-tuning: :mod:`torch_side`, on both texts as one sequence; not with ``linear``.
+- Differences: logistic regression on the difference of the two texts' features, from words (tf-idf) or from a frozen MiniLM-L6. It
+  is told what the other arms have to find out: that the texts are read alike, and that swapping them swaps the answer.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from peer_ratings import features
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from torch_side import fine_tuned, study, texts_of
+
+
+def main() -> None:
+    config = study("pairs")
+    data = config.data.open(config.test_examples)
+    labels = data.labels
+    pairs = texts_of(data, np.arange(len(data.ids)))
+    states = features([text for pair in pairs for text in pair])[:, -1].reshape(len(pairs), 2, -1)
+    for budget in config.budgets:
+        scores: dict[str, list[float]] = {}
+        for seed in config.seeds:
+            train = data.subset(budget, seed).train
+            words = TfidfVectorizer().fit([text for i in train for text in pairs[i]])
+            first, second = (words.transform([pair[side] for pair in pairs]) for side in (0, 1))
+            of_words = LogisticRegression(C=10.0, fit_intercept=False).fit((first - second)[train], labels[train])
+            states_apart = states[:, 0] - states[:, 1]
+            of_states = LogisticRegressionCV(
+                Cs=np.logspace(-4, 2, 7),
+                fit_intercept=False,
+                max_iter=2000,
+                l1_ratios=(0.0,),
+                use_legacy_attributes=False,
+            ).fit(states_apart[train], labels[train])
+            for name, model, inputs in (
+                ("difference of tf-idf", of_words, first - second),
+                ("difference of frozen states", of_states, states_apart),
+            ):
+                scores.setdefault(name, []).append(float(model.score(inputs[data.test], labels[data.test])))
+            if "linear" not in sys.argv:
+                logits = fine_tuned(
+                    [pairs[i] for i in train], labels[train], [pairs[i] for i in data.test],
+                    outputs=2, problem="single_label_classification", arm=config.methods["full"], seed=seed,
+                )  # fmt: skip
+                scores.setdefault("transformers, full", []).append((logits.argmax(-1) == labels[data.test]).mean())
+            print(budget, seed, {name: round(values[-1], 3) for name, values in scores.items()}, flush=True)
+        for name, values in scores.items():
+            print(f"{budget:>5} pairs, {name}: accuracy {np.mean(values):.3f}")
+
+
+if __name__ == "__main__":
+    main()
