@@ -32,7 +32,6 @@ def get_config() -> ConfigDict:
         {
             "probe": {"train": probe, "tune": rates},
             "lora": {"rank": 8, "alpha": 16.0, "train": {"learning_rate": 3e-3, **deep}},
-            "full": {"train": {"learning_rate": 3e-4, **deep}},
             "scratch": {"train": {"learning_rate": 3e-4, **deep}},
         }
     )

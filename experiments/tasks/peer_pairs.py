@@ -1,21 +1,18 @@
-"""What transformers and scikit-learn reach on the rows of the study ``pairs``.
+"""What scikit-learn reaches on the rows of the study ``pairs``.
 
-python experiments/tasks/peer_pairs.py [linear]                     # needs the extra `parity`, and pairs_data.py's files
+python experiments/tasks/peer_pairs.py                              # needs the extra `parity`, and pairs_data.py's files
 
-- Fine-tuning: :mod:`torch_side`, on both texts as one sequence; not with ``linear``.
-- Differences: logistic regression on the difference of the two texts' features, from words (tf-idf) or from a frozen MiniLM-L6. It
-  is told what the other arms have to find out: that the texts are read alike, and that swapping them swaps the answer.
+Logistic regression on the difference of the two texts' features, from words (tf-idf) or from a frozen MiniLM-L6 in transformers. It is told
+what the study's arms have to find out: that both texts are read alike, and that swapping them swaps the answer.
 """
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
+from peer import study, texts_of
 from peer_ratings import features
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from torch_side import fine_tuned, study, texts_of
 
 
 def main() -> None:
@@ -44,12 +41,6 @@ def main() -> None:
                 ("difference of frozen states", of_states, states_apart),
             ):
                 scores.setdefault(name, []).append(float(model.score(inputs[data.test], labels[data.test])))
-            if "linear" not in sys.argv:
-                logits = fine_tuned(
-                    [pairs[i] for i in train], labels[train], [pairs[i] for i in data.test],
-                    outputs=2, problem="single_label_classification", arm=config.methods["full"], seed=seed,
-                )  # fmt: skip
-                scores.setdefault("transformers, full", []).append((logits.argmax(-1) == labels[data.test]).mean())
             print(budget, seed, {name: round(values[-1], 3) for name, values in scores.items()}, flush=True)
         for name, values in scores.items():
             print(f"{budget:>5} pairs, {name}: accuracy {np.mean(values):.3f}")

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from peer import minilm, study, texts_of
 from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch_side import minilm, study, texts_of
 from transformers import AutoModel, AutoTokenizer
 
 BUDGETS = (64, 256, 1024, 1200)

@@ -33,7 +33,6 @@ def get_config() -> ConfigDict:
         {
             "probe": {"train": probe, "tune": rates},
             "lora": {"rank": 8, "alpha": 2.0, "train": {"learning_rate": 1e-2, **deep}},
-            "full": {"head_lr_scale": 10.0, "train": {"learning_rate": 3e-4, **deep}},
             "scratch": {"head_lr_scale": 10.0, "train": {"learning_rate": 3e-4, **deep}},
         }
     )
