@@ -12,7 +12,8 @@ import numpy as np
 from peer import study, texts_of
 from peer_ratings import features
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 
 def main() -> None:
@@ -29,13 +30,8 @@ def main() -> None:
             first, second = (words.transform([pair[side] for pair in pairs]) for side in (0, 1))
             of_words = LogisticRegression(C=10.0, fit_intercept=False).fit((first - second)[train], labels[train])
             states_apart = states[:, 0] - states[:, 1]
-            of_states = LogisticRegressionCV(
-                Cs=np.logspace(-4, 2, 7),
-                fit_intercept=False,
-                max_iter=2000,
-                l1_ratios=(0.0,),
-                use_legacy_attributes=False,
-            ).fit(states_apart[train], labels[train])
+            linear = LogisticRegression(fit_intercept=False, max_iter=2000)
+            of_states = GridSearchCV(linear, {"C": np.logspace(-4, 2, 7)}).fit(states_apart[train], labels[train])
             for name, model, inputs in (
                 ("difference of tf-idf", of_words, first - second),
                 ("difference of frozen states", of_states, states_apart),

@@ -21,8 +21,8 @@ def scores(probabilities: np.ndarray, tags: np.ndarray) -> tuple[float, float, f
     """F1 micro, F1 macro and average precision."""
     predicted = probabilities >= 0.5
     return (
-        float(f1_score(tags, predicted, average="micro", zero_division=0)),
-        float(f1_score(tags, predicted, average="macro", zero_division=0)),
+        float(f1_score(tags, predicted, average="micro")),
+        float(f1_score(tags, predicted, average="macro")),
         float(average_precision_score(tags, probabilities, average="macro")),
     )
 
