@@ -36,7 +36,9 @@ def main() -> None:
                 ("difference of tf-idf", of_words, first - second),
                 ("difference of frozen states", of_states, states_apart),
             ):
-                scores.setdefault(name, []).append(float(model.score(inputs[data.test], labels[data.test])))
+                scores.setdefault(name, []).append(
+                    float(np.mean(model.predict(inputs[data.test]) == labels[data.test]))
+                )
             print(budget, seed, {name: round(values[-1], 3) for name, values in scores.items()}, flush=True)
         for name, values in scores.items():
             print(f"{budget:>5} pairs, {name}: accuracy {np.mean(values):.3f}")
