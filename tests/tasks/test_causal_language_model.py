@@ -184,5 +184,5 @@ def test_frozen_layers_of_packed_rows_are_computed_once_and_the_run_is_the_same(
                 one, other = cached.predictions[name], recomputed.predictions[name]
                 np.testing.assert_array_equal(one.offsets, other.offsets)
                 np.testing.assert_allclose(one.values, other.values, atol=2e-5)
-            losses = [[row["loss"] for row in result.history if "loss" in row] for result in (cached, recomputed)]
-            np.testing.assert_allclose(*losses, atol=1e-5)
+            one, other = ([row["loss"] for row in run.history if "loss" in row] for run in (cached, recomputed))
+            np.testing.assert_allclose(one, other, atol=1e-5)
