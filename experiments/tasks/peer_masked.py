@@ -25,8 +25,8 @@ def entropy(folder: str, data: tl.data.Dataset, run: tl.train.Predictor) -> floa
     feed = run.task.inputs(data.records, run.transform, content=data.content)
     rows, total, tokens = feed.rows_of(data.test), 0.0, 0
     for batch in evaluation_order(rows, feed.buckets(rows), 8):
-        targets = run.task.collate({}, feed, batch, 8)
-        hidden = jax.device_get(run.task.evaluation(feed.inputs(batch.indices, batch.bucket, 8), targets))
+        made = feed.inputs(batch.indices, batch.bucket, 8), run.task.collate({}, feed, batch, 8)
+        hidden = jax.device_get(run.task.evaluation(*jax.tree.map(jax.numpy.asarray, made)))
         row, place = np.nonzero(hidden["labels"] >= 0)
         labels = np.full(hidden["input_ids"].shape, -100, np.int64)
         labels[row, hidden["selected"][row, place]] = hidden["labels"][row, place]

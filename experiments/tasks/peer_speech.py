@@ -67,7 +67,9 @@ def main() -> None:
                 rows, order = order[:ROWS], order[ROWS:]
                 model(**encoded(tokenizer, [train[i] for i in rows], tags)).loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step(), schedule.step(), optimizer.zero_grad()
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
             scores.append(accuracy(model.eval(), tokenizer, test, tags))
             print(f"{budget} sentences, seed {seed}: accuracy {scores[-1]:.3f}", flush=True)
         low, high = t_interval(scores)
