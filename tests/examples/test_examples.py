@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,16 @@ def test_many_runs_are_one_line_for_each_learning_rate(
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [rate for rate, _ in lines] == ["0.001", "0.003", "0.01"]
     assert all(0 <= float(score) <= 1 for _, score in lines)
+
+
+def test_a_module_of_ones_own_trains_alike_on_eight_devices_and_on_one() -> None:
+    # In a process of its own, since the number of devices is fixed when JAX starts.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(EXAMPLES / "own_mesh.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "layers/3/kernel (64, 64): (8, 64) on each of 8 devices" in done.stdout
+    lines = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("step")]
+    assert len(lines) == 5
+    assert all(abs(float(many) - float(one)) < 1e-5 for _, many, one in lines)
+    assert float(lines[-1][1]) < float(lines[0][1]) - 0.1
