@@ -43,8 +43,9 @@ def losses(devices: int, steps: int = 5) -> list[float]:
     graft = tl.graft(network, nnx.state(old, nnx.Param), initialise="head", unused="head")
     params, state = graft.place(seed=0, sharding=sharding)
     names = tl.labels(params, {"head": "head", "deep": "layers/3"}, rest="frozen")
-    rules = {"head": optax.adam(1e-2), "deep": optax.adam(1e-3), "frozen": optax.set_to_zero()}
-    optimizer = optax.partition(rules, names)
+    optimizer = optax.partition(
+        {"head": optax.adam(1e-2), "deep": optax.adam(1e-3), "frozen": optax.set_to_zero()}, names
+    )
     step = tl.train_step(network, tl.tasks.Classification(), "**", optimizer)
     loop, frozen = step.init(params, state)
     update = jax.jit(step, donate_argnums=0)
