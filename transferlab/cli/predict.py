@@ -145,8 +145,7 @@ def _examples(
         elif not exists and suffix in (".txt", *SUFFIXES, *FILES, *IMAGES) and " " not in text:
             raise TransferlabError(f"There is no file '{text}'.")
         elif exists and (suffix or "/" in text):
-            known = ", ".join((".txt", *SUFFIXES, *FILES))
-            raise TransferlabError(f"'{text}' exists, but is not a file of texts; those end in {known}.")
+            raise _no_texts(text)
         elif len(columns) == 1 or (apart and len(inputs) == 1):
             yield text, checked_text(text, f"Input {number}")
         else:
@@ -253,4 +252,11 @@ def _tables(path: Path) -> list[Path]:
         raise TransferlabError(
             f"{path} holds texts, as {texts[0].name}, and tables, as {other.name}. Give them one by one."
         )
-    return [path] if texts else files or [path]
+    if not files:
+        raise _no_texts(str(path))
+    return [path] if texts else files
+
+
+def _no_texts(path: str) -> TransferlabError:
+    known = ", ".join((".txt", *SUFFIXES, *FILES))
+    return TransferlabError(f"'{path}' exists, but is not a file of texts, nor a folder of such; those end in {known}.")
