@@ -184,10 +184,8 @@ def test_a_classifier_of_transformers_sees_the_same_token(name: str, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "task"),
     [
-        ("llama", "ForTokenClassification"),
         ("llama", "ForQuestionAnswering"),
         ("mistral", "ForQuestionAnswering"),
-        ("gpt2, untied", "ForTokenClassification"),
         ("gpt2, untied", "ForQuestionAnswering"),
         ("gpt2", "DoubleHeadsModel"),
     ],
