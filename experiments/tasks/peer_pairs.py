@@ -8,9 +8,12 @@ what the study's arms have to find out: that both texts are read alike, and that
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from peer import study, texts_of
 from peer_ratings import features
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -27,13 +30,14 @@ def main() -> None:
         for seed in config.seeds:
             train = data.subset(budget, seed).train
             words = TfidfVectorizer().fit([text for i in train for text in pairs[i]])
-            first, second = (words.transform([pair[side] for pair in pairs]) for side in (0, 1))
-            of_words = LogisticRegression(C=10.0, fit_intercept=False).fit((first - second)[train], labels[train])
+            first, second = (csr_matrix(words.transform([pair[side] for pair in pairs])) for side in (0, 1))
+            words_apart: Any = first - second
+            of_words = LogisticRegression(C=10.0, fit_intercept=False).fit(words_apart[train], labels[train])
             states_apart = states[:, 0] - states[:, 1]
             linear = LogisticRegression(fit_intercept=False, max_iter=2000)
             of_states = GridSearchCV(linear, {"C": np.logspace(-4, 2, 7)}).fit(states_apart[train], labels[train])
             for name, model, inputs in (
-                ("difference of tf-idf", of_words, first - second),
+                ("difference of tf-idf", of_words, words_apart),
                 ("difference of frozen states", of_states, states_apart),
             ):
                 scores.setdefault(name, []).append(
