@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -154,6 +155,24 @@ def test_masked_alone_moves_what_it_leaves_out_as_its_docstring_says() -> None:
 def test_labels_account_for_every_leaf_once(groups: dict[str, str], rest: str | None, words: str) -> None:
     with pytest.raises(TransferlabError, match=words):
         tl.labels({"head": {"bias": 1.0}, "trunk": 2.0}, groups, rest=rest)
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Module:
+    params: dict[str, float]
+    leaves: float
+
+
+def test_a_module_that_is_a_pytree_keeps_its_own_structure_whatever_its_fields_are_called() -> None:
+    mask = tl.select("params/bias").mask(Module({"bias": 1.0, "kernel": 2.0}, 3.0))
+    assert mask == Module({"bias": True, "kernel": False}, False)  # pyright: ignore[reportArgumentType]
+    grown = tl.graft(
+        Module({"bias": np.zeros(1), "kernel": np.zeros(1)}, np.zeros(1)),
+        {"params": {"bias": np.ones(1)}},
+        initialise="kernel | leaves",
+    )  # pyright: ignore[reportArgumentType]
+    assert float(grown.place().params["bias"][0]) == 1.0
 
 
 def test_two_leaves_with_one_path_are_refused() -> None:

@@ -46,8 +46,9 @@ def named_leaves(tree: Any) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]
 
 def parameters_of(tree: Any) -> Any:
     """Return the parameters of a source or network, and any other tree as it is."""
-    params = getattr(tree, "params", None)
-    return params if isinstance(params, Mapping) and not isinstance(tree, Mapping) else tree
+    # A module that is a pytree itself may well have a field of that name.
+    params = getattr(tree, "params", None) if jax.tree_util.all_leaves([tree]) else None
+    return params if isinstance(params, Mapping) else tree
 
 
 def _path(keys: tuple[Any, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,14 @@ def test_dtypes_are_the_targets_and_a_number_beyond_its_range_is_named() -> None
     assert graft.place()["a"].dtype == jnp.bfloat16
     with pytest.raises(TransferlabError, match=r"'b' .*float16"):
         tl.graft(target, {**source, "b": np.array([1e6])}).place()
+
+
+def test_a_tree_of_numpys_own_dtypes_is_placed_in_those_that_jax_has() -> None:
+    graft = tl.graft({"a": np.zeros(2)}, {"a": np.ones(2)})
+    assert graft.leaves[0].dtype == "float32" and graft.leaves[0].bytes == 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert graft.place()["a"].dtype == jnp.float32
 
 
 def test_leaves_go_straight_into_shards() -> None:

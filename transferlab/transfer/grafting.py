@@ -17,6 +17,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, check_arguments, nearest, printable
 from transferlab.models.network import Network
 from transferlab.pretrained.leaves import LazyLeaf
+from transferlab.pretrained.source import Source
 from transferlab.pytrees import named_leaves
 from transferlab.selectors import Selectable, owns, select, selector_text, stages_of
 from transferlab.transfer.leaf import Leaf
@@ -237,9 +238,8 @@ class _Target:
 
 
 def _target(target: Any) -> _Target:
-    own = getattr(target, "leaves", {})
-    definition = getattr(target, "definition", target)
-    if isinstance(definition, Network) or hasattr(definition, "initialise"):
+    own, definition = (target.leaves, target.definition) if isinstance(target, Source) else ({}, target)
+    if isinstance(definition, Network | trees.Definition):
         params, state = trees.flatten(definition.params), trees.flatten(definition.state)
 
         def initialise(paths: list[str], seed: int, where: Mapping[str, Sharding | None]) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def _target(target: Any) -> _Target:
 
 
 def _source_leaves(source: Any) -> Mapping[str, Any]:
-    if hasattr(source, "leaves") and hasattr(source, "recorded"):
+    if isinstance(source, Source):
         return source.leaves
     if isinstance(source, Network):
         raise TransferlabError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from transferlab.trees import leaf_bytes
@@ -49,7 +50,8 @@ class Leaf:
 
     @classmethod
     def plain(cls, path: str, kind: Literal["param", "state"], shape: Any) -> Leaf:
-        """A leaf of this shape and dtype of which nothing else is known: it would be initialised, and is frozen."""
-        return cls(
-            path, kind, tuple(shape.shape), str(shape.dtype), "initialised", (), "", False, 0.0, 0.0, leaf_bytes(shape)
-        )
+        """A leaf of this shape of which nothing else is known: it would be initialised, and is frozen. Its dtype is what JAX has
+        for that of ``shape``: float32 for numpy's float64, unless it was told otherwise.
+        """
+        own = jax.ShapeDtypeStruct(tuple(shape.shape), jax.dtypes.canonicalize_dtype(shape.dtype))
+        return cls(path, kind, own.shape, str(own.dtype), "initialised", (), "", False, 0.0, 0.0, leaf_bytes(own))
