@@ -99,6 +99,18 @@ def no_attribute(module: str, name: str, choices: Iterable[str]) -> AttributeErr
     return AttributeError(f"module '{module}' has no attribute '{name}'{near}")
 
 
+def face_of(module: str, names: Iterable[str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the ``__getattr__`` and ``__dir__`` of a package that offers these names: a misspelt one is an error with the nearest.
+
+    Defined where type checkers do not look, since a module with a ``__getattr__`` has every name for them.
+    """
+
+    def missing(name: str) -> Any:
+        raise no_attribute(module, name, names)
+
+    return missing, lambda: sorted(names)
+
+
 class FieldError(TransferlabError):
     """A field of a dataclass has a value that it cannot have; code that read it from a file adds the file's name."""
 

@@ -15,6 +15,7 @@ from support.corpora import write_words
 import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
+from transferlab.methods import adapted
 from transferlab.models import MaskedLanguageModelConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.names import to_file
@@ -114,8 +115,8 @@ def test_a_new_token_has_a_row_in_the_table_and_in_the_bias(tmp_path: Path) -> N
 def test_adapters_of_peft_do_not_hold_such_a_head(tmp_path: Path) -> None:
     write(tmp_path / "model", "bert")
     source = tl.load(tmp_path / "model")
-    pair = tl.methods.adapted.Pair(np.ones((8, 2), np.float32), np.ones((2, 8), np.float32), 1.0)
-    own = tl.methods.adapted.Adapted(source, {"layers/0/attention/query/kernel": pair})
+    pair = adapted.Pair(np.ones((8, 2), np.float32), np.ones((2, 8), np.float32), 1.0)
+    own = adapted.Adapted(source, {"layers/0/attention/query/kernel": pair})
     with pytest.raises(TransferlabError, match=r"adapted.save_adapter\(directory, head=False\)"):
         own.save_adapter(tmp_path / "adapter")
     own.save_adapter(tmp_path / "adapter", head=False)

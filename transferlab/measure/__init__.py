@@ -1,8 +1,8 @@
 """Pure functions of arrays: scores, intervals and paired tests, learning curves and data multipliers."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from transferlab.errors import no_attribute
+from transferlab.errors import face_of
 from transferlab.measure.curves import Multiplier, area_under_learning_curve, data_multiplier
 from transferlab.measure.metrics import accuracy, balanced_accuracy, cross_entropy, scores
 from transferlab.measure.named import Metric, metric, metric_named, metrics_by_kind, score
@@ -39,10 +39,5 @@ __all__ = [
     "wilson_interval",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    raise no_attribute(__name__, name, __all__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face_of(__name__, __all__)

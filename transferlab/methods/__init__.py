@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transferlab.errors import TransferlabError, check_arguments, nearest, no_attribute
+from transferlab.errors import TransferlabError, check_arguments, face_of, nearest
 from transferlab.methods.base import Method
 from transferlab.methods.full import Full
 from transferlab.methods.lora import LoRA
@@ -40,10 +40,5 @@ def method_from(fields: dict[str, Any]) -> Method:
 
 __all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_from", "method_named"]
 
-
-def __getattr__(name: str) -> Any:
-    raise no_attribute(__name__, name, __all__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face_of(__name__, __all__)

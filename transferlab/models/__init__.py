@@ -1,8 +1,8 @@
 """Model families as Flax NNX modules on the stage protocol: ``Config.size().build(head)``, with readable paths."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from transferlab.errors import check_arguments, no_attribute
+from transferlab.errors import check_arguments, face_of
 from transferlab.models.backbone import Model, Stage, frontier, run_stages
 from transferlab.models.bert import Bert, BertConfig
 from transferlab.models.bit import Bit, BitConfig
@@ -88,10 +88,5 @@ __all__ = [
     "shift_right",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    raise no_attribute(__name__, name, __all__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face_of(__name__, __all__)

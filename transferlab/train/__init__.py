@@ -1,8 +1,8 @@
 """Training: settings, the compiled step, the loop, checkpoints, and opening a finished run."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from transferlab.errors import no_attribute
+from transferlab.errors import face_of
 from transferlab.train.evaluation import Evaluation, evaluate_run
 from transferlab.train.interrupt import Interrupted
 from transferlab.train.optimizers import Optimizer
@@ -27,10 +27,5 @@ __all__ = [
     "open_run",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    raise no_attribute(__name__, name, __all__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face_of(__name__, __all__)

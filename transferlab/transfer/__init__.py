@@ -1,8 +1,8 @@
 """What is transferred and what trains: the plan over every leaf, parameter groups, resizing, the frontier cache."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from transferlab.errors import no_attribute
+from transferlab.errors import face_of
 from transferlab.transfer.grafting import Derived, Graft, graft
 from transferlab.transfer.groups import Group
 from transferlab.transfer.leaf import Leaf
@@ -10,10 +10,5 @@ from transferlab.transfer.plan import Plan, plan
 
 __all__ = ["Derived", "Graft", "Group", "Leaf", "Plan", "graft", "plan"]
 
-
-def __getattr__(name: str) -> Any:
-    raise no_attribute(__name__, name, __all__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face_of(__name__, __all__)
