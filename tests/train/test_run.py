@@ -18,6 +18,7 @@ import transferlab as tl
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.train import Seeds, Settings
+from transferlab.train.predictor import Predictor
 from transferlab.train.run import _check_kinds
 
 
@@ -241,10 +242,24 @@ def test_what_a_result_has_is_named_where_a_run_is_asked_for_it(source, films) -
             AttributeError, match=rf"no '{name}' before it is fitted; .*result = run\.fit\(\); result\.{name}"
         ):
             getattr(run, name)
-    with pytest.raises(AttributeError, match="'Run' object has no attribute 'evaluate'"):
-        _ = run.evaluate
-    with pytest.raises(AttributeError, match=r"no attribute 'predict'; call it: predictor\(\['a text'\]\)"):
-        _ = run.fit().predictor.predict
+    predictor = run.fit().predictor
+    for value, name, said in (
+        (run, "evaluate", "'Run' object has no attribute 'evaluate'"),
+        (predictor, "predict", r"no attribute 'predict'; call it: predictor\(\['a text'\]\)"),
+    ):
+        with pytest.raises(AttributeError, match=said):
+            getattr(value, name)
+
+
+@pytest.mark.parametrize("kind", [tl.train.Run, Predictor])
+def test_a_property_that_fails_says_why_and_not_that_there_is_none(kind: type) -> None:
+    class Failing(kind):
+        @property
+        def broken(self) -> int:
+            raise AttributeError("the true reason")
+
+    with pytest.raises(AttributeError, match="the true reason"):
+        _ = object.__new__(Failing).broken
 
 
 def test_where_no_task_fits_those_that_the_source_can_do_are_named(source, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -94,10 +94,14 @@ class Predictor:
             f"{read_by(self.transform)})"
         )
 
-    def __getattr__(self, name: str) -> Any:
-        """Only of what there is none."""
-        called = "; call it: predictor(['a text'])" if name == "predict" else ""
-        raise AttributeError(f"'Predictor' object has no attribute '{name}'{called}")
+    if not TYPE_CHECKING:  # for type checkers a class with it has every name
+
+        def __getattr__(self, name: str) -> Any:
+            """Only of what there is none."""
+            if hasattr(type(self), name):  # a property that failed: its own error
+                return object.__getattribute__(self, name)
+            called = "; call it: predictor(['a text'])" if name == "predict" else ""
+            raise AttributeError(f"'Predictor' object has no attribute '{name}'{called}")
 
     @property
     def modality(self) -> Modality:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transferlab.compute.host import interruptible
 from transferlab.data.dataset import Dataset, dataset
@@ -66,13 +66,17 @@ class Run(Setup):
         """What a step will take on the device, from the compiled program; nothing is allocated."""
         return memory_of(self)
 
-    def __getattr__(self, name: str) -> Any:
-        """Only of what there is none: a result's are named."""
-        if not name.startswith("_") and (name in Result.__dataclass_fields__ or hasattr(Result, name)):
-            raise AttributeError(
-                f"A run has no '{name}' before it is fitted; its result has: result = run.fit(); result.{name}"
-            )
-        raise AttributeError(f"'Run' object has no attribute '{name}'")
+    if not TYPE_CHECKING:  # for type checkers a class with it has every name
+
+        def __getattr__(self, name: str) -> Any:
+            """Only of what there is none: a result's are named."""
+            if hasattr(type(self), name):  # a property that failed: its own error
+                return object.__getattribute__(self, name)
+            if not name.startswith("_") and (name in Result.__dataclass_fields__ or hasattr(Result, name)):
+                raise AttributeError(
+                    f"A run has no '{name}' before it is fitted; its result has: result = run.fit(); result.{name}"
+                )
+            raise AttributeError(f"'Run' object has no attribute '{name}'")
 
     @partial(check_arguments, elsewhere=lambda name: _elsewhere(name))
     def fit(self, report: Report | None = None, quiet: bool = False) -> Result:
