@@ -1,4 +1,4 @@
-"""Functions of a pytree of parameters, as Equinox, Haiku or one's own code has them, by named leaves."""
+"""Functions of a pytree of parameters, as Equinox or code of one's own has them, by named leaves."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def function_network(
     init: Callable[[jax.Array], Any] | None = None,
     output: str = "logits",
 ) -> ForeignNetwork:
-    r"""Make a network of a function of a pytree of parameters, as Equinox, Haiku and one's own code have it.
+    r"""Make a network of a function of a pytree of parameters, as Equinox and code of one's own have it.
 
     Args:
         apply: (params, \*inputs) → output, or (params, state, \*inputs) → (output, state) where there is a state. Parameters
