@@ -14,7 +14,7 @@ from transferlab.pytrees import named_leaves
 
 
 class FunctionModule:
-    """A function of a pytree of parameters: Equinox, Haiku, or one's own."""
+    """A function of a pytree of parameters: Equinox, or one's own."""
 
     one_mode = True
 
