@@ -290,7 +290,13 @@ def predictor_of(
     frozen = frozenset(leaf.path for leaf in plan.leaves if not leaf.trains)
     params, state = plan.place(seed, source.resident, frozen)
     whole = adapted(
-        source, task.export(trained, fitted), plan.initialised(seed), stats, plan.head, plan.definition.module
+        source,
+        task.export(trained, fitted),
+        plan.initialised(seed),
+        stats,
+        plan.head,
+        plan.definition.module,
+        plan.started(seed),
     )
     assert source.transform is not None
     return Predictor(
