@@ -70,7 +70,7 @@ def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(sou
     def key(source, data, precision="float32"):
         run = tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK)
         params, stats = run.plan.place(0)
-        definition, frontier = run.plan.definition, run.plan.frontier
+        definition, frontier = run.plan.network, run.plan.frontier
         return cache_key(params, stats, definition, frontier, source.transform, data.sha256, precision)
 
     first = key(source, films)

@@ -21,8 +21,8 @@ from transferlab.data.packing import Packed
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
 from transferlab.methods import Method
-from transferlab.models.backbone import last_layer_single_query
 from transferlab.models.heads import HeadConfig
+from transferlab.models.network import sequence_entries
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -30,7 +30,7 @@ from transferlab.train.program import Execution, Program, program_for
 from transferlab.train.settings import Settings
 from transferlab.train.state import HParams
 from transferlab.transfer.cache import FrontierCache, shared_cache
-from transferlab.transfer.frontier import CacheDecision, cache_key, can_pack, decide_caching
+from transferlab.transfer.frontier import CacheDecision, cache_key, decide_caching
 from transferlab.transfer.plan import Plan, plan
 
 PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
@@ -201,15 +201,15 @@ class Setup:
         n = len(self._rows)
         settings = self.settings
         plan = self.transfer
-        return decide_caching(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
+        return decide_caching(plan.network, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
 
     @cached_property
     def plan(self) -> Plan:
         """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
         plan = self.transfer
-        notes, query = [*plan.notes, self.decision.sentence], last_layer_single_query(plan.definition.module)
+        notes, query = [*plan.notes, self.decision.sentence], getattr(plan.network, "single_query", None)
         if query is not None:
-            notes.append(f"'{query[0].name}' is computed for the {query[1]} alone, the only one that the head reads")
+            notes.append(f"'{query[0]}' is computed for the {query[1]} alone, the only one that the head reads")
         return replace(plan, notes=tuple(notes))
 
     @property
@@ -284,7 +284,7 @@ class Setup:
 
     @cached_property
     def _sequence_entries(self) -> tuple[str, ...]:
-        return self.plan.definition.module.sequence_entries
+        return sequence_entries(self.plan.network)
 
     def cached_features_key(self) -> str | None:
         """The key of this run's carries, where the cache has them all and no frozen leaf depends on a seed."""
@@ -319,9 +319,10 @@ class Setup:
         single views.
         """
         rows, feed, program = self.settings.batch_size, self.feed.single, self.program
-        if isinstance(feed, TextInputs) and feed.packs and can_pack(self.plan.definition):
+        first_position = getattr(self.plan.network, "first_position", None)
+        if isinstance(feed, TextInputs) and feed.packs and first_position is not None:
             tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-            packed = feed.packed(indices, tokens, self.plan.definition.module.first_position)
+            packed = feed.packed(indices, tokens, first_position)
 
             def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
                 return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
@@ -357,6 +358,6 @@ class Setup:
 
     def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
         return cache_key(
-            params, stats, self.plan.definition, self.plan.frontier, self.source.transform, self.data.sha256 + self.feed.key,
+            params, stats, self.plan.network, self.plan.frontier, self.source.transform, self.data.sha256 + self.feed.key,
             self.settings.precision, None if self._frozen_leaves_changed else self.source.sha256,
         )  # fmt: skip

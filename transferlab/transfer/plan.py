@@ -17,6 +17,8 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import check_ownership, frontier, training_stages
 from transferlab.models.heads import ClassifierConfig, HeadConfig, TokenClassifierConfig
+from transferlab.models.network import Network
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.selectors import owns, select
 from transferlab.transfer.groups import Group, LeafSettings, assign_groups
 from transferlab.transfer.leaf import Action, Leaf
@@ -51,7 +53,7 @@ class Plan:
         weights: ``pretrained``, or ``random`` for the same network untrained.
         leaves: one row for each leaf of the target, in the model's order.
         unused: (key of the source, why it is not used).
-        definition: the target without arrays.
+        network: the target without arrays.
         leaf_settings: of each parameter that trains, by path.
         head: the new head.
         frontier: index of the first stage that a gradient reaches.
@@ -64,7 +66,7 @@ class Plan:
     weights: Weights
     leaves: tuple[Leaf, ...]
     unused: tuple[tuple[str, str], ...]
-    definition: trees.Definition = field(repr=False)
+    network: Network = field(repr=False)
     leaf_settings: dict[str, LeafSettings] = field(repr=False)
     head: HeadConfig
     frontier: int
@@ -139,17 +141,17 @@ class Plan:
 
         Args:
             seed: of the initialisation.
-            shared: leaves that are in memory already: copied ones by path, initialised ones by (definition, seed, path).
+            shared: leaves that are in memory already: copied ones by path, initialised ones by (network, seed, path).
                 Leaves that are read are added to it, and small ones that are initialised. For runs on one source that exist
                 at the same time.
             only: paths of the parameters to return; all by default. A leaf's value does not depend on the others asked for.
         """
         shared = {} if shared is None else shared
         leaves = [leaf for leaf in self.leaves if only is None or leaf.kind == "state" or leaf.path in only]
-        keys = {leaf.path: (self.definition, seed, leaf.path) for leaf in leaves if leaf.read is None}
+        keys = {leaf.path: (self.network, seed, leaf.path) for leaf in leaves if leaf.read is None}
         values: dict[str, Any] = {path: value for path, key in keys.items() if (value := shared.get(key)) is not None}
         if new := [path for path in keys if path not in values]:
-            values |= self.definition.initialise(new, jax.random.key(seed))
+            values |= self.network.initialise(new, jax.random.key(seed))
             shared.update({keys[path]: values[path] for path in new if values[path].size <= SMALL})
         for leaf in leaves:
             if leaf.derive is not None:
@@ -302,7 +304,7 @@ def plan(
             + "\n  ".join([*problems[:_SHOWN], *more])
         )
     return Plan(
-        method, weights, tuple(rows), tuple(unused), definition, assigned, head, frontier(stages, set(assigned)),
+        method, weights, tuple(rows), tuple(unused), NnxNetwork(definition), assigned, head, frontier(stages, set(assigned)),
         tuple(stage.name for stage in stages), training, _resized_note(source, rows),
     )  # fmt: skip
 
