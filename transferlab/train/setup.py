@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,9 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab import trees
-from transferlab.compute.prefetch import prefetch_map
-from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
+from transferlab.data.batches import Batch, BatchSampler, batch_sampler
 from transferlab.data.dataset import Dataset
-from transferlab.data.inputs import Inputs, TextInputs
-from transferlab.data.packing import Packed
+from transferlab.data.inputs import Inputs
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
 from transferlab.methods import Method
@@ -30,11 +28,9 @@ from transferlab.train.program import Execution, Program, program_for
 from transferlab.train.settings import Settings
 from transferlab.train.state import HParams
 from transferlab.transfer.cache import FrontierCache, shared_cache
+from transferlab.transfer.features import Batches, feature_batches, keep_features
 from transferlab.transfer.frontier import CacheDecision, cache_key, decide_caching
 from transferlab.transfer.plan import Plan, plan
-
-PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
-"""Tokens in a batch of packed texts in a feature pass: on CPU, few enough that a layer's activations stay in the cache."""
 
 
 @check_arguments
@@ -299,45 +295,18 @@ class Setup:
 
         ``counted`` is called with how many of the missing ones are done, and how many there are.
         """
-        key = self._key(params, stats)
-        missing = self.cache.missing(key, self._views)
-        done = 0
-        try:
-            for indices, carry, spans in self.iterate_features(params, stats, missing):
-                counted(done := done + len(indices), len(missing))
-                sequences = [name for name in carry if name in self._sequence_entries]
-                self.cache.add(key, indices, carry, sequences, spans)
-        finally:
-            # Whatever was computed before a Ctrl-C is not computed again.
-            self.cache.flush(key, self._sequence_entries)
+        key, network, program = self._key(params, stats), self.plan.network, self.program
+
+        def compute(missing: Int[np.ndarray, " m"]) -> Batches:
+            return feature_batches(
+                self.feed.single, missing, self.settings.batch_size,
+                lambda inputs: program.prefix(params, stats, inputs),
+                lambda inputs: program.packed_prefix(params, stats, inputs),
+                getattr(network, "first_position", None),
+            )  # fmt: skip
+
+        keep_features(self.cache, {key: ()}, self._views, compute, self._sequence_entries, counted)
         return key
-
-    def iterate_features(
-        self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
-    ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
-        """Compute carries at the frontier; yield (rows, their carry, each row's span of the axis of length). Rows are those of
-        single views.
-        """
-        rows, feed, program = self.settings.batch_size, self.feed.single, self.program
-        first_position = getattr(self.plan.network, "first_position", None)
-        if isinstance(feed, TextInputs) and feed.packs and first_position is not None:
-            tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-            packed = feed.packed(indices, tokens, first_position)
-
-            def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
-                return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
-
-            for batch, carry in prefetch_map(shared, packed):
-                texts = indices[batch.texts].tolist()
-                yield texts, carry, [slice(0, feed.length(text)) for text in texts]
-            return
-        batches = evaluation_order(indices, feed.buckets(indices), rows)
-
-        def one(batch: Batch) -> dict[str, np.ndarray]:
-            return jax.device_get(program.prefix(params, stats, feed.inputs(batch.indices, batch.bucket, rows)))
-
-        for batch, carry in zip(batches, prefetch_map(one, batches), strict=True):
-            yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
 
     @cached_property
     def _rows(self) -> Int[np.ndarray, " n"]:

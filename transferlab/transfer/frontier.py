@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -115,18 +115,27 @@ def packed_function(network: Network, stop: int, compute: str = "float32") -> Ca
     tokens = min(stop, getattr(network, "tokens_until", stop))
 
     def prefix(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> Carry:
-        rest = dict(inputs)
-        segments, starts, lengths = (rest.pop(name) for name in ("segments", "starts", "lengths"))
-        mask = segments[:, :, None] == segments[:, None, :]
-        together = {**rest, "attention_mask": mask}
+        together, places = packed_inputs(inputs)
         carry, _ = network.run(params, state, together, stop=tokens, compute=compute)
-        offset = jnp.arange(segments.shape[1])
-        at = jnp.minimum(starts[:, None] + offset, segments.size - 1)
-        carry = {name: x.reshape(-1, *x.shape[2:])[at] for name, x in carry.items() if name != "mask"}
-        apart = {**carry, "mask": offset < lengths[:, None]}
-        return network.run(params, state, apart, start=tokens, stop=stop, compute=compute)[0]
+        return network.run(params, state, separated(carry, *places), start=tokens, stop=stop, compute=compute)[0]
 
     return prefix
+
+
+def packed_inputs(inputs: Mapping[str, Any]) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+    """Return (what the network reads of packed texts, where each begins and how long it is)."""
+    rest = dict(inputs)
+    segments, starts, lengths = (rest.pop(name) for name in ("segments", "starts", "lengths"))
+    return {**rest, "attention_mask": segments[:, :, None] == segments[:, None, :]}, (starts, lengths)
+
+
+def separated(carry: Carry, starts: jax.Array, lengths: jax.Array) -> Carry:
+    """Return a carry of packed texts with a row for each text, as long as the packed rows are wide."""
+    count, width = carry["hidden"].shape[:2]
+    offset = jnp.arange(width)
+    at = jnp.minimum(starts[:, None] + offset, count * width - 1)
+    rows = {name: x.reshape(-1, *x.shape[2:])[at] for name, x in carry.items() if name != "mask"}
+    return {**rows, "mask": offset < lengths[:, None]}
 
 
 def cache_key(
