@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_mapping, check_names, read, read_values
-from transferlab.methods import METHODS, Scratch, method_named
+from transferlab.methods import METHODS, Modifier, Scratch, method_named, modifier_from
 from transferlab.studies.settings import AUTO, FLAT, ArmConfig, StudyConfig
 from transferlab.tasks import task_from, tasks
 from transferlab.train.settings import Settings, current_names
@@ -142,6 +142,8 @@ def _arm(name: str, fields_: Any, common: Mapping[str, Any]) -> ArmConfig:
     cls = method_named(kind)
     own, arm = {f.name for f in fields(cls)}, {f.name for f in fields(ArmConfig)} - {"method"}
     check_names(raw, own | arm | {"method"}, where)
+    if "modifiers" in raw:
+        raw["modifiers"] = _modifiers(raw["modifiers"], f"{where}.modifiers")
     method = read(cls, {k: v for k, v in raw.items() if k in own}, where)
     own_train = current_names(check_mapping(raw.get("train", {}), f"{where}.train"), f"{where}.train")
     train = read(Settings, {**cls.defaults, **common, **own_train}, f"{where}.train")
@@ -154,6 +156,12 @@ def _arm(name: str, fields_: Any, common: Mapping[str, Any]) -> ArmConfig:
         if rest.get(cap) is not None and rest[cap] < 1:
             raise TransferlabError(f"{where}.{cap} is {rest[cap]}; it must be at least 1.")
     return ArmConfig(method, train, **rest)
+
+
+def _modifiers(raw: Any, where: str) -> tuple[Modifier, ...]:
+    """Modifiers of an arm's method: a name, a mapping with ``name`` and fields, or several of either."""
+    several = raw if isinstance(raw, (list, tuple)) else (raw,)
+    return tuple(modifier_from(each, f"{where}[{number}]") for number, each in enumerate(several))
 
 
 def _trial(train: Settings, changes: Mapping[str, Any], where: str) -> dict[str, Any]:

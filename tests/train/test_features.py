@@ -36,7 +36,7 @@ def test_cached_and_recomputed_features_give_the_same_run(source, films, monkeyp
 
     @dataclass(frozen=True)
     class LastLayers(tl.methods.Full):
-        def groups(self):
+        def groups(self, stages):
             return (Group("layers/1"), Group("head"))
 
     # So small a model would be recomputed.

@@ -92,7 +92,7 @@ def test_features_of_every_stage_are_packed() -> None:
 class LastLayer(tl.methods.Full):
     """Trains from the middle on, so that a carry with tokens is kept."""
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages) -> tuple[Group, ...]:
         return (Group("layers/1"), Group("head"))
 
 

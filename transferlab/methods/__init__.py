@@ -5,16 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from transferlab.errors import TransferlabError, check_arguments, face_of, nearest
-from transferlab.methods.base import Method
+from transferlab.fields import check_mapping, read
+from transferlab.methods.base import Method, Modifier
+from transferlab.methods.bitfit import BitFit
+from transferlab.methods.dora import DoRA
 from transferlab.methods.full import Full
+from transferlab.methods.gradual_unfreezing import GradualUnfreezing
+from transferlab.methods.l2sp import L2SP
+from transferlab.methods.last_layers import LastLayers
+from transferlab.methods.layer_decay import LayerDecay
 from transferlab.methods.lora import LoRA
+from transferlab.methods.lpft import LPFT
+from transferlab.methods.pissa import PiSSA
 from transferlab.methods.probe import Probe
 from transferlab.methods.scratch import Scratch
+from transferlab.transfer.phases import Phase
 
-METHODS: dict[str, type[Method]] = {"scratch": Scratch, "probe": Probe, "lora": LoRA, "full": Full}
+METHODS: dict[str, type[Method]] = {
+    each.name: each for each in (Scratch, Probe, LoRA, DoRA, PiSSA, BitFit, LastLayers, LPFT, Full)
+}
 """Name → method, as configs and ``transferlab methods`` know them."""
-for _method in METHODS.values():
-    check_arguments(_method)
+MODIFIERS: dict[str, type[Modifier]] = {each.name: each for each in (LayerDecay, L2SP, GradualUnfreezing)}
+"""Name → modifier, likewise."""
+for _each in (*METHODS.values(), *MODIFIERS.values()):
+    check_arguments(_each)
 
 
 def method_named(name: str) -> type[Method]:
@@ -24,7 +38,8 @@ def method_named(name: str) -> type[Method]:
         TransferlabError: an unknown name; the nearest is suggested.
     """
     if name not in METHODS:
-        raise TransferlabError(f"Unknown method '{name}'.{nearest(name, METHODS)}")
+        modifier = f" '{name}' is a modifier: it goes into modifiers of a method." if name in MODIFIERS else ""
+        raise TransferlabError(f"Unknown method '{name}'.{modifier or nearest(name, METHODS)}")
     return METHODS[name]
 
 
@@ -35,10 +50,52 @@ def method_from(fields: dict[str, Any]) -> Method:
         TransferlabError: an unknown name or field, or a value that a field cannot have.
     """
     arguments = dict(fields)
+    if "modifiers" in arguments:
+        arguments["modifiers"] = tuple(modifier_from(each) for each in arguments["modifiers"])
     return method_named(arguments.pop("name"))(**arguments)
 
 
-__all__ = ["METHODS", "Full", "LoRA", "Method", "Probe", "Scratch", "method_from", "method_named"]
+def modifier_from(fields: Any, where: str = "modifiers") -> Modifier:
+    """Return the modifier that a name, or ``{"name": …, **fields}``, describes.
+
+    Args:
+        fields: as a config or a run's directory has them.
+        where: starts the error.
+
+    Raises:
+        TransferlabError: an unknown name or field, or a value that a field cannot have.
+    """
+    if isinstance(fields, Modifier):
+        return fields
+    arguments = {"name": fields} if isinstance(fields, str) else dict(check_mapping(fields, where))
+    name = str(arguments.pop("name", ""))
+    if name not in MODIFIERS:
+        raise TransferlabError(f"{where}: unknown modifier '{name}'.{nearest(name, MODIFIERS)}")
+    return read(MODIFIERS[name], arguments, where)
+
+
+__all__ = [
+    "L2SP",
+    "LPFT",
+    "METHODS",
+    "MODIFIERS",
+    "BitFit",
+    "DoRA",
+    "Full",
+    "GradualUnfreezing",
+    "LastLayers",
+    "LayerDecay",
+    "LoRA",
+    "Method",
+    "Modifier",
+    "Phase",
+    "PiSSA",
+    "Probe",
+    "Scratch",
+    "method_from",
+    "method_named",
+    "modifier_from",
+]  # fmt: skip
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face_of(__name__, __all__)

@@ -37,7 +37,7 @@ def identity(run: Setup) -> dict[str, Any]:
         "labels": list(run.outputs),
         "fitted": run.fitted,
         "text_column": text_column(data),
-        "method": {"name": run.method.name, **asdict(run.method)},
+        "method": run.method.record(),
         "transform": source.transform.describe() if source.transform else None,
         "settings": settings_of(run.settings),
         "seeds": asdict(run.seeds),

@@ -298,6 +298,7 @@ def predictor_of(
         stats,
         plan.head,
         getattr(plan.network, "module", None),
+        plan.started(seed),
     )
     assert source.transform is not None
     return Predictor(

@@ -27,7 +27,11 @@ from transferlab.train.settings import Settings
 from transferlab.train.state import HParams, Metrics, State
 from transferlab.transfer.frontier import packed_function, prefix_function
 from transferlab.transfer.groups import LeafSettings
+from transferlab.transfer.penalties import Penalty
 from transferlab.transfer.plan import Plan
+
+ANCHORS = "anchors"
+"""Where the frozen leaves of a step have what penalties compare with: ``{path: value before the first step}``."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Program:
         compute: dtype that stages compute in.
         remat: whether activations are recomputed in the backward pass.
         ema: decay of the moving average of what trains; None keeps none.
+        births: of each trainable leaf, the phase since which it trains; empty for a run of one phase.
+        penalties: terms of the loss on the leaves that train.
     """
 
     network: Network
@@ -80,11 +86,25 @@ class Program:
     compute: str = "float32"
     remat: bool = False
     ema: float | None = None
+    births: tuple[int, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the trainable leaves."""
         return tuple(path for path, _ in self.trainable)
+
+    @cached_property
+    def rule(self) -> Any:
+        """The optimizer as optax has it."""
+        return self.optimizer.rule(dict(zip(self.paths, self.births, strict=True)) if self.births else None)
+
+    def anchors(self, params: trees.Tree) -> trees.Tree:
+        """Copies of the leaves that penalties compare with, from the values before the first step of the run."""
+        leaves = trees.flatten(params)
+        return {
+            path: jnp.copy(leaves[path]) for path in sorted({path for each in self.penalties for path in each.anchors})
+        }
 
     def needed(self, frozen: trees.Tree) -> trees.Tree:
         """Return the frozen leaves that stages from the frontier on use; the others never enter the step."""
@@ -112,7 +132,7 @@ class Program:
             state: State = {
                 "params": params,
                 "stats": stats,
-                "optimizer": self.optimizer.rule().init(params),
+                "optimizer": self.rule.init(params),
                 "step": jnp.zeros((), jnp.int32),
             }
             if self.ema is not None:
@@ -124,10 +144,37 @@ class Program:
     def advance(self, state: State, frozen: trees.Tree, batch: StepBatch, hparams: HParams) -> tuple[State, Metrics]:
         """One update, to be traced: (state, frozen, batch, hparams) → (state, metrics)."""
         key = key_for(hparams["seed"], state["step"])
+        anchors = frozen.get(ANCHORS, {})
+        # Leaves of an earlier phase are frozen now, and stay in the state, so that checkpoints have them.
+        fixed: dict[str, Any] = {"settled": state["settled"]} if "settled" in state else {}
+        frozen = trees.join(_leaves(frozen), fixed.get("settled", {}))
         metrics, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
-        moving: dict[str, Any] = {name: part for name, part in state.items() if name != "stats"}
+        if self.penalties and "penalties" in hparams:
+            values, slopes = self._penalised(state["params"], anchors, hparams["penalties"])
+            grads = jax.tree.map(jnp.add, grads, slopes)
+            metrics |= {name: jnp.stack([value, jnp.ones(())]) for name, value in values.items()}
+        moving: dict[str, Any] = {name: part for name, part in state.items() if name not in ("stats", "settled")}
         moved, norm, rate = self._update(grads, moving, hparams)
-        return cast(State, {**moved, "stats": stats}), {**metrics, "gradient_norm": norm, "learning_rate": rate}
+        return cast(State, {**moved, "stats": stats, **fixed}), {
+            **metrics,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+        }
+
+    def _penalised(
+        self, params: trees.Tree, anchors: trees.Tree, weights: jax.Array
+    ) -> tuple[dict[str, jax.Array], trees.Tree]:
+        """(each penalty's value times its weight, gradients of their sum): once a step, in float32."""
+
+        def total(params: trees.Tree) -> tuple[jax.Array, dict[str, jax.Array]]:
+            flat = trees.flatten(params)
+            values = {
+                each.name: each(flat, anchors) * weight for each, weight in zip(self.penalties, weights, strict=True)
+            }
+            return sum(values.values(), jnp.zeros(())), values
+
+        slopes, values = jax.grad(total, has_aux=True)(params)
+        return values, slopes
 
     @cached_property
     def _update(self) -> Callable[[trees.Tree, dict[str, Any], HParams], tuple[dict[str, Any], jax.Array, jax.Array]]:
@@ -140,10 +187,11 @@ class Program:
     def _updated(
         self, grads: trees.Tree, state: dict[str, Any], hparams: HParams
     ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
-        now = state["step"].astype(jnp.float32)
+        done = state["step"].astype(jnp.float32)
+        now = done - hparams["first"]
         rate = learning_rate(self.schedule, now, hparams["learning_rate"], hparams["total"], hparams["warmup"])
         updates: Any
-        updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
+        updates, optimizer = self.rule.update(grads, state["optimizer"], state["params"])
         decays = {
             path: hparams["weight_decay"] * settings.decay if settings.decay else 0.0
             for path, settings in self.trainable
@@ -151,7 +199,7 @@ class Program:
         params = apply_updates(state["params"], updates, self._rates(rate, now, hparams), decays)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
-            kept = jnp.minimum(self.ema, (1.0 + now) / (10.0 + now))
+            kept = jnp.minimum(self.ema, (1.0 + done) / (10.0 + done))
             new["ema"] = jax.tree.map(lambda old, p: kept * old + (1.0 - kept) * p, state["ema"], params)
         return new, global_norm(grads), rate
 
@@ -302,7 +350,7 @@ class Program:
     ) -> dict[str, jax.Array]:
         """What the task predicts, each (rows, …), in evaluation, from the frontier on; to be traced."""
         carry = self.task.evaluation(trees.cast(carry, self.compute), targets)
-        whole = trees.join(params, frozen)
+        whole = trees.join(params, _leaves(frozen))
         out, _ = self.network.run(whole, stats, carry, start=self.frontier, compute=self.compute)
         return self.task.predict(out)
 
@@ -344,17 +392,26 @@ class Program:
         return time.perf_counter() - self.compile_seconds
 
 
+def _leaves(frozen: trees.Tree) -> trees.Tree:
+    """The frozen leaves of a step, without what penalties compare with."""
+    return {name: part for name, part in frozen.items() if name != ANCHORS}
+
+
 @lru_cache(maxsize=64)
 def _shared(program: Program) -> Program:
     """The program that equals this one, if it is among those used last; a run keeps its own."""
     return program
 
 
-def program_for(plan: Plan, task: Task, settings: Settings, cached: bool, execution: Execution) -> Program:
-    """Return the program for a plan; an equal one that exists is reused, with everything it has compiled.
+def program_for(
+    plan: Plan, task: Task, settings: Settings, cached: bool, execution: Execution, *, phased: bool = False
+) -> Program:
+    """Return the program for a plan of one phase; an equal one that exists is reused, with everything it has compiled.
 
-    Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.
+    Without a cache the stages before the frontier run inside the step: the program then starts at stage 0. ``phased`` says that
+    the run has other phases too.
     """
+    phase = plan.phases[-1]
     program = Program(
         plan.network,
         tuple((path, plan.leaf_settings[path]) for path in plan.trainable),
@@ -367,5 +424,7 @@ def program_for(plan: Plan, task: Task, settings: Settings, cached: bool, execut
         settings.precision,
         execution.remat,
         settings.ema,
+        tuple(phase.births[path] for path in plan.trainable) if phased else (),
+        phase.penalties,
     )
     return _shared(program)

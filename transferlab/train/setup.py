@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,9 @@ from transferlab.train.state import HParams
 from transferlab.transfer.cache import FrontierCache, shared_cache
 from transferlab.transfer.features import Batches, feature_batches, keep_features
 from transferlab.transfer.frontier import CacheDecision, cache_key, decide_caching
-from transferlab.transfer.plan import Plan, plan
+from transferlab.transfer.phases import last_steps
+from transferlab.transfer.plan import Plan
+from transferlab.transfer.planning import plan
 
 
 @check_arguments
@@ -66,10 +69,7 @@ def plan_for(source: Source, head: HeadConfig | Sequence[str], method: Method, i
     config = classifier(source, head, method) if isinstance(head, Sequence) else head
     key = (config, method, initialise)
     if key not in source.plans:
-        source.plans[key] = plan(
-            source, config, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
-            initialise=initialise,
-        )  # fmt: skip
+        source.plans[key] = plan(source, config, method, initialise=initialise)
     return source.plans[key]
 
 
@@ -142,6 +142,8 @@ class Setup:
         self.steps = settings.total_steps(len(self.feed.rows_of(data.train)))
         self.execution = Execution(self.settings.remat, self.settings.accumulate)
         self.cache = shared_cache()
+        self._phase: int | None = None
+        self._whole: Setup = self
         self._programs: dict[Execution, Program] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -150,6 +152,54 @@ class Setup:
                 f"run.{name} cannot be set: plan, steps and inputs already follow from what it was. Make another run: tl.adapt(…)."
             )
         super().__setattr__(name, value)
+
+    @property
+    def phases(self) -> tuple[Setup, ...]:
+        """The run's phases, in order, each a view of the run with plan, settings, program and last step of its own; the run
+        itself where it has one.
+        """
+        planned = self.transfer.phases
+        if len(planned) == 1 and not planned[0].settings:
+            return (self,)
+        return tuple(self._at(number) for number in range(len(planned)))
+
+    def _at(self, number: int) -> Setup:
+        """The view of one phase. Only the last one ends early or chooses the state that is tested."""
+        planned = self.transfer.phases
+        _ = self.order, self._targets  # shared by all views
+        view = copy(self)
+        own = {"transfer": self.transfer.at(number), "_phase": number, "_programs": {}}
+        last = {} if number == len(planned) - 1 else {"patience": None, "keep": "last"}
+        own["settings"] = replace(self.settings, **{**planned[number].settings, **last})
+        for name in ("decision", "plan", "_sequence_entries"):
+            vars(view).pop(name, None)
+        vars(view).update(own)
+        return view
+
+    @property
+    def whole(self) -> Setup:
+        """The run that this is a phase of, or itself."""
+        return self._whole
+
+    @property
+    def phase(self) -> int | None:
+        """Index of the phase that this is a view of; None of a whole run."""
+        return self._phase
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """(updates before this phase, updates after it); those of the whole run where it is no phase."""
+        if self._phase is None:
+            return 0, self.steps
+        planned = self._whole.transfer.phases
+        ends = last_steps([one.fraction for one in planned], [one.name for one in planned], self.steps)
+        return (0, *ends)[self._phase], ends[self._phase]
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Paths of the leaves that an earlier phase trained and this one does not."""
+        earlier = self._whole.transfer.phases[: self._phase or 0]
+        return frozenset(path for one in earlier for path in one.leaf_settings).difference(self.transfer.leaf_settings)
 
     @cached_property
     def transfer(self) -> Plan:
@@ -161,6 +211,7 @@ class Setup:
         head = self.task.head(self.source, self.outputs, self.method)
         plan = plan_for(self.source, head, self.method, self.initialise)
         self.task.check_plan(plan, self.data)
+        last_steps([one.fraction for one in plan.phases], [one.name for one in plan.phases], self.steps)
         return plan
 
     @cached_property
@@ -214,8 +265,9 @@ class Setup:
         execution = self.execution
         if execution not in self._programs:
             self._programs[execution] = program_for(
-                self.plan, self.task, self.settings, self.decision.cached, execution
-            )
+                self.plan, self.task, self.settings, self.decision.cached, execution,
+                phased=len(self._whole.transfer.phases) > 1,
+            )  # fmt: skip
         return self._programs[execution]
 
     @property
@@ -247,14 +299,17 @@ class Setup:
 
     def hparams(self) -> HParams:
         """The compiled step's arguments that differ between runs, so that it is not compiled again for them."""
-        settings = self.settings
+        settings, (first, last) = self.settings, self.span
         hparams = {
             "learning_rate": np.float32(settings.learning_rate),
             "weight_decay": np.float32(settings.weight_decay),
-            "total": np.float32(self.steps),
-            "warmup": np.float32(round(settings.warmup * self.steps)),
+            "first": np.float32(first),
+            "total": np.float32(last - first),
+            "warmup": np.float32(round(settings.warmup * (last - first))),
             "seed": np.uint32(self.seeds.order),
         }
+        if penalties := self.transfer.phases[-1].penalties:
+            hparams["penalties"] = np.array([each.weight for each in penalties], np.float32)
         return cast(HParams, hparams)
 
     def carry(self, batch: Batch, rows: int, key: str | None) -> dict[str, np.ndarray]:
@@ -269,6 +324,7 @@ class Setup:
         return {
             "step": step,
             "seeds": asdict(self.seeds),
+            "phase": self._phase or 0,
             "trainable": list(self.plan.trainable),
             "base": {"source": self.source.recorded, "sha256": self.source.sha256, "weights": self.method.weights},
             "pending": list(pending),
@@ -322,7 +378,12 @@ class Setup:
 
     @property
     def _frozen_leaves_changed(self) -> bool:
-        """Whether a frozen leaf is not copied from the source, so that the source's hash says too little about it."""
+        """Whether a frozen leaf is not copied from the source, or was trained in an earlier phase, so that the source's hash says
+        too little about it.
+        """
+        earlier = self._whole.transfer.phases[: self._phase or 0]
+        if self.settled or any(one.moving - self.transfer.phases[-1].moving for one in earlier):
+            return True
         return any(leaf.action != "copied" for leaf in self.plan.leaves if not leaf.trains)
 
     def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
