@@ -24,6 +24,7 @@ _FACE = {
     "adapt": "transferlab.train.run",
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
+    "extract_features": "transferlab.transfer.features",
     "fit_together": "transferlab.train.fit",
     "function_network": "transferlab.models.foreign.network",
     "generate": "transferlab.evaluate.generation",
@@ -54,6 +55,7 @@ __all__ = [
     "dataset",
     "define",
     "evaluate",
+    "extract_features",
     "fit_together",
     "function_network",
     "generate",
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from transferlab.train.run import adapt
     from transferlab.train.step import train_step
     from transferlab.transfer.derived import Derived
+    from transferlab.transfer.features import extract_features
     from transferlab.transfer.grafting import graft
     from transferlab.transfer.groups import Group
     from transferlab.trees import define

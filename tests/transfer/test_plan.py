@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from support.checkpoints import write_bert
+from support.typed import nnx_network
 
 import transferlab as tl
 from transferlab import trees
@@ -129,7 +130,7 @@ def test_batch_statistics_move_only_where_the_norm_itself_trains() -> None:
         target = plan(source, head, replace(method, weights="random"))  # type: ignore[arg-type]
         statistics = [leaf for leaf in target.leaves if leaf.kind == "state"]
         assert len(statistics) == 98 and {leaf.trains for leaf in statistics} == {moves}
-        model = target.definition.merge({}, {}, partial=True)
+        model = nnx_network(target).definition.merge({}, {}, partial=True)
         assert model.stages[1][0].depthwise_norm.frozen is not moves
 
 

@@ -16,6 +16,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import folder_named
 from transferlab.methods.lora import LowRank
 from transferlab.models.layers import Linear
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.outputs import evaluation
 from transferlab.pretrained.peft import Pair, base_name, read_adapter, write_adapter
@@ -80,7 +81,7 @@ class Adapted:
 
     @cached_property
     def _evaluate(self) -> Any:
-        return evaluation(self.source, self.definition)
+        return evaluation(self.source, NnxNetwork(self.definition))
 
     def merged(self) -> Source:
         """The base with each adapter added to its kernel: ``kernel + scale · a b`` in float32, then the kernel's dtype."""

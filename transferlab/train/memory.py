@@ -95,7 +95,7 @@ def fit_to_memory(run: Setup) -> None:
 def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     """Shapes of the state, the frozen leaves that the step needs, and its longest batch."""
     plan, program, rows = run.plan, run.program, run.settings.batch_size
-    params, stats = plan.definition.params, plan.definition.state
+    params, stats = plan.network.params, plan.network.state
     trainable, rest = trees.split_by(params, program.paths)
     frozen = jax.eval_shape(lambda tree: trees.cast(tree, run.settings.precision), program.needed(rest))
     longest = max(
@@ -107,7 +107,7 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
         name: jax.ShapeDtypeStruct((rows * len(value), *value.shape[1:]), value.dtype) for name, value in inputs.items()
     }
     if run.decision.cached:
-        carry = jax.eval_shape(prefix_function(plan.definition, plan.frontier, program.compute), params, stats, carry)
+        carry = jax.eval_shape(prefix_function(plan.network, plan.frontier, program.compute), params, stats, carry)
     targets = run.batch_targets(Batch(longest.indices[:1], longest.bucket), 1)
     batch = {
         "inputs": carry,

@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 from transferlab import trees
 from transferlab.compute.compiled import Compiled
 from transferlab.compute.flags import plain_attention
-from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
+from transferlab.models.backbone import Carry, key_for
+from transferlab.models.network import Network
 from transferlab.selectors import owns
 from transferlab.tasks.base import StepBatch, Task, total_loss
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
@@ -59,7 +60,7 @@ class Program:
     :class:`transferlab.train.state.StepBatch` and :class:`transferlab.train.state.HParams`.
 
     Attributes:
-        definition: the module, and the shapes of its leaves.
+        network: the model, and the shapes of its leaves.
         trainable: path and settings of each leaf that trains, sorted by path.
         frontier: index of the first stage that the step runs; those before it are frozen, and their carry is cached.
         training: names of the stages that run as in training (dropout, batch statistics).
@@ -74,7 +75,7 @@ class Program:
         penalties: terms of the loss on the leaves that train.
     """
 
-    definition: trees.Definition
+    network: Network
     trainable: tuple[tuple[str, LeafSettings], ...]
     frontier: int
     training: frozenset[str]
@@ -112,13 +113,12 @@ class Program:
     @cached_property
     def entering(self) -> frozenset[str]:
         """Paths of the parameters that enter the step: those that train, and those used by stages from the frontier on."""
-        paths = trees.flatten(self.definition.params)
+        paths = trees.flatten(self.network.params)
         return frozenset(self.paths) | {path for path in paths if owns(self._prefixes, path)}
 
     @cached_property
     def _prefixes(self) -> list[str]:
-        stages = self.definition.module.all_stages()[self.frontier :]
-        return [prefix for stage in stages for prefix in stage.owns + stage.borrows]
+        return [prefix for stage in self.network.stages[self.frontier :] for prefix in stage.owns + stage.borrows]
 
     def initial(self, params: trees.Tree, stats: trees.Tree) -> State:
         """Return the state before the first step; optimizer moments for trainable leaves only."""
@@ -262,29 +262,10 @@ class Program:
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: Carry, key: jax.Array
     ) -> tuple[Carry, trees.Tree]:
         """(last carry, batch statistics) of the stages from the frontier on, in training."""
-        end = len(self.definition.module.all_stages())
-        if not self.remat:
-            model = self._model(params, frozen, stats)
-            out = run_stages(model, carry, self.frontier, end, key, self.training)
-            return out, trees.state_of(model)
-        leaves, moving = trees.flatten(trees.join(params, frozen)), trees.flatten(stats)
-        for number, stage in enumerate(stages_between(self.definition.module, self.frontier, end)):
-            # A stage is a pure function of its own leaves here: its module exists only inside.
-            def again(used: dict, own: dict, carry: Carry, key: jax.Array, number: int = number) -> tuple[Carry, dict]:
-                model = self._model(trees.unflatten(used), {}, trees.unflatten(own))
-                own_stage = stages_between(model, self.frontier, end)[number]
-                carry = run_stage(model, own_stage, carry, key, self.training)
-                after = trees.flatten(trees.state_of(model))
-                return carry, {path: after[path] for path in own}
-
-            used = {path: leaf for path, leaf in leaves.items() if owns(stage.owns + stage.borrows, path)}
-            own = {path: leaf for path, leaf in moving.items() if owns(stage.owns, path)}
-            carry, after = jax.checkpoint(again)(used, own, carry, key)
-            moving |= after
-        return carry, trees.unflatten(moving)
-
-    def _model(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree) -> Any:
-        return self.definition.merge(trees.join(params, frozen), stats, partial=True, compute=self.compute)
+        return self.network.run(
+            trees.join(params, frozen), stats, carry, start=self.frontier, key=key, training=self.training,
+            compute=self.compute, remat=self.remat,
+        )  # fmt: skip
 
     @cached_property
     def step(self) -> Compiled:
@@ -368,9 +349,9 @@ class Program:
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict, targets: dict
     ) -> dict[str, jax.Array]:
         """What the task predicts, each (rows, …), in evaluation, from the frontier on; to be traced."""
-        model = self._model(params, _leaves(frozen), stats)
         carry = self.task.evaluation(trees.cast(carry, self.compute), targets)
-        out = run_stages(model, carry, self.frontier, len(model.all_stages()))
+        whole = trees.join(params, _leaves(frozen))
+        out, _ = self.network.run(whole, stats, carry, start=self.frontier, compute=self.compute)
         return self.task.predict(out)
 
     @cached_property
@@ -384,12 +365,12 @@ class Program:
     @cached_property
     def prefix(self) -> Compiled:
         """(params, stats, inputs) → the carry at the frontier."""
-        return Compiled(prefix_function(self.definition, self.frontier, self.compute), varies=(2,))
+        return Compiled(prefix_function(self.network, self.frontier, self.compute), varies=(2,))
 
     @cached_property
     def packed_prefix(self) -> Compiled:
         """Like :attr:`prefix`, for texts that share rows, as :func:`transferlab.data.packing.pack` lays them out."""
-        return Compiled(packed_function(self.definition, self.frontier, self.compute), varies=(2,))
+        return Compiled(packed_function(self.network, self.frontier, self.compute), varies=(2,))
 
     @property
     def compile_seconds(self) -> float:
@@ -432,7 +413,7 @@ def program_for(
     """
     phase = plan.phases[-1]
     program = Program(
-        plan.definition,
+        plan.network,
         tuple((path, plan.leaf_settings[path]) for path in plan.trainable),
         plan.frontier if cached else 0,
         plan.training,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -14,16 +14,14 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab import trees
-from transferlab.compute.prefetch import prefetch_map
-from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
+from transferlab.data.batches import Batch, BatchSampler, batch_sampler
 from transferlab.data.dataset import Dataset
-from transferlab.data.inputs import Inputs, TextInputs
-from transferlab.data.packing import Packed
+from transferlab.data.inputs import Inputs
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
 from transferlab.methods import Method
-from transferlab.models.backbone import last_layer_single_query
 from transferlab.models.heads import HeadConfig
+from transferlab.models.network import sequence_entries
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -31,13 +29,11 @@ from transferlab.train.program import Execution, Program, program_for
 from transferlab.train.settings import Settings
 from transferlab.train.state import HParams
 from transferlab.transfer.cache import FrontierCache, shared_cache
-from transferlab.transfer.frontier import CacheDecision, cache_key, can_pack, decide_caching
+from transferlab.transfer.features import Batches, feature_batches, keep_features
+from transferlab.transfer.frontier import CacheDecision, cache_key, decide_caching
 from transferlab.transfer.phases import last_steps
 from transferlab.transfer.plan import Plan
 from transferlab.transfer.planning import plan
-
-PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
-"""Tokens in a batch of packed texts in a feature pass: on CPU, few enough that a layer's activations stay in the cache."""
 
 
 @check_arguments
@@ -252,15 +248,15 @@ class Setup:
         n = len(self._rows)
         settings = self.settings
         plan = self.transfer
-        return decide_caching(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
+        return decide_caching(plan.network, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
 
     @cached_property
     def plan(self) -> Plan:
         """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
         plan = self.transfer
-        notes, query = [*plan.notes, self.decision.sentence], last_layer_single_query(plan.definition.module)
+        notes, query = [*plan.notes, self.decision.sentence], getattr(plan.network, "single_query", None)
         if query is not None:
-            notes.append(f"'{query[0].name}' is computed for the {query[1]} alone, the only one that the head reads")
+            notes.append(f"'{query[0]}' is computed for the {query[1]} alone, the only one that the head reads")
         return replace(plan, notes=tuple(notes))
 
     @property
@@ -340,7 +336,7 @@ class Setup:
 
     @cached_property
     def _sequence_entries(self) -> tuple[str, ...]:
-        return self.plan.definition.module.sequence_entries
+        return sequence_entries(self.plan.network)
 
     def cached_features_key(self) -> str | None:
         """The key of this run's carries, where the cache has them all and no frozen leaf depends on a seed."""
@@ -355,44 +351,18 @@ class Setup:
 
         ``counted`` is called with how many of the missing ones are done, and how many there are.
         """
-        key = self._key(params, stats)
-        missing = self.cache.missing(key, self._views)
-        done = 0
-        try:
-            for indices, carry, spans in self.iterate_features(params, stats, missing):
-                counted(done := done + len(indices), len(missing))
-                sequences = [name for name in carry if name in self._sequence_entries]
-                self.cache.add(key, indices, carry, sequences, spans)
-        finally:
-            # Whatever was computed before a Ctrl-C is not computed again.
-            self.cache.flush(key, self._sequence_entries)
+        key, network, program = self._key(params, stats), self.plan.network, self.program
+
+        def compute(missing: Int[np.ndarray, " m"]) -> Batches:
+            return feature_batches(
+                self.feed.single, missing, self.settings.batch_size,
+                lambda inputs: program.prefix(params, stats, inputs),
+                lambda inputs: program.packed_prefix(params, stats, inputs),
+                getattr(network, "first_position", None),
+            )  # fmt: skip
+
+        keep_features(self.cache, {key: ()}, self._views, compute, self._sequence_entries, counted)
         return key
-
-    def iterate_features(
-        self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
-    ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
-        """Compute carries at the frontier; yield (rows, their carry, each row's span of the axis of length). Rows are those of
-        single views.
-        """
-        rows, feed, program = self.settings.batch_size, self.feed.single, self.program
-        if isinstance(feed, TextInputs) and feed.packs and can_pack(self.plan.definition):
-            tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-            packed = feed.packed(indices, tokens, self.plan.definition.module.first_position)
-
-            def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
-                return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
-
-            for batch, carry in prefetch_map(shared, packed):
-                texts = indices[batch.texts].tolist()
-                yield texts, carry, [slice(0, feed.length(text)) for text in texts]
-            return
-        batches = evaluation_order(indices, feed.buckets(indices), rows)
-
-        def one(batch: Batch) -> dict[str, np.ndarray]:
-            return jax.device_get(program.prefix(params, stats, feed.inputs(batch.indices, batch.bucket, rows)))
-
-        for batch, carry in zip(batches, prefetch_map(one, batches), strict=True):
-            yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
 
     @cached_property
     def _rows(self) -> Int[np.ndarray, " n"]:
@@ -418,6 +388,6 @@ class Setup:
 
     def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
         return cache_key(
-            params, stats, self.plan.definition, self.plan.frontier, self.source.transform, self.data.sha256 + self.feed.key,
+            params, stats, self.plan.network, self.plan.frontier, self.source.transform, self.data.sha256 + self.feed.key,
             self.settings.precision, None if self._frozen_leaves_changed else self.source.sha256,
         )  # fmt: skip

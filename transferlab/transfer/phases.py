@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transferlab import trees
 from transferlab.bounds import Positive
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_fields
+from transferlab.models.network import Network
 from transferlab.transfer.groups import Group, LeafSettings
 from transferlab.transfer.penalties import Penalty
 
@@ -67,7 +67,7 @@ class PhasePlan:
         frontier: index of the first stage that a gradient reaches.
         training: names of the stages that run as in training.
         penalties: terms of the loss on the leaves that train.
-        definition: the target without arrays, frozen as this phase has it.
+        network: the target without arrays, frozen as this phase has it.
     """
 
     name: str
@@ -79,7 +79,7 @@ class PhasePlan:
     frontier: int
     training: frozenset[str]
     penalties: tuple[Penalty, ...]
-    definition: trees.Definition = field(repr=False)
+    network: Network = field(repr=False)
 
 
 def check_fractions(phases: Sequence[Phase], method: str) -> None:

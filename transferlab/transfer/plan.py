@@ -16,6 +16,7 @@ import numpy as np
 from transferlab import trees
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import HeadConfig
+from transferlab.models.network import Network
 from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.leaf import Leaf
 from transferlab.transfer.phases import PhasePlan
@@ -45,7 +46,7 @@ class Plan:
         weights: ``pretrained``, or ``random`` for the same network untrained.
         leaves: one row for each leaf of the target, in the model's order.
         unused: (key of the source, why it is not used).
-        definition: the target without arrays.
+        network: the target without arrays.
         leaf_settings: of each parameter that trains, by path.
         head: the new head.
         frontier: index of the first stage that a gradient reaches.
@@ -59,7 +60,7 @@ class Plan:
     weights: Weights
     leaves: tuple[Leaf, ...]
     unused: tuple[tuple[str, str], ...]
-    definition: trees.Definition = field(repr=False)
+    network: Network = field(repr=False)
     leaf_settings: dict[str, LeafSettings] = field(repr=False)
     head: HeadConfig
     frontier: int
@@ -90,7 +91,7 @@ class Plan:
         one = self.phases[phase]
         leaves = tuple(trained(leaf, one.leaf_settings.get(leaf.path), leaf.path in one.moving) for leaf in self.leaves)
         return replace(
-            self, leaves=leaves, leaf_settings=one.leaf_settings, definition=one.definition, frontier=one.frontier,
+            self, leaves=leaves, leaf_settings=one.leaf_settings, network=one.network, frontier=one.frontier,
             training=one.training, phases=(one,),
         )  # fmt: skip
 
@@ -150,7 +151,7 @@ class Plan:
 
         Args:
             seed: of the initialisation.
-            shared: leaves that are in memory already: copied ones by path, initialised ones by (definition, seed, path).
+            shared: leaves that are in memory already: copied ones by path, initialised ones by (network, seed, path).
                 Leaves that are read are added to it, and small ones that are initialised. For runs on one source that exist
                 at the same time.
             only: paths of the parameters to return; all by default. A leaf's value does not depend on the others asked for.
@@ -172,10 +173,10 @@ class Plan:
 
     def _values(self, leaves: Collection[Leaf], seed: int, shared: MutableMapping[Any, Any]) -> dict[str, Any]:
         """The arrays of leaves that are read or drawn, by path."""
-        keys = {leaf.path: (self.definition, seed, leaf.path) for leaf in leaves if leaf.read is None}
+        keys = {leaf.path: (self.network, seed, leaf.path) for leaf in leaves if leaf.read is None}
         values: dict[str, Any] = {path: value for path, key in keys.items() if (value := shared.get(key)) is not None}
         if new := [path for path in keys if path not in values]:
-            values |= self.definition.initialise(new, jax.random.key(seed))
+            values |= self.network.initialise(new, jax.random.key(seed))
             shared.update({keys[path]: values[path] for path in new if values[path].size <= SMALL})
         for leaf in leaves:
             if leaf.derive is not None:

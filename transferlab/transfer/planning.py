@@ -12,6 +12,7 @@ from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
 from transferlab.models.backbone import Stage, check_ownership, frontier, training_stages
 from transferlab.models.heads import ClassifierConfig, HeadConfig, TokenClassifierConfig
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.selectors import owns, select
 from transferlab.transfer.derived import Derived
 from transferlab.transfer.groups import Group, LeafSettings, assign_groups
@@ -94,7 +95,7 @@ def plan(source: Source, head: HeadConfig, recipe: Recipe, *, initialise: str | 
         planned.append(
             PhasePlan(
                 phase.name, phase.fraction, dict(phase.settings), settings, frozenset(moving), since, frontier(stages, set(settings)),
-                training_stages(stages, set(settings)), penalties, trees.define(module),
+                training_stages(stages, set(settings)), penalties, NnxNetwork(trees.define(module)),
             )
         )  # fmt: skip
     union = {path: settings for one in planned for path, settings in one.leaf_settings.items()}
@@ -102,7 +103,7 @@ def plan(source: Source, head: HeadConfig, recipe: Recipe, *, initialise: str | 
     moving, training = ({name for one in planned for name in names(one)} for names in (_moving, _training))
     return Plan(
         recipe.title, recipe.weights, tuple(trained(row, union.get(row.path), row.path in moving) for row in rows), unused,
-        planned[-1].definition, union, head, min(one.frontier for one in planned), tuple(stage.name for stage in stages),
+        planned[-1].network, union, head, min(one.frontier for one in planned), tuple(stage.name for stage in stages),
         frozenset(training), _resized_note(source, rows), tuple(planned),
     )  # fmt: skip
 
