@@ -37,12 +37,12 @@ class Nothing(Reader):
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
+def installed(tmp_path, monkeypatch, registries):
     """A package that adds a task, a metric and a reader; afterwards it is gone."""
     (tmp_path / "added_by_test.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "entry_points", lambda group: [EntryPoint("mine", "added_by_test", group)])
-    finders = (tasks.tasks, metrics_by_kind, readers)
+    finders = (metrics_by_kind, readers)
     for finder in finders:
         finder.cache_clear()
     yield
