@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -58,8 +58,8 @@ def _loaded(point: EntryPoint, owner: str) -> Any:
         ) from error
 
 
-class Registry(Mapping[str, Kind], Generic[Kind]):
-    """Things of one kind by their names.
+class Registry(Generic[Kind]):
+    """Things of one kind by their names, like a mapping.
 
     Those of a folder of ours are there from the start. Those of installed packages are imported once a name is asked for that none
     of the others has, or all are listed. A user's own are added from a file that the user names, or found where their class was
@@ -103,6 +103,14 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
 
     def __len__(self) -> int:
         return len(self._everything())
+
+    def values(self) -> Collection[Kind]:
+        """All of them."""
+        return self._everything().values()
+
+    def items(self) -> Collection[tuple[str, Kind]]:
+        """All of them, with their names."""
+        return self._everything().items()
 
     def among(self, values: Iterable[Any]) -> list[Any]:
         """Those of these values that are of this kind and have a name, each once."""
@@ -218,12 +226,13 @@ def check_class(kind: type) -> None:
 
 
 def face_with(
-    registry: Registry[Any], module: str, names: list[str]
+    registry: Registry, module: str, names: list[str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a module that has classes of installed packages next to its own names."""
 
     def found(name: str) -> Any:
-        kinds = () if name.startswith("_") else registry.values()
+        # Notebooks, and import itself, ask for names that no class has.
+        kinds = registry.values() if name[:1].isupper() else ()
         if (kind := next((kind for kind in kinds if kind.__name__ == name), None)) is not None:
             return kind
         raise no_attribute(module, name, names)

@@ -29,7 +29,7 @@ for _task in TASKS.ours.values():
     check_arguments(_task)
 
 
-def tasks() -> Mapping[str, type[Task]]:
+def tasks() -> Registry[type[Task]]:
     """Return every task by its name (:data:`TASKS`)."""
     return TASKS
 

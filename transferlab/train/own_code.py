@@ -89,7 +89,7 @@ def _modules(name: str | Path) -> list[ModuleType]:
         raise TransferlabError(f"The module '{name}' cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def is_own(registry: Registry[Any], thing: Any) -> bool:
+def is_own(registry: Registry, thing: Any) -> bool:
     """Whether a method's or task's class, or a family, is none of ours."""
     return registry.ours.get(thing.name) is not thing
 
@@ -108,12 +108,12 @@ def code_of(run: Setup) -> dict[str, Any]:
     return out
 
 
-def record_of(registry: Registry[Any], thing: Any) -> dict[str, str]:
+def record_of(registry: Registry, thing: Any) -> dict[str, str]:
     """Return the name of a method's or task's class, or of a family, and where its class is from."""
     return {"name": thing.name, **origin(registry.class_of(thing))}
 
 
-def record_if_own(key: str, registry: Registry[Any], thing: Any) -> dict[str, dict[str, str]]:
+def record_if_own(key: str, registry: Registry, thing: Any) -> dict[str, dict[str, str]]:
     """Return :func:`record_of` under a key; nothing of one of ours."""
     return {key: record_of(registry, thing)} if is_own(registry, thing) else {}
 
@@ -246,7 +246,7 @@ def check_family(code: Mapping[str, Any], where: str | Path) -> None:
         find_recorded(FAMILIES, record, where)
 
 
-def find_recorded(registry: Registry[Any], record: Mapping[str, Any], where: str | Path) -> Any:
+def find_recorded(registry: Registry, record: Mapping[str, Any], where: str | Path) -> Any:
     """Return what a record names, which is known by its name from then on; a changed file is logged.
 
     Raises:
@@ -260,7 +260,7 @@ def find_recorded(registry: Registry[Any], record: Mapping[str, Any], where: str
     return thing
 
 
-def warn_of_change(registry: Registry[Any], thing: Any, record: Mapping[str, Any], where: str | Path) -> None:
+def warn_of_change(registry: Registry, thing: Any, record: Mapping[str, Any], where: str | Path) -> None:
     """Log that the file of a class has other contents than a record says."""
     now, then = origin(registry.class_of(thing)).get("sha256"), record.get("sha256")
     if now is not None and then is not None and now != then:
@@ -270,7 +270,7 @@ def warn_of_change(registry: Registry[Any], thing: Any, record: Mapping[str, Any
         )  # fmt: skip
 
 
-def not_at_hand(registry: Registry[Any], record: Mapping[str, Any], where: str | Path) -> TransferlabError:
+def not_at_hand(registry: Registry, record: Mapping[str, Any], where: str | Path) -> TransferlabError:
     """Return the error for code that is needed and was not given: it says which, and how to give it."""
     name, module, kind, file = record["name"], record["module"], record["class"], record.get("file")
     what = f"{where} needs the {registry.noun} '{name}', the class {kind} of {f'the file {file}' if file else f'the module {module}'}"
