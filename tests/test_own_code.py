@@ -61,7 +61,7 @@ def get_config():
     return {{
         "source": {source!r}, "data": {data!r}, "test_examples": 40, "budgets": (12,), "seeds": (0,),
         "train": {{"batch_size": 8, "max_steps": 2}}, "baselines": ("majority",), "workdir": {workdir!r},
-        "methods": {{"tops": {{"scales": [2.0]}}, "slim": {{"method": "thin"}}, "probe": {{}}}},
+        "methods": {{"tops": {{"scales": [2.0]}}, "slim": {{"method": "thin"}}}},
     }}
 """
 
@@ -294,7 +294,7 @@ def test_a_config_next_to_a_task_and_a_family_of_ones_own_uses_both(
     text = CONFIG.format(source=str(model), data=str(table), workdir=str(study)).replace(
         "from my_methods import Thin, Tops", "import own_family, own_task"
     )
-    text = text.replace('"tops": {"scales": [2.0]}, "slim": {"method": "thin"}, ', "").replace(
+    text = text.replace('"tops": {"scales": [2.0]}, "slim": {"method": "thin"}', '"probe": {}').replace(
         '"workdir"', '"task": "ordinal", "workdir"'
     )
     (tmp_path / "config.py").write_text(text)
@@ -332,7 +332,7 @@ def test_entry_points_are_imported_when_a_name_is_asked_for_that_is_not_ours(
     points += [
         EntryPoint("last", "own_method_of_test:Last", "transferlab.methods"),
         EntryPoint("ordinal", "own_task_of_test", "transferlab.tasks"),
-        EntryPoint("averaging", "own_family_of_test:AVERAGING", "transferlab.pretrained.families"),
+        EntryPoint("averaging", "own_family_of_test:AVERAGING", "transferlab.families"),
     ]
     assert METHODS["lora"] is LoRA and "full" in METHODS and family_of(tl.load(bert_folder).config).name == "bert"
     parse_config(
@@ -346,7 +346,8 @@ def test_entry_points_are_imported_when_a_name_is_asked_for_that_is_not_ours(
         }
     )
     assert not [name for name in sys.modules if name.startswith("own_") and name.endswith("_of_test")]
-    assert tl.methods.Last(layers=1).name == "last" and tl.tasks.Ordinal().name == "ordinal"
+    face: Any = tl
+    assert face.methods.Last(layers=1).name == "last" and face.tasks.Ordinal().name == "ordinal"
     assert tl.load(write_averaging(tmp_path / "averaging", bert_folder)).family == "averaging"
     assert "last" in CliRunner().invoke(cli, ["methods"]).output
     assert "averaging" in CliRunner().invoke(cli, ["models"]).output

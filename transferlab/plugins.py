@@ -66,10 +66,11 @@ class Registry(Generic[Kind]):
     imported already.
 
     Args:
-        package: our folder, and the group of entry points.
+        package: our folder.
         noun: of one of them, for errors.
         base: their class.
-        named: whether they are instances of ``base``; subclasses of it otherwise.
+        group: of entry points; by default the folder's name.
+        instances: whether they are instances of ``base``; subclasses of it otherwise.
         check: called with each that is not ours, before it is added; raises what is wrong with it.
     """
 
@@ -79,10 +80,12 @@ class Registry(Generic[Kind]):
         noun: str,
         base: type,
         *,
+        group: str | None = None,
         instances: bool = False,
         check: Callable[[Any], None] = lambda thing: None,
     ) -> None:
-        self.package, self.noun, self.base, self.instances, self._check = package, noun, base, instances, check
+        self.noun, self.base, self.instances, self._check = noun, base, instances, check
+        self.group = group or package
         self.ours: Mapping[str, Kind] = {}
         self._added: dict[str, Kind] = {}
         self._packages: dict[str, Kind] | None = None
@@ -154,10 +157,13 @@ class Registry(Generic[Kind]):
                 where it is one of ours.
         """
         found = self.ours.get(name) or self._added.get(name)
-        if found is None and record is not None and not self.instances:
+        if record is None or (found is not None and same_place(origin(self.class_of(found)), record)):
+            return self._everything().get(name) if found is None else found
+        if not self.instances:
             live = [kind for kind in self._live(self.base) if getattr(kind, "name", "") == name]
             # A cell of a notebook that was run again has defined a class again.
-            found = next((kind for kind in reversed(live) if same_place(origin(kind), record)), None)
+            imported = next((kind for kind in reversed(live) if same_place(origin(kind), record)), None)
+            found = found if imported is None else imported
         return self._everything().get(name) if found is None else found
 
     def class_of(self, thing: Any) -> type:
@@ -172,7 +178,7 @@ class Registry(Generic[Kind]):
     def _everything(self) -> dict[str, Kind]:
         if self._packages is None:
             packages: dict[str, Kind] = {}
-            for where, values in _installed(self.package):
+            for where, values in _installed(self.group):
                 found = self.among(values)
                 if not found:
                     article = "an instance of" if self.instances else "a subclass of"

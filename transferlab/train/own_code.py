@@ -23,7 +23,7 @@ from transferlab.tasks import TASKS, Task, task_from
 from transferlab.train.setup import Setup, plan_for
 from transferlab.transfer.groups import Group
 from transferlab.transfer.leaf import Leaf
-from transferlab.user_code import execute, origin, with_neighbors
+from transferlab.user_code import execute, origin, same_place, with_neighbors
 
 _LOG = logging.getLogger(__name__)
 _REGISTRIES: tuple[Registry[Any], ...] = (METHODS, TASKS, FAMILIES)
@@ -261,21 +261,31 @@ def find_recorded(registry: Registry, record: Mapping[str, Any], where: str | Pa
 
 
 def warn_of_change(registry: Registry, thing: Any, record: Mapping[str, Any], where: str | Path) -> None:
-    """Log that the file of a class has other contents than a record says."""
-    now, then = origin(registry.class_of(thing)).get("sha256"), record.get("sha256")
-    if now is not None and then is not None and now != then:
+    """Log that a class is from another place than a record says, or that its file has other contents."""
+    now = origin(registry.class_of(thing))
+    if not same_place(now, record):
+        _LOG.warning(
+            "%s: the %s '%s' is %s now, and was %s.", where, registry.noun, thing.name, _place(now), _place(record)
+        )
+    elif now.get("sha256") != record.get("sha256", now.get("sha256")):
         _LOG.warning(
             "%s: the file %s of the %s '%s' has changed since (SHA-256 %s…, now %s…).",
-            where, record.get("file"), registry.noun, thing.name, then[:12], now[:12],
+            where, record["file"], registry.noun, thing.name, record["sha256"][:12], now.get("sha256", "")[:12],
         )  # fmt: skip
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    return f"the class {record['class']} of " + (
+        f"the file {record['file']}" if "file" in record else f"the module {record['module']}"
+    )
 
 
 def not_at_hand(registry: Registry, record: Mapping[str, Any], where: str | Path) -> TransferlabError:
     """Return the error for code that is needed and was not given: it says which, and how to give it."""
     name, module, kind, file = record["name"], record["module"], record["class"], record.get("file")
-    what = f"{where} needs the {registry.noun} '{name}', the class {kind} of {f'the file {file}' if file else f'the module {module}'}"
+    what = f"{where} needs the {registry.noun} '{name}', {_place(record)}"
     if module == "__main__" and not file:
-        how = "It was defined in an interactive session. Define it again, and pass it: code=[…]"
+        how = f"It was defined in an interactive session. Define it again, and pass it: tl.open_run(…, code=[{kind}])"
     else:
-        how = f"If you trust that code, name it: --code {file or module}, or in Python code='{file or module}'."
+        how = f"If you trust that code, name it: --code {file or module}, or in Python tl.open_run(…, code='{file or module}')."
     return TransferlabError(f"{what}, and nothing that a directory names is imported. {how}")

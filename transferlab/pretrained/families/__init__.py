@@ -17,7 +17,9 @@ def _check(family: Family) -> None:
             )
 
 
-FAMILIES: Registry[Family] = Registry(__name__, "family", Family, instances=True, check=_check)
+FAMILIES: Registry[Family] = Registry(
+    __name__, "family", Family, group="transferlab.families", instances=True, check=_check
+)
 """Name → family: those of this folder's files, those that installed packages add by entry points, and a user's own."""
 
 
