@@ -21,7 +21,7 @@ from transferlab import plugins
 from transferlab.cli.main import cli
 from transferlab.config import parse_config, read_config
 from transferlab.errors import TransferlabError
-from transferlab.methods import METHODS, Full, LoRA, Method
+from transferlab.methods import METHODS, Full, LoRA, Method, Probe
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.studies.directory import recorded_config
 from transferlab.studies.study import Study
@@ -36,7 +36,7 @@ METHODS_FILE = """
 from dataclasses import dataclass
 from typing import ClassVar
 import transferlab as tl
-from transferlab.methods import LoRA, Method
+from transferlab.methods import Method, Probe
 from helper import SCALE
 
 @dataclass(frozen=True)
@@ -50,18 +50,20 @@ class Tops(Method):
         return (tl.Group("head", lr_scale=self.scales[0]),)
 
 @dataclass(frozen=True)
-class Thin(LoRA):
-    name: ClassVar[str] = "thin"
-    rank: int = 2
+class Edits(Probe):
+    name: ClassVar[str] = "edits"
+
+    def edit(self, module):
+        assert module.head is not None
 """
 CONFIG = """
-from my_methods import Thin, Tops
+from my_methods import Edits, Tops
 
 def get_config():
     return {{
         "source": {source!r}, "data": {data!r}, "test_examples": 40, "budgets": (12,), "seeds": (0,),
         "train": {{"batch_size": 8, "max_steps": 2}}, "baselines": ("majority",), "workdir": {workdir!r},
-        "methods": {{"tops": {{"scales": [2.0]}}, "slim": {{"method": "thin"}}}},
+        "methods": {{"tops": {{"scales": [2.0]}}, "edited": {{"method": "edits"}}}},
     }}
 """
 
@@ -97,7 +99,7 @@ def test_a_study_of_methods_next_to_its_config_runs_and_is_reported_and_used_wit
     assert read_config(config).methods["tops"].method.scales == (2.0,)  # pyright: ignore[reportAttributeAccessIssue]
     records = json.loads((study / "config.json").read_text())["code"]["methods"]
     assert {name: (one["module"], one["class"], one["file"]) for name, one in records.items()} == {
-        "tops": ("my_methods", "Tops", "my_methods.py"), "thin": ("my_methods", "Thin", "my_methods.py"),
+        "tops": ("my_methods", "Tops", "my_methods.py"), "edits": ("my_methods", "Edits", "my_methods.py"),
     }  # fmt: skip
     before = json.loads((study / "result.json").read_text())["arms"]
     text, run = "a fine film", str(study / "runs" / "tops" / "12" / "0")
@@ -113,14 +115,14 @@ def test_a_study_of_methods_next_to_its_config_runs_and_is_reported_and_used_wit
     assert json.loads((study / "result.json").read_text())["arms"] == before
     # It only chose what trains.
     assert CliRunner().invoke(cli, ["predict", run, text, "--json"]).stdout == expected
-    # LoRA edits the module: its code is needed.
-    lora = str(study / "runs" / "slim" / "12" / "0")
-    done = CliRunner().invoke(cli, ["predict", lora, text])
-    assert done.exit_code == 1 and "'thin', the class Thin of the file my_methods.py" in done.output
+    # The other edits the module: its code is needed.
+    edited = str(study / "runs" / "edited" / "12" / "0")
+    done = CliRunner().invoke(cli, ["predict", edited, text])
+    assert done.exit_code == 1 and "'edits', the class Edits of the file my_methods.py" in done.output
     assert "--code my_methods.py" in done.output and "Traceback" not in done.output
     write_study(tmp_path / "elsewhere", bert_folder, table)
     given = ["--code", str(tmp_path / "elsewhere" / "my_methods.py")]
-    done = CliRunner().invoke(cli, ["predict", lora, text, "--json", *given])
+    done = CliRunner().invoke(cli, ["predict", edited, text, "--json", *given])
     assert done.exit_code == 0 and json.loads(done.stdout)["label"] in ("up", "down")
     # Nothing can be added to it without its methods.
     forget(monkeypatch)
@@ -132,7 +134,7 @@ def test_opening_a_run_imports_nothing_that_its_directory_names(
     tmp_path: Path, bert_folder: Path, films: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    tl.adapt(str(bert_folder), films, method=LoRA(rank=2), settings=QUICK, directory=run).fit()
+    tl.adapt(str(bert_folder), films, method=Probe(), settings=QUICK, directory=run).fit()
     trap, mark = tmp_path / "trap_of_test.py", tmp_path / "executed"
     trap.write_text(f"open({str(mark)!r}, 'w').close()")
     (run / "trap_of_test.py").write_text(trap.read_text())
@@ -155,10 +157,13 @@ def test_opening_a_run_imports_nothing_that_its_directory_names(
 
 
 @dataclass(frozen=True)
-class Edited(LoRA):
+class Edited(Probe):
     """A method whose code is needed."""
 
     name: ClassVar[str] = "edited"
+
+    def edit(self, module: Any) -> None:
+        assert module.head is not None
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def test_a_run_opens_where_its_class_was_imported_or_is_passed(
 ) -> None:
     run = tmp_path / "run"
     result = tl.adapt(
-        str(bert_folder), films, method=Edited(rank=2), task=Renamed(), settings=QUICK, directory=run
+        str(bert_folder), films, method=Edited(), task=Renamed(), settings=QUICK, directory=run
     ).fit()
     texts = ["a fine film", "a sad day"]
     expected = result.predict(texts)
@@ -192,16 +197,16 @@ def test_a_changed_file_is_said_when_a_run_is_opened_or_continued(
     tmp_path: Path, bert_folder: Path, films: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_code(_methods_file(tmp_path))
-    run = tl.adapt(str(bert_folder), films, method=METHODS["thin"](), settings=QUICK, directory=tmp_path / "run")
+    run = tl.adapt(str(bert_folder), films, method=METHODS["edits"](), settings=QUICK, directory=tmp_path / "run")
     run.fit()
     file = _methods_file(tmp_path)
     file.write_text(f"{file.read_text()}\n# another version")
     with caplog.at_level(logging.WARNING):
         tl.open_run(tmp_path / "run", code=file)
-    assert "the file my_methods.py of the method 'thin' has changed since" in caplog.text
+    assert "the file my_methods.py of the method 'edits' has changed since" in caplog.text
     caplog.clear()
-    tl.adapt(str(bert_folder), films, method=METHODS["thin"](), settings=QUICK, directory=tmp_path / "run").fit()
-    assert "the file my_methods.py of the method 'thin' has changed since" in caplog.text
+    tl.adapt(str(bert_folder), films, method=METHODS["edits"](), settings=QUICK, directory=tmp_path / "run").fit()
+    assert "the file my_methods.py of the method 'edits' has changed since" in caplog.text
 
 
 def _methods_file(folder: Path) -> Path:
@@ -292,9 +297,9 @@ def test_a_config_next_to_a_task_and_a_family_of_ones_own_uses_both(
     for name in ("own_family", "own_task"):
         (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
     text = CONFIG.format(source=str(model), data=str(table), workdir=str(study)).replace(
-        "from my_methods import Thin, Tops", "import own_family, own_task"
+        "from my_methods import Edits, Tops", "import own_family, own_task"
     )
-    text = text.replace('"tops": {"scales": [2.0]}, "slim": {"method": "thin"}', '"probe": {}').replace(
+    text = text.replace('"tops": {"scales": [2.0]}, "edited": {"method": "edits"}', '"probe": {}').replace(
         '"workdir"', '"task": "ordinal", "workdir"'
     )
     (tmp_path / "config.py").write_text(text)

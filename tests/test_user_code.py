@@ -49,14 +49,15 @@ def test_what_is_next_to_a_file_is_found_from_anywhere_in_it_at_any_time(tmp_pat
 
 def test_files_with_the_names_of_pythons_own_modules_break_nothing(tmp_path: Path) -> None:
     names = ("types", "random", "enum", "json", "dataclasses", "typing")
+    (tmp_path / "numpy").mkdir()  # a folder of data is no module
     file = write(
         tmp_path,
-        main="import types, random\nfrom dataclasses import dataclass\nfrom .random import mine\n"
+        main="import types, random, numpy\nfrom dataclasses import dataclass\nfrom .random import mine\n"
         "@dataclass\nclass A:\n    x: int = 1\nmade = A(), types.SimpleNamespace(y=random.random())",
         **{name: "mine = 1\nraise_if_read = True" for name in names},
     )
     module = user_code.execute(file)
-    assert module.made[0].x == 1 and module.mine == 1 and module.random.__name__ == "random"
+    assert module.made[0].x == 1 and module.mine == 1 and module.random.__name__ == "random" and module.numpy.ndarray
     # The same in a new process, where nothing is imported yet.
     code = f"from transferlab import user_code\nassert user_code.execute({str(file)!r}).mine == 1\nimport random; random.random()"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -58,7 +58,7 @@ def execute(path: str | Path) -> ModuleType:
 def with_neighbors(module: ModuleType) -> list[ModuleType]:
     """Return the module of an executed file, and those of the files next to it that were imported so far."""
     start = f"{module.__name__.partition('.')[0]}."
-    return [module, *(one for name, one in sys.modules.items() if name.startswith(start) and one is not module)]
+    return [module, *(one for name, one in list(sys.modules.items()) if name.startswith(start) and one is not module)]
 
 
 def origin(thing: type) -> dict[str, str]:
@@ -136,7 +136,10 @@ def _import(
                 f"{what}, which is a module of Python's own and has no '{missing[0]}'. Rename the file next to it, or import that: {line}"
             )
         return module
-    if other := _other(top, own):
+    other = _other(top, own)
+    if other and own.origin is None:  # a folder of data, as wandb leaves one
+        return __import__(name, globals, locals, fromlist, level)
+    if other:
         raise TransferlabError(
             f"{what}, which is an installed module ({other}) and also a file next to it. Rename the file, or say that it is the one "
             f"that is meant: {line}"
@@ -164,10 +167,5 @@ def _other(top: str, own: ModuleSpec) -> str:
     except (ImportError, ValueError):
         return ""
     # A folder on the path without an __init__.py, as any of the working directory, is no installed module.
-    if (
-        spec is None
-        or spec.origin is None
-        or (own.origin and Path(spec.origin).resolve() == Path(own.origin).resolve())
-    ):
-        return ""
-    return spec.origin
+    same = spec is not None and spec.origin and own.origin and Path(spec.origin).resolve() == Path(own.origin).resolve()
+    return "" if spec is None or spec.origin is None or same else spec.origin
