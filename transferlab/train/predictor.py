@@ -25,17 +25,17 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.evaluate.sequences import write_texts
 from transferlab.fields import read
-from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.models.network import Network
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
-from transferlab.tasks import Classification, Task, task_from
+from transferlab.tasks import Classification, Task
 from transferlab.tasks.prediction import predict_rows
 from transferlab.train.divergence import NOT_KEPT, recorded
 from transferlab.train.identity import architecture, read_identity
+from transferlab.train.own_code import add_code, check_family, recorded_method, recorded_task
 from transferlab.train.setup import plan_for
 from transferlab.transfer.plan import Plan
 
@@ -200,8 +200,11 @@ class Predictor:
 
 @check_arguments
 @interruptible()
-def open_run(directory: str | Path) -> Predictor:
+def open_run(directory: str | Path, code: Any = None) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base that it was trained on. ``predictor.adapted`` exports it.
+
+    Nothing that the directory names is imported: a task, method or family of somebody's own is imported already, or of an
+    installed package that adds it by an entry point, or given as ``code``.
 
     Example:
         >>> predictor = tl.open_run("runs/lora")
@@ -209,11 +212,15 @@ def open_run(directory: str | Path) -> Predictor:
 
     Args:
         directory: of the run, as given to :func:`transferlab.adapt`.
+        code: a Python file that defines the run's own method, task or family, which is executed; or what it defines:
+            ``code="my_method.py"`` or ``code=[Mine]``.
 
     Raises:
-        TransferlabError: there is no finished run (or it diverged), its weights were not kept, or its base is missing or
-            has changed.
+        TransferlabError: there is no finished run (or it diverged), its weights were not kept, its base is missing or
+            has changed, or code is needed that was not given; it is named.
     """
+    if code is not None:
+        add_code(code)
     if not isinstance(directory, (str, Path)):
         raise TransferlabError(
             f"directory is {shown(directory)}; pass that of a finished run, as tl.open_run('runs/mine'). A result in memory predicts "
@@ -242,6 +249,7 @@ def _open_run(directory: Path) -> Predictor:
     step = checkpoints.chosen()
     if step is None:
         raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
+    check_family(identity.get("code", {}), directory)
     source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])
     now, then = architecture(source), identity.get("config", architecture(source))
     if changed := sorted(name for name in now.keys() | then if now.get(name) != then.get(name)):
@@ -250,7 +258,7 @@ def _open_run(directory: Path) -> Predictor:
         )
     trained, stats = checkpoints.weights(step)
     checkpoints.close()
-    task, method = task_from(identity.get("task", {"name": "classification"})), method_from(identity["method"])
+    task, method = recorded_task(identity, directory), recorded_method(identity, directory)
     outputs = tuple(identity["labels"])
     plan = plan_for(source, task.head(source, outputs, method), method)
     if changed := sorted(set(plan.trainable) ^ set(identity.get("trainable", plan.trainable))):
