@@ -261,7 +261,9 @@ class Setup:
 
     @property
     def program(self) -> Program:
-        """The compiled functions, shared with every run of the same kind."""
+        """The compiled functions, shared with every run of the same kind; of a run with several phases, those of the last."""
+        if self._phase is None and len(phases := self.phases) > 1:
+            return phases[-1].program
         execution = self.execution
         if execution not in self._programs:
             self._programs[execution] = program_for(

@@ -95,10 +95,6 @@ class Plan:
             training=one.training, phases=(one,),
         )  # fmt: skip
 
-    def phases_of(self, leaf: Leaf) -> tuple[bool, ...]:
-        """Of each phase, whether this leaf trains in it (for state: whether it moves)."""
-        return tuple(leaf.path in phase.leaf_settings or leaf.path in phase.moving for phase in self.phases)
-
     def totals(self) -> dict[str, Any]:
         """Counts and bytes by action, and what trains."""
         actions = Counter(leaf.action for leaf in self.leaves)
@@ -123,6 +119,7 @@ class Plan:
             "frontier": self.stages[self.frontier] if self.frontier < len(self.stages) else None,
             "training_stages": [name for name in self.stages if name in self.training],
             "notes": list(self.notes),
+            **({"phases": [_described(phase, self.stages) for phase in self.phases]} if len(self.phases) > 1 else {}),
             "labels": list(self.head.labels),
             "leaves": [
                 {
@@ -235,3 +232,15 @@ def _schedule(settings: LeafSettings | None) -> str:
         return ""
     rising = "" if settings.warmup is None else f"warm-up {settings.warmup:g}"
     return ", ".join(part for part in (settings.schedule or "", rising) if part)
+
+
+def _described(phase: PhasePlan, stages: tuple[str, ...]) -> dict[str, Any]:
+    """A phase as plain data."""
+    return {
+        "name": phase.name,
+        "steps": phase.fraction,
+        "settings": dict(phase.settings),
+        "frontier": stages[phase.frontier] if phase.frontier < len(stages) else None,
+        "trains": sorted([*phase.leaf_settings, *phase.moving]),
+        "penalties": [each.name for each in phase.penalties],
+    }

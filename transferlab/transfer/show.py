@@ -62,7 +62,7 @@ def plan_table(plan: Shown, whole: bool) -> Table:
         first = group[0]
         shape = "×".join(map(str, first.shape)) if len(group) == 1 else f"{len(group)} leaves"
         cells = (
-            label, shape, first.action, origin_of(group), "trains" if first.trains else "frozen",
+            label, shape, first.action, origin_of(group), _trains(first),
             _rate(first), _decay(group),
             human_bytes(sum(leaf.bytes for leaf in group)),
         )  # fmt: skip
@@ -82,7 +82,7 @@ def leaf_rows(leaves: tuple[Leaf, ...], stages: tuple[str, ...], whole: bool) ->
         kind = re.sub(r"\d+", "#", group[0].path) if len(group) == 1 else ""
         first = group[0]
         row = (
-            family, kind, first.action, first.trains, first.lr_scale, first.schedule,
+            family, kind, first.action, first.trains, first.lr_scale, first.schedule, first.phases,
             first.reason if len(group) == 1 else "",
         )  # fmt: skip
         names, sharing = merged.setdefault(row, ([], []))
@@ -103,7 +103,7 @@ def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Lea
 
 
 def _treatment(leaf: Leaf, stages: tuple[str, ...]) -> tuple:
-    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule
+    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule, leaf.phases
 
 
 def _stage_of(path: str, stages: tuple[str, ...]) -> str:
@@ -125,6 +125,13 @@ def origin_of(group: list[Leaf]) -> str:
         return f"{keys[0]} … ({len(keys)} keys)"
     reasons = list(dict.fromkeys(leaf.reason for leaf in group))
     return f"({'; '.join(reasons[:2])})"
+
+
+def _trains(leaf: Leaf) -> str:
+    """``trains 1, 2`` where it does in some phases of several."""
+    if not leaf.trains:
+        return "frozen"
+    return " ".join(["trains", ", ".join(map(str, leaf.phases))]).strip()
 
 
 def _rate(leaf: Leaf) -> str:
