@@ -21,11 +21,9 @@ from transferlab.selectors import owns, select
 from transferlab.transfer.groups import Group, LeafSettings, assign_groups
 from transferlab.transfer.leaf import Action, Leaf
 from transferlab.transfer.resize import label_rows, take_rows
-from transferlab.transfer.show import as_text, plan_table
+from transferlab.transfer.show import FittedTable, as_text, plan_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from transferlab.pretrained.leaves import LazyLeaf
     from transferlab.pretrained.source import Source
 
@@ -172,12 +170,15 @@ class Plan:
                  and leaf.action in ("initialised", "derived")]  # fmt: skip
         return self.place(seed, only=frozenset(paths))[0] if paths else {}
 
-    def table(self, whole: bool = False) -> Table:
+    def table(self, whole: bool = False) -> FittedTable:
         """Return the plan as a rich table, collapsed by layer unless ``whole``."""
         return plan_table(self, whole)
 
     def __str__(self) -> str:
         return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
 
 def plan(
