@@ -22,6 +22,7 @@ from transferlab.fields import check_fields
 from transferlab.methods import Method
 from transferlab.models.heads import HeadConfig
 from transferlab.models.network import sequence_entries
+from transferlab.pretrained.export_formats import Export, exports, exports_sentence
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -252,12 +253,21 @@ class Setup:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
+        """The plan, with notes on whether the frozen prefix is cached, which tokens the last layer computes, and what the result can
+        be exported as.
+        """
         plan = self.transfer
         notes, query = [*plan.notes, self.decision.sentence], getattr(plan.network, "single_query", None)
         if query is not None:
             notes.append(f"'{query[0]}' is computed for the {query[1]} alone, the only one that the head reads")
-        return replace(plan, notes=tuple(notes))
+        return replace(plan, notes=(*notes, exports_sentence(self.exports)))
+
+    @property
+    def exports(self) -> tuple[Export, ...]:
+        """What the result can be written as, and for the other formats why not."""
+        leaves = (leaf.path.partition("/lora/") for leaf in self.transfer.leaves)
+        adapted = dict.fromkeys(f"{layer}/kernel" for layer, found, _ in leaves if found)
+        return exports(self.source, self.transfer.head, tuple(adapted))
 
     @property
     def program(self) -> Program:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, MutableMapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,10 +21,7 @@ from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.leaf import Leaf
 from transferlab.transfer.phases import PhasePlan
 from transferlab.transfer.recipe import Weights
-from transferlab.transfer.show import as_text, plan_table
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from transferlab.transfer.show import FittedTable, as_text, plan_table
 
 SMALL = 1 << 16
 """Most elements of an initialised leaf that runs share in memory."""
@@ -200,12 +197,15 @@ class Plan:
         paths = frozenset(leaf.path for leaf in self.leaves if leaf.trains and leaf.path in frozen)
         return self.place(seed, only=paths)[0] if paths else {}
 
-    def table(self, whole: bool = False) -> Table:
+    def table(self, whole: bool = False) -> FittedTable:
         """Return the plan as a rich table, collapsed by layer unless ``whole``."""
         return plan_table(self, whole)
 
     def __str__(self) -> str:
         return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
 
 def trained(leaf: Leaf, settings: LeafSettings | None, moves: bool = False) -> Leaf:
