@@ -24,6 +24,7 @@ _FACE = {
     "adapt": "transferlab.train.run",
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
+    "edit": "transferlab.methods.editing",
     "fit_together": "transferlab.train.fit",
     "function_network": "transferlab.models.foreign.network",
     "generate": "transferlab.evaluate.generation",
@@ -33,6 +34,7 @@ _FACE = {
     "linen_network": "transferlab.models.foreign.network",
     "load": "transferlab.pretrained.loading",
     "load_adapter": "transferlab.methods.adapted",
+    "merge": "transferlab.methods.editing",
     "network": "transferlab.models.foreign.network",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
@@ -53,6 +55,7 @@ __all__ = [
     "data",
     "dataset",
     "define",
+    "edit",
     "evaluate",
     "fit_together",
     "function_network",
@@ -64,6 +67,7 @@ __all__ = [
     "load",
     "load_adapter",
     "measure",
+    "merge",
     "methods",
     "models",
     "network",
@@ -88,6 +92,7 @@ if TYPE_CHECKING:
     from transferlab.evaluate.generation import generate
     from transferlab.evaluate.zero_shot import zero_shot_classifier
     from transferlab.methods.adapted import load_adapter
+    from transferlab.methods.editing import edit, merge
     from transferlab.models.foreign import function_network, linen_network, network, stage
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.loading import load
