@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Never, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from transferlab.methods.lora import LoRA
 from transferlab.models.backbone import Model
 from transferlab.models.foreign.adapters import Adapter, Factors, detach
 from transferlab.models.foreign.edited import EditedNetwork, attach_all, edited, kernels_of, network_kernels
-from transferlab.models.foreign.layouts import KERNELS, Layout
+from transferlab.models.foreign.layouts import Layout
 from transferlab.models.foreign.network import ForeignNetwork
 from transferlab.models.foreign.nnx_module import NnxModule
 from transferlab.selectors import owns, select, stages_of, union_parts
@@ -65,25 +65,33 @@ def edit(module: Any, method: Method, *, seed: Any = 0) -> Any:
     """
     method = _adapter_method(method)
     if isinstance(module, EditedNetwork):
-        raise TransferlabError("This network has adapters already. Edit what it was made of: tl.edit(network.base, method).")
+        raise TransferlabError(
+            "This network has adapters already. Edit what it was made of: tl.edit(network.base, method)."
+        )
     if isinstance(module, ForeignNetwork):
         paths = {path: (shape.shape, shape.dtype) for path, shape in trees.walk(module.params)}
         beside = isinstance(module.module, NnxModule)
-        chosen = _chosen(method, network_kernels(module), paths, stages_of(module), "network", beside)
-        return edited(module, [_adapter(method, path, layout, paths, beside) for path, layout in chosen.items()])
+        kernels = network_kernels(module)
+        chosen = _chosen(method, kernels, paths, stages_of(module), "network", beside)
+        return edited(module, [_adapter(method, path, layout, paths, kernels) for path, layout in chosen.items()])
     if isinstance(module, Model) or not isinstance(module, nnx.Module):
         raise TransferlabError(_not_editable(module))
     paths = {
         "/".join(map(str, place)): (tuple(leaf.shape), leaf.dtype)
         for place, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))
     }
-    chosen = _chosen(method, kernels_of(module), paths, (), "module", True)
-    attach_all(module, [_adapter(method, path, layout, paths, True) for path, layout in chosen.items()], _key(seed))
+    kernels = kernels_of(module)
+    chosen = _chosen(method, kernels, paths, (), "module", True)
+    attach_all(module, [_adapter(method, path, layout, paths, kernels) for path, layout in chosen.items()], _key(seed))
     return module
 
 
+@overload
+def merge(module: ForeignNetwork) -> Never: ...
+@overload
+def merge(module: AnyModule) -> AnyModule: ...
 @check_arguments
-def merge(module: AnyModule) -> AnyModule:
+def merge(module: Any) -> Any:
     """Take the adapters of :func:`transferlab.edit` off a module again, each added to its kernel, in place.
 
     The module has the classes and paths that it had, and computes what it did with its adapters in evaluation. A network
@@ -137,7 +145,9 @@ def _not_editable(module: Any) -> str:
             "before it has weights."
         )
     if isinstance(module, linen.Module):
-        return "A Linen module has no arrays to put adapters next to: tl.edit(tl.linen_network(module, example), method)."
+        return (
+            "A Linen module has no arrays to put adapters next to: tl.edit(tl.linen_network(module, example), method)."
+        )
     if callable(module):
         return (
             f"tl.edit takes an nnx.Module or a network, got {str(module)[:40]!r}. Of Equinox or a function: "
@@ -172,7 +182,11 @@ def _chosen(
             if _magnitude(method) and (layout.lookup or (beside and not layout.last)):
                 raise TransferlabError(
                     f"'{path}' cannot have an adapter of {type(method).__name__}: "
-                    + ("its rows are looked up" if layout.lookup else "its outputs are not the last axes of the layer's")
+                    + (
+                        "its rows are looked up"
+                        if layout.lookup
+                        else "its outputs are not the last axes of the layer's"
+                    )
                     + f". Leave it out: targets='({method.targets}) & ~{path}'."
                 )
             chosen[path] = layout
@@ -199,14 +213,17 @@ def _shown(method: LoRA, kernels: Mapping[str, Layout | str], what: str) -> str:
 
 
 def _adapter(
-    method: LoRA, path: str, layout: Layout, paths: Mapping[str, tuple[tuple[int, ...], Any]], beside: bool
+    method: LoRA,
+    path: str,
+    layout: Layout,
+    paths: Mapping[str, tuple[tuple[int, ...], Any]],
+    kernels: Collection[str],
 ) -> Adapter:
-    """The adapter of one kernel. ``beside`` is next to a layer, which has one kernel alone."""
+    """The adapter of one kernel, in a folder that tells it from those of other kernels next to it."""
     shape, dtype = paths[path]
     parent, _, name = path.rpartition("/")
     folder = f"{parent}/lora" if parent else "lora"
-    others = [p for p, (s, _) in paths.items() if p.rpartition("/")[0] == parent and len(s) > 1]
-    if not beside and name not in KERNELS and len(others) > 1:
+    if sum(other.rpartition("/")[0] == parent for other in kernels) > 1:
         folder = f"{folder}/{name}"
     return Adapter(
         path, folder, layout, shape, jnp.promote_types(dtype, jnp.float32).name, method.rank, method.alpha / method.rank,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from string import ascii_letters
 from types import SimpleNamespace, new_class
 from typing import Any, TypeAlias
@@ -51,7 +51,7 @@ class Adapter:
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Path → shape of each leaf."""
         *layers, inputs, outputs = self.layout.shape(self.shape)
-        sizes = {"a": (*layers, inputs, self.rank), "b": (*layers, self.rank, outputs)}
+        sizes: dict[str, tuple[int, ...]] = {"a": (*layers, inputs, self.rank), "b": (*layers, self.rank, outputs)}
         if self.magnitude:
             sizes["magnitude"] = (*layers, outputs)
         return {f"{self.folder}/{name}": jax.ShapeDtypeStruct(size, self.dtype) for name, size in sizes.items()}
@@ -100,7 +100,9 @@ class Factors(nnx.Module):
             stream = key_of(key, f"{adapter.folder}/dropout")
             self.dropout = nnx.Dropout(adapter.dropout)
             layers = adapter.layout.layers(kernel.shape)
-            self.dropout.rngs = nnx.data(nnx.RngStream(jax.random.split(stream, layers) if layers else stream, tag="dropout"))
+            self.dropout.rngs = nnx.data(
+                nnx.RngStream(jax.random.split(stream, layers) if layers else stream, tag="dropout")
+            )
 
     def delta(self, layer: Any, inputs: Array, first: Map, second: Map) -> Array:
         """``scale · second(first(inputs, a), b)``, in the layer's dtype if it has one."""
@@ -122,7 +124,7 @@ class Factors(nnx.Module):
         return self.adapter.merged(kernel, self.a[...], self.b[...], magnitude)
 
 
-@lru_cache(maxsize=None)
+@cache
 def adapted_class(cls: type) -> type:
     """The class of a layer of class ``cls`` that has an adapter: one for each, since graphs compare classes.
 

@@ -165,7 +165,9 @@ def edited(network: ForeignNetwork, adapters: Sequence[Adapter]) -> EditedNetwor
 
         module = NnxModule(create, base.inputs, base.flag)
     else:
-        taken = next((path for one in adapters for path in one.shapes if path in base.params or path in base.state), None)
+        taken = next(
+            (path for one in adapters for path in one.shapes if path in base.params or path in base.state), None
+        )
         if taken is not None:
             raise TransferlabError(f"The network has a leaf '{taken}' already, where an adapter would have its own.")
         module = WeightModule(base, tuple(adapters))

@@ -65,7 +65,8 @@ def _general(inputs: int, outputs: int) -> Layout:
 
 def einsum_layout(equation: str) -> Layout | str:
     """The layout of the kernel, the second operand of ``equation``; text where no adapter fits it, and why."""
-    (inputs, kernel), output = (part.split(",") if "," in part else part for part in equation.replace(" ", "").split("->"))
+    operands, output = equation.replace(" ", "").split("->")
+    inputs, kernel = operands.split(",")
     for letter in kernel:
         if letter == "." or kernel.count(letter) > 1 or inputs.count(letter) > 1:
             return f"'{equation}' has an axis without a letter of its own"
@@ -82,7 +83,9 @@ def einsum_layout(equation: str) -> Layout | str:
 
 def _convolution(layer: Any, axes: int) -> Layout | str:
     if layer.feature_group_count > 1:
-        return f"it has {layer.feature_group_count} groups of channels, and an adapter across groups could not be merged"
+        return (
+            f"it has {layer.feature_group_count} groups of channels, and an adapter across groups could not be merged"
+        )
     if layer.mask is not None:
         return "it has a mask"
     return Layout(tuple(range(axes + 1)), (axes + 1,))
