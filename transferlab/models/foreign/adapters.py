@@ -104,7 +104,7 @@ class Factors(nnx.Module):
                 nnx.RngStream(jax.random.split(stream, layers) if layers else stream, tag="dropout")
             )
 
-    def delta(self, layer: Any, inputs: Array, first: Map, second: Map) -> Array:
+    def delta(self, layer: Any, inputs: Any, first: Map, second: Map) -> Array:
         """``scale · second(first(inputs, a), b)``, in the layer's dtype if it has one."""
         x, a, b = inputs, self.a[...], self.b[...]
         if self.adapter.layout.lookup:
@@ -134,7 +134,7 @@ def adapted_class(cls: type) -> type:
     return new_class(f"Adapted{cls.__name__}", (cls,), exec_body=lambda body: body.update(added))
 
 
-def _call(self: Any, inputs: Array, *args: Any, **kwargs: Any) -> Array:
+def _call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Array:
     """What the layer's own class computes, and the adapter's part."""
     y = self.plain.__call__(self, inputs, *args, **kwargs)
     lora, layout = self.lora, self.lora.adapter.layout
@@ -149,7 +149,7 @@ def _call(self: Any, inputs: Array, *args: Any, **kwargs: Any) -> Array:
     return y + (factor - 1) * plain + factor * delta
 
 
-def _attend(self: Any, query: Array, *args: Any, **kwargs: Any) -> Array:
+def _attend(self: Any, query: Any, *args: Any, **kwargs: Any) -> Array:
     """The table as an output layer, with the adapter's part."""
     logits = self.plain.attend(self, query, *args, **kwargs)
     query, a, b = self.promote_dtype((query, self.lora.a[...], self.lora.b[...]), dtype=self.dtype)
