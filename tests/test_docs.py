@@ -71,7 +71,7 @@ def files(folder: Path) -> None:
                 wavfile.write(folder / kind / label / f"{i}.wav", 8000, rng.integers(-999, 999, shape, np.int16))
 
 
-@pytest.mark.parametrize("page", ["data.md", "own_model.md"])
+@pytest.mark.parametrize("page", ["data.md", "own_model.md", "own_loop.md"])
 def test_every_line_of_a_page_does_what_it_shows(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path)
     monkeypatch.chdir(tmp_path)
