@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -137,6 +138,29 @@ def test_a_whole_module_keeps_its_paths_values_and_statistics() -> None:
     assert not np.array_equal(module.embed.lora.a[...], other.embed.lora.a[...])  # type: ignore[attr-defined]
 
 
+class Active(nnx.Linear):
+    """A class on Flax's layer that does more than it."""
+
+    def __call__(self, inputs: jax.Array, factor: float = 1.0) -> jax.Array:
+        return nnx.relu(super().__call__(inputs)) * factor
+
+
+class Hidden(Active):
+    pass
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2, targets="kernel"), DoRA(rank=2, targets="kernel")])
+def test_a_class_with_a_call_of_its_own_makes_it_of_the_adapted_kernel(method: LoRA) -> None:
+    layer: Any = Hidden(3, 5, rngs=nnx.Rngs(0))
+    y = layer(IMAGES)
+    tl.edit(layer, method)
+    np.testing.assert_allclose(layer(IMAGES), y, rtol=1e-5, atol=1e-6)
+    trained = filled(layer)(IMAGES, factor=2.0)
+    tl.merge(layer)
+    assert type(layer) is Hidden and float(trained.min()) == 0.0 < float(jnp.abs(trained - 2 * y).max())
+    np.testing.assert_allclose(layer(IMAGES, factor=2.0), trained, rtol=1e-5, atol=1e-5)
+
+
 def test_dropout_acts_on_the_adapters_input_in_training_alone() -> None:
     layer: Any = tl.edit(nnx.Linear(3, 5, rngs=nnx.Rngs(0)), LoRA(rank=2, targets="kernel", dropout=0.5))
     x, start = jnp.ones((64, 3)), nnx.Linear(3, 5, rngs=nnx.Rngs(0))(jnp.ones((64, 3)))
@@ -161,7 +185,7 @@ def test_jit_grad_split_and_shapes_see_an_adapted_module_as_any_other() -> None:
     module, x = make(), jnp.ones((4, 4))
     module.eval()
     expected = module(x)
-    graph, adapters, rest = nnx.split(module, nnx.All(nnx.Param, nnx.PathContains("lora")), ...)
+    graph, adapters, rest = nnx.split(module, nnx.LoRAParam, ...)
     np.testing.assert_allclose(nnx.jit(lambda m, x: m(x))(module, x), expected, rtol=1e-5, atol=1e-5)
 
     def loss(adapters: Any) -> jax.Array:
@@ -171,6 +195,7 @@ def test_jit_grad_split_and_shapes_see_an_adapted_module_as_any_other() -> None:
     moved = nnx.merge(graph, jax.tree.map(lambda p, g: p - 1e-5 * g, adapters, gradients), rest, copy=True)
     assert float((moved(x) ** 2).sum()) < float((expected**2).sum())
     trained = moved(x)
+    assert np.array_equal(pickle.loads(pickle.dumps(moved))(x), trained)
     np.testing.assert_allclose(tl.merge(moved)(x), trained, rtol=1e-5, atol=1e-5)
 
 
@@ -216,6 +241,11 @@ def test_low_precision_stays_what_it_is_and_its_adapters_are_float32() -> None:
     assert tl.merge(filled(layer)).kernel.dtype == jnp.bfloat16
 
 
+class Other(LoRA):
+    def edit(self, module: Any) -> None:
+        raise AssertionError("never called")
+
+
 class Tied(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.embed = nnx.Linear(3, 3, rngs=rngs)
@@ -250,6 +280,8 @@ class Odd(nnx.Module):
         (lambda: tl.edit(tl.edit(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), LoRA(targets="kernel")), LoRA(targets="kernel")), "'lora' is an adapter already.*tl.merge"),
         (lambda: tl.edit(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), tl.methods.Full()), "Full is no method with adapters: .*targets="),
         (lambda: tl.edit(A_CLASS, LoRA()), r"takes an nnx.Module or a network.*tl.function_network"),
+        (lambda: tl.edit(Hidden(4, 4, rngs=nnx.Rngs(0)), LoRA(targets="kernel", dropout=0.1)), r"its Hidden has a __call__ of its own.*LoRA\(dropout=0.0\)"),
+        (lambda: tl.edit(Small(nnx.Rngs(0)), Other(targets="**/kernel")), "Other has a method 'edit' of its own"),
         (lambda: tl.merge(nnx.Linear(4, 4, rngs=nnx.Rngs(0))), "no adapters of tl.edit to merge"),
         (lambda: tl.edit(tl.models.BertConfig(num_hidden_layers=1).build(), LoRA()), "edited by its method: tl.adapt"),
     ],

@@ -20,6 +20,7 @@ from transferlab.models.foreign.edited import EditedNetwork, attach_all, edited,
 from transferlab.models.foreign.layouts import Layout
 from transferlab.models.foreign.network import ForeignNetwork
 from transferlab.models.foreign.nnx_module import NnxModule
+from transferlab.pretrained.source import Source
 from transferlab.selectors import owns, select, stages_of, union_parts
 
 AnyModule = TypeVar("AnyModule", bound=nnx.Module)
@@ -37,7 +38,8 @@ def edit(module: Any, method: Method, *, seed: Any = 0) -> Any:
     ``Embed``, and classes on them) that ``targets`` selects get a ``lora`` with the Params ``a`` (in, rank) and ``b`` (rank,
     out); every path that it has stays, as does what its constructor drew. Axes of a kernel that are summed with the input
     count as one, in; all others as one, out. ``method.dropout`` is an ``nnx.Dropout`` at ``lora/dropout``: ``module.train()``
-    and ``module.eval()`` switch it.
+    and ``module.eval()`` switch it. An adapter acts when its layer is called: a kernel that is read without that stays as it is.
+    A class with a ``__call__`` of its own computes that with the adapter added to its kernel.
 
     A network of :func:`transferlab.network` has its module's layers edited so. One of :func:`transferlab.linen_network` or
     :func:`transferlab.function_network` is called with ``kernel + scale · a b`` in place of each kernel: without dropout on the
@@ -130,15 +132,18 @@ def _adapter_method(method: Any) -> LoRA:
 
 def _magnitude(method: LoRA) -> bool:
     """Whether it is DoRA: a method on LoRA that adapts in a way of its own has to say so."""
-    if type(method).edit is LoRA.edit or hasattr(method, "magnitude"):
-        return bool(getattr(method, "magnitude", False))
-    raise TransferlabError(
-        f"{type(method).__name__} has an edit of its own, for models of transferlab. tl.edit knows LoRA, and DoRA as a class on it with "
-        "magnitude = True."
-    )
+    own = [name for name in ("edit", "derive") if getattr(type(method), name, None) is not getattr(LoRA, name, None)]
+    if own and not hasattr(method, "magnitude"):
+        raise TransferlabError(
+            f"{type(method).__name__} has a method '{own[0]}' of its own, for models of transferlab. tl.edit knows LoRA, and DoRA as a class on "
+            "it with magnitude = True."
+        )
+    return bool(getattr(method, "magnitude", False))
 
 
 def _not_editable(module: Any) -> str:
+    if isinstance(module, Source):
+        return "A source is adapted with data: tl.adapt(source, data, method=tl.methods.LoRA(rank=8))."
     if isinstance(module, Model):
         return (
             "A model of transferlab is edited by its method: tl.adapt(source, data, method=tl.methods.LoRA(rank=8)), or method.edit(model) "
@@ -234,4 +239,4 @@ def _adapter(
 def _key(seed: Any) -> jax.Array:
     if isinstance(seed, nnx.Rngs):
         return seed.params()
-    return jax.random.key(seed) if isinstance(seed, int) else seed
+    return seed if isinstance(seed, jax.Array) else jax.random.key(int(seed))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.models.foreign.layouts import Layout
+from transferlab.models.foreign.layouts import LAYERS, Layout
 from transferlab.models.layers import Key, Normal, Uniform, zeros
 from transferlab.trees import key_of
 
@@ -87,13 +87,16 @@ def lengths(matrix: Float[Array, "... inputs outputs"]) -> Float[Array, "... out
 
 
 class Factors(nnx.Module):
-    """The leaves of an adapter next to a kernel of an NNX layer, and the dropout on its input."""
+    """The leaves of an adapter next to a kernel of an NNX layer, and the dropout on its input.
+
+    They are of the kind that Flax's own LoRA has, so that ``nnx.split(module, nnx.LoRAParam, ...)`` finds them.
+    """
 
     def __init__(self, adapter: Adapter, kernel: Float[Array, "..."], key: Key):
         leaves = adapter.draw(key, kernel)
-        self.a = nnx.Param(leaves[f"{adapter.folder}/a"])
-        self.b = nnx.Param(leaves[f"{adapter.folder}/b"])
-        self.magnitude = nnx.Param(leaves[f"{adapter.folder}/magnitude"]) if adapter.magnitude else nnx.data(None)
+        self.a = nnx.LoRAParam(leaves[f"{adapter.folder}/a"])
+        self.b = nnx.LoRAParam(leaves[f"{adapter.folder}/b"])
+        self.magnitude = nnx.LoRAParam(leaves[f"{adapter.folder}/magnitude"]) if adapter.magnitude else nnx.data(None)
         self.dropout = nnx.data(None)
         self.adapter = adapter
         if adapter.dropout and not adapter.layout.lookup:
@@ -130,12 +133,29 @@ def adapted_class(cls: type) -> type:
 
     It has one base: an object may only change to a class that stores it alike. ``plain`` is what it was.
     """
-    added = {"plain": cls, "__call__": _call, **({"attend": _attend} if issubclass(cls, nnx.Embed) else {})}
+    added = {
+        "plain": cls,
+        "__call__": _call,
+        "__reduce__": _reduce,
+        "__module__": cls.__module__,
+        **({"attend": _attend} if issubclass(cls, nnx.Embed) else {}),
+    }
     return new_class(f"Adapted{cls.__name__}", (cls,), exec_body=lambda body: body.update(added))
+
+
+def _reduce(self: Any) -> Any:
+    """How it is pickled: the class is made anew from the one that has a name."""
+    return _unpickled, (self.plain,), self.__getstate__()
+
+
+def _unpickled(cls: type) -> Any:
+    return object.__new__(adapted_class(cls))
 
 
 def _call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Array:
     """What the layer's own class computes, and the adapter's part."""
+    if has_own_call(self.plain):
+        return self.plain.__call__(_twin(self), inputs, *args, **kwargs)
     y = self.plain.__call__(self, inputs, *args, **kwargs)
     lora, layout = self.lora, self.lora.adapter.layout
     delta = lora.delta(self, inputs, *_maps(self)).astype(y.dtype)
@@ -151,9 +171,26 @@ def _call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Array:
 
 def _attend(self: Any, query: Any, *args: Any, **kwargs: Any) -> Array:
     """The table as an output layer, with the adapter's part."""
+    if has_own_call(self.plain):
+        return self.plain.attend(_twin(self), query, *args, **kwargs)
     logits = self.plain.attend(self, query, *args, **kwargs)
     query, a, b = self.promote_dtype((query, self.lora.a[...], self.lora.b[...]), dtype=self.dtype)
     return logits + (self.lora.adapter.scale * ((query @ b.T) @ a.T)).astype(logits.dtype)
+
+
+def has_own_call(cls: type) -> bool:
+    """Whether a class on one of Flax's layers computes something of its own, to which an adapter's output cannot be added."""
+    flax = next(one for one in cls.__mro__ if one in LAYERS)
+    return any(getattr(cls, name, None) is not getattr(flax, name, None) for name in ("__call__", "attend"))
+
+
+def _twin(layer: Any) -> Any:
+    """The layer as it would be merged, as an object of its own: NNX never sees it."""
+    twin = object.__new__(layer.plain)
+    vars(twin).update(vars(layer))
+    name = "embedding" if isinstance(layer, nnx.Embed) else "kernel"
+    vars(twin)[name] = _kernel(layer).replace(layer.lora.merged(_kernel(layer)[...]))
+    return twin
 
 
 def attach(layer: Any, adapter: Adapter, key: Key) -> None:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.models.foreign.adapters import Adapter, Factors, attach
+from transferlab.models.foreign.adapters import Adapter, Factors, attach, has_own_call
 from transferlab.models.foreign.base import Leaves, Module, Run
 from transferlab.models.foreign.function_module import FunctionModule
 from transferlab.models.foreign.layouts import KERNELS, Layout, layout_of, named_layout
@@ -125,10 +125,21 @@ def kernels_of(module: nnx.Module) -> dict[str, Layout | str]:
 
 
 def attach_all(module: nnx.Module, adapters: Sequence[Adapter], key: jax.Array) -> None:
-    """Give the layers of an NNX module these adapters, in place."""
-    layers = {_path(place): part for place, part in nnx.iter_modules(module)}
-    for adapter in adapters:
-        attach(layers[adapter.kernel.rpartition("/")[0]], adapter, key_of(key, adapter.folder))
+    """Give the layers of an NNX module these adapters, in place.
+
+    Raises:
+        TransferlabError: dropout on the input of an adapter that acts on the weights.
+    """
+    found = {_path(place): part for place, part in nnx.iter_modules(module)}
+    layers = [found[adapter.kernel.rpartition("/")[0]] for adapter in adapters]
+    for adapter, layer in zip(adapters, layers, strict=True):
+        if adapter.dropout and has_own_call(type(layer)):
+            raise TransferlabError(
+                f"'{adapter.kernel}' cannot have an adapter with dropout on its input: its {type(layer).__name__} has a __call__ of its own, "
+                "so the adapter is added to its kernel. Leave the dropout out, as LoRA(dropout=0.0), or this kernel."
+            )
+    for adapter, layer in zip(adapters, layers, strict=True):
+        attach(layer, adapter, key_of(key, adapter.folder))
 
 
 def network_kernels(network: ForeignNetwork) -> dict[str, Layout | str]:
