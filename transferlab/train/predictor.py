@@ -25,16 +25,17 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.evaluate.sequences import write_texts
 from transferlab.fields import read
-from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.models.network import Network
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
-from transferlab.tasks import Classification, Task, task_from
+from transferlab.tasks import Classification, Task
 from transferlab.tasks.prediction import predict_rows
 from transferlab.train.divergence import NOT_KEPT, recorded
 from transferlab.train.identity import architecture, read_identity
+from transferlab.train.own_code import add_code, check_family, recorded_method, recorded_task
 from transferlab.train.setup import plan_for
 from transferlab.transfer.plan import Plan
 
@@ -67,7 +68,7 @@ class Predictor:
     Attributes:
         labels: label names, in the order of the columns.
         transform: the preprocessing it was trained with.
-        definition: the module, without arrays.
+        network: the model, without arrays.
         params: all parameters, the head of a regression in standard deviations of the target (``fitted``): trained ones, and those of the base.
         state: batch statistics.
         adapted: its base with whatever was trained as a whole, and its adapters, separately; ``adapted.merged()`` is a
@@ -79,7 +80,7 @@ class Predictor:
 
     labels: tuple[str, ...]
     transform: Transform
-    definition: trees.Definition
+    network: Network
     params: trees.Tree
     state: trees.Tree
     adapted: Adapted
@@ -172,7 +173,7 @@ class Predictor:
         """The text that the model writes for each of these examples, the likeliest token each time."""
         assert isinstance(feed, TextInputs)
         longest = min(self.task.writes, feed.transform.max_length)
-        return write_texts(self.definition, self.params, self.state, feed, indices, rows, longest)
+        return write_texts(self.network, self.params, self.state, feed, indices, rows, longest)
 
     @check_arguments
     def present(self, examples: Iterable[Any], rows: int = 32) -> Presented:
@@ -191,15 +192,19 @@ class Predictor:
     @cached_property
     def _predict(self) -> Any:
         def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any], targets: dict[str, Any]) -> Any:
-            return self.task.predict(self.definition.merge(params, state)(self.task.evaluation(inputs, targets)))
+            out, _ = self.network.run(params, state, self.task.evaluation(inputs, targets))
+            return self.task.predict(out)
 
         return jax.jit(predict)
 
 
 @check_arguments
 @interruptible()
-def open_run(directory: str | Path) -> Predictor:
+def open_run(directory: str | Path, code: Any = None) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base that it was trained on. ``predictor.adapted`` exports it.
+
+    Nothing that the directory names is imported: a task, method or family of somebody's own is imported already, or of an
+    installed package that adds it by an entry point, or given as ``code``.
 
     Example:
         >>> predictor = tl.open_run("runs/lora")
@@ -207,11 +212,15 @@ def open_run(directory: str | Path) -> Predictor:
 
     Args:
         directory: of the run, as given to :func:`transferlab.adapt`.
+        code: a Python file that defines the run's own method, task or family, which is executed; or what it defines:
+            ``code="my_method.py"`` or ``code=[Mine]``.
 
     Raises:
-        TransferlabError: there is no finished run (or it diverged), its weights were not kept, or its base is missing or
-            has changed.
+        TransferlabError: there is no finished run (or it diverged), its weights were not kept, its base is missing or
+            has changed, or code is needed that was not given; it is named.
     """
+    if code is not None:
+        add_code(code)
     if not isinstance(directory, (str, Path)):
         raise TransferlabError(
             f"directory is {shown(directory)}; pass that of a finished run, as tl.open_run('runs/mine'). A result in memory predicts "
@@ -240,6 +249,7 @@ def _open_run(directory: Path) -> Predictor:
     step = checkpoints.chosen()
     if step is None:
         raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
+    check_family(identity.get("code", {}), directory)
     source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])
     now, then = architecture(source), identity.get("config", architecture(source))
     if changed := sorted(name for name in now.keys() | then if now.get(name) != then.get(name)):
@@ -248,7 +258,7 @@ def _open_run(directory: Path) -> Predictor:
         )
     trained, stats = checkpoints.weights(step)
     checkpoints.close()
-    task, method = task_from(identity.get("task", {"name": "classification"})), method_from(identity["method"])
+    task, method = recorded_task(identity, directory), recorded_method(identity, directory)
     outputs = tuple(identity["labels"])
     plan = plan_for(source, task.head(source, outputs, method), method)
     if changed := sorted(set(plan.trainable) ^ set(identity.get("trainable", plan.trainable))):
@@ -290,11 +300,17 @@ def predictor_of(
     frozen = frozenset(leaf.path for leaf in plan.leaves if not leaf.trains)
     params, state = plan.place(seed, source.resident, frozen)
     whole = adapted(
-        source, task.export(trained, fitted), plan.initialised(seed), stats, plan.head, plan.definition.module
+        source,
+        task.export(trained, fitted),
+        plan.initialised(seed),
+        stats,
+        plan.head,
+        getattr(plan.network, "module", None),
+        plan.started(seed),
     )
     assert source.transform is not None
     return Predictor(
-        outputs, source.transform, plan.definition, trees.join(trained, params), stats or state, whole,
+        outputs, source.transform, plan.network, trees.join(trained, params), stats or state, whole,
         text_column or "text", task, fitted,
     )  # fmt: skip
 

@@ -15,9 +15,10 @@ from transferlab.files import folder_named
 from transferlab.methods import METHODS, Full, Method
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
-from transferlab.tasks import Classification, Task, task_for, tasks
+from transferlab.tasks import TASKS, Classification, Task, task_for
 from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory, memory_of
+from transferlab.train.own_code import check_recordable
 from transferlab.train.result import Report, Result
 from transferlab.train.settings import Settings
 from transferlab.train.setup import Seeds, Setup
@@ -64,7 +65,7 @@ class Run(Setup):
     @property
     def memory(self) -> Memory:
         """What a step will take on the device, from the compiled program; nothing is allocated."""
-        return memory_of(self)
+        return max((memory_of(phase) for phase in self.phases), key=lambda memory: memory.total)
 
     if not TYPE_CHECKING:  # for type checkers a class with it has every name
 
@@ -105,7 +106,7 @@ def _elsewhere(name: str) -> str:
     setting = {"lr": "learning_rate", "num_epochs": "epochs", "num_train_epochs": "epochs"}.get(name, name)
     if setting in names:
         return f" It is a setting: tl.adapt(source, data, settings=tl.train.Settings({setting}=…))."
-    for kind, place, classes in (("method", "methods", METHODS.values()), ("task", "tasks", tasks().values())):
+    for kind, place, classes in (("method", "methods", METHODS.ours.values()), ("task", "tasks", TASKS.ours.values())):
         for each in classes:
             if name in {of.name for of in fields(each)}:
                 return (
@@ -176,6 +177,8 @@ def adapt(
         )
     task = _with_smoothing(task_for(data, source) if task is None else task, settings)
     folder = folder_named(directory, "directory") if directory is not None else None
+    if folder is not None:
+        check_recordable(method, task)
     run = Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
     # Raises now, and not in `fit`, whatever the plan cannot account for, or the task cannot learn of the targets.
     _ = run.transfer, run.fitted
