@@ -95,3 +95,22 @@ def test_a_family_of_ones_own_is_loaded_trained_and_opened(
     said = capsys.readouterr().out
     assert "embed/embedding" in said and "vectors" in said and "accuracy on held-out texts: " in said
     assert tl.open_run(run)(["a fine film"]).shape == (1, 2)
+
+
+@pytest.mark.parametrize("library", ["nnx", "linen", "equinox"])
+def test_a_module_of_ones_own_has_a_frozen_trunk_with_lora_within_forty_lines(
+    library: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if library == "equinox":
+        pytest.importorskip("equinox", reason="the extra 'parity' installs equinox")
+    lines = (EXAMPLES / f"own_{library}.py").read_text("utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(("import ", "from ")))
+    assert next(i for i, line in enumerate(lines) if "print(graft)" in line) - first < 40
+    main_of(f"own_{library}.py")()
+    said = capsys.readouterr().out
+    assert "(as initialise='**/lora/** | head' allows)" in said
+    assert ("no dropout on their input" in said) == (library != "nnx")
+    beside, merged = (
+        float(line.split()[-1]) for line in said.splitlines() if line.startswith("adapters ") and "accuracy" in line
+    )
+    assert beside > 0.6 and abs(beside - merged) < 0.005  # by chance a sixth
