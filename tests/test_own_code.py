@@ -21,7 +21,7 @@ from transferlab import plugins
 from transferlab.cli.main import cli
 from transferlab.config import parse_config, read_config
 from transferlab.errors import TransferlabError
-from transferlab.methods import METHODS, Full, LoRA, Method, Probe
+from transferlab.methods import METHODS, MODIFIERS, Full, LoRA, Method, Probe
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.studies.directory import recorded_config
 from transferlab.studies.study import Study
@@ -86,7 +86,7 @@ def write_study(folder: Path, bert_folder: Path, table: Path) -> Path:
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in another process: neither added, nor imported."""
-    for registry in (METHODS, TASKS, FAMILIES):
+    for registry in (METHODS, MODIFIERS, TASKS, FAMILIES):
         monkeypatch.setattr(registry, "_added", {})
         monkeypatch.setattr(registry, "_live", lambda base: iter(()))
 
@@ -175,9 +175,7 @@ def test_a_run_opens_where_its_class_was_imported_or_is_passed(
     tmp_path: Path, bert_folder: Path, films: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    result = tl.adapt(
-        str(bert_folder), films, method=Edited(), task=Renamed(), settings=QUICK, directory=run
-    ).fit()
+    result = tl.adapt(str(bert_folder), films, method=Edited(), task=Renamed(), settings=QUICK, directory=run).fit()
     texts = ["a fine film", "a sad day"]
     expected = result.predict(texts)
     identity = json.loads((run / "run.json").read_text())

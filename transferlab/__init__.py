@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _FACE = {
-    "Derived": "transferlab.transfer.grafting",
+    "Derived": "transferlab.transfer.derived",
     "Group": "transferlab.transfer.groups",
     "adapt": "transferlab.train.run",
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
+    "extract_features": "transferlab.transfer.features",
     "fit_together": "transferlab.train.fit",
     "function_network": "transferlab.models.foreign.network",
     "generate": "transferlab.evaluate.generation",
@@ -54,6 +55,7 @@ __all__ = [
     "dataset",
     "define",
     "evaluate",
+    "extract_features",
     "fit_together",
     "function_network",
     "generate",
@@ -98,7 +100,9 @@ if TYPE_CHECKING:
     from transferlab.train.predictor import open_run
     from transferlab.train.run import adapt
     from transferlab.train.step import train_step
-    from transferlab.transfer.grafting import Derived, graft
+    from transferlab.transfer.derived import Derived
+    from transferlab.transfer.features import extract_features
+    from transferlab.transfer.grafting import graft
     from transferlab.transfer.groups import Group
     from transferlab.trees import define
 

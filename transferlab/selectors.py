@@ -136,8 +136,8 @@ def labels(tree: Any, groups: Mapping[str, str | Selector], rest: str | None = N
 
 
 def stages_of(tree: Any) -> tuple[Sequence[str], ...]:
-    """Return what each stage of a source or network owns, from the input on; nothing of another tree."""
-    return tuple(stage.owns for stage in getattr(tree, "stages", ()))
+    """Return what each stage of a network owns, from the input to its head's; nothing of another tree."""
+    return tuple(stage.owns for stage in getattr(tree, "stages", ())[: getattr(tree, "backbone", None)])
 
 
 def _named(tree: Any) -> tuple[dict[str, Any], Any]:

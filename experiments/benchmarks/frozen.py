@@ -33,7 +33,7 @@ def ours(pooling) -> Work:
 
     @dataclass(frozen=True)
     class LastLayer(tl.methods.Full):
-        def groups(self):
+        def groups(self, stages):
             return (Group("layers/5"), Group("head"))
 
     source, data = opened()

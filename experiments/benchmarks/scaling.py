@@ -37,7 +37,7 @@ class Upper(tl.methods.Full):
 
     frozen: int = 0
 
-    def groups(self):
+    def groups(self, stages):
         head = Group("head")
         if self.frozen == 6:
             return (head,)

@@ -26,6 +26,7 @@ from transferlab import trees
 from transferlab.compute.compiled import compiler_options
 from transferlab.models import ClassifierConfig, attention
 from transferlab.models.bert import BertConfig
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.tasks.classification import Classification
 from transferlab.train.optimizers import Optimizer
 from transferlab.train.program import Program
@@ -55,7 +56,14 @@ def step_of(config, carry: dict, rows: int, **head):
     leaf_settings = tuple((path, LeafSettings("all", 1.0, 0.01)) for path in trees.flatten(definition.params))
     names = frozenset(stage.name for stage in definition.module.all_stages())
     program = Program(
-        definition, leaf_settings, 0, names, Classification(), Optimizer(), schedule="cosine", compute="bfloat16"
+        NnxNetwork(definition),
+        leaf_settings,
+        0,
+        names,
+        Classification(),
+        Optimizer(),
+        schedule="cosine",
+        compute="bfloat16",
     )
     number = jax.ShapeDtypeStruct((), jnp.float32)
     hparams = {name: number for name in ("learning_rate", "weight_decay", "total", "warmup")}

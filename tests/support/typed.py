@@ -12,6 +12,7 @@ from transferlab.data.images import ImageTransform
 from transferlab.data.inputs import TextInputs
 from transferlab.data.text import TextTransform
 from transferlab.models.heads import ClassifierConfig, LanguageModelConfig
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.pretrained.source import Source
 from transferlab.train.setup import Setup
 from transferlab.transfer.plan import Plan
@@ -47,6 +48,12 @@ def language_model_of(source: Source) -> LanguageModelConfig:
     """Return the head of a source of a language model."""
     assert isinstance(source.head, LanguageModelConfig)
     return source.head
+
+
+def nnx_network(plan: Plan) -> NnxNetwork:
+    """The plan's network, of one of our own models."""
+    assert isinstance(plan.network, NnxNetwork)
+    return plan.network
 
 
 def classifier_of(plan: Plan) -> ClassifierConfig:

@@ -154,7 +154,7 @@ def test_sources_that_do_not_continue_text_are_refused(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class LastLayer(tl.methods.Full):
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages) -> tuple[Group, ...]:
         return (Group("layers/1"),)
 
 

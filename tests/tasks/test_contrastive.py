@@ -171,7 +171,7 @@ def test_pairs_are_found_better_than_before_and_a_finished_run_gives_vectors(sou
 class _Upper(tl.methods.Full):
     """Trains the last layer alone, so that what the first makes of both texts of a pair is kept."""
 
-    def groups(self):
+    def groups(self, stages):
         return (tl.transfer.Group("layers/1"),)
 
 

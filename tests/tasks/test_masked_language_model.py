@@ -13,6 +13,7 @@ import pytest
 from support.checkpoints import WORDS, write_vit
 from support.corpora import corpus, decoder_source, masked_source, sentences
 from support.runs import flat
+from support.typed import nnx_network
 
 import transferlab as tl
 from transferlab.data.batches import Batch
@@ -140,7 +141,7 @@ def test_a_batch_with_nothing_hidden_has_no_loss_and_no_gradient(bert: tl.Source
 
     def loss(params: Any) -> Any:
         prepared = task.prepare(batch, jax.random.key(0))
-        out = plan.definition.merge(params, state)(prepared["inputs"])
+        out = nnx_network(plan).definition.merge(params, state)(prepared["inputs"])
         return total_loss(task, task.loss(out, prepared), task.weights(prepared))
 
     value, slope = jax.value_and_grad(loss)(params)

@@ -126,7 +126,7 @@ def test_a_source_writes_texts_as_its_run_does(t5: Path, source) -> None:
 
 def test_adapters_and_a_frozen_encoder_write_too(t5: Path) -> None:
     class Decoder(tl.methods.Full):
-        def groups(self):
+        def groups(self, stages):
             return (tl.transfer.Group("decoder"),)
 
     source, data = tl.load(t5), written()

@@ -12,7 +12,7 @@ from support.runs import QUICK, fit
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.train import Optimizer, Settings
+from transferlab.train import Optimizer, Settings, setup
 from transferlab.transfer.cache import FrontierCache
 
 
@@ -36,7 +36,7 @@ def test_cached_and_recomputed_features_give_the_same_run(source, films, monkeyp
 
     @dataclass(frozen=True)
     class LastLayers(tl.methods.Full):
-        def groups(self):
+        def groups(self, stages):
             return (Group("layers/1"), Group("head"))
 
     # So small a model would be recomputed.
@@ -70,7 +70,7 @@ def test_the_cache_key_changes_with_weights_data_preprocessing_and_precision(sou
     def key(source, data, precision="float32"):
         run = tl.adapt(source, data, method=tl.methods.Probe(), settings=QUICK)
         params, stats = run.plan.place(0)
-        definition, frontier = run.plan.definition, run.plan.frontier
+        definition, frontier = run.plan.network, run.plan.frontier
         return cache_key(params, stats, definition, frontier, source.transform, data.sha256, precision)
 
     first = key(source, films)
@@ -109,13 +109,13 @@ def test_what_was_computed_before_a_stop_is_kept(source, films, tmp_path: Path, 
     run = tl.adapt(source, films.subset(40, 0), method=tl.methods.Probe(), settings=QUICK)
     run.cache = FrontierCache(tmp_path)
     params, stats = run.plan.place(0)
-    whole = run.iterate_features
+    whole = setup.feature_batches
 
     def stopped(*args):
         yield next(iter(whole(*args)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "iterate_features", stopped)
+    monkeypatch.setattr(setup, "feature_batches", stopped)
     with pytest.raises(KeyboardInterrupt):
         run.compute_features(params, stats)
     before = len(run._rows)

@@ -90,7 +90,7 @@ def test_halves_that_step_in_two_threads_are_not_mixed_up(source, films, monkeyp
 class LastLayer(tl.methods.Full):
     """Trains from the middle on, so that carries with tokens come from the cache."""
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages) -> tuple[Group, ...]:
         return (Group("layers/1"), Group("head"))
 
 

@@ -32,7 +32,7 @@ def still(tmp_path_factory: pytest.TempPathFactory):
 class LastLayer(tl.methods.Full):
     """Trains from the middle on, so that a carry with tokens is cached."""
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages) -> tuple[Group, ...]:
         return (Group("layers/1"), Group("head"))
 
 
@@ -204,7 +204,7 @@ def test_the_moving_average_follows_its_formula(source, films) -> None:
 class TwoSchedules(tl.methods.Full):
     """The head falls on a cosine without warm-up, the last layer rises for half of the steps and stays."""
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages) -> tuple[Group, ...]:
         return (
             Group("head", schedule="cosine", warmup=0.0),
             Group("layers/1", lr_scale=0.5, schedule="constant", warmup=0.5),

@@ -26,9 +26,10 @@ from transferlab.models import (
     MPNetConfig,
     RobertaConfig,
 )
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.transfer import frontier
 from transferlab.transfer.cache import FrontierCache
-from transferlab.transfer.frontier import can_pack, packed_function, prefix_function
+from transferlab.transfer.frontier import packed_function, prefix_function
 from transferlab.transfer.groups import Group
 
 SMALL: dict[str, Any] = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
@@ -57,7 +58,8 @@ def random_params(definition: trees.Definition) -> trees.Tree:
 @pytest.mark.parametrize(("name", "pooling", "until"), CASES)
 def test_a_text_in_a_row_sees_no_other_and_its_own_positions(name: str, pooling, until: str) -> None:
     definition = trees.define(CONFIGS[name].build(ClassifierConfig(("a", "b"), pooling=pooling)))
-    assert can_pack(definition)
+    network = NnxNetwork(definition)
+    assert network.first_position is not None
     model, params = definition.module, random_params(definition)
     stop = [stage.name for stage in model.all_stages()].index(until)
     rng = np.random.default_rng(1)
@@ -66,9 +68,9 @@ def test_a_text_in_a_row_sees_no_other_and_its_own_positions(name: str, pooling,
     ids, mask = np.full((8, 64), getattr(model.config, "pad_token_id", 1), np.int32), np.zeros((8, 64), np.int32)
     for row, text in enumerate(texts):
         ids[row, : lengths[row]], mask[row, : lengths[row]] = text.ids, 1
-    want = jax.jit(prefix_function(definition, stop))(params, {}, {"input_ids": ids, "attention_mask": mask})
+    want = jax.jit(prefix_function(network, stop))(params, {}, {"input_ids": ids, "attention_mask": mask})
     (batch,) = pack(texts, 64, 512, pad=0, types=False, first_position=model.first_position)
-    got = jax.jit(packed_function(definition, stop))(params, {}, batch.inputs)
+    got = jax.jit(packed_function(network, stop))(params, {}, batch.inputs)
     assert got.keys() - {"positions"} == want.keys() and len({*batch.inputs["segments"].max(1)}) > 1
     for place, text in enumerate(batch.texts):
         own = slice(0, lengths[text])
@@ -83,14 +85,14 @@ def test_a_text_in_a_row_sees_no_other_and_its_own_positions(name: str, pooling,
 
 def test_features_of_every_stage_are_packed() -> None:
     definition = trees.define(CONFIGS["bert"].build(ClassifierConfig(("a", "b"), pooling="stages")))
-    assert not can_pack(definition)
+    assert NnxNetwork(definition).first_position is None
 
 
 @dataclass(frozen=True)
 class LastLayer(tl.methods.Full):
     """Trains from the middle on, so that a carry with tokens is kept."""
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages) -> tuple[Group, ...]:
         return (Group("layers/1"), Group("head"))
 
 
@@ -104,7 +106,7 @@ def test_a_texts_tokens_are_kept_and_its_padding_is_not(side: str, films, tmp_pa
     run.cache = FrontierCache(None)
     params, stats = run.plan.place(0)
     key = run.compute_features(params, stats)
-    prefix = jax.jit(prefix_function(run.plan.definition, run.plan.frontier))
+    prefix = jax.jit(prefix_function(run.plan.network, run.plan.frontier))
     for index in run.data.train.tolist():
         chosen = np.array([index])
         bucket, length = int(run.feed.buckets(chosen)[0]), text_inputs(run).length(index)
@@ -121,7 +123,7 @@ def test_where_operations_are_not_counted_a_frozen_prefix_is_cached(monkeypatch:
     frontier._cost.cache_clear()
     monkeypatch.setattr(frontier, "flops_of", lambda lowered: None)
     try:
-        decision = frontier.decide_caching(definition, 2, inputs, 1 << 30, 100)
+        decision = frontier.decide_caching(NnxNetwork(definition), 2, inputs, 1 << 30, 100)
         assert decision.cached and decision.flops_per_example == 0.0
     finally:
         frontier._cost.cache_clear()

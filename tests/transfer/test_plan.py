@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from support.checkpoints import write_bert
+from support.typed import nnx_network
 
 import transferlab as tl
 from transferlab import trees
@@ -114,10 +115,11 @@ def test_the_plan_prints_and_is_plain_data(source) -> None:
 
 def test_batch_statistics_move_only_where_the_norm_itself_trains() -> None:
     """An adapter in a block trains that stage; the block's frozen norms must not drift with it."""
+    from dataclasses import replace
     from types import SimpleNamespace
 
     from transferlab.models import ClassifierConfig, EfficientNetConfig
-    from transferlab.transfer.plan import plan
+    from transferlab.transfer.planning import plan
 
     source = SimpleNamespace(
         name="net", config=EfficientNetConfig.lite0(), leaves={}, unused=(), head=None, image_transform=None
@@ -125,10 +127,10 @@ def test_batch_statistics_move_only_where_the_norm_itself_trains() -> None:
     head = ClassifierConfig(("a", "b"))
     lora = tl.methods.LoRA(targets="stages/*/*/{expand,project}/kernel")
     for method, moves in ((lora, False), (tl.methods.Full(), True), (tl.methods.Probe(), False)):
-        target = plan(source, head, method=method.name, groups=method.groups(), edit=method.edit, weights="random")  # type: ignore[arg-type]
+        target = plan(source, head, replace(method, weights="random"))  # type: ignore[arg-type]
         statistics = [leaf for leaf in target.leaves if leaf.kind == "state"]
         assert len(statistics) == 98 and {leaf.trains for leaf in statistics} == {moves}
-        model = target.definition.merge({}, {}, partial=True)
+        model = nnx_network(target).definition.merge({}, {}, partial=True)
         assert model.stages[1][0].depthwise_norm.frozen is not moves
 
 

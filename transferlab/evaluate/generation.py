@@ -18,10 +18,11 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.evaluate.sequences import greedy_program, is_sequence_model
 from transferlab.fields import check_fields
-from transferlab.models.backbone import last_token, run_stages
+from transferlab.models.backbone import last_token
 from transferlab.models.causal import Decoder
 from transferlab.models.heads import LanguageModelConfig
 from transferlab.models.layers import Key
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.pretrained.source import Source
 
 
@@ -121,7 +122,7 @@ def generate(
         )
     ends = tuple(source.config.eos_token_id if stop is None else stop)
     params, state = source.arrays
-    program = _program(source.definition, source.dtype, max_new_tokens, sampling.temperature > 0)
+    program = _program(source.network, source.dtype, max_new_tokens, sampling.temperature > 0)
     new, lengths = program(
         params, state, ids, mask, _padded(ends), jnp.float32(sampling.temperature), jnp.int32(sampling.top_k),
         jnp.float32(sampling.top_p), jax.random.key(seed),
@@ -148,7 +149,7 @@ def _written(
         raise TransferlabError(f"stop is {stop!r}, but {source.name} needs one token that ends a text, as stop=[1].")
     (end,) = map(int, stop)
     inputs = {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask.astype(np.int32))}
-    rows = np.asarray(greedy_program(source.definition, count)(*source.arrays, inputs, jnp.int32(end)))
+    rows = np.asarray(greedy_program(source.network, count)(*source.arrays, inputs, jnp.int32(end)))
     ends = [np.flatnonzero(row == end)[:1] for row in rows]
     tokens = tuple(tuple(row[: at[0] + 1 if len(at) else None].tolist()) for row, at in zip(rows, ends, strict=True))
     decode = source.tokenizer.decode if source.tokenizer is not None else lambda ids: ""
@@ -199,7 +200,7 @@ def _padded(ends: tuple[int, ...]) -> Int[np.ndarray, " ends"]:
 
 
 @lru_cache(maxsize=32)
-def _program(definition: trees.Definition, dtype: str, count: int, sampled: bool) -> Any:
+def _program(network: NnxNetwork, dtype: str, count: int, sampled: bool) -> Any:
     """One compiled program for a model and a number of new tokens; prompts of one shape share it."""
 
     @jax.jit
@@ -214,19 +215,18 @@ def _program(definition: trees.Definition, dtype: str, count: int, sampled: bool
         top_p: Array,
         key: Key,
     ) -> tuple[Int[Array, "batch count"], Int[Array, " batch"]]:
-        model = definition.merge(params, state, compute=dtype)
-        stages = model.all_stages()
+        params, head = trees.cast(params, dtype), len(network.stages) - 1
         batch, length = ids.shape
 
         def forward(ids: Array, mask: Array, positions: Array, cache: Any) -> tuple[Array, Any]:
             """Logits after each row's last token, and the cache with these tokens in it."""
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache": cache}
-            carry = run_stages(model, inputs, 0, len(stages) - 1)
+            carry, _ = network.run(params, state, inputs, stop=head, compute=dtype)
             last = last_token(carry["mask"])[:, None, None]
             carry["hidden"] = jnp.take_along_axis(carry["hidden"], last, axis=1)
             cache = {**carry["cache"], "start": cache["start"] + ids.shape[1]}
-            logits = run_stages(model, carry, len(stages) - 1, len(stages))["logits"][:, 0]
-            return logits.astype(jnp.float32), cache
+            out, _ = network.run(params, state, carry, start=head, compute=dtype)
+            return out["logits"][:, 0].astype(jnp.float32), cache
 
         def choose(logits: Array, step: Array) -> Array:
             if not sampled:
@@ -240,7 +240,7 @@ def _program(definition: trees.Definition, dtype: str, count: int, sampled: bool
 
         # Positions count the tokens that are not padding: a continuation does not depend on the side of padding.
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0).astype(jnp.int32)
-        cache = model.cache(batch, length + count - 1, dtype)
+        cache = network.module.cache(batch, length + count - 1, dtype)
         logits, cache = forward(ids, mask, positions, cache)
         first = choose(logits, jnp.int32(0))
         tokens = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first)

@@ -14,12 +14,13 @@ from transferlab import trees
 from transferlab.data.batches import evaluation_order
 from transferlab.data.inputs import TextInputs
 from transferlab.models.attention import attend
-from transferlab.models.backbone import run_stages
+from transferlab.models.network import Network
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.models.t5 import T5, Attention, relative_buckets
 
 
 def write_texts(
-    definition: trees.Definition,
+    network: Network,
     params: trees.Tree,
     state: trees.Tree,
     feed: TextInputs,
@@ -30,7 +31,7 @@ def write_texts(
     """Return the text that the model writes for each of these examples, without special tokens.
 
     Args:
-        definition: of a T5 with its head.
+        network: of a T5 with its head.
         params: of the model.
         state: batch statistics.
         feed: the texts that are read.
@@ -40,7 +41,8 @@ def write_texts(
     """
     tokenizer = feed.transform.tokenizer
     end = feed.transform("a").ids[-1]
-    program = greedy_program(definition, longest)
+    assert isinstance(network, NnxNetwork)
+    program = greedy_program(network, longest)
     texts: dict[int, str] = {}
     for batch in evaluation_order(indices, feed.buckets(indices), rows):
         tokens = np.asarray(program(params, state, feed.inputs(batch.indices, batch.bucket, rows), jnp.int32(end)))
@@ -51,17 +53,18 @@ def write_texts(
 
 
 @lru_cache(maxsize=8)
-def greedy_program(definition: trees.Definition, longest: int) -> Any:
+def greedy_program(network: NnxNetwork, longest: int) -> Any:
     """Return the compiled (params, state, inputs, end) → tokens (batch, longest); those after ``end`` are 0."""
 
     @jax.jit
     def program(
         params: trees.Tree, state: trees.Tree, inputs: dict[str, Array], end: Array
     ) -> Int[Array, "batch longest"]:
-        model = definition.merge(params, state)
-        decoder, config, stages = model.decoder, model.config, model.all_stages()
-        read = [stage.name for stage in stages].index("decoder/embed")
-        carry = run_stages(model, inputs, 0, read)
+        # The decoder runs here layer by layer, with a cache for each, and not by its stages.
+        model = network.definition.merge(params, state)
+        decoder, config = model.decoder, model.config
+        read = [stage.name for stage in network.stages].index("decoder/embed")
+        carry, _ = network.run(params, state, inputs, stop=read)
         encoded, mask = carry["hidden"], carry["mask"][:, None]
         table = decoder.layers[0].attention.relative
         bias = table(jnp.asarray(relative_buckets(config, longest, False))).transpose(2, 0, 1)
@@ -86,7 +89,7 @@ def greedy_program(definition: trees.Definition, longest: int) -> Any:
                 x = x + _attended(layer.cross_attention, layer.cross_attention.norm(x), other, mask, None)
                 x = x + layer.mlp(layer.mlp.norm(x), None)
                 kept.append(own)
-            out = run_stages(model, {"hidden": decoder.norm(x)}, len(stages) - 1, len(stages))
+            out, _ = network.run(params, state, {"hidden": decoder.norm(x)}, start=len(network.stages) - 1)
             following = jnp.where(done, 0, out["logits"][:, 0].argmax(-1).astype(jnp.int32))
             tokens = jax.lax.dynamic_update_slice_in_dim(tokens, following[:, None], number, axis=1)
             return number + 1, following, done | (following == end), tokens, kept

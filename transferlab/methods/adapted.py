@@ -16,6 +16,7 @@ from transferlab.errors import TransferlabError, check_arguments
 from transferlab.files import folder_named
 from transferlab.methods.lora import LowRank
 from transferlab.models.layers import Linear
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.outputs import evaluation
 from transferlab.pretrained.peft import Pair, base_name, read_adapter, write_adapter
@@ -80,7 +81,7 @@ class Adapted:
 
     @cached_property
     def _evaluate(self) -> Any:
-        return evaluation(self.source, self.definition)
+        return evaluation(self.source, NnxNetwork(self.definition))
 
     def merged(self) -> Source:
         """The base with each adapter added to its kernel: ``kernel + scale · a b`` in float32, then the kernel's dtype."""
@@ -143,21 +144,46 @@ def load_adapter(directory: str | Path, source: Source | None = None) -> Adapted
 
 
 def adapted(
-    source: Source, trained: trees.Tree, initialised: trees.Tree, state: trees.Tree, head: Any, module: Any
+    source: Source,
+    trained: trees.Tree,
+    initialised: trees.Tree,
+    state: trees.Tree,
+    head: Any,
+    module: Any,
+    started: trees.Tree | None = None,
 ) -> Adapted:
     """Return a run's base with the trained leaves in their places and its adapters separate.
 
-    ``initialised`` are frozen leaves that are not the source's own, as in a network with random weights.
+    Args:
+        source: the base.
+        trained: leaves that were trained.
+        initialised: frozen leaves that are not the source's own, as in a network with random weights.
+        state: batch statistics.
+        head: the new head.
+        module: the edited module.
+        started: first values of adapters that were taken out of their kernels, as PiSSA's: ``W − s a₀ b₀ + s a b`` is then written
+            as an adapter of W itself, of twice the rank: ``W + s [a a₀] [b; −b₀]``.
     """
-    flat = trees.flatten(initialised) | trees.flatten(trained)
+    flat, first = trees.flatten(initialised) | trees.flatten(trained), trees.flatten(started or {})
     pairs = {}
-    for path in flat:
+    for path in list(flat):
         parent, separator, last = path.rpartition("/lora/")
         if separator and last == "a":
             layer = trees.submodule(module, parent).lora
+            a, b = flat[path], flat[f"{parent}/lora/b"]
+            if path in first:
+                a0, b0 = first[path], first[f"{parent}/lora/b"]
+                rest = flat.pop(f"{parent}/kernel")
+                if not _same(rest, source.leaves[f"{parent}/kernel"], a0, b0, layer.scale):
+                    flat[f"{parent}/kernel"] = rest + layer.scale * (a0 @ b0)  # of a network with random weights
+                a, b = np.concatenate([a, a0], 1), np.concatenate([b, -np.asarray(b0)], 0)
             magnitude = flat.get(f"{parent}/lora/magnitude")
-            pairs[f"{parent}/kernel"] = Pair(
-                flat[path], flat[f"{parent}/lora/b"], layer.scale, layer.dropout, magnitude
-            )
+            pairs[f"{parent}/kernel"] = Pair(a, b, layer.scale, layer.dropout, magnitude)
     whole = {path: leaf for path, leaf in flat.items() if "/lora/" not in path}
     return Adapted(source.with_params(trees.unflatten(whole), state, head=head), pairs)
+
+
+def _same(rest: Any, leaf: Any, a: Any, b: Any, scale: float) -> bool:
+    """Whether what is left of a kernel without ``scale · a b`` is left of the source's kernel."""
+    kernel = np.asarray(leaf.read(), np.float32)
+    return bool(np.allclose(np.asarray(rest, np.float32) + scale * (np.asarray(a) @ np.asarray(b)), kernel, atol=1e-4))

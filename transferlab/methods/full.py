@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transferlab.bounds import NonNegative
 from transferlab.methods.base import Method
+from transferlab.models.backbone import Owner
 from transferlab.transfer.groups import Group
 
 
@@ -27,6 +29,6 @@ class Full(Method):
     summary: ClassVar[str] = "every parameter trains"
     defaults: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "epochs": 10}
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages: Sequence[Owner]) -> tuple[Group, ...]:
         """Backbone and head, whose learning rates may differ."""
         return (Group("~head"), Group("head", lr_scale=self.head_lr_scale))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 from transferlab.bounds import Count, Positive, Rate
 from transferlab.errors import TransferlabError
 from transferlab.methods.base import Method
+from transferlab.models.backbone import Owner
 from transferlab.models.layers import Key, Linear, Uniform, dropout, ones, parameter, zeros
 from transferlab.selectors import Selectable, owns, select, selector_text, union_parts
 from transferlab.transfer.groups import Group
@@ -102,15 +104,19 @@ class LoRA(Method):
             if not linear:
                 what = f"'{matches[0]}'" if matches else "nothing"
                 raise TransferlabError(
-                    f"LoRA cannot adapt {what}: targets '{self.targets}' must select kernels of linear maps outside "
-                    f"the head, as LoRA(targets='{LoRA.targets}')."
+                    f"{type(self).__name__} cannot adapt {what}: targets '{self.targets}' must select kernels of linear maps outside "
+                    f"the head, as {type(self).__name__}(targets='{LoRA.targets}')."
                 )
             layers |= linear
         for path, layer in layers.items():
             inputs, outputs = paths[path].shape
-            layer.lora = LowRank(inputs, outputs, self.rank, self.alpha, self.dropout)
+            layer.lora = self.adapter(inputs, outputs)
 
-    def groups(self) -> tuple[Group, ...]:
+    def adapter(self, inputs: int, outputs: int) -> LowRank:
+        """The adapter of a kernel (inputs, outputs)."""
+        return LowRank(inputs, outputs, self.rank, self.alpha, self.dropout)
+
+    def groups(self, stages: Sequence[Owner]) -> tuple[Group, ...]:
         """The adapters (without weight decay, as published) and the head."""
         return (Group("lora", decay=0.0), Group("head"))
 

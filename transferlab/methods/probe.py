@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transferlab.methods.base import Method
+from transferlab.models.backbone import Owner
 from transferlab.transfer.groups import Group
 
 
@@ -27,6 +29,6 @@ class Probe(Method):
     }
     linear_head: ClassVar[bool] = True
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self, stages: Sequence[Owner]) -> tuple[Group, ...]:
         """The head alone."""
         return (Group("head"),)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transferlab.methods.full import Full
-from transferlab.transfer.plan import Weights
+from transferlab.transfer.recipe import Weights
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Scratch(Full):
         >>> tl.adapt(source, data, method=tl.methods.Scratch())
     """
 
-    weights: Weights = "random"
+    weights: Weights = field(default="random", kw_only=True)
 
     name: ClassVar[str] = "scratch"
     summary: ClassVar[str] = "the same network from random weights: the control"

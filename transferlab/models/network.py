@@ -99,3 +99,8 @@ class Network(Protocol):
             The last carry, and the state after the call.
         """
         ...
+
+
+def sequence_entries(network: Network) -> tuple[str, ...]:
+    """Names of the carry's entries whose second axis is the length of a text; none where the network names none."""
+    return getattr(network, "sequence_entries", ())

@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 
 from transferlab import trees
-from transferlab.models.backbone import run_stages
-from transferlab.models.heads import EmbeddingConfig, HeadConfig, pool, unit_length
+from transferlab.models.heads import EmbeddingConfig, HeadConfig, unit_length
+from transferlab.models.nnx_network import NnxNetwork
 
 
 @runtime_checkable
@@ -28,15 +28,12 @@ class Evaluated(Protocol):
     def head(self) -> HeadConfig | None: ...
 
 
-def evaluation(source: Evaluated, definition: trees.Definition) -> Any:
+def evaluation(source: Evaluated, network: NnxNetwork) -> Any:
     """Return the compiled (params, state, inputs) → outputs of a source's module, or of one with adapters."""
 
     @jax.jit
     def evaluate(params: trees.Tree, state: trees.Tree, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        model = definition.merge(params, state, compute=source.dtype)
-        stages = model.all_stages()
-        stop = len(model.backbone_stages())
-        carry = run_stages(model, inputs, 0, stop)
+        carry, _ = network.run(params, state, inputs, stop=network.backbone, compute=source.dtype)
         if source.towers:
             hidden = [f"{name}/hidden" for name in source.towers]
             return {name: carry[name] for name in (*hidden, "image_embedding", "text_embedding", "logits")}
@@ -45,10 +42,11 @@ def evaluation(source: Evaluated, definition: trees.Definition) -> Any:
             if "pooled" in carry:
                 out["pooled"] = carry["pooled"]
         else:
-            pooled = pool(model, carry, source.pooling)
+            pooled = network.pool(carry, source.pooling)
             out["pooled"] = unit_length(pooled) if source.normalise else pooled
         if source.head is not None and not isinstance(source.head, EmbeddingConfig):
-            out["logits"] = run_stages(model, carry, stop, len(stages))["logits"]
+            last, _ = network.run(params, state, carry, start=network.backbone, compute=source.dtype)
+            out["logits"] = last["logits"]
         return out
 
     return evaluate

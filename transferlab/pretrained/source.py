@@ -32,6 +32,7 @@ from transferlab.models.heads import (
     Pooling,
     TokenClassifierConfig,
 )
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.inputs import check_inputs, token_table
@@ -160,6 +161,11 @@ class Source:
         ids = {"input_ids": jax.ShapeDtypeStruct((1, 2), jnp.int32)}
         definition = self.definition
         return jax.eval_shape(self._evaluate, definition.params, definition.state, ids)["pooled"].shape[-1]
+
+    @cached_property
+    def network(self) -> NnxNetwork:
+        """The same module as the engine runs it."""
+        return NnxNetwork(self.definition)
 
     @cached_property
     def params(self) -> trees.Tree:
@@ -521,7 +527,7 @@ class Source:
 
     @cached_property
     def _evaluate(self) -> Any:
-        return evaluation(self, self.definition)
+        return evaluation(self, self.network)
 
 
 def _backbone(names: NameTable) -> set[tuple[str, str]]:

@@ -117,7 +117,8 @@ def _arm_identity(arm: ArmConfig) -> dict[str, Any]:
     # Under their former names, so that a directory that an earlier version named is found again.
     former = {name: before for before, name in RENAMED.items()}
     train = {former.get(name, name): value for name, value in asdict(arm.train).items()}
-    return {"method": arm.method.name, **asdict(arm.method), "train": train}
+    method = arm.method.record()
+    return {"method": method.pop("name"), **method, "train": train}
 
 
 def _changed(theirs: dict[str, Any], mine: dict[str, Any]) -> Iterable[str]:

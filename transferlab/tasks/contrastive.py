@@ -130,7 +130,7 @@ class Contrastive(Task):
             )
 
     def check_plan(self, plan: Plan, data: Dataset) -> None:
-        random = {stage.name for stage in plan.definition.module.all_stages() if stage.random}
+        random = {stage.name for stage in plan.network.stages if stage.random}
         if data.content == "text" and not random & plan.training:
             raise TransferlabError(
                 "Of single texts, the two views differ by dropout alone, and nothing that trains has any: all rates in the source's "

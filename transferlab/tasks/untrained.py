@@ -70,7 +70,7 @@ def _zero_shot(task: Any, data: Dataset, source: Source) -> Predictions:
 
     @jax.jit
     def program(params: trees.Tree, state: trees.Tree, inputs: Carry, targets: dict[str, Any]) -> Carry:
-        return task.predict(source.definition.merge(params, state)(task.evaluation(inputs, targets)))
+        return task.predict(source.network.run(params, state, task.evaluation(inputs, targets))[0])
 
     return _predictions(
         task, data, _feed(task, data, source), lambda inputs, targets: program(params, state, inputs, targets)

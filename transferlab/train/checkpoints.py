@@ -17,7 +17,7 @@ from transferlab.files import DiskFull, atomic_directory, drop_litter, is_full, 
 from transferlab.manifest import MANIFEST, Damaged, check_manifest, write_manifest
 from transferlab.pretrained.formats.orbax import plain_path, read_tree, write_tree
 from transferlab.reading import read_json
-from transferlab.train.state import State, evaluated
+from transferlab.train.state import State, evaluated, named_leaves
 
 # Orbax also logs the trace of each error that it raises: a full disk should be one clear error.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -327,7 +327,7 @@ class _disk_errors:
 
 def to_plain(state: State) -> trees.Tree:
     """Return the state as nested dicts of arrays: the optimizer's tuples become readable keys; empty parts are omitted."""
-    plain = {**state, "optimizer": trees.unflatten(dict(_named(state["optimizer"])))}
+    plain = {**state, "optimizer": trees.unflatten(dict(named_leaves(state["optimizer"])))}
     return {name: part for name, part in plain.items() if not isinstance(part, dict) or part}
 
 
@@ -335,18 +335,6 @@ def from_plain(plain: trees.Tree, like: State) -> State:
     """Undo :func:`to_plain`, by path."""
     flat = trees.flatten(plain.get("optimizer", {}))
     structure = jax.tree.structure(like["optimizer"])
-    leaves = [flat[name] for name, _ in _named(like["optimizer"])]
+    leaves = [flat[name] for name, _ in named_leaves(like["optimizer"])]
     out = {**plain, "stats": plain.get("stats", {}), "optimizer": jax.tree.unflatten(structure, leaves)}
     return jax.tree.map(jax.numpy.asarray, out)
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    pairs = jax.tree_util.tree_leaves_with_path(tree)
-    return [("/".join(_part(key) for key in path), leaf) for path, leaf in pairs]
-
-
-def _part(key: Any) -> str:
-    for name in ("key", "name", "idx"):
-        if hasattr(key, name):
-            return str(getattr(key, name))
-    return str(key)

@@ -23,22 +23,24 @@ from transferlab.compute.host import interruptible
 from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.measure.named import say_undefined
+from transferlab.reading import reading
 from transferlab.tasks.base import Predictions
 from transferlab.tasks.prediction import all_finite
 from transferlab.train.divergence import FINISHED, drop_checkpoints, sentence
 from transferlab.train.engines import Engine
 from transferlab.train.grouping import engines_for, group_compatible, group_concurrent
 from transferlab.train.identity import check_base, text_column, write_or_verify
-from transferlab.train.interrupt import StopRequest
+from transferlab.train.interrupt import Interrupted, StopRequest
 from transferlab.train.line import drawn
 from transferlab.train.loop import train
 from transferlab.train.member import Member, pending_metrics
 from transferlab.train.memory import fit_to_memory
 from transferlab.train.predictor import predictor_of
+from transferlab.train.program import ANCHORS
 from transferlab.train.progress import Progress
 from transferlab.train.result import Report, Result, raise_diverged, read_result, write_predictions
 from transferlab.train.setup import Setup
-from transferlab.train.state import State, evaluated
+from transferlab.train.state import State, evaluated, next_phase
 from transferlab.train.writers import MetricsWriter
 
 if TYPE_CHECKING:
@@ -125,13 +127,39 @@ def _fit_pending(
         ready = []
         for i in group:
             progress.prepares(runs[i], i)
-            ready.append((i, *prepare(runs[i], _base(shared, runs[i]) if len(group) > 1 else {}, progress)))
-        for part in group_compatible(ready):
-            for engine, members in engines_for(part):
-                progress.trains(engine, members)
-                for i, result in zip(members, _fit(engine, report, progress), strict=True):
-                    results[i] = result
+            base = _base(shared, runs[i]) if len(group) > 1 else {}
+            ready.append((i, *prepare(_begun(runs[i]), base, progress)))
+        # Once for each phase that is left: a run has one, unless its method has several.
+        while ready:
+            following = []
+            for part in group_compatible(ready):
+                for engine, numbers in engines_for(part):
+                    progress.trains(engine, numbers)
+                    for i, outcome in zip(numbers, _fit(engine, report, progress), strict=True):
+                        if isinstance(outcome, Result):
+                            results[i] = outcome
+                        else:
+                            following.append((i, *outcome))
+            ready = []
+            for i, member, state in following:
+                progress.prepares(runs[i], i)
+                base = _base(shared, runs[i]) if len(group) > 1 else {}
+                ready.append((i, *prepare(_next(member.run), base, progress, (member, state))))
     return results
+
+
+def _begun(run: Setup) -> Setup:
+    """The phase that a run continues with: that of its newest whole checkpoint, or the first."""
+    phases = run.phases
+    if len(phases) == 1 or (checkpoints := _checkpoints(run)) is None or (steps := checkpoints.latest()) is None:
+        return phases[0]
+    with reading(f"{run.directory}/checkpoints"):
+        return phases[int(checkpoints.meta(steps[0])["phase"])]
+
+
+def _next(phase: Setup) -> Setup:
+    assert phase.phase is not None
+    return phase.whole.phases[phase.phase + 1]
 
 
 def _base(shared: dict[int, dict[Any, Any]], run: Setup) -> dict[Any, Any]:
@@ -139,16 +167,20 @@ def _base(shared: dict[int, dict[Any, Any]], run: Setup) -> dict[Any, Any]:
     return shared.setdefault(id(run.source), {})
 
 
-def _fit(engine: Engine, report: Report | None, progress: Progress) -> list[Result]:
-    """Train an engine's members, and test each once."""
+def _fit(engine: Engine, report: Report | None, progress: Progress) -> list[Result | tuple[Member, State]]:
+    """Train an engine's members through their phase, and test each once if it is the last; else return (member, its state)."""
     members = engine.members
+    going_on = members[0].run.span[1] < members[0].run.steps
     with StopRequest() as stop, ExitStack() as leaving:
         for member in members:
             leaving.callback(_drop_diverged, member)
             # However this ends, each member's last checkpoint is completed.
             if member.checkpoints is not None:
                 leaving.callback(member.checkpoints.close)
+            rows = member.writer.rows
             member.writer = MetricsWriter(member.run.directory, engine.done)
+            if member.run.directory is None:
+                member.writer.rows += rows  # of earlier phases
             leaving.callback(member.writer.close)
         ended: dict[int, Result] = {}
 
@@ -157,6 +189,10 @@ def _fit(engine: Engine, report: Report | None, progress: Progress) -> list[Resu
             ended[i] = _give_up(members[i], len(members), asdict(engine.memory(i)))
 
         train(engine, stop, report, diverged)
+        if going_on and stop.asked and len(ended) < len(members):
+            raise Interrupted(f"Stopped after step {engine.done} of {members[0].planned}.")
+    if going_on:
+        return [ended.get(i) or (member, engine.state(i)) for i, member in enumerate(members)]
     if len(ended) < len(members):
         progress.tests(engine)
         states = {i: _chosen(member, engine.state(i)) for i, member in enumerate(members)}
@@ -180,7 +216,9 @@ def _chosen(member: Member, last: State) -> State:
     return last if member.best is None else jax.tree.map(jnp.asarray, member.best[2])
 
 
-def prepare(run: Setup, shared: dict[Any, Any], progress: Progress | None = None) -> tuple[Member, State]:
+def prepare(
+    run: Setup, shared: dict[Any, Any], progress: Progress | None = None, before: tuple[Member, State] | None = None
+) -> tuple[Member, State]:
     """Return the run as a member, and the state from which it trains.
 
     A run begins with the first of these that exists:
@@ -191,9 +229,10 @@ def prepare(run: Setup, shared: dict[Any, Any], progress: Progress | None = None
     4. Random numbers: leaves that the plan says are initialised; in a scratch arm all of them.
 
     Args:
-        run: what trains.
+        run: what trains; of a run with several phases, one of its ``phases``.
         shared: leaves that are in memory already, of runs that train at the same time; newly placed ones are added.
         progress: of the fit, which is told of features that are computed.
+        before: the run after the phase before this one, whose leaves and moments are taken over.
     """
     # A step that would not fit is computed in another way. This comes first, since it decides the program.
     if not run.features_on_device:
@@ -203,22 +242,56 @@ def prepare(run: Setup, shared: dict[Any, Any], progress: Progress | None = None
     # Members whose features are known start on the host, where they are stacked: they are small, and many.
     cpu = cpu_device() if run.features_on_device and key is not None and jax.default_backend() != "cpu" else None
     shared = shared if cpu is None else shared.setdefault("host", {})
+    member = Member(run, {}, key, MetricsWriter(None), _checkpoints(run))
     with nullcontext() if cpu is None else jax.default_device(cpu):
         # 3 and 4. Parameters and batch statistics; leaves that the cache makes unnecessary are not read.
-        params, stats = run.plan.place(run.seeds.initialisation, shared, None if key is None else run.program.entering)
-        trainable, frozen = trees.split_by(params, run.program.paths)
+        params, stats = run.plan.place(
+            run.seeds.initialisation, shared, None if key is None else run.program.entering | run.settled
+        )
+        anchors = {ANCHORS: run.program.anchors(params)} if run.program.penalties else {}
+        if before is not None:
+            params, stats = _overlaid(params, before[1]), before[1]["stats"]
+        # The optimizer's state, for the leaves that train.
+        state = _initial(run, params, stats)
+        if before is not None:
+            state = _go_on(member, next_phase(state, before[1]), before[0])
+        else:
+            # 2. An interrupted run takes its whole state from its checkpoint.
+            state = _resume(member, state)
+            if "settled" in state:
+                params = _overlaid(params, state)
+        _, frozen = trees.split_by(params, {*run.program.paths, *run.settled})
         # Features at the frontier, which need the frozen leaves before it.
         if key is None and run.decision.cached:
-            key = run.compute_features(params, stats, (progress or Progress()).features(run.program))
-        # The optimizer's state, for the leaves that train.
-        state = run.program.initial(trainable, stats)
-    needed = _cast(run.program.needed(frozen), run.settings.precision, shared)
-    needed = needed if cpu is None else jax.device_put(jax.device_get(needed))
-    member = Member(run, needed, key, MetricsWriter(None), _checkpoints(run))
-    # 2. An interrupted run takes its whole state from its checkpoint.
-    state = _resume(member, state)
+            member.key = run.compute_features(params, state["stats"], (progress or Progress()).features(run.program))
+    needed = {**_cast(run.program.needed(frozen), run.settings.precision, shared), **anchors}
+    member.frozen = needed if cpu is None else jax.device_put(jax.device_get(needed))
     member.seconds += run.program.clock() - started
     return member, state
+
+
+def _initial(run: Setup, params: trees.Tree, stats: trees.Tree) -> State:
+    """The state before a phase, with an optimizer's state that has seen nothing."""
+    trainable, _ = trees.split_by(params, run.program.paths)
+    state = run.program.initial(trainable, stats)
+    if run.settled:
+        leaves = trees.flatten(params)
+        # Copied, as what trains: the state is donated to the step.
+        state["settled"] = trees.unflatten({path: jnp.copy(leaves[path]) for path in sorted(run.settled)})
+    return state
+
+
+def _overlaid(params: trees.Tree, state: State) -> trees.Tree:
+    """All parameters, those that a state has with its values: not their averages, from which nothing goes on."""
+    own = trees.flatten(trees.join(state["params"], state.get("settled", {})))
+    return trees.unflatten({path: own.get(path, leaf) for path, leaf in trees.walk(params)})
+
+
+def _go_on(member: Member, state: State, before: Member) -> State:
+    """Take over from the phase before what a run counts."""
+    member.seconds, member.flops = before.seconds, before.flops
+    member.writer, member.learning_rate = before.writer, before.learning_rate
+    return state
 
 
 def _checkpoints(run: Setup) -> Checkpoints | None:
@@ -244,7 +317,7 @@ def _resume(member: Member, state: State) -> State:
         pending_metrics(meta["pending"], run.settings.batch_size),
         meta["flops"],
     )
-    if best is not None:
+    if best is not None and checkpoints.meta(best).get("phase", 0) == (run.phase or 0):
         kept, meta = restored if best == last else checkpoints.restore(best, state), checkpoints.meta(best)
         member.best = (meta["score"], best, jax.tree.map(np.array, kept), meta)
     # Earlier versions did not record what follows, and waited for nothing.
@@ -274,7 +347,12 @@ def _cast(frozen: trees.Tree, precision: str, shared: dict[Any, Any]) -> trees.T
 
 def _record(member: Member, test: dict[str, float], population_size: int, memory: dict[str, int]) -> dict[str, Any]:
     """The content of ``result.json`` for a run that finished or diverged."""
-    run, program = member.run, member.run.program
+    run, phases = member.run.whole, member.run.whole.phases
+    # A phase of the run has the program that was compiled for it.
+    functions = [
+        f for each in phases for f in (each.program.step, each.program.scanned_steps, each.program.vmapped_step)
+    ]
+    cached = sum(each.decision.flops_per_example for each in phases)
     return {
         "status": FINISHED if member.diverged is None else member.diverged.status,
         "diverged": None if member.diverged is None else asdict(member.diverged),
@@ -285,14 +363,14 @@ def _record(member: Member, test: dict[str, float], population_size: int, memory
         "examples": len(run.data.train) + len(run.data.validation),
         "test": test,
         "trainable_parameters": run.plan.trainable_parameters,
-        "flops": member.flops + run.decision.flops_per_example * len(run.feed.rows_of(run.data.train)),
+        "flops": member.flops + cached * len(run.feed.rows_of(run.data.train)),
         "seconds": member.seconds,
         "population_size": population_size,
         "memory": memory,
-        "memory_note": run.memory_note,
+        "memory_note": member.run.memory_note,
         "steps": run.steps,
         "stopped_at": member.stopped,
-        "compilations": sum(f.compilations for f in (program.step, program.scanned_steps, program.vmapped_step)),
+        "compilations": sum(function.compilations for function in functions),
         "truncated": run.feed.truncated(np.concatenate([run.data.train, run.data.test])),
         "settings": asdict(run.settings),
     }
@@ -305,7 +383,7 @@ def _finish(
     population_size: int,
     memory: dict[str, int],
 ) -> Result:
-    run = member.run
+    run = member.run.whole
     # Not the whole state: the optimizer's part of it is given back.
     opened = partial(
         predictor_of, run.source, run.plan, evaluated(trained), trained.get("stats", {}), seed=run.seeds.initialisation,

@@ -15,6 +15,7 @@ from transferlab.train.engines import Engine, ScannedEngine, StreamingEngine, Th
 from transferlab.train.interrupt import StopRequest
 from transferlab.train.member import Member
 from transferlab.train.memory import memory_of
+from transferlab.train.program import ANCHORS
 from transferlab.train.setup import Setup
 from transferlab.train.state import State
 
@@ -32,12 +33,16 @@ def group_concurrent(runs: Sequence[Setup], pending: Sequence[int]) -> list[list
         run = runs[i]
         # A run that is not vectorized is a group by itself. With weights of classes a run has targets that others lack. Members share
         # their frozen leaves, and two sources of one architecture have a program in common, but no weights.
-        together = (id(run.program), id(run.source), run.settings.batch_size, *run.fitted, run.feed.shapes)
+        programs = tuple((id(one.program), one.span if one.phase is not None else ()) for one in run.phases)
+        together = (programs, id(run.source), run.settings.batch_size, *run.fitted, run.feed.shapes)
         key = together if run.settings.vectorize != "never" else (i,)
         groups.setdefault(key, []).append(i)
     out = []
     for group in groups.values():
-        size = len(group) if runs[group[0]].features_on_device or len(group) == 1 else _max_concurrent(runs[group[0]])
+        phases = runs[group[0]].phases
+        size = len(group)
+        if size > 1 and not all(phase.features_on_device for phase in phases):
+            size = min(_max_concurrent(phase) for phase in phases if not phase.features_on_device)
         out += [group[k : k + size] for k in range(0, len(group), size)]
     return out
 
@@ -61,8 +66,9 @@ def group_compatible(ready: Sequence[Ready]) -> list[list[Ready]]:
     groups: dict[tuple, list[Ready]] = {}
     for i, member, state in ready:
         seeded = {leaf.path for leaf in member.run.plan.leaves if leaf.action in ("initialised", "derived")}
-        # Members share their frozen leaves, so those may not depend on the seed.
-        own = i if seeded & set(trees.flatten(member.frozen)) else -1
+        # Members share their frozen leaves, and what penalties compare with, so those may not depend on the seed.
+        shared = {path.removeprefix(f"{ANCHORS}/") for path in trees.flatten(member.frozen)}
+        own = i if seeded & shared else -1
         key = (id(member.run.program), member.key, int(state["step"]), own)
         groups.setdefault(key, []).append((i, member, state))
     return list(groups.values())

@@ -55,7 +55,7 @@ def train(
         for i in live:
             for row in rows[i]:
                 members[i].writer.write(row)
-        total = max(member.total for member in members)
+        total = max(member.planned for member in members)
         if report is not None and live:
             report(done, total, rows[live[0]][-1] if rows[live[0]] else {})
         # The elapsed time is divided among those that still train.

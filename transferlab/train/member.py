@@ -67,6 +67,11 @@ class Member:
 
     @property
     def total(self) -> int:
+        """Steps after which its phase, or the whole run, ends: those planned, or those after which it stopped."""
+        return self.run.span[1] if self.stopped is None else self.stopped
+
+    @property
+    def planned(self) -> int:
         """Steps of the whole run: those planned, or those after which it stopped."""
         return self.run.steps if self.stopped is None else self.stopped
 
@@ -102,7 +107,7 @@ class Member:
         settings = self.run.settings
         events = [self.total]
         if len(self.run.data.validation):
-            events.append(next(s for s in self._validations if s > done))
+            events.append(next((s for s in self._validations if s > done), self.total))
         if settings.checkpoint_steps and self.checkpoints is not None:
             events.append((done // settings.checkpoint_steps + 1) * settings.checkpoint_steps)
         return min(events)

@@ -12,7 +12,7 @@ from transferlab import trees
 from transferlab.compute.devices import device_bytes
 from transferlab.data.batches import Batch
 from transferlab.errors import TransferlabError
-from transferlab.train.program import Execution
+from transferlab.train.program import ANCHORS, Execution
 from transferlab.train.setup import Setup
 from transferlab.transfer.frontier import prefix_function
 from transferlab.transfer.show import human_bytes
@@ -56,7 +56,10 @@ def memory_of_state(state: Any, frozen: trees.Tree, activations: int) -> Memory:
     """Return the memory of one run's state (arrays or shapes) with these activations."""
     size = {name: sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(part)) for name, part in state.items()}
     return Memory(
-        trees.nbytes(frozen), size["params"] + size["stats"], size["optimizer"] + size.get("ema", 0), activations
+        trees.nbytes(frozen),
+        size["params"] + size["stats"] + size.get("settled", 0),
+        size["optimizer"] + size.get("ema", 0),
+        activations,
     )
 
 
@@ -92,7 +95,7 @@ def fit_to_memory(run: Setup) -> None:
 def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
     """Shapes of the state, the frozen leaves that the step needs, and its longest batch."""
     plan, program, rows = run.plan, run.program, run.settings.batch_size
-    params, stats = plan.definition.params, plan.definition.state
+    params, stats = plan.network.params, plan.network.state
     trainable, rest = trees.split_by(params, program.paths)
     frozen = jax.eval_shape(lambda tree: trees.cast(tree, run.settings.precision), program.needed(rest))
     longest = max(
@@ -104,7 +107,7 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
         name: jax.ShapeDtypeStruct((rows * len(value), *value.shape[1:]), value.dtype) for name, value in inputs.items()
     }
     if run.decision.cached:
-        carry = jax.eval_shape(prefix_function(plan.definition, plan.frontier, program.compute), params, stats, carry)
+        carry = jax.eval_shape(prefix_function(plan.network, plan.frontier, program.compute), params, stats, carry)
     targets = run.batch_targets(Batch(longest.indices[:1], longest.bucket), 1)
     batch = {
         "inputs": carry,
@@ -113,7 +116,14 @@ def _shapes(run: Setup) -> tuple[Any, trees.Tree, dict[str, Any]]:
         },
         "weight": jax.ShapeDtypeStruct((rows,), jnp.float32),
     }
-    return jax.eval_shape(program.initial, trainable, stats), frozen, batch
+    if program.penalties:
+        frozen |= {ANCHORS: jax.eval_shape(program.anchors, params)}
+    state = jax.eval_shape(program.initial, trainable, stats)
+    if run.settled:
+        leaves = trees.flatten(params)
+        state["settled"] = trees.unflatten({path: leaves[path] for path in sorted(run.settled)})
+        frozen = trees.unflatten({path: leaf for path, leaf in trees.walk(frozen) if path not in run.settled})
+    return state, frozen, batch
 
 
 MAX_SCANNED_BATCHES = 1000

@@ -85,12 +85,23 @@ class Optimizer:
         except (TypeError, ValueError, AttributeError) as error:
             raise TransferlabError(f"optax cannot make '{self.name}' with {dict(self.arguments)}: {error}.") from None
 
-    def rule(self) -> optax.GradientTransformation:
-        """The optax transformation from gradients to directions of descent, without decay and learning rate."""
+    def rule(self, births: Mapping[str, int] | None = None) -> optax.GradientTransformation:
+        """The optax transformation from gradients to directions of descent, without decay and learning rate.
+
+        Args:
+            births: path → phase since which the leaf trains, where it does not follow that all began together: leaves of each
+                have a count of updates of their own, by which moments are corrected for their start at zero.
+        """
         make = getattr(optax, self.name)
         none = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(make).parameters else {}
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        return optax.chain(*clip, make(learning_rate=1.0, **none, **self.arguments), optax.scale(-1.0))
+        if births is None:
+            return optax.chain(*clip, make(learning_rate=1.0, **none, **self.arguments), optax.scale(-1.0))
+        rules: Any = {
+            str(birth): make(learning_rate=1.0, **none, **self.arguments) for birth in sorted(set(births.values()))
+        }
+        names = trees.unflatten({path: str(birth) for path, birth in births.items()})
+        return optax.chain(*clip, optax.partition(rules, names), optax.scale(-1.0))
 
 
 def described(wrong: Any) -> str:

@@ -26,6 +26,7 @@ from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.evaluate.sequences import write_texts
 from transferlab.fields import read
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.models.network import Network
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
@@ -67,7 +68,7 @@ class Predictor:
     Attributes:
         labels: label names, in the order of the columns.
         transform: the preprocessing it was trained with.
-        definition: the module, without arrays.
+        network: the model, without arrays.
         params: all parameters, the head of a regression in standard deviations of the target (``fitted``): trained ones, and those of the base.
         state: batch statistics.
         adapted: its base with whatever was trained as a whole, and its adapters, separately; ``adapted.merged()`` is a
@@ -79,7 +80,7 @@ class Predictor:
 
     labels: tuple[str, ...]
     transform: Transform
-    definition: trees.Definition
+    network: Network
     params: trees.Tree
     state: trees.Tree
     adapted: Adapted
@@ -172,7 +173,7 @@ class Predictor:
         """The text that the model writes for each of these examples, the likeliest token each time."""
         assert isinstance(feed, TextInputs)
         longest = min(self.task.writes, feed.transform.max_length)
-        return write_texts(self.definition, self.params, self.state, feed, indices, rows, longest)
+        return write_texts(self.network, self.params, self.state, feed, indices, rows, longest)
 
     @check_arguments
     def present(self, examples: Iterable[Any], rows: int = 32) -> Presented:
@@ -191,7 +192,8 @@ class Predictor:
     @cached_property
     def _predict(self) -> Any:
         def predict(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any], targets: dict[str, Any]) -> Any:
-            return self.task.predict(self.definition.merge(params, state)(self.task.evaluation(inputs, targets)))
+            out, _ = self.network.run(params, state, self.task.evaluation(inputs, targets))
+            return self.task.predict(out)
 
         return jax.jit(predict)
 
@@ -298,11 +300,17 @@ def predictor_of(
     frozen = frozenset(leaf.path for leaf in plan.leaves if not leaf.trains)
     params, state = plan.place(seed, source.resident, frozen)
     whole = adapted(
-        source, task.export(trained, fitted), plan.initialised(seed), stats, plan.head, plan.definition.module
+        source,
+        task.export(trained, fitted),
+        plan.initialised(seed),
+        stats,
+        plan.head,
+        getattr(plan.network, "module", None),
+        plan.started(seed),
     )
     assert source.transform is not None
     return Predictor(
-        outputs, source.transform, plan.definition, trees.join(trained, params), stats or state, whole,
+        outputs, source.transform, plan.network, trees.join(trained, params), stats or state, whole,
         text_column or "text", task, fitted,
     )  # fmt: skip
 

@@ -113,7 +113,7 @@ def profile(run: Setup, directory: Path, steps: int = 5) -> Profile:
         for _ in range(steps):
             state, _ = jax.block_until_ready(traced(state, member.frozen, batch, hparams))
     spans = read_trace(trace)
-    names = [stage.name for stage in run.plan.definition.module.all_stages()]
+    names = [stage.name for stage in run.plan.network.stages]
     summary = Profile(
         float(np.median(seconds)), idle_fraction(spans), flops, matmul_speed(run.settings.precision),
         by_stage(spans, traced.as_text(), names),

@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 from transferlab import trees
 from transferlab.compute.compiled import Compiled
 from transferlab.compute.flags import plain_attention
-from transferlab.models.backbone import Carry, key_for, run_stage, run_stages, stages_between
+from transferlab.models.backbone import Carry, key_for
+from transferlab.models.network import Network
 from transferlab.selectors import owns
 from transferlab.tasks.base import StepBatch, Task, total_loss
 from transferlab.train.optimizers import Optimizer, apply_updates, global_norm, learning_rate
@@ -26,7 +27,11 @@ from transferlab.train.settings import Settings
 from transferlab.train.state import HParams, Metrics, State
 from transferlab.transfer.frontier import packed_function, prefix_function
 from transferlab.transfer.groups import LeafSettings
+from transferlab.transfer.penalties import Penalty
 from transferlab.transfer.plan import Plan
+
+ANCHORS = "anchors"
+"""Where the frozen leaves of a step have what penalties compare with: ``{path: value before the first step}``."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Program:
     :class:`transferlab.train.state.StepBatch` and :class:`transferlab.train.state.HParams`.
 
     Attributes:
-        definition: the module, and the shapes of its leaves.
+        network: the model, and the shapes of its leaves.
         trainable: path and settings of each leaf that trains, sorted by path.
         frontier: index of the first stage that the step runs; those before it are frozen, and their carry is cached.
         training: names of the stages that run as in training (dropout, batch statistics).
@@ -66,9 +71,11 @@ class Program:
         compute: dtype that stages compute in.
         remat: whether activations are recomputed in the backward pass.
         ema: decay of the moving average of what trains; None keeps none.
+        births: of each trainable leaf, the phase since which it trains; empty for a run of one phase.
+        penalties: terms of the loss on the leaves that train.
     """
 
-    definition: trees.Definition
+    network: Network
     trainable: tuple[tuple[str, LeafSettings], ...]
     frontier: int
     training: frozenset[str]
@@ -79,11 +86,25 @@ class Program:
     compute: str = "float32"
     remat: bool = False
     ema: float | None = None
+    births: tuple[int, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the trainable leaves."""
         return tuple(path for path, _ in self.trainable)
+
+    @cached_property
+    def rule(self) -> Any:
+        """The optimizer as optax has it."""
+        return self.optimizer.rule(dict(zip(self.paths, self.births, strict=True)) if self.births else None)
+
+    def anchors(self, params: trees.Tree) -> trees.Tree:
+        """Copies of the leaves that penalties compare with, from the values before the first step of the run."""
+        leaves = trees.flatten(params)
+        return {
+            path: jnp.copy(leaves[path]) for path in sorted({path for each in self.penalties for path in each.anchors})
+        }
 
     def needed(self, frozen: trees.Tree) -> trees.Tree:
         """Return the frozen leaves that stages from the frontier on use; the others never enter the step."""
@@ -92,13 +113,12 @@ class Program:
     @cached_property
     def entering(self) -> frozenset[str]:
         """Paths of the parameters that enter the step: those that train, and those used by stages from the frontier on."""
-        paths = trees.flatten(self.definition.params)
+        paths = trees.flatten(self.network.params)
         return frozenset(self.paths) | {path for path in paths if owns(self._prefixes, path)}
 
     @cached_property
     def _prefixes(self) -> list[str]:
-        stages = self.definition.module.all_stages()[self.frontier :]
-        return [prefix for stage in stages for prefix in stage.owns + stage.borrows]
+        return [prefix for stage in self.network.stages[self.frontier :] for prefix in stage.owns + stage.borrows]
 
     def initial(self, params: trees.Tree, stats: trees.Tree) -> State:
         """Return the state before the first step; optimizer moments for trainable leaves only."""
@@ -112,7 +132,7 @@ class Program:
             state: State = {
                 "params": params,
                 "stats": stats,
-                "optimizer": self.optimizer.rule().init(params),
+                "optimizer": self.rule.init(params),
                 "step": jnp.zeros((), jnp.int32),
             }
             if self.ema is not None:
@@ -124,10 +144,37 @@ class Program:
     def advance(self, state: State, frozen: trees.Tree, batch: StepBatch, hparams: HParams) -> tuple[State, Metrics]:
         """One update, to be traced: (state, frozen, batch, hparams) → (state, metrics)."""
         key = key_for(hparams["seed"], state["step"])
+        anchors = frozen.get(ANCHORS, {})
+        # Leaves of an earlier phase are frozen now, and stay in the state, so that checkpoints have them.
+        fixed: dict[str, Any] = {"settled": state["settled"]} if "settled" in state else {}
+        frozen = trees.join(_leaves(frozen), fixed.get("settled", {}))
         metrics, stats, grads = self._gradients(state["params"], frozen, state["stats"], batch, key)
-        moving: dict[str, Any] = {name: part for name, part in state.items() if name != "stats"}
+        if self.penalties and "penalties" in hparams:
+            values, slopes = self._penalised(state["params"], anchors, hparams["penalties"])
+            grads = jax.tree.map(jnp.add, grads, slopes)
+            metrics |= {name: jnp.stack([value, jnp.ones(())]) for name, value in values.items()}
+        moving: dict[str, Any] = {name: part for name, part in state.items() if name not in ("stats", "settled")}
         moved, norm, rate = self._update(grads, moving, hparams)
-        return cast(State, {**moved, "stats": stats}), {**metrics, "gradient_norm": norm, "learning_rate": rate}
+        return cast(State, {**moved, "stats": stats, **fixed}), {
+            **metrics,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+        }
+
+    def _penalised(
+        self, params: trees.Tree, anchors: trees.Tree, weights: jax.Array
+    ) -> tuple[dict[str, jax.Array], trees.Tree]:
+        """(each penalty's value times its weight, gradients of their sum): once a step, in float32."""
+
+        def total(params: trees.Tree) -> tuple[jax.Array, dict[str, jax.Array]]:
+            flat = trees.flatten(params)
+            values = {
+                each.name: each(flat, anchors) * weight for each, weight in zip(self.penalties, weights, strict=True)
+            }
+            return sum(values.values(), jnp.zeros(())), values
+
+        slopes, values = jax.grad(total, has_aux=True)(params)
+        return values, slopes
 
     @cached_property
     def _update(self) -> Callable[[trees.Tree, dict[str, Any], HParams], tuple[dict[str, Any], jax.Array, jax.Array]]:
@@ -140,10 +187,11 @@ class Program:
     def _updated(
         self, grads: trees.Tree, state: dict[str, Any], hparams: HParams
     ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
-        now = state["step"].astype(jnp.float32)
+        done = state["step"].astype(jnp.float32)
+        now = done - hparams["first"]
         rate = learning_rate(self.schedule, now, hparams["learning_rate"], hparams["total"], hparams["warmup"])
         updates: Any
-        updates, optimizer = self.optimizer.rule().update(grads, state["optimizer"], state["params"])
+        updates, optimizer = self.rule.update(grads, state["optimizer"], state["params"])
         decays = {
             path: hparams["weight_decay"] * settings.decay if settings.decay else 0.0
             for path, settings in self.trainable
@@ -151,7 +199,7 @@ class Program:
         params = apply_updates(state["params"], updates, self._rates(rate, now, hparams), decays)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
-            kept = jnp.minimum(self.ema, (1.0 + now) / (10.0 + now))
+            kept = jnp.minimum(self.ema, (1.0 + done) / (10.0 + done))
             new["ema"] = jax.tree.map(lambda old, p: kept * old + (1.0 - kept) * p, state["ema"], params)
         return new, global_norm(grads), rate
 
@@ -214,29 +262,10 @@ class Program:
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: Carry, key: jax.Array
     ) -> tuple[Carry, trees.Tree]:
         """(last carry, batch statistics) of the stages from the frontier on, in training."""
-        end = len(self.definition.module.all_stages())
-        if not self.remat:
-            model = self._model(params, frozen, stats)
-            out = run_stages(model, carry, self.frontier, end, key, self.training)
-            return out, trees.state_of(model)
-        leaves, moving = trees.flatten(trees.join(params, frozen)), trees.flatten(stats)
-        for number, stage in enumerate(stages_between(self.definition.module, self.frontier, end)):
-            # A stage is a pure function of its own leaves here: its module exists only inside.
-            def again(used: dict, own: dict, carry: Carry, key: jax.Array, number: int = number) -> tuple[Carry, dict]:
-                model = self._model(trees.unflatten(used), {}, trees.unflatten(own))
-                own_stage = stages_between(model, self.frontier, end)[number]
-                carry = run_stage(model, own_stage, carry, key, self.training)
-                after = trees.flatten(trees.state_of(model))
-                return carry, {path: after[path] for path in own}
-
-            used = {path: leaf for path, leaf in leaves.items() if owns(stage.owns + stage.borrows, path)}
-            own = {path: leaf for path, leaf in moving.items() if owns(stage.owns, path)}
-            carry, after = jax.checkpoint(again)(used, own, carry, key)
-            moving |= after
-        return carry, trees.unflatten(moving)
-
-    def _model(self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree) -> Any:
-        return self.definition.merge(trees.join(params, frozen), stats, partial=True, compute=self.compute)
+        return self.network.run(
+            trees.join(params, frozen), stats, carry, start=self.frontier, key=key, training=self.training,
+            compute=self.compute, remat=self.remat,
+        )  # fmt: skip
 
     @cached_property
     def step(self) -> Compiled:
@@ -320,9 +349,9 @@ class Program:
         self, params: trees.Tree, frozen: trees.Tree, stats: trees.Tree, carry: dict, targets: dict
     ) -> dict[str, jax.Array]:
         """What the task predicts, each (rows, …), in evaluation, from the frontier on; to be traced."""
-        model = self._model(params, frozen, stats)
         carry = self.task.evaluation(trees.cast(carry, self.compute), targets)
-        out = run_stages(model, carry, self.frontier, len(model.all_stages()))
+        whole = trees.join(params, _leaves(frozen))
+        out, _ = self.network.run(whole, stats, carry, start=self.frontier, compute=self.compute)
         return self.task.predict(out)
 
     @cached_property
@@ -336,12 +365,12 @@ class Program:
     @cached_property
     def prefix(self) -> Compiled:
         """(params, stats, inputs) → the carry at the frontier."""
-        return Compiled(prefix_function(self.definition, self.frontier, self.compute), varies=(2,))
+        return Compiled(prefix_function(self.network, self.frontier, self.compute), varies=(2,))
 
     @cached_property
     def packed_prefix(self) -> Compiled:
         """Like :attr:`prefix`, for texts that share rows, as :func:`transferlab.data.packing.pack` lays them out."""
-        return Compiled(packed_function(self.definition, self.frontier, self.compute), varies=(2,))
+        return Compiled(packed_function(self.network, self.frontier, self.compute), varies=(2,))
 
     @property
     def compile_seconds(self) -> float:
@@ -363,19 +392,28 @@ class Program:
         return time.perf_counter() - self.compile_seconds
 
 
+def _leaves(frozen: trees.Tree) -> trees.Tree:
+    """The frozen leaves of a step, without what penalties compare with."""
+    return {name: part for name, part in frozen.items() if name != ANCHORS}
+
+
 @lru_cache(maxsize=64)
 def _shared(program: Program) -> Program:
     """The program that equals this one, if it is among those used last; a run keeps its own."""
     return program
 
 
-def program_for(plan: Plan, task: Task, settings: Settings, cached: bool, execution: Execution) -> Program:
-    """Return the program for a plan; an equal one that exists is reused, with everything it has compiled.
+def program_for(
+    plan: Plan, task: Task, settings: Settings, cached: bool, execution: Execution, *, phased: bool = False
+) -> Program:
+    """Return the program for a plan of one phase; an equal one that exists is reused, with everything it has compiled.
 
-    Without a cache the stages before the frontier run inside the step: the program then starts at stage 0.
+    Without a cache the stages before the frontier run inside the step: the program then starts at stage 0. ``phased`` says that
+    the run has other phases too.
     """
+    phase = plan.phases[-1]
     program = Program(
-        plan.definition,
+        plan.network,
         tuple((path, plan.leaf_settings[path]) for path in plan.trainable),
         plan.frontier if cached else 0,
         plan.training,
@@ -386,5 +424,7 @@ def program_for(plan: Plan, task: Task, settings: Settings, cached: bool, execut
         settings.precision,
         execution.remat,
         settings.ema,
+        tuple(phase.births[path] for path in plan.trainable) if phased else (),
+        phase.penalties,
     )
     return _shared(program)

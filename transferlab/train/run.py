@@ -65,7 +65,7 @@ class Run(Setup):
     @property
     def memory(self) -> Memory:
         """What a step will take on the device, from the compiled program; nothing is allocated."""
-        return memory_of(self)
+        return max((memory_of(phase) for phase in self.phases), key=lambda memory: memory.total)
 
     if not TYPE_CHECKING:  # for type checkers a class with it has every name
 

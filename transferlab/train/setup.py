@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +14,14 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab import trees
-from transferlab.compute.prefetch import prefetch_map
-from transferlab.data.batches import Batch, BatchSampler, batch_sampler, evaluation_order
+from transferlab.data.batches import Batch, BatchSampler, batch_sampler
 from transferlab.data.dataset import Dataset
-from transferlab.data.inputs import Inputs, TextInputs
-from transferlab.data.packing import Packed
+from transferlab.data.inputs import Inputs
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
 from transferlab.methods import Method
-from transferlab.models.backbone import last_layer_single_query
 from transferlab.models.heads import HeadConfig
+from transferlab.models.network import sequence_entries
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -30,11 +29,11 @@ from transferlab.train.program import Execution, Program, program_for
 from transferlab.train.settings import Settings
 from transferlab.train.state import HParams
 from transferlab.transfer.cache import FrontierCache, shared_cache
-from transferlab.transfer.frontier import CacheDecision, cache_key, can_pack, decide_caching
-from transferlab.transfer.plan import Plan, plan
-
-PACKED_TOKENS = {"cpu": 1024, "accelerator": 16384}
-"""Tokens in a batch of packed texts in a feature pass: on CPU, few enough that a layer's activations stay in the cache."""
+from transferlab.transfer.features import Batches, feature_batches, keep_features
+from transferlab.transfer.frontier import CacheDecision, cache_key, decide_caching
+from transferlab.transfer.phases import last_steps
+from transferlab.transfer.plan import Plan
+from transferlab.transfer.planning import plan
 
 
 @check_arguments
@@ -70,10 +69,7 @@ def plan_for(source: Source, head: HeadConfig | Sequence[str], method: Method, i
     config = classifier(source, head, method) if isinstance(head, Sequence) else head
     key = (config, method, initialise)
     if key not in source.plans:
-        source.plans[key] = plan(
-            source, config, method=method.name, groups=method.groups(), edit=method.edit, weights=method.weights,
-            initialise=initialise,
-        )  # fmt: skip
+        source.plans[key] = plan(source, config, method, initialise=initialise)
     return source.plans[key]
 
 
@@ -146,6 +142,8 @@ class Setup:
         self.steps = settings.total_steps(len(self.feed.rows_of(data.train)))
         self.execution = Execution(self.settings.remat, self.settings.accumulate)
         self.cache = shared_cache()
+        self._phase: int | None = None
+        self._whole: Setup = self
         self._programs: dict[Execution, Program] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -154,6 +152,54 @@ class Setup:
                 f"run.{name} cannot be set: plan, steps and inputs already follow from what it was. Make another run: tl.adapt(…)."
             )
         super().__setattr__(name, value)
+
+    @property
+    def phases(self) -> tuple[Setup, ...]:
+        """The run's phases, in order, each a view of the run with plan, settings, program and last step of its own; the run
+        itself where it has one.
+        """
+        planned = self.transfer.phases
+        if len(planned) == 1 and not planned[0].settings:
+            return (self,)
+        return tuple(self._at(number) for number in range(len(planned)))
+
+    def _at(self, number: int) -> Setup:
+        """The view of one phase. Only the last one ends early or chooses the state that is tested."""
+        planned = self.transfer.phases
+        _ = self.order, self._targets  # shared by all views
+        view = copy(self)
+        own = {"transfer": self.transfer.at(number), "_phase": number, "_programs": {}}
+        last = {} if number == len(planned) - 1 else {"patience": None, "keep": "last"}
+        own["settings"] = replace(self.settings, **{**planned[number].settings, **last})
+        for name in ("decision", "plan", "_sequence_entries"):
+            vars(view).pop(name, None)
+        vars(view).update(own)
+        return view
+
+    @property
+    def whole(self) -> Setup:
+        """The run that this is a phase of, or itself."""
+        return self._whole
+
+    @property
+    def phase(self) -> int | None:
+        """Index of the phase that this is a view of; None of a whole run."""
+        return self._phase
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """(updates before this phase, updates after it); those of the whole run where it is no phase."""
+        if self._phase is None:
+            return 0, self.steps
+        planned = self._whole.transfer.phases
+        ends = last_steps([one.fraction for one in planned], [one.name for one in planned], self.steps)
+        return (0, *ends)[self._phase], ends[self._phase]
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Paths of the leaves that an earlier phase trained and this one does not."""
+        earlier = self._whole.transfer.phases[: self._phase or 0]
+        return frozenset(path for one in earlier for path in one.leaf_settings).difference(self.transfer.leaf_settings)
 
     @cached_property
     def transfer(self) -> Plan:
@@ -165,6 +211,7 @@ class Setup:
         head = self.task.head(self.source, self.outputs, self.method)
         plan = plan_for(self.source, head, self.method, self.initialise)
         self.task.check_plan(plan, self.data)
+        last_steps([one.fraction for one in plan.phases], [one.name for one in plan.phases], self.steps)
         return plan
 
     @cached_property
@@ -201,15 +248,15 @@ class Setup:
         n = len(self._rows)
         settings = self.settings
         plan = self.transfer
-        return decide_caching(plan.definition, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
+        return decide_caching(plan.network, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
 
     @cached_property
     def plan(self) -> Plan:
         """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
         plan = self.transfer
-        notes, query = [*plan.notes, self.decision.sentence], last_layer_single_query(plan.definition.module)
+        notes, query = [*plan.notes, self.decision.sentence], getattr(plan.network, "single_query", None)
         if query is not None:
-            notes.append(f"'{query[0].name}' is computed for the {query[1]} alone, the only one that the head reads")
+            notes.append(f"'{query[0]}' is computed for the {query[1]} alone, the only one that the head reads")
         return replace(plan, notes=tuple(notes))
 
     @property
@@ -218,8 +265,9 @@ class Setup:
         execution = self.execution
         if execution not in self._programs:
             self._programs[execution] = program_for(
-                self.plan, self.task, self.settings, self.decision.cached, execution
-            )
+                self.plan, self.task, self.settings, self.decision.cached, execution,
+                phased=len(self._whole.transfer.phases) > 1,
+            )  # fmt: skip
         return self._programs[execution]
 
     @property
@@ -251,14 +299,17 @@ class Setup:
 
     def hparams(self) -> HParams:
         """The compiled step's arguments that differ between runs, so that it is not compiled again for them."""
-        settings = self.settings
+        settings, (first, last) = self.settings, self.span
         hparams = {
             "learning_rate": np.float32(settings.learning_rate),
             "weight_decay": np.float32(settings.weight_decay),
-            "total": np.float32(self.steps),
-            "warmup": np.float32(round(settings.warmup * self.steps)),
+            "first": np.float32(first),
+            "total": np.float32(last - first),
+            "warmup": np.float32(round(settings.warmup * (last - first))),
             "seed": np.uint32(self.seeds.order),
         }
+        if penalties := self.transfer.phases[-1].penalties:
+            hparams["penalties"] = np.array([each.weight for each in penalties], np.float32)
         return cast(HParams, hparams)
 
     def carry(self, batch: Batch, rows: int, key: str | None) -> dict[str, np.ndarray]:
@@ -273,6 +324,7 @@ class Setup:
         return {
             "step": step,
             "seeds": asdict(self.seeds),
+            "phase": self._phase or 0,
             "trainable": list(self.plan.trainable),
             "base": {"source": self.source.recorded, "sha256": self.source.sha256, "weights": self.method.weights},
             "pending": list(pending),
@@ -284,7 +336,7 @@ class Setup:
 
     @cached_property
     def _sequence_entries(self) -> tuple[str, ...]:
-        return self.plan.definition.module.sequence_entries
+        return sequence_entries(self.plan.network)
 
     def cached_features_key(self) -> str | None:
         """The key of this run's carries, where the cache has them all and no frozen leaf depends on a seed."""
@@ -299,44 +351,18 @@ class Setup:
 
         ``counted`` is called with how many of the missing ones are done, and how many there are.
         """
-        key = self._key(params, stats)
-        missing = self.cache.missing(key, self._views)
-        done = 0
-        try:
-            for indices, carry, spans in self.iterate_features(params, stats, missing):
-                counted(done := done + len(indices), len(missing))
-                sequences = [name for name in carry if name in self._sequence_entries]
-                self.cache.add(key, indices, carry, sequences, spans)
-        finally:
-            # Whatever was computed before a Ctrl-C is not computed again.
-            self.cache.flush(key, self._sequence_entries)
+        key, network, program = self._key(params, stats), self.plan.network, self.program
+
+        def compute(missing: Int[np.ndarray, " m"]) -> Batches:
+            return feature_batches(
+                self.feed.single, missing, self.settings.batch_size,
+                lambda inputs: program.prefix(params, stats, inputs),
+                lambda inputs: program.packed_prefix(params, stats, inputs),
+                getattr(network, "first_position", None),
+            )  # fmt: skip
+
+        keep_features(self.cache, {key: ()}, self._views, compute, self._sequence_entries, counted)
         return key
-
-    def iterate_features(
-        self, params: trees.Tree, stats: trees.Tree, indices: Int[np.ndarray, " n"]
-    ) -> Iterator[tuple[list[int], dict[str, np.ndarray], list[slice]]]:
-        """Compute carries at the frontier; yield (rows, their carry, each row's span of the axis of length). Rows are those of
-        single views.
-        """
-        rows, feed, program = self.settings.batch_size, self.feed.single, self.program
-        if isinstance(feed, TextInputs) and feed.packs and can_pack(self.plan.definition):
-            tokens = PACKED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-            packed = feed.packed(indices, tokens, self.plan.definition.module.first_position)
-
-            def shared(batch: Packed) -> tuple[Packed, dict[str, np.ndarray]]:
-                return batch, jax.device_get(program.packed_prefix(params, stats, batch.inputs))
-
-            for batch, carry in prefetch_map(shared, packed):
-                texts = indices[batch.texts].tolist()
-                yield texts, carry, [slice(0, feed.length(text)) for text in texts]
-            return
-        batches = evaluation_order(indices, feed.buckets(indices), rows)
-
-        def one(batch: Batch) -> dict[str, np.ndarray]:
-            return jax.device_get(program.prefix(params, stats, feed.inputs(batch.indices, batch.bucket, rows)))
-
-        for batch, carry in zip(batches, prefetch_map(one, batches), strict=True):
-            yield batch.indices.tolist(), carry, [feed.span(int(i), batch.bucket) for i in batch.indices]
 
     @cached_property
     def _rows(self) -> Int[np.ndarray, " n"]:
@@ -352,11 +378,16 @@ class Setup:
 
     @property
     def _frozen_leaves_changed(self) -> bool:
-        """Whether a frozen leaf is not copied from the source, so that the source's hash says too little about it."""
+        """Whether a frozen leaf is not copied from the source, or was trained in an earlier phase, so that the source's hash says
+        too little about it.
+        """
+        earlier = self._whole.transfer.phases[: self._phase or 0]
+        if self.settled or any(one.moving - self.transfer.phases[-1].moving for one in earlier):
+            return True
         return any(leaf.action != "copied" for leaf in self.plan.leaves if not leaf.trains)
 
     def _key(self, params: trees.Tree, stats: trees.Tree) -> str:
         return cache_key(
-            params, stats, self.plan.definition, self.plan.frontier, self.source.transform, self.data.sha256 + self.feed.key,
+            params, stats, self.plan.network, self.plan.frontier, self.source.transform, self.data.sha256 + self.feed.key,
             self.settings.precision, None if self._frozen_leaves_changed else self.source.sha256,
         )  # fmt: skip

@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING
 
 from transferlab.errors import face_of
-from transferlab.transfer.grafting import Derived, Graft, graft
+from transferlab.transfer.derived import Derived
+from transferlab.transfer.grafting import Graft, graft
 from transferlab.transfer.groups import Group
 from transferlab.transfer.leaf import Leaf
-from transferlab.transfer.plan import Plan, plan
+from transferlab.transfer.plan import Plan
+from transferlab.transfer.planning import plan
 
 __all__ = ["Derived", "Graft", "Group", "Leaf", "Plan", "graft", "plan"]
 

@@ -12,8 +12,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from jaxtyping import Int
 
 from transferlab.errors import TransferlabError
 from transferlab.fetching import cache_dir
-from transferlab.files import atomic_directory, is_full, remove_directory
+from transferlab.files import atomic_directory, file_lock, is_full, remove_directory
 from transferlab.manifest import Damaged, check_manifest, write_manifest
 from transferlab.models.backbone import Carry
 
@@ -84,9 +84,18 @@ class FrontierCache:
         return missing
 
     def add(
-        self, key: str, indices: Sequence[int], carry: Carry, sequence_entries: Sequence[str], spans: Sequence[slice]
+        self,
+        key: str,
+        indices: Sequence[int],
+        carry: Carry,
+        sequence_entries: Sequence[str],
+        spans: Sequence[slice],
+        *,
+        counted: bool = True,
     ) -> None:
         """Store the rows of a computed carry; entries with an axis of length are cut to each example's own span.
+
+        ``counted`` is False for further keys that the same pass fills.
 
         Raises:
             TransferlabError: they could not be written to disk.
@@ -97,9 +106,27 @@ class FrontierCache:
             own = {n: np.array(v[row, span] if n in sequence_entries else v[row]) for n, v in carry.items()}
             store.pending.append((int(index), own, span.stop - span.start))
             store.pending_bytes += sum(value.nbytes for value in own.values())
-        self.computed += len(indices)
+        self.computed += len(indices) if counted else 0
         if store.pending_bytes > CHUNK_BYTES:
             self.flush(key, sequence_entries)
+
+    @contextmanager
+    def alone(self, key: str, needed: bool = True) -> Iterator[None]:
+        """Hold the key, where ``needed``: other processes that want it wait, and find what this one wrote."""
+        if self.directory is None or not needed:
+            yield
+            return
+        with file_lock(self.directory / key / ".lock"):
+            yield
+
+    def sequences(self, key: str, name: str, indices: Int[np.ndarray, " n"]) -> list[np.ndarray]:
+        """Return an entry with an axis of length, of each of these examples."""
+        store = self._stores[key]
+        found = []
+        for chunk, at in (store.places[int(i)] for i in indices):
+            start, stop = store.chunks[chunk].offsets[at : at + 2]
+            found.append(store.chunks[chunk].arrays[name][start:stop])
+        return found
 
     def flush(self, key: str, sequence_entries: Sequence[str]) -> None:
         """Write what was added since the last chunk.

@@ -6,22 +6,20 @@ This file decides whether to compute it once, and hashes everything it depends o
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferlab import models, trees
+from transferlab import trees
 from transferlab.compute.flops import flops_of, lowered_to_count
-from transferlab.models.backbone import Carry, run_stages
+from transferlab.models.backbone import Carry
+from transferlab.models.network import Network, sequence_entries
 from transferlab.selectors import owns
 
 FLOPS_PER_BYTE = 100.0
@@ -48,12 +46,12 @@ class CacheDecision:
 
 
 def decide_caching(
-    definition: trees.Definition, stop: int, inputs: dict[str, Any], limit: int, examples: int, compute: str = "float32"
+    network: Network, stop: int, inputs: dict[str, Any], limit: int, examples: int, compute: str = "float32"
 ) -> CacheDecision:
     """Decide from the cost of one example; nothing is allocated.
 
     Args:
-        definition: the target.
+        network: the target.
         stop: index of the frontier.
         inputs: one example's inputs (leading axis 1), arrays or shapes.
         limit: bytes that the cache may hold.
@@ -63,7 +61,7 @@ def decide_caching(
     if stop == 0:
         return CacheDecision(False, "nothing is frozen before the first stage")
     shapes = tuple((name, tuple(np.shape(value)), str(value.dtype)) for name, value in sorted(inputs.items()))
-    flops, size, names, has_sequences = _cost(definition, stop, shapes, compute)
+    flops, size, names, has_sequences = _cost(network, stop, shapes, compute)
     until = f"'{names[stop - 1]}'"
     # Where the compiler does not count operations, it is cached: most prefixes cost far more than their carry.
     if flops is not None and flops < FLOPS_PER_BYTE * size:
@@ -87,70 +85,70 @@ def decide_caching(
 
 @cache
 def _cost(
-    definition: trees.Definition, stop: int, inputs: tuple[tuple[str, tuple[int, ...], str], ...], compute: str
+    network: Network, stop: int, inputs: tuple[tuple[str, tuple[int, ...], str], ...], compute: str
 ) -> tuple[float | None, int, tuple[str, ...], bool]:
     """Return (operations, bytes of the carry, names of the stages, whether the carry has sequences) for one example."""
     example = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in inputs}
-    lowered = lowered_to_count(prefix_function(definition, stop, compute), definition.params, definition.state, example)
-    model, flops = definition.module, flops_of(lowered)
+    lowered = lowered_to_count(prefix_function(network, stop, compute), network.params, network.state, example)
+    flops = flops_of(lowered)
     size = sum(trees.leaf_bytes(leaf) for leaf in jax.tree.leaves(lowered.out_info))
-    has_sequences = any(name in model.sequence_entries for name in lowered.out_info)
-    return flops, size, tuple(stage.name for stage in model.all_stages()), has_sequences
+    has_sequences = any(name in sequence_entries(network) for name in lowered.out_info)
+    return flops, size, tuple(stage.name for stage in network.stages), has_sequences
 
 
-def prefix_function(definition: trees.Definition, stop: int, compute: str = "float32") -> Callable[..., Carry]:
+def prefix_function(network: Network, stop: int, compute: str = "float32") -> Callable[..., Carry]:
     """Return the pure function (params, state, inputs) → carry of ``stages[:stop]``, in evaluation."""
 
     def prefix(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> Carry:
-        model = definition.merge(params, state, partial=True, compute=compute)
-        return run_stages(model, trees.cast(inputs, compute), 0, stop)
+        return network.run(params, state, trees.cast(inputs, compute), stop=stop, compute=compute)[0]
 
     return prefix
 
 
-def can_pack(definition: trees.Definition) -> bool:
-    """Whether :func:`packed_function` can replace :func:`prefix_function`: the model reads texts that share a row, and no
-    stage before the frontier is pooled by itself.
-    """
-    model = definition.module
-    return model.first_position is not None and not (model.head is not None and model.head.feature_stages)
-
-
-def packed_function(definition: trees.Definition, stop: int, compute: str = "float32") -> Callable[..., Carry]:
-    """Return the pure function (params, state, inputs) → carry of ``stages[:stop]``, in evaluation, on packed texts.
+def packed_function(network: Network, stop: int, compute: str = "float32") -> Callable[..., Carry]:
+    """Return the pure function (params, state, inputs) → carry of ``stages[:stop]``, in evaluation, on packed texts, of a network
+    that has a ``first_position``.
 
     ``inputs`` are those of :class:`transferlab.data.packing.Packed`. The carry is that of :func:`prefix_function`: a row for
     each text, as long as the packed rows are wide, with the mask of its own tokens.
     """
-    last = definition.module.feature_stages()[-1]
-    names = [stage.name for stage in definition.module.all_stages()]
-    tokens = min(stop, names.index(last) + 1)
+    tokens = min(stop, getattr(network, "tokens_until", stop))
 
     def prefix(params: trees.Tree, state: trees.Tree, inputs: dict[str, Any]) -> Carry:
-        model = definition.merge(params, state, partial=True, compute=compute)
-        rest = dict(inputs)
-        segments, starts, lengths = (rest.pop(name) for name in ("segments", "starts", "lengths"))
-        mask = segments[:, :, None] == segments[:, None, :]
-        carry = run_stages(model, {**rest, "attention_mask": mask}, 0, tokens)
-        offset = jnp.arange(segments.shape[1])
-        at = jnp.minimum(starts[:, None] + offset, segments.size - 1)
-        carry = {name: x.reshape(-1, *x.shape[2:])[at] for name, x in carry.items() if name != "mask"}
-        return run_stages(model, {**carry, "mask": offset < lengths[:, None]}, tokens, stop)
+        together, places = packed_inputs(inputs)
+        carry, _ = network.run(params, state, together, stop=tokens, compute=compute)
+        return network.run(params, state, separated(carry, *places), start=tokens, stop=stop, compute=compute)[0]
 
     return prefix
 
 
+def packed_inputs(inputs: Mapping[str, Any]) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+    """Return (what the network reads of packed texts, where each begins and how long it is)."""
+    rest = dict(inputs)
+    segments, starts, lengths = (rest.pop(name) for name in ("segments", "starts", "lengths"))
+    return {**rest, "attention_mask": segments[:, :, None] == segments[:, None, :]}, (starts, lengths)
+
+
+def separated(carry: Carry, starts: jax.Array, lengths: jax.Array) -> Carry:
+    """Return a carry of packed texts with a row for each text, as long as the packed rows are wide."""
+    count, width = carry["hidden"].shape[:2]
+    offset = jnp.arange(width)
+    at = jnp.minimum(starts[:, None] + offset, count * width - 1)
+    rows = {name: x.reshape(-1, *x.shape[2:])[at] for name, x in carry.items() if name != "mask"}
+    return {**rows, "mask": offset < lengths[:, None]}
+
+
 def cache_key(
-    params: trees.Tree, state: trees.Tree, definition: trees.Definition, stop: int, transform: Any, data_sha256: str,
+    params: trees.Tree, state: trees.Tree, network: Network, stop: int, transform: Any, data_sha256: str,
     compute: str, weights_sha256: str | None = None,
 ) -> str:  # fmt: skip
     """Return the key: a hash of everything that the carries depend on, including ``compute`` (the stages' dtype).
 
     ``weights_sha256`` is the source's, where all leaves before the frontier are copied from it: they need not be hashed.
     """
-    parts = _described(definition, stop, transform, data_sha256, compute)
+    parts = _described(network, stop, transform, data_sha256, compute)
     if weights_sha256 is None:
-        stages = definition.module.all_stages()[:stop]
+        stages = network.stages[:stop]
         prefixes = [prefix for stage in stages for prefix in stage.owns + stage.borrows]
         leaves = {**trees.flatten(params), **trees.flatten(state)}
         weights_sha256 = trees.sha256(trees.unflatten({p: leaf for p, leaf in leaves.items() if owns(prefixes, p)}))
@@ -158,33 +156,16 @@ def cache_key(
 
 
 @cache
-def _described(definition: trees.Definition, stop: int, transform: Any, data_sha256: str, compute: str) -> str:
+def _described(network: Network, stop: int, transform: Any, data_sha256: str, compute: str) -> str:
     """All but the weights, as JSON."""
-    model = definition.module
-    stages = model.all_stages()[:stop]
+    described = getattr(network, "described", None)
+    assert described is not None
     parts = {
+        **described(stop),
         "compute": compute,
-        "config": repr(getattr(model, "config", None)),
-        "stages": [stage.name for stage in stages],
-        "feature_stages": list(getattr(model.head, "feature_stages", ())),
-        "head": repr(getattr(model.head, "config", None)) if any(s.name == "pool" for s in stages) else "",
-        "code": code_version(type(model)),
         "backend": f"{jax.default_backend()} {jax.__version__}",
         "precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
         "transform": repr(transform),
         "data": data_sha256,
     }
     return json.dumps(parts, sort_keys=True)
-
-
-@cache
-def code_version(model: type) -> str:
-    """Hash of the source code of all families and what they share, and of a user's own model: changed code changes the key."""
-    texts = [file.read_text(encoding="utf-8") for file in sorted(Path(models.__file__).parent.rglob("*.py"))]
-    own = sorted({kind.__module__ for kind in model.__mro__ if kind.__module__.split(".")[0] not in _KNOWN})
-    texts += [inspect.getsource(sys.modules[module]) for module in own]
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
-
-
-_KNOWN = ("transferlab", "flax", "builtins", "typing", "abc")
-"""Packages whose classes a model may inherit from without their code being hashed; the version of JAX is part of the key."""

@@ -20,30 +20,13 @@ from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.source import Source
 from transferlab.pytrees import named_leaves
 from transferlab.selectors import Selectable, owns, select, selector_text, stages_of
+from transferlab.transfer.derived import Derived
 from transferlab.transfer.leaf import Leaf
 from transferlab.transfer.show import as_text, human_bytes, leaf_rows, origin_of
 
 Sharding: TypeAlias = jax.sharding.Sharding
 Placement: TypeAlias = Sharding | Callable[[str, tuple[int, ...]], Sharding] | None
 """Where leaves are put: one sharding for all, or a function (path, shape) → sharding; None is the default device."""
-
-
-@dataclass(frozen=True)
-class Derived:
-    """How a leaf is made of others.
-
-    Attributes:
-        sources: paths in the source.
-        how: what is done with them, for people: ``mean of two heads``.
-        make: arrays of the sources → the leaf, in numpy.
-
-    Example:
-        >>> Derived(("query/kernel", "key/kernel"), "side by side", lambda q, k: np.concatenate([q, k], 1))
-    """
-
-    sources: tuple[str, ...]
-    how: str
-    make: Callable[..., np.ndarray] = field(repr=False)
 
 
 @dataclass(frozen=True)

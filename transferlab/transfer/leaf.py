@@ -15,6 +15,21 @@ Action = Literal["copied", "resized", "derived", "initialised", "kept"]
 
 
 @dataclass(frozen=True)
+class Made:
+    """How a method makes leaves of others.
+
+    Attributes:
+        paths: of the leaves that are made at once.
+        of: the leaves of which, as they would be without the method.
+        make: their values → a tuple, one for each path.
+    """
+
+    paths: tuple[str, ...]
+    of: tuple[Leaf, ...]
+    make: Callable[..., tuple[np.ndarray, ...]]
+
+
+@dataclass(frozen=True)
 class Leaf:
     """One row of the plan.
 
@@ -31,6 +46,7 @@ class Leaf:
         bytes: size in memory.
         read: the value of a leaf that is copied, resized or kept as the target has it, or derived of others alone.
         derive: what is drawn for the leaf → its value, of one that is derived.
+        made: of a leaf that a method derives: how, and of which leaves.
     """
 
     path: str
@@ -47,6 +63,7 @@ class Leaf:
     schedule: str = ""
     read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
     derive: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    made: Made | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def plain(cls, path: str, kind: Literal["param", "state"], shape: Any) -> Leaf:

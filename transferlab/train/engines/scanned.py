@@ -66,7 +66,7 @@ class ScannedEngine(Population):
                     out[i].setdefault(name, []).append(column[: max(0, self.members[i].total - self.done)][:n])
             self.done += n
             if report is not None and self.done < upto:
-                report(self.done, max(m.total for m in self.members), {})
+                report(self.done, max(m.planned for m in self.members), {})
         return [{name: np.concatenate(values) for name, values in metrics.items()} for metrics in out]
 
     def _call(self, rows: dict[str, Any]) -> tuple[State, dict[str, Any]]:
@@ -109,7 +109,7 @@ class ScannedEngine(Population):
         targets = {name: np.zeros((*shape, *values.shape[1:]), values.dtype) for name, values in one.items()}
         for row, i in enumerate(first):
             run = self.members[i].run
-            batches = [run.order[step].indices for step in range(self.done, min(self.done + n, run.steps))]
+            batches = [run.order[step].indices for step in range(self.done, min(self.done + n, self.members[i].total))]
             if not batches:
                 continue
             lengths = np.array([len(batch) for batch in batches])

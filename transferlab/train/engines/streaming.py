@@ -52,7 +52,7 @@ class StreamingEngine:
             # The next batch is transferred while the device works on this one.
             self._ahead = jax.device_put(next(self._batches)) if self.done < member.total else None
             if report is not None and self.done < upto:
-                report(self.done, member.total, {})
+                report(self.done, member.planned, {})
         # One transfer for the metrics of all these steps.
         rows = jax.device_get(pending)
         return [{name: np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}]

@@ -60,7 +60,7 @@ class VmappedEngine(Population):
             pending.append((list(self._slots), metrics))
             self.done += 1
             if report is not None and self.done < upto:
-                report(self.done, max(m.total for m in self.members), {})
+                report(self.done, max(m.planned for m in self.members), {})
         out: list[dict[str, list[np.ndarray]]] = [{} for _ in self.members]
         for step, (slots, metrics) in enumerate(jax.device_get(pending), self.done - len(pending)):
             for slot, i in enumerate(slots):
