@@ -124,17 +124,12 @@ def check_recordable(method: Method, task: Task) -> None:
     """Check that a run's directory can say which method and task it is of, and that they are read from there as they are.
 
     Raises:
-        TransferlabError: one without a name, or with that of one of ours; a field that is no JSON or changes on the way.
+        TransferlabError: one with the name of one of ours; a field that is no JSON or changes on the way.
     """
     for registry, thing in ((METHODS, method), *((MODIFIERS, one) for one in method.modifiers), (TASKS, task)):
         kind = type(thing)
         if not is_own(registry, kind):
             continue
-        if not kind.name:
-            raise TransferlabError(
-                f"{registry.noun} is a {kind.__qualname__}, which has no name to record in the run's directory. Give it one: "
-                "name: ClassVar[str] = 'mine'"
-            )
         registry.check_name(kind)
         for of in fields(thing):
             if of.name != "modifiers":
@@ -277,7 +272,8 @@ def find_recorded(registry: Registry, record: Mapping[str, Any], where: str | Pa
     if thing is None:
         raise not_at_hand(registry, record, where)
     warn_of_change(registry, thing, record, where)
-    registry.add([thing])
+    if thing.name:  # a class without one is found where it was imported, and only there
+        registry.add([thing])
     return thing
 
 
