@@ -46,7 +46,7 @@ class Tops(Method):
     summary: ClassVar[str] = "the head alone"
     defaults: ClassVar[dict] = {"max_steps": 2}
 
-    def groups(self, *stages):
+    def groups(self, stages):
         return (tl.Group("head", lr_scale=self.scales[0]),)
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from typing import Any
 from transferlab.errors import TransferlabError, shown
 from transferlab.fields import read, read_values, short
 from transferlab.methods import METHODS, MODIFIERS, Method, method_from, modifier_from
+from transferlab.models.backbone import Owner
 from transferlab.plugins import Registry
 from transferlab.pretrained.families import FAMILIES
 from transferlab.tasks import TASKS, Task, task_from
@@ -186,7 +187,7 @@ class Recorded(Method):
         for name, value in (("linear_head", self.linear), ("name", self.called)):
             object.__setattr__(self, name, value)
 
-    def groups(self, *_: Any) -> tuple[Group, ...]:
+    def groups(self, stages: Sequence[Owner]) -> tuple[Group, ...]:
         """The leaves that trained."""
         return tuple(Group(path) for path in self.paths)
 
