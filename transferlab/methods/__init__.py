@@ -57,7 +57,7 @@ def method_from(fields: Mapping[str, Any], where: str = "method") -> Method:
     """
     arguments = dict(fields)
     if "modifiers" in arguments:
-        arguments["modifiers"] = tuple(modifier_from(each) for each in arguments["modifiers"])
+        arguments["modifiers"] = tuple(modifier_from(each, f"{where}.modifiers") for each in arguments["modifiers"])
     return read(method_named(str(arguments.pop("name"))), arguments, where)
 
 

@@ -232,8 +232,9 @@ def recorded_method(identity: Mapping[str, Any], where: str | Path) -> Method:
         )  # fmt: skip
     for modifier in identity["code"].get("modifiers", ()):
         find_recorded(MODIFIERS, modifier, where)
-    described["modifiers"] = tuple(modifier_from(one) for one in described.get("modifiers", ()))
     described.pop("name")
+    if "modifiers" in described:
+        described["modifiers"] = tuple(modifier_from(each, "method.modifiers") for each in described["modifiers"])
     return read(find_recorded(METHODS, record, where), described, "method")
 
 
