@@ -24,6 +24,7 @@ _FACE = {
     "adapt": "transferlab.train.run",
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
+    "edit": "transferlab.methods.editing",
     "extract_features": "transferlab.transfer.features",
     "fit_together": "transferlab.train.fit",
     "function_network": "transferlab.models.foreign.network",
@@ -34,6 +35,7 @@ _FACE = {
     "linen_network": "transferlab.models.foreign.network",
     "load": "transferlab.pretrained.loading",
     "load_adapter": "transferlab.methods.adapted",
+    "merge": "transferlab.methods.editing",
     "network": "transferlab.models.foreign.network",
     "open_run": "transferlab.train.predictor",
     "run_study": "transferlab.studies.study",
@@ -54,6 +56,7 @@ __all__ = [
     "data",
     "dataset",
     "define",
+    "edit",
     "evaluate",
     "extract_features",
     "fit_together",
@@ -66,6 +69,7 @@ __all__ = [
     "load",
     "load_adapter",
     "measure",
+    "merge",
     "methods",
     "models",
     "network",
@@ -90,6 +94,7 @@ if TYPE_CHECKING:
     from transferlab.evaluate.generation import generate
     from transferlab.evaluate.zero_shot import zero_shot_classifier
     from transferlab.methods.adapted import load_adapter
+    from transferlab.methods.editing import edit, merge
     from transferlab.models.foreign import function_network, linen_network, network, stage
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.loading import load

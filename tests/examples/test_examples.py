@@ -61,3 +61,22 @@ def test_a_module_of_ones_own_trains_alike_on_eight_devices_and_on_one() -> None
     assert len(lines) == 5
     assert all(abs(float(many) - float(one)) < 1e-5 for _, many, one in lines)
     assert float(lines[-1][1]) < float(lines[0][1]) - 0.1
+
+
+@pytest.mark.parametrize("library", ["nnx", "linen", "equinox"])
+def test_a_module_of_ones_own_has_a_frozen_trunk_with_lora_within_forty_lines(
+    library: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if library == "equinox":
+        pytest.importorskip("equinox", reason="the extra 'parity' installs equinox")
+    lines = (EXAMPLES / f"own_{library}.py").read_text("utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(("import ", "from ")))
+    assert next(i for i, line in enumerate(lines) if "print(graft)" in line) - first < 40
+    main_of(f"own_{library}.py")()
+    said = capsys.readouterr().out
+    assert "(as initialise='**/lora/** | head' allows)" in said
+    assert ("no dropout on their input" in said) == (library != "nnx")
+    beside, merged = (
+        float(line.split()[-1]) for line in said.splitlines() if line.startswith("adapters ") and "accuracy" in line
+    )
+    assert beside > 0.6 and abs(beside - merged) < 0.005  # by chance a sixth

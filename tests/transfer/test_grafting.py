@@ -57,6 +57,7 @@ SOURCES = {
     ),
     "restored by Orbax": lambda folder: restored(folder / "checkpoint"),
     "on the device": lambda folder: jax.tree.map(jnp.asarray, {"layers": LAYERS}),
+    "Linen's params": lambda folder: {f"layers_{i}": layer for i, layer in enumerate(LAYERS)},
 }
 ZEROS = jax.tree.map(np.zeros_like, {"layers": LAYERS})
 TARGETS = {
@@ -65,6 +66,8 @@ TARGETS = {
     "an nnx.State": lambda: nnx.state(Stack(nnx.Rngs(0)), nnx.Param),
     "an NNX network": lambda: tl.network(Stack, stages=[tl.stage("layers/*", lambda m, x, i: m.layers[i](x))]),
     "a module": lambda: Stack(nnx.Rngs(0)),
+    "a function's network": lambda: tl.function_network(lambda params, x: x, ZEROS),
+    "a Linen network": lambda: tl.linen_network(LinenStack(), jnp.zeros((1, 6))),
 }
 
 
@@ -72,9 +75,11 @@ TARGETS = {
 @pytest.mark.parametrize("target", TARGETS)
 def test_twelve_layers_pass_through_every_pair_of_doors_to_the_bit(source: str, target: str, tmp_path: Path) -> None:
     onto = TARGETS[target]()
-    graft = tl.graft(onto, SOURCES[source](tmp_path))
+    there, here = ("layers_" if "Linen" in door else "layers/" for door in (source, target))
+    renames = {f"{here}{i}": f"{there}{i}" for i in range(12)} if there != here else {}
+    graft = tl.graft(onto, SOURCES[source](tmp_path), rename=renames)
     placed = graft.place()
-    if target == "an NNX network":
+    if "network" in target:
         placed, state = placed
         assert state == {}
     else:
@@ -82,7 +87,7 @@ def test_twelve_layers_pass_through_every_pair_of_doors_to_the_bit(source: str, 
     after = named_leaves(placed)[0]
     for i, layer in enumerate(LAYERS):
         for name, value in layer.items():
-            assert np.array_equal(after[f"layers/{i}/{name}"], value)
+            assert np.array_equal(after[f"{here}{i}/{name}"], value)
     assert (
         graft.totals()["by_action"] == {"copied": 24} and graft.totals()["bytes_from_source"] == graft.totals()["bytes"]
     )
@@ -239,3 +244,56 @@ def test_a_grafted_trunk_is_frozen_in_a_loop_of_ones_own() -> None:
     assert losses[-1] < losses[0] - 0.1
     for path, leaf in trees.walk(params):
         assert np.array_equal(leaf, trees.flatten(before)[path]) == (not path.startswith("head"))
+
+
+def twelve_layers() -> tuple[Any, Any, Any]:
+    """A network, parameters that came through a graft, and the gradient function of a loss on all of them."""
+    network = foreign.function_network()
+    source = foreign.function_parameters(jax.random.key(5))
+    params, _ = tl.graft(network, source).place()
+    x, y = jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32), jnp.arange(8) % 3
+
+    def loss(params: Any) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(network(params, x=x)["logits"], y).mean()
+
+    return network, params, (jax.jit(jax.grad(loss)), {"inputs": {"x": x}, "targets": {"label": y}})
+
+
+def moved(before: Any, after: Any) -> set[str]:
+    """The top folders of the leaves that differ in any bit."""
+    leaves = trees.flatten(after)
+    return {path.split("/")[0] for path, leaf in trees.walk(before) if not np.array_equal(leaf, leaves[path])}
+
+
+def trained(rule: optax.GradientTransformation, params: Any, gradient: Any) -> Any:
+    moments = rule.init(params)
+    for _ in range(3):
+        updates, moments = rule.update(gradient(params), moments, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_frozen_leaves_keep_every_bit_under_labels_under_both_masks_and_in_our_step(decay: float) -> None:
+    network, params, (gradient, batch) = twelve_layers()
+    rule = optax.adamw(1e-2, weight_decay=decay)
+    names = tl.labels(params, {"head": "head"}, rest="frozen")
+    partition = optax.partition({"head": rule, "frozen": optax.set_to_zero()}, names)
+    assert moved(params, trained(partition, params, gradient)) == {"head"}
+    inside, outside = tl.select("head").mask(params), tl.select("~head").mask(params)
+    masks = optax.chain(optax.masked(rule, inside), optax.masked(optax.set_to_zero(), outside))
+    assert moved(params, trained(masks, params, gradient)) == {"head"}
+    step = tl.train_step(network, tl.tasks.Classification(), "head", rule)
+    (state, frozen), update = step.init(params), jax.jit(step)
+    for _ in range(3):
+        state, _ = update(state, frozen, batch)
+    assert moved(params, trees.join(state["params"], frozen)) == {"head"}
+
+
+def test_one_mask_alone_hands_on_the_gradients_of_what_it_leaves_out() -> None:
+    _, params, (gradient, _) = twelve_layers()
+    rule = optax.masked(optax.adam(1e-2), tl.select("head").mask(params))
+    gradients = gradient(params)
+    updates, _ = rule.update(gradients, rule.init(params), params)
+    assert moved(gradients, updates) == {"head"}  # all others are the gradients themselves: no rate, and the wrong sign
+    assert moved(params, trained(rule, params, gradient)) == {"embed", "head", "layers"}

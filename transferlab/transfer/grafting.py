@@ -79,6 +79,7 @@ class Graft:
         counts = ", ".join(f"{count} {action}" for action, count in totals["by_action"].items())
         fraction = totals["bytes_from_source"] / max(totals["bytes"], 1)
         lines = [f"{totals['leaves']} leaves: {counts}; {fraction:.1%} of the bytes come from the source"]
+        lines += self.target.notes
         lines += [f"not used: {path} ({reason})" for path, reason in self.unused]
         table = Table(
             title="Graft", caption=escape(printable("\n".join(lines))), caption_justify="left", box=box.SIMPLE_HEAD,
@@ -185,6 +186,8 @@ def graft(
             + "\nrename={new: old} takes a leaf from another path, initialise='…' starts leaves of the target anew, unused='…' leaves "
             "leaves of the source behind."
         )
+    by_path = {row.path: row for row in rows}
+    rows = [_of_kernel(row, onto.lengths, by_path) for row in rows]
     over = [(path, f"unused='{unused}' allows that") for path in leaves if path not in used]
     return Graft(tuple(rows), (*over, *getattr(source, "unused", ())), onto)
 
@@ -205,6 +208,8 @@ class _Target:
         draws: whether it can draw leaves.
         initialise: (paths, seed, path → sharding) → leaves.
         rebuild: path → array of all leaves → a tree of the target's kind.
+        notes: what its table says below.
+        lengths: path of a leaf → (path of a kernel, kernel → leaf), of what starts as the lengths of a kernel's columns.
     """
 
     shapes: Mapping[str, Any]
@@ -214,6 +219,8 @@ class _Target:
     draws: bool
     initialise: Callable[[list[str], int, Mapping[str, Sharding | None]], dict[str, Any]]
     rebuild: Callable[[Mapping[str, Any]], Any]
+    notes: tuple[str, ...] = ()
+    lengths: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
 
     def kind(self, path: str) -> Any:
         """``param`` or ``state``."""
@@ -234,7 +241,8 @@ def _target(target: Any) -> _Target:
             return tuple(trees.unflatten({path: values[path] for path in part}) for part in (params, state))
 
         names = tuple(stage.name for stage in getattr(definition, "stages", ()))
-        return _Target({**params, **state}, own, state, names, True, initialise, rebuild)
+        notes, lengths = getattr(definition, "notes", ()), getattr(definition, "lengths", {})
+        return _Target({**params, **state}, own, state, names, True, initialise, rebuild, notes, lengths)
     leaves, rebuild_tree = named_leaves(target)
     _check_arrays(leaves, "target")
 
@@ -311,6 +319,21 @@ def _copied(row: Leaf, origin: str, leaf: Any) -> Leaf:
         notes.append(f"{dtype} to {row.dtype}")
     action = "copied" if resize is None else "resized"
     return replace(row, action=action, source=(origin,), reason=", ".join(notes), read=_reader(leaf))
+
+
+def _of_kernel(row: Leaf, lengths: Mapping[str, Any], rows: Mapping[str, Leaf]) -> Leaf:
+    """A leaf that starts as the lengths of a kernel's columns: of the kernel that is placed, not of one that is drawn."""
+    kernel, make = lengths.get(row.path, (None, None))
+    if row.action != "initialised" or kernel is None or (read := rows[kernel].read) is None:
+        return row
+    dtype = jnp.dtype(rows[kernel].dtype)
+    return replace(
+        row,
+        action="derived",
+        source=rows[kernel].source,
+        reason="length of each column",
+        read=lambda: np.asarray(make(jnp.asarray(read(), dtype))),
+    )
 
 
 def _reader(leaf: Any) -> Callable[[], Any]:

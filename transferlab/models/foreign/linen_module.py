@@ -44,6 +44,18 @@ class LinenModule:
                     raise TransferlabError(f"'{path}' is in two collections of the module, one is '{collection}'.")
                 self.state[path], self.collections[path] = leaf, collection
 
+    def layers(self) -> dict[str, linen.Module]:
+        """Path → the module there, as ``init`` calls them."""
+        found: dict[str, linen.Module] = {}
+
+        def note(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+            found.setdefault("/".join(context.module.path), context.module)
+            return call(*arguments, **keywords)
+
+        with linen.intercept_methods(note):
+            jax.eval_shape(self._variables, jax.random.key(0))
+        return found
+
     def draw(self, key: jax.Array) -> Leaves:
         """All leaves as ``init`` makes them: each from its own path, whatever the others are."""
         variables = self._variables(key)
