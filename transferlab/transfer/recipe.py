@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from transferlab.models.backbone import Owner
 from transferlab.transfer.derived import Derived
@@ -15,6 +15,7 @@ from transferlab.transfer.phases import Phase
 Weights = Literal["pretrained", "random"]
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What a plan asks of a method: :class:`transferlab.methods.Method` with its modifiers."""
 
