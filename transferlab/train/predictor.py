@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.compute.host import interruptible
+from transferlab.data.arrays import ArrayTransform
 from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch
 from transferlab.data.examples import Content, Modality, as_records
@@ -106,8 +107,9 @@ class Predictor:
 
     @property
     def modality(self) -> Modality:
-        """``text``, ``image`` or ``audio``."""
-        kinds: dict[type, Modality] = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio"}
+        """``text``, ``image``, ``audio`` or ``array``."""
+        kinds: dict[type, Modality] = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio",
+                                        ArrayTransform: "array"}  # fmt: skip
         return kinds[type(self.transform)]
 
     @check_arguments
