@@ -41,6 +41,9 @@ def classifier(
     It pools as the method says, else as the source does, and has the hidden layer of the family's classifier in its
     reference implementation where it pools as that does.
     """
+    if source.family not in FAMILIES:  # a network of somebody else's module
+        pooling = method.pooling or source.pooling
+        return ClassifierConfig(tuple(outputs), pooling=pooling, dropout=method.head_dropout, problem=problem)
     family, own = FAMILIES[source.family], source.head
     pooling, hidden = method.pooling or source.pooling, family.head_hidden(source.config)
     if method.pooling is None and pooling == "pooler":

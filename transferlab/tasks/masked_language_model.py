@@ -86,7 +86,8 @@ class MaskedLanguageModel(LanguageTask):
     @classmethod
     def fits(cls, data: Dataset, source: Source) -> bool:
         """Texts without a target, and an encoder with a mask token; pairs are for a contrastive loss."""
-        encoder = FAMILIES[source.family].masked_head is not None and data.content != "pair"
+        family = FAMILIES.get(source.family)
+        encoder = family is not None and family.masked_head is not None and data.content != "pair"
         return super().fits(data, source) and encoder and getattr(source.transform, "mask_id", None) is not None
 
     def check(self, data: Dataset, source: Source) -> None:
