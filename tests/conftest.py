@@ -59,6 +59,18 @@ def films(table: Path):
     return tl.dataset(table, test_examples=60)
 
 
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods, tasks and families as they are at the start; what a test adds is gone afterwards, and entry points are read anew."""
+    from transferlab.methods import METHODS
+    from transferlab.pretrained.families import FAMILIES
+    from transferlab.tasks import TASKS
+
+    for registry in (METHODS, TASKS, FAMILIES):
+        monkeypatch.setattr(registry, "_added", {})
+        monkeypatch.setattr(registry, "_packages", None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def frontier_cache(tmp_path_factory: pytest.TempPathFactory):
     """Carries of tests stay out of the user's cache."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +72,27 @@ def files(folder: Path) -> None:
                 wavfile.write(folder / kind / label / f"{i}.wav", 8000, rng.integers(-999, 999, shape, np.int16))
 
 
-@pytest.mark.parametrize("page", ["data.md", "own_model.md"])
-def test_every_line_of_a_page_does_what_it_shows(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["data.md", "own_model.md", "extending.md"])
+def test_every_line_of_a_page_does_what_it_shows(
+    page: str, tmp_path: Path, bert_folder: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+) -> None:
     files(tmp_path)
+    (tmp_path / "model").symlink_to(bert_folder)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as of a script in this folder
     text = (DOCS / page).read_text("utf-8")
     blocks = re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     said: list[str] = []
     for block in blocks:
+        if name := re.match(r"# (\w+\.py)\n", block[1]):
+            (tmp_path / name[1]).write_text(block[1])
+            continue
         line = text[: block.start()].count("\n") + 1
         test = parser.get_doctest(block[1], names, f"{page}, line {line}", str(DOCS / page), line)
         test.globs = names
         runner.run(test, out=said.append, clear_globs=False)
+    sys.modules.pop("my_method", None)
     assert not runner.failures, "".join(said)
     assert runner.tries >= 15

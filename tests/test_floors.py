@@ -13,7 +13,7 @@ from pathlib import Path
 import transferlab
 
 FLOORS = (
-    {"bounds", "errors", "fields", "limits", "notebook", "trees", "selectors", "files", "reading", "fetching", "manifest", "plugins", "pytrees", "unpickle"}, {"compute"}, {"models", "data", "measure"}, {"pretrained"}, {"transfer"},
+    {"bounds", "errors", "fields", "limits", "notebook", "trees", "selectors", "files", "reading", "fetching", "manifest", "plugins", "pytrees", "unpickle", "user_code"}, {"compute"}, {"models", "data", "measure"}, {"pretrained"}, {"transfer"},
     {"methods", "tasks", "evaluate"}, {"train"}, {"studies"}, {"config", "cli"},
 )  # fmt: skip
 ROOT = Path(transferlab.__file__).parent

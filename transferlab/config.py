@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,14 +16,20 @@ from ml_collections import ConfigDict
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_mapping, check_names, read, read_values
-from transferlab.methods import METHODS, Modifier, Scratch, method_named, modifier_from
-from transferlab.studies.settings import AUTO, FLAT, ArmConfig, StudyConfig
-from transferlab.tasks import task_from, tasks
+from transferlab.methods import METHODS, Method, Modifier, Scratch, modifier_from
+from transferlab.studies.settings import AUTO, CODE, FLAT, ArmConfig, StudyConfig
+from transferlab.tasks import TASKS, task_from, tasks
+from transferlab.train.own_code import Recorded, add_modules, find_recorded, record_if_own
 from transferlab.train.settings import Settings, current_names
+from transferlab.user_code import execute, with_neighbors
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a config file and apply ``--config.path=value`` overrides. :func:`transferlab.run_study` runs the result.
+
+    The file may define methods, tasks and families of one's own, or import them from files next to it: ``from my_method import
+    Mine``. Arms and ``config.task`` then have them by their names. Its folder is not put on ``sys.path``
+    (:mod:`transferlab.user_code`).
 
     Example:
         >>> config = transferlab.config.read_config("configs/tweets.py", ["--config.methods.lora.rank=4"])
@@ -39,20 +44,16 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     if not path.exists():
         files = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise TransferlabError(f"There is no config '{path}'.{nearest(str(path), files)}")
-    spec = importlib.util.spec_from_file_location(f"transferlab_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise TransferlabError(f"{path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise TransferlabError(f"{path}: {type(error).__name__}: {error}") from error
+    module = execute(path)
+    add_modules(with_neighbors(module))
     if not hasattr(module, "get_config"):
         raise TransferlabError(f"{path} has no function get_config().")
     config = module.get_config()
     if not isinstance(config, (ConfigDict, Mapping)):
         raise TransferlabError(f"{path}: get_config() returns {str(config)[:40]}; it must return a ConfigDict.")
+    add_modules(with_neighbors(module))  # get_config may have imported more
     raw = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    check_names({CODE} & raw.keys(), (), "config")
     raw.setdefault("name", path.stem)
     for override in overrides:
         _override(raw, override)
@@ -62,10 +63,16 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     """Validate plain nested data, and return it as a :class:`transferlab.studies.settings.StudyConfig`.
 
+    Of a study's directory (:func:`transferlab.studies.directory.recorded_config`) it may name methods whose code is not at hand:
+    the study can be reported on, and not be continued.
+
     Raises:
         TransferlabError: a field is missing, unknown or invalid.
     """
     raw = {str(key): _plain(value) for key, value in raw.items()}
+    code = raw.pop(CODE, {})
+    if "task" in code:
+        find_recorded(TASKS, code["task"], "This study")
     known = {f.name for f in fields(StudyConfig)} - {"raw"} | {"train"}
     if moved := next((name for name in FLAT if name in raw), None):
         source = raw.get("data", "…")
@@ -79,7 +86,8 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     if not isinstance(raw["methods"], dict) or not raw["methods"]:
         raise TransferlabError("config.methods must map the name of at least one arm to its fields, as {'probe': {}}.")
     common = current_names(check_mapping(raw.get("train", {}), "config.train"), "config.train")
-    arms = {name: _arm(name, arm, common) for name, arm in raw["methods"].items()}
+    records = code.get("methods", {})
+    arms = {name: _arm(name, arm, common, records) for name, arm in raw["methods"].items()}
     own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
     if "task" in own:
         raw["task"] = own["task"] = _task(own["task"])
@@ -89,10 +97,11 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     # Where a single value was given for several, it is recorded, and checked against a study's directory, as a tuple too.
     raw |= {name: value for name, value in values.items() if isinstance(value, tuple)}
     raw["test_examples"] = values.get("test_examples")
+    raw |= _code(arms, code)
     out = StudyConfig(**values, methods=arms, raw=raw)
-    known = {name for kind in tasks().values() for name in kind.baselines}
     for name in out.baselines:
-        if name not in known:
+        if TASKS.first(lambda kind, name=name: name in kind.baselines) is None:
+            known = {name for kind in TASKS.values() for name in kind.baselines}
             raise TransferlabError(f"config.baselines: unknown baseline '{name}'.{nearest(name, known)}")
         if name in arms:
             raise TransferlabError(f"config.methods.{name} has the name of a baseline; rename the arm.")
@@ -115,6 +124,18 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     return out
 
 
+def _code(arms: Mapping[str, ArmConfig], recorded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Where the code of the arms' methods is from, with what else is recorded; nothing where all are ours."""
+    methods = {}
+    for method in (arm.method for arm in arms.values()):
+        if isinstance(method, Recorded):
+            methods[method.name] = recorded["methods"][method.name]
+        else:
+            methods |= record_if_own(method.name, METHODS, type(method))
+    out = {**recorded, "methods": methods} if methods else recorded
+    return {CODE: dict(out)} if out else {}
+
+
 def _task(raw: Any) -> dict[str, Any]:
     """The section ``config.task``: a name, or a mapping with ``name`` and the task's fields, checked where it is named."""
     section = {"name": raw} if isinstance(raw, str) else dict(check_mapping(raw, "config.task"))
@@ -129,7 +150,7 @@ def _task(raw: Any) -> dict[str, Any]:
     return section
 
 
-def _arm(name: str, fields_: Any, common: Mapping[str, Any]) -> ArmConfig:
+def _arm(name: str, fields_: Any, common: Mapping[str, Any], records: Mapping[str, Any]) -> ArmConfig:
     where = f"config.methods.{name}"
     if not isinstance(fields_, dict):
         raise TransferlabError(f"{where} is {fields_!r}; it must be a mapping of fields, {{}} for the defaults.")
@@ -137,16 +158,17 @@ def _arm(name: str, fields_: Any, common: Mapping[str, Any]) -> ArmConfig:
         raise TransferlabError(f"{where}: an arm's name is also a folder; use letters, digits, '-' and '_'.")
     raw = dict(fields_)
     kind = raw.pop("method", name)
-    if kind not in METHODS:
+    cls = METHODS.find(kind, records.get(kind))
+    if cls is None and kind not in records:
         raise TransferlabError(f"{where}: unknown method '{kind}'.{nearest(str(kind), METHODS)}")
-    cls = method_named(kind)
-    own, arm = {f.name for f in fields(cls)}, {f.name for f in fields(ArmConfig)} - {"method"}
-    check_names(raw, own | arm | {"method"}, where)
+    own, arm = {f.name for f in fields(cls or Recorded)}, {f.name for f in fields(ArmConfig)} - {"method"}
+    if cls is not None:
+        check_names(raw, own | arm | {"method"}, where)
     if "modifiers" in raw:
         raw["modifiers"] = _modifiers(raw["modifiers"], f"{where}.modifiers")
-    method = read(cls, {k: v for k, v in raw.items() if k in own}, where)
+    method = Recorded(called=kind) if cls is None else read(cls, {k: v for k, v in raw.items() if k in own}, where)
     own_train = current_names(check_mapping(raw.get("train", {}), f"{where}.train"), f"{where}.train")
-    train = read(Settings, {**cls.defaults, **common, **own_train}, f"{where}.train")
+    train = read(Settings, {**(cls or Method).defaults, **common, **own_train}, f"{where}.train")
     rest = read_values(ArmConfig, {k: v for k, v in raw.items() if k in arm and k != "train"}, where)
     if "tune" in rest:
         rest["tune"] = tuple(_trial(train, trial, f"{where}.tune[{i}]") for i, trial in enumerate(rest["tune"]))

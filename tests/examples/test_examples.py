@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.checkpoints import write_averaging
 
 import transferlab as tl
+from transferlab.user_code import execute
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -61,6 +64,37 @@ def test_a_module_of_ones_own_trains_alike_on_eight_devices_and_on_one() -> None
     assert len(lines) == 5
     assert all(abs(float(many) - float(one)) < 1e-5 for _, many, one in lines)
     assert float(lines[-1][1]) < float(lines[0][1]) - 0.1
+
+
+def test_a_method_of_ones_own_trains_and_predicts_without_its_code(
+    bert_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], registries: None
+) -> None:
+    execute(EXAMPLES / "own_method.py").main(str(table), str(bert_folder), str(tmp_path / "run"))
+    assert "accuracy on held-out texts: " in capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["method"]["name"] == "last" and not record["code"]["method"]["needed"]
+    assert {path.split("/")[0] for path in record["trainable"]} == {"layers", "head"}
+    assert tl.open_run(tmp_path / "run")(["a fine film"]).shape == (1, 2)
+
+
+def test_a_task_of_ones_own_has_its_loss_and_its_score(
+    bert_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], registries: None
+) -> None:
+    run = tmp_path / "run"
+    execute(EXAMPLES / "own_task.py").main(str(table), str(bert_folder), str(run))
+    said = capsys.readouterr().out
+    assert "mean distance on held-out texts: " in said and "probabilities" not in said
+    assert "mean_distance" in json.loads((run / "result.json").read_text())["test"]
+
+
+def test_a_family_of_ones_own_is_loaded_trained_and_opened(
+    bert_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], registries: None
+) -> None:
+    model, run = write_averaging(tmp_path / "averaging", bert_folder), tmp_path / "run"
+    execute(EXAMPLES / "own_family.py").main(str(model), str(table), str(run))
+    said = capsys.readouterr().out
+    assert "embed/embedding" in said and "vectors" in said and "accuracy on held-out texts: " in said
+    assert tl.open_run(run)(["a fine film"]).shape == (1, 2)
 
 
 @pytest.mark.parametrize("library", ["nnx", "linen", "equinox"])

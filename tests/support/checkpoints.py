@@ -218,3 +218,18 @@ def write_t5(folder: Path, **changes) -> Path:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def write_averaging(folder: Path, tokens_of: Path) -> Path:
+    """Write a checkpoint of the family of ``examples/own_family.py``, with another one's tokenizer."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "averaging", "vocab_size": TINY["vocab_size"], "hidden_size": 8})
+    )
+    values = np.random.default_rng(0).normal(0, 0.3, (cast(int, TINY["vocab_size"]), 8)).astype(np.float32)
+    save_file({"vectors.weight": values}, str(folder / "model.safetensors"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((tokens_of / name).read_text())
+    return folder

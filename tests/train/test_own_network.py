@@ -124,12 +124,14 @@ def test_a_killed_run_ends_as_if_it_had_not_been_and_opens_again(data, tmp_path:
     for path, leaf in flat(whole.params).items():
         np.testing.assert_array_equal(flat(resumed.params)[path], leaf)
     np.testing.assert_array_equal(whole.probabilities, resumed.probabilities)
-    with pytest.raises(TransferlabError, match=r"tl\.open_run\(directory, tl\.from_tree\(network, params, state\)\)"):
+    with pytest.raises(
+        TransferlabError, match=r"tl\.open_run\(directory, source=tl\.from_tree\(network, params, state\)\)"
+    ):
         tl.open_run(tmp_path / "whole")
-    opened = tl.open_run(tmp_path / "whole", source_of())
+    opened = tl.open_run(tmp_path / "whole", source=source_of())
     np.testing.assert_array_equal(opened(X[:4]), whole.predict(X[:4]))
     with pytest.raises(TransferlabError, match="other weights"):
-        tl.open_run(tmp_path / "whole", source_of(seed=1))
+        tl.open_run(tmp_path / "whole", source=source_of(seed=1))
 
 
 def test_a_network_with_logits_keeps_its_head_for_as_many_labels(data) -> None:

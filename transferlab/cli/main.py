@@ -63,6 +63,23 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _code_option(command: Any) -> Any:
+    """``--code``: files of a user's own that define methods, tasks or families."""
+    return click.option(
+        "--code",
+        metavar="FILE",
+        multiple=True,
+        help="Execute FILE first, which defines a method, task or family of your own: my_method.py, or the name of a module.",
+    )(command)
+
+
+def _execute(code: tuple[str, ...]) -> None:
+    if code:
+        from transferlab.train.own_code import add_code
+
+        add_code(code)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
@@ -117,8 +134,10 @@ def plan(config: str, overrides: tuple[str, ...], whole: bool, as_json: bool) ->
 @cli.command()
 @click.argument("study", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--open", "browse", is_flag=True, help="Show the report in a browser.")
-def report(study: Path, browse: bool) -> None:
+@_code_option
+def report(study: Path, browse: bool, code: tuple[str, ...]) -> None:
     """Rewrite the tables and report.html of the study in DIR, from its finished runs."""
+    _execute(code)
     from transferlab.cli.browser import open_in_browser
     from transferlab.cli.watch import REPORT, show_result
     from transferlab.config import parse_config
@@ -139,8 +158,14 @@ def report(study: Path, browse: bool) -> None:
     "--text", multiple=True, help="The column of tables, twice for pairs; by default those that RUN was trained on."
 )
 @click.option("--white", type=float, help="The value that is white in images of more than 8 bits: 4095 for 12 bits.")
+@_code_option
 def predict(
-    run_directory: Path, inputs: tuple[str, ...], as_json: bool, text: tuple[str, ...], white: float | None
+    run_directory: Path,
+    inputs: tuple[str, ...],
+    as_json: bool,
+    text: tuple[str, ...],
+    white: float | None,
+    code: tuple[str, ...],
 ) -> None:
     """Predict labels, numbers or tags with a finished RUN.
 
@@ -150,6 +175,7 @@ def predict(
     """
     from transferlab.cli.predict import predict_all
 
+    _execute(code)
     predict_all(run_directory, inputs, as_json, text, white)
 
 
@@ -176,13 +202,23 @@ def inspect(checkpoint: str, as_json: bool) -> None:
 @click.option("--dtype", help="Write floating tensors in this type; by default each in its own.")
 @click.option("--shard-size", default="5GB", show_default=True, help="Size beyond which weights are split.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
-def convert(source: str, target: str, form: str | None, dtype: str | None, shard_size: str, overwrite: bool) -> None:
+@_code_option
+def convert(
+    source: str,
+    target: str,
+    form: str | None,
+    dtype: str | None,
+    shard_size: str,
+    overwrite: bool,
+    code: tuple[str, ...],
+) -> None:
     """Write SOURCE to the directory DEST, as its reference implementation loads it or in another format.
 
     SOURCE is a registry name, hf:owner/name, a directory, a PEFT adapter (merged into its base), a run or a study.
     """
     from transferlab.cli import convert as converting
 
+    _execute(code)
     click.echo(converting.convert(source, target, form, dtype, shard_size, overwrite))
 
 
@@ -192,7 +228,10 @@ def convert(source: str, target: str, form: str | None, dtype: str | None, shard
 @click.option("--format", "form", help="hf, timm, orbax or peft; by default the base's own.")
 @click.option("--self-contained", is_flag=True, help="With the base's weights, which only the format peft omits.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
-def export(run_directory: Path, target: str, form: str | None, self_contained: bool, overwrite: bool) -> None:
+@_code_option
+def export(
+    run_directory: Path, target: str, form: str | None, self_contained: bool, overwrite: bool, code: tuple[str, ...]
+) -> None:
     """Write the model of a finished RUN to the directory DEST, with its base, adapters merged.
 
     RUN is the directory of one run, or of a study, whose best run is used.
@@ -200,6 +239,7 @@ def export(run_directory: Path, target: str, form: str | None, self_contained: b
     from transferlab.cli import convert as converting
     from transferlab.cli.predict import best_run
 
+    _execute(code)
     if self_contained and form == "peft":
         raise TransferlabError(
             "A PEFT directory holds adapters alone, without their base; omit --self-contained or choose another --format."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from transferlab.errors import TransferlabError, check_arguments, face_of, nearest
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import check_mapping, read
 from transferlab.methods.base import Method, Modifier
 from transferlab.methods.bitfit import BitFit
@@ -19,15 +20,16 @@ from transferlab.methods.lpft import LPFT
 from transferlab.methods.pissa import PiSSA
 from transferlab.methods.probe import Probe
 from transferlab.methods.scratch import Scratch
+from transferlab.plugins import Registry, check_class, face_with
 from transferlab.transfer.phases import Phase
 
-METHODS: dict[str, type[Method]] = {
-    each.name: each for each in (Scratch, Probe, LoRA, DoRA, PiSSA, BitFit, LastLayers, LPFT, Full)
-}
-"""Name → method, as configs and ``transferlab methods`` know them."""
-MODIFIERS: dict[str, type[Modifier]] = {each.name: each for each in (LayerDecay, L2SP, GradualUnfreezing)}
+METHODS: Registry[type[Method]] = Registry(__name__, "method", Method, check=check_class)
+"""Name → method, as configs and ``transferlab methods`` know them: those of this folder's files, and those of entry points."""
+MODIFIERS: Registry[type[Modifier]] = Registry(
+    __name__, "modifier", Modifier, group="transferlab.modifiers", check=check_class
+)
 """Name → modifier, likewise."""
-for _each in (*METHODS.values(), *MODIFIERS.values()):
+for _each in (*METHODS.ours.values(), *MODIFIERS.ours.values()):
     check_arguments(_each)
 
 
@@ -43,16 +45,20 @@ def method_named(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def method_from(fields: dict[str, Any]) -> Method:
+def method_from(fields: Mapping[str, Any], where: str = "method") -> Method:
     """Return the method that ``{"name": …, **fields}`` describes, as a run's directory records it.
+
+    Args:
+        fields: name and fields.
+        where: starts the error message.
 
     Raises:
         TransferlabError: an unknown name or field, or a value that a field cannot have.
     """
     arguments = dict(fields)
     if "modifiers" in arguments:
-        arguments["modifiers"] = tuple(modifier_from(each) for each in arguments["modifiers"])
-    return method_named(arguments.pop("name"))(**arguments)
+        arguments["modifiers"] = tuple(modifier_from(each, f"{where}.modifiers") for each in arguments["modifiers"])
+    return read(method_named(str(arguments.pop("name"))), arguments, where)
 
 
 def modifier_from(fields: Any, where: str = "modifiers") -> Modifier:
@@ -98,4 +104,4 @@ __all__ = [
 ]  # fmt: skip
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face_of(__name__, __all__)
+    __getattr__, __dir__ = face_with(METHODS, __name__, __all__)

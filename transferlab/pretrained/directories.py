@@ -46,7 +46,7 @@ def from_gguf(path: Path, name: str, provenance: dict[str, Any]) -> Source:
     """Open a GGUF file, which says its architecture and holds its tokenizer."""
     file = read_gguf(path)
     kind = file.value("general.architecture", str)
-    family = next((family for family in FAMILIES.values() if kind in family.gguf_architectures), None)
+    family = FAMILIES.first(lambda family: kind in family.gguf_architectures)
     if family is None:
         known = [kind for family in FAMILIES.values() for kind in family.gguf_architectures]
         raise TransferlabError(f"{path}: general.architecture '{kind}' is not supported.{nearest(kind, known)}")
@@ -233,15 +233,16 @@ _LARGEST_IMAGE = 1 << 14
 
 def _family(kind: Any, timm: TimmConfig | None, path: Path) -> Family:
     """Return the family of Hugging Face's ``model_type``, or of timm's ``architecture``."""
-    kinds = {kind: family for family in FAMILIES.values() for kind in family.model_types}
     if timm is None:
-        if kind not in kinds:
+        family = FAMILIES.first(lambda family: kind in family.model_types)
+        if family is None:
+            kinds = [kind for family in FAMILIES.values() for kind in family.model_types]
             raise TransferlabError(f"{path}: model_type '{kind}' is not supported.{nearest(str(kind), kinds)}")
-        return kinds[kind]
-    for family in FAMILIES.values():
-        if re.fullmatch(family.architectures, timm.architecture):
-            return family
-    patterns = "  ".join(family.architectures for family in FAMILIES.values() if family.architectures)
-    raise TransferlabError(
-        f"{path}: timm's architecture '{timm.architecture}' is not supported; expected a match of: {patterns}"
-    )
+        return family
+    family = FAMILIES.first(lambda family: re.fullmatch(family.architectures, timm.architecture) is not None)
+    if family is None:
+        patterns = "  ".join(family.architectures for family in FAMILIES.values() if family.architectures)
+        raise TransferlabError(
+            f"{path}: timm's architecture '{timm.architecture}' is not supported; expected a match of: {patterns}"
+        )
+    return family

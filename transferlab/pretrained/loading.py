@@ -12,6 +12,7 @@ from transferlab.errors import TransferlabError, check_arguments, nearest, shown
 from transferlab.fetching import fetch_bucket
 from transferlab.pretrained.directories import from_directory, from_file, from_gguf, from_tree
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.families.family import Family
 from transferlab.pretrained.formats.weights import check_no_entry, read_any
 from transferlab.pretrained.matching import Described, assemble
 from transferlab.pretrained.registry import REGISTRY, Entry
@@ -28,6 +29,7 @@ def load(
     dtype: str = "float32",
     tower: str | None = None,
     entry: str | None = None,
+    family: Family | None = None,
 ) -> Source:
     """Open a pretrained model; its weights are read on demand.
 
@@ -43,6 +45,7 @@ def load(
             ``hf:openai/clip-vit-base-patch32#vision``.
         entry: name of the state dict to read, as ``model_ema``, of a torch file of several, alone or in a model's
             directory. By default it is the trained model's, and ``unused`` of the source names the others.
+        family: a family of one's own, which is known from then on; an installed package adds one by an entry point.
 
     Returns:
         The source, with its weights unread.
@@ -67,6 +70,8 @@ def load(
         raise TransferlabError(
             f"name is {shown(name)}; pass a registered name, a path, or hf:owner/name, as tl.load('minilm-l6')."
         )
+    if family is not None:
+        FAMILIES.add([family])
     text = str(name)
     if "#" in text and not Path(text).expanduser().exists():
         text, _, part = text.rpartition("#")

@@ -13,7 +13,7 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.data.text import TextTransform
-from transferlab.errors import FieldError, TransferlabError
+from transferlab.errors import FieldError, TransferlabError, nearest
 from transferlab.fields import read_values
 from transferlab.files import write_json
 from transferlab.manifest import MANIFEST, Damaged, check_manifest
@@ -65,7 +65,11 @@ def from_orbax(directory: Path, name: str, provenance: dict[str, Any]) -> Source
             raise TransferlabError(
                 f"{path}: format {described['format']!r} is not supported, expected 1; it was written by a later version."
             )
-        family = FAMILIES[described["family"]]
+        if (family := FAMILIES.find(str(described["family"]))) is None:
+            raise TransferlabError(
+                f"{path}: its family '{described['family']}' is not known here.{nearest(str(described['family']), FAMILIES)} One of "
+                "your own: tl.load(…, family=…)."
+            )
         if old := family.old_fields.keys() & described["config"].keys():
             _LOG.warning(
                 "%s: its config has the old names %s of the fields %s.",

@@ -14,12 +14,12 @@ from transferlab.errors import TransferlabError
 from transferlab.files import TEMPORARY, drop_litter, new_folder, write_json
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object
-from transferlab.studies.settings import ArmConfig, StudyConfig, current_data
+from transferlab.studies.settings import CODE, ArmConfig, StudyConfig, current_data
 from transferlab.train.settings import RENAMED
 
 INPUTS, LOCK = "inputs.json", ".lock"
 """Files in a study's directory: hashes of its inputs, and the lock of a running process."""
-RESUMABLE = ("budgets", "seeds", "methods", "baselines", "workdir", "grid", "keep_weights")
+RESUMABLE = ("budgets", "seeds", "methods", "baselines", "workdir", "grid", "keep_weights", CODE)
 """Fields that may differ when a study is continued; the fields of an existing arm may not."""
 
 
@@ -30,7 +30,10 @@ def verify_directory(directory: Path, config: StudyConfig, source: Source, data:
         TransferlabError: the directory holds another study (the fields that differ are named), or other files.
     """
     path = directory / "config.json"
-    mine = json.loads(json.dumps(config.raw))
+    try:
+        mine = json.loads(json.dumps(config.raw))
+    except (TypeError, ValueError) as error:
+        raise TransferlabError(f"The config cannot be recorded as JSON: {error}.") from None
     if path.exists():
         theirs = current_data(read_object(path))
         problems = sorted(_changed(theirs, mine))

@@ -17,6 +17,8 @@ from transferlab.train.settings import Settings
 
 AUTO = "auto"
 """The name of the task that follows from the data."""
+CODE = "code"
+"""Of a recorded config: where methods, the task and the family are from that are not ours."""
 
 
 @check_arguments

@@ -11,19 +11,23 @@ from transferlab.compute.host import interruptible
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import file_lock, write_json, write_text
+from transferlab.methods import METHODS
+from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
+from transferlab.reading import read_object
 from transferlab.studies.breakdown import predicted_by_arm
 from transferlab.studies.cells import TUNED_ON, Cells, plain_settings
 from transferlab.studies.directory import LOCK, study_directory, verify_directory, verify_inputs
 from transferlab.studies.environment import environment
 from transferlab.studies.observer import Cell, Observer
 from transferlab.studies.resampling import resampled
-from transferlab.studies.settings import AUTO, StudyConfig
+from transferlab.studies.settings import AUTO, CODE, StudyConfig
 from transferlab.studies.status import finished
 from transferlab.studies.table import Interval, Row, markdown_page, results_csv, study_result, summarize
-from transferlab.tasks import Task, task_for, task_from
+from transferlab.tasks import TASKS, Task, task_for, task_from
 from transferlab.train.identity import TRIALS
+from transferlab.train.own_code import Recorded, check_family, not_at_hand, record_if_own
 from transferlab.train.profile import Profile, profile
 from transferlab.train.result import read_record
 from transferlab.train.run import adapt
@@ -64,6 +68,9 @@ class Study:
         self.source = self._open_source()
         self.data = self._open_data()
         self.task = self._task()
+        code = record_if_own("task", TASKS, type(self.task))
+        if code := {**code, **record_if_own("family", FAMILIES, FAMILIES[self.source.family])}:
+            config.raw.setdefault(CODE, {}).update(code)  # is recorded with the config
         self._check()
 
     def _task(self) -> Task:
@@ -138,6 +145,7 @@ class Study:
             raise TransferlabError("\n".join(["Some runs of the study could not train.", *lines]))
 
     def _open_source(self) -> Source:
+        check_family(self.config.raw.get(CODE, {}), f"The study in {self.directory}")
         source = load(self.config.source)
         return source if self.config.image_size is None else source.resized(self.config.image_size)
 
@@ -152,7 +160,7 @@ class Study:
         out = {}
         for name, arm in self.config.methods.items():
             cells = self.config.arms_at(arm, len(self.data.train))
-            if cells:
+            if cells and not isinstance(arm.method, Recorded):
                 budget, seed = min(cells)
                 subset = self.data.subset(budget, seed)
                 # What is tuned trains on all labels too: settings that cannot are an error now, not after the trials.
@@ -165,10 +173,32 @@ class Study:
                 out[name] = replace(runs[0].plan, method=name)
         return dict(sorted(out.items(), key=lambda item: (item[1].trainable_parameters, item[0])))
 
+    @cached_property
+    def _recorded_plans(self) -> dict[str, dict[str, Any]]:
+        """As plain data: the plan of each arm whose method's code is not at hand, as its first finished run wrote it."""
+        out = {}
+        for name, arm in self.config.methods.items():
+            if isinstance(arm.method, Recorded):
+                cells = [
+                    Cell(name, *cell).directory(self.directory)
+                    for cell in self.config.arms_at(arm, len(self.data.train))
+                ]
+                written = next((path for cell in cells if (path := cell / "plan.json").exists()), None)
+                if written is not None:
+                    out[name] = {**read_object(written), "method": name}
+        return out
+
+    @property
+    def _planned(self) -> list[str]:
+        """Arms that have a plan, those that train the fewest parameters first."""
+        sizes = {name: plan.trainable_parameters for name, plan in self.plans.items()}
+        sizes |= {name: plan["totals"]["trainable_parameters"] for name, plan in self._recorded_plans.items()}
+        return sorted(sizes, key=lambda name: (sizes[name], name))
+
     @property
     def skipped_arms(self) -> list[str]:
         """Arms without a run: in the quick grid, those whose ``largest_budget`` is below every budget."""
-        return [name for name in self.config.methods if name not in self.plans]
+        return [name for name in self.config.methods if name not in self._planned]
 
     @property
     def stale_arms(self) -> list[str]:
@@ -182,7 +212,7 @@ class Study:
         out = []
         for name in self.config.baselines:
             out += [Cell(name, budget, seed) for budget in self.config.budgets for seed in self.config.seeds]
-        for name in self.plans:
+        for name in self._planned:
             cells = self.config.arms_at(self.config.methods[name], len(self.data.train))
             out += [Cell(name, budget, seed) for budget, seed in cells]
         return out
@@ -198,6 +228,10 @@ class Study:
             TransferlabError: the directory holds a study with other settings (the fields are named), on other weights
                 or other data, or another process is running it.
         """
+        for arm in self.config.methods.values():
+            if isinstance(arm.method, Recorded):
+                record = self.config.raw[CODE]["methods"][arm.method.name]
+                raise not_at_hand(METHODS, record, f"The study in {self.directory}")
         verify_directory(self.directory, self.config, self.source, self.data)
         with file_lock(self.directory / LOCK, f"Another process is running the study in {self.directory}."):
             return self._run()
@@ -275,7 +309,10 @@ class Study:
             records=records,
             summary=summary,
             curve=curve,
-            plan={name: plan.to_dict() for name, plan in self.plans.items()},
+            plan={
+                name: self._recorded_plans[name] if name in self._recorded_plans else self.plans[name].to_dict()
+                for name in self._planned
+            },
             curves=self._curves(),
             environment=manifest["environment"],
             hashes=hashes,

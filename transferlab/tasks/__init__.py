@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from transferlab.errors import TransferlabError, check_arguments, nearest, no_attribute
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.fields import read
-from transferlab.plugins import members
+from transferlab.plugins import Registry, check_class, face_with
 from transferlab.tasks.base import Task
 from transferlab.tasks.causal_language_model import CausalLanguageModel
 from transferlab.tasks.classification import Classification
@@ -24,40 +23,15 @@ if TYPE_CHECKING:
     from transferlab.pretrained.source import Source
 
 
-@cache
-def tasks() -> Mapping[str, type[Task]]:
-    """Return every task by its name: those of this folder's files, and those that installed packages add.
-
-    Raises:
-        TransferlabError: two of one name.
-    """
-    kinds: dict[str, type[Task]] = {}
-    for kind in members(__name__):
-        if isinstance(kind, type) and issubclass(kind, Task) and kind.name:
-            if (other := kinds.get(kind.name)) is kind:
-                continue
-            if other is not None:
-                raise TransferlabError(
-                    f"Two tasks are called '{kind.name}': {other.__module__}.{other.__name__} and {kind.__module__}.{kind.__name__}."
-                )
-            kinds[kind.name] = kind
-            check_arguments(kind)
-    return kinds
+TASKS: Registry[type[Task]] = Registry(__name__, "task", Task, check=check_class)
+"""Name → task: those of this folder's files, and those that installed packages add by entry points."""
+for _task in TASKS.ours.values():
+    check_arguments(_task)
 
 
-tasks()
-
-
-def __getattr__(name: str) -> Any:
-    """A task of a file that is not imported here by name, as that of another package."""
-    for kind in tasks().values():
-        if kind.__name__ == name:
-            return kind
-    raise no_attribute(__name__, name, __dir__())
-
-
-def __dir__() -> list[str]:
-    return sorted({*__all__, *(kind.__name__ for kind in tasks().values())})
+def tasks() -> Registry[type[Task]]:
+    """Return every task by its name (:data:`TASKS`)."""
+    return TASKS
 
 
 def task_named(name: str) -> type[Task]:
@@ -77,7 +51,7 @@ def task_for(data: Dataset, source: Source) -> Task:
     Raises:
         TransferlabError: none fits.
     """
-    kind = next((kind for kind in tasks().values() if kind.fits(data, source)), None)
+    kind = TASKS.first(lambda kind: kind.fits(data, source))
     if kind is None:
         raise TransferlabError(
             f"No task fits '{data.name}' ({data.summary}) and {source.name}, which reads {_NOUNS.get(source.modality, source.modality)}. "
@@ -125,6 +99,7 @@ def task_from(fields: Mapping[str, Any], where: str = "task") -> Task:
 
 
 __all__ = [
+    "TASKS",
     "CausalLanguageModel",
     "Classification",
     "Contrastive",
@@ -139,3 +114,6 @@ __all__ = [
     "task_named",
     "tasks",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face_with(TASKS, __name__, __all__)

@@ -15,8 +15,9 @@ from transferlab.measure.named import all_scores, metrics_by_kind
 from transferlab.measure.rows import Row, confusion_matrix, score_rows
 from transferlab.pretrained.formats.npz import read_npz
 from transferlab.reading import check_file, read_object, reading
-from transferlab.tasks import Task, task_from
+from transferlab.tasks import Task
 from transferlab.tasks.prediction import read_entries
+from transferlab.train.own_code import recorded_task
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def evaluate_run(directory: str | Path, task: Task | None = None) -> Evaluation:
     with reading(folder / "run.json", "'task'"):
         # The metric that chose may be one that this version lacks.
         if task is None:
-            task = task_from({**identity.get("task", {"name": "classification"}), "metric": None})
+            task = recorded_task(identity, folder, metric=None)
     if task.target not in metrics_by_kind():
         raise TransferlabError(
             f"{folder} is a run of the task {task.name}, which has no metrics by name. Its scores are in {folder / 'result.json'}: "

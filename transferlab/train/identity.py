@@ -11,8 +11,12 @@ from typing import Any
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
 from transferlab.files import TEMPORARY, new_folder, write_json
+from transferlab.methods import METHODS
+from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
+from transferlab.tasks import TASKS
+from transferlab.train.own_code import code_of, warn_of_change
 from transferlab.train.settings import Settings
 from transferlab.train.setup import Setup
 
@@ -28,7 +32,7 @@ def identity(run: Setup) -> dict[str, Any]:
         for k, v in source.recorded.items()
         if k in ("name", "family", "revision", "files", "path", "changes", "tower", "entry")
     }
-    return {
+    out = {
         "source": provenance,
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),
                  "validation": len(data.validation), "test": len(data.test), "modality": data.content},
@@ -43,6 +47,8 @@ def identity(run: Setup) -> dict[str, Any]:
         "seeds": asdict(run.seeds),
         "trainable": list(run.plan.trainable),
     }  # fmt: skip
+    code = code_of(run)
+    return {**out, "code": code} if code else out
 
 
 def settings_of(settings: Settings) -> dict[str, Any]:
@@ -75,6 +81,15 @@ def write_or_verify(run: Setup, directory: Path) -> None:
         if isinstance(settings := theirs.get("settings"), dict):
             # An earlier version did what a setting that it did not have does by default.
             theirs["settings"] = settings_of(Settings()) | settings
+        # Another file may compute the same.
+        mine.pop("code", None)
+        for kind, record in theirs.pop("code", {}).items():
+            registry, find = {
+                "method": (METHODS, lambda: type(run.method)),
+                "task": (TASKS, lambda: type(run.task)),
+                "family": (FAMILIES, lambda: FAMILIES[run.source.family]),
+            }[kind]
+            warn_of_change(registry, find(), record, directory)
         # Fields that an earlier version did not record are not compared.
         differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:

@@ -26,7 +26,6 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.evaluate.sequences import write_texts
 from transferlab.fields import read
-from transferlab.methods import method_from
 from transferlab.methods.adapted import Adapted, adapted
 from transferlab.models.foreign.headed import HeadedNetwork
 from transferlab.models.network import Network
@@ -35,10 +34,11 @@ from transferlab.pretrained.loading import load
 from transferlab.pretrained.network_source import FAMILY, NetworkSource
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
-from transferlab.tasks import Classification, Task, task_from
+from transferlab.tasks import Classification, Task
 from transferlab.tasks.prediction import predict_rows
 from transferlab.train.divergence import NOT_KEPT, recorded
 from transferlab.train.identity import architecture, read_identity
+from transferlab.train.own_code import add_code, check_family, recorded_method, recorded_task
 from transferlab.train.setup import plan_for
 from transferlab.transfer.plan import Plan
 
@@ -204,8 +204,11 @@ class Predictor:
 
 @check_arguments
 @interruptible()
-def open_run(directory: str | Path, source: Source | None = None) -> Predictor:
+def open_run(directory: str | Path, code: Any = None, *, source: Source | None = None) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base that it was trained on. ``predictor.adapted`` exports it.
+
+    Nothing that the directory names is imported: a task, method or family of somebody's own is imported already, or of an
+    installed package that adds it by an entry point, or given as ``code``.
 
     Example:
         >>> predictor = tl.open_run("runs/lora")
@@ -213,13 +216,17 @@ def open_run(directory: str | Path, source: Source | None = None) -> Predictor:
 
     Args:
         directory: of the run, as given to :func:`transferlab.adapt`.
+        code: a Python file that defines the run's own method, task or family, which is executed; or what it defines:
+            ``code="my_method.py"`` or ``code=[Mine]``.
         source: its base, where that is a network of your own (:func:`transferlab.from_tree`): a run keeps no code, and frozen
             weights are not its own. Any other is found by what the run recorded.
 
     Raises:
-        TransferlabError: there is no finished run (or it diverged), its weights were not kept, or its base is missing or
-            has changed.
+        TransferlabError: there is no finished run (or it diverged), its weights were not kept, its base is missing or
+            has changed, or code is needed that was not given; it is named.
     """
+    if code is not None:
+        add_code(code)
     if not isinstance(directory, (str, Path)):
         raise TransferlabError(
             f"directory is {shown(directory)}; pass that of a finished run, as tl.open_run('runs/mine'). A result in memory predicts "
@@ -248,6 +255,7 @@ def _open_run(directory: Path, given: Source | None) -> Predictor:
     step = checkpoints.chosen()
     if step is None:
         raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
+    check_family(identity.get("code", {}), directory)
     base = checkpoints.meta(step)["base"]
     source = _with_transform(_find_base(base) if given is None else _checked_base(given, base), identity["transform"])
     now, then = architecture(source), identity.get("config", architecture(source))
@@ -257,7 +265,7 @@ def _open_run(directory: Path, given: Source | None) -> Predictor:
         )
     trained, stats = checkpoints.weights(step)
     checkpoints.close()
-    task, method = task_from(identity.get("task", {"name": "classification"})), method_from(identity["method"])
+    task, method = recorded_task(identity, directory), recorded_method(identity, directory)
     outputs = tuple(identity["labels"])
     plan = plan_for(source, task.head(source, outputs, method), method)
     if changed := sorted(set(plan.trainable) ^ set(identity.get("trainable", plan.trainable))):
@@ -360,7 +368,7 @@ def _find_base(base: dict[str, Any]) -> Source:
     if provenance.get("family") == FAMILY:
         raise TransferlabError(
             f"This run was trained on a network of your own, '{provenance['name']}', whose code and frozen weights it does not keep. Pass "
-            "it:\n  >>> tl.open_run(directory, tl.from_tree(network, params, state))"
+            "it:\n  >>> tl.open_run(directory, source=tl.from_tree(network, params, state))"
         )
     for name in dict.fromkeys([provenance["name"], provenance.get("path", "")]):
         if not name:

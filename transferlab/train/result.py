@@ -232,7 +232,12 @@ def read_result(directory: Path, source: Source | None = None) -> Result:
     kept = record.get("status", FINISHED) == FINISHED and (directory / "checkpoints").is_dir()
     history = read_metrics(directory / "metrics.jsonl")
     return Result(
-        record["test"], predictions, history, record, labels, partial(open_run, directory, source) if kept else None
+        record["test"],
+        predictions,
+        history,
+        record,
+        labels,
+        partial(open_run, directory, source=source) if kept else None,
     )
 
 

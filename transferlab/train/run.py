@@ -16,9 +16,10 @@ from transferlab.methods import METHODS, Full, Method
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.network_source import NetworkSource
 from transferlab.pretrained.source import Source
-from transferlab.tasks import Classification, Task, task_for, tasks
+from transferlab.tasks import TASKS, Classification, Task, task_for
 from transferlab.train.fit import fit_together
 from transferlab.train.memory import Memory, memory_of
+from transferlab.train.own_code import check_recordable
 from transferlab.train.result import Report, Result
 from transferlab.train.settings import Settings
 from transferlab.train.setup import Seeds, Setup
@@ -106,7 +107,7 @@ def _elsewhere(name: str) -> str:
     setting = {"lr": "learning_rate", "num_epochs": "epochs", "num_train_epochs": "epochs"}.get(name, name)
     if setting in names:
         return f" It is a setting: tl.adapt(source, data, settings=tl.train.Settings({setting}=…))."
-    for kind, place, classes in (("method", "methods", METHODS.values()), ("task", "tasks", tasks().values())):
+    for kind, place, classes in (("method", "methods", METHODS.ours.values()), ("task", "tasks", TASKS.ours.values())):
         for each in classes:
             if name in {of.name for of in fields(each)}:
                 return (
@@ -179,6 +180,8 @@ def adapt(
         )
     task = _with_smoothing(task_for(data, source) if task is None else task, settings)
     folder = folder_named(directory, "directory") if directory is not None else None
+    if folder is not None:
+        check_recordable(method, task)
     run = Run(source, data, method, settings, seeds, folder, keep_weights, initialise, task)
     # Raises now, and not in `fit`, whatever the plan cannot account for, or the task cannot learn of the targets.
     _ = run.transfer, run.fitted
@@ -191,7 +194,7 @@ def _reading(source: NetworkSource, data: Dataset, task: Task | None) -> Network
     Raises:
         TransferlabError: data that it has no preprocessing for, or a task that it cannot do.
     """
-    kinds = [kind for kind in tasks().values() if kind.head is Task.head]
+    kinds = [kind for kind in TASKS.values() if kind.head is Task.head]
     names = ", ".join(kind.__name__ for kind in kinds)
     if (task is None and data.target.kind not in {kind.target for kind in kinds}) or (
         task is not None and type(task).head is not Task.head

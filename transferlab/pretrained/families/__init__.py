@@ -1,38 +1,31 @@
-"""The families that can be loaded, by name."""
+"""The families that can be loaded, by name. Each is a file of its own in this folder."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from transferlab.errors import TransferlabError
-from transferlab.pretrained.families.bert import BERT
-from transferlab.pretrained.families.bit import BIT
-from transferlab.pretrained.families.clip import CLIP, CLIP_TEXT
-from transferlab.pretrained.families.convnext import CONVNEXT
-from transferlab.pretrained.families.distilbert import DISTILBERT
-from transferlab.pretrained.families.efficientnet import EFFICIENTNET
+from transferlab.plugins import Registry
 from transferlab.pretrained.families.family import Family
-from transferlab.pretrained.families.gpt2 import GPT2
-from transferlab.pretrained.families.llama import LLAMA
-from transferlab.pretrained.families.mobilenet import MOBILENET
-from transferlab.pretrained.families.modernbert import MODERNBERT
-from transferlab.pretrained.families.mpnet import MPNET
-from transferlab.pretrained.families.resnet import RESNET
-from transferlab.pretrained.families.roberta import ROBERTA
-from transferlab.pretrained.families.swin import SWIN
-from transferlab.pretrained.families.t5 import T5
-from transferlab.pretrained.families.vit import VIT
-from transferlab.pretrained.families.whisper import WHISPER
 
-_ALL = (
-    BERT, BIT, CLIP, CLIP_TEXT, CONVNEXT, DISTILBERT, EFFICIENTNET, GPT2, LLAMA, MOBILENET, MODERNBERT, MPNET, RESNET, ROBERTA, SWIN, T5, VIT, WHISPER,
-)  # fmt: skip
-FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
+
+def _check(family: Family) -> None:
+    for other in FAMILIES.ours.values():
+        if both := sorted({*other.model_types} & {*family.model_types}):
+            raise TransferlabError(
+                f"The family '{family.name}' has the model_type '{both[0]}' of '{other.name}'. Write another into its config.json."
+            )
+
+
+FAMILIES: Registry[Family] = Registry(
+    __name__, "family", Family, group="transferlab.families", instances=True, check=_check
+)
+"""Name → family: those of this folder's files, those that installed packages add by entry points, and a user's own."""
 
 
 def family_of(config: Any) -> Family:
     """Return the family whose config this is."""
-    for family in FAMILIES.values():
-        if isinstance(config, family.config):
-            return family
-    raise TransferlabError(f"{type(config).__name__} is the config of no known family ({', '.join(FAMILIES)}).")
+    family = FAMILIES.first(lambda family: isinstance(config, family.config))
+    if family is None:
+        raise TransferlabError(f"{type(config).__name__} is the config of no known family ({', '.join(FAMILIES)}).")
+    return family
