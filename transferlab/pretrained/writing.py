@@ -37,6 +37,7 @@ from transferlab.pretrained.dense_heads import dense_layers
 from transferlab.pretrained.export_formats import FORMATS, SENTENCES, as_held, default_format, described, pads
 from transferlab.pretrained.formats.safetensors import SAFETENSORS_DTYPES, write_weights
 from transferlab.pretrained.loading import load
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.pretrained.new_directory import new_directory
 from transferlab.pretrained.orbax_directory import write_orbax
 from transferlab.pretrained.sentence_transformers import write_modules
@@ -96,6 +97,11 @@ def save(
         advice = "tl.save(adapted.merged(), 'folder')" if merged else "tl.save(result.source, 'folder')"
         raise TransferlabError(
             f"source is {shown(source)}; pass a source{f', {merged}' if merged else ''}, as {advice}."
+        )
+    if isinstance(source, NetworkSource):
+        raise TransferlabError(
+            f"{source.name} is a network of your own, for which no other library has files. Write its arrays with Orbax or NumPy: "
+            "params, state = source.arrays."
         )
     target = folder_named(directory, "directory").expanduser()
     if params is not None or state is not None:

@@ -20,6 +20,7 @@ from transferlab.methods import METHODS, MODIFIERS, Method, method_from, modifie
 from transferlab.models.backbone import Owner
 from transferlab.plugins import Registry
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.tasks import TASKS, Task, task_from
 from transferlab.train.setup import Setup, plan_for
 from transferlab.transfer.groups import Group
@@ -102,13 +103,16 @@ def code_of(run: Setup) -> dict[str, Any]:
     """Return where the method, its modifiers, the task and the family of a run are from, as plain data; nothing of those that are
     ours.
     """
-    kind, task, family = type(run.method), type(run.task), FAMILIES[run.source.family]
+    kind, task = type(run.method), type(run.task)
     modifiers = [record_of(MODIFIERS, type(one)) for one in run.method.modifiers if is_own(MODIFIERS, type(one))]
     out: dict[str, Any] = {"modifiers": modifiers} if modifiers else {}
     if is_own(METHODS, kind) or modifiers:
         needed = not _is_rebuilt(run)
         out["method"] = {**record_of(METHODS, kind), "needed": needed, "linear_head": kind.linear_head}
-    return out | record_if_own("task", TASKS, task) | record_if_own("family", FAMILIES, family)
+    out |= record_if_own("task", TASKS, task)
+    if not isinstance(run.source, NetworkSource):
+        out |= record_if_own("family", FAMILIES, FAMILIES[run.source.family])
+    return out
 
 
 def record_of(registry: Registry, thing: Any) -> dict[str, str]:

@@ -19,7 +19,9 @@ from transferlab.data.dataset import Dataset
 from transferlab.data.inputs import Inputs
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
-from transferlab.methods import Method
+from transferlab.methods import LoRA, Method
+from transferlab.methods.editing import edit
+from transferlab.models.foreign import ForeignNetwork
 from transferlab.models.heads import HeadConfig
 from transferlab.models.network import sequence_entries
 from transferlab.pretrained.export_formats import Export, exports, exports_sentence
@@ -70,8 +72,24 @@ def plan_for(source: Source, head: HeadConfig | Sequence[str], method: Method, i
     config = classifier(source, head, method) if isinstance(head, Sequence) else head
     key = (config, method, initialise)
     if key not in source.plans:
-        source.plans[key] = plan(source, config, method, initialise=initialise)
+        source.plans[key] = plan(source, config, method, initialise=initialise, edit=edited)
     return source.plans[key]
+
+
+def edited(network: ForeignNetwork, method: Method) -> ForeignNetwork:
+    """Return a network of somebody else's module as the method edits it.
+
+    Raises:
+        TransferlabError: a method whose edit is of modules of ours.
+    """
+    if type(method).edit is Method.edit:
+        return network
+    if isinstance(method, LoRA) and type(method).edit is LoRA.edit and type(method).adapter is LoRA.adapter:
+        return edit(network, method)
+    raise TransferlabError(
+        f"The method '{method.name}' edits models of transferlab, and this is a network of your own. Put low-rank adapters on it: "
+        "method=tl.methods.LoRA(targets='**/kernel'); or train some of its leaves: method=tl.methods.LastLayers(2)."
+    )
 
 
 SETTABLE = ("execution", "memory_note", "cache")
@@ -249,6 +267,11 @@ class Setup:
         n = len(self._rows)
         settings = self.settings
         plan = self.transfer
+        splits_at = getattr(plan.network, "splits_at", None)
+        if splits_at is not None and plan.frontier and not splits_at(plan.frontier):
+            return CacheDecision(
+                False, "not all stages of the network say how they are run, so that it runs as a whole in each step"
+            )
         return decide_caching(plan.network, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
 
     @cached_property
