@@ -27,6 +27,7 @@ _FACE = {
     "edit": "transferlab.methods.editing",
     "extract_features": "transferlab.transfer.features",
     "fit_together": "transferlab.train.fit",
+    "from_tree": "transferlab.pretrained.network_source",
     "function_network": "transferlab.models.foreign.network",
     "generate": "transferlab.evaluate.generation",
     "graft": "transferlab.transfer.grafting",
@@ -60,6 +61,7 @@ __all__ = [
     "evaluate",
     "extract_features",
     "fit_together",
+    "from_tree",
     "function_network",
     "generate",
     "graft",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from transferlab.models.foreign import function_network, linen_network, network, stage
     from transferlab.pretrained.inspection import inspect_checkpoint
     from transferlab.pretrained.loading import load
+    from transferlab.pretrained.network_source import from_tree
     from transferlab.pretrained.writing import save
     from transferlab.selectors import labels, select
     from transferlab.studies.study import run_study

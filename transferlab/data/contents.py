@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from transferlab.data.arrays import arrays_of
 from transferlab.data.cells import file_of, image_of, sound_of
 from transferlab.data.columns import Classes, NoTarget, Numbers, TagSets, Target
 from transferlab.data.examples import SPLITS, Examples, Lazy, same_image, same_text
@@ -182,12 +183,21 @@ def _sounds(table: Table, columns: Sequence[Cells], white: float | int | None) -
     return Contents(record, lambda i: (hashes[i], hashes[i]), notes=tuple(notes))
 
 
+def _arrays(table: Table, columns: Sequence[Cells], white: float | None) -> Contents:
+    del white
+    arrays = arrays_of(columns[0], table.name)
+    hashes = [hashlib.sha256(array.tobytes()).digest() for array in arrays]
+    note = f"arrays of {' × '.join(map(str, arrays.shape[1:]))} numbers"
+    return Contents(lambda i: {"array": arrays[i]}, lambda i: (hashes[i], hashes[i]), notes=(note,))
+
+
 _CONTENTS: dict[str, Callable[[Table, Sequence[Cells], float | None], Contents]] = {
     "text": _texts,
     "pair": _pairs,
     "words": _words,
     "image": _images,
     "audio": _sounds,
+    "array": _arrays,
 }
 """How each kind of content is read."""
 

@@ -24,7 +24,14 @@ from transferlab.data.sources import read_source
 from transferlab.data.splits import deduplicated, held_out, parts_of, stratified_order, tags_not_trained
 from transferlab.errors import TransferlabError, check_arguments, nearest
 
-NOUNS: dict[Content, str] = {"text": "text", "pair": "pair", "words": "sentence", "image": "image", "audio": "sound"}
+NOUNS: dict[Content, str] = {
+    "text": "text",
+    "pair": "pair",
+    "words": "sentence",
+    "image": "image",
+    "audio": "sound",
+    "array": "array",
+}
 """What an example of each content is called."""
 
 
@@ -84,8 +91,8 @@ class Dataset:
 
     @property
     def modality(self) -> Modality:
-        """What a model reads of it: ``text``, ``image`` or ``audio``."""
-        return self.content if self.content in ("image", "audio") else "text"
+        """What a model reads of it: ``text``, ``image``, ``audio`` or ``array``."""
+        return self.content if self.content in ("image", "audio", "array") else "text"
 
     @property
     def text_column(self) -> str | None:
@@ -201,6 +208,7 @@ def dataset(
     words: str | int | None = None,
     image: str | int | None = None,
     audio: str | int | None = None,
+    array: str | int | None = None,
     groups: str | int | None = None,
     splits: str | int | None = None,
     examples: int | None = None,
@@ -223,14 +231,15 @@ def dataset(
         source: a registered name (``tweets``), a table (``.csv``, ``.tsv``, ``.jsonl``, ``.json``), a folder with one
             sub-folder of images per label, a DataFrame, a dict of columns, a list of dicts; or one of these for each of
             ``train``, ``validation`` and ``test``, in a dict.
-        text: the column of texts, or two columns whose texts are a pair. Without it, ``words``, ``image`` and ``audio``,
-            the column ``text``, or the only one that holds texts.
+        text: the column of texts, or two columns whose texts are a pair. Without it, ``words``, ``image``, ``audio``
+            and ``array``, the column ``text``, or the only one that holds texts, or arrays of floats.
         target: the column to predict, or several of numbers or, with ``label_kind="tags"``, of 0 and 1, a tag each; None for none. Without it, the column ``label``, or the only
             one that is left. Integers of at most 20 values, each in at least two rows, are classes; other numbers are a
             regression; lists are tags, and lists next to ``words`` a tag for each word.
         words: the column of words, as lists or with white space between them.
         image: the column of images: paths relative to the table's folder, or what an image's file holds.
         audio: the column of sounds, likewise; they keep their rate, and channels are averaged.
+        array: the column of arrays of numbers, all of one shape, as features of your own: ``{"x": floats (rows, …), "label": …}``.
         groups: the column whose values stay on one side of every split, such as a user.
         splits: the column that says ``train``, ``validation`` or ``test``.
         examples: how many labels to train with, in all; None keeps every one.
@@ -276,7 +285,7 @@ def dataset(
         )
     if white is not None:
         check_white(white)
-    single = {"words": words, "image": image, "audio": audio, "groups": groups, "splits": splits}
+    single = {"words": words, "image": image, "audio": audio, "array": array, "groups": groups, "splits": splits}
     columns = {argument: _name(argument, name) for argument, name in single.items()}
     asked = Asked(text=_names("text", text), target=_names("target", target), **columns)
     whole = read_source(source, Options(asked.columns, asked.label, documents, white))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from transferlab.data.arrays import array_of
 from transferlab.data.cells import image_of, sound_of
 from transferlab.data.columns import Target
 from transferlab.data.images import line_for_pixels
@@ -18,12 +19,12 @@ from transferlab.data.sounds import mono, samples_in
 from transferlab.data.tables import checked_text
 from transferlab.errors import TransferlabError
 
-Content = Literal["text", "pair", "words", "image", "audio"]
+Content = Literal["text", "pair", "words", "image", "audio", "array"]
 """What an example holds: a text; two texts (``text``, ``text_pair``); a list of ``words``; an ``image`` (uint8, height × width ×
-channels); or ``audio`` (float32, one channel) with its ``rate`` in Hz.
+channels); ``audio`` (float32, one channel) with its ``rate`` in Hz; or an ``array`` of numbers (float32).
 """
 
-Modality = Literal["text", "image", "audio"]
+Modality = Literal["text", "image", "audio", "array"]
 """What a model reads."""
 
 Split = Literal["train", "validation", "test"]
@@ -125,11 +126,12 @@ _KINDS: dict[Content, str] = {
     "words": "a list of words",
     "image": "an image",
     "audio": "audio",
+    "array": "an array",
 }
 
 
 def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, dict[str, Any]]:
-    if modality != "text" and isinstance(example, (str, Path)):
+    if modality in ("image", "audio") and isinstance(example, (str, Path)):
         file = Path(example).expanduser()
         if not file.is_file():
             raise TransferlabError(f"{name}: there is no file '{file}'.")
@@ -142,6 +144,8 @@ def _as_record(example: Any, name: str, modality: Modality) -> tuple[Content, di
                 f"transferlab.data.images.read_image(file) returns it.{line_for_pixels(example)}"
             )
         return "image", {"image": example}
+    if modality == "array":
+        return "array", {"array": array_of(example, name)}
     if modality == "audio":
         samples, rate = samples_in(example, name)
         return "audio", {"audio": mono(samples), "rate": rate}

@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Int
 
 from transferlab.compute.prefetch import prefetch_map
+from transferlab.data.arrays import ArrayTransform
 from transferlab.data.audio import AudioTransform, resampled
 from transferlab.data.images import ImageTransform
 from transferlab.data.packing import NARROWEST, Packed, pack
 from transferlab.data.text import Encoded, Text, TextTransform, TokenCache
 from transferlab.errors import TransferlabError
 
-Transform = TextTransform | ImageTransform | AudioTransform
+Transform = TextTransform | ImageTransform | AudioTransform | ArrayTransform
 """The preprocessing of a source."""
 
 Examples = Sequence[Mapping[str, Any]]
@@ -218,6 +219,21 @@ class AudioInputs(Inputs):
             raise TransferlabError(f"{name}: {error}") from None
 
 
+@dataclass(eq=False)
+class ArrayInputs(Inputs):
+    """Arrays of numbers, as they are."""
+
+    transform: ArrayTransform
+
+    def inputs(self, rows: Int[np.ndarray, " n"], bucket: int, size: int) -> dict[str, np.ndarray]:
+        values = np.zeros((size, *self.transform.shape), np.float32)
+        for row, i in enumerate(map(int, rows)):
+            record = self.examples[i]
+            name = self.ids[i] if self.ids else record.get("id", f"Example {i}")
+            values[row] = self.transform(record["array"], name)
+        return {"array": values}
+
+
 def inputs_for(
     examples: Examples,
     transform: Transform,
@@ -240,7 +256,7 @@ def inputs_for(
     Raises:
         TransferlabError: the preprocessing is of another modality, or reads no pairs.
     """
-    holds = content if content in ("image", "audio") else "text"
+    holds = content if content in ("image", "audio", "array") else "text"
     if isinstance(transform, TextTransform) and holds == "text":
         if content == "pair":
             transform.check_pairs()
@@ -250,8 +266,11 @@ def inputs_for(
         return ImageInputs(examples, transform, ids=ids)
     if isinstance(transform, AudioTransform) and holds == "audio":
         return AudioInputs(examples, transform, ids=ids)
-    plural = {"text": "texts", "image": "images", "audio": "audio"}
-    reads = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio"}[type(transform)]
+    if isinstance(transform, ArrayTransform) and holds == "array":
+        return ArrayInputs(examples, transform, ids=ids)
+    plural = {"text": "texts", "image": "images", "audio": "audio", "array": "arrays"}
+    kinds = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio", ArrayTransform: "array"}
+    reads = kinds[type(transform)]
     what = f"Data set '{name}' contains" if name else "These are"
     raise TransferlabError(f"{what} {plural[holds]}, but the source reads {plural[reads]}.")
 

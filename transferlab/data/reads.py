@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transferlab.data.arrays import ArrayTransform
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.inputs import Transform
@@ -17,4 +18,6 @@ def read_by(transform: Transform | None) -> str:
             return f"images of {transform.size} × {transform.size} pixels"
         case AudioTransform():
             return f"sounds of up to {transform.seconds:g} s"
+        case ArrayTransform():
+            return f"arrays of {' × '.join(map(str, transform.shape))} numbers"
     return ""

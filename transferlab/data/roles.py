@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from transferlab.data.examples import SPLITS, Content
 from transferlab.data.readers.base import Table
 from transferlab.errors import TransferlabError, nearest
@@ -29,7 +31,7 @@ class Asked:
 
     Attributes:
         text: of the text, or of the two texts of a pair.
-        words, image, audio: of the content, where it is no text.
+        words, image, audio, array: of the content, where it is no text.
         target: of the target, or several columns of numbers.
         groups, splits: of what must be on one side of a split, and of the name of each row's split.
     """
@@ -38,6 +40,7 @@ class Asked:
     words: str | None = None
     image: str | None = None
     audio: str | None = None
+    array: str | None = None
     target: str | tuple[str, ...] | None = AUTO
     groups: str | None = None
     splits: str | None = None
@@ -58,7 +61,10 @@ class Asked:
         target = () if self.target in (None, AUTO) else _several(self.target)
         others = (name for name in (self.groups, self.splits) if name is not None)
         contents = (
-            name for of in (self.text, self.words, self.image, self.audio) if of is not None for name in _several(of)
+            name
+            for of in (self.text, self.words, self.image, self.audio, self.array)
+            if of is not None
+            for name in _several(of)
         )
         return tuple(dict.fromkeys((*contents, *target, *others)))
 
@@ -87,7 +93,7 @@ def roles_of(table: Table, asked: Asked) -> Roles:
     """Return what the columns are for.
 
     Guessed are only a content and a target that can be found in one way: the content is the column ``text``, two columns of
-    a pair by their usual names, ``words`` or ``tokens`` with lists, ``image``, ``audio``, or else the only column of texts.
+    a pair by their usual names, ``words`` or ``tokens`` with lists, ``image``, ``audio``, the only column of texts, or that of arrays.
     The target is the only column ``label``, ``labels`` or ``target``, or else the only one left that does not number the
     rows; if none is left, there is none.
 
@@ -117,7 +123,12 @@ def roles_of(table: Table, asked: Asked) -> Roles:
             )
     guesses = []
     if not (
-        asked.text or asked.words or asked.image or asked.audio or columns[0] in (content, table.roles.get(content))
+        asked.text
+        or asked.words
+        or asked.image
+        or asked.audio
+        or asked.array
+        or columns[0] in (content, table.roles.get(content))
     ):
         guesses.append(f"{content}: {' and '.join(columns)}")
     if asked.target == AUTO and target and target[0] not in ("label", table.roles.get("target")):
@@ -132,7 +143,8 @@ def _several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _content(table: Table, asked: Asked) -> tuple[Content, tuple[str, ...]]:
-    named: Mapping[str, Any] = {"text": asked.text, "words": asked.words, "image": asked.image, "audio": asked.audio}
+    named: Mapping[str, Any] = {"text": asked.text, "words": asked.words, "image": asked.image, "audio": asked.audio,
+                                "array": asked.array}  # fmt: skip
     given = {kind: _several(names) for kind, names in named.items() if names is not None}
     if len(given) > 1:
         raise TransferlabError(f"An example holds one of {', '.join(given)}, not each; two texts are text=('a', 'b').")
@@ -158,6 +170,7 @@ def _guessed(table: Table, asked: Asked) -> dict[str, tuple[str, ...]]:
     lists = {kind: kind == "words" for kind in ("text", "words")}
     found = [(kind, name) for kind, name in found if lists.get(kind) in (None, _holds_lists(table.columns[name]))]
     found = found or [("text", name) for name in free.values() if _are_texts(table.columns[name])]
+    found = found or [("array", name) for name in free.values() if _are_arrays(table.columns[name])]
     if len(found) != 1:
         several = f"several columns that may be the content ({', '.join(name for _, name in found)})"
         raise _unclear(table, several if found else "no column of texts", "content")
@@ -167,6 +180,11 @@ def _guessed(table: Table, asked: Asked) -> dict[str, tuple[str, ...]]:
 
 def _holds_lists(values: Sequence[Any]) -> bool:
     return isinstance(next((value for value in values if value is not None), None), list)
+
+
+def _are_arrays(values: Sequence[Any]) -> bool:
+    """Whether a column was an array of several axes, of numbers that are no integers."""
+    return isinstance(next((value for value in values if value is not None), None), np.ndarray)
 
 
 def _are_texts(values: Sequence[Any]) -> bool:

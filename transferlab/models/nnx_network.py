@@ -157,6 +157,11 @@ class NnxNetwork:
         match = last_layer_single_query(self.module)
         return None if match is None else (match[0].name, match[1])
 
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """The ways in which the carry after the backbone may be pooled."""
+        return self.module.poolings
+
     def pool(self, carry: Carry, pooling: Pooling) -> Float[Array, "batch features"]:
         """One vector for each example from the carry after the backbone."""
         return pool(self.module, carry, pooling)

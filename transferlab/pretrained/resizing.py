@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
+from transferlab.data.inputs import Transform
 from transferlab.data.text import TextTransform, read_tokenizer
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import HeadConfig, LanguageModelConfig, MaskedLanguageModelConfig
@@ -38,7 +38,7 @@ class Resizable:
     config: Any
     head: HeadConfig | None
     leaves: Mapping[str, LazyLeaf]
-    transform: ImageTransform | TextTransform | AudioTransform | None
+    transform: Transform | None
     changes: Mapping[str, Any]
 
     @property

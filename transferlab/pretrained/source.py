@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferlab import trees
+from transferlab.data.arrays import ArrayTransform
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.reads import read_by
@@ -41,7 +42,7 @@ from transferlab.pretrained.names import SAME, NameTable
 from transferlab.pretrained.outputs import evaluation
 from transferlab.pretrained.resizing import Resizable, replace_tokenizer, resize_inputs
 
-Transform = TextTransform | ImageTransform | AudioTransform
+Transform = TextTransform | ImageTransform | AudioTransform | ArrayTransform
 """Preprocessing that travels with weights."""
 
 

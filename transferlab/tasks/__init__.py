@@ -60,7 +60,7 @@ def task_for(data: Dataset, source: Source) -> Task:
     return kind()
 
 
-_NOUNS = {"text": "texts", "image": "images", "audio": "sounds"}
+_NOUNS = {"text": "texts", "image": "images", "audio": "sounds", "array": "arrays"}
 
 
 def _possible(data: Dataset, source: Source) -> str:

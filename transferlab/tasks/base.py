@@ -66,7 +66,7 @@ class Task:
     target: ClassVar[str] = ""
     """The kind of target that it reads: ``classes``, ``numbers``, ``tags``, ``word_tags``, ``texts`` or ``none``
     (:mod:`transferlab.data.columns`)."""
-    contents: ClassVar[tuple[str, ...]] = ("text", "pair", "image", "audio")
+    contents: ClassVar[tuple[str, ...]] = ("text", "pair", "image", "audio", "array")
     """What its examples may hold (:data:`transferlab.data.examples.Content`)."""
     texts_apart: ClassVar[bool] = False
     """Whether the two texts of a pair are read one by one, so that a single text is read as each of them was."""

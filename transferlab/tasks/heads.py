@@ -11,6 +11,7 @@ from transferlab.data.text import TextTransform
 from transferlab.errors import TransferlabError
 from transferlab.models.heads import ClassifierConfig, Problem
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.network_source import NetworkSource
 
 if TYPE_CHECKING:
     from transferlab.methods.base import Method
@@ -41,6 +42,9 @@ def classifier(
     It pools as the method says, else as the source does, and has the hidden layer of the family's classifier in its
     reference implementation where it pools as that does.
     """
+    if isinstance(source, NetworkSource):
+        pooling = method.pooling or source.pooling
+        return ClassifierConfig(tuple(outputs), pooling=pooling, dropout=method.head_dropout, problem=problem)
     family, own = FAMILIES[source.family], source.head
     pooling, hidden = method.pooling or source.pooling, family.head_hidden(source.config)
     if method.pooling is None and pooling == "pooler":

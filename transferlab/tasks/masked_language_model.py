@@ -21,6 +21,7 @@ from transferlab.measure.language import language_scores
 from transferlab.models.backbone import Carry
 from transferlab.models.heads import MaskedLanguageModelConfig
 from transferlab.pretrained.families import FAMILIES
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.tasks.base import Predictions, StepBatch
 from transferlab.tasks.language import LanguageTask, refuse_source
 from transferlab.tasks.masking import masked
@@ -86,6 +87,8 @@ class MaskedLanguageModel(LanguageTask):
     @classmethod
     def fits(cls, data: Dataset, source: Source) -> bool:
         """Texts without a target, and an encoder with a mask token; pairs are for a contrastive loss."""
+        if isinstance(source, NetworkSource):
+            return False
         encoder = FAMILIES[source.family].masked_head is not None and data.content != "pair"
         return super().fits(data, source) and encoder and getattr(source.transform, "mask_id", None) is not None
 

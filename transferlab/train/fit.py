@@ -23,6 +23,7 @@ from transferlab.compute.host import interruptible
 from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import file_lock, remove_directory, write_json
 from transferlab.measure.named import say_undefined
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.reading import reading
 from transferlab.tasks.base import Predictions
 from transferlab.tasks.prediction import all_finite
@@ -107,7 +108,9 @@ def fit_each(runs: Sequence[Setup], report: Report | None = None, progress: Prog
                 busy = f"Another process is training the run in {run.directory}."
                 locks.enter_context(file_lock(run.directory / ".lock", busy))
                 if (run.directory / "result.json").exists():
-                    results[i] = read_result(run.directory)
+                    results[i] = read_result(
+                        run.directory, run.source if isinstance(run.source, NetworkSource) else None
+                    )
                     continue
             pending.append(i)
         results |= _fit_pending(runs, pending, report, progress)
@@ -126,9 +129,9 @@ def _fit_pending(
             shared.clear()
         ready = []
         for i in group:
-            progress.prepares(runs[i], i)
-            base = _base(shared, runs[i]) if len(group) > 1 else {}
-            ready.append((i, *prepare(_begun(runs[i]), base, progress)))
+            phase = _begun(runs[i])
+            progress.prepares(phase, i)
+            ready.append((i, *prepare(phase, _base(shared, runs[i]) if len(group) > 1 else {}, progress)))
         # Once for each phase that is left: a run has one, unless its method has several.
         while ready:
             following = []
@@ -142,9 +145,9 @@ def _fit_pending(
                             following.append((i, *outcome))
             ready = []
             for i, member, state in following:
-                progress.prepares(runs[i], i)
-                base = _base(shared, runs[i]) if len(group) > 1 else {}
-                ready.append((i, *prepare(_next(member.run), base, progress, (member, state))))
+                phase, base = _next(member.run), _base(shared, runs[i]) if len(group) > 1 else {}
+                progress.prepares(phase, i)
+                ready.append((i, *prepare(phase, base, progress, (member, state))))
     return results
 
 

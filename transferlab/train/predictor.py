@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from transferlab import trees
 from transferlab.compute.host import interruptible
+from transferlab.data.arrays import ArrayTransform
 from transferlab.data.audio import AudioTransform
 from transferlab.data.batches import Batch
 from transferlab.data.examples import Content, Modality, as_records
@@ -26,9 +27,11 @@ from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.evaluate.sequences import write_texts
 from transferlab.fields import read
 from transferlab.methods.adapted import Adapted, adapted
+from transferlab.models.foreign.headed import HeadedNetwork
 from transferlab.models.network import Network
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
+from transferlab.pretrained.network_source import FAMILY, NetworkSource
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
 from transferlab.tasks import Classification, Task
@@ -106,8 +109,9 @@ class Predictor:
 
     @property
     def modality(self) -> Modality:
-        """``text``, ``image`` or ``audio``."""
-        kinds: dict[type, Modality] = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio"}
+        """``text``, ``image``, ``audio`` or ``array``."""
+        kinds: dict[type, Modality] = {TextTransform: "text", ImageTransform: "image", AudioTransform: "audio",
+                                        ArrayTransform: "array"}  # fmt: skip
         return kinds[type(self.transform)]
 
     @check_arguments
@@ -200,7 +204,7 @@ class Predictor:
 
 @check_arguments
 @interruptible()
-def open_run(directory: str | Path, code: Any = None) -> Predictor:
+def open_run(directory: str | Path, code: Any = None, *, source: Source | None = None) -> Predictor:
     """Open a finished run: what ``fit`` trained, on the base that it was trained on. ``predictor.adapted`` exports it.
 
     Nothing that the directory names is imported: a task, method or family of somebody's own is imported already, or of an
@@ -214,6 +218,8 @@ def open_run(directory: str | Path, code: Any = None) -> Predictor:
         directory: of the run, as given to :func:`transferlab.adapt`.
         code: a Python file that defines the run's own method, task or family, which is executed; or what it defines:
             ``code="my_method.py"`` or ``code=[Mine]``.
+        source: its base, where that is a network of your own (:func:`transferlab.from_tree`): a run keeps no code, and frozen
+            weights are not its own. Any other is found by what the run recorded.
 
     Raises:
         TransferlabError: there is no finished run (or it diverged), its weights were not kept, its base is missing or
@@ -227,10 +233,10 @@ def open_run(directory: str | Path, code: Any = None) -> Predictor:
             "by itself: result.predict(['a text'])."
         )
     with reading(Path(directory)):
-        return _open_run(Path(directory))
+        return _open_run(Path(directory), source)
 
 
-def _open_run(directory: Path) -> Predictor:
+def _open_run(directory: Path, given: Source | None) -> Predictor:
     if not (directory / "result.json").exists() or not (directory / "run.json").exists():
         raise TransferlabError(
             f"{directory} holds no finished run (it lacks result.json or run.json); `fit` with this directory finishes one."
@@ -250,7 +256,8 @@ def _open_run(directory: Path) -> Predictor:
     if step is None:
         raise TransferlabError(f"{directory / 'checkpoints'} holds no finished checkpoint.")
     check_family(identity.get("code", {}), directory)
-    source = _with_transform(_find_base(checkpoints.meta(step)["base"]), identity["transform"])
+    base = checkpoints.meta(step)["base"]
+    source = _with_transform(_find_base(base) if given is None else _checked_base(given, base), identity["transform"])
     now, then = architecture(source), identity.get("config", architecture(source))
     if changed := sorted(name for name in now.keys() | then if now.get(name) != then.get(name)):
         raise TransferlabError(
@@ -299,18 +306,27 @@ def predictor_of(
     """
     frozen = frozenset(leaf.path for leaf in plan.leaves if not leaf.trains)
     params, state = plan.place(seed, source.resident, frozen)
-    whole = adapted(
-        source,
-        task.export(trained, fitted),
-        plan.initialised(seed),
-        stats,
-        plan.head,
-        getattr(plan.network, "module", None),
-        plan.started(seed),
+    whole = (
+        None
+        if isinstance(source, NetworkSource)
+        else adapted(
+            source,
+            task.export(trained, fitted),
+            plan.initialised(seed),
+            stats,
+            plan.head,
+            getattr(plan.network, "module", None),
+            plan.started(seed),
+        )
     )
-    assert source.transform is not None
+    everything = trees.join(trained, params)
+    if isinstance(source, NetworkSource):
+        exported = task.export(everything, fitted)
+        assert isinstance(plan.network, HeadedNetwork)
+        whole = Adapted(source.trained(plan.network, plan.head, exported, stats or state))
+    assert source.transform is not None and whole is not None
     return Predictor(
-        outputs, source.transform, plan.network, trees.join(trained, params), stats or state, whole,
+        outputs, source.transform, plan.network, everything, stats or state, whole,
         text_column or "text", task, fitted,
     )  # fmt: skip
 
@@ -337,9 +353,23 @@ def _listed(examples: Any, modality: str, words: bool = False) -> list[Any]:
     return list(examples)
 
 
+def _checked_base(source: Source, base: dict[str, Any]) -> Source:
+    """The base that the caller gives, if it has the weights of the recorded one."""
+    if source.sha256 != base["sha256"]:
+        raise TransferlabError(
+            f"{source.name} has other weights (SHA-256 {source.sha256[:12]}…) than the base of this run ({base['sha256'][:12]}…)."
+        )
+    return source
+
+
 def _find_base(base: dict[str, Any]) -> Source:
     """Load the base by its name or from its recorded path, whichever has the recorded hash."""
     provenance, problems = base["source"], []
+    if provenance.get("family") == FAMILY:
+        raise TransferlabError(
+            f"This run was trained on a network of your own, '{provenance['name']}', whose code and frozen weights it does not keep. Pass "
+            "it:\n  >>> tl.open_run(directory, source=tl.from_tree(network, params, state))"
+        )
     for name in dict.fromkeys([provenance["name"], provenance.get("path", "")]):
         if not name:
             continue
@@ -362,7 +392,13 @@ def _find_base(base: dict[str, Any]) -> Source:
 
 def _with_transform(source: Source, recorded: dict[str, Any]) -> Source:
     """The source with the run's preprocessing, or an error: with another one the weights would see other inputs."""
-    if recorded["kind"] == "image" and isinstance(source.transform, ImageTransform):
+    if recorded["kind"] == "array" and isinstance(source, NetworkSource):
+        source = source.for_shape(tuple(recorded["shape"]))
+    if (
+        recorded["kind"] == "image"
+        and not isinstance(source, NetworkSource)
+        and isinstance(source.transform, ImageTransform)
+    ):
         source = source.resized(int(recorded["size"]))
     now = {} if source.transform is None else source.transform.describe()
     if changed := sorted(name for name in recorded if now.get(name) != recorded[name]):

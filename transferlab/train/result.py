@@ -215,8 +215,11 @@ def write_predictions(
         np.savez(file, **arrays)
 
 
-def read_result(directory: Path) -> Result:
-    """Read a finished run's result from its directory; its weights are read when something is predicted."""
+def read_result(directory: Path, source: Source | None = None) -> Result:
+    """Read a finished run's result from its directory; its weights are read when something is predicted.
+
+    ``source`` is its base, where that cannot be found by what the run recorded.
+    """
     record = read_record(directory / "result.json")
     path = directory / "predictions.npz"
     names = record.get("predictions", ["probabilities"])
@@ -228,7 +231,14 @@ def read_result(directory: Path) -> Result:
         ) from None
     kept = record.get("status", FINISHED) == FINISHED and (directory / "checkpoints").is_dir()
     history = read_metrics(directory / "metrics.jsonl")
-    return Result(record["test"], predictions, history, record, labels, partial(open_run, directory) if kept else None)
+    return Result(
+        record["test"],
+        predictions,
+        history,
+        record,
+        labels,
+        partial(open_run, directory, source=source) if kept else None,
+    )
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> tuple[Predictions, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import folder_named
 from transferlab.methods import METHODS, Full, Method
 from transferlab.pretrained.loading import load
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.pretrained.source import Source
 from transferlab.tasks import TASKS, Classification, Task, task_for
 from transferlab.train.fit import fit_together
@@ -170,6 +171,8 @@ def adapt(
             f"{source.name} has several towers, which cannot train together yet, as on images with their texts; adapt one: "
             f"tl.load('{source.name}', tower='{next(iter(source.towers))}')."
         )
+    if isinstance(source, NetworkSource):
+        source = _reading(source, data, task)
     if source.transform is None:
         raise TransferlabError(
             f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data. Put the files that "
@@ -183,6 +186,35 @@ def adapt(
     # Raises now, and not in `fit`, whatever the plan cannot account for, or the task cannot learn of the targets.
     _ = run.transfer, run.fitted
     return run
+
+
+def _reading(source: NetworkSource, data: Dataset, task: Task | None) -> NetworkSource:
+    """A network of somebody's own as it reads this data.
+
+    Raises:
+        TransferlabError: data that it has no preprocessing for, or a task that it cannot do.
+    """
+    kinds = [kind for kind in TASKS.values() if kind.head is Task.head]
+    names = ", ".join(kind.__name__ for kind in kinds)
+    if (task is None and data.target.kind not in {kind.target for kind in kinds}) or (
+        task is not None and type(task).head is not Task.head
+    ):
+        what = f"'{data.name}' holds {data.summary}" if task is None else f"the task is {type(task).__name__}"
+        raise TransferlabError(
+            f"A network of your own ({source.name}) can be adapted to these tasks: {names}; and {what}."
+        )
+    numbers = data.target.kind == "numbers" if task is None else type(task).export is not Task.export
+    if source.body.output == "logits" and numbers:
+        raise TransferlabError(
+            f"{source.name} has a head of its own, and numbers are learned in standard deviations, which are put back into a head of "
+            "ours. Leave its head out of the module: tl.network(…, output='hidden')."
+        )
+    if source.transform is None and data.content != "array":
+        raise TransferlabError(
+            f"{source.name} came without preprocessing, and '{data.name}' holds {data.content}. Pass one, as that of a source:\n"
+            "  >>> tl.from_tree(network, params, state, transform=tl.load('minilm-l6').transform)"
+        )
+    return source if data.content != "array" else source.for_shape(tuple(data.records[0]["array"].shape))
 
 
 def _check_kinds(source: Any, method: Any, settings: Any, seed: Any, task: Any = None) -> None:

@@ -19,9 +19,12 @@ from transferlab.data.dataset import Dataset
 from transferlab.data.inputs import Inputs
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.fields import check_fields
-from transferlab.methods import Method
+from transferlab.methods import LoRA, Method
+from transferlab.methods.editing import edit
+from transferlab.models.foreign import ForeignNetwork
 from transferlab.models.heads import HeadConfig
 from transferlab.models.network import sequence_entries
+from transferlab.pretrained.export_formats import Export, exports, exports_sentence
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -69,8 +72,24 @@ def plan_for(source: Source, head: HeadConfig | Sequence[str], method: Method, i
     config = classifier(source, head, method) if isinstance(head, Sequence) else head
     key = (config, method, initialise)
     if key not in source.plans:
-        source.plans[key] = plan(source, config, method, initialise=initialise)
+        source.plans[key] = plan(source, config, method, initialise=initialise, edit=edited)
     return source.plans[key]
+
+
+def edited(network: ForeignNetwork, method: Method) -> ForeignNetwork:
+    """Return a network of somebody else's module as the method edits it.
+
+    Raises:
+        TransferlabError: a method whose edit is of modules of ours.
+    """
+    if type(method).edit is Method.edit:
+        return network
+    if isinstance(method, LoRA) and type(method).edit is LoRA.edit and type(method).adapter is LoRA.adapter:
+        return edit(network, method)
+    raise TransferlabError(
+        f"The method '{method.name}' edits models of transferlab, and this is a network of your own. Put low-rank adapters on it: "
+        "method=tl.methods.LoRA(targets='**/kernel'); or train some of its leaves: method=tl.methods.LastLayers(2)."
+    )
 
 
 SETTABLE = ("execution", "memory_note", "cache")
@@ -248,20 +267,36 @@ class Setup:
         n = len(self._rows)
         settings = self.settings
         plan = self.transfer
+        splits_at = getattr(plan.network, "splits_at", None)
+        if splits_at is not None and plan.frontier and not splits_at(plan.frontier):
+            return CacheDecision(
+                False, "not all stages of the network say how they are run, so that it runs as a whole in each step"
+            )
         return decide_caching(plan.network, plan.frontier, inputs, settings.cache_bytes, n, settings.precision)
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
+        """The plan, with notes on whether the frozen prefix is cached, which tokens the last layer computes, and what the result can
+        be exported as.
+        """
         plan = self.transfer
         notes, query = [*plan.notes, self.decision.sentence], getattr(plan.network, "single_query", None)
         if query is not None:
             notes.append(f"'{query[0]}' is computed for the {query[1]} alone, the only one that the head reads")
-        return replace(plan, notes=tuple(notes))
+        return replace(plan, notes=(*notes, exports_sentence(self.exports)))
+
+    @property
+    def exports(self) -> tuple[Export, ...]:
+        """What the result can be written as, and for the other formats why not."""
+        leaves = (leaf.path.partition("/lora/") for leaf in self.transfer.leaves)
+        adapted = dict.fromkeys(f"{layer}/kernel" for layer, found, _ in leaves if found)
+        return exports(self.source, self.transfer.head, tuple(adapted))
 
     @property
     def program(self) -> Program:
-        """The compiled functions, shared with every run of the same kind."""
+        """The compiled functions, shared with every run of the same kind; of a run with several phases, those of the last."""
+        if self._phase is None and len(phases := self.phases) > 1:
+            return phases[-1].program
         execution = self.execution
         if execution not in self._programs:
             self._programs[execution] = program_for(

@@ -27,6 +27,7 @@ from transferlab.models.backbone import Carry
 from transferlab.models.heads import Pooling
 from transferlab.models.network import sequence_entries
 from transferlab.pretrained.loading import load
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.pretrained.source import Source
 from transferlab.transfer.cache import FrontierCache, shared_cache
 from transferlab.transfer.frontier import cache_key, packed_inputs, separated
@@ -206,13 +207,15 @@ def extract_features(
     """
     source = source if isinstance(source, Source) else load(source)
     data = data if isinstance(data, Dataset) else dataset(data)
+    if isinstance(source, NetworkSource) and data.content == "array":
+        source = source.for_shape(tuple(data.records[0]["array"].shape))
     network, names = source.network, _stages(source, stages)
     if source.transform is None:
         raise TransferlabError(
             f"{source.name} came without a tokenizer or image preprocessing, so it cannot read data. Put the files that define it, as "
             "tokenizer.json, next to its weights."
         )
-    poolings = [each for each in network.module.poolings if "stages" not in each]  # those are of several at once
+    poolings = [each for each in network.poolings if "stages" not in each]  # those are of several at once
     if pool not in (*poolings, "source", None):
         raise TransferlabError(f"{source.name} cannot pool by '{pool}'.{nearest(str(pool), poolings)}")
     feed = inputs_for(
@@ -253,6 +256,9 @@ def _stages(source: Source, stages: str | Sequence[str] | None) -> tuple[str, ..
     every = source.network.stages[: source.network.backbone]
     known = [stage.name for stage in every]
     later = next((n for n, stage in enumerate(every) if stage.takes_inputs), len(every))
+    if (splits_at := getattr(source.network, "splits_at", None)) is not None:
+        known = [name for number, name in enumerate(known, 1) if splits_at(number)]
+        later = len(known)
     asked = [known[later - 1]] if stages is None else [stages] if isinstance(stages, str) else list(stages)
     chosen: set[str] = set()
     for pattern in asked:

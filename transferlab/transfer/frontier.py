@@ -158,8 +158,7 @@ def cache_key(
 @cache
 def _described(network: Network, stop: int, transform: Any, data_sha256: str, compute: str) -> str:
     """All but the weights, as JSON."""
-    described = getattr(network, "described", None)
-    assert described is not None
+    described: Callable[[int], dict[str, Any]] = getattr(network, "described")  # noqa: B009
     parts = {
         **described(stop),
         "compute": compute,

@@ -10,12 +10,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
 from transferlab import trees
-from transferlab.errors import TransferlabError, check_arguments, nearest, printable
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.models.network import Network
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.source import Source
@@ -23,7 +20,7 @@ from transferlab.pytrees import named_leaves
 from transferlab.selectors import Selectable, owns, select, selector_text, stages_of
 from transferlab.transfer.derived import Derived
 from transferlab.transfer.leaf import Leaf
-from transferlab.transfer.show import as_text, human_bytes, leaf_rows, origin_of
+from transferlab.transfer.show import FittedTable, as_text, human_bytes, leaf_rows, origin_of
 
 Sharding: TypeAlias = jax.sharding.Sharding
 Placement: TypeAlias = Sharding | Callable[[str, tuple[int, ...]], Sharding] | None
@@ -74,7 +71,7 @@ class Graft:
         return {"leaves": len(self.leaves), "by_action": actions, "bytes": sum(leaf.bytes for leaf in self.leaves),
                 "bytes_from_source": moved}  # fmt: skip
 
-    def table(self, whole: bool = False) -> Table:
+    def table(self, whole: bool = False) -> FittedTable:
         """Return a rich table, collapsed by layer unless ``whole``."""
         totals = self.totals()
         counts = ", ".join(f"{count} {action}" for action, count in totals["by_action"].items())
@@ -82,21 +79,20 @@ class Graft:
         lines = [f"{totals['leaves']} leaves: {counts}; {fraction:.1%} of the bytes come from the source"]
         lines += self.target.notes
         lines += [f"not used: {path} ({reason})" for path, reason in self.unused]
-        table = Table(
-            title="Graft", caption=escape(printable("\n".join(lines))), caption_justify="left", box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0), title_justify="left",
-        )  # fmt: skip
-        for name in ("leaf", "shape", "action", "from", "size"):
-            table.add_column(name, justify="right" if name in ("shape", "size") else "left", overflow="fold")
+        columns = {"leaf": "left", "shape": "right", "action": "left", "from": "left", "size": "right"}
+        table = FittedTable("Graft", "\n".join(lines), columns)
         for label, group in leaf_rows(self.leaves, self.target.stages, whole):
             shape = "×".join(map(str, group[0].shape)) if len(group) == 1 else f"{len(group)} leaves"
             size = human_bytes(sum(leaf.bytes for leaf in group))
             cells = (label, shape, group[0].action, origin_of(group), size)
-            table.add_row(*(escape(printable(cell)) for cell in cells))
+            table.add_plain_row(*cells)
         return table
 
     def __str__(self) -> str:
         return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
 
 @check_arguments

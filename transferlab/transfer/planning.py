@@ -10,11 +10,12 @@ import numpy as np
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
-from transferlab.models.backbone import Stage, check_ownership, frontier, training_stages
+from transferlab.models.backbone import Owner, check_ownership, frontier, training_stages
 from transferlab.models.heads import ClassifierConfig, HeadConfig, TokenClassifierConfig
-from transferlab.models.nnx_network import NnxNetwork
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.selectors import owns, select
 from transferlab.transfer.derived import Derived
+from transferlab.transfer.drafts import Edit, draft_of
 from transferlab.transfer.groups import Group, LeafSettings, assign_groups
 from transferlab.transfer.leaf import Leaf, Made
 from transferlab.transfer.phases import Phase, PhasePlan, births_of, check_fractions
@@ -54,7 +55,9 @@ Rule = Callable[[Target, Leaf, "LazyLeaf | None"], Leaf | None]
 """(target, leaf of the target, leaf of the source of its path) → the leaf with its origin; None where the rule does not apply."""
 
 
-def plan(source: Source, head: HeadConfig, recipe: Recipe, *, initialise: str | None = None) -> Plan:
+def plan(
+    source: Source, head: HeadConfig, recipe: Recipe, *, initialise: str | None = None, edit: Edit | None = None
+) -> Plan:
     """Work out what would be copied, derived, initialised, frozen and trained, and when. Nothing is allocated.
 
     Args:
@@ -62,17 +65,18 @@ def plan(source: Source, head: HeadConfig, recipe: Recipe, *, initialise: str | 
         head: the new head.
         recipe: a :class:`transferlab.methods.Method`, with its modifiers.
         initialise: selector of backbone leaves that may be initialised where the source lacks them.
+        edit: how the method edits a network of somebody else's module, which has no module of ours.
 
     Raises:
         TransferlabError: with every leaf, key, selector, group or phase that cannot be accounted for.
     """
-    module = _module(source, head)
-    before = trees.define(module)
-    recipe.edit(module)
-    definition = trees.define(module)
-    params, state = trees.flatten(definition.params), trees.flatten(definition.state)
+    draft = draft_of(source, head, edit)
+    before = draft.network
+    draft.edit(recipe)
+    network = draft.network
+    params, state = trees.flatten(network.params), trees.flatten(network.state)
     everything = {**params, **state}
-    stages, backbone = module.all_stages(), module.backbone_stages()
+    stages, backbone = network.stages, draft.backbone
     check_ownership(stages, everything)
     phases = recipe.modified_phases(backbone)
     check_fractions(phases, recipe.title)
@@ -90,38 +94,44 @@ def plan(source: Source, head: HeadConfig, recipe: Recipe, *, initialise: str | 
     rows = _derived(rows, recipe.derive(params), recipe.title)
     births, planned = births_of(assigned), []
     for phase, settings, since in zip(phases, assigned, births, strict=True):
-        moving = _freeze_statistics(module, state, settings)
+        training = training_stages(stages, set(settings))
+        moving, trained_network = draft.phase(settings, training)
         penalties = recipe.penalties_on([row for row in rows if row.path in settings])
         planned.append(
             PhasePlan(
-                phase.name, phase.fraction, dict(phase.settings), settings, frozenset(moving), since, frontier(stages, set(settings)),
-                training_stages(stages, set(settings)), penalties, NnxNetwork(trees.define(module)),
+                phase.name, phase.fraction, dict(phase.settings), settings, moving, since, frontier(stages, set(settings)),
+                training, penalties, trained_network,
             )
         )  # fmt: skip
     union = {path: settings for one in planned for path, settings in one.leaf_settings.items()}
     recipe.check_modifiers([row for row in rows if row.path in union], backbone)
-    moving, training = ({name for one in planned for name in names(one)} for names in (_moving, _training))
+    all_moving, all_training = ({name for one in planned for name in names(one)} for names in (_moving, _training))
+    leaves = tuple(
+        replace(trained(row, union.get(row.path), row.path in all_moving), phases=_numbers(row.path, planned))
+        for row in rows
+    )
     return Plan(
-        recipe.title, recipe.weights, tuple(trained(row, union.get(row.path), row.path in moving) for row in rows), unused,
-        planned[-1].network, union, head, min(one.frontier for one in planned), tuple(stage.name for stage in stages),
-        frozenset(training), _resized_note(source, rows), tuple(planned),
+        recipe.title, recipe.weights, leaves, unused, planned[-1].network, union, head, min(one.frontier for one in planned),
+        tuple(stage.name for stage in stages), frozenset(all_training),
+        (*_resized_note(source, rows), *getattr(network, "notes", ()), *_notes(planned)), tuple(planned),
     )  # fmt: skip
 
 
-def _module(source: Source, head: HeadConfig) -> Any:
-    """The source's architecture with the new head, without arrays, and without what that head does not read."""
-    config = source.config
-    if head.pooling != "pooler" and getattr(config, "pooler", False) and hasattr(config, "without_pooler"):
-        config = config.without_pooler()
-    if head.pooling != "embedding" and getattr(config, "projection_dim", None):
-        config = config.without_projection()
-    module = config.build(head)
-    if head.pooling is not None and head.pooling not in module.poolings:
-        raise TransferlabError(
-            f"{source.name} cannot pool by '{head.pooling}'.{nearest(head.pooling, module.poolings)} "
-            f"It can pool by {', '.join(module.poolings)}."
-        )
-    return module
+def _numbers(path: str, phases: Sequence[PhasePlan]) -> tuple[int, ...]:
+    """Numbers of the phases in which a leaf trains; none where there is one phase."""
+    numbered = enumerate(phases, 1) if len(phases) > 1 else ()
+    return tuple(number for number, phase in numbered if path in phase.leaf_settings or path in phase.moving)
+
+
+def _notes(phases: Sequence[PhasePlan]) -> tuple[str, ...]:
+    """What there is to say of phases and penalties."""
+    notes = []
+    if len(phases) > 1:
+        each = ", ".join(f"{number} {phase.name} ({phase.fraction:.0%})" for number, phase in enumerate(phases, 1))
+        notes.append(f"phases, with their part of the steps: {each}")
+    terms = {each.name: each for phase in phases for each in phase.penalties}
+    notes += [f"the loss has the penalty {name}, with weight {each.weight:g}" for name, each in terms.items()]
+    return tuple(notes)
 
 
 def _account(target: Target, asked: Sequence[Leaf]) -> tuple[list[Leaf], tuple[tuple[str, str], ...]]:
@@ -192,6 +202,16 @@ def _before_labels(target: Target, leaf: Leaf, found: LazyLeaf | None) -> Leaf |
     return replace(leaf, action="copied", source=(found.key,), reason="the layer before the labels", read=found.read)
 
 
+def _own_head(target: Target, leaf: Leaf, found: LazyLeaf | None) -> Leaf | None:
+    """A network of somebody else that puts out logits keeps its head, unless it is said to be of other labels."""
+    source = target.source
+    if not isinstance(source, NetworkSource) or source.body.output != "logits" or not leaf.path.startswith("head/"):
+        return None
+    if found is None or (source.labels and source.labels != target.head.labels):
+        return replace(leaf, reason=f"the network's head, anew for {len(target.head.labels)} labels")
+    return _copied(target, leaf, found)
+
+
 def _head(target: Target, leaf: Leaf, found: LazyLeaf | None) -> Leaf | None:
     """A head is new unless it shares labels with the source's: their rows are kept, by name, and the others initialised."""
     if not leaf.path.startswith("head/"):
@@ -231,7 +251,7 @@ def _allowed(target: Target, leaf: Leaf, found: LazyLeaf | None) -> Leaf | None:
     return replace(leaf, reason=f"the source lacks it and initialise='{target.initialise}' allows that")
 
 
-RULES: tuple[Rule, ...] = (_added, _random, _before_labels, _head, _copied, _allowed)
+RULES: tuple[Rule, ...] = (_added, _random, _own_head, _before_labels, _head, _copied, _allowed)
 """Where a leaf comes from: the first of these that applies says so."""
 
 
@@ -247,7 +267,7 @@ def _training(phase: PhasePlan) -> Collection[str]:
 
 
 def _assigned(
-    phase: Phase, recipe: Recipe, params: Collection[str], backbone: tuple[Stage, ...], where: str
+    phase: Phase, recipe: Recipe, params: Collection[str], backbone: Sequence[Owner], where: str
 ) -> dict[str, LeafSettings]:
     """Settings of the leaves that train in a phase, as its groups and the modifiers say."""
     owned = [stage.owns for stage in backbone]
@@ -318,18 +338,6 @@ def _resized_note(source: Source, rows: list[Leaf]) -> tuple[str, ...]:
         return ()
     read = f"{images.size}×{images.size} pixels" + (f" of {images.channels} channels" if images.channels != 3 else "")
     return (f"images are read as {read}, for which {'; '.join(resized)}",)
-
-
-def _freeze_statistics(module: Any, state: Mapping[str, Any], assigned: Mapping[str, LeafSettings]) -> set[str]:
-    """Freeze batch statistics except where the norm's own parameters train; return the paths of those that move."""
-    moving = set()
-    for path in state:
-        norm = path.rpartition("/")[0]
-        trains = any(trainable.startswith(norm + "/") for trainable in assigned)
-        trees.submodule(module, norm).frozen = not trains
-        if trains:
-            moving.add(path)
-    return moving
 
 
 def _computed(head: HeadConfig) -> Any:

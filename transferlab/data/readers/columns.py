@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from transferlab.data.readers.base import Options, Reader, Table
 from transferlab.data.values import plain
 from transferlab.errors import TransferlabError
@@ -39,8 +41,13 @@ def _of_columns(source: Any) -> dict[str, list[Any]]:
         values = source[name]
         if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
             raise TransferlabError(f"The column '{name}' is {str(values)[:60]!r}, not a list of values, one a row.")
-        columns[str(name)] = [plain(value) for value in values]
+        columns[str(name)] = list(values) if _is_array(values) else [plain(value) for value in values]
     return columns
+
+
+def _is_array(values: Any) -> bool:
+    """Whether a column is an array with an array of numbers that are no integers, as features, in each row."""
+    return hasattr(values, "dtype") and getattr(values, "ndim", 1) > 1 and np.issubdtype(values.dtype, np.floating)
 
 
 def _of_rows(rows: Sequence[Any]) -> dict[str, list[Any]]:

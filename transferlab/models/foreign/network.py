@@ -20,7 +20,7 @@ from transferlab.models.foreign.stages import StageRule, Step, expand
 from transferlab.selectors import owns
 from transferlab.trees import Tree, key_of
 
-ASIDE = (*RIDERS, "weight")
+ASIDE = (*RIDERS, "weight", "present")
 """Entries of a carry that are the engine's own: no foreign module sees them."""
 
 
@@ -88,10 +88,10 @@ class ForeignNetwork:
     ) -> tuple[Carry, Tree]:
         """Run ``stages[start:stop]``, or all of them at once; see :class:`transferlab.models.network.Network`."""
         stop = len(self.stages) if stop is None else stop
+        aside = {name: carry[name] for name in ASIDE if name in carry}
         if compute is not None:
             params, carry = trees.cast(params, compute), trees.cast(carry, compute)
         leaves, moved = trees.flatten(params), trees.flatten(state)
-        aside = {name: carry[name] for name in ASIDE if name in carry}
         value = self._value({name: x for name, x in carry.items() if name not in aside}, start)
         steps: Sequence[Step | None] = self.stages[start:stop] if self.divisible else [None]
         if not self.divisible and (start, stop) != (0, len(self.stages)):
