@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +15,10 @@ from support import foreign
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.methods import LoRA
+from transferlab.methods import DoRA, LoRA, PiSSA
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4, 3)), jnp.float32)
 IDS = jnp.arange(8).reshape(2, 4)
-
-
-@dataclass(frozen=True)
-class DoRA(LoRA):
-    magnitude: ClassVar[bool] = True
 
 
 A_CLASS: Any = nnx.Linear
@@ -112,6 +106,24 @@ def test_doras_columns_have_the_magnitudes_length(name: str) -> None:
     tl.merge(layer)
     np.testing.assert_allclose(np.linalg.norm(layout.matrix(layer.kernel[...]), axis=0), magnitude, rtol=1e-5)
     np.testing.assert_allclose(layer(x), trained, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["LinearGeneral", "Conv", "Embed"])
+def test_pissa_takes_the_largest_singular_values_out_of_the_kernel(name: str) -> None:
+    make, x, *_ = LAYERS[name]
+    layer: Any = make(nnx.Rngs(0))
+    y, leaf = layer(x), "embedding" if name == "Embed" else "kernel"
+    before = getattr(layer, leaf).get_value()
+    tl.edit(layer, PiSSA(rank=2, targets=leaf))
+    layout = layer.lora.adapter.layout
+    whole, rest = (
+        np.linalg.svd(layout.matrix(value), compute_uv=False) for value in (before, getattr(layer, leaf)[...])
+    )
+    np.testing.assert_allclose(rest[:-2], whole[2:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer(x), y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(getattr(tl.merge(layer), leaf)[...], before, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TransferlabError, match="needs the kernel's values: edit the module outside of jit"):
+        nnx.eval_shape(lambda: tl.edit(make(nnx.Rngs(0)), PiSSA(rank=2, targets=leaf)))
 
 
 def test_a_table_is_adapted_as_an_output_layer_too() -> None:
@@ -215,7 +227,10 @@ class Stacked(nnx.Module):
         return scan(x, self.layers)
 
 
-@pytest.mark.parametrize("method", [LoRA(rank=2, targets="layers", dropout=0.5), DoRA(rank=2, targets="layers")])
+@pytest.mark.parametrize(
+    "method",
+    [LoRA(rank=2, targets="layers", dropout=0.5), DoRA(rank=2, targets="layers"), PiSSA(rank=2, targets="layers")],
+)
 def test_stacked_layers_have_an_adapter_each(method: LoRA) -> None:
     module: Any = Stacked(nnx.Rngs(0))
     x = jnp.linspace(-1, 1, 8).reshape(2, 4)
@@ -281,7 +296,7 @@ class Odd(nnx.Module):
         (lambda: tl.edit(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), tl.methods.Full()), "Full is no method with adapters: .*targets="),
         (lambda: tl.edit(A_CLASS, LoRA()), r"takes an nnx.Module or a network.*tl.function_network"),
         (lambda: tl.edit(Hidden(4, 4, rngs=nnx.Rngs(0)), LoRA(targets="kernel", dropout=0.1)), r"its Hidden has a __call__ of its own.*LoRA\(dropout=0.0\)"),
-        (lambda: tl.edit(Small(nnx.Rngs(0)), Other(targets="**/kernel")), "Other has a method 'edit' of its own"),
+        (lambda: tl.edit(Small(nnx.Rngs(0)), Other(targets="**/kernel")), "Other has an edit of its own"),
         (lambda: tl.merge(nnx.Linear(4, 4, rngs=nnx.Rngs(0))), "no adapters of tl.edit to merge"),
         (lambda: tl.edit(tl.models.BertConfig(num_hidden_layers=1).build(), LoRA()), "edited by its method: tl.adapt"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeAlias
 
 import jax
@@ -183,7 +184,9 @@ def graft(
             "leaves of the source behind."
         )
     by_path = {row.path: row for row in rows}
-    rows = [_of_kernel(row, onto.lengths, by_path) for row in rows]
+    for targets, rule in onto.derived.items():
+        by_path |= _as_derived(targets, rule, by_path)
+    rows = [by_path[row.path] for row in rows]
     over = [(path, f"unused='{unused}' allows that") for path in leaves if path not in used]
     return Graft(tuple(rows), (*over, *getattr(source, "unused", ())), onto)
 
@@ -205,7 +208,7 @@ class _Target:
         initialise: (paths, seed, path → sharding) → leaves.
         rebuild: path → array of all leaves → a tree of the target's kind.
         notes: what its table says below.
-        lengths: path of a leaf → (path of a kernel, kernel → leaf), of what starts as the lengths of a kernel's columns.
+        derived: paths of leaves → how they start, of leaves of the target as it is placed.
     """
 
     shapes: Mapping[str, Any]
@@ -216,7 +219,7 @@ class _Target:
     initialise: Callable[[list[str], int, Mapping[str, Sharding | None]], dict[str, Any]]
     rebuild: Callable[[Mapping[str, Any]], Any]
     notes: tuple[str, ...] = ()
-    lengths: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+    derived: Mapping[tuple[str, ...], Derived] = field(default_factory=dict)
 
     def kind(self, path: str) -> Any:
         """``param`` or ``state``."""
@@ -237,8 +240,8 @@ def _target(target: Any) -> _Target:
             return tuple(trees.unflatten({path: values[path] for path in part}) for part in (params, state))
 
         names = tuple(stage.name for stage in getattr(definition, "stages", ()))
-        notes, lengths = getattr(definition, "notes", ()), getattr(definition, "lengths", {})
-        return _Target({**params, **state}, own, state, names, True, initialise, rebuild, notes, lengths)
+        notes, derived = getattr(definition, "notes", ()), getattr(definition, "derived", {})
+        return _Target({**params, **state}, own, state, names, True, initialise, rebuild, notes, derived)
     leaves, rebuild_tree = named_leaves(target)
     _check_arrays(leaves, "target")
 
@@ -317,19 +320,28 @@ def _copied(row: Leaf, origin: str, leaf: Any) -> Leaf:
     return replace(row, action=action, source=(origin,), reason=", ".join(notes), read=_reader(leaf))
 
 
-def _of_kernel(row: Leaf, lengths: Mapping[str, Any], rows: Mapping[str, Leaf]) -> Leaf:
-    """A leaf that starts as the lengths of a kernel's columns: of the kernel that is placed, not of one that is drawn."""
-    kernel, make = lengths.get(row.path, (None, None))
-    if row.action != "initialised" or kernel is None or (read := rows[kernel].read) is None:
-        return row
-    dtype = jnp.dtype(rows[kernel].dtype)
-    return replace(
-        row,
-        action="derived",
-        source=rows[kernel].source,
-        reason="length of each column",
-        read=lambda: np.asarray(make(jnp.asarray(read(), dtype))),
-    )
+def _as_derived(targets: tuple[str, ...], rule: Derived, rows: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """The rows of leaves that the target itself makes of others: of those that are placed, not of those that a network draws."""
+    sources = [rows[path] for path in rule.sources]
+    if any(row.read is None for row in sources) or any(rows[path].read for path in targets if path not in rule.sources):
+        return {}
+
+    @cache
+    def values() -> tuple[np.ndarray, ...]:
+        return rule.make(*(np.asarray(_reading(row), jnp.dtype(row.dtype)) for row in sources))
+
+    keys = tuple(key for row in sources for key in row.source)
+    return {
+        path: replace(
+            rows[path], action="derived", source=keys, reason=rule.how, read=lambda number=number: values()[number]
+        )
+        for number, path in enumerate(targets)
+    }
+
+
+def _reading(row: Leaf) -> Any:
+    assert row.read is not None
+    return row.read()
 
 
 def _reader(leaf: Any) -> Callable[[], Any]:

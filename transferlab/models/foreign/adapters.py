@@ -63,12 +63,8 @@ class Adapter:
         starts = dict(zip((f"{self.folder}/a", f"{self.folder}/b"), starts, strict=True))
         leaves = {p: starts[p](key_of(key, p), s.shape, s.dtype) for p, s in self.shapes.items() if p in starts}
         if self.magnitude:
-            leaves[f"{self.folder}/magnitude"] = self.lengths(kernel)
+            leaves[f"{self.folder}/magnitude"] = lengths(self.layout.matrix(kernel)).astype(self.dtype)
         return leaves
-
-    def lengths(self, kernel: Float[Array, "..."]) -> Float[Array, "... outputs"]:
-        """The length of each column of the kernel, as a magnitude starts."""
-        return lengths(self.layout.matrix(kernel)).astype(self.dtype)
 
     def merged(self, kernel: Float[Array, "..."], a: Array, b: Array, magnitude: Array | None) -> Float[Array, "..."]:
         """Return the kernel with the adapter in it, in the kernel's dtype."""
@@ -188,14 +184,14 @@ def _twin(layer: Any) -> Any:
     """The layer as it would be merged, as an object of its own: NNX never sees it."""
     twin = object.__new__(layer.plain)
     vars(twin).update(vars(layer))
-    name = "embedding" if isinstance(layer, nnx.Embed) else "kernel"
-    vars(twin)[name] = _kernel(layer).replace(layer.lora.merged(_kernel(layer)[...]))
+    name = "embedding" if issubclass(layer.plain, nnx.Embed) else "kernel"
+    vars(twin)[name] = kernel_of(layer).replace(layer.lora.merged(kernel_of(layer)[...]))
     return twin
 
 
 def attach(layer: Any, adapter: Adapter, key: Key) -> None:
     """Give a layer this adapter, in place. It has no arrays where the layer's kernel has none."""
-    kernel = _kernel(layer).get_value()
+    kernel = kernel_of(layer).get_value()
     if isinstance(kernel, jax.ShapeDtypeStruct):
         layer.lora = nnx.eval_shape(lambda kernel: Factors(adapter, kernel, key), kernel)
     else:
@@ -206,14 +202,15 @@ def attach(layer: Any, adapter: Adapter, key: Key) -> None:
 
 def detach(layer: Any) -> None:
     """Merge a layer's adapter into its kernel and take it off, in place."""
-    variable = _kernel(layer)
+    variable = kernel_of(layer)
     if not isinstance(kernel := variable.get_value(), jax.ShapeDtypeStruct):
         variable.set_value(layer.lora.merged(kernel))
     del layer.lora
     object.__setattr__(layer, "__class__", layer.plain)
 
 
-def _kernel(layer: Any) -> nnx.Param:
+def kernel_of(layer: Any) -> nnx.Param:
+    """The kernel of one of Flax's layers."""
     return layer.embedding if isinstance(layer, nnx.Embed) else layer.kernel
 
 
