@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from transferlab.models.network import sequence_entries
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.network_source import NetworkSource
 from transferlab.pretrained.source import Source
+from transferlab.selectors import select
 from transferlab.transfer.cache import FrontierCache, shared_cache
 from transferlab.transfer.frontier import cache_key, packed_inputs, separated
 
@@ -192,8 +192,8 @@ def extract_features(
     Args:
         source: from :func:`transferlab.load`; or what it opens.
         data: from :func:`transferlab.dataset`; or what it opens without further arguments.
-        stages: names, where ``*`` stands for anything: ``"layers/*"``. The last of the backbone by default. ``head`` is what a
-            classifier puts out, its logits, which are never pooled.
+        stages: names, or a selector of names (:func:`transferlab.select`): ``"layers/*"``, ``"depth >= -4"``. The last of the
+            backbone by default. ``head`` is what a classifier puts out: its logits, which are never pooled.
         pool: how one vector is made of an example; ``source`` as the source does, of a stage before its pooler by the family's mean.
             None pools nothing.
         rows: how many examples are computed together.
@@ -265,17 +265,21 @@ def _stages(source: Source, stages: str | Sequence[str] | None) -> tuple[str, ..
     if (splits_at := getattr(source.network, "splits_at", None)) is not None:
         known = [name for number, name in enumerate(known, 1) if splits_at(number)]
         later = len(known)
-    if source.head is not None and source.head.labels:
-        known.insert(later, "head")
+    logits = ("head",) if source.head is not None and source.head.labels else ()
     asked = [known[later - 1]] if stages is None else [stages] if isinstance(stages, str) else list(stages)
     chosen: set[str] = set()
     for pattern in asked:
-        found = [name for name in known[: later + ("head" in known)] if fnmatchcase(name, pattern)]
-        if not found:
+        if pattern in (*known[:later], *logits):
+            chosen.add(pattern)
+            continue
+        try:
+            chosen |= select(pattern).match(known[:later], [(name,) for name in known[:later]])
+        except TransferlabError as error:
             what = "needs inputs of its own" if pattern in known else "is no stage of its backbone"
-            raise TransferlabError(f"{source.name}: '{pattern}' {what}.{nearest(pattern, known[:later])}")
-        chosen.update(found)
-    return tuple(name for name in known if name in chosen)
+            raise TransferlabError(
+                f"{source.name}: '{pattern}' {what}.{nearest(pattern, known[:later])} ({error})"
+            ) from None
+    return tuple(name for name in (*known, *logits) if name in chosen)
 
 
 def _key(source: Source, data: Dataset, feed: Inputs, name: str, stop: int, pooling: Pooling | None) -> str:
