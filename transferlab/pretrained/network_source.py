@@ -146,7 +146,7 @@ class NetworkSource(Source):
         """The source with what a run trained; adapters are added to their kernels."""
         body, leaves = network.body, trees.flatten(params)
         if (merge := getattr(body, "merge", None)) is not None:
-            body, leaves = getattr(body, "base"), trees.flatten(merge(params))  # noqa: B009
+            body, leaves = getattr(body, "base"), trees.flatten(merge(jax.tree.map(jnp.asarray, params)))  # noqa: B009
         arrays = {**leaves, **trees.flatten(state)}
         own = {path: _leaf(path, value, trained=True) for path, value in arrays.items()}
         return replace(self, body=body, own_head=network.head, head=head, leaves=own, config=_config(body))

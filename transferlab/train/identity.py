@@ -34,7 +34,7 @@ def identity(run: Setup) -> dict[str, Any]:
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),
                  "validation": len(data.validation), "test": len(data.test), "modality": data.content},
         "config": architecture(source),
-        "task": {"name": run.task.name, **asdict(run.task)},
+        "task": run.task.record(),
         "labels": list(run.outputs),
         "fitted": run.fitted,
         "text_column": text_column(data),
