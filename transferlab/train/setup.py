@@ -84,7 +84,7 @@ def edited(network: ForeignNetwork, method: Method) -> ForeignNetwork:
     """
     if type(method).edit is Method.edit:
         return network
-    if isinstance(method, LoRA) and type(method).edit is LoRA.edit and type(method).adapter is LoRA.adapter:
+    if isinstance(method, LoRA) and type(method).edit is LoRA.edit:
         return edit(network, method)
     raise TransferlabError(
         f"The method '{method.name}' edits models of transferlab, and this is a network of your own. Put low-rank adapters on it: "
