@@ -8,6 +8,7 @@ transferlab run configs/mine.py     # a config next to this file: from own_metho
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,7 +31,7 @@ class Last(Method):
     summary: ClassVar[str] = "the last layers and the head train"
     defaults: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "epochs": 5}
 
-    def groups(self, *stages: Any) -> tuple[tl.Group, ...]:
+    def groups(self, stages: Sequence[Any]) -> tuple[tl.Group, ...]:
         return (tl.Group(f"depth >= -{self.layers}"), tl.Group("head", lr_scale=10.0))
 
 

@@ -62,11 +62,11 @@ def films(table: Path):
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Methods, tasks and families as they are at the start; what a test adds is gone afterwards, and entry points are read anew."""
-    from transferlab.methods import METHODS
+    from transferlab.methods import METHODS, MODIFIERS
     from transferlab.pretrained.families import FAMILIES
     from transferlab.tasks import TASKS
 
-    for registry in (METHODS, TASKS, FAMILIES):
+    for registry in (METHODS, MODIFIERS, TASKS, FAMILIES):
         monkeypatch.setattr(registry, "_added", {})
         monkeypatch.setattr(registry, "_packages", None)
 

@@ -67,6 +67,11 @@ def test_every_public_call_refuses_an_unknown_argument_by_name(made: Any) -> Non
 
 
 def test_checked_classes_and_functions_keep_their_signature_and_equality() -> None:
-    assert list(inspect.signature(tl.methods.Probe).parameters) == ["weights", "pooling", "head_dropout"]
+    assert list(inspect.signature(tl.methods.Probe).parameters) == [
+        "weights",
+        "pooling",
+        "head_dropout",
+        "modifiers",
+    ]
     assert "target" in inspect.signature(tl.dataset).parameters and tl.dataset.__name__ == "dataset"
     assert tl.methods.LoRA(rank=4) == tl.methods.LoRA(rank=4) and hash(Settings()) == hash(Settings())

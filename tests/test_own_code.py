@@ -6,7 +6,7 @@ import json
 import logging
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from transferlab import plugins
 from transferlab.cli.main import cli
 from transferlab.config import parse_config, read_config
 from transferlab.errors import TransferlabError
-from transferlab.methods import METHODS, Full, LoRA, Method, Probe
+from transferlab.methods import METHODS, MODIFIERS, Full, LoRA, Method, Modifier, Probe
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.studies.directory import recorded_config
 from transferlab.studies.study import Study
@@ -46,7 +46,7 @@ class Tops(Method):
     summary: ClassVar[str] = "the head alone"
     defaults: ClassVar[dict] = {"max_steps": 2}
 
-    def groups(self, *stages):
+    def groups(self, stages):
         return (tl.Group("head", lr_scale=self.scales[0]),)
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def write_study(folder: Path, bert_folder: Path, table: Path) -> Path:
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in another process: neither added, nor imported."""
-    for registry in (METHODS, TASKS, FAMILIES):
+    for registry in (METHODS, MODIFIERS, TASKS, FAMILIES):
         monkeypatch.setattr(registry, "_added", {})
         monkeypatch.setattr(registry, "_live", lambda base: iter(()))
 
@@ -191,6 +191,45 @@ def test_a_run_opens_where_its_class_was_imported_or_is_passed(
     np.testing.assert_array_equal(tl.open_run(run, code=[Edited, Renamed])(texts), expected)
 
 
+@dataclass(frozen=True)
+class Halved(Modifier):
+    """It changes how fast leaves train, and nothing of what a predictor needs."""
+
+    name: ClassVar[str] = "halved"
+
+    def leaf_settings(self, assigned: Any, stages: Any) -> dict[str, Any]:
+        return {path: replace(settings, lr_scale=settings.lr_scale / 2) for path, settings in assigned.items()}
+
+
+def test_a_modifier_of_ones_own_is_needed_where_its_method_is(
+    tmp_path: Path, bert_folder: Path, films: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, methods = ["a fine film"], {"probe": Probe() | Halved(), "edited": Edited() | Halved()}
+    predicted = {}
+    for name, method in methods.items():
+        run = tl.adapt(str(bert_folder), films, method=method, settings=QUICK, directory=tmp_path / name)
+        predicted[name] = run.fit().predict(texts)
+        np.testing.assert_array_equal(tl.open_run(tmp_path / name)(texts), predicted[name])
+    forget(monkeypatch)
+    np.testing.assert_array_equal(tl.open_run(tmp_path / "probe")(texts), predicted["probe"])
+    with pytest.raises(
+        TransferlabError, match=rf"needs the modifier 'halved', the class Halved of the module {__name__}"
+    ):
+        tl.open_run(tmp_path / "edited", code=Edited)
+    np.testing.assert_array_equal(tl.open_run(tmp_path / "edited", code=Halved)(texts), predicted["edited"])
+
+
+def test_a_task_without_a_name_opens_where_its_class_was_imported(
+    tmp_path: Path, bert_folder: Path, films: Any
+) -> None:
+    @dataclass(frozen=True)
+    class Unnamed(Classification):
+        name: ClassVar[str] = ""
+
+    tl.adapt(str(bert_folder), films, method=Probe(), task=Unnamed(), settings=QUICK, directory=tmp_path / "run").fit()
+    assert type(tl.open_run(tmp_path / "run").task) is Unnamed
+
+
 def test_a_changed_file_is_said_when_a_run_is_opened_or_continued(
     tmp_path: Path, bert_folder: Path, films: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -243,7 +282,6 @@ class Plain(Full):
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        (Nameless(), r"method is a Nameless, which has no name to record .*: name: ClassVar\[str\] = 'mine'"),
         (Borrowed(), r"Two methods are called 'lora': transferlab\.methods\.lora\.LoRA and test_own_code\.Borrowed"),
         (Placed(), r"method\.where of Placed is .*, which a run's directory cannot record as JSON"),
         (Listed(), r"method\.numbers of Listed is \(1, 2\), and would be another value when the run is opened: \[1, 2\]"),

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from transferlab.errors import TransferlabError, nearest
 from transferlab.fields import check_mapping, check_names, read, read_values
-from transferlab.methods import METHODS, Method, Modifier, Scratch, modifier_from
+from transferlab.methods import METHODS, MODIFIERS, Method, Modifier, Scratch, modifier_from
 from transferlab.studies.settings import AUTO, CODE, FLAT, ArmConfig, StudyConfig
 from transferlab.tasks import TASKS, task_from, tasks
 from transferlab.train.own_code import Recorded, add_modules, find_recorded, record_if_own
@@ -86,8 +86,7 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
     if not isinstance(raw["methods"], dict) or not raw["methods"]:
         raise TransferlabError("config.methods must map the name of at least one arm to its fields, as {'probe': {}}.")
     common = current_names(check_mapping(raw.get("train", {}), "config.train"), "config.train")
-    records = code.get("methods", {})
-    arms = {name: _arm(name, arm, common, records) for name, arm in raw["methods"].items()}
+    arms = {name: _arm(name, arm, common, code) for name, arm in raw["methods"].items()}
     own = {name: value for name, value in raw.items() if name not in ("methods", "train")}
     if "task" in own:
         raw["task"] = own["task"] = _task(own["task"])
@@ -125,15 +124,31 @@ def parse_config(raw: Mapping[str, Any]) -> StudyConfig:
 
 
 def _code(arms: Mapping[str, ArmConfig], recorded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Where the code of the arms' methods is from, with what else is recorded; nothing where all are ours."""
-    methods = {}
-    for method in (arm.method for arm in arms.values()):
-        if isinstance(method, Recorded):
-            methods[method.name] = recorded["methods"][method.name]
-        else:
-            methods |= record_if_own(method.name, METHODS, type(method))
-    out = {**recorded, "methods": methods} if methods else recorded
-    return {CODE: dict(out)} if out else {}
+    """Where the code of the arms' methods and modifiers is from, with what else is recorded; nothing where all are ours."""
+    out = dict(recorded)
+    for method in (arm.method for arm in arms.values() if not isinstance(arm.method, Recorded)):
+        if own := record_if_own(method.name, METHODS, type(method)):
+            out["methods"] = {**out.get("methods", {}), **own}
+        for modifier in method.modifiers:
+            if own := record_if_own(modifier.name, MODIFIERS, type(modifier)):
+                out["modifiers"] = {**out.get("modifiers", {}), **own}
+    return {CODE: out} if out else {}
+
+
+def _absent(kind: str, modifiers: Any, recorded: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The record of the first part of a recorded arm's method whose code is not at hand; None if all of it is."""
+    several = modifiers if isinstance(modifiers, (list, tuple)) else (modifiers,)
+    names = [each.get("name") if isinstance(each, Mapping) else each for each in several]
+    parts = [
+        (METHODS, kind, recorded.get("methods", {})),
+        *((MODIFIERS, name, recorded.get("modifiers", {})) for name in names),
+    ]
+    for registry, name, records in parts:
+        if name in records:
+            if (thing := registry.find(name, records[name])) is None:
+                return records[name]
+            registry.add([thing])
+    return None
 
 
 def _task(raw: Any) -> dict[str, Any]:
@@ -158,15 +173,19 @@ def _arm(name: str, fields_: Any, common: Mapping[str, Any], records: Mapping[st
         raise TransferlabError(f"{where}: an arm's name is also a folder; use letters, digits, '-' and '_'.")
     raw = dict(fields_)
     kind = raw.pop("method", name)
-    cls = METHODS.find(kind, records.get(kind))
-    if cls is None and kind not in records:
+    cls = METHODS.find(kind, records.get("methods", {}).get(kind))
+    if cls is None and kind not in records.get("methods", {}):
         raise TransferlabError(f"{where}: unknown method '{kind}'.{nearest(str(kind), METHODS)}")
-    own, arm = {f.name for f in fields(cls or Recorded)}, {f.name for f in fields(ArmConfig)} - {"method"}
+    own, arm = {f.name for f in fields(cls or Method)}, {f.name for f in fields(ArmConfig)} - {"method"}
     if cls is not None:
         check_names(raw, own | arm | {"method"}, where)
-    if "modifiers" in raw:
-        raw["modifiers"] = _modifiers(raw["modifiers"], f"{where}.modifiers")
-    method = Recorded(called=kind) if cls is None else read(cls, {k: v for k, v in raw.items() if k in own}, where)
+    if absent := _absent(kind, raw.get("modifiers", ()), records):
+        method: Method = Recorded(called=kind, absent=absent)
+    else:
+        assert cls is not None
+        if "modifiers" in raw:
+            raw["modifiers"] = _modifiers(raw["modifiers"], f"{where}.modifiers")
+        method = read(cls, {k: v for k, v in raw.items() if k in own}, where)
     own_train = current_names(check_mapping(raw.get("train", {}), f"{where}.train"), f"{where}.train")
     train = read(Settings, {**(cls or Method).defaults, **common, **own_train}, f"{where}.train")
     rest = read_values(ArmConfig, {k: v for k, v in raw.items() if k in arm and k != "train"}, where)

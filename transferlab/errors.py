@@ -115,6 +115,20 @@ class FieldError(TransferlabError):
     """A field of a dataclass has a value that it cannot have; code that read it from a file adds the file's name."""
 
 
+class Unwritable(TransferlabError):
+    """A format of files cannot hold a model. Plans say so before anything trains (:func:`transferlab.pretrained.exports.exports`).
+
+    Attributes:
+        reason: what does not fit, a clause.
+        change: what to change so that it does, a clause; empty where nothing would.
+    """
+
+    def __init__(self, message: str, reason: str, change: str = ""):
+        super().__init__(message)
+        self.reason = reason
+        self.change = change
+
+
 def beyond_range(name: str, dtype: str, how: str) -> TransferlabError:
     """Return the error for finite values that overflow in this type; ``how`` is the call that takes a wider one."""
     hint = f"; {how} with dtype='bfloat16'" if dtype == "float16" else ""

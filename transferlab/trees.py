@@ -22,7 +22,7 @@ Tree = dict[str, Any]
 """A nested dict whose leaves are arrays, ``jax.ShapeDtypeStruct`` or lazily read arrays."""
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Return ``{path: leaf}`` in the tree's own order; integer keys are written as their digits.
 
     :func:`unflatten` is the inverse.

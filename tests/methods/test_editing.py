@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,10 @@ from support import foreign
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
-from transferlab.methods import LoRA
+from transferlab.methods import DoRA, LoRA, PiSSA
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4, 3)), jnp.float32)
 IDS = jnp.arange(8).reshape(2, 4)
-
-
-@dataclass(frozen=True)
-class DoRA(LoRA):
-    magnitude: ClassVar[bool] = True
 
 
 A_CLASS: Any = nnx.Linear
@@ -113,6 +108,24 @@ def test_doras_columns_have_the_magnitudes_length(name: str) -> None:
     np.testing.assert_allclose(layer(x), trained, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["LinearGeneral", "Conv", "Embed"])
+def test_pissa_takes_the_largest_singular_values_out_of_the_kernel(name: str) -> None:
+    make, x, *_ = LAYERS[name]
+    layer: Any = make(nnx.Rngs(0))
+    y, leaf = layer(x), "embedding" if name == "Embed" else "kernel"
+    before = getattr(layer, leaf).get_value()
+    tl.edit(layer, PiSSA(rank=2, targets=leaf))
+    layout = layer.lora.adapter.layout
+    whole, rest = (
+        np.linalg.svd(layout.matrix(value), compute_uv=False) for value in (before, getattr(layer, leaf)[...])
+    )
+    np.testing.assert_allclose(rest[:-2], whole[2:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer(x), y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(getattr(tl.merge(layer), leaf)[...], before, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TransferlabError, match="needs the kernel's values: edit the module outside of jit"):
+        nnx.eval_shape(lambda: tl.edit(make(nnx.Rngs(0)), PiSSA(rank=2, targets=leaf)))
+
+
 def test_a_table_is_adapted_as_an_output_layer_too() -> None:
     layer: Any = filled(tl.edit(nnx.Embed(9, 5, rngs=nnx.Rngs(0)), LoRA(rank=2, targets="embedding")))
     query = jnp.ones((3, 5))
@@ -135,6 +148,29 @@ def test_a_whole_module_keeps_its_paths_values_and_statistics() -> None:
     assert np.array_equal(module(x), plain(x))
     other = tl.edit(Small(nnx.Rngs(0)), LoRA(rank=2, targets="embed"), seed=5)
     assert not np.array_equal(module.embed.lora.a[...], other.embed.lora.a[...])  # type: ignore[attr-defined]
+
+
+class Active(nnx.Linear):
+    """A class on Flax's layer that does more than it."""
+
+    def __call__(self, inputs: jax.Array, factor: float = 1.0) -> jax.Array:
+        return nnx.relu(super().__call__(inputs)) * factor
+
+
+class Hidden(Active):
+    pass
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2, targets="kernel"), DoRA(rank=2, targets="kernel")])
+def test_a_class_with_a_call_of_its_own_makes_it_of_the_adapted_kernel(method: LoRA) -> None:
+    layer: Any = Hidden(3, 5, rngs=nnx.Rngs(0))
+    y = layer(IMAGES)
+    tl.edit(layer, method)
+    np.testing.assert_allclose(layer(IMAGES), y, rtol=1e-5, atol=1e-6)
+    trained = filled(layer)(IMAGES, factor=2.0)
+    tl.merge(layer)
+    assert type(layer) is Hidden and float(trained.min()) == 0.0 < float(jnp.abs(trained - 2 * y).max())
+    np.testing.assert_allclose(layer(IMAGES, factor=2.0), trained, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_acts_on_the_adapters_input_in_training_alone() -> None:
@@ -161,7 +197,7 @@ def test_jit_grad_split_and_shapes_see_an_adapted_module_as_any_other() -> None:
     module, x = make(), jnp.ones((4, 4))
     module.eval()
     expected = module(x)
-    graph, adapters, rest = nnx.split(module, nnx.All(nnx.Param, nnx.PathContains("lora")), ...)
+    graph, adapters, rest = nnx.split(module, nnx.LoRAParam, ...)
     np.testing.assert_allclose(nnx.jit(lambda m, x: m(x))(module, x), expected, rtol=1e-5, atol=1e-5)
 
     def loss(adapters: Any) -> jax.Array:
@@ -171,6 +207,7 @@ def test_jit_grad_split_and_shapes_see_an_adapted_module_as_any_other() -> None:
     moved = nnx.merge(graph, jax.tree.map(lambda p, g: p - 1e-5 * g, adapters, gradients), rest, copy=True)
     assert float((moved(x) ** 2).sum()) < float((expected**2).sum())
     trained = moved(x)
+    assert np.array_equal(pickle.loads(pickle.dumps(moved))(x), trained)
     np.testing.assert_allclose(tl.merge(moved)(x), trained, rtol=1e-5, atol=1e-5)
 
 
@@ -190,7 +227,10 @@ class Stacked(nnx.Module):
         return scan(x, self.layers)
 
 
-@pytest.mark.parametrize("method", [LoRA(rank=2, targets="layers", dropout=0.5), DoRA(rank=2, targets="layers")])
+@pytest.mark.parametrize(
+    "method",
+    [LoRA(rank=2, targets="layers", dropout=0.5), DoRA(rank=2, targets="layers"), PiSSA(rank=2, targets="layers")],
+)
 def test_stacked_layers_have_an_adapter_each(method: LoRA) -> None:
     module: Any = Stacked(nnx.Rngs(0))
     x = jnp.linspace(-1, 1, 8).reshape(2, 4)
@@ -214,6 +254,11 @@ def test_low_precision_stays_what_it_is_and_its_adapters_are_float32() -> None:
     assert layer.lora.a.dtype == jnp.float32 and layer(x).dtype == y.dtype == jnp.bfloat16
     assert np.array_equal(layer(x), y)
     assert tl.merge(filled(layer)).kernel.dtype == jnp.bfloat16
+
+
+class Other(LoRA):
+    def edit(self, module: Any) -> None:
+        raise AssertionError("never called")
 
 
 class Tied(nnx.Module):
@@ -250,6 +295,8 @@ class Odd(nnx.Module):
         (lambda: tl.edit(tl.edit(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), LoRA(targets="kernel")), LoRA(targets="kernel")), "'lora' is an adapter already.*tl.merge"),
         (lambda: tl.edit(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), tl.methods.Full()), "Full is no method with adapters: .*targets="),
         (lambda: tl.edit(A_CLASS, LoRA()), r"takes an nnx.Module or a network.*tl.function_network"),
+        (lambda: tl.edit(Hidden(4, 4, rngs=nnx.Rngs(0)), LoRA(targets="kernel", dropout=0.1)), r"its Hidden has a __call__ of its own.*LoRA\(dropout=0.0\)"),
+        (lambda: tl.edit(Small(nnx.Rngs(0)), Other(targets="**/kernel")), "Other has an edit of its own"),
         (lambda: tl.merge(nnx.Linear(4, 4, rngs=nnx.Rngs(0))), "no adapters of tl.edit to merge"),
         (lambda: tl.edit(tl.models.BertConfig(num_hidden_layers=1).build(), LoRA()), "edited by its method: tl.adapt"),
     ],

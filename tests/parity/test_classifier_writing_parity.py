@@ -30,7 +30,7 @@ def trained(source: tl.Source, method: tl.methods.Method) -> tl.Source:
     """The source with the head that a run of this method has, with random values."""
     made, rng = plan_for(source, LABELS, method), np.random.default_rng(0)
     flat = {path: rng.normal(size=leaf.shape).astype(np.float32) * 0.3
-            for path, leaf in trees.flatten(made.definition.params).items() if path.startswith("head/")}  # fmt: skip
+            for path, leaf in trees.flatten(made.network.params).items() if path.startswith("head/")}  # fmt: skip
     return source.with_params(trees.unflatten(flat), head=made.head)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +14,6 @@ import transferlab as tl
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
 peft = pytest.importorskip("peft", reason="parity tests need peft")
-
-
-@dataclass(frozen=True)
-class DoRA(tl.methods.LoRA):
-    magnitude: ClassVar[bool] = True
 
 
 def matrix(weight: Any) -> np.ndarray:
@@ -48,7 +42,7 @@ def test_a_layer_of_nnx_computes_what_pefts_does(name: str, dora: bool) -> None:
     leaf.set_value(jnp.asarray(theirs.weight.detach().numpy() if name == "embedding" else matrix(theirs.weight)))
     if name != "embedding":
         ours.bias.set_value(jnp.asarray(theirs.bias.detach().numpy()))
-    method = DoRA if dora else tl.methods.LoRA
+    method = tl.methods.DoRA if dora else tl.methods.LoRA
     tl.edit(ours, method(rank=4, alpha=6.0, targets="**"))
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["0"], use_dora=dora)
     wrapped = peft.get_peft_model(torch.nn.Sequential(theirs), config).eval()

@@ -93,10 +93,10 @@ def test_a_label_adapter_of_ours_has_the_same_logits_in_peft_and_here(family: st
     source, rng, given = tl.load(tmp_path / "base"), np.random.default_rng(0), batch(family)
     made = plan_for(source, LABELS, tl.methods.LoRA(rank=2, pooling="pooler" if family == "BERT" else None))
     flat = {path: rng.normal(size=leaf.shape).astype(np.float32) * 0.3
-            for path, leaf in trees.flatten(made.definition.params).items() if path.startswith("head/")}  # fmt: skip
+            for path, leaf in trees.flatten(made.network.params).items() if path.startswith("head/")}  # fmt: skip
     trained = source.with_params(trees.unflatten(flat), head=made.head)
     pairs = {}
-    for path in (p for p in trees.flatten(made.definition.params) if p.endswith("/query/kernel") and "layers/1" in p):
+    for path in (p for p in trees.flatten(made.network.params) if p.endswith("/query/kernel") and "layers/1" in p):
         if source.names is not None and next(n for n in source.names.names if n.path == path).layout.part[1] > 1:
             path = path.replace("query", "output")
         shape = source.leaves[path].shape

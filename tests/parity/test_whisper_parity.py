@@ -137,7 +137,7 @@ def test_a_classifier_of_sounds_has_the_same_logits_in_transformers(base: str, m
         source = replace(made, config=config, raw=None, names=None, tensors={}).with_params(trees.unflatten(leaves))
     made, rng = plan_for(source, ("no", "yes", "perhaps"), method), np.random.default_rng(0)
     head = {path: rng.normal(size=leaf.shape).astype(np.float32) * 0.3
-            for path, leaf in trees.flatten(made.definition.params).items() if path.startswith("head/")}  # fmt: skip
+            for path, leaf in trees.flatten(made.network.params).items() if path.startswith("head/")}  # fmt: skip
     source = source.with_params(trees.unflatten(head), head=made.head)
     hidden = made.head.hidden if isinstance(made.head, ClassifierConfig) else None
     assert hidden is None if method.linear_head else hidden is not None and hidden.size == 256
@@ -159,7 +159,7 @@ def test_an_adapter_with_its_classifier_of_sounds_is_the_same_in_peft(tmp_path: 
     source, rng = tl.load(tmp_path / "base"), np.random.default_rng(0)
     made = plan_for(source, LABELS[:2], tl.methods.LoRA())
     head = {path: rng.normal(size=leaf.shape).astype(np.float32) * 0.3
-            for path, leaf in trees.flatten(made.definition.params).items() if path.startswith("head/")}  # fmt: skip
+            for path, leaf in trees.flatten(made.network.params).items() if path.startswith("head/")}  # fmt: skip
     path = "layers/1/attention/query/kernel"
     pair = Pair(rng.normal(size=(16, 2)).astype(np.float32), rng.normal(size=(2, 16)).astype(np.float32), 0.5)
     adapted = Adapted(source.with_params(trees.unflatten(head), head=made.head), {path: pair})

@@ -52,6 +52,69 @@ def test_columns_are_whole_off_a_terminal_and_fit_on_one(source, monkeypatch) ->
     assert max(map(len, as_text(plan.table(whole=True)).splitlines())) <= 90
 
 
+@pytest.fixture(scope="module")
+def plan(bert_folder):
+    return plan_for(tl.load(bert_folder), ("up", "down"), tl.methods.LoRA(rank=2))
+
+
+@pytest.fixture(scope="module")
+def graft():
+    arrays = {f"a_long_name_of_a_layer_{i}": {"kernel": np.zeros((20, 20)), "bias": np.zeros(20)} for i in range(3)}
+    return tl.graft({"encoder": {"of": arrays}}, arrays, rename={"encoder/of": ""})
+
+
+@pytest.mark.parametrize("what", ["plan", "graft"])
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_nothing_is_cut_at_any_width(columns: int, what: str, request, monkeypatch) -> None:
+    from transferlab.transfer.show import as_text
+
+    shown = request.getfixturevalue(what)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = as_text(shown.table(whole=True)).splitlines()
+    assert max(map(len, lines)) <= columns and not any("…" in line for line in lines)
+    headers = ("leaf", "shape", "action", "from", "size") + (("trains", "lr ×", "decay") if what == "plan" else ())
+    if columns == 40:  # too little for the columns: a list of fields for each row
+        assert {name for name in headers for line in lines if line.startswith(f"{name} ")} == set(headers)
+        first = [line.removeprefix("leaf").strip() for line in lines if line.startswith("leaf ")]
+        joined = "".join(line.strip() for line in lines)
+        assert len(first) == len(shown.leaves) and all(
+            f"leaf{' ' * (len(max(headers, key=len)) - 2)}{leaf.path}" in joined for leaf in shown.leaves
+        )
+    else:
+        assert all(name in lines[2] for name in headers)
+        # A label is the first column's: its parts, each after one space, one below the other.
+        parts = [line[1:].split(" ")[0] for line in lines[4:] if line.startswith(" ") and line[1:2] != " "]
+        assert "".join(parts) == "".join(leaf.path for leaf in shown.leaves)
+    origins = "".join("".join(lines).split())
+    assert what == "graft" or all(note.replace(" ", "") in origins for note in shown.notes)
+    narrow = str(shown)
+    assert max(map(len, narrow.splitlines())) <= columns and "leaf" in narrow
+
+
+def test_without_a_width_to_keep_to_no_line_is_folded(plan, monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = str(plan)
+    for wrong in ("", "wide", "-3", "0"):
+        monkeypatch.setenv("COLUMNS", wrong)
+        assert str(plan) == whole
+    assert "encoder.layer.0.attention.self.key.bias … (32 keys)" in whole
+
+
+def test_a_notebook_shows_all_of_it_escaped(plan, graft) -> None:
+    from dataclasses import replace
+
+    odd = replace(
+        plan, method="<b>", notes=("a < b & c [/i]",), leaves=(replace(plan.leaves[0], reason="<i>"), *plan.leaves[1:])
+    )
+    html = odd._repr_html_()
+    assert "Plan: &lt;b&gt;" in html and "a &lt; b &amp; c [/i]" in html and "<i>" not in html and "<b>Plan" in html
+    assert html.count("<tr") == 1 + odd.table().row_count
+    assert all(
+        f">{name}</th>" in html for name in ("leaf", "shape", "action", "from", "trains", "lr ×", "decay", "size")
+    )
+    assert "a_long_name_of_a_layer_0" in graft._repr_html_() and graft._repr_html_().count("<table>") == 1
+
+
 def test_sizes_are_written_in_their_units() -> None:
     assert [human_bytes(n) for n in (0, 999, 1000, 91_600_000, 2.5e12)] == [
         "0 B",

@@ -8,8 +8,9 @@ from pathlib import Path
 from transferlab.cli.predict import best_run
 from transferlab.errors import TransferlabError, nearest
 from transferlab.methods.adapted import Adapted, load_adapter
+from transferlab.pretrained.export_formats import FORMATS, READERS, default_format
 from transferlab.pretrained.loading import load
-from transferlab.pretrained.writing import FORMATS, save
+from transferlab.pretrained.writing import save
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -38,9 +39,10 @@ def convert(name: str, target: str, form: str | None, dtype: str | None, shard_s
         adapted.save_adapter(target, overwrite=overwrite)
         return f"{len(adapted.pairs)} adapters for {adapted.source.name} are in {target}."
     source = adapted.merged()
+    form = default_format(source) if form is None else form
     save(source, target, format=form, dtype=dtype, shard_bytes=size_in_bytes(shard_size), overwrite=overwrite)
     merged = f", {len(adapted.pairs)} adapters merged" if adapted.pairs else ""
-    return f"{source.family}, {len(source.leaves)} tensors{merged}: {target}."
+    return f"{source.family}, {len(source.leaves)} tensors{merged}, for {READERS[form]}: {target}."
 
 
 def size_in_bytes(text: str) -> int:

@@ -198,7 +198,7 @@ def inspect(checkpoint: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="DEST")
-@click.option("--format", "form", help="hf, timm, orbax or peft; by default SOURCE's own.")
+@click.option("--format", "form", help="hf, timm, sentence-transformers, orbax or peft; by default SOURCE's own.")
 @click.option("--dtype", help="Write floating tensors in this type; by default each in its own.")
 @click.option("--shard-size", default="5GB", show_default=True, help="Size beyond which weights are split.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
@@ -225,7 +225,9 @@ def convert(
 @cli.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DEST")
-@click.option("--format", "form", help="hf, timm, orbax or peft; by default the base's own.")
+@click.option(
+    "--format", "form", help="hf, timm, sentence-transformers, orbax or peft; by default the first that can hold it."
+)
 @click.option("--self-contained", is_flag=True, help="With the base's weights, which only the format peft omits.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in DEST.")
 @_code_option

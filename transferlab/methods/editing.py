@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Never, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen, nnx
+from jax.core import Tracer
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, check_arguments
@@ -20,7 +23,9 @@ from transferlab.models.foreign.edited import EditedNetwork, attach_all, edited,
 from transferlab.models.foreign.layouts import Layout
 from transferlab.models.foreign.network import ForeignNetwork
 from transferlab.models.foreign.nnx_module import NnxModule
+from transferlab.pretrained.source import Source
 from transferlab.selectors import owns, select, stages_of, union_parts
+from transferlab.transfer.derived import Derived
 
 AnyModule = TypeVar("AnyModule", bound=nnx.Module)
 
@@ -37,7 +42,8 @@ def edit(module: Any, method: Method, *, seed: Any = 0) -> Any:
     ``Embed``, and classes on them) that ``targets`` selects get a ``lora`` with the Params ``a`` (in, rank) and ``b`` (rank,
     out); every path that it has stays, as does what its constructor drew. Axes of a kernel that are summed with the input
     count as one, in; all others as one, out. ``method.dropout`` is an ``nnx.Dropout`` at ``lora/dropout``: ``module.train()``
-    and ``module.eval()`` switch it.
+    and ``module.eval()`` switch it. An adapter acts when its layer is called: a kernel that is read without that stays as it is.
+    A class with a ``__call__`` of its own computes that with the adapter added to its kernel.
 
     A network of :func:`transferlab.network` has its module's layers edited so. One of :func:`transferlab.linen_network` or
     :func:`transferlab.function_network` is called with ``kernel + scale · a b`` in place of each kernel: without dropout on the
@@ -48,7 +54,8 @@ def edit(module: Any, method: Method, *, seed: Any = 0) -> Any:
 
     Args:
         module: an ``nnx.Module``, with arrays or (under ``nnx.eval_shape``) without, or a network.
-        method: :class:`transferlab.methods.LoRA`; its ``targets`` selects the kernels, each part of a union at least one.
+        method: :class:`transferlab.methods.LoRA`, ``DoRA`` or ``PiSSA``; its ``targets`` selects the kernels, each part of a
+            union at least one. What a method makes of kernels (``derive``) it makes of those that a graft places.
         seed: of the adapters of a module: an integer, a key, or ``nnx.Rngs``. A network draws its own when it is placed.
 
     Returns:
@@ -73,7 +80,8 @@ def edit(module: Any, method: Method, *, seed: Any = 0) -> Any:
         beside = isinstance(module.module, NnxModule)
         kernels = network_kernels(module)
         chosen = _chosen(method, kernels, paths, stages_of(module), "network", beside)
-        return edited(module, [_adapter(method, path, layout, paths, kernels) for path, layout in chosen.items()])
+        adapters = [_adapter(method, path, layout, paths, kernels) for path, layout in chosen.items()]
+        return edited(module, adapters, _derived(method, adapters))
     if isinstance(module, Model) or not isinstance(module, nnx.Module):
         raise TransferlabError(_not_editable(module))
     paths = {
@@ -82,7 +90,9 @@ def edit(module: Any, method: Method, *, seed: Any = 0) -> Any:
     }
     kernels = kernels_of(module)
     chosen = _chosen(method, kernels, paths, (), "module", True)
-    attach_all(module, [_adapter(method, path, layout, paths, kernels) for path, layout in chosen.items()], _key(seed))
+    adapters = [_adapter(method, path, layout, paths, kernels) for path, layout in chosen.items()]
+    derived = _derived(method, adapters)
+    _start(attach_all(module, adapters, _key(seed)), derived)
     return module
 
 
@@ -129,16 +139,68 @@ def _adapter_method(method: Any) -> LoRA:
 
 
 def _magnitude(method: LoRA) -> bool:
-    """Whether it is DoRA: a method on LoRA that adapts in a way of its own has to say so."""
-    if type(method).edit is LoRA.edit or hasattr(method, "magnitude"):
-        return bool(getattr(method, "magnitude", False))
-    raise TransferlabError(
-        f"{type(method).__name__} has an edit of its own, for models of transferlab. tl.edit knows LoRA, and DoRA as a class on it with "
-        "magnitude = True."
+    """Whether its adapters have a length for each column (DoRA)."""
+    if type(method).edit is not LoRA.edit:
+        raise TransferlabError(
+            f"{type(method).__name__} has an edit of its own, for models of transferlab: tl.edit puts adapters where 'targets' says, as "
+            "tl.methods.LoRA does."
+        )
+    return method.adapter(1, 1).magnitude is not None
+
+
+def _derived(method: LoRA, adapters: Sequence[Adapter]) -> dict[tuple[str, ...], Derived]:
+    """How leaves start that the method makes of kernels, by their paths here; its own rules are about matrices."""
+    out: dict[tuple[str, ...], Derived] = {}
+    for adapter in adapters:
+        paths = {"layer/kernel": adapter.kernel}
+        paths |= {f"layer/lora/{path.rpartition('/')[2]}": path for path in adapter.shapes}
+        *_, inputs, outputs = adapter.layout.shape(adapter.shape)
+        shapes = {
+            "layer/kernel": jax.ShapeDtypeStruct((inputs, outputs), adapter.dtype),
+            **dict.fromkeys(list(paths)[1:]),
+        }
+        for targets, rule in method.derive(shapes).items():
+            names = (targets,) if isinstance(targets, str) else targets
+            make = partial(_of_matrices, adapter, [name == "layer/kernel" for name in names], rule.make)
+            out[tuple(paths[name] for name in names)] = Derived(
+                tuple(paths[name] for name in rule.sources), rule.how, make
+            )
+    return out
+
+
+def _of_matrices(
+    adapter: Adapter, folds: Sequence[bool], make: Callable[..., Any], kernel: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """What ``make`` makes of a kernel as a matrix, of each layer if there are several; folded back where it is a kernel."""
+    layout = adapter.layout
+    matrix = np.asarray(layout.matrix(jnp.asarray(kernel)))
+    made = [make(one) for one in matrix.reshape(-1, *matrix.shape[-2:])]
+    parts = zip(*(one if isinstance(one, tuple) else (one,) for one in made), strict=True)
+    stacked = [np.stack(part).reshape(*layout.layers(adapter.shape), *part[0].shape) for part in parts]
+    return tuple(
+        np.asarray(layout.fold(jnp.asarray(value), adapter.shape)) if fold else value
+        for value, fold in zip(stacked, folds, strict=True)
     )
 
 
+def _start(leaves: Mapping[str, nnx.Param], derived: Mapping[tuple[str, ...], Derived]) -> None:
+    """Give leaves that have arrays the values that a method makes of kernels."""
+    for targets, rule in derived.items():
+        kernels = [leaves[path].get_value() for path in rule.sources]
+        if not set(targets) & set(rule.sources) or any(isinstance(one, jax.ShapeDtypeStruct) for one in kernels):
+            continue  # a magnitude is drawn as the lengths already; shapes have no values
+        if any(isinstance(one, Tracer) for one in kernels):
+            raise TransferlabError(
+                f"'{targets[0]}' starts as {rule.how}, which needs the kernel's values: edit the module outside of jit and eval_shape."
+            )
+        values = rule.make(*(np.asarray(one) for one in kernels))
+        for path, value in zip(targets, values, strict=True):
+            leaves[path].set_value(jnp.asarray(value, leaves[path].dtype))
+
+
 def _not_editable(module: Any) -> str:
+    if isinstance(module, Source):
+        return "A source is adapted with data: tl.adapt(source, data, method=tl.methods.LoRA(rank=8))."
     if isinstance(module, Model):
         return (
             "A model of transferlab is edited by its method: tl.adapt(source, data, method=tl.methods.LoRA(rank=8)), or method.edit(model) "
@@ -234,4 +296,4 @@ def _adapter(
 def _key(seed: Any) -> jax.Array:
     if isinstance(seed, nnx.Rngs):
         return seed.params()
-    return jax.random.key(seed) if isinstance(seed, int) else seed
+    return seed if isinstance(seed, jax.Array) else jax.random.key(int(seed))

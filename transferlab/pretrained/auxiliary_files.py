@@ -16,12 +16,12 @@ from tokenizers import Tokenizer
 from transferlab.data.audio import AudioTransform
 from transferlab.data.images import ImageTransform
 from transferlab.data.text import TextTransform, read_tokenizer
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, Unwritable
 from transferlab.files import write_json
 from transferlab.models.heads import ClassifierConfig, MaskedLanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.preprocessing import PREPROCESSOR, PROCESSOR, read_preprocessor, write_preprocessor
-from transferlab.pretrained.sentence_transformers import MODULES, read_modules
+from transferlab.pretrained.sentence_transformers import MODULES, drop_dense, read_modules
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
 from transferlab.reading import read_json, read_object
@@ -146,34 +146,67 @@ def with_padding(source: Source, raw: dict[str, Any], directory: Path) -> dict[s
     Raises:
         TransferlabError: each text ends with the padding token, so that transformers would read the token before.
     """
-    transform = source.transform
-    if not isinstance(transform, TextTransform):
+    if not isinstance(source.transform, TextTransform):
         return raw
-    settings, tokenizer = _settings(directory), transform.tokenizer
+    pad = padding_token(source, _settings(directory))
+    name_padding(source, directory)
+    return {**raw, "pad_token_id": pad}
+
+
+def padding_token(source: Source, settings: Mapping[str, Any], *, apart: bool = True) -> int:
+    """Return the id of the token that pads texts in other libraries.
+
+    Args:
+        source: that reads texts.
+        settings: of its tokenizer.
+        apart: whether it must differ from the token that ends each text.
+
+    Raises:
+        Unwritable: see :func:`with_padding`.
+    """
+    assert isinstance(source.transform, TextTransform)
+    tokenizer, pad = source.transform.tokenizer, source.transform.pad_id
     special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     named = _content(settings.get("pad_token"))
-    pad = transform.pad_id
     if named is None and pad not in special and tokenizer.id_to_token(pad) not in ("[PAD]", "<pad>"):
         named = _content(settings.get("eos_token"))
         ends = source.config.eos_token_id
         pad = next((id for id in (tokenizer.token_to_id(named) if named else None, *ends) if id is not None), None)
         if pad is None or tokenizer.id_to_token(pad) is None:
-            raise TransferlabError(
+            raise Unwritable(
                 f"The tokenizer of {source.name} names no padding token and no end of a text; transformers' classifier "
                 "finds the last token by it. Set pad_token in its tokenizer_config.json, or keep the model as it is: "
-                "tl.save(source, directory, format='orbax')."
+                "tl.save(source, directory, format='orbax').",
+                "the tokenizer names no padding token",
+                "pad_token in its tokenizer_config.json would be one",
             )
-    token = tokenizer.id_to_token(pad)
-    if pad in tokenizer.encode("a").ids[-1:]:
-        raise TransferlabError(
-            f"The tokenizer of {source.name} ends each text with '{token}', which is its padding token too: transformers' "
-            "classifier would read the token before it. Keep the model as it is: tl.save(source, directory, format='orbax')."
+    if apart and pad in tokenizer.encode("a").ids[-1:]:
+        raise Unwritable(
+            f"The tokenizer of {source.name} ends each text with '{tokenizer.id_to_token(pad)}', which is its padding token too: "
+            "transformers' classifier would read the token before it. Keep the model as it is: tl.save(source, directory, "
+            "format='orbax').",
+            "the token that ends each text is the padding token too",
         )
-    if (directory / "tokenizer.json").exists() or (directory / _SETTINGS).exists():
+    return pad
+
+
+def name_padding(source: Source, directory: Path, *, apart: bool = True) -> None:
+    """Name the padding token in the tokenizer's settings in this directory, where they do not; see :func:`padding_token`."""
+    if not any((directory / name).exists() for name in ("tokenizer.json", _SETTINGS)):
+        return
+    if _content((settings := _settings(directory)).get("pad_token")) is None:
         own = read_json(directory / _SETTINGS) if (directory / _SETTINGS).exists() else {}
-        if _content(settings.get("pad_token")) is None:
-            write_json(directory / _SETTINGS, {**own, "pad_token": token})
-    return {**raw, "pad_token_id": pad}
+        token = source.tokenizer.id_to_token(padding_token(source, settings, apart=apart))
+        write_json(directory / _SETTINGS, {**own, "pad_token": token})
+
+
+def tokenizer_settings(source: Source) -> dict[str, Any]:
+    """The settings of the source's present tokenizer, as its files have them; empty where it came without."""
+    path = source.provenance.get("changes", {}).get("tokenizer")
+    if path is not None:
+        return _settings(Path(path) if Path(path).is_dir() else Path(path).parent)
+    directory = Path(source.provenance.get("path", ""))
+    return _settings(read_modules(directory).folder) if "path" in source.provenance and directory.is_dir() else {}
 
 
 def new_head(source: Source) -> bool:
@@ -234,7 +267,7 @@ _HIDDEN = r"\.gitattributes|\.gitignore|\.DS_Store"
 
 
 def copy_auxiliary_files(source: Source, directory: Path) -> None:
-    """Copy what travels with the weights: tokenizer, preprocessor, sentence-transformers' modules, license, card."""
+    """Copy what travels with the weights: tokenizer, preprocessor, sentence-transformers' modules but ``Dense``, license, card."""
     source_directory = Path(source.provenance.get("path", ""))
     if "path" not in source.provenance or not source_directory.is_dir():
         return
@@ -252,6 +285,7 @@ def copy_auxiliary_files(source: Source, directory: Path) -> None:
     if inner:
         first, *others = read_json(directory / MODULES)
         write_json(directory / MODULES, [{**first, "path": ""}, *others])
+    drop_dense(directory)
 
 
 def write_images_settings(source: Source, directory: Path, kind: str) -> None:

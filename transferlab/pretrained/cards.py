@@ -31,7 +31,7 @@ def write_card(source: Source, directory: Path, kind: str) -> None:
     Args:
         source: the model or adapter's base, with what was trained in it.
         directory: of the model or adapter.
-        kind: ``hf``, ``timm``, ``orbax``, or ``peft`` for an adapter.
+        kind: ``hf``, ``timm``, ``sentence-transformers``, ``orbax``, or ``peft`` for an adapter.
     """
     head = {"base_model": _hub_name(source), **base_license(source), "library_name": _LIBRARIES[kind]}
     if task := _task(source):
@@ -43,7 +43,9 @@ def write_card(source: Source, directory: Path, kind: str) -> None:
     (directory / CARD).write_text("\n".join(lines), "utf-8")
 
 
-_LIBRARIES = {"hf": "transformers", "timm": "timm", "orbax": "transferlab", "peft": "peft"}
+_LIBRARIES = {
+    "hf": "transformers", "timm": "timm", "sentence-transformers": "sentence-transformers", "orbax": "transferlab", "peft": "peft",
+}  # fmt: skip
 
 
 def base_license(source: Source) -> dict[str, str]:
@@ -120,10 +122,25 @@ def _usage(source: Source, kind: str) -> list[str]:
         base = _hub_name(source) or "BASE"
         return ["import peft", f"from transformers import {auto}", "", f"base = {auto}.from_pretrained({base!r}{labels})",
                 'model = peft.PeftModel.from_pretrained(base, "DIRECTORY")']  # fmt: skip
-    if kind == "hf" and encoder:
-        return ["from sentence_transformers import SentenceTransformer", "", 'model = SentenceTransformer("DIRECTORY")']
+    if kind == "sentence-transformers" or (kind == "hf" and encoder):
+        lines = [
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'model = SentenceTransformer("DIRECTORY")',
+        ]
+        return [*lines, *_outputs(source.head)] if isinstance(source.head, ClassifierConfig) else lines
     if kind == "hf":
         return [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("DIRECTORY")']
     if kind == "timm":
         return ["import timm", "", 'model = timm.create_model("local-dir:DIRECTORY", pretrained=True)']
     return ["import transferlab as tl", "", 'source = tl.load("DIRECTORY")']
+
+
+def _outputs(head: ClassifierConfig) -> list[str]:
+    """Lines of code: what a classifier's vectors are in sentence-transformers."""
+    logits = "model.encode(texts, convert_to_tensor=True)"
+    columns = "columns as in model[0].auto_model.config.id2label"
+    if head.problem == "regression":
+        return [f"values = {logits}  # {columns}"]
+    way = "softmax(-1)" if head.problem == "single_label_classification" else "sigmoid()"
+    return [f"probabilities = {logits}.{way}  # {columns}"]

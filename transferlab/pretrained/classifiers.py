@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, Unwritable, nearest
 from transferlab.models.heads import (
     ClassifierConfig,
     HiddenLayer,
@@ -22,6 +22,7 @@ from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.formats.tensors import LazyTensor
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.names import SAME
+from transferlab.pretrained.sentence_transformers import POOLING_MODES
 from transferlab.pretrained.source import Source
 from transferlab.pretrained.timm import TimmConfig
 
@@ -68,42 +69,61 @@ def set_head(raw: dict[str, Any], source: Source, kind: str) -> None:
     check_head(source, family.from_hf(raw))
 
 
+def with_labels(raw: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Return ``config.json`` with the labels of the source's head, and what they mean, in place of others."""
+    rest = {name: value for name, value in raw.items() if name not in ("num_labels", "problem_type")}
+    return rest | labels_of(source)
+
+
 def check_head(source: Source, config: Any) -> None:
     """Check that the reference class's head, given the config as written, computes what this head does.
 
     Raises:
-        TransferlabError: they differ in bias, pooling, hidden layer or normalization; the message says how to keep the head.
+        Unwritable: they differ in bias, pooling, hidden layer or normalization; the message says how to keep the head.
     """
     head, family = source.head, FAMILIES[source.family]
     keep = "keep it as it is: tl.save(source, directory, format='orbax')"
     if isinstance(head, TokenClassifierConfig):
         if not family.token_classifier or head.hidden != family.token_hidden(config) or not head.bias:
-            raise TransferlabError(
-                f"The reference implementation has no such classifier of tokens in this family; {keep}."
+            raise Unwritable(
+                f"The reference implementation has no such classifier of tokens in this family; {keep}.",
+                "the reference implementation has no such classifier of tokens",
             )
         return
     assert isinstance(head, ClassifierConfig)
+    if source.modality == "text" and head.pooling in POOLING_MODES:
+        keep = (
+            "write it for sentence-transformers: tl.save(source, directory, format='sentence-transformers'), or as it is: "
+            "format='orbax'"
+        )
     if head.bias and not family.head_bias:
-        raise TransferlabError(f"The reference classifier has no bias, but this head has one; {keep}.")
+        raise Unwritable(
+            f"The reference classifier has no bias, but this head has one; {keep}.",
+            "the reference classifier has no bias",
+        )
     pooling, hidden = family.head_pooling(config), family.head_hidden(config)
     if head.pooling != pooling:
-        way = (
-            f"Train with pooling='{pooling}', or {keep}"
-            if pooling in source.definition.module.poolings
-            else f"K{keep[1:]}"
-        )
-        raise TransferlabError(
-            f"The reference classifier pools by '{pooling}', this head by '{head.pooling}': their logits would differ. {way}."
+        fits = pooling in source.definition.module.poolings
+        way = f"Train with pooling='{pooling}', or {keep}" if fits else f"{keep[0].upper()}{keep[1:]}"
+        raise Unwritable(
+            f"The reference classifier pools by '{pooling}', this head by '{head.pooling}': their logits would differ. {way}.",
+            f"the reference classifier pools by {pooling}, this head by {head.pooling}",
+            f"pooling='{pooling}' would fit" if fits else "",
         )
     if head.hidden != hidden:
         difference = (
             "no hidden layer, but this head has one" if hidden is None else "a hidden layer that this head lacks"
         )
         way = "" if hidden is None else f"; train with Full or LoRA and pooling='{pooling}', whose head has it"
-        raise TransferlabError(f"The reference classifier has {difference}{way}, or {keep}.")
+        raise Unwritable(
+            f"The reference classifier has {difference}{way}, or {keep}.",
+            f"the reference classifier has {difference}",
+            "" if hidden is None else f"Full or LoRA with pooling='{pooling}' would fit",
+        )
     if head.normalise:
-        raise TransferlabError(
-            f"The reference classifier does not normalize what it pools, but this head does; {keep}."
+        raise Unwritable(
+            f"The reference classifier does not normalize what it pools, but this head does; {keep}.",
+            "the reference classifier does not normalize",
         )
 
 

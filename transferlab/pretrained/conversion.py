@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from transferlab.errors import TransferlabError
+from transferlab.errors import TransferlabError, Unwritable
 from transferlab.models.heads import (
     ClassifierConfig,
     EmbeddingConfig,
@@ -50,9 +50,10 @@ def native(
     groups: dict[str, list[tuple[Entry, LazyLeaf]]] = {}
     for path, leaf in source.leaves.items():
         if path not in by_path:
-            raise TransferlabError(
+            raise Unwritable(
                 f"'{path}' has no key in {source.family}'s files: the reference model has no such head. Keep the model as it "
-                "is: tl.save(source, directory, format='orbax')."
+                "is: tl.save(source, directory, format='orbax').",
+                f"the reference model's files have no '{path}'",
             )
         groups.setdefault(leaf.key, []).append((by_path[path], leaf))
     changed_inputs = sized or changed_tokenizer(source)
@@ -149,9 +150,10 @@ def converted(source: Source, kind: str) -> tuple[dict[str, Any], dict[str, Lazy
     writers = {one.name: one.to_hf if kind == "hf" else one.to_timm for one in FAMILIES.values()}
     if writers[family.name] is None:
         able = ", ".join(name for name, writer in writers.items() if writer is not None)
-        raise TransferlabError(
+        raise Unwritable(
             f"format '{kind}' cannot be written for {family.name}, only for {able}. Keep the model as it is: "
-            "tl.save(source, directory, format='orbax')."
+            "tl.save(source, directory, format='orbax').",
+            f"{family.name} is not written so",
         )
     if kind == "timm":
         assert family.to_timm is not None
@@ -178,8 +180,9 @@ def _by_names(source: Source, names: NameTable) -> dict[str, LazyTensor]:
         if pairs:
             out[key] = _joined(pairs, pairs[0][1].dtype)
     if unnamed := source.leaves.keys() - {name.path for name in names.names}:
-        raise TransferlabError(
-            f"'{min(unnamed)}' has no key in this format. Keep the model as it is: tl.save(source, directory, format='orbax')."
+        raise Unwritable(
+            f"'{min(unnamed)}' has no key in this format. Keep the model as it is: tl.save(source, directory, format='orbax').",
+            f"the reference model's files have no '{min(unnamed)}'",
         )
     return out
 

@@ -22,6 +22,8 @@ from transferlab.pretrained.config_checks import (
     classifies_tokens,
     label_names,
 )
+from transferlab.pretrained.dense import read_dense
+from transferlab.pretrained.dense_heads import with_dense_head
 from transferlab.pretrained.families import FAMILIES, family_of
 from transferlab.pretrained.families.big_vision import config_of
 from transferlab.pretrained.families.clip import OPEN_CLIP, clip_from_open_clip, open_clip_transform, open_clip_weights
@@ -203,6 +205,9 @@ def from_directory(
         source = assemble(name, family, config, tensors, provenance, described)
     hashes = {file.name: (known or {}).get(file, file) for file in files}
     source = replace(source, raw=raw, files=hashes, unused=(*source.unused, *unread_weights(directory, files)))
+    if modules.dense:
+        with reading(path):
+            source = with_dense_head(source, modules, [read_dense(folder) for folder in modules.dense], raw)
     source = _with_entries(source, entry, others)
     # DINOv2 was trained at 518 pixels and evaluates at 224: its positions are resized, as transformers does.
     with reading(path):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transferlab import limits
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, Unwritable, nearest
 from transferlab.files import write_json
 from transferlab.models.heads import ClassifierConfig, EmbeddingConfig, MaskedLanguageModelConfig, TokenClassifierConfig
 from transferlab.pretrained.cards import write_card
@@ -257,47 +257,12 @@ def write_adapter(
     if len(dora) > 1:
         plain = next(path for path, pair in pairs.items() if pair.magnitude is None)
         raise TransferlabError(f"'{plain}' has LoRA and other kernels have DoRA; a PEFT adapter has one kind for all.")
-    if source.names is None:
-        raise TransferlabError(
-            f"{source.name} has no keys of a reference implementation, by which a PEFT adapter names its modules."
-        )
-    if changes := sorted(source.provenance.get("changes", {}).keys() - {"encoder"}):
-        raise TransferlabError(
-            f"{source.name} was changed as it was loaded ({', '.join(changes)}), and PEFT puts an adapter on the base as it "
-            "is in its files. Merge the adapter instead: tl.save(adapted.merged(), …)."
-        )
-    if head and isinstance(source.head, MaskedLanguageModelConfig):
-        raise TransferlabError(
-            "A PEFT adapter does not hold the head of a masked language model, which shares the table of tokens. Write the adapters "
-            "alone, adapted.save_adapter(directory, head=False), or the whole model, tl.save(adapted.merged(), directory)."
-        )
+    source, table, by_path = adapter_names(source, sorted(pairs), head)
     with_head = head and bool(source.labels)
     whole = head and source.head is not None and not isinstance(source.head, EmbeddingConfig)
-    source = as_reference_classifier(source) if with_head else source
-    family, own = FAMILIES[source.family], source.names
-    assert own is not None
-    kind = (source.raw or {}).get("model_type", family.model_types[0] if family.model_types else "")
-    prefixed = [prefix for prefix in own.prefixes if prefix == f"{kind}."] or list(own.prefixes[-1:])
-    table = with_prefix(own, prefixed[0], but=("head/",)) if whole and prefixed else own
-    modules = (
-        name if name.path.startswith("head/") else replace(name, key=_module_key(name.key, source))
-        for name in table.names
-    )
-    table = replace(table, names=tuple(modules))
-    by_path = {name.path: name for name in table.names}
     tensors, ranks, alphas, transposed = {}, {}, {}, set()
     for path, pair in sorted(pairs.items()):
-        if path not in by_path or path not in source.leaves:
-            raise TransferlabError(
-                f"'{path}' has an adapter, but the reference model with such a head has no such module. Merge the adapter "
-                "instead: tl.save(adapted.merged(), …)."
-            )
         name = by_path[path]
-        if name.layout.part[1] > 1:
-            raise TransferlabError(
-                f"'{path}' is a part of '{name.key}' in {family.name}'s files, and PEFT adapts that as a whole. Merge the "
-                "adapter instead: tl.save(adapted.merged(), …)."
-            )
         module = name.key.removesuffix(".weight")
         ranks[module], alphas[module] = pair.rank, pair.scale * pair.rank
         transposed.add(name.layout is SAME)
@@ -334,6 +299,78 @@ def write_adapter(
             write_json(temporary / LABELS, labels_of(source))
         write_card(source, temporary, "peft")
         write_safetensors(temporary / "adapter_model.safetensors", lazy, {"format": "pt"})
+
+
+def adapter_names(
+    source: Source, adapted: Sequence[str], head: bool = True
+) -> tuple[Source, NameTable, dict[str, Entry]]:
+    """Return the names by which PEFT finds what is adapted, without reading a value.
+
+    Args:
+        source: the base, with its head.
+        adapted: paths of the kernels with an adapter.
+        head: whether the head is written too.
+
+    Returns:
+        The source as the reference class with its head holds it, that class's table of names, and its entries by path.
+
+    Raises:
+        Unwritable: PEFT cannot hold such an adapter, or the reference class gives other logits; the message says what can.
+    """
+    merge = "Merge the adapter instead: tl.save(adapted.merged(), …)."
+    if source.names is None:
+        raise Unwritable(
+            f"{source.name} has no keys of a reference implementation, by which a PEFT adapter names its modules.",
+            "the source has no keys of a reference implementation",
+        )
+    if changes := sorted(source.provenance.get("changes", {}).keys() - {"encoder"}):
+        raise Unwritable(
+            f"{source.name} was changed as it was loaded ({', '.join(changes)}), and PEFT puts an adapter on the base as it "
+            f"is in its files. {merge}",
+            f"the source was changed as it was loaded ({', '.join(changes)})",
+        )
+    if head and isinstance(source.head, MaskedLanguageModelConfig):
+        raise Unwritable(
+            "A PEFT adapter does not hold the head of a masked language model, which shares the table of tokens. Write the adapters "
+            "alone, adapted.save_adapter(directory, head=False), or the whole model, tl.save(adapted.merged(), directory).",
+            "the head shares the table of tokens",
+            "save_adapter(…, head=False) writes the adapters alone",
+        )
+    source = as_reference_classifier(source) if head and source.labels else source
+    whole = head and source.head is not None and not isinstance(source.head, EmbeddingConfig)
+    family, own = FAMILIES[source.family], source.names
+    assert own is not None
+    kind = (source.raw or {}).get("model_type", family.model_types[0] if family.model_types else "")
+    prefixed = [prefix for prefix in own.prefixes if prefix == f"{kind}."] or list(own.prefixes[-1:])
+    table = with_prefix(own, prefixed[0], but=("head/",)) if whole and prefixed else own
+    modules = (
+        name if name.path.startswith("head/") else replace(name, key=_module_key(name.key, source))
+        for name in table.names
+    )
+    table = replace(table, names=tuple(modules))
+    by_path = {name.path: name for name in table.names}
+    if (
+        head
+        and source.labels
+        and (unnamed := {path for path in source.leaves if path.startswith("head/")} - by_path.keys())
+    ):
+        raise Unwritable(
+            f"'{min(unnamed)}' has no key in {family.name}'s files: the reference model has no such head. {merge}",
+            f"the reference model's files have no '{min(unnamed)}'",
+        )
+    for path in adapted:
+        if path not in by_path or path not in source.leaves:
+            raise Unwritable(
+                f"'{path}' has an adapter, but the reference model with such a head has no such module. {merge}",
+                f"the reference model with such a head has no '{path}'",
+            )
+        name = by_path[path]
+        if name.layout.part[1] > 1:
+            raise Unwritable(
+                f"'{path}' is a part of '{name.key}' in {family.name}'s files, and PEFT adapts that as a whole. {merge}",
+                f"'{path}' is a part of '{name.key}', which it adapts as a whole",
+            )
+    return source, table, by_path
 
 
 def _base(source: Source) -> tuple[str, str | None]:

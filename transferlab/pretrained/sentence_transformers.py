@@ -7,22 +7,26 @@ its version 6, which reads those of all earlier ones.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transferlab.data.text import read_sentence_settings
-from transferlab.errors import TransferlabError, nearest
+from transferlab.errors import TransferlabError, Unwritable, nearest
 from transferlab.fields import given_fields
 from transferlab.files import write_json
 from transferlab.models.heads import Pooling
+from transferlab.pretrained.dense import Dense, write_dense
 from transferlab.reading import read_json
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken": "last"}
 """Pooling modes that a source can have; the others are ``max``, ``mean_sqrt_len_tokens`` and ``weightedmean``."""
+
+POOLING_MODES = {ours: theirs for theirs, ours in _POOLINGS.items()}
+"""Our poolings, and the modes that they are there."""
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -57,12 +61,14 @@ class Modules:
         pooling: how its tokens become one vector; None where nothing says it.
         normalise: whether that vector is scaled to length 1.
         prompt: put before each text by default.
+        dense: folders of the linear maps of that vector, one or two, the last of which gives a classifier's logits.
     """
 
     folder: Path
     pooling: Pooling | None = None
     normalise: bool = False
     prompt: str = ""
+    dense: tuple[Path, ...] = ()
 
 
 def read_modules(directory: Path) -> Modules:
@@ -82,18 +88,52 @@ def read_modules(directory: Path) -> Modules:
     kinds = [_kind(module, path) for module in raw]
     if kinds[:1] not in ([kind] for kind in _MODELS):
         raise TransferlabError(f"{path}: the first module is {kinds[:1]}; expected one of {list(_MODELS)}.")
-    if len(kinds) > 1 and (kinds[1] != "Pooling" or set(kinds[2:]) - {"Normalize"}):
+    after = kinds[2:]
+    head = [kind for kind in after if kind == "Dense"]
+    if len(kinds) > 1 and (kinds[1] != "Pooling" or len(head) > 2 or after[len(after) - len(head) :] != head):
         raise TransferlabError(
-            f"{path}: modules {kinds} are not supported; expected Transformer, Pooling, Normalize, in this order."
+            f"{path}: modules {kinds} are not supported; expected Transformer, Pooling, Normalize and at most two Dense, in this order."
         )
     folder = _folder(raw[0], path)
     if len(kinds) == 1:
         return Modules(folder, prompt=prompt)
     _check_transformer(folder)
-    return Modules(folder, _pooling(_folder(raw[1], path) / "config.json", prompt), "Normalize" in kinds, prompt)
+    folders = [_folder(module, path) for module, kind in zip(raw, kinds, strict=True) if kind != "Normalize"]
+    dense = tuple(folders[2:])
+    if any(inner in (path.parent, *folders[: 2 + i]) for i, inner in enumerate(dense)):
+        raise TransferlabError(f"{path}: a Dense needs a folder of its own.")
+    return Modules(folder, _pooling(_folder(raw[1], path) / "config.json", prompt), "Normalize" in kinds, prompt, dense)
 
 
-def write_modules(directory: Path, pooling: Pooling, normalise: bool, features: int, longest: int) -> None:
+def check_pooling(pooling: Pooling, choices: Sequence[str] = ()) -> None:
+    """Check that sentence-transformers' ``Pooling`` can do this.
+
+    Args:
+        pooling: how tokens become one vector.
+        choices: how the model could pool too.
+
+    Raises:
+        Unwritable: it has no such mode.
+    """
+    if pooling not in POOLING_MODES:
+        others = " or ".join(f"pooling='{mode}'" for mode in POOLING_MODES if mode in choices)
+        raise Unwritable(
+            f"sentence-transformers has no pooling '{pooling}', only {', '.join(POOLING_MODES)}. Keep the model as it is: tl.save(source, "
+            "directory, format='orbax').",
+            f"it does not pool by {pooling}",
+            f"{others} would fit" if others else "",
+        )
+
+
+def write_modules(
+    directory: Path,
+    pooling: Pooling,
+    normalise: bool,
+    features: int,
+    longest: int,
+    dense: Sequence[Dense] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write the modules of a sentence encoder next to its model, in place of others, where they do not say the same already.
 
     Args:
@@ -102,36 +142,47 @@ def write_modules(directory: Path, pooling: Pooling, normalise: bool, features: 
         normalise: whether that is scaled to length 1.
         features: of the vector.
         longest: tokens of the longest text.
+        dense: linear maps of the vector: a classifier.
+        metadata: of the files of their weights.
 
     Raises:
-        TransferlabError: a pooling that sentence-transformers does not have.
+        Unwritable: a pooling that sentence-transformers does not have.
     """
-    modes = {ours: theirs for theirs, ours in _POOLINGS.items()}
-    if pooling not in modes:
-        raise TransferlabError(
-            f"sentence-transformers has no pooling '{pooling}', only {', '.join(modes)}. Keep the model as it is: tl.save(source, "
-            "directory, format='orbax')."
-        )
-    if (directory / MODULES).exists():
+    check_pooling(pooling)
+    if (directory / MODULES).exists() and not dense:
         own = read_modules(directory)
-        if own.folder == directory and (own.pooling, own.normalise) == (pooling, normalise):
+        if own.folder == directory and (own.pooling, own.normalise, own.dense) == (pooling, normalise, ()):
             return
     for old in directory.glob("[0-9]_*"):
         shutil.rmtree(old)
-    kinds = {"Transformer": "", "Pooling": "1_Pooling", **({"Normalize": "2_Normalize"} if normalise else {})}
+    kinds = ["Transformer", "Pooling", *["Normalize"] * normalise, *["Dense"] * len(dense)]
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(kinds.items())
+        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
     ]
     write_json(directory / MODULES, modules)
-    for path in (path for path in kinds.values() if path):
+    for path in paths[1:]:
         (directory / path).mkdir()
-    switches = {switch: mode == modes[pooling] for switch, mode in _OLD_MODES.items()}
+    switches = {switch: mode == POOLING_MODES[pooling] for switch, mode in _OLD_MODES.items()}
     write_json(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": features, **switches})
+    for path, layer in zip(paths[len(paths) - len(dense) :], dense, strict=True):
+        write_dense(directory / path, layer, metadata or {})
     place, settings = read_sentence_settings(directory)
     write_json(place, {"do_lower_case": False, **settings, "max_seq_length": longest})
     if not (directory / PROMPTS).exists():
         write_json(directory / PROMPTS, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+
+
+def drop_dense(directory: Path) -> None:
+    """Remove the modules ``Dense`` from a copy of a directory that was read: they are a head, which is written by itself."""
+    path = directory / MODULES
+    raw = read_json(path) if path.exists() else []
+    kept = [module for module in raw if _kind(module, path) != "Dense"]
+    for module in (module for module in raw if module not in kept):
+        shutil.rmtree(directory / module["path"], ignore_errors=True)
+    if len(kept) < len(raw):
+        write_json(path, kept)
 
 
 def _kind(module: Mapping[str, Any], path: Path) -> str:
@@ -140,8 +191,10 @@ def _kind(module: Mapping[str, Any], path: Path) -> str:
         raise TransferlabError(
             f"{path}: module '{module.get('type')}' is the repository's own code, which is never run."
         )
-    if kind not in (*_MODELS, "Pooling", "Normalize"):
-        raise TransferlabError(f"{path}: module '{kind}' is not supported; expected Transformer, Pooling or Normalize.")
+    if kind not in (*_MODELS, "Pooling", "Normalize", "Dense"):
+        raise TransferlabError(
+            f"{path}: module '{kind}' is not supported; expected Transformer, Pooling, Normalize or Dense."
+        )
     return kind
 
 

@@ -11,7 +11,7 @@ from transferlab.compute.host import interruptible
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError, check_arguments, shown
 from transferlab.files import file_lock, write_json, write_text
-from transferlab.methods import METHODS
+from transferlab.methods import METHODS, MODIFIERS
 from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.loading import load
 from transferlab.pretrained.source import Source
@@ -229,9 +229,9 @@ class Study:
                 or other data, or another process is running it.
         """
         for arm in self.config.methods.values():
-            if isinstance(arm.method, Recorded):
-                record = self.config.raw[CODE]["methods"][arm.method.name]
-                raise not_at_hand(METHODS, record, f"The study in {self.directory}")
+            if isinstance(arm.method, Recorded) and (record := arm.method.absent) is not None:
+                registry = METHODS if record["name"] == arm.method.name else MODIFIERS
+                raise not_at_hand(registry, record, f"The study in {self.directory}")
         verify_directory(self.directory, self.config, self.source, self.data)
         with file_lock(self.directory / LOCK, f"Another process is running the study in {self.directory}."):
             return self._run()

@@ -12,6 +12,7 @@ from transferlab.tasks.base import Task
 from transferlab.tasks.causal_language_model import CausalLanguageModel
 from transferlab.tasks.classification import Classification
 from transferlab.tasks.contrastive import Contrastive
+from transferlab.tasks.distillation import Distillation
 from transferlab.tasks.masked_language_model import MaskedLanguageModel
 from transferlab.tasks.multi_label import MultiLabel
 from transferlab.tasks.regression import Regression
@@ -103,6 +104,7 @@ __all__ = [
     "CausalLanguageModel",
     "Classification",
     "Contrastive",
+    "Distillation",
     "MaskedLanguageModel",
     "MultiLabel",
     "Regression",

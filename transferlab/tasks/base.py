@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class StepBatch(TypedDict):
     weight: Float[Array, " batch"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """Base of all tasks: frozen dataclasses. The compiled step depends on their fields, but not on ``metric``.
 
@@ -60,7 +60,7 @@ class Task:
             its target (:mod:`transferlab.measure.named`). None takes the task's own (``primary``).
     """
 
-    metric: str | None = field(default=None, compare=False, kw_only=True)
+    metric: str | None = field(default=None, compare=False)
 
     name: ClassVar[str] = ""
     target: ClassVar[str] = ""
@@ -110,6 +110,10 @@ class Task:
         check_fields(self)
         if self.metric is not None:
             _ = self.direction
+
+    def record(self) -> dict[str, Any]:
+        """The task as plain data, from which :func:`transferlab.tasks.task_from` makes it again."""
+        return {"name": self.name, **asdict(self)}
 
     @property
     def writes(self) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transferlab.data.dataset import Dataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Classification(Task):
     """Single-label classification.
 

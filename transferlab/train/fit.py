@@ -129,9 +129,9 @@ def _fit_pending(
             shared.clear()
         ready = []
         for i in group:
-            progress.prepares(runs[i], i)
-            base = _base(shared, runs[i]) if len(group) > 1 else {}
-            ready.append((i, *prepare(_begun(runs[i]), base, progress)))
+            phase = _begun(runs[i])
+            progress.prepares(phase, i)
+            ready.append((i, *prepare(phase, _base(shared, runs[i]) if len(group) > 1 else {}, progress)))
         # Once for each phase that is left: a run has one, unless its method has several.
         while ready:
             following = []
@@ -145,9 +145,9 @@ def _fit_pending(
                             following.append((i, *outcome))
             ready = []
             for i, member, state in following:
-                progress.prepares(runs[i], i)
-                base = _base(shared, runs[i]) if len(group) > 1 else {}
-                ready.append((i, *prepare(_next(member.run), base, progress, (member, state))))
+                phase, base = _next(member.run), _base(shared, runs[i]) if len(group) > 1 else {}
+                progress.prepares(phase, i)
+                ready.append((i, *prepare(phase, base, progress, (member, state))))
     return results
 
 

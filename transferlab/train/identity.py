@@ -11,12 +11,9 @@ from typing import Any
 from transferlab.data.dataset import Dataset
 from transferlab.errors import TransferlabError
 from transferlab.files import TEMPORARY, new_folder, write_json
-from transferlab.methods import METHODS
-from transferlab.pretrained.families import FAMILIES
 from transferlab.pretrained.source import Source
 from transferlab.reading import read_object, reading
-from transferlab.tasks import TASKS
-from transferlab.train.own_code import code_of, warn_of_change
+from transferlab.train.own_code import code_of, warn_of_changes
 from transferlab.train.settings import Settings
 from transferlab.train.setup import Setup
 
@@ -37,7 +34,7 @@ def identity(run: Setup) -> dict[str, Any]:
         "data": {"name": data.name, "sha256": data.sha256, "train": len(data.train),
                  "validation": len(data.validation), "test": len(data.test), "modality": data.content},
         "config": architecture(source),
-        "task": {"name": run.task.name, **asdict(run.task)},
+        "task": run.task.record(),
         "labels": list(run.outputs),
         "fitted": run.fitted,
         "text_column": text_column(data),
@@ -83,13 +80,7 @@ def write_or_verify(run: Setup, directory: Path) -> None:
             theirs["settings"] = settings_of(Settings()) | settings
         # Another file may compute the same.
         mine.pop("code", None)
-        for kind, record in theirs.pop("code", {}).items():
-            registry, find = {
-                "method": (METHODS, lambda: type(run.method)),
-                "task": (TASKS, lambda: type(run.task)),
-                "family": (FAMILIES, lambda: FAMILIES[run.source.family]),
-            }[kind]
-            warn_of_change(registry, find(), record, directory)
+        warn_of_changes(run, theirs.pop("code", {}), directory)
         # Fields that an earlier version did not record are not compared.
         differences = sorted(_differences(theirs, {name: mine[name] for name in mine if name in theirs}))
         if differences:

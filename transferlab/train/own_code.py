@@ -9,13 +9,13 @@ import importlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from transferlab.errors import TransferlabError, shown
-from transferlab.fields import read, short
+from transferlab.fields import read, read_values, short
 from transferlab.methods import METHODS, MODIFIERS, Method, method_from, modifier_from
 from transferlab.models.backbone import Owner
 from transferlab.plugins import Registry
@@ -100,12 +100,15 @@ def is_own(registry: Registry, thing: Any) -> bool:
 
 
 def code_of(run: Setup) -> dict[str, Any]:
-    """Return where the method, task and family of a run are from, as plain data; nothing of those that are ours."""
-    method, task = type(run.method), type(run.task)
-    out: dict[str, Any] = {}
-    if is_own(METHODS, method):
+    """Return where the method, its modifiers, the task and the family of a run are from, as plain data; nothing of those that are
+    ours.
+    """
+    kind, task = type(run.method), type(run.task)
+    modifiers = [record_of(MODIFIERS, type(one)) for one in run.method.modifiers if is_own(MODIFIERS, type(one))]
+    out: dict[str, Any] = {"modifiers": modifiers} if modifiers else {}
+    if is_own(METHODS, kind) or modifiers:
         needed = not _is_rebuilt(run)
-        out["method"] = {**record_of(METHODS, method), "needed": needed, "linear_head": method.linear_head}
+        out["method"] = {**record_of(METHODS, kind), "needed": needed, "linear_head": kind.linear_head}
     out |= record_if_own("task", TASKS, task)
     if not isinstance(run.source, NetworkSource):
         out |= record_if_own("family", FAMILIES, FAMILIES[run.source.family])
@@ -126,34 +129,30 @@ def check_recordable(method: Method, task: Task) -> None:
     """Check that a run's directory can say which method and task it is of, and that they are read from there as they are.
 
     Raises:
-        TransferlabError: one without a name, or with that of one of ours; a field that is no JSON or changes on the way.
+        TransferlabError: one with the name of one of ours; a field that is no JSON or changes on the way.
     """
-    for registry, thing in ((METHODS, method), (TASKS, task)):
+    for registry, thing in ((METHODS, method), *((MODIFIERS, one) for one in method.modifiers), (TASKS, task)):
         kind = type(thing)
         if not is_own(registry, kind):
             continue
-        if not kind.name:
-            raise TransferlabError(
-                f"{registry.noun} is a {kind.__qualname__}, which has no name to record in the run's directory. Give it one: "
-                "name: ClassVar[str] = 'mine'"
-            )
         registry.check_name(kind)
         for of in fields(thing):
-            _check_field(thing, of.name, registry.noun)
+            if of.name != "modifiers":
+                _check_field(thing, of.name, registry.noun)
 
 
 def _check_field(thing: Any, name: str, noun: str) -> None:
     value = getattr(thing, name)
     place = f"{noun}.{name} of {type(thing).__qualname__} is {short(value)}"
     try:
-        recorded = json.loads(json.dumps(asdict(thing)[name], allow_nan=False))
+        recorded = json.loads(json.dumps(_plain(value), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise TransferlabError(
             f"{place}, which a run's directory cannot record as JSON ({error}). A field is a number, a string, true or false, None, or "
             "a tuple of these."
         ) from None
     try:
-        same = getattr(read(type(thing), {name: recorded}, noun), name) == value
+        same = read_values(type(thing), {name: recorded}, noun)[name] == value
     except (TransferlabError, NameError) as error:
         raise TransferlabError(f"{place}, which cannot be read from a run's directory again: {error}") from None
     if not same:
@@ -162,16 +161,30 @@ def _check_field(thing: Any, name: str, noun: str) -> None:
         )
 
 
-@dataclass(frozen=True)
+def _plain(value: Any) -> Any:
+    """A field as a run's directory has it: dataclasses as mappings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recorded(Method):
     """Stands in for a method whose code is not at hand: its fields that every method has, and the leaves that trained.
 
     Where a method only chose what trains, the trained model follows from these.
+
+    Attributes:
+        paths: of the leaves that trained.
+        linear: ``linear_head`` of the method.
+        called: its name.
+        absent: the record of the code that a study lacks to run it.
     """
 
     paths: tuple[str, ...] = ()
     linear: bool = False
     called: str = ""
+    absent: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,8 +202,8 @@ def _is_rebuilt(run: Setup) -> bool:
     if type(method).edit is not Method.edit:
         return False
     stand_in = Recorded(
-        plan.trainable, type(method).linear_head, method.name, weights=method.weights, pooling=method.pooling,
-        head_dropout=method.head_dropout,
+        weights=method.weights, pooling=method.pooling, head_dropout=method.head_dropout, paths=plan.trainable,
+        linear=type(method).linear_head, called=method.name,
     )  # fmt: skip
     try:
         head = run.task.head(run.source, run.outputs, stand_in)
@@ -218,9 +231,11 @@ def recorded_method(identity: Mapping[str, Any], where: str | Path) -> Method:
         return method_from(described)
     if not record["needed"]:
         return Recorded(
-            tuple(identity["trainable"]), record["linear_head"], described["name"], weights=described["weights"],
-            pooling=described["pooling"], head_dropout=described["head_dropout"],
+            weights=described["weights"], pooling=described["pooling"], head_dropout=described["head_dropout"],
+            paths=tuple(identity["trainable"]), linear=record["linear_head"], called=described["name"],
         )  # fmt: skip
+    for modifier in identity["code"].get("modifiers", ()):
+        find_recorded(MODIFIERS, modifier, where)
     described.pop("name")
     if "modifiers" in described:
         described["modifiers"] = tuple(modifier_from(each, "method.modifiers") for each in described["modifiers"])
@@ -263,8 +278,23 @@ def find_recorded(registry: Registry, record: Mapping[str, Any], where: str | Pa
     if thing is None:
         raise not_at_hand(registry, record, where)
     warn_of_change(registry, thing, record, where)
-    registry.add([thing])
+    if thing.name:  # a class without one is found where it was imported, and only there
+        registry.add([thing])
     return thing
+
+
+def warn_of_changes(run: Setup, code: Mapping[str, Any], where: str | Path) -> None:
+    """Log where the classes of a run that is continued are not those that its directory records."""
+    things = {
+        "method": (METHODS, type(run.method)),
+        "task": (TASKS, type(run.task)),
+        "family": (FAMILIES, FAMILIES[run.source.family]),
+    }
+    for name, (registry, thing) in things.items():
+        if name in code:
+            warn_of_change(registry, thing, code[name], where)
+    for modifier, record in zip(run.method.modifiers, code.get("modifiers", ()), strict=False):
+        warn_of_change(MODIFIERS, type(modifier), record, where)
 
 
 def warn_of_change(registry: Registry, thing: Any, record: Mapping[str, Any], where: str | Path) -> None:

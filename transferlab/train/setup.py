@@ -24,6 +24,7 @@ from transferlab.methods.editing import edit
 from transferlab.models.foreign import ForeignNetwork
 from transferlab.models.heads import HeadConfig
 from transferlab.models.network import sequence_entries
+from transferlab.pretrained.export_formats import Export, exports, exports_sentence
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -275,16 +276,27 @@ class Setup:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, with notes on whether the frozen prefix is cached and which tokens the last layer computes."""
+        """The plan, with notes on whether the frozen prefix is cached, which tokens the last layer computes, and what the result can
+        be exported as.
+        """
         plan = self.transfer
         notes, query = [*plan.notes, self.decision.sentence], getattr(plan.network, "single_query", None)
         if query is not None:
             notes.append(f"'{query[0]}' is computed for the {query[1]} alone, the only one that the head reads")
-        return replace(plan, notes=tuple(notes))
+        return replace(plan, notes=(*notes, exports_sentence(self.exports)))
+
+    @property
+    def exports(self) -> tuple[Export, ...]:
+        """What the result can be written as, and for the other formats why not."""
+        leaves = (leaf.path.partition("/lora/") for leaf in self.transfer.leaves)
+        adapted = dict.fromkeys(f"{layer}/kernel" for layer, found, _ in leaves if found)
+        return exports(self.source, self.transfer.head, tuple(adapted))
 
     @property
     def program(self) -> Program:
-        """The compiled functions, shared with every run of the same kind."""
+        """The compiled functions, shared with every run of the same kind; of a run with several phases, those of the last."""
+        if self._phase is None and len(phases := self.phases) > 1:
+            return phases[-1].program
         execution = self.execution
         if execution not in self._programs:
             self._programs[execution] = program_for(

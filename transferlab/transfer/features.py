@@ -193,7 +193,7 @@ def extract_features(
         source: from :func:`transferlab.load`; or what it opens.
         data: from :func:`transferlab.dataset`; or what it opens without further arguments.
         stages: names, or a selector of names (:func:`transferlab.select`): ``"layers/*"``, ``"depth >= -4"``. The last of the
-            backbone by default.
+            backbone by default. ``head`` is what a classifier puts out: its logits, which are never pooled.
         pool: how one vector is made of an example; ``source`` as the source does, of a stage before its pooler by the family's mean.
             None pools nothing.
         rows: how many examples are computed together.
@@ -219,6 +219,10 @@ def extract_features(
     poolings = [each for each in network.poolings if "stages" not in each]  # those are of several at once
     if pool not in (*poolings, "source", None):
         raise TransferlabError(f"{source.name} cannot pool by '{pool}'.{nearest(str(pool), poolings)}")
+    if pool is None and "head" in names:
+        raise TransferlabError(
+            "Logits are not pooled, and pool is None. Take them by themselves: stages='head', without pool=None."
+        )
     feed = inputs_for(
         data.records, source.transform, content=data.content, ids=data.ids, sha256=data.sha256, name=data.name
     )
@@ -229,7 +233,8 @@ def extract_features(
             f"{source.name} reads long texts in windows, and without pooling these do not make one example. Pass pool='mean'."
         )
     pooling: Any = source.pooling if pool == "source" else pool
-    stops = tuple((name, [stage.name for stage in network.stages].index(name) + 1) for name in names)
+    places = {stage.name: number for number, stage in enumerate(network.stages, 1)} | {"head": len(network.stages)}
+    stops = tuple((name, places[name]) for name in names)
     entry = "hidden" if pool is None else "features"
     keys = {name: _key(source, data, feed, name, stop, pooling) for name, stop in stops}
     cache = shared_cache() if cache is None else cache
@@ -260,10 +265,11 @@ def _stages(source: Source, stages: str | Sequence[str] | None) -> tuple[str, ..
     if (splits_at := getattr(source.network, "splits_at", None)) is not None:
         known = [name for number, name in enumerate(known, 1) if splits_at(number)]
         later = len(known)
+    logits = ("head",) if source.head is not None and source.head.labels else ()
     asked = [known[later - 1]] if stages is None else [stages] if isinstance(stages, str) else list(stages)
     chosen: set[str] = set()
     for pattern in asked:
-        if pattern in known[:later]:
+        if pattern in (*known[:later], *logits):
             chosen.add(pattern)
             continue
         try:
@@ -273,7 +279,7 @@ def _stages(source: Source, stages: str | Sequence[str] | None) -> tuple[str, ..
             raise TransferlabError(
                 f"{source.name}: '{pattern}' {what}.{nearest(pattern, known[:later])} ({error})"
             ) from None
-    return tuple(name for name in known if name in chosen)
+    return tuple(name for name in (*known, *logits) if name in chosen)
 
 
 def _key(source: Source, data: Dataset, feed: Inputs, name: str, stop: int, pooling: Pooling | None) -> str:
@@ -286,6 +292,8 @@ def _functions(network: Any, stops: tuple[tuple[str, int], ...], pooling: Poolin
     """(params, state, inputs) → what each stage makes of them, by its name; and the same of packed texts."""
 
     def of(carry: Carry) -> Any:
+        if "logits" in carry:
+            return carry["logits"]
         if pooling is None:
             return carry["hidden"]
         by: Pooling = pooling

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
 from transferlab import trees
-from transferlab.errors import TransferlabError, check_arguments, nearest, printable
+from transferlab.errors import TransferlabError, check_arguments, nearest
 from transferlab.models.network import Network
 from transferlab.pretrained.leaves import LazyLeaf
 from transferlab.pretrained.source import Source
@@ -22,7 +20,7 @@ from transferlab.pytrees import named_leaves
 from transferlab.selectors import Selectable, owns, select, selector_text, stages_of
 from transferlab.transfer.derived import Derived
 from transferlab.transfer.leaf import Leaf
-from transferlab.transfer.show import as_text, human_bytes, leaf_rows, origin_of
+from transferlab.transfer.show import FittedTable, as_text, human_bytes, leaf_rows, origin_of
 
 Sharding: TypeAlias = jax.sharding.Sharding
 Placement: TypeAlias = Sharding | Callable[[str, tuple[int, ...]], Sharding] | None
@@ -73,7 +71,7 @@ class Graft:
         return {"leaves": len(self.leaves), "by_action": actions, "bytes": sum(leaf.bytes for leaf in self.leaves),
                 "bytes_from_source": moved}  # fmt: skip
 
-    def table(self, whole: bool = False) -> Table:
+    def table(self, whole: bool = False) -> FittedTable:
         """Return a rich table, collapsed by layer unless ``whole``."""
         totals = self.totals()
         counts = ", ".join(f"{count} {action}" for action, count in totals["by_action"].items())
@@ -81,21 +79,20 @@ class Graft:
         lines = [f"{totals['leaves']} leaves: {counts}; {fraction:.1%} of the bytes come from the source"]
         lines += self.target.notes
         lines += [f"not used: {path} ({reason})" for path, reason in self.unused]
-        table = Table(
-            title="Graft", caption=escape(printable("\n".join(lines))), caption_justify="left", box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0), title_justify="left",
-        )  # fmt: skip
-        for name in ("leaf", "shape", "action", "from", "size"):
-            table.add_column(name, justify="right" if name in ("shape", "size") else "left", overflow="fold")
+        columns = {"leaf": "left", "shape": "right", "action": "left", "from": "left", "size": "right"}
+        table = FittedTable("Graft", "\n".join(lines), columns)
         for label, group in leaf_rows(self.leaves, self.target.stages, whole):
             shape = "×".join(map(str, group[0].shape)) if len(group) == 1 else f"{len(group)} leaves"
             size = human_bytes(sum(leaf.bytes for leaf in group))
             cells = (label, shape, group[0].action, origin_of(group), size)
-            table.add_row(*(escape(printable(cell)) for cell in cells))
+            table.add_plain_row(*cells)
         return table
 
     def __str__(self) -> str:
         return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
 
 @check_arguments
@@ -187,7 +184,9 @@ def graft(
             "leaves of the source behind."
         )
     by_path = {row.path: row for row in rows}
-    rows = [_of_kernel(row, onto.lengths, by_path) for row in rows]
+    for targets, rule in onto.derived.items():
+        by_path |= _as_derived(targets, rule, by_path)
+    rows = [by_path[row.path] for row in rows]
     over = [(path, f"unused='{unused}' allows that") for path in leaves if path not in used]
     return Graft(tuple(rows), (*over, *getattr(source, "unused", ())), onto)
 
@@ -209,7 +208,7 @@ class _Target:
         initialise: (paths, seed, path → sharding) → leaves.
         rebuild: path → array of all leaves → a tree of the target's kind.
         notes: what its table says below.
-        lengths: path of a leaf → (path of a kernel, kernel → leaf), of what starts as the lengths of a kernel's columns.
+        derived: paths of leaves → how they start, of leaves of the target as it is placed.
     """
 
     shapes: Mapping[str, Any]
@@ -220,7 +219,7 @@ class _Target:
     initialise: Callable[[list[str], int, Mapping[str, Sharding | None]], dict[str, Any]]
     rebuild: Callable[[Mapping[str, Any]], Any]
     notes: tuple[str, ...] = ()
-    lengths: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+    derived: Mapping[tuple[str, ...], Derived] = field(default_factory=dict)
 
     def kind(self, path: str) -> Any:
         """``param`` or ``state``."""
@@ -241,8 +240,8 @@ def _target(target: Any) -> _Target:
             return tuple(trees.unflatten({path: values[path] for path in part}) for part in (params, state))
 
         names = tuple(stage.name for stage in getattr(definition, "stages", ()))
-        notes, lengths = getattr(definition, "notes", ()), getattr(definition, "lengths", {})
-        return _Target({**params, **state}, own, state, names, True, initialise, rebuild, notes, lengths)
+        notes, derived = getattr(definition, "notes", ()), getattr(definition, "derived", {})
+        return _Target({**params, **state}, own, state, names, True, initialise, rebuild, notes, derived)
     leaves, rebuild_tree = named_leaves(target)
     _check_arrays(leaves, "target")
 
@@ -321,19 +320,28 @@ def _copied(row: Leaf, origin: str, leaf: Any) -> Leaf:
     return replace(row, action=action, source=(origin,), reason=", ".join(notes), read=_reader(leaf))
 
 
-def _of_kernel(row: Leaf, lengths: Mapping[str, Any], rows: Mapping[str, Leaf]) -> Leaf:
-    """A leaf that starts as the lengths of a kernel's columns: of the kernel that is placed, not of one that is drawn."""
-    kernel, make = lengths.get(row.path, (None, None))
-    if row.action != "initialised" or kernel is None or (read := rows[kernel].read) is None:
-        return row
-    dtype = jnp.dtype(rows[kernel].dtype)
-    return replace(
-        row,
-        action="derived",
-        source=rows[kernel].source,
-        reason="length of each column",
-        read=lambda: np.asarray(make(jnp.asarray(read(), dtype))),
-    )
+def _as_derived(targets: tuple[str, ...], rule: Derived, rows: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """The rows of leaves that the target itself makes of others: of those that are placed, not of those that a network draws."""
+    sources = [rows[path] for path in rule.sources]
+    if any(row.read is None for row in sources) or any(rows[path].read for path in targets if path not in rule.sources):
+        return {}
+
+    @cache
+    def values() -> tuple[np.ndarray, ...]:
+        return rule.make(*(np.asarray(_reading(row), jnp.dtype(row.dtype)) for row in sources))
+
+    keys = tuple(key for row in sources for key in row.source)
+    return {
+        path: replace(
+            rows[path], action="derived", source=keys, reason=rule.how, read=lambda number=number: values()[number]
+        )
+        for number, path in enumerate(targets)
+    }
+
+
+def _reading(row: Leaf) -> Any:
+    assert row.read is not None
+    return row.read()
 
 
 def _reader(leaf: Any) -> Callable[[], Any]:

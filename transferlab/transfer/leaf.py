@@ -46,6 +46,7 @@ class Leaf:
         bytes: size in memory.
         read: the value of a leaf that is copied, resized or kept as the target has it, or derived of others alone.
         derive: what is drawn for the leaf → its value, of one that is derived.
+        phases: of a run of several phases, the numbers from 1 on of those in which it trains.
         made: of a leaf that a method derives: how, and of which leaves.
     """
 
@@ -63,6 +64,7 @@ class Leaf:
     schedule: str = ""
     read: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
     derive: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    phases: tuple[int, ...] = ()
     made: Made | None = field(default=None, repr=False, compare=False)
 
     @classmethod

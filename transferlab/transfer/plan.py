@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, MutableMapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,10 +21,7 @@ from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.leaf import Leaf
 from transferlab.transfer.phases import PhasePlan
 from transferlab.transfer.recipe import Weights
-from transferlab.transfer.show import as_text, plan_table
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from transferlab.transfer.show import FittedTable, as_text, plan_table
 
 SMALL = 1 << 16
 """Most elements of an initialised leaf that runs share in memory."""
@@ -95,10 +92,6 @@ class Plan:
             training=one.training, phases=(one,),
         )  # fmt: skip
 
-    def phases_of(self, leaf: Leaf) -> tuple[bool, ...]:
-        """Of each phase, whether this leaf trains in it (for state: whether it moves)."""
-        return tuple(leaf.path in phase.leaf_settings or leaf.path in phase.moving for phase in self.phases)
-
     def totals(self) -> dict[str, Any]:
         """Counts and bytes by action, and what trains."""
         actions = Counter(leaf.action for leaf in self.leaves)
@@ -123,6 +116,7 @@ class Plan:
             "frontier": self.stages[self.frontier] if self.frontier < len(self.stages) else None,
             "training_stages": [name for name in self.stages if name in self.training],
             "notes": list(self.notes),
+            **({"phases": [_described(phase, self.stages) for phase in self.phases]} if len(self.phases) > 1 else {}),
             "labels": list(self.head.labels),
             "leaves": [
                 {
@@ -203,12 +197,15 @@ class Plan:
         paths = frozenset(leaf.path for leaf in self.leaves if leaf.trains and leaf.path in frozen)
         return self.place(seed, only=paths)[0] if paths else {}
 
-    def table(self, whole: bool = False) -> Table:
+    def table(self, whole: bool = False) -> FittedTable:
         """Return the plan as a rich table, collapsed by layer unless ``whole``."""
         return plan_table(self, whole)
 
     def __str__(self) -> str:
         return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
 
 def trained(leaf: Leaf, settings: LeafSettings | None, moves: bool = False) -> Leaf:
@@ -235,3 +232,15 @@ def _schedule(settings: LeafSettings | None) -> str:
         return ""
     rising = "" if settings.warmup is None else f"warm-up {settings.warmup:g}"
     return ", ".join(part for part in (settings.schedule or "", rising) if part)
+
+
+def _described(phase: PhasePlan, stages: tuple[str, ...]) -> dict[str, Any]:
+    """A phase as plain data."""
+    return {
+        "name": phase.name,
+        "steps": phase.fraction,
+        "settings": dict(phase.settings),
+        "frontier": stages[phase.frontier] if phase.frontier < len(stages) else None,
+        "trains": sorted([*phase.leaf_settings, *phase.moving]),
+        "penalties": [each.name for each in phase.penalties],
+    }

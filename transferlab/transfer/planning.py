@@ -106,11 +106,32 @@ def plan(
     union = {path: settings for one in planned for path, settings in one.leaf_settings.items()}
     recipe.check_modifiers([row for row in rows if row.path in union], backbone)
     all_moving, all_training = ({name for one in planned for name in names(one)} for names in (_moving, _training))
+    leaves = tuple(
+        replace(trained(row, union.get(row.path), row.path in all_moving), phases=_numbers(row.path, planned))
+        for row in rows
+    )
     return Plan(
-        recipe.title, recipe.weights, tuple(trained(row, union.get(row.path), row.path in all_moving) for row in rows), unused,
-        planned[-1].network, union, head, min(one.frontier for one in planned), tuple(stage.name for stage in stages),
-        frozenset(all_training), (*_resized_note(source, rows), *getattr(network, "notes", ())), tuple(planned),
+        recipe.title, recipe.weights, leaves, unused, planned[-1].network, union, head, min(one.frontier for one in planned),
+        tuple(stage.name for stage in stages), frozenset(all_training),
+        (*_resized_note(source, rows), *getattr(network, "notes", ()), *_notes(planned)), tuple(planned),
     )  # fmt: skip
+
+
+def _numbers(path: str, phases: Sequence[PhasePlan]) -> tuple[int, ...]:
+    """Numbers of the phases in which a leaf trains; none where there is one phase."""
+    numbered = enumerate(phases, 1) if len(phases) > 1 else ()
+    return tuple(number for number, phase in numbered if path in phase.leaf_settings or path in phase.moving)
+
+
+def _notes(phases: Sequence[PhasePlan]) -> tuple[str, ...]:
+    """What there is to say of phases and penalties."""
+    notes = []
+    if len(phases) > 1:
+        each = ", ".join(f"{number} {phase.name} ({phase.fraction:.0%})" for number, phase in enumerate(phases, 1))
+        notes.append(f"phases, with their part of the steps: {each}")
+    terms = {each.name: each for phase in phases for each in phase.penalties}
+    notes += [f"the loss has the penalty {name}, with weight {each.weight:g}" for name, each in terms.items()]
+    return tuple(notes)
 
 
 def _account(target: Target, asked: Sequence[Leaf]) -> tuple[list[Leaf], tuple[tuple[str, str], ...]]:

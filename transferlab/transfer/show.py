@@ -1,17 +1,22 @@
-"""The plan as a table for people: collapsed by stage, with equal stages in one row."""
+"""The plan as a table for people: collapsed by stage, with equal stages in one row; as wide as there is room, and never cut."""
 
 from __future__ import annotations
 
+import html
 import io
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from transferlab.errors import printable
 from transferlab.transfer.leaf import Leaf
@@ -36,7 +41,76 @@ class Shown(Protocol):
     def totals(self) -> Mapping[str, Any]: ...
 
 
-def plan_table(plan: Shown, whole: bool) -> Table:
+class FittedTable(Table):
+    """A table that wraps its cells where there is little room; with too little for its columns, rows are lists of their fields."""
+
+    def __init__(self, title: str, caption: str, columns: Mapping[str, str]):
+        """Title and caption are plain text; ``columns`` are names and ``left`` or ``right``."""
+        super().__init__(
+            title=escape(printable(title)), caption=escape(printable(caption)), title_justify="left", caption_justify="left",
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        )  # fmt: skip
+        for name, side in columns.items():
+            self.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
+
+    def add_plain_row(self, *cells: str, dim: bool = False) -> None:
+        """Add a row of plain texts."""
+        self.add_row(*(escape(printable(cell)) for cell in cells), style="dim" if dim else None)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [
+            max(cell_len(line) for cell in (column.header, *column.cells) for line in _plain(cell).split("\n"))
+            for column in self.columns
+        ]
+        # A space on each side of a column, by padding and box.
+        if options.max_width >= 1 + sum(2 + (width if width <= _SHORT else _FOLDED) for width in widths):
+            # Short columns stay as they are; what is missing is taken from the long ones, which have paths, keys and sentences.
+            for column, width in zip(self.columns, widths, strict=True):
+                column.no_wrap = width <= _SHORT
+            yield from super().__rich_console__(console, options)
+            return
+        yield Text.from_markup(str(self.title), style="italic")
+        for row, cells in zip(self.rows, self._lines(), strict=True):
+            fields = Table.grid(padding=(0, 2, 0, 0))
+            fields.add_column(no_wrap=True)
+            fields.add_column(overflow="fold")
+            for column, cell in zip(self.columns, cells, strict=True):
+                if cell:
+                    fields.add_row(column.header, cell)
+            yield Padding(fields, (1, 0, 0, 0), style=row.style or "none")
+        yield Padding(Text.from_markup(str(self.caption), overflow="fold"), (1, 0, 0, 0))
+
+    def _lines(self) -> Iterator[tuple[RenderableType, ...]]:
+        return zip(*(column.cells for column in self.columns), strict=True)
+
+    def html(self) -> str:
+        """The table for notebooks."""
+
+        def line(cells: tuple[Any, ...], kind: str, style: str = "") -> str:
+            pairs = zip(cells, self.columns, strict=True)
+            inner = (f"<{kind} style='text-align:{column.justify}'>{_html(cell)}</{kind}>" for cell, column in pairs)
+            return f"<tr{style}>{''.join(inner)}</tr>"
+
+        head = line(tuple(column.header for column in self.columns), "th")
+        rows = zip(self.rows, self._lines(), strict=True)
+        body = "".join(line(cells, "td", " style='opacity:0.6'" if row.style else "") for row, cells in rows)
+        caption = _html(self.caption).replace("\n", "<br>")
+        return f"<div><b>{_html(self.title)}</b></div><table><thead>{head}</thead><tbody>{body}</tbody></table><div>{caption}</div>"
+
+
+_SHORT, _FOLDED = 12, 9
+"""Characters of columns that are not folded, and to which the others may be."""
+
+
+def _plain(cell: Any) -> str:
+    return Text.from_markup(str(cell)).plain
+
+
+def _html(cell: Any) -> str:
+    return html.escape(_plain(cell))
+
+
+def plan_table(plan: Shown, whole: bool) -> FittedTable:
     """Return the table; ``whole`` gives each leaf its row."""
     totals = plan.totals()
     fraction = totals["bytes_from_source"] / max(totals["bytes"], 1)
@@ -47,26 +121,20 @@ def plan_table(plan: Shown, whole: bool) -> Table:
         f"{fraction:.1%} of the bytes come from the source; gradients stop before '{frontier}'"
     )
     notes = [*plan.notes, *_leftover(plan)]
-    table = Table(
-        title=escape(printable(f"Plan: {plan.method}")),
-        caption=escape(printable("\n".join([caption, *notes]))),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.title_justify = "left"
-    for name in ("leaf", "shape", "action", "from", "trains", "lr ×", "decay", "size"):
-        right = name in ("shape", "lr ×", "decay", "size")
-        table.add_column(name, justify="right" if right else "left", overflow="ellipsis", no_wrap=name != "from")
+    columns = {
+        "leaf": "left", "shape": "right", "action": "left", "from": "left", "trains": "left", "lr ×": "right", "decay": "right",
+        "size": "right",
+    }  # fmt: skip
+    table = FittedTable(f"Plan: {plan.method}", "\n".join([caption, *notes]), columns)
     for label, group in leaf_rows(plan.leaves, plan.stages, whole):
         first = group[0]
         shape = "×".join(map(str, first.shape)) if len(group) == 1 else f"{len(group)} leaves"
         cells = (
-            label, shape, first.action, origin_of(group), "trains" if first.trains else "frozen",
+            label, shape, first.action, origin_of(group), _trains(first),
             _rate(first), _decay(group),
             human_bytes(sum(leaf.bytes for leaf in group)),
         )  # fmt: skip
-        table.add_row(*(escape(printable(cell)) for cell in cells), style=None if first.trains else "dim")
+        table.add_plain_row(*cells, dim=not first.trains)
     return table
 
 
@@ -82,7 +150,7 @@ def leaf_rows(leaves: tuple[Leaf, ...], stages: tuple[str, ...], whole: bool) ->
         kind = re.sub(r"\d+", "#", group[0].path) if len(group) == 1 else ""
         first = group[0]
         row = (
-            family, kind, first.action, first.trains, first.lr_scale, first.schedule,
+            family, kind, first.action, first.trains, first.lr_scale, first.schedule, first.phases,
             first.reason if len(group) == 1 else "",
         )  # fmt: skip
         names, sharing = merged.setdefault(row, ([], []))
@@ -103,7 +171,7 @@ def collapse(leaves: tuple[Leaf, ...], stages: tuple[str, ...]) -> list[list[Lea
 
 
 def _treatment(leaf: Leaf, stages: tuple[str, ...]) -> tuple:
-    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule
+    return _stage_of(leaf.path, stages), leaf.action, leaf.trains, leaf.lr_scale, leaf.schedule, leaf.phases
 
 
 def _stage_of(path: str, stages: tuple[str, ...]) -> str:
@@ -125,6 +193,13 @@ def origin_of(group: list[Leaf]) -> str:
         return f"{keys[0]} … ({len(keys)} keys)"
     reasons = list(dict.fromkeys(leaf.reason for leaf in group))
     return f"({'; '.join(reasons[:2])})"
+
+
+def _trains(leaf: Leaf) -> str:
+    """``trains 1, 2`` where it does in some phases of several."""
+    if not leaf.trains:
+        return "frozen"
+    return " ".join(["trains", ", ".join(map(str, leaf.phases))]).strip()
 
 
 def _rate(leaf: Leaf) -> str:
@@ -158,7 +233,10 @@ def human_bytes(n: float | int) -> str:
 
 
 def console(**options: Any) -> Console:
-    """Return a console as wide as the terminal; where the output goes elsewhere, wide enough that no table is cut."""
+    """Return a console as wide as ``COLUMNS`` says, or the terminal; where the output goes elsewhere, as wide as any table is."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return Console(width=int(columns), **options)
     return Console(**options) if sys.stdout.isatty() else Console(width=_UNCUT, **options)
 
 
@@ -166,7 +244,7 @@ _UNCUT = 1 << 14
 
 
 def as_text(table: Table) -> str:
-    """Render a table without color: as wide as the terminal, or as the table where there is no terminal."""
+    """Render a table without color, as wide as :func:`console` is."""
     out = io.StringIO()
     Console(file=out, width=console().width, force_terminal=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

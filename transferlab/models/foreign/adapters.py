@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from transferlab.models.foreign.layouts import Layout
+from transferlab.models.foreign.layouts import LAYERS, Layout
 from transferlab.models.layers import Key, Normal, Uniform, zeros
 from transferlab.trees import key_of
 
@@ -63,12 +63,8 @@ class Adapter:
         starts = dict(zip((f"{self.folder}/a", f"{self.folder}/b"), starts, strict=True))
         leaves = {p: starts[p](key_of(key, p), s.shape, s.dtype) for p, s in self.shapes.items() if p in starts}
         if self.magnitude:
-            leaves[f"{self.folder}/magnitude"] = self.lengths(kernel)
+            leaves[f"{self.folder}/magnitude"] = lengths(self.layout.matrix(kernel)).astype(self.dtype)
         return leaves
-
-    def lengths(self, kernel: Float[Array, "..."]) -> Float[Array, "... outputs"]:
-        """The length of each column of the kernel, as a magnitude starts."""
-        return lengths(self.layout.matrix(kernel)).astype(self.dtype)
 
     def merged(self, kernel: Float[Array, "..."], a: Array, b: Array, magnitude: Array | None) -> Float[Array, "..."]:
         """Return the kernel with the adapter in it, in the kernel's dtype."""
@@ -87,13 +83,16 @@ def lengths(matrix: Float[Array, "... inputs outputs"]) -> Float[Array, "... out
 
 
 class Factors(nnx.Module):
-    """The leaves of an adapter next to a kernel of an NNX layer, and the dropout on its input."""
+    """The leaves of an adapter next to a kernel of an NNX layer, and the dropout on its input.
+
+    They are of the kind that Flax's own LoRA has, so that ``nnx.split(module, nnx.LoRAParam, ...)`` finds them.
+    """
 
     def __init__(self, adapter: Adapter, kernel: Float[Array, "..."], key: Key):
         leaves = adapter.draw(key, kernel)
-        self.a = nnx.Param(leaves[f"{adapter.folder}/a"])
-        self.b = nnx.Param(leaves[f"{adapter.folder}/b"])
-        self.magnitude = nnx.Param(leaves[f"{adapter.folder}/magnitude"]) if adapter.magnitude else nnx.data(None)
+        self.a = nnx.LoRAParam(leaves[f"{adapter.folder}/a"])
+        self.b = nnx.LoRAParam(leaves[f"{adapter.folder}/b"])
+        self.magnitude = nnx.LoRAParam(leaves[f"{adapter.folder}/magnitude"]) if adapter.magnitude else nnx.data(None)
         self.dropout = nnx.data(None)
         self.adapter = adapter
         if adapter.dropout and not adapter.layout.lookup:
@@ -130,12 +129,29 @@ def adapted_class(cls: type) -> type:
 
     It has one base: an object may only change to a class that stores it alike. ``plain`` is what it was.
     """
-    added = {"plain": cls, "__call__": _call, **({"attend": _attend} if issubclass(cls, nnx.Embed) else {})}
+    added = {
+        "plain": cls,
+        "__call__": _call,
+        "__reduce__": _reduce,
+        "__module__": cls.__module__,
+        **({"attend": _attend} if issubclass(cls, nnx.Embed) else {}),
+    }
     return new_class(f"Adapted{cls.__name__}", (cls,), exec_body=lambda body: body.update(added))
+
+
+def _reduce(self: Any) -> Any:
+    """How it is pickled: the class is made anew from the one that has a name."""
+    return _unpickled, (self.plain,), self.__getstate__()
+
+
+def _unpickled(cls: type) -> Any:
+    return object.__new__(adapted_class(cls))
 
 
 def _call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Array:
     """What the layer's own class computes, and the adapter's part."""
+    if has_own_call(self.plain):
+        return self.plain.__call__(_twin(self), inputs, *args, **kwargs)
     y = self.plain.__call__(self, inputs, *args, **kwargs)
     lora, layout = self.lora, self.lora.adapter.layout
     delta = lora.delta(self, inputs, *_maps(self)).astype(y.dtype)
@@ -151,14 +167,31 @@ def _call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Array:
 
 def _attend(self: Any, query: Any, *args: Any, **kwargs: Any) -> Array:
     """The table as an output layer, with the adapter's part."""
+    if has_own_call(self.plain):
+        return self.plain.attend(_twin(self), query, *args, **kwargs)
     logits = self.plain.attend(self, query, *args, **kwargs)
     query, a, b = self.promote_dtype((query, self.lora.a[...], self.lora.b[...]), dtype=self.dtype)
     return logits + (self.lora.adapter.scale * ((query @ b.T) @ a.T)).astype(logits.dtype)
 
 
+def has_own_call(cls: type) -> bool:
+    """Whether a class on one of Flax's layers computes something of its own, to which an adapter's output cannot be added."""
+    flax = next(one for one in cls.__mro__ if one in LAYERS)
+    return any(getattr(cls, name, None) is not getattr(flax, name, None) for name in ("__call__", "attend"))
+
+
+def _twin(layer: Any) -> Any:
+    """The layer as it would be merged, as an object of its own: NNX never sees it."""
+    twin = object.__new__(layer.plain)
+    vars(twin).update(vars(layer))
+    name = "embedding" if issubclass(layer.plain, nnx.Embed) else "kernel"
+    vars(twin)[name] = kernel_of(layer).replace(layer.lora.merged(kernel_of(layer)[...]))
+    return twin
+
+
 def attach(layer: Any, adapter: Adapter, key: Key) -> None:
     """Give a layer this adapter, in place. It has no arrays where the layer's kernel has none."""
-    kernel = _kernel(layer).get_value()
+    kernel = kernel_of(layer).get_value()
     if isinstance(kernel, jax.ShapeDtypeStruct):
         layer.lora = nnx.eval_shape(lambda kernel: Factors(adapter, kernel, key), kernel)
     else:
@@ -169,14 +202,15 @@ def attach(layer: Any, adapter: Adapter, key: Key) -> None:
 
 def detach(layer: Any) -> None:
     """Merge a layer's adapter into its kernel and take it off, in place."""
-    variable = _kernel(layer)
+    variable = kernel_of(layer)
     if not isinstance(kernel := variable.get_value(), jax.ShapeDtypeStruct):
         variable.set_value(layer.lora.merged(kernel))
     del layer.lora
     object.__setattr__(layer, "__class__", layer.plain)
 
 
-def _kernel(layer: Any) -> nnx.Param:
+def kernel_of(layer: Any) -> nnx.Param:
+    """The kernel of one of Flax's layers."""
     return layer.embedding if isinstance(layer, nnx.Embed) else layer.kernel
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax import nnx
 
 from transferlab import trees
 from transferlab.errors import TransferlabError
-from transferlab.models.foreign.adapters import Adapter, Factors, attach
+from transferlab.models.foreign.adapters import Adapter, Factors, attach, has_own_call, kernel_of
 from transferlab.models.foreign.base import Leaves, Module, Run
 from transferlab.models.foreign.function_module import FunctionModule
 from transferlab.models.foreign.layouts import KERNELS, Layout, layout_of, named_layout
@@ -32,18 +32,14 @@ class EditedNetwork(ForeignNetwork):
     Attributes:
         base: the network without adapters.
         adapters: one for each adapted kernel.
+        derived: paths of leaves → how they start as a graft places them, each a ``Derived`` of leaves of this network.
         notes: what the table of a graft says of them.
     """
 
     base: ForeignNetwork
     adapters: tuple[Adapter, ...]
+    derived: Mapping[tuple[str, ...], Any] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
-
-    @property
-    def lengths(self) -> dict[str, tuple[str, Callable[[Any], Any]]]:
-        """Path of each magnitude → (path of its kernel, kernel → the length of each of its columns)."""
-        magnitudes = [one for one in self.adapters if one.magnitude]
-        return {f"{one.folder}/magnitude": (one.kernel, one.lengths) for one in magnitudes}
 
     def merge(self, params: Mapping[str, Any]) -> Tree:
         """Return parameters of ``base``: those of this network with each adapter added to its kernel.
@@ -124,11 +120,29 @@ def kernels_of(module: nnx.Module) -> dict[str, Layout | str]:
     return out
 
 
-def attach_all(module: nnx.Module, adapters: Sequence[Adapter], key: jax.Array) -> None:
-    """Give the layers of an NNX module these adapters, in place."""
-    layers = {_path(place): part for place, part in nnx.iter_modules(module)}
-    for adapter in adapters:
-        attach(layers[adapter.kernel.rpartition("/")[0]], adapter, key_of(key, adapter.folder))
+def attach_all(module: nnx.Module, adapters: Sequence[Adapter], key: jax.Array) -> dict[str, nnx.Param]:
+    """Give the layers of an NNX module these adapters, in place.
+
+    Returns:
+        Path → Param of the adapted kernels and the leaves of their adapters.
+
+    Raises:
+        TransferlabError: dropout on the input of an adapter that acts on the weights.
+    """
+    found = {_path(place): part for place, part in nnx.iter_modules(module)}
+    layers: list[Any] = [found[adapter.kernel.rpartition("/")[0]] for adapter in adapters]
+    for adapter, layer in zip(adapters, layers, strict=True):
+        if adapter.dropout and has_own_call(type(layer)):
+            raise TransferlabError(
+                f"'{adapter.kernel}' cannot have an adapter with dropout on its input: its {type(layer).__name__} has a __call__ of its own, "
+                "so the adapter is added to its kernel. Leave the dropout out, as LoRA(dropout=0.0), or this kernel."
+            )
+    leaves: dict[str, nnx.Param] = {}
+    for adapter, layer in zip(adapters, layers, strict=True):
+        attach(layer, adapter, key_of(key, adapter.folder))
+        leaves[adapter.kernel] = kernel_of(layer)
+        leaves |= {path: getattr(layer.lora, path.rpartition("/")[2]) for path in adapter.shapes}
+    return leaves
 
 
 def network_kernels(network: ForeignNetwork) -> dict[str, Layout | str]:
@@ -147,8 +161,10 @@ def network_kernels(network: ForeignNetwork) -> dict[str, Layout | str]:
     return {path: layout for path, layout in named.items() if layout is not None}
 
 
-def edited(network: ForeignNetwork, adapters: Sequence[Adapter]) -> EditedNetwork:
-    """Return the network with these adapters.
+def edited(
+    network: ForeignNetwork, adapters: Sequence[Adapter], derived: Mapping[tuple[str, ...], Any]
+) -> EditedNetwork:
+    """Return the network with these adapters, and how some of their leaves start.
 
     Raises:
         TransferlabError: a leaf of an adapter has the path of one that the network has.
@@ -177,7 +193,14 @@ def edited(network: ForeignNetwork, adapters: Sequence[Adapter]) -> EditedNetwor
             notes += ("kernels called 'weight' are taken as (out, in, …), all others as (…, in, out)",)
     steps = tuple(_with_adapters(step, adapters) for step in network.stages)
     return EditedNetwork(
-        module, network.inputs, network.output, steps, base=network, adapters=tuple(adapters), notes=notes
+        module,
+        network.inputs,
+        network.output,
+        steps,
+        base=network,
+        adapters=tuple(adapters),
+        derived=derived,
+        notes=notes,
     )
 
 

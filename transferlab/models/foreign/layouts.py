@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 KERNELS = ("kernel", "embedding")
 """What Flax calls the kernel of a layer."""
+LAYERS = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.Embed)
+"""Layers of Flax NNX next to whose kernels adapters are put."""
 
 
 @dataclass(frozen=True)
