@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from support import foreign
 from support.runs import flat
+from support.typed import found
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -98,11 +99,12 @@ def test_adapters_train_next_to_frozen_kernels_and_merge_into_them(staged, data)
     run = tl.adapt(staged, data, method=tl.methods.LoRA(rank=2, targets="layers/**/kernel"), settings=QUICK)
     assert "layers/1/linear/lora/a" in run.plan.trainable and "added by lora" in str(run.plan)
     result = run.fit(quiet=True)
-    logits = result.source({"x": X[:5]})["logits"]
+    source = found(result.source)
+    logits = source({"x": X[:5]})["logits"]
     np.testing.assert_allclose(result.predict(X[:5]), jax.nn.softmax(logits), atol=1e-5)
-    assert not any("lora" in path for path in result.source.leaves)
+    assert not any("lora" in path for path in source.leaves)
     with pytest.raises(TransferlabError, match="for which no other library has files"):
-        tl.save(result.source, "anywhere")
+        tl.save(source, "anywhere")
 
 
 @pytest.mark.parametrize("method", [tl.methods.DoRA, tl.methods.PiSSA])
@@ -112,7 +114,9 @@ def test_what_a_method_makes_of_kernels_it_makes_of_those_of_a_network_of_ones_o
     names = {leaf.path.rpartition("/")[2] for leaf in made}
     assert names == ({"magnitude"} if method is tl.methods.DoRA else {"kernel", "a", "b"})
     result = run.fit(quiet=True)
-    np.testing.assert_allclose(result.predict(X[:5]), jax.nn.softmax(result.source({"x": X[:5]})["logits"]), atol=1e-4)
+    np.testing.assert_allclose(
+        result.predict(X[:5]), jax.nn.softmax(found(result.source)({"x": X[:5]})["logits"]), atol=1e-4
+    )
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been_and_opens_again(data, tmp_path: Path, staged) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +93,7 @@ def test_features_of_ones_own_network_need_no_run(words, films) -> None:
 
 
 def test_a_linen_network_of_images_is_one_stage_and_its_statistics_move_where_it_trains() -> None:
-    variables = Pixels().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables: Any = Pixels().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     network = tl.linen_network(Pixels(), jnp.zeros((1, 8, 8, 3)), "pixels", output="hidden", training="train")
     transform = tl.data.ImageTransform(8, (0.5,), (0.5,))
     source = tl.from_tree(network, variables["params"], variables["batch_stats"], transform=transform)
