@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from flax import nnx
 from support.checkpoints import write_averaging
 
 import transferlab as tl
@@ -27,7 +28,7 @@ from transferlab.studies.directory import recorded_config
 from transferlab.studies.study import Study
 from transferlab.tasks import TASKS, Classification
 from transferlab.train import Settings
-from transferlab.train.own_code import add_code
+from transferlab.train.own_code import add_code, warn_of_changes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = Settings(max_steps=2, batch_size=8)
@@ -426,3 +427,12 @@ def test_help_imports_no_plugins_and_no_jax() -> None:
         "assert not {'jax', 'transferlab.plugins', 'transferlab.user_code'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_on_a_network_of_ones_own_has_no_family_to_compare(caplog: pytest.LogCaptureFixture) -> None:
+    network = tl.network(lambda rngs: nnx.Linear(3, 2, rngs=rngs), "x", output="hidden")
+    source = tl.from_tree(network, nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0))))
+    data = tl.dataset({"x": np.eye(3, dtype=np.float32)[np.arange(30) % 3], "label": list("abc" * 10)})
+    run = tl.adapt(source, data, method=Probe(), settings=QUICK)
+    warn_of_changes(run, {"method": {"name": "probe", "module": "elsewhere", "class": "Mine"}}, "here")
+    assert "the method 'probe' is" in caplog.text

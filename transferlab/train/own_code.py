@@ -288,10 +288,11 @@ def warn_of_changes(run: Setup, code: Mapping[str, Any], where: str | Path) -> N
     things = {
         "method": (METHODS, type(run.method)),
         "task": (TASKS, type(run.task)),
-        "family": (FAMILIES, FAMILIES[run.source.family]),
+        # A network of one's own has none.
+        "family": (FAMILIES, FAMILIES.find(run.source.family)),
     }
     for name, (registry, thing) in things.items():
-        if name in code:
+        if name in code and thing is not None:
             warn_of_change(registry, thing, code[name], where)
     for modifier, record in zip(run.method.modifiers, code.get("modifiers", ()), strict=False):
         warn_of_change(MODIFIERS, type(modifier), record, where)
