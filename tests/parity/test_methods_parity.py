@@ -24,7 +24,9 @@ BERT = SIZES["twelve layers, narrow"]
 
 def started(model, **settings):
     """PEFT's model as it starts, and its tensors by name."""
-    made = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value"], **settings)).eval()
+    made = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value"], **settings)
+    ).eval()
     return made, {name: p.detach().numpy() for name, p in made.named_parameters()}
 
 

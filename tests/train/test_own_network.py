@@ -112,6 +112,7 @@ def test_what_a_method_makes_of_kernels_it_makes_of_those_of_a_network_of_ones_o
     names = {leaf.path.rpartition("/")[2] for leaf in made}
     assert names == ({"magnitude"} if method is tl.methods.DoRA else {"kernel", "a", "b"})
     result = run.fit(quiet=True)
+    assert result.source is not None
     np.testing.assert_allclose(result.predict(X[:5]), jax.nn.softmax(result.source({"x": X[:5]})["logits"]), atol=1e-4)
 
 
