@@ -153,8 +153,8 @@ def test_a_whole_module_keeps_its_paths_values_and_statistics() -> None:
 class Active(nnx.Linear):
     """A class on Flax's layer that does more than it."""
 
-    def __call__(self, inputs: jax.Array, factor: float = 1.0) -> jax.Array:
-        return nnx.relu(super().__call__(inputs)) * factor
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None, factor: float = 1.0) -> jax.Array:
+        return nnx.relu(super().__call__(inputs, out_sharding)) * factor
 
 
 class Hidden(Active):
