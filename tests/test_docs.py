@@ -72,7 +72,7 @@ def files(folder: Path) -> None:
                 wavfile.write(folder / kind / label / f"{i}.wav", 8000, rng.integers(-999, 999, shape, np.int16))
 
 
-@pytest.mark.parametrize("page", ["data.md", "own_model.md", "own_loop.md", "extending.md"])
+@pytest.mark.parametrize("page", ["data.md", "methods.md", "own_model.md", "own_loop.md", "extending.md"])
 def test_every_line_of_a_page_does_what_it_shows(
     page: str, tmp_path: Path, bert_folder: Path, monkeypatch: pytest.MonkeyPatch, registries: None
 ) -> None:

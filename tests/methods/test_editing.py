@@ -296,7 +296,7 @@ class Odd(nnx.Module):
         (lambda: tl.edit(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), tl.methods.Full()), "Full is no method with adapters: .*targets="),
         (lambda: tl.edit(A_CLASS, LoRA()), r"takes an nnx.Module or a network.*tl.function_network"),
         (lambda: tl.edit(Hidden(4, 4, rngs=nnx.Rngs(0)), LoRA(targets="kernel", dropout=0.1)), r"its Hidden has a __call__ of its own.*LoRA\(dropout=0.0\)"),
-        (lambda: tl.edit(Small(nnx.Rngs(0)), Other(targets="**/kernel")), "Other has an edit of its own"),
+        (lambda: tl.edit(Small(nnx.Rngs(0)), Other(targets="**/kernel")), "Other edits models of transferlab in a way of its own"),
         (lambda: tl.merge(nnx.Linear(4, 4, rngs=nnx.Rngs(0))), "no adapters of tl.edit to merge"),
         (lambda: tl.edit(tl.models.BertConfig(num_hidden_layers=1).build(), LoRA()), "edited by its method: tl.adapt"),
     ],

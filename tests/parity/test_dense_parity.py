@@ -127,3 +127,9 @@ def test_a_run_has_the_same_probabilities_by_the_lines_of_its_card(
     exec(shown(tmp_path / "DIRECTORY" / "README.md", "from sentence_transformers"), names)
     got = names.get("probabilities", names.get("values"))
     np.testing.assert_allclose(np.asarray(got), result.predict(TEXTS), rtol=1e-5, atol=1e-5)
+    if isinstance(method, tl.methods.LoRA):
+        tl.save(found(result.source), "exported")
+        exec(shown(Path(__file__).parents[2] / "README.md", "from sentence_transformers"), names)
+        wanted = result.predict(["What a wonderful day"])
+        np.testing.assert_allclose(np.asarray(names["probabilities"]), wanted, rtol=1e-5, atol=1e-5)
+        assert names["labels"] == dict(enumerate(result.labels))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.optional_imports import import_timm
@@ -12,6 +13,7 @@ from test_vit_parity import from_timm
 
 import transferlab as tl
 from transferlab import trees
+from transferlab.methods.adapted import adapted
 from transferlab.models import ClassifierConfig
 from transferlab.train.setup import plan_for
 
@@ -24,7 +26,9 @@ BERT = SIZES["twelve layers, narrow"]
 
 def started(model, **settings):
     """PEFT's model as it starts, and its tensors by name."""
-    made = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value"], **settings)).eval()
+    made = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value"], **settings)
+    ).eval()
     return made, {name: p.detach().numpy() for name, p in made.named_parameters()}
 
 
@@ -74,8 +78,6 @@ def test_pissa_splits_a_kernel_as_peft_does(base: Path) -> None:
 def test_a_pissa_adapter_that_was_trained_here_is_one_of_the_original_base_in_peft(base: Path, tmp_path: Path) -> None:
     source = tl.load(base)
     head, rng = ClassifierConfig(("a", "b"), pooling="pooler"), np.random.default_rng(0)
-    from transferlab.methods.adapted import adapted
-
     plan = plan_for(source, head, tl.methods.PiSSA(rank=4, alpha=6.0))
     placed = trees.flatten(plan.place(0)[0])
     trained = {
@@ -92,7 +94,8 @@ def test_a_pissa_adapter_that_was_trained_here_is_one_of_the_original_base_in_pe
     assert loaded.peft_config["default"].r == 8
     logits = np.asarray(whole(given)["logits"])
     np.testing.assert_allclose(logits, reference(loaded, given).logits.numpy(), atol=2e-5)
-    direct = plan.network.run({**trees.unflatten({**placed, **trained})}, {}, {k: v for k, v in given.items()})[0]
+    arrays = {name: jnp.asarray(value) for name, value in given.items()}
+    direct, _ = plan.network.run(trees.unflatten({**placed, **trained}), {}, arrays)
     np.testing.assert_allclose(logits, direct["logits"], atol=2e-5)
 
 

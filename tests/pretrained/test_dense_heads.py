@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,25 @@ def test_a_run_as_it_is_by_default_is_exported(source, films, tmp_path: Path) ->
     assert again.labels == result.labels == ("down", "up")
     got = np.exp(logits(again).astype(np.float64))
     np.testing.assert_allclose(got / got.sum(1, keepdims=True), result.predict(TEXTS), atol=1e-6)
+
+
+def test_the_page_on_exports_does_what_it_shows(
+    bert_folder, table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8")
+    code = found(re.search(r"^films = .*?(?=^```$)", page, re.DOTALL | re.MULTILINE))[0]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(table, "films.csv")
+    few = "films, method=tl.methods.Probe(), settings=tl.train.Settings(steps=2))"
+    lines = code.replace("minilm-l6", str(bert_folder)).replace("films)", few).splitlines()
+    names: dict[str, Any] = {"tl": tl}
+    exec("\n".join(lines[:-3]), names)
+    assert capsys.readouterr().out.startswith(
+        "can be exported for sentence-transformers and Orbax; not for transformers"
+    )
+    assert eval(lines[-3].partition("  #")[0], names) == ["sentence-transformers", "orbax"]
+    exec(lines[-2], names)
+    assert eval(lines[-1], names) == ("down", "up")
 
 
 def test_numbers_are_written_in_the_units_of_the_data(source, tmp_path: Path) -> None:

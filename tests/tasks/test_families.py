@@ -112,6 +112,9 @@ TEXTS = (
 FIRST = {"causal_language_model": "gpt2", "sequence_to_sequence": "t5"}
 
 
+FORMATS = {"✓": "hf", "s": "sentence-transformers", "o": "orbax"}
+
+
 def documented() -> dict[tuple[str, str], str]:
     """(task, family) → the sign in the table of docs/tasks.md."""
     lines = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text().splitlines()
@@ -205,7 +208,7 @@ def test_a_cell_of_the_table(task: str, family: str, sources, tmp_path: Path) ->
         want = result.predictions[run.task.predicted]
         np.testing.assert_allclose(got, want.values if isinstance(want, Ragged) else want, atol=2e-5)
     adapted = found(result.source)
-    saved = tl.load(tl.save(adapted, tmp_path / "saved", format="hf" if sign == "✓" else "orbax"))
+    saved = tl.load(tl.save(adapted, tmp_path / "saved", format=FORMATS[sign]))
     trained = {path: leaf for path, leaf in adapted.leaves.items() if not path.startswith("pooler/")}
     assert saved.leaves.keys() - adapted.leaves.keys() <= {path for path in saved.leaves if path.startswith("pooler/")}
     assert task == "contrastive" or type(saved.head) is type(adapted.head)

@@ -105,8 +105,18 @@ def test_adapters_train_next_to_frozen_kernels_and_merge_into_them(staged, data)
     assert not any("lora" in path for path in source.leaves)
     with pytest.raises(TransferlabError, match="for which no other library has files"):
         tl.save(source, "anywhere")
-    with pytest.raises(TransferlabError, match="'dora' edits models of transferlab"):
-        tl.adapt(staged, data, method=tl.methods.DoRA(rank=2))
+
+
+@pytest.mark.parametrize("method", [tl.methods.DoRA, tl.methods.PiSSA])
+def test_what_a_method_makes_of_kernels_it_makes_of_those_of_a_network_of_ones_own(method, staged, data) -> None:
+    run = tl.adapt(staged, data, method=method(rank=2, targets="layers/**/kernel"), settings=QUICK)
+    made = [leaf for leaf in run.plan.leaves if leaf.action == "derived"]
+    names = {leaf.path.rpartition("/")[2] for leaf in made}
+    assert names == ({"magnitude"} if method is tl.methods.DoRA else {"kernel", "a", "b"})
+    result = run.fit(quiet=True)
+    np.testing.assert_allclose(
+        result.predict(X[:5]), jax.nn.softmax(found(result.source)({"x": X[:5]})["logits"]), atol=1e-4
+    )
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been_and_opens_again(data, tmp_path: Path, staged) -> None:

@@ -101,7 +101,7 @@ class Method:
                 f"The modifier '{twice}' is given twice; give it once, with the value that is meant."
             )
 
-    def __or__(self: MethodT, other: Modifier) -> MethodT:
+    def __or__(self: MethodT, other: Any) -> MethodT:
         """Return this method with one more modifier."""
         if isinstance(other, Modifier):
             return replace(self, modifiers=(*self.modifiers, other))

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from transferlab import trees
 from transferlab.errors import TransferlabError, check_arguments
 from transferlab.methods.base import Method
-from transferlab.methods.lora import LoRA
+from transferlab.methods.lora import LoRA, LowRank
 from transferlab.models.backbone import Model
 from transferlab.models.foreign.adapters import Adapter, Factors, detach
 from transferlab.models.foreign.edited import EditedNetwork, attach_all, edited, kernels_of, network_kernels
@@ -138,14 +138,15 @@ def _adapter_method(method: Any) -> LoRA:
     )
 
 
-def _magnitude(method: LoRA) -> bool:
-    """Whether its adapters have a length for each column (DoRA)."""
-    if type(method).edit is not LoRA.edit:
+def _low_rank(method: LoRA, inputs: int = 1, outputs: int = 1) -> LowRank:
+    """The adapter that the method would give a linear map of ours."""
+    adapter = method.adapter(inputs, outputs)
+    if type(method).edit is not LoRA.edit or type(adapter) is not LowRank:
         raise TransferlabError(
-            f"{type(method).__name__} has an edit of its own, for models of transferlab: tl.edit puts adapters where 'targets' says, as "
-            "tl.methods.LoRA does."
+            f"{type(method).__name__} edits models of transferlab in a way of its own; tl.edit puts low-rank adapters where 'targets' says, as "
+            "tl.methods.LoRA, DoRA and PiSSA do."
         )
-    return method.adapter(1, 1).magnitude is not None
+    return adapter
 
 
 def _derived(method: LoRA, adapters: Sequence[Adapter]) -> dict[tuple[str, ...], Derived]:
@@ -241,7 +242,7 @@ def _chosen(
                     f"'{path}' cannot have an adapter: {layout}. Leave it out: "
                     f"tl.edit({what}, tl.methods.{type(method).__name__}(targets='({method.targets}) & ~{path}'))."
                 )
-            if _magnitude(method) and (layout.lookup or (beside and not layout.last)):
+            if _low_rank(method).magnitude is not None and (layout.lookup or (beside and not layout.last)):
                 raise TransferlabError(
                     f"'{path}' cannot have an adapter of {type(method).__name__}: "
                     + (
@@ -287,10 +288,18 @@ def _adapter(
     folder = f"{parent}/lora" if parent else "lora"
     if sum(other.rpartition("/")[0] == parent for other in kernels) > 1:
         folder = f"{folder}/{name}"
+    low_rank = _low_rank(method, *layout.shape(shape)[-2:])
     return Adapter(
-        path, folder, layout, shape, jnp.promote_types(dtype, jnp.float32).name, method.rank, method.alpha / method.rank,
-        method.dropout, _magnitude(method),
-    )  # fmt: skip
+        path,
+        folder,
+        layout,
+        shape,
+        jnp.promote_types(dtype, jnp.float32).name,
+        low_rank.a.shape[1],
+        low_rank.scale,
+        low_rank.dropout,
+        low_rank.magnitude is not None,
+    )
 
 
 def _key(seed: Any) -> jax.Array:

@@ -91,7 +91,9 @@ def plan(
     paths = sorted(everything, key=lambda path: _order(path, stages))
     asked = [Leaf.plain(path, "param" if path in params else "state", everything[path]) for path in paths]
     rows, unused = _account(target, asked)
-    rows = _derived(rows, recipe.derive(params), recipe.title)
+    # Those of a network of somebody else's are by its own paths and the axes of its kernels.
+    own = getattr(network, "derived", None)
+    rows = _derived(rows, recipe.derive(params) if own is None else own, recipe.title)
     births, planned = births_of(assigned), []
     for phase, settings, since in zip(phases, assigned, births, strict=True):
         training = training_stages(stages, set(settings))

@@ -42,7 +42,10 @@ class Shown(Protocol):
 
 
 class FittedTable(Table):
-    """A table that wraps its cells where there is little room; with too little for its columns, rows are lists of their fields."""
+    """A table that wraps its cells where there is little room; with too little for its columns, rows are lists of their fields.
+
+    The room is the terminal's, and at most ``COLUMNS``, an environment variable, where output goes elsewhere too.
+    """
 
     def __init__(self, title: str, caption: str, columns: Mapping[str, str]):
         """Title and caption are plain text; ``columns`` are names and ``left`` or ``right``."""
@@ -58,6 +61,9 @@ class FittedTable(Table):
         self.add_row(*(escape(printable(cell)) for cell in cells), style="dim" if dim else None)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdecimal() and int(columns) > 0:
+            options = options.update(width=min(int(columns), options.max_width))
         widths = [
             max(cell_len(line) for cell in (column.header, *column.cells) for line in _plain(cell).split("\n"))
             for column in self.columns
@@ -69,6 +75,11 @@ class FittedTable(Table):
                 column.no_wrap = width <= _SHORT
             yield from super().__rich_console__(console, options)
             return
+        for part in self._listed():
+            yield from console.render(part, options)
+
+    def _listed(self) -> Iterator[RenderableType]:
+        """Title, a list of fields for each row, and caption."""
         yield Text.from_markup(str(self.title), style="italic")
         for row, cells in zip(self.rows, self._lines(), strict=True):
             fields = Table.grid(padding=(0, 2, 0, 0))
@@ -233,10 +244,7 @@ def human_bytes(n: float | int) -> str:
 
 
 def console(**options: Any) -> Console:
-    """Return a console as wide as ``COLUMNS`` says, or the terminal; where the output goes elsewhere, as wide as any table is."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) > 0:
-        return Console(width=int(columns), **options)
+    """Return a console as wide as the terminal; where the output goes elsewhere, wide enough that no table is cut."""
     return Console(**options) if sys.stdout.isatty() else Console(width=_UNCUT, **options)
 
 
@@ -244,7 +252,7 @@ _UNCUT = 1 << 14
 
 
 def as_text(table: Table) -> str:
-    """Render a table without color, as wide as :func:`console` is."""
+    """Render a table without color: as wide as the terminal, or as the table where there is no terminal."""
     out = io.StringIO()
     Console(file=out, width=console().width, force_terminal=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

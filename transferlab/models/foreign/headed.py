@@ -115,6 +115,11 @@ class HeadedNetwork:
         return next((n for n, stage in enumerate(self.stages) if owns(stage.owns, "head")), len(self.stages))
 
     @property
+    def derived(self) -> Mapping[tuple[str, ...], Any] | None:
+        """How leaves of an edited body start; None where it has no adapters."""
+        return getattr(self.body, "derived", None)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a plan says of it."""
         return getattr(self.body, "notes", ())
