@@ -285,14 +285,14 @@ def find_recorded(registry: Registry, record: Mapping[str, Any], where: str | Pa
 
 def warn_of_changes(run: Setup, code: Mapping[str, Any], where: str | Path) -> None:
     """Log where the classes of a run that is continued are not those that its directory records."""
-    things = {
+    things: dict[str, tuple[Registry, Any]] = {
         "method": (METHODS, type(run.method)),
         "task": (TASKS, type(run.task)),
-        # A network of one's own has none.
-        "family": (FAMILIES, FAMILIES.find(run.source.family)),
     }
+    if not isinstance(run.source, NetworkSource):
+        things["family"] = (FAMILIES, FAMILIES[run.source.family])
     for name, (registry, thing) in things.items():
-        if name in code and thing is not None:
+        if name in code:
             warn_of_change(registry, thing, code[name], where)
     for modifier, record in zip(run.method.modifiers, code.get("modifiers", ()), strict=False):
         warn_of_change(MODIFIERS, type(modifier), record, where)

@@ -25,6 +25,7 @@ from transferlab.models.foreign import ForeignNetwork
 from transferlab.models.heads import HeadConfig
 from transferlab.models.network import sequence_entries
 from transferlab.pretrained.export_formats import Export, exports, exports_sentence
+from transferlab.pretrained.network_source import NetworkSource
 from transferlab.pretrained.source import Source
 from transferlab.tasks import Classification, Task
 from transferlab.tasks.heads import classifier
@@ -283,11 +284,15 @@ class Setup:
         notes, query = [*plan.notes, self.decision.sentence], getattr(plan.network, "single_query", None)
         if query is not None:
             notes.append(f"'{query[0]}' is computed for the {query[1]} alone, the only one that the head reads")
-        return replace(plan, notes=(*notes, exports_sentence(self.exports)))
+        if self.exports:
+            notes.append(exports_sentence(self.exports))
+        return replace(plan, notes=tuple(notes))
 
     @property
     def exports(self) -> tuple[Export, ...]:
-        """What the result can be written as, and for the other formats why not."""
+        """What the result can be written as, and for the other formats why not; nothing of a network of somebody's own."""
+        if isinstance(self.source, NetworkSource):
+            return ()
         leaves = (leaf.path.partition("/lora/") for leaf in self.transfer.leaves)
         adapted = dict.fromkeys(f"{layer}/kernel" for layer, found, _ in leaves if found)
         return exports(self.source, self.transfer.head, tuple(adapted))
