@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _FACE = {
     "Derived": "transferlab.transfer.derived",
     "Group": "transferlab.transfer.groups",
+    "Optimizer": "transferlab.train.optimizers",
     "adapt": "transferlab.train.run",
     "dataset": "transferlab.data.dataset",
     "define": "transferlab.trees",
@@ -51,6 +52,7 @@ _FOLDERS = ("data", "evaluate", "measure", "methods", "models", "pretrained", "s
 __all__ = [
     "Derived",
     "Group",
+    "Optimizer",
     "TransferlabError",
     "__version__",
     "adapt",
@@ -105,6 +107,7 @@ if TYPE_CHECKING:
     from transferlab.selectors import labels, select
     from transferlab.studies.study import run_study
     from transferlab.train.fit import fit_together
+    from transferlab.train.optimizers import Optimizer
     from transferlab.train.predictor import open_run
     from transferlab.train.run import adapt
     from transferlab.train.step import train_step

@@ -106,7 +106,7 @@ class Optimizer:
 
 def described(wrong: Any) -> str:
     """Say what was given in place of an :class:`Optimizer` (or of its name), with the line that mends it."""
-    line = 'Settings(optimizer=Optimizer("{}")), with Optimizer from transferlab.train'
+    line = 'Settings(optimizer=tl.Optimizer("{}"))'
     if isinstance(wrong, optax.GradientTransformation):
         return f"a transformation of optax; a run makes its own from a name and arguments: {line.format('adam')}"
     if isinstance(wrong, str):

@@ -23,7 +23,8 @@ RENAMED = {"together": "vectorize"}
 
 
 def current_names(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return fields of :class:`Settings` under their current names; a former name is logged.
+    """Return fields of :class:`Settings` under their current names, a former one of which is logged; an optimizer's name is that
+    optimizer.
 
     Args:
         fields: by name.
@@ -41,11 +42,13 @@ def current_names(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
             )
         _LOG.warning("%s.%s is called '%s' now.", where, former, name)
         renamed[name] = renamed.pop(former)
+    if isinstance(name := renamed.get("optimizer"), str):
+        renamed["optimizer"] = Optimizer(name)
     return renamed
 
 
 def _reads_former_names(cls: type[Class]) -> type[Class]:
-    """Let a class of settings also take fields by their former names."""
+    """Let a class of settings also take fields by their former names, and an optimizer by its own."""
     construct: Any = cls.__init__
 
     @wraps(construct)
@@ -89,7 +92,7 @@ class Settings:
         weight_decay: decoupled (AdamW), on matrices and tables only.
         warmup: fraction of the steps over which the learning rate rises linearly.
         schedule: what follows the warm-up: ``linear`` to zero, ``cosine`` to zero, or ``constant``.
-        optimizer: a :class:`transferlab.train.Optimizer`.
+        optimizer: a :class:`transferlab.train.Optimizer`, or the name of one of optax's.
         label_smoothing: probability moved from the true class to all classes evenly.
         group_by_length: put texts of similar length in the same batch.
         log_every: steps between rows of metrics.
