@@ -288,13 +288,14 @@ def _sizes(name: str) -> None:
 
 @cli.command()
 def methods() -> None:
-    """List the methods, with their fields."""
+    """List the methods and the modifiers, with their fields."""
     from dataclasses import fields
 
-    from transferlab.methods import METHODS
+    from transferlab.methods import METHODS, MODIFIERS
 
-    rows = [(m.name, m.summary, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in METHODS.values()]
-    _listing(("method", "", "fields and defaults"), rows)
+    for noun, registry in (("method", METHODS), ("modifier", MODIFIERS)):
+        rows = [(m.name, m.summary, ", ".join(f"{f.name}={f.default}" for f in fields(m))) for m in registry.values()]
+        _listing((noun, "", "fields and defaults"), rows)
 
 
 @cli.command()

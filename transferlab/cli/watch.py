@@ -73,7 +73,7 @@ class Watcher(Observer):
     def memory(self, cell: Cell, memory: Memory) -> None:
         self._say(f"A step of {cell.arm} at {cell.budget} {self.unit} takes {memory}.", highlight=False)
 
-    def step(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+    def step(self, done: int, total: int, metrics: Mapping[str, Any]) -> None:
         if self.progress is None:
             return
         self.progress.update(self.one, completed=done, total=total)
