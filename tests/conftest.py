@@ -86,6 +86,8 @@ def frontier_cache(tmp_path_factory: pytest.TempPathFactory):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the flags before any device is used; processes that tests start inherit them."""
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)  # readline sets them for pytest-xdist's workers, and plans are printed to that width
     if not any("parity" in Path(place).parts for place in config.args):
         os.environ["XLA_FLAGS"] = " ".join((*HURRIED, os.environ.get("XLA_FLAGS", "")))
 

@@ -22,9 +22,9 @@ from transferlab.train.setup import plan_for
 
 def result_of(source: tl.Source, plan: Any) -> Adapted:
     """What a run with this plan gives, with zeros for whatever it trains."""
-    shapes = trees.flatten(plan.definition.params)
+    shapes = trees.flatten(plan.network.params)
     arrays = {path: np.zeros(shapes[path].shape, np.float32) for path in plan.trainable}
-    return adapted(source, trees.unflatten(arrays), {}, {}, plan.head, plan.definition.module)
+    return adapted(source, trees.unflatten(arrays), {}, {}, plan.head, plan.network.module)
 
 
 def check(source: tl.Source, head: Any, method: Any, folder: Path) -> dict[str, bool]:

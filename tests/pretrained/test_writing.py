@@ -220,7 +220,7 @@ def test_orbax_keeps_bfloat16_and_refuses_a_wrong_description(tmp_path: Path) ->
     assert again.leaves["pooler/kernel"].dtype == ml_dtypes.bfloat16
     assert again.sha256 == source.sha256 and again.labels == ("down", "up")
     for change, message in (
-        ({"format": 2}, "later version"), ({"family": "brt"}, "not a readable description"),
+        ({"format": 2}, "later version"), ({"family": "brt"}, "'brt' is not known here. Did you mean 'bert'"),
         ({"config": {"hidden": 3}}, "not a readable description"), ({"names": "x"}, "not a readable description"),
     ):  # fmt: skip
         path = out / "transferlab.json"

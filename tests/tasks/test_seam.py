@@ -98,7 +98,7 @@ def test_predictions_of_different_lengths_are_written_and_read(source, films, tm
 
 def test_a_task_says_what_its_examples_may_hold(source, films) -> None:
     with pytest.raises(
-        TransferlabError, match=r"Classification reads text or pair or image or audio, and .* holds words"
+        TransferlabError, match=r"Classification reads text or pair or image or audio or array, and .* holds words"
     ):
         tl.adapt(source, replace(films, content="words"))
 

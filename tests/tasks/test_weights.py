@@ -72,7 +72,10 @@ def test_a_rare_class_is_found_where_it_weighs_as_much_as_the_others(source, rar
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_runs_of_other_weights_share_a_program_and_train_as_if_alone(source, rare, smoothing: float) -> None:
-    tasks = [Classification(smoothing, class_weights=w) for w in (None, "balanced", {"good": 3.0}, {"good": 9.0})]
+    tasks = [
+        Classification(label_smoothing=smoothing, class_weights=w)
+        for w in (None, "balanced", {"good": 3.0}, {"good": 9.0})
+    ]
     runs = [probe(source, rare, task) for task in tasks]
     assert len({id(run.program) for run in runs}) == 1
     before = runs[0].program.scanned_steps.compilations
@@ -85,7 +88,7 @@ def test_runs_of_other_weights_share_a_program_and_train_as_if_alone(source, rar
 
 
 @pytest.mark.parametrize(
-    "task", [Classification(0.1, class_weights="balanced"), MultiLabel(positive_weights={"b": 4.0})]
+    "task", [Classification(label_smoothing=0.1, class_weights="balanced"), MultiLabel(positive_weights={"b": 4.0})]
 )
 def test_a_weighted_batch_in_parts_has_the_whole_batchs_gradient(source, rare, tagged, task) -> None:
     data = (tagged if isinstance(task, MultiLabel) else rare).subset(20, 0)

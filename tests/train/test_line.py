@@ -200,7 +200,7 @@ def test_ctrl_c_leaves_the_terminal_clean(bert_folder, table) -> None:
     with contextlib.suppress(OSError):
         while data := os.read(master, 1 << 16):
             written += data.decode()
-            if not asked and re.search(r"step [1-9]\d*/100,000", written):
+            if not asked and re.search(r"step [1-9][\d,]*/100,000", written):
                 os.write(master, b"\x03")
                 asked = True
     os.close(master)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,9 +60,10 @@ def test_without_pooling_texts_keep_their_tokens_and_images_their_patches(source
     assert patches[name].ndim == 3 and len(patches[name]) == 20 and name == "pooler"
 
 
-def test_the_second_process_reads_what_the_first_computed(bert_folder: Path, table: Path) -> None:
+def test_the_second_process_reads_what_the_first_computed(bert_folder: Path, table: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", COUNT, str(bert_folder), str(table)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    own = {**os.environ, "TRANSFERLAB_CACHE": str(tmp_path)}
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own) for _ in range(2)]
     (one, first), (two, second) = (process.communicate()[0].split() for process in both)
     assert sorted([int(one), int(two)])[0] == 0 and int(one) + int(two) > 0
     assert first == second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from transferlab import trees
 from transferlab.errors import TransferlabError, nearest
@@ -15,10 +15,12 @@ from transferlab.models.heads import HeadConfig
 from transferlab.models.network import Network
 from transferlab.models.nnx_network import NnxNetwork
 from transferlab.pretrained.network_source import NetworkSource
-from transferlab.pretrained.source import Source
 from transferlab.selectors import owns
 from transferlab.transfer.groups import LeafSettings
 from transferlab.transfer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transferlab.pretrained.source import Source
 
 Edit = Callable[[ForeignNetwork, Any], ForeignNetwork]
 """(network of somebody else's module, method) → the network as the method edits it."""
