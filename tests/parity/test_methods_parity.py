@@ -15,6 +15,7 @@ import transferlab as tl
 from transferlab import trees
 from transferlab.methods.adapted import adapted
 from transferlab.models import ClassifierConfig
+from transferlab.models.nnx_network import NnxNetwork
 from transferlab.train.setup import plan_for
 
 torch = pytest.importorskip("torch", reason="parity tests need the extra 'parity'")
@@ -84,8 +85,15 @@ def test_a_pissa_adapter_that_was_trained_here_is_one_of_the_original_base_in_pe
         path: np.asarray(placed[path]) + 0.1 * rng.normal(size=placed[path].shape).astype(np.float32)
         for path in plan.trainable
     }
+    assert isinstance(plan.network, NnxNetwork)
     whole = adapted(
-        source, trees.unflatten(trained), plan.initialised(0), {}, head, plan.network.module, plan.started(0)
+        source,
+        trees.unflatten(trained),
+        plan.initialised(0),
+        {},
+        head,
+        plan.network.module,
+        plan.started(0),
     )
     whole.save_adapter(tmp_path / "adapter")
     given = inputs(transformers.BertConfig(**BERT))
@@ -101,12 +109,10 @@ def test_a_pissa_adapter_that_was_trained_here_is_one_of_the_original_base_in_pe
 
 def test_layer_decay_gives_each_leaf_the_rate_that_timm_gives_it(tmp_path: Path) -> None:
     timm = import_timm()
-    from timm.optim import param_groups_layer_decay
-
     sizes = {"img_size": 32, "embed_dim": 12, "depth": 4, "num_heads": 2}
     model = from_timm(timm, tmp_path, "vit_tiny_patch16_224", **sizes)
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = param_groups_layer_decay(model, layer_decay=0.7)
+    groups = timm.optim.param_groups_layer_decay(model, layer_decay=0.7)
     theirs = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
     source = tl.load(tmp_path)
     assert source.head is not None

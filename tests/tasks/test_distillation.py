@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.checkpoints import write_bert
+from support.typed import found
 
 import transferlab as tl
 from transferlab.errors import TransferlabError
@@ -20,7 +21,7 @@ SETTINGS = Settings(steps=20, batch_size=8, learning_rate=1e-2)
 @pytest.fixture(scope="module")
 def teacher(bert_folder, films):
     """A classifier of the films, and the probabilities that it gives."""
-    return tl.adapt(tl.load(bert_folder), films.subset(64, 0), settings=SETTINGS).fit().adapted.merged()
+    return found(tl.adapt(tl.load(bert_folder), films.subset(64, 0), settings=SETTINGS).fit().adapted).merged()
 
 
 @pytest.fixture(scope="module")

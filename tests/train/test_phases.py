@@ -6,7 +6,9 @@ import itertools
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 from support.runs import flat
+from support.typed import found
 
 import transferlab as tl
 from transferlab import trees
@@ -31,7 +34,7 @@ class HeadThenBack(Method):
 
     name = "head_then_back"
 
-    def phases(self, stages):
+    def phases(self, stages) -> tuple[Phase, ...]:
         head, last = tl.Group("head"), tl.Group("layers/1")
         return (Phase((head,), "head", 0.25), Phase((head, last), "both", 0.25), Phase((last,), "last", 0.5))
 
@@ -52,13 +55,13 @@ def test_each_phase_trains_its_leaves_and_leaves_the_others_bit_equal(source, fi
 class _Two(HeadThenBack):
     name = "two"
 
-    def phases(self, stages):
+    def phases(self, stages) -> tuple[Phase, ...]:
         first, second, _ = super().phases(stages)
         return (first, Phase(second.groups, "both", 0.75))
 
 
 def _trained(result) -> dict[str, np.ndarray]:
-    leaves = result.adapted.source.leaves
+    leaves = found(result.adapted).source.leaves
     return {path: np.asarray(leaf.read()) for path, leaf in leaves.items()}
 
 
@@ -68,7 +71,7 @@ def test_what_a_phase_freezes_keeps_the_value_that_it_had(source, films) -> None
     whole = tl.adapt(source, data, method=HeadThenBack(), settings=SETTINGS)
     rows = whole.fit().history
     assert [row["step"] for row in rows] == list(range(1, 9))
-    learned = whole.fit().adapted.source.leaves["head/kernel"].read()
+    learned = found(whole.fit().adapted).source.leaves["head/kernel"].read()
     stopped = _stop_after(whole.phases[1], data, source)
     np.testing.assert_allclose(learned, stopped, rtol=1e-4)  # the head alone is trained by another program
 
@@ -77,7 +80,6 @@ def _stop_after(phase, data, source) -> np.ndarray:
     """The head after the second phase, stepped by hand."""
     from transferlab.data.batches import stream
     from transferlab.train.fit import prepare
-    from transferlab.train.member import make_batch
 
     member, state = prepare(phase.whole.phases[0], {})
     for number in (0, 1):
@@ -85,29 +87,37 @@ def _stop_after(phase, data, source) -> np.ndarray:
         if number:
             member, state = prepare(view, {}, None, (member, state))
         first, last = view.span
-        batches = stream(view.order, lambda batch, member=member: make_batch(member, batch), first)
+        batches = stream(view.order, partial(_batch, member), first)
         for _ in range(first, last):
             state, _ = view.program.step(state, member.frozen, next(batches), view.hparams())
     return np.asarray(trees.flatten(state["params"])["head/kernel"])
 
 
+def _batch(member, batch) -> Any:
+    from transferlab.train.member import make_batch
+
+    return make_batch(member, batch)
+
+
 def test_moments_stay_with_their_leaves_and_each_birth_counts_its_own_updates() -> None:
     """A leaf that begins later is corrected for its own start at zero: its first update has the size of a first update."""
-    old = {"a": jnp.ones(3)}
-    both = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    old: Any = {"a": jnp.ones(3)}
+    both: Any = {"a": jnp.ones(3), "b": jnp.ones(3)}
     rule = Optimizer("adam", clip_norm=None)
     first, second = rule.rule({"a": 0}), rule.rule({"a": 0, "b": 1})
-    state = {"params": old, "stats": {}, "optimizer": first.init(old), "step": jnp.zeros((), jnp.int32)}
+    state: Any = {"params": old, "stats": {}, "optimizer": first.init(old), "step": jnp.zeros((), jnp.int32)}
     for _ in range(300):
         _, state["optimizer"] = first.update({"a": jnp.full(3, 0.1)}, state["optimizer"], old)
     state["step"] = jnp.asarray(300, jnp.int32)
-    new = {"params": both, "stats": {}, "optimizer": second.init(both), "step": jnp.zeros((), jnp.int32)}
+    new: Any = {"params": both, "stats": {}, "optimizer": second.init(both), "step": jnp.zeros((), jnp.int32)}
     joined = next_phase(new, state)
     assert int(joined["step"]) == 300
-    gradient = {"a": jnp.full(3, 0.1), "b": jnp.full(3, 0.1)}
+    gradient: Any = {"a": jnp.full(3, 0.1), "b": jnp.full(3, 0.1)}
+    updates: Any
     updates, after = second.update(gradient, joined["optimizer"], both)
     np.testing.assert_allclose(updates["b"], updates["a"], rtol=1e-5)
     alone = optax.adam(1.0)
+    fresh: Any
     fresh, _ = alone.update({"b": gradient["b"]}, alone.init({"b": both["b"]}))
     np.testing.assert_allclose(updates["b"], -fresh["b"], rtol=1e-5)
     counts = [int(leaf) for leaf in jax.tree.leaves(after) if leaf.dtype == jnp.int32]
