@@ -16,7 +16,7 @@ if os.environ.setdefault("JAX_PLATFORMS", "cpu") != "cpu":
     # JAX_PLATFORMS=cuda,cpu pytest -n 2: a GPU multiplies float32 with ten bits of fraction unless it is told to take all.
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 # The models of these tests are tiny: nearly all their time went to XLA optimising programs that run for a millisecond.
-# Parity tests, the README's own line and the benchmarks run what a user's machine compiles.
+# Parity tests, the README's own line and the benchmarks run what a user's machine compiles; HURRIED=1 has parity tests hurry too.
 HURRIED = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if version("jax").startswith("0.10."):
     HURRIED.append("--xla_cpu_use_fusion_emitters=false")  # gone from jax 0.11.2, and an unknown flag ends the process
@@ -88,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set the flags before any device is used; processes that tests start inherit them."""
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)  # readline sets them for pytest-xdist's workers, and plans are printed to that width
-    if not any("parity" in Path(place).parts for place in config.args):
+    if os.environ.get("HURRIED") == "1" or not any("parity" in Path(place).parts for place in config.args):
         os.environ["XLA_FLAGS"] = " ".join((*HURRIED, os.environ.get("XLA_FLAGS", "")))
 
 
