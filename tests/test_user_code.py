@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -105,4 +106,4 @@ def test_a_changed_file_is_read_again_and_its_hash_is_that_of_what_ran(tmp_path:
     one, two = user_code.origin(first.A), user_code.origin(second.A)
     assert (one["module"], one["class"], one["file"]) == ("main", "A", "main.py") and user_code.same_place(one, two)
     assert one["sha256"] != two["sha256"] and len(two["sha256"]) == 64
-    assert user_code.origin(Path) == {"module": "pathlib", "class": "Path"}
+    assert user_code.origin(ArgumentParser) == {"module": "argparse", "class": "ArgumentParser"}
