@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -112,7 +113,7 @@ def test_layer_decay_gives_each_leaf_the_rate_that_timm_gives_it(tmp_path: Path)
     sizes = {"img_size": 32, "embed_dim": 12, "depth": 4, "num_heads": 2}
     model = from_timm(timm, tmp_path, "vit_tiny_patch16_224", **sizes)
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = timm.optim.param_groups_layer_decay(model, layer_decay=0.7)
+    groups = import_module("timm.optim").param_groups_layer_decay(model, layer_decay=0.7)
     theirs = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
     source = tl.load(tmp_path)
     assert source.head is not None
